@@ -1,0 +1,111 @@
+"""Names: topics, servers, channels and users, and how each is written as a record's key.
+
+Pure functions and values; nothing here does I/O.
+
+A channel name carries its whole address: ``specific.3-k2f9q0v1!hJ7x…`` is the channel ``hJ7x…`` of
+the server ``3-k2f9q0v1``, whose inbox is partition 3 of the inbox topics. So any sender knows the
+partition from the name alone, and raising a partition count never strands a running server.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import secrets
+from typing import NamedTuple
+
+__all__ = [
+    "BROADCAST_TOPICS",
+    "INBOX_TOPICS",
+    "ChannelName",
+    "ServerName",
+    "Topic",
+    "new_channel_name",
+    "owner_of",
+    "parse_server_name",
+    "topic_name",
+    "user_key",
+]
+
+
+class Topic(str, enum.Enum):
+    """The fixed topics of a layer, by the name that stands behind the prefix."""
+
+    SEND_GROUP = "send-group"
+    SEND_USER = "send-user"
+    SEND_ALL = "send-all"
+    SEND_CONN = "send-conn"
+    GROUP_MGMT = "group-mgmt"
+    ACK = "ack"
+
+
+BROADCAST_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL)
+"""Read by every server, all partitions."""
+
+INBOX_TOPICS = (Topic.SEND_CONN, Topic.GROUP_MGMT, Topic.ACK)
+"""Read by each server on its own inbox partition alone."""
+
+
+class ServerName(NamedTuple):
+    """A running layer instance: its inbox partition and a token that no other server has."""
+
+    partition: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.partition}-{self.token}"
+
+    @classmethod
+    def new(cls, partition: int) -> ServerName:
+        """Name a new server that reads ``partition`` of the inbox topics."""
+        return cls(partition, secrets.token_hex(4))
+
+
+class ChannelName(str):
+    """A channel name that can be weakly referenced.
+
+    The layer forgets a channel some time after its name was collected, so whoever received the
+    name from ``new_channel()`` keeps the channel alive by holding on to it.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
+_SERVER_NAME = re.compile(r"(\d{1,6})-([0-9a-zA-Z]{1,32})")
+
+
+def topic_name(prefix: str, topic: Topic) -> str:
+    """Return the Kafka name of a fixed topic."""
+    return f"{prefix}-{topic.value}"
+
+
+def new_channel_name(prefix: str, server: ServerName) -> ChannelName:
+    """Return a fresh name for a channel of ``server`` (96 random bits)."""
+    return ChannelName(f"{prefix.rstrip('.')}.{server}!{secrets.token_urlsafe(12)}")
+
+
+def parse_server_name(name: str) -> ServerName | None:
+    """Return the server that ``name`` (``3-k2f9q0v1``) means, or None if it is no server's name."""
+    match = _SERVER_NAME.fullmatch(name)
+    return ServerName(int(match[1]), match[2]) if match else None
+
+
+def owner_of(channel: str) -> ServerName | None:
+    """Return the server that owns ``channel``, or None if the name does not carry one.
+
+    Args:
+        channel: A channel name with a ``!`` in it.
+    """
+    address, _, _ = channel.partition("!")
+    return parse_server_name(address.rpartition(".")[2])
+
+
+def user_key(user_id: str | int) -> str:
+    """Return a user id as it is written in a record's key.
+
+    Raises:
+        TypeError: If the id is not a str or an int, or is empty.
+    """
+    if isinstance(user_id, bool) or not isinstance(user_id, (str, int)) or user_id == "":
+        raise TypeError(f"A user id must be a non-empty str or an int, not {user_id!r}.")
+    return str(user_id)

@@ -1,0 +1,129 @@
+"""What a server needs of the thing that carries its records, and nothing else.
+
+:class:`kafka_layer.kafka.backplane.KafkaBackplane` is the real one;
+:class:`kafka_layer.testing.InMemoryBackplane` carries records inside one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from .addressing import Topic
+
+__all__ = ["Backplane", "Delivered", "Outgoing", "Position", "QueueFull", "Record", "RecordSink"]
+
+
+class Position(NamedTuple):
+    """Where a record was written.
+
+    Attributes:
+        topic: Kafka's name of the topic.
+        partition: Number of the partition.
+        offset: The record's offset in it.
+        timestamp: The broker's, in seconds since the epoch.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+
+
+class Outgoing(NamedTuple):
+    """A record to be written.
+
+    Attributes:
+        topic: Which of the layer's topics.
+        key: The address, or None.
+        value: The payload as it stands on the wire.
+        partition: Where to write it; None leaves that to the key, or to the backplane without one.
+        headers: Kafka headers.
+    """
+
+    topic: Topic
+    key: str | None
+    value: bytes
+    partition: int | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Record(NamedTuple):
+    """A record that was read.
+
+    Attributes:
+        topic: Which of the layer's topics.
+        key: The raw key.
+        value: The raw value.
+        headers: Kafka headers; empty for most records.
+        timestamp: The broker's, in seconds since the epoch.
+    """
+
+    topic: Topic
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    timestamp: float
+
+
+Delivered = Callable[[Position | None, Exception | None], None]
+"""Called once for a record, from a thread of the backplane: its position, or what went wrong."""
+
+
+class RecordSink(Protocol):
+    """Where a backplane hands the records that it reads."""
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        """Take records in the order of their partitions; one thread alone. May block."""
+
+
+class QueueFull(Exception):
+    """The backplane's queue of records to be written is full."""
+
+
+class Backplane(Protocol):
+    """Carries records between servers. One belongs to one server and lives once."""
+
+    def open_sender(self, timeout: float) -> None:
+        """Get ready to write; blocks for at most ``timeout`` seconds.
+
+        Returns normally, too, when no broker answers: records then wait in the queue.
+
+        Raises:
+            TopicError: If the topics are missing and cannot be created.
+            ImproperlyConfigured: If the client refuses its configuration.
+        """
+
+    def open_receiver(self, sink: RecordSink, timeout: float) -> int:
+        """Start to read; blocks for at most ``timeout`` seconds.
+
+        Once it has returned, every record that is written from then on reaches ``sink``.
+
+        Returns:
+            The partition of the inbox topics that this server reads.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the topics are missing and cannot be created.
+        """
+
+    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+        """Hand a record over for writing; any thread, never blocks.
+
+        Args:
+            record: What to write.
+            delivered: Called with the outcome. A failure is reported and counted without it, too.
+
+        Raises:
+            QueueFull: If the queue is full.
+            ProduceFailed: If the record cannot be written at all.
+        """
+
+    def refresh(self) -> None:
+        """Look for changes that nobody announces, such as new partitions; blocks briefly."""
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued, stop reading and free everything, within ``timeout`` seconds."""
+
+    def abandon(self) -> None:
+        """Let go of everything without touching it, in a forked child."""

@@ -1,0 +1,184 @@
+"""Commands between servers and their answers.
+
+They travel on ``group-mgmt`` and ``ack`` and, for ``flush``, on ``send-all``. A command names
+everything in its value, so that encryption covers all of it. Nothing here does I/O:
+:class:`Commands` makes records and judges them, its owner carries them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from .addressing import ServerName, Topic, parse_server_name
+from .backplane import Outgoing, Record
+from .exceptions import CommandFailed, UnreadableRecord
+from .registry import Registry
+from .wire import Codec
+
+__all__ = ["Commands"]
+
+_HELLO = "hello"
+_FLUSH = "flush"
+
+
+class Commands:
+    """The commands that one server asks of others, and those that others ask of it.
+
+    Args:
+        codec: Encodes and decodes the values.
+        registry: What the commands change.
+        answer: Sends an answer; called in the thread that read the command.
+        flush: Carries out a flush that another server asked for; gets its timestamp.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        registry: Registry,
+        answer: Callable[[Outgoing], None],
+        flush: Callable[[float], None],
+    ) -> None:
+        self._codec = codec
+        self._registry = registry
+        self._answer = answer
+        self._flush = flush
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._asked: dict[int, Question] = {}
+        self.server: ServerName | None = None
+        self.handlers = {
+            Topic.GROUP_MGMT: self._on_command,
+            Topic.ACK: self._on_answer,
+            Topic.SEND_ALL: self._on_flush,
+        }
+
+    @property
+    def name(self) -> ServerName:
+        """The server's name; there is one once it receives."""
+        if self.server is None:
+            raise RuntimeError("the server has no name before it receives")
+        return self.server
+
+    def ask(self, owner: ServerName, command: str, name: str, channel: str) -> Question:
+        """Make a command for another server.
+
+        Args:
+            owner: The server that owns the channel.
+            command: As in :meth:`Registry.change`, with ``name`` and ``channel``.
+            name: The group or user.
+            channel: The channel.
+        """
+        value = {
+            "command": command,
+            "name": name,
+            "channel": channel,
+            "reply_to": str(self.name),
+        }
+        return self._question(Topic.GROUP_MGMT, owner, value)
+
+    def hello(self) -> Question:
+        """Make a record that comes back to this server itself."""
+        return self._question(Topic.ACK, self.name, {"command": _HELLO})
+
+    def flush(self) -> Outgoing:
+        """Make the record that tells every other server to clear."""
+        payload = self._codec.encode({"command": _FLUSH, "server": str(self.server)})
+        return Outgoing(Topic.SEND_ALL, None, payload, headers=[("command", _FLUSH.encode())])
+
+    def withdraw(self, number: int) -> bool:
+        """Forget a question; tells whether it was still open."""
+        with self._lock:
+            return self._asked.pop(number, None) is not None
+
+    def _question(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Question:
+        number = next(self._ids)
+        payload = self._codec.encode({**value, "id": number})
+        question = Question(self, number, Outgoing(topic, str(to), payload, to.partition))
+        with self._lock:
+            self._asked[number] = question
+        return question
+
+    def _on_command(self, key: str, payload: bytes, record: Record) -> None:
+        if key != str(self.server):
+            return
+        value = self._codec.decode(payload)
+        asker = parse_server_name(str(value.get("reply_to")))
+        if asker is None:
+            raise UnreadableRecord("undecodable", f"a command without a reply_to: {value!r}")
+        answer: dict[str, Any] = {"id": value.get("id")}
+        try:
+            self._registry.change(
+                *(str(value.get(each)) for each in ("command", "name", "channel"))
+            )
+        except ValueError as error:
+            answer["error"] = str(error)
+        self._answer(Outgoing(Topic.ACK, str(asker), self._codec.encode(answer), asker.partition))
+
+    def _on_answer(self, key: str, payload: bytes, record: Record) -> None:
+        if key != str(self.server):
+            return
+        value = self._codec.decode(payload)
+        with self._lock:
+            question = self._asked.pop(value.get("id", 0), None)
+        if question is None:
+            return
+        if value.get("error"):
+            question.answer.set_exception(CommandFailed(str(value["error"])))
+        else:
+            question.answer.set_result(record.timestamp)
+
+    def _on_flush(self, key: str, payload: bytes, record: Record) -> None:
+        value = self._codec.decode(payload)
+        if value.get("command") == _FLUSH and value.get("server") != str(self.server):
+            self._flush(record.timestamp)
+
+
+class Question:
+    """A command that waits for its answer.
+
+    Attributes:
+        record: What to write, its value not encrypted yet.
+        answer: Resolves to the timestamp of the answer (the broker's, in seconds).
+    """
+
+    __slots__ = ("_commands", "_number", "answer", "record")
+
+    def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
+        self._commands = commands
+        self._number = number
+        self.record = record
+        self.answer: Future[float] = Future()
+        self.answer.set_running_or_notify_cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Give the question up, for instance because it could not be written."""
+        if self._commands.withdraw(self._number):
+            self.answer.set_exception(error)
+
+    def forget(self) -> None:
+        """Stop waiting; an answer that comes later is ignored."""
+        self._commands.withdraw(self._number)
+
+    def result_before(self, deadline: float) -> float:
+        """Block until the answer is here.
+
+        Args:
+            deadline: On ``time.monotonic()``.
+
+        Raises:
+            TimeoutError: If it is not here by then; it is ignored if it comes later.
+            CommandFailed: If the other server could not carry the command out.
+            ProduceFailed: If the command could not be written.
+        """
+        try:
+            return self.answer.result(max(0.0, deadline - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            raise TimeoutError(f"no answer to the command for {self.record.key}") from None
+        finally:
+            self.forget()

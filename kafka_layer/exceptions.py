@@ -1,0 +1,54 @@
+"""The errors of the layer, beside the ones that Channels and Django define.
+
+``send`` and its siblings also raise ``channels.exceptions.ChannelFull`` and
+``channels.exceptions.MessageTooLarge``; a wrong setting raises
+``django.core.exceptions.ImproperlyConfigured``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokerUnavailable",
+    "CommandFailed",
+    "GroupAckTimeout",
+    "KafkaLayerError",
+    "ProduceFailed",
+    "TopicError",
+    "UnreadableRecord",
+]
+
+
+class KafkaLayerError(Exception):
+    """Base of every error that this package defines."""
+
+
+class BrokerUnavailable(KafkaLayerError, ConnectionError):
+    """No broker answered in time, or it refused the connection."""
+
+
+class TopicError(KafkaLayerError):
+    """A topic is missing, cannot be created or cannot be used as it is."""
+
+
+class ProduceFailed(KafkaLayerError):
+    """The broker did not take a record; the message says which and why."""
+
+
+class GroupAckTimeout(KafkaLayerError, TimeoutError):
+    """The server that owns a channel did not acknowledge a command in time."""
+
+
+class CommandFailed(KafkaLayerError):
+    """The server that owns a channel received a command and could not carry it out."""
+
+
+class UnreadableRecord(KafkaLayerError, ValueError):
+    """A record or a message that cannot be decoded.
+
+    Attributes:
+        cause: The name under which the layer counts it (``undecodable``, ``decrypt`` …).
+    """
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause

@@ -1,0 +1,1 @@
+"""The layer's Kafka clients; the only package that imports confluent_kafka."""

@@ -1,0 +1,235 @@
+"""The consumer of a server: reads the broadcast topics and its own inbox, and hands records over.
+
+One thread owns every call on the client, because concurrent calls starve each other. Partitions
+are assigned with explicit offsets and without a consumer group, so a server that comes or goes
+never disturbs another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from django.core.exceptions import ImproperlyConfigured
+
+from ..addressing import Topic
+from ..backplane import Record, RecordSink
+from ..conf import LayerConfig
+from ..exceptions import BrokerUnavailable
+from ..stats import Stats
+from ..wire import Headers
+from .errors import client_logger, kafka_error, unavailable
+from .properties import consumer_properties
+
+__all__ = ["BroadcastConsumer"]
+
+logger = logging.getLogger("kafka_layer")
+
+_POLL = 0.1
+_BATCH = 500
+_REQUEST_TIMEOUT = 1.0
+
+
+class BroadcastConsumer:
+    """One consumer of one server.
+
+    Args:
+        config: The layer's settings.
+        topics: The layer's topics by Kafka's names.
+        sink: Gets the records, in the consumer's thread.
+        stats: Counts what was missed and what went wrong.
+    """
+
+    def __init__(
+        self, config: LayerConfig, topics: Mapping[str, Topic], sink: RecordSink, stats: Stats
+    ) -> None:
+        self._servers = config.bootstrap_servers
+        self._topics = topics
+        self._sink = sink
+        self._stats = stats
+        self._properties: dict[str, Any] = {
+            **consumer_properties(config),
+            "error_cb": self._on_error,
+            "logger": client_logger,
+        }
+        self._client: Consumer | None = None
+        self._added: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
+        self._lost: set[tuple[str, int]] = set()
+        self._ready = threading.Event()
+        self._error: Exception | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, partitions: Sequence[tuple[str, int]], timeout: float) -> None:
+        """Read from the present ends of ``partitions`` on; returns once that is settled.
+
+        Args:
+            partitions: Kafka's topic names and partition numbers.
+            timeout: Seconds that this may block.
+
+        Raises:
+            BrokerUnavailable: If the offsets cannot be had in time.
+            ImproperlyConfigured: If librdkafka refuses a property.
+        """
+        self._thread = threading.Thread(
+            target=self._run,
+            args=([TopicPartition(*each) for each in partitions], time.monotonic() + timeout),
+            name="kafka-layer-consumer",
+            daemon=True,
+        )
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+
+    def add(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Read new partitions from their first record on; any thread."""
+        self._added.put([TopicPartition(name, number, 0) for name, number in partitions])
+
+    def stop(self) -> None:
+        """Ask the thread to end, without waiting for it."""
+        self._stop.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, at most ``timeout`` seconds."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Keep the client from ever being freed: in a forked child that aborts the process."""
+        if self._client is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+
+    def _run(self, partitions: list[TopicPartition], deadline: float) -> None:
+        try:
+            self._client = client = self._new_client()
+            client.assign(self._at_their_ends(client, partitions, deadline))
+        except Exception as error:
+            self._error = error
+            self._ready.set()
+            if self._client is not None:
+                self._client.close()
+            return
+        self._ready.set()
+        while not self._stop.is_set():
+            try:
+                self._read(client)
+            except Exception:
+                self._stats.count("errors.consumer")
+                logger.exception("The consumer's thread goes on after an error")
+                self._stop.wait(_POLL)
+        client.close()
+
+    def _new_client(self) -> Consumer:
+        try:
+            return Consumer(self._properties)
+        except KafkaException as exception:
+            raise ImproperlyConfigured(
+                f"The Kafka consumer refuses its configuration: {kafka_error(exception).str()}. "
+                "Correct client_config or consumer_config."
+            ) from None
+
+    def _read(self, client: Consumer) -> None:
+        # consume(500, t) alone would wait for 500 messages or the whole of t.
+        first = client.poll(_POLL)
+        if first is not None:
+            self._hand_over(client, [first, *client.consume(_BATCH, 0)])
+        while not self._added.empty():
+            client.incremental_assign(self._added.get())
+        for topic, number in list(self._lost):
+            self._resume_at_start(client, topic, number)
+            self._lost.discard((topic, number))
+
+    def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(
+                    Record(
+                        self._topics[message.topic() or ""],
+                        message.key(),
+                        message.value(),
+                        cast(Headers, message.headers() or ()),
+                        message.timestamp()[1] / 1000,
+                    )
+                )
+            else:
+                self._on_partition_error(client, message, error)
+        self._sink.deliver(records)
+
+    def _at_their_ends(
+        self, client: Consumer, partitions: list[TopicPartition], deadline: float
+    ) -> list[TopicPartition]:
+        """Look the ends up until every partition has one: explicit offsets lose nothing."""
+        found: list[TopicPartition] = []
+        missing = partitions
+        detail = "no time was left"
+        while missing:
+            left = deadline - time.monotonic()
+            if left <= 0 or self._stop.is_set():
+                raise _no_offsets(self._servers, missing, detail)
+            asked = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in missing]
+            missing = []
+            try:
+                answers = client.offsets_for_times(asked, min(left, _REQUEST_TIMEOUT))
+            except KafkaException as exception:
+                detail = kafka_error(exception).str()
+                missing = asked
+                continue
+            for answer in answers:
+                if answer.error is None and answer.offset >= 0:
+                    found.append(answer)
+                else:
+                    detail = str(answer.error or f"offset {answer.offset}")
+                    missing.append(answer)
+            # Just after its creation a topic may have no leader for a moment.
+            if missing:
+                self._stop.wait(0.02)
+        return found
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._stats.count(f"errors.{error.name()}")
+
+    def _on_partition_error(self, client: Consumer, message: Message, error: KafkaError) -> None:
+        self._stats.count(f"errors.{error.name()}")
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._lost.add((message.topic() or "", message.partition() or 0))
+        else:
+            client_logger.warning("CONSUME %s: %s", message.topic(), error.str())
+
+    def _resume_at_start(self, client: Consumer, topic: str, number: int) -> None:
+        partition = TopicPartition(topic, number)
+        wanted = client.position([partition])[0].offset
+        low, high = client.get_watermark_offsets(partition, _REQUEST_TIMEOUT, cached=False)
+        missed = max(0, low - wanted) if 0 <= wanted <= high else 0
+        # seek() raises in this state; taking the partition off and on works.
+        client.incremental_unassign([partition])
+        client.incremental_assign([TopicPartition(topic, number, low)])
+        self._stats.dropped(
+            "retention",
+            f"{topic}[{number}] was at {wanted}, its log now holds {low} to {high}",
+            missed,
+        )
+
+
+def _no_offsets(servers: str, missing: list[TopicPartition], detail: str) -> BrokerUnavailable:
+    return unavailable(
+        servers,
+        f"the end of {len(missing)} partitions, among them "
+        f"{missing[0].topic}[{missing[0].partition}], could not be read: {detail}",
+    )

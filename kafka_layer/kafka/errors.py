@@ -1,0 +1,124 @@
+"""What librdkafka and brokers say, turned into the layer's errors: one clear sentence each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from channels.exceptions import MessageTooLarge
+from confluent_kafka import KafkaError, KafkaException
+
+from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, TopicError
+
+__all__ = ["client_logger", "kafka_error", "produce_error", "topic_error", "unavailable"]
+
+_MENDS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this client has no right to use the consumer group",
+    KafkaError.INVALID_REPLICATION_FACTOR: "the cluster has fewer brokers than the "
+    "replication_factor asks for; lower it, or leave it at -1",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "it does not exist; run 'manage.py kafka_setup_topics'",
+    KafkaError._UNKNOWN_TOPIC: "it does not exist; run 'manage.py kafka_setup_topics'",
+    KafkaError._UNKNOWN_PARTITION: "it has no such partition; the server that was addressed is "
+    "gone, or the topic was made anew",
+    KafkaError._MSG_TIMED_OUT: "no broker took it before it expired",
+    KafkaError._PURGE_QUEUE: "the layer was closed before a broker took it",
+    KafkaError._PURGE_INFLIGHT: "the layer was closed before a broker acknowledged it",
+    KafkaError.UNSUPPORTED_VERSION: "the broker does not support this request",
+    KafkaError._UNSUPPORTED_FEATURE: "the broker does not support this request",
+    KafkaError.INVALID_TIMESTAMP: "the topic refuses this machine's clock; set "
+    "message.timestamp.type=LogAppendTime with 'manage.py kafka_setup_topics'",
+}
+
+_UNREACHABLE = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+    }
+)
+
+
+def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
+    """Return the error for a request about a topic that failed.
+
+    Args:
+        what: The operation and the topic, for instance ``create channels-ack``.
+        error: What the client or the broker said.
+        servers: The bootstrap servers.
+    """
+    if error.code() in _UNREACHABLE:
+        return unavailable(servers, f"{what}: {error.str()}")
+    return TopicError(f"Cannot {what}: {_sentence(error)}.")
+
+
+def unavailable(servers: str, detail: str) -> BrokerUnavailable:
+    """Return the error for brokers that do not answer."""
+    return BrokerUnavailable(
+        f"No Kafka broker of {servers} answered ({detail}); start it, or correct bootstrap_servers."
+    )
+
+
+def produce_error(topic: str, key: bytes | str | None, error: KafkaError) -> Exception:
+    """Return the error for a record that was not written."""
+    where = f"a record for {topic}" + (f", key {key!r}" if key else "")
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        too_large: Exception = MessageTooLarge(
+            f"The broker refuses {where}: it is larger than the topic's max.message.bytes; "
+            "raise that with 'manage.py kafka_setup_topics', or send a reference."
+        )
+        return too_large
+    return ProduceFailed(f"The broker did not take {where}: {_sentence(error)}.")
+
+
+def _sentence(error: KafkaError) -> str:
+    mend = _MENDS.get(error.code())
+    said = error.str().rstrip(".")
+    return f"{said} ({mend})" if mend else said
+
+
+class ClientLog(logging.Filter):
+    """Lets one line of each kind through in ten seconds: an outage repeats itself a lot."""
+
+    interval = 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._next: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is logged; adds how many of its kind were not."""
+        # librdkafka's lines read "FAIL [rdkafka#producer-1] [thrd:…]: …".
+        kind = record.getMessage().partition(" ")[0]
+        now = time.monotonic()
+        with self._lock:
+            if now < self._next.get(kind, 0.0):
+                self._held[kind] = self._held.get(kind, 0) + 1
+                return False
+            self._next[kind] = now + self.interval
+            held = self._held.pop(kind, 0)
+        if held:
+            record.msg = f"{record.getMessage()} ({held} more like it)"
+            record.args = ()
+        return True
+
+
+def kafka_error(exception: KafkaException) -> KafkaError:
+    """Return the error that an exception of confluent_kafka carries."""
+    error = exception.args[0]
+    return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
+client_logger = logging.getLogger("kafka_layer.librdkafka")
+"""Where the clients' own log lines go."""
+
+client_logger.addFilter(ClientLog())

@@ -1,0 +1,208 @@
+"""The producer of a server: writes records and reports, for each, what became of it.
+
+``produce()`` is thread-safe and never blocks. A small thread polls for the delivery reports; it is
+a daemon, has a name and ends with :meth:`RecordProducer.close`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from django.core.exceptions import ImproperlyConfigured
+
+from ..addressing import Topic
+from ..backplane import Delivered, Outgoing, Position, QueueFull
+from ..conf import LayerConfig
+from ..exceptions import ProduceFailed
+from ..signals import produce_failed
+from ..stats import Stats
+from .errors import client_logger, kafka_error, produce_error
+from .properties import producer_properties
+
+__all__ = ["RecordProducer"]
+
+logger = logging.getLogger("kafka_layer")
+
+_POLL = 0.1
+_PARTITIONER_DECIDES = -1
+
+
+class RecordProducer:
+    """One producer of one server; the methods may be called from any thread.
+
+    Args:
+        config: The layer's settings.
+        topics: Kafka's names of the topics.
+        stats: Counts what was sent and what failed.
+
+    Attributes:
+        own_partition: Where records without a key go, so that a sender's stay in order.
+    """
+
+    def __init__(self, config: LayerConfig, topics: Mapping[Topic, str], stats: Stats) -> None:
+        self.own_partition = 0
+        self._topics = topics
+        self._stats = stats
+        self._properties: dict[str, Any] = {
+            **producer_properties(config),
+            "error_cb": self._on_error,
+            "logger": client_logger,
+        }
+        self._lock = threading.Lock()
+        self._client: Producer | None = None
+        self._failed = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def client(self) -> Producer:
+        """The client, for metadata requests."""
+        if self._client is None:
+            raise ProduceFailed("The channel layer is closed.")
+        return self._client
+
+    def start(self) -> None:
+        """Create the client; no I/O in this thread. Idempotent.
+
+        Raises:
+            ImproperlyConfigured: If librdkafka refuses a property.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._new_client()
+                self._thread = threading.Thread(
+                    target=self._run, name="kafka-layer-producer", daemon=True
+                )
+                self._thread.start()
+
+    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+        """Queue a record; see :meth:`kafka_layer.backplane.Backplane.produce`."""
+        topic = self._topics[record.topic]
+        options: dict[str, Any] = {"headers": list(record.headers)} if record.headers else {}
+        if record.partition is not None:
+            partition = record.partition
+        else:
+            partition = self.own_partition if record.key is None else _PARTITIONER_DECIDES
+        report = self._report if delivered is None else _reporting(self._report, delivered)
+        try:
+            self.client.produce(
+                topic, record.value, record.key, partition, on_delivery=report, **options
+            )
+        except BufferError:
+            raise QueueFull from None
+        except KafkaException as exception:
+            error = kafka_error(exception)
+            if error.fatal():
+                self._failed.set()
+            self._stats.count("failed")
+            raise produce_error(topic, record.key, error) from None
+        self._stats.count("sent")
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued, give up the rest, free the client; at most ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        self._stop.set()
+        with self._lock:
+            client, self._client = self._client, None
+        if client is None:
+            return
+        _dispose(client, timeout)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def abandon(self) -> None:
+        """Keep the client from ever being freed: in a forked child that aborts the process."""
+        if self._client is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+
+    def _new_client(self) -> Producer:
+        try:
+            return Producer(self._properties)
+        except KafkaException as exception:
+            raise ImproperlyConfigured(
+                f"The Kafka producer refuses its configuration: {kafka_error(exception).str()}. "
+                "Correct client_config or producer_config."
+            ) from None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                client = self._client
+                if client is None:
+                    return
+                client.poll(_POLL)
+                if self._failed.is_set():
+                    self._replace(client)
+            except Exception:
+                if self._stop.wait(_POLL):
+                    return
+                self._stats.count("errors.producer")
+                logger.exception("The producer's thread goes on after an error")
+
+    def _replace(self, failed: Producer) -> None:
+        # After a fatal error every produce of a client raises: only a new one helps.
+        with self._lock:
+            if self._client is None:
+                return
+            self._failed.clear()
+            self._client = self._new_client()
+        self._stats.count("producer.replaced")
+        logger.error("The Kafka producer failed for good and was replaced by a new one")
+        _dispose(failed, 0.0)
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._stats.count(f"errors.{error.name()}")
+        if error.fatal():
+            self._failed.set()
+
+    def _report(
+        self, error: KafkaError | None, message: Message, delivered: Delivered | None = None
+    ) -> None:
+        # An exception here would come out of poll() as a SystemError on Python < 3.12.
+        try:
+            if error is None:
+                if delivered is not None:
+                    delivered(_position(message), None)
+                return
+            failure = produce_error(message.topic() or "", message.key(), error)
+            self._stats.count("failed")
+            self._stats.dropped("produce", str(failure))
+            if delivered is not None:
+                delivered(None, failure)
+            produce_failed.send_robust(
+                sender=RecordProducer,
+                error=failure,
+                topic=message.topic(),
+                key=message.key(),
+                value=message.value(),
+                headers=message.headers(),
+            )
+        except Exception:
+            logger.exception("A delivery report could not be handled")
+
+
+def _reporting(report: Any, delivered: Delivered) -> Any:
+    return lambda error, message: report(error, message, delivered)
+
+
+def _position(message: Message) -> Position:
+    return Position(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.timestamp()[1] / 1000,
+    )
+
+
+def _dispose(client: Producer, timeout: float) -> None:
+    # close() alone would flush without end while the broker is down.
+    client.flush(timeout)
+    client.purge()
+    client.flush(0.1)
+    client.close()

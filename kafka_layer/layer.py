@@ -1,0 +1,630 @@
+"""KafkaChannelLayer: the API of Channels' channel layers, and its synchronous twins."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
+
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+
+from .addressing import ServerName, Topic, owner_of, user_key
+from .backplane import Backplane, Outgoing, Position, QueueFull
+from .commands import Question
+from .conf import LayerConfig
+from .exceptions import GroupAckTimeout
+from .mailbox import Mailbox
+from .server import Server
+from .stats import Stats
+from .wire import Codec, exclude_header
+
+__all__ = ["KafkaChannelLayer"]
+
+T = TypeVar("T")
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing may take."""
+
+_RETRY_INTERVAL = 0.005
+
+_layers: weakref.WeakSet[KafkaChannelLayer] = weakref.WeakSet()
+
+
+class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+    """A channel layer whose messages travel through Kafka topics.
+
+    The constructor does no I/O and starts nothing; the first call starts what it needs. Every
+    method may be called from any thread and any event loop. ``send``, ``group_send`` and their
+    siblings hand the message to the producer and return; with ``await_produce`` they wait for the
+    broker's acknowledgement, return the record's position and raise what went wrong.
+
+    Args:
+        config: The CONFIG keywords, as docs/settings.md lists them.
+
+    Raises:
+        ImproperlyConfigured: For a keyword or value that cannot work.
+    """
+
+    extensions = ["groups", "flush"]
+
+    def __init__(self, **config: Any) -> None:
+        self.config = LayerConfig.from_keywords(**config)
+        super().__init__(
+            expiry=self.config.expiry,
+            capacity=self.config.capacity,
+            channel_capacity=self.config.channel_capacity,
+        )
+        self.group_expiry = self.config.group_expiry
+        self._codec = Codec(self.config.serializer_format, self.config.symmetric_encryption_keys)
+        self._server = self._new_server()
+        _layers.add(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} prefix={self.config.prefix!r}>"
+
+    # Sending
+
+    async def send(self, channel: str, message: dict[str, Any]) -> Position | None:
+        """Send a message to one channel.
+
+        A channel of this process is served at once, without a way through Kafka.
+
+        Args:
+            channel: A name that ``new_channel()`` gave, in any process.
+            message: A dict of what the specification allows: str, bytes, int of 64 bits, float,
+                bool, None, lists and dicts with str keys.
+
+        Returns:
+            The record's position with ``await_produce``, unless the channel is of this process.
+
+        Raises:
+            TypeError: If the name or the message is not legal.
+            ChannelFull: If a channel of this process holds ``capacity`` messages, or if the
+                producer's queue is full and ``overflow`` is ``raise``.
+            MessageTooLarge: If the message is larger than the topic allows.
+        """
+        record = self._record_to(channel, message)
+        return None if record is None else await self._publish(record)
+
+    async def group_send(
+        self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Send a message to every channel of a group, on all servers.
+
+        Args:
+            group: The group's name.
+            message: As for :meth:`send`.
+            exclude: Names of channels that do not get it.
+
+        Returns:
+            The record's position with ``await_produce``.
+
+        Raises:
+            TypeError: If a name or the message is not legal.
+            ChannelFull: If the producer's queue is full and ``overflow`` is ``raise``.
+            MessageTooLarge: If the message is larger than the topic allows.
+        """
+        return await self._publish(self._group_record(group, message, exclude))
+
+    async def user_send(
+        self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Send a message to every channel of a user, on all servers.
+
+        Args:
+            user_id: As given to :meth:`user_add`; 7 and "7" are the same user.
+            message: As for :meth:`send`.
+            exclude: Names of channels that do not get it.
+
+        Returns and errors as for :meth:`group_send`.
+        """
+        return await self._publish(self._user_record(user_id, message, exclude))
+
+    async def all_send(
+        self, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Send a message to every open channel of every server.
+
+        Args:
+            message: As for :meth:`send`.
+            exclude: Names of channels that do not get it.
+
+        Returns and errors as for :meth:`group_send`.
+        """
+        return await self._publish(self._all_record(message, exclude))
+
+    async def send_many(
+        self, channels: Iterable[str], message: dict[str, Any]
+    ) -> list[Position | None]:
+        """Send one message to several channels; it is serialized once.
+
+        Args:
+            channels: Names that ``new_channel()`` gave, in any process.
+            message: As for :meth:`send`.
+
+        Returns:
+            What :meth:`send` returns, for each channel.
+
+        Raises:
+            ChannelFull: If channels of this process are full; the others got the message.
+            TypeError, MessageTooLarge: As for :meth:`send`; nobody got the message then.
+        """
+        records, full = self._records_to(channels, message)
+        positions = [record and await self._publish(record) for record in records]
+        _require_none_full(full)
+        return positions
+
+    async def group_send_many(
+        self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> list[Position | None]:
+        """Send one message to several groups; who is in two of them gets it twice.
+
+        Args and errors as for :meth:`group_send`; returns a position for each group.
+        """
+        records = self._group_records(groups, message, exclude)
+        return [await self._publish(record) for record in records]
+
+    async def user_send_many(
+        self, user_ids: Iterable[str | int], message: dict[str, Any]
+    ) -> list[Position | None]:
+        """Send one message to several users.
+
+        Args and errors as for :meth:`user_send`; returns a position for each user.
+        """
+        return [await self._publish(record) for record in self._user_records(user_ids, message)]
+
+    # Receiving
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Open a channel of this process and return its name.
+
+        Keep the name object: the channel is forgotten some time after it was collected.
+
+        Args:
+            prefix: First part of the name.
+
+        Raises:
+            TypeError: If the prefix makes no legal name.
+            BrokerUnavailable: If the first use of the layer finds no broker.
+        """
+        server = await self._receiving_server()
+        name = server.registry.new_channel(prefix, server.name)
+        self.require_valid_channel_name(name)
+        return name
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message of a channel of this process and return it.
+
+        Each receiver of a message gets its own copy. Never raises for a bad record or a broker
+        that is down; cancelling it loses nothing.
+
+        Args:
+            channel: A name that ``new_channel()`` gave in this process.
+
+        Raises:
+            TypeError: If the name is not legal.
+            ValueError: If the channel is of another process.
+        """
+        server = self._server
+        mailbox = server.registry.mailbox(channel)
+        if mailbox is None:
+            server, mailbox = await self._open(channel)
+        while True:
+            # From here to the return there is no await once a message was taken.
+            envelope = mailbox.take()
+            if envelope is None:
+                await mailbox.wait()
+                continue
+            message = server.read(mailbox, envelope)
+            if message is not None:
+                return message
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Make a channel a member of a group.
+
+        Once it has returned, every ``group_send`` that starts anywhere reaches the channel. A
+        channel that was forgotten stays so.
+
+        Args:
+            group: The group's name.
+            channel: A name that ``new_channel()`` gave, in any process.
+
+        Raises:
+            TypeError: If a name is not legal.
+            ValueError: If the channel is a worker channel, which cannot be a member.
+            GroupAckTimeout: If the channel's server does not answer within ``ack_timeout``.
+            CommandFailed: If the channel's server cannot carry the command out.
+        """
+        self.require_valid_group_name(group)
+        await self._change("group_add", group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group; nothing changes if it is not in it.
+
+        Args and errors as for :meth:`group_add`.
+        """
+        self.require_valid_group_name(group)
+        await self._change("group_discard", group, channel)
+
+    # Users
+
+    async def user_add(self, user_id: str | int, channel: str) -> None:
+        """Let a channel serve a user; :meth:`user_send` reaches it from then on.
+
+        A user may have many channels on many servers.
+
+        Args:
+            user_id: A non-empty str or an int; 7 and "7" are the same user.
+            channel: A name that ``new_channel()`` gave, in any process.
+
+        Errors as for :meth:`group_add`.
+        """
+        await self._change("user_add", user_key(user_id), channel)
+
+    async def user_discard(self, user_id: str | int, channel: str) -> None:
+        """Stop a channel from serving a user; nothing changes if it does not.
+
+        Args and errors as for :meth:`user_add`.
+        """
+        await self._change("user_discard", user_key(user_id), channel)
+
+    # Synchronous twins: no event loop, no other thread; they block the calling thread alone, for
+    # the first start, for an acknowledgement or with overflow="block". Arguments, results and
+    # errors are those of the methods without ``_sync``.
+
+    def send_sync(self, channel: str, message: dict[str, Any]) -> Position | None:
+        """Do what :meth:`send` does, without an event loop."""
+        record = self._record_to(channel, message)
+        return None if record is None else self._publish_sync(record)
+
+    def group_send_sync(
+        self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Do what :meth:`group_send` does, without an event loop."""
+        return self._publish_sync(self._group_record(group, message, exclude))
+
+    def user_send_sync(
+        self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Do what :meth:`user_send` does, without an event loop."""
+        return self._publish_sync(self._user_record(user_id, message, exclude))
+
+    def all_send_sync(
+        self, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Do what :meth:`all_send` does, without an event loop."""
+        return self._publish_sync(self._all_record(message, exclude))
+
+    def send_many_sync(
+        self, channels: Iterable[str], message: dict[str, Any]
+    ) -> list[Position | None]:
+        """Do what :meth:`send_many` does, without an event loop."""
+        records, full = self._records_to(channels, message)
+        positions = [record and self._publish_sync(record) for record in records]
+        _require_none_full(full)
+        return positions
+
+    def group_send_many_sync(
+        self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> list[Position | None]:
+        """Do what :meth:`group_send_many` does, without an event loop."""
+        return [self._publish_sync(each) for each in self._group_records(groups, message, exclude)]
+
+    def user_send_many_sync(
+        self, user_ids: Iterable[str | int], message: dict[str, Any]
+    ) -> list[Position | None]:
+        """Do what :meth:`user_send_many` does, without an event loop."""
+        return [self._publish_sync(record) for record in self._user_records(user_ids, message)]
+
+    def group_add_sync(self, group: str, channel: str) -> None:
+        """Do what :meth:`group_add` does, without an event loop."""
+        self.require_valid_group_name(group)
+        self._change_sync("group_add", group, channel)
+
+    def group_discard_sync(self, group: str, channel: str) -> None:
+        """Do what :meth:`group_discard` does, without an event loop."""
+        self.require_valid_group_name(group)
+        self._change_sync("group_discard", group, channel)
+
+    def user_add_sync(self, user_id: str | int, channel: str) -> None:
+        """Do what :meth:`user_add` does, without an event loop."""
+        self._change_sync("user_add", user_key(user_id), channel)
+
+    def user_discard_sync(self, user_id: str | int, channel: str) -> None:
+        """Do what :meth:`user_discard` does, without an event loop."""
+        self._change_sync("user_discard", user_key(user_id), channel)
+
+    # Lifecycle
+
+    async def flush(self) -> None:
+        """Drop all messages and all groups, here and on every other server of the prefix.
+
+        Raises:
+            ProduceFailed: If the broker does not take the record that tells the others.
+        """
+        server = await self._sending_server()
+        server.clear(await asyncio.wrap_future(server.publish_wanted(server.commands.flush())))
+        # The broker's clock counts milliseconds: what is sent next must not count as older.
+        await asyncio.sleep(0.002)
+
+    async def close(self) -> None:
+        """Write what is queued and stop, within 5 seconds; the next use starts anew. Idempotent."""
+        server = self._server
+        self._renew()
+        await asyncio.get_running_loop().run_in_executor(None, server.close, CLOSE_TIMEOUT)
+
+    # Behind the API: from arguments to records
+
+    def _record_to(self, channel: str, message: dict[str, Any]) -> Outgoing | None:
+        self.require_valid_channel_name(channel)
+        return self._route(channel, self._codec.encode(message))
+
+    def _records_to(
+        self, channels: Iterable[str], message: dict[str, Any]
+    ) -> tuple[list[Outgoing | None], list[str]]:
+        channels = _names("channels", channels)
+        for channel in channels:
+            self.require_valid_channel_name(channel)
+        payload = self._codec.encode(message)
+        records: list[Outgoing | None] = []
+        full = []
+        for channel in channels:
+            try:
+                records.append(self._route(channel, payload))
+            except ChannelFull:
+                records.append(None)
+                full.append(channel)
+        return records, full
+
+    def _route(self, channel: str, payload: bytes) -> Outgoing | None:
+        server = self._server
+        mailbox = server.registry.mailbox(channel)
+        if mailbox is not None:
+            server.put(mailbox, payload)
+            return None
+        owner = _owner(channel)
+        if server.owns(owner):
+            server.stats.count("dropped.closed")
+            return None
+        return Outgoing(Topic.SEND_CONN, channel, payload, owner.partition)
+
+    def _group_record(
+        self, group: str, message: dict[str, Any], exclude: Collection[str]
+    ) -> Outgoing:
+        self.require_valid_group_name(group)
+        return Outgoing(
+            Topic.SEND_GROUP, group, self._codec.encode(message), None, _exclusion(exclude)
+        )
+
+    def _group_records(
+        self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
+    ) -> list[Outgoing]:
+        groups = _names("groups", groups)
+        for group in groups:
+            self.require_valid_group_name(group)
+        payload, headers = self._codec.encode(message), _exclusion(exclude)
+        return [Outgoing(Topic.SEND_GROUP, group, payload, None, headers) for group in groups]
+
+    def _user_record(
+        self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
+    ) -> Outgoing:
+        return Outgoing(
+            Topic.SEND_USER,
+            user_key(user_id),
+            self._codec.encode(message),
+            None,
+            _exclusion(exclude),
+        )
+
+    def _user_records(
+        self, user_ids: Iterable[str | int], message: dict[str, Any]
+    ) -> list[Outgoing]:
+        keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
+        payload = self._codec.encode(message)
+        return [Outgoing(Topic.SEND_USER, key, payload) for key in keys]
+
+    def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> Outgoing:
+        return Outgoing(
+            Topic.SEND_ALL, None, self._codec.encode(message), None, _exclusion(exclude)
+        )
+
+    # Behind the API: what waits, once for coroutines and once for threads
+
+    async def _sending_server(self) -> Server:
+        server = self._server
+        if not server.sending:
+            await asyncio.wrap_future(server.start_sending())
+        return server
+
+    def _sending_server_sync(self) -> Server:
+        server = self._server
+        if not server.sending:
+            server.start_sending().result()
+        return server
+
+    async def _receiving_server(self) -> Server:
+        server = self._server
+        if not server.receiving:
+            await asyncio.wrap_future(server.start_receiving())
+        return server
+
+    def _receiving_server_sync(self) -> Server:
+        server = self._server
+        if not server.receiving:
+            server.start_receiving().result()
+        return server
+
+    async def _publish(self, record: Outgoing) -> Position | None:
+        server = await self._sending_server()
+        full = _Overflow(self.config, server.stats)
+        while True:
+            try:
+                if self.config.await_produce:
+                    return await asyncio.wrap_future(server.publish_wanted(record))
+                server.publish(record)
+                return None
+            except QueueFull:
+                if full.give_up(record):
+                    return None
+                await asyncio.sleep(_RETRY_INTERVAL)
+
+    def _publish_sync(self, record: Outgoing) -> Position | None:
+        server = self._sending_server_sync()
+        full = _Overflow(self.config, server.stats)
+        while True:
+            try:
+                if self.config.await_produce:
+                    return server.publish_wanted(record).result()
+                server.publish(record)
+                return None
+            except QueueFull:
+                if full.give_up(record):
+                    return None
+                time.sleep(_RETRY_INTERVAL)
+
+    async def _change(self, command: str, name: str, channel: str) -> None:
+        self.require_valid_channel_name(channel)
+        owner = _owner(channel)
+        server = await self._receiving_server()
+        if server.owns(owner):
+            server.registry.change(command, name, channel)
+            return
+        question = _ask(server, owner, command, name, channel)
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(question.answer), self.config.ack_timeout)
+        except asyncio.TimeoutError:
+            raise self._ack_timeout(owner, command, name, channel) from None
+        finally:
+            question.forget()
+
+    def _change_sync(self, command: str, name: str, channel: str) -> None:
+        self.require_valid_channel_name(channel)
+        owner = _owner(channel)
+        server = self._receiving_server_sync()
+        if server.owns(owner):
+            server.registry.change(command, name, channel)
+            return
+        question = _ask(server, owner, command, name, channel)
+        try:
+            question.result_before(time.monotonic() + self.config.ack_timeout)
+        except TimeoutError:
+            raise self._ack_timeout(owner, command, name, channel) from None
+
+    def _ack_timeout(
+        self, owner: ServerName, command: str, name: str, channel: str
+    ) -> GroupAckTimeout:
+        return GroupAckTimeout(
+            f"Server {owner} did not acknowledge {command}({name!r}, {channel!r}) within "
+            f"{self.config.ack_timeout} s; it is gone, cut off or overloaded."
+        )
+
+    # Behind the API: lifecycle
+
+    async def _open(self, channel: str) -> tuple[Server, Mailbox]:
+        self.require_valid_channel_name(channel)
+        owner = _owner(channel)
+        server = await self._receiving_server()
+        if not server.owns(owner):
+            raise ValueError(
+                f"Channel {channel!r} is of server {owner}, and only that one can receive on it; "
+                f"this is server {server.name}. Take a name from new_channel() of this process."
+            )
+        return server, server.registry.open_mailbox(channel)
+
+    def _make_backplane(self, stats: Stats) -> Backplane:
+        from .kafka.backplane import KafkaBackplane
+
+        return KafkaBackplane(self.config, stats)
+
+    def _new_server(self) -> Server:
+        server = Server(self.config, self._codec, self._make_backplane)
+        # A layer that was dropped closes in the background; at exit the server closes itself.
+        self._finalizer = weakref.finalize(self, _close_in_background, server)
+        self._finalizer.atexit = False
+        return server
+
+    def _renew(self) -> None:
+        self._finalizer.detach()
+        self._server = self._new_server()
+
+
+class _Overflow:
+    """What one send does while the producer's queue is full."""
+
+    __slots__ = ("_deadline", "_policy", "_stats")
+
+    def __init__(self, config: LayerConfig, stats: Stats) -> None:
+        self._policy = config.overflow
+        self._stats = stats
+        self._deadline = time.monotonic() + config.expiry
+
+    def give_up(self, record: Outgoing) -> bool:
+        """Return False to try again and True to discard; raises ChannelFull otherwise."""
+        where = f"the producer's queue is full, {record.topic.value} {record.key!r}"
+        if self._policy == "discard":
+            self._stats.dropped("overflow", where)
+            return True
+        if self._policy == "block" and time.monotonic() < self._deadline:
+            return False
+        self._stats.count("refused.overflow")
+        raise ChannelFull(where)
+
+
+def _ask(server: Server, owner: ServerName, command: str, name: str, channel: str) -> Question:
+    try:
+        return server.ask(owner, command, name, channel)
+    except QueueFull:
+        raise ChannelFull(f"the producer's queue is full, {command} for {channel!r}") from None
+
+
+def _owner(channel: str) -> ServerName:
+    if "!" not in channel:
+        raise NotImplementedError(
+            f"{channel!r} is a worker channel; this version of kafka_layer does not carry those."
+        )
+    owner = owner_of(channel)
+    if owner is None:
+        raise ValueError(
+            f"Channel {channel!r} names no server of this layer; "
+            "channel names come from new_channel()."
+        )
+    return owner
+
+
+def _names(argument: str, names: Iterable[T]) -> list[T]:
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{argument} must be a collection of names, not {names!r}.")
+    return list(names)
+
+
+def _exclusion(exclude: Collection[str]) -> list[tuple[str, bytes]]:
+    return exclude_header(_names("exclude", exclude)) if exclude else []
+
+
+def _require_none_full(full: list[str]) -> None:
+    if full:
+        raise ChannelFull(", ".join(full))
+
+
+def _close_in_background(server: Server) -> None:
+    if server.started:
+        threading.Thread(
+            target=server.close, args=(CLOSE_TIMEOUT,), name="kafka-layer-close", daemon=True
+        ).start()
+
+
+def _after_fork_in_child() -> None:
+    # The parent's clients have no threads here, and freeing them aborts the process.
+    for layer in list(_layers):
+        layer._server.abandon()
+        layer._renew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

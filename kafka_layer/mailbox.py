@@ -1,0 +1,293 @@
+"""A channel's bounded queue, and the only place where a thread hands something to an event loop.
+
+A thread that puts a message appends it to the mailbox and leaves a note with the loop that waits;
+:meth:`Bridges.notify` then schedules at most one callback per loop, however many mailboxes it
+wakes. The callback only wakes. ``receive`` itself takes the message, with no await between taking
+and returning, so a cancelled receive never takes one with it: a message handed over through a
+future is lost when its receive is cancelled in the same turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["PATIENCE", "STALLED_AFTER", "Bridges", "Envelope", "Mailbox"]
+
+STALLED_AFTER = 0.25
+"""Seconds without a take after which a full mailbox counts as stalled."""
+
+PATIENCE = 1.0
+"""Seconds, between two drains, for which a slow mailbox may hold up the ones that keep up."""
+
+_NOTICEABLE = 0.05
+
+
+class Envelope:
+    """A message on its way to receivers; one object is shared by all mailboxes that hold it.
+
+    Attributes:
+        payload: The serialized message; each receiver decodes its own copy.
+        deadline: When the message expires, on ``time.monotonic()``.
+        unreadable: Set once decoding it failed, so that it is reported once.
+    """
+
+    __slots__ = ("deadline", "payload", "unreadable")
+
+    def __init__(self, payload: bytes, deadline: float) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        self.unreadable = False
+
+
+class Mailbox:
+    """The messages that wait for the receivers of one channel.
+
+    Threads of any kind :meth:`put`; :meth:`take` and :meth:`wait` belong to the event loop that
+    receives, which may be another one each time.
+
+    Args:
+        channel: The channel's name.
+        capacity: Messages it holds at most.
+        bridges: The loop crossings of its server.
+
+    Attributes:
+        bridge: The crossing to the loop that last waited.
+        due: Whether that loop has a note that it is to be woken.
+        last_seen: When a receive last waited or took, on ``time.monotonic()``.
+        stalled: Whether nothing waits for it, because it stopped taking; ends when it is drained.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_bridges",
+        "_held_up",
+        "_items",
+        "_room",
+        "_taken",
+        "_waiters",
+        "_watched",
+        "bridge",
+        "capacity",
+        "channel",
+        "due",
+        "last_seen",
+        "stalled",
+    )
+
+    def __init__(self, channel: str, capacity: int, bridges: Bridges) -> None:
+        self.channel = channel
+        self.capacity = capacity
+        self.bridge: _Bridge | None = None
+        self.due = False
+        self.last_seen = time.monotonic()
+        self.stalled = False
+        self._bridges = bridges
+        self._items: deque[Envelope] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._taken = 0
+        self._room = threading.Event()
+        self._held_up = 0.0
+        # Whether take() has to tell anyone: one test in the hot path instead of three.
+        self._watched = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a receive waits on the channel at this moment."""
+        return bool(self._waiters)
+
+    def put(self, envelope: Envelope) -> bool:
+        """Append a message and note that the waiting loop is to be woken; any thread.
+
+        The note takes effect with the next :meth:`Bridges.notify`.
+
+        Returns:
+            False if the mailbox is full; the message is not in it then.
+        """
+        items = self._items
+        if len(items) >= self.capacity:
+            return False
+        items.append(envelope)
+        if self._waiters and not self.due:
+            self._bridges.note(self)
+        return True
+
+    def take(self) -> Envelope | None:
+        """Return the oldest message, or None; any thread, in practice the receiving loop's."""
+        try:
+            envelope = self._items.popleft()
+        except IndexError:
+            return None
+        self._taken += 1
+        if self._watched:
+            self._tell_taken()
+        return envelope
+
+    async def wait(self) -> None:
+        """Return when there may be a message to take; another receive may be faster."""
+        waiter = asyncio.get_running_loop().create_future()
+        self.bridge = self._bridges.to_running_loop()
+        self._waiters.append(waiter)
+        try:
+            # A put that saw no waiter came before the line above, so its message is seen here.
+            if not self._items:
+                await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.wake()
+            raise
+        finally:
+            self.last_seen = time.monotonic()
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    def wake(self) -> None:
+        """Wake as many waiting receives as there are messages; any thread."""
+        self.due = False
+        here = asyncio._get_running_loop()
+        wanted = len(self._items)
+        while wanted > 0:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:
+                return
+            loop = waiter.get_loop()
+            if loop is here:
+                if not waiter.done():
+                    waiter.set_result(None)
+                    wanted -= 1
+            else:
+                # Another loop took over the channel meanwhile; a closed one no longer counts.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_wake, waiter)
+                    wanted -= 1
+
+    def wait_for_room(self, holds_up_others: Callable[[], bool]) -> bool:
+        """Block until at most half of the capacity is in use; the router's thread alone.
+
+        Args:
+            holds_up_others: Tells whether channels that keep up wait for this one.
+
+        Returns:
+            False if the mailbox is stalled: for ``STALLED_AFTER`` seconds nothing was taken, or it
+            held up others for ``PATIENCE`` seconds. It stays so until it was drained.
+        """
+        taken, since = self._taken, time.monotonic()
+        while not self.stalled:
+            self._room.clear()
+            self._watched = True
+            if len(self._items) <= self.capacity // 2:
+                return True
+            started = time.monotonic()
+            self._room.wait(STALLED_AFTER)
+            now = time.monotonic()
+            if now - started >= _NOTICEABLE and holds_up_others():
+                self._held_up += now - started
+            if self._taken != taken:
+                taken, since = self._taken, now
+            self.stalled = now - since >= STALLED_AFTER or self._held_up >= PATIENCE
+        return False
+
+    def clear(self) -> int:
+        """Drop every message and return how many there were; any thread."""
+        dropped = 0
+        while self.take() is not None:
+            dropped += 1
+        return dropped
+
+    def _tell_taken(self) -> None:
+        left = len(self._items)
+        if left <= self.capacity // 2:
+            self._room.set()
+        if not left:
+            self.stalled = self._watched = False
+            self._held_up = 0.0
+
+
+class Bridges:
+    """The crossings from threads to the event loops of one server, one crossing a loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bridge] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._noted: deque[_Bridge] = deque()
+
+    def to_running_loop(self) -> _Bridge:
+        """Return the crossing to the loop that runs the caller."""
+        loop = asyncio.get_running_loop()
+        bridge = self._by_loop.get(loop)
+        if bridge is None:
+            with self._lock:
+                bridge = self._by_loop.setdefault(loop, _Bridge(loop))
+        return bridge
+
+    def note(self, mailbox: Mailbox) -> None:
+        """Remember that a loop is to wake ``mailbox``; any thread."""
+        bridge = mailbox.bridge
+        if bridge is None:
+            return
+        mailbox.due = True
+        bridge.due.append(mailbox)
+        if not bridge.noted:
+            bridge.noted = True
+            self._noted.append(bridge)
+
+    def notify(self) -> None:
+        """Wake every mailbox noted so far, with one callback a loop; any thread."""
+        while self._noted:
+            try:
+                bridge = self._noted.popleft()
+            except IndexError:
+                return
+            bridge.noted = False
+            bridge.schedule()
+
+
+class _Bridge:
+    """One event loop, seen from the threads that have something for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.due: deque[Mailbox] = deque()
+        self.noted = False
+        # Weak, or the bridge would keep alive the loop that is the key to it.
+        self._loop = weakref.ref(loop)
+        self._scheduled = False
+
+    def schedule(self) -> None:
+        loop = self._loop()
+        if loop is asyncio._get_running_loop() and loop is not None:
+            self._wake_due()
+        elif not self._scheduled:
+            self._scheduled = True
+            try:
+                if loop is None:
+                    raise RuntimeError("the loop is gone")
+                loop.call_soon_threadsafe(self._wake_due)
+            except RuntimeError:
+                # Closed: its own receives are gone, but another loop may have taken over.
+                self._wake_due()
+
+    def _wake_due(self) -> None:
+        # Cleared first: what is noted from here on schedules anew.
+        self._scheduled = False
+        while self.due:
+            try:
+                mailbox = self.due.popleft()
+            except IndexError:
+                return
+            mailbox.wake()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,153 @@
+"""From a record to the mailboxes it is addressed to, with back-pressure instead of loss.
+
+Runs in the one thread that a backplane reads with. The log is the buffer: where a mailbox is full,
+the thread waits until it has room, and the records behind it wait in the broker. A mailbox whose
+receiver stopped taking is not waited for; it alone loses messages, and they are counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from .addressing import Topic
+from .backplane import Record
+from .clock import BrokerClock
+from .conf import LayerConfig
+from .exceptions import UnreadableRecord
+from .mailbox import Envelope, Mailbox
+from .registry import Registry
+from .stats import Stats
+from .wire import Codec, excluded
+
+__all__ = ["Router"]
+
+logger = logging.getLogger("kafka_layer")
+
+
+class Router:
+    """Hands records to the channels of one server.
+
+    Args:
+        config: For ``expiry`` and ``capacity``.
+        registry: Who is here.
+        codec: Opens encrypted values.
+        stats: Counts what is delivered and what is dropped.
+        clock: Tells the age of a record.
+        commands: What to do with a record of a topic that carries commands; each gets the record's
+            key and its opened payload. ``SEND_ALL`` stands for records with a command header.
+    """
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        registry: Registry,
+        codec: Codec,
+        stats: Stats,
+        clock: BrokerClock,
+        commands: Mapping[Topic, Callable[[str, bytes, Record], None]],
+    ) -> None:
+        self._expiry = config.expiry
+        self._slice = max(1, config.capacity // 2)
+        self._registry = registry
+        self._codec = codec
+        self._stats = stats
+        self._clock = clock
+        self._commands = commands
+        self._flushed_until = float("-inf")
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        """Hand over records in their order; the backplane's reading thread. Blocks on full ones."""
+        notify = self._registry.bridges.notify
+        delivered = 0
+        for number, record in enumerate(records, 1):
+            try:
+                delivered += self._route(record)
+            except UnreadableRecord as error:
+                self._stats.dropped(error.cause, f"a record of {record.topic.value}: {error}")
+            except Exception:
+                self._stats.count("errors.routing")
+                logger.exception("A record of %s was skipped", record.topic.value)
+            # Receivers start on the first half while the second is handed over.
+            if not number % self._slice:
+                notify()
+        notify()
+        if delivered:
+            self._stats.count("delivered", delivered)
+
+    def forget_until(self, timestamp: float) -> None:
+        """Drop the records that were written up to ``timestamp`` (the broker's, in seconds)."""
+        self._flushed_until = max(self._flushed_until, timestamp)
+
+    def _route(self, record: Record) -> int:
+        key = _text(record.key)
+        command = self._command_of(record)
+        if command is not None:
+            command(key, self._open(record, key), record)
+            return 0
+        mailboxes = self._addressees(record.topic, key)
+        if not mailboxes:
+            return 0
+        if record.timestamp <= self._flushed_until:
+            self._stats.count("dropped.flushed", len(mailboxes))
+            return 0
+        age = max(0.0, self._clock.now() - record.timestamp)
+        if age > self._expiry:
+            self._stats.dropped(
+                "expired", f"{record.topic.value} {key!r} was {age:.1f} s old", len(mailboxes)
+            )
+            return 0
+        envelope = Envelope(self._open(record, key), time.monotonic() + self._expiry - age)
+        if record.headers:
+            left_out = excluded(record.headers)
+            mailboxes = [each for each in mailboxes if each.channel not in left_out]
+        delivered = 0
+        for mailbox in mailboxes:
+            if mailbox.put(envelope) or self._put_when_there_is_room(mailbox, envelope):
+                delivered += 1
+        return delivered
+
+    def _command_of(self, record: Record) -> Callable[[str, bytes, Record], None] | None:
+        if record.topic is Topic.SEND_ALL and not any(
+            name == "command" for name, _ in record.headers
+        ):
+            return None
+        return self._commands.get(record.topic)
+
+    def _open(self, record: Record, key: str) -> bytes:
+        if not record.value:
+            raise UnreadableRecord("undecodable", "it has no value")
+        return self._codec.open(record.topic, key or None, record.value)
+
+    def _addressees(self, topic: Topic, key: str) -> Sequence[Mailbox]:
+        if topic is Topic.SEND_GROUP:
+            return self._registry.groups.of(key)
+        if topic is Topic.SEND_USER:
+            return self._registry.users.of(key)
+        if topic is Topic.SEND_ALL:
+            return self._registry.open_channels()
+        mailbox = self._registry.mailbox(key)
+        return () if mailbox is None else (mailbox,)
+
+    def _put_when_there_is_room(self, mailbox: Mailbox, envelope: Envelope) -> bool:
+        if not self._registry.is_open(mailbox):
+            self._stats.count("dropped.closed")
+            return False
+        self._registry.bridges.notify()
+        if mailbox.wait_for_room(self._minority_is_behind) and mailbox.put(envelope):
+            return True
+        self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
+        return False
+
+    def _minority_is_behind(self) -> bool:
+        mailboxes = self._registry.open_channels()
+        behind = sum(len(each) > each.capacity // 2 for each in mailboxes if not each.stalled)
+        return behind * 2 < len(mailboxes)
+
+
+def _text(key: bytes | None) -> str:
+    try:
+        return (key or b"").decode()
+    except UnicodeDecodeError:
+        raise UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8") from None

@@ -1,0 +1,317 @@
+"""A server: one running layer, from its first use to its end.
+
+It has a name, an inbox, channels and a backplane, and lives once: after ``close()`` or in a forked
+child the layer takes a new one. Nothing here blocks an event loop: what has to wait gives a
+``concurrent.futures.Future``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+
+from .addressing import ServerName, Topic
+from .backplane import Backplane, Delivered, Outgoing, Position
+from .clock import BrokerClock
+from .commands import Commands, Question
+from .conf import LayerConfig
+from .exceptions import UnreadableRecord
+from .mailbox import Envelope, Mailbox
+from .registry import Registry
+from .router import Router
+from .stats import Stats
+from .wire import Codec
+
+__all__ = ["START_TIMEOUT", "Server", "close_all"]
+
+logger = logging.getLogger("kafka_layer")
+
+START_TIMEOUT = 4.5
+"""Seconds that a start may take: just under daphne's time-out for a websocket handshake."""
+
+_SWEEP_INTERVAL = 1.0
+_REFRESH_INTERVAL = 30.0
+
+# Room for the key, the headers and what Kafka adds to a record and its batch.
+_RECORD_OVERHEAD = 1024
+
+_running: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+class Server:
+    """One server; every method may be called from any thread unless it says otherwise.
+
+    Args:
+        config: The layer's settings.
+        codec: Encodes and opens its messages.
+        backplane: Makes the backplane; gets the counters to use.
+    """
+
+    def __init__(
+        self, config: LayerConfig, codec: Codec, backplane: Callable[[Stats], Backplane]
+    ) -> None:
+        self.config = config
+        self.codec = codec
+        self.stats = Stats()
+        self.registry = Registry(config)
+        self.commands = Commands(codec, self.registry, self._answer, self._flush)
+        self.sending = False
+        self.receiving = False
+        self._clock = BrokerClock()
+        self._router = Router(
+            config, self.registry, codec, self.stats, self._clock, self.commands.handlers
+        )
+        self._backplane = backplane(self.stats)
+        self._limits = {
+            topic: config.max_message_bytes(topic) - _RECORD_OVERHEAD for topic in Topic
+        }
+        self._lock = threading.Lock()
+        self._sender: Future[None] | None = None
+        self._receiver: Future[None] | None = None
+        self._stopped = threading.Event()
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was started that has to be closed."""
+        return self._sender is not None
+
+    @property
+    def name(self) -> ServerName:
+        """The server's name; there is one once it receives."""
+        return self.commands.name
+
+    def owns(self, owner: ServerName) -> bool:
+        """Tell whether ``owner``, the server in a channel's name, is this one."""
+        return owner == self.commands.server
+
+    def start_sending(self) -> Future[None]:
+        """Get ready to write, in a thread; callers at the same time share one start."""
+        with self._lock:
+            if self._sender is None or _failed(self._sender):
+                self._sender = _in_thread("start-sending", self._open_sender)
+            return self._sender
+
+    def start_receiving(self) -> Future[None]:
+        """Get ready to write and to read, in a thread; callers at the same time share one start."""
+        with self._lock:
+            if self._receiver is None or _failed(self._receiver):
+                self._receiver = _in_thread("start-receiving", self._open_receiver)
+            return self._receiver
+
+    def publish(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+        """Hand a record to the backplane; never blocks. The server must be sending.
+
+        Args:
+            record: What to write, its value not encrypted yet.
+            delivered: Called with the outcome.
+
+        Raises:
+            MessageTooLarge: If the record is larger than its topic allows.
+            QueueFull: If the backplane's queue is full.
+            ProduceFailed: If the record cannot be written at all.
+        """
+        value = self.codec.seal(record.topic, record.key, record.value)
+        self._require_size(record.topic, value)
+        self._backplane.produce(record._replace(value=value), delivered)
+
+    def publish_wanted(self, record: Outgoing) -> Future[Position]:
+        """Do what :meth:`publish` does, and return the record's position to come."""
+        future: Future[Position] = Future()
+        future.set_running_or_notify_cancel()
+        self.publish(record, lambda *outcome: _resolve(future, *outcome))
+        return future
+
+    def ask(self, owner: ServerName, command: str, name: str, channel: str) -> Question:
+        """Send a command to the server that owns a channel. This server must be receiving.
+
+        Args:
+            owner: The server that is asked.
+            command: As in :meth:`Registry.change`, with ``name`` and ``channel``.
+            name: The group or user.
+            channel: The channel.
+
+        Returns:
+            The question; its answer is an exception if the command could not be written.
+
+        Raises:
+            QueueFull: If the backplane's queue is full.
+            ProduceFailed: If the record cannot be written at all.
+        """
+        return self._send_question(self.commands.ask(owner, command, name, channel))
+
+    def put(self, mailbox: Mailbox, payload: bytes) -> None:
+        """Deliver a message to a channel of this server without a detour.
+
+        Raises:
+            ChannelFull: If the channel holds as many messages as it may.
+            MessageTooLarge: If it is larger than it might be for a channel of another server.
+        """
+        self._require_size(Topic.SEND_CONN, payload)
+        if not mailbox.put(Envelope(payload, time.monotonic() + self.config.expiry)):
+            self.stats.count("refused.full")
+            raise ChannelFull(mailbox.channel)
+        self.registry.bridges.notify()
+        self.stats.count("delivered")
+
+    def read(self, mailbox: Mailbox, envelope: Envelope) -> dict[str, Any] | None:
+        """Decode a message for one receiver, which gets its own copy.
+
+        Returns:
+            The message, or None if it expired or cannot be decoded; that is counted.
+        """
+        mailbox.last_seen = now = time.monotonic()
+        if envelope.deadline < now:
+            self.stats.dropped("expired", f"it waited too long in channel {mailbox.channel}")
+            return None
+        try:
+            return self.codec.decode(envelope.payload)
+        except UnreadableRecord as error:
+            if not envelope.unreadable:
+                envelope.unreadable = True
+                self.stats.dropped(error.cause, str(error))
+            return None
+
+    def clear(self, flushed: Position) -> None:
+        """Drop what is here, and what was written before the flush and arrives after it."""
+        self._flush(flushed.timestamp)
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent."""
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._stopped.set()
+        self.sending = self.receiving = False
+        _running.discard(self)
+        self._backplane.close(timeout)
+        self.stats.flush_log()
+
+    def abandon(self) -> None:
+        """Let go of everything without touching it, in a forked child."""
+        self._stopped.set()
+        _running.discard(self)
+        self._backplane.abandon()
+
+    def _open_sender(self) -> None:
+        self._backplane.open_sender(START_TIMEOUT)
+        _running.add(self)
+        self.sending = True
+
+    def _open_receiver(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        self.start_sending().result()
+        partition = self._backplane.open_receiver(self._router, deadline - time.monotonic())
+        if self.commands.server is None:
+            self.commands.server = ServerName.new(partition)
+        self._greet().result_before(deadline)
+        self.receiving = True
+        threading.Thread(target=self._upkeep, name="kafka-layer-upkeep", daemon=True).start()
+
+    def _greet(self) -> Question:
+        # A record to this server's own inbox: it proves that writing and reading work, warms both
+        # clients up and tells how far the broker's clock is from this machine's.
+        sent = time.time()
+        question = self.commands.hello()
+
+        def observe(answer: Future[float]) -> None:
+            if answer.exception() is None:
+                self._clock.observe(answer.result(), sent, time.time())
+
+        question.answer.add_done_callback(observe)
+        return self._send_question(question)
+
+    def _send_question(self, question: Question) -> Question:
+        def delivered(position: Position | None, error: Exception | None) -> None:
+            if error is not None:
+                question.fail(error)
+
+        try:
+            self.publish(question.record, delivered)
+        except BaseException:
+            question.forget()
+            raise
+        return question
+
+    def _answer(self, record: Outgoing) -> None:
+        try:
+            self.publish(record)
+        except Exception as error:
+            self.stats.dropped("answer", f"the answer to {record.key}: {error}")
+
+    def _flush(self, timestamp: float) -> None:
+        self._router.forget_until(timestamp)
+        dropped = self.registry.clear()
+        if dropped:
+            self.stats.count("dropped.flushed", dropped)
+
+    def _require_size(self, topic: Topic, value: bytes) -> None:
+        if len(value) > self._limits[topic]:
+            raise MessageTooLarge(
+                f"A message of {len(value)} bytes is larger than {topic.value} allows "
+                f"({self._limits[topic]} bytes); raise "
+                f"topics[{topic.value!r}]['config']['max.message.bytes'], or send a reference."
+            )
+
+    def _upkeep(self) -> None:
+        next_refresh = time.monotonic() + _REFRESH_INTERVAL
+        while not self._stopped.wait(_SWEEP_INTERVAL):
+            try:
+                left = self.registry.sweep()
+                if left:
+                    self.stats.count("dropped.closed", left)
+                self.stats.flush_log()
+                if time.monotonic() >= next_refresh:
+                    next_refresh = time.monotonic() + _REFRESH_INTERVAL
+                    self._backplane.refresh()
+                    self._greet()
+            except Exception:
+                if not self._stopped.is_set():
+                    self.stats.count("errors.upkeep")
+                    logger.exception("The upkeep of the channel layer failed; it goes on")
+
+
+def close_all(timeout: float) -> None:
+    """Close every server of this process within ``timeout`` seconds; registered with ``atexit``."""
+    deadline = time.monotonic() + timeout
+    for server in list(_running):
+        server.close(max(0.1, deadline - time.monotonic()))
+
+
+# Without it a process that sends and ends would lose what it sent. No thread can be started here.
+atexit.register(close_all, 5.0)
+
+
+def _failed(future: Future[None]) -> bool:
+    return future.done() and future.exception() is not None
+
+
+def _in_thread(name: str, function: Callable[[], None]) -> Future[None]:
+    future: Future[None] = Future()
+    # Now nobody can cancel it: the other callers that wait for it would be cancelled, too.
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name=f"kafka-layer-{name}", daemon=True).start()
+    return future
+
+
+def _resolve(future: Future[Position], position: Position | None, error: Exception | None) -> None:
+    if error is not None:
+        future.set_exception(error)
+    elif position is not None:
+        future.set_result(position)

@@ -1,0 +1,192 @@
+"""A message as bytes: serialization, encryption and headers. docs/wire-format.md is its contract.
+
+A value is told apart by its first byte: ``{`` starts a JSON object, ``g`` a Fernet token, and a
+msgpack map starts with neither. What a process *sends* is set by ``serializer_format``; every
+process reads both. Pure functions and values; nothing here does I/O, all of it is thread-safe.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import ormsgpack
+from django.core.exceptions import ImproperlyConfigured
+
+from .addressing import Topic
+from .exceptions import UnreadableRecord
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+__all__ = ["Codec", "Headers", "exclude_header", "excluded", "headers_to_dict"]
+
+Headers = list[tuple[str, bytes]]
+
+EXCLUDE = "exclude"
+"""Header: channel names that a group, user or all message skips, comma-separated."""
+
+_JSON = ord("{")
+_TOKEN = ord("g")  # base64 of Fernet's version byte, 0x80
+
+
+class Codec:
+    """Turns messages into the values of records, and back.
+
+    Args:
+        serializer_format: ``msgpack`` or ``json``, for :meth:`encode`.
+        keys: Encryption keys of any length; the first encrypts, all decrypt. None: no encryption.
+
+    Raises:
+        ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
+    """
+
+    def __init__(
+        self, serializer_format: Literal["msgpack", "json"], keys: Sequence[bytes] = ()
+    ) -> None:
+        self._serialize = _to_json if serializer_format == "json" else _to_msgpack
+        self._fernet = _fernet(keys) if keys else None
+
+    def encode(self, message: Mapping[str, Any]) -> bytes:
+        """Serialize a message.
+
+        Raises:
+            TypeError: If the message is not a dict or holds what the format cannot carry.
+        """
+        if not isinstance(message, dict):
+            raise TypeError(f"A message must be a dict, not {type(message).__name__}.")
+        return self._serialize(message)
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """Deserialize what :meth:`encode` made, in either format.
+
+        Returns:
+            A new dict, shared with nobody.
+
+        Raises:
+            UnreadableRecord: If the payload is not exactly one map.
+        """
+        try:
+            message = json.loads(payload) if payload[0] == _JSON else ormsgpack.unpackb(payload)
+        except (ValueError, IndexError, RecursionError) as error:
+            raise UnreadableRecord("undecodable", f"not a message: {error}") from None
+        if type(message) is not dict:
+            raise UnreadableRecord("undecodable", f"not a map but a {type(message).__name__}")
+        return message
+
+    def seal(self, topic: Topic, key: str | None, payload: bytes) -> bytes:
+        """Return the value of a record: the payload, encrypted where keys are set.
+
+        The token holds the address as well, so that it is worth nothing under another one.
+        """
+        if self._fernet is None:
+            return payload
+        return self._fernet.encrypt(_address(topic, key) + payload)
+
+    def open(self, topic: Topic, key: str | None, value: bytes) -> bytes:
+        """Return the payload in the value of a record; it may still be undecodable.
+
+        Raises:
+            UnreadableRecord: If the token cannot be decrypted or was made for another address, if
+                it is encrypted and no keys are set, or the other way round.
+        """
+        encrypted = value[:1] == b"g"
+        if self._fernet is None:
+            if encrypted:
+                raise UnreadableRecord(
+                    "decrypt", "encrypted, but symmetric_encryption_keys is not set"
+                )
+            return value
+        if not encrypted:
+            raise UnreadableRecord("decrypt", "not encrypted, but symmetric_encryption_keys is set")
+        return _decrypt(self._fernet, _address(topic, key), value)
+
+
+def exclude_header(exclude: Collection[str]) -> Headers:
+    """Return the headers that tell receivers whom to skip; none where nobody is."""
+    return [(EXCLUDE, ",".join(exclude).encode())] if exclude else []
+
+
+def excluded(headers: Iterable[tuple[str, bytes | None]]) -> frozenset[str]:
+    """Return the channel names that a record's headers exclude."""
+    names = headers_to_dict(headers).get(EXCLUDE, "")
+    return frozenset(names.split(",")) if names else frozenset()
+
+
+def headers_to_dict(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """Return a record's headers as text; the last of a repeated name counts."""
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
+
+
+def _address(topic: Topic, key: str | None) -> bytes:
+    return f"{topic.value}\0{key or ''}\0".encode()
+
+
+def _decrypt(fernet: MultiFernet, address: bytes, token: bytes) -> bytes:
+    from cryptography.fernet import InvalidToken
+
+    try:
+        plain = fernet.decrypt(token)
+    except InvalidToken:
+        raise UnreadableRecord(
+            "decrypt", "no key in symmetric_encryption_keys decrypts it, or it was tampered with"
+        ) from None
+    if not plain.startswith(address):
+        raise UnreadableRecord("decrypt", "the token was made for another address")
+    return plain[len(address) :]
+
+
+def _fernet(keys: Sequence[bytes]) -> MultiFernet:
+    try:
+        from cryptography.fernet import Fernet, MultiFernet
+    except ImportError:
+        raise ImproperlyConfigured(
+            "symmetric_encryption_keys is set, but cryptography is not installed; "
+            "install kafka-layer[encryption]."
+        ) from None
+    return MultiFernet(
+        Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in keys
+    )
+
+
+def _to_msgpack(message: dict[str, Any]) -> bytes:
+    try:
+        return ormsgpack.packb(message, option=_MSGPACK_OPTIONS)
+    except TypeError as error:
+        raise TypeError(f"The message cannot be sent: {error}") from None
+
+
+# What the specification allows and no more: ormsgpack alone would turn these into strings.
+_MSGPACK_OPTIONS = (
+    ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+
+
+def _to_json(message: dict[str, Any]) -> bytes:
+    try:
+        _require_str_keys(message)
+        return json.dumps(
+            message, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"The message cannot be sent as JSON: {error}. "
+            "serializer_format='msgpack' also carries bytes, NaN and infinity."
+        ) from None
+
+
+def _require_str_keys(value: object) -> None:
+    # json.dumps would turn the key 1 into "1" without a word.
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"dict keys must be str, not {key!r}")
+            _require_str_keys(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _require_str_keys(each)
