@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from .addressing import Topic
+from .wire import Codec
 
 __all__ = ["Backplane", "Delivered", "Outgoing", "Position", "QueueFull", "Record", "RecordSink"]
 
@@ -36,7 +37,7 @@ class Outgoing(NamedTuple):
     Attributes:
         topic: Which of the layer's topics.
         key: The address, or None.
-        value: The payload as it stands on the wire.
+        value: The value as it stands on the wire.
         partition: Where to write it; None leaves that to the key, or to the backplane without one.
         headers: Kafka headers.
     """
@@ -46,6 +47,19 @@ class Outgoing(NamedTuple):
     value: bytes
     partition: int | None = None
     headers: Sequence[tuple[str, bytes]] = ()
+
+    @classmethod
+    def sealed(
+        cls,
+        codec: Codec,
+        topic: Topic,
+        key: str | None,
+        payload: bytes,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> Outgoing:
+        """Make a record whose value is ``payload``, encrypted where the codec has keys."""
+        return cls(topic, key, codec.seal(topic, key, payload), partition, headers)
 
 
 class Record(NamedTuple):

@@ -89,7 +89,8 @@ class Commands:
     def flush(self) -> Outgoing:
         """Make the record that tells every other server to clear."""
         payload = self._codec.encode({"command": _FLUSH, "server": str(self.server)})
-        return Outgoing(Topic.SEND_ALL, None, payload, headers=[("command", _FLUSH.encode())])
+        headers = [("command", _FLUSH.encode())]
+        return Outgoing.sealed(self._codec, Topic.SEND_ALL, None, payload, headers=headers)
 
     def withdraw(self, number: int) -> bool:
         """Forget a question; tells whether it was still open."""
@@ -99,7 +100,8 @@ class Commands:
     def _question(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Question:
         number = next(self._ids)
         payload = self._codec.encode({**value, "id": number})
-        question = Question(self, number, Outgoing(topic, str(to), payload, to.partition))
+        record = Outgoing.sealed(self._codec, topic, str(to), payload, to.partition)
+        question = Question(self, number, record)
         with self._lock:
             self._asked[number] = question
         return question
@@ -118,7 +120,8 @@ class Commands:
             )
         except ValueError as error:
             answer["error"] = str(error)
-        self._answer(Outgoing(Topic.ACK, str(asker), self._codec.encode(answer), asker.partition))
+        payload = self._codec.encode(answer)
+        self._answer(Outgoing.sealed(self._codec, Topic.ACK, str(asker), payload, asker.partition))
 
     def _on_answer(self, key: str, payload: bytes, record: Record) -> None:
         if key != str(self.server):
@@ -143,7 +146,7 @@ class Question:
     """A command that waits for its answer.
 
     Attributes:
-        record: What to write, its value not encrypted yet.
+        record: What to write.
         answer: Resolves to the timestamp of the answer (the broker's, in seconds).
     """
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 from channels.exceptions import ChannelFull
@@ -360,6 +360,14 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._renew()
         await asyncio.get_running_loop().run_in_executor(None, server.close, CLOSE_TIMEOUT)
 
+    def require_valid_message(self, message: dict[str, Any]) -> None:
+        """Check that a message can be sent.
+
+        Raises:
+            TypeError: If it is not a dict or holds what the specification does not allow.
+        """
+        self._codec.encode(message)
+
     # Behind the API: from arguments to records
 
     def _record_to(self, channel: str, message: dict[str, Any]) -> Outgoing | None:
@@ -393,13 +401,13 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if server.owns(owner):
             server.stats.count("dropped.closed")
             return None
-        return Outgoing(Topic.SEND_CONN, channel, payload, owner.partition)
+        return self._sealed(Topic.SEND_CONN, channel, payload, owner.partition)
 
     def _group_record(
         self, group: str, message: dict[str, Any], exclude: Collection[str]
     ) -> Outgoing:
         self.require_valid_group_name(group)
-        return Outgoing(
+        return self._sealed(
             Topic.SEND_GROUP, group, self._codec.encode(message), None, _exclusion(exclude)
         )
 
@@ -410,12 +418,12 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         for group in groups:
             self.require_valid_group_name(group)
         payload, headers = self._codec.encode(message), _exclusion(exclude)
-        return [Outgoing(Topic.SEND_GROUP, group, payload, None, headers) for group in groups]
+        return [self._sealed(Topic.SEND_GROUP, each, payload, None, headers) for each in groups]
 
     def _user_record(
         self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
     ) -> Outgoing:
-        return Outgoing(
+        return self._sealed(
             Topic.SEND_USER,
             user_key(user_id),
             self._codec.encode(message),
@@ -428,12 +436,22 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ) -> list[Outgoing]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
         payload = self._codec.encode(message)
-        return [Outgoing(Topic.SEND_USER, key, payload) for key in keys]
+        return [self._sealed(Topic.SEND_USER, key, payload) for key in keys]
 
     def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> Outgoing:
-        return Outgoing(
+        return self._sealed(
             Topic.SEND_ALL, None, self._codec.encode(message), None, _exclusion(exclude)
         )
+
+    def _sealed(
+        self,
+        topic: Topic,
+        key: str | None,
+        payload: bytes,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> Outgoing:
+        return Outgoing.sealed(self._codec, topic, key, payload, partition, headers)
 
     # Behind the API: what waits, once for coroutines and once for threads
 
@@ -463,7 +481,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def _publish(self, record: Outgoing) -> Position | None:
         server = await self._sending_server()
-        full = _Overflow(self.config, server.stats)
+        full = None
         while True:
             try:
                 if self.config.await_produce:
@@ -471,13 +489,14 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 server.publish(record)
                 return None
             except QueueFull:
-                if full.give_up(record):
+                full = full or _Overflow(self.config, server.stats, record)
+                if full.give_up():
                     return None
                 await asyncio.sleep(_RETRY_INTERVAL)
 
     def _publish_sync(self, record: Outgoing) -> Position | None:
         server = self._sending_server_sync()
-        full = _Overflow(self.config, server.stats)
+        full = None
         while True:
             try:
                 if self.config.await_produce:
@@ -485,7 +504,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 server.publish(record)
                 return None
             except QueueFull:
-                if full.give_up(record):
+                full = full or _Overflow(self.config, server.stats, record)
+                if full.give_up():
                     return None
                 time.sleep(_RETRY_INTERVAL)
 
@@ -558,23 +578,21 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 class _Overflow:
     """What one send does while the producer's queue is full."""
 
-    __slots__ = ("_deadline", "_policy", "_stats")
-
-    def __init__(self, config: LayerConfig, stats: Stats) -> None:
+    def __init__(self, config: LayerConfig, stats: Stats, record: Outgoing) -> None:
         self._policy = config.overflow
         self._stats = stats
+        self._where = f"the producer's queue is full, {record.topic.value} {record.key!r}"
         self._deadline = time.monotonic() + config.expiry
 
-    def give_up(self, record: Outgoing) -> bool:
+    def give_up(self) -> bool:
         """Return False to try again and True to discard; raises ChannelFull otherwise."""
-        where = f"the producer's queue is full, {record.topic.value} {record.key!r}"
         if self._policy == "discard":
-            self._stats.dropped("overflow", where)
+            self._stats.dropped("overflow", self._where)
             return True
         if self._policy == "block" and time.monotonic() < self._deadline:
             return False
         self._stats.count("refused.overflow")
-        raise ChannelFull(where)
+        raise ChannelFull(self._where)
 
 
 def _ask(server: Server, owner: ServerName, command: str, name: str, channel: str) -> Question:

@@ -110,7 +110,7 @@ class Server:
         """Hand a record to the backplane; never blocks. The server must be sending.
 
         Args:
-            record: What to write, its value not encrypted yet.
+            record: What to write.
             delivered: Called with the outcome.
 
         Raises:
@@ -118,9 +118,8 @@ class Server:
             QueueFull: If the backplane's queue is full.
             ProduceFailed: If the record cannot be written at all.
         """
-        value = self.codec.seal(record.topic, record.key, record.value)
-        self._require_size(record.topic, value)
-        self._backplane.produce(record._replace(value=value), delivered)
+        self._require_size(record.topic, record.value)
+        self._backplane.produce(record, delivered)
 
     def publish_wanted(self, record: Outgoing) -> Future[Position]:
         """Do what :meth:`publish` does, and return the record's position to come."""

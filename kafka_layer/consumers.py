@@ -1,0 +1,76 @@
+"""Mixins for websocket consumers whose users are to be reached with ``user_send``.
+
+Inherit one before the consumer class, and there is nothing else to do::
+
+    class Notifications(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
+        async def notify(self, event): ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["AsyncUserConsumerMixin", "UserConsumerMixin"]
+
+if TYPE_CHECKING:
+    from .layer import KafkaChannelLayer
+
+    class _Consumer:
+        scope: dict[str, Any]
+        channel_layer: KafkaChannelLayer
+        channel_name: str
+        websocket_connect: Any
+        websocket_disconnect: Any
+
+else:
+    _Consumer = object
+
+
+class _UserId(_Consumer):
+    def get_user_id(self) -> str | int | None:
+        """Return the id under which this connection is reached; None registers nothing.
+
+        The primary key of ``scope["user"]``, if it is logged in. Override it for other ids.
+        """
+        user = self.scope.get("user")
+        if user is None or not user.is_authenticated:
+            return None
+        key: str | int = user.pk
+        # A UUID, for instance, is written as text.
+        return key if isinstance(key, (str, int)) else str(key)
+
+
+class AsyncUserConsumerMixin(_UserId):
+    """For ``AsyncWebsocketConsumer`` and its kin: registers the user while connected."""
+
+    async def websocket_connect(self, message: dict[str, Any]) -> None:
+        """Register the user before the consumer's own ``connect``."""
+        user_id = self.get_user_id()
+        if user_id is not None:
+            await self.channel_layer.user_add(user_id, self.channel_name)
+        await super().websocket_connect(message)
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        """Unregister the user, and go on with the consumer's own ``disconnect``."""
+        user_id = self.get_user_id()
+        if user_id is not None:
+            await self.channel_layer.user_discard(user_id, self.channel_name)
+        await super().websocket_disconnect(message)
+
+
+class UserConsumerMixin(_UserId):
+    """For ``WebsocketConsumer`` and its kin: registers the user while connected."""
+
+    def websocket_connect(self, message: dict[str, Any]) -> None:
+        """Register the user before the consumer's own ``connect``."""
+        user_id = self.get_user_id()
+        if user_id is not None:
+            self.channel_layer.user_add_sync(user_id, self.channel_name)
+        super().websocket_connect(message)
+
+    def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        """Unregister the user, and go on with the consumer's own ``disconnect``."""
+        user_id = self.get_user_id()
+        if user_id is not None:
+            self.channel_layer.user_discard_sync(user_id, self.channel_name)
+        super().websocket_disconnect(message)
