@@ -10,6 +10,7 @@ partition from the name alone, and raising a partition count never strands a run
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 import secrets
 from typing import NamedTuple
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelName",
     "ServerName",
     "Topic",
+    "WorkTopic",
     "new_channel_name",
     "owner_of",
     "parse_server_name",
@@ -44,6 +46,30 @@ BROADCAST_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL)
 
 INBOX_TOPICS = (Topic.SEND_CONN, Topic.GROUP_MGMT, Topic.ACK)
 """Read by each server on its own inbox partition alone."""
+
+
+class WorkTopic(NamedTuple):
+    """The topic of a worker channel: a work queue of which each message has one receiver."""
+
+    channel: str
+
+    @property
+    def value(self) -> str:
+        """The name that stands behind the prefix.
+
+        Kafka refuses topic names that differ in ``.`` and ``_`` only, and names over 249
+        characters. So ``-`` is written ``--`` and ``_`` is written ``-u``, and what would be too
+        long ends in ``-h`` and a hash: every legal channel name has a legal topic name of its own.
+        """
+        escaped = self.channel.replace("-", "--").replace("_", "-u")
+        if len(escaped) > _LONGEST_WORK_NAME:
+            digest = hashlib.sha256(self.channel.encode()).hexdigest()[:32]
+            escaped = f"{escaped[: _LONGEST_WORK_NAME - 34].rstrip('-')}-h{digest}"
+        return f"work.{escaped}"
+
+
+# With the longest prefix (100) and "-work." (6) within Kafka's 249.
+_LONGEST_WORK_NAME = 140
 
 
 class ServerName(NamedTuple):
@@ -74,8 +100,8 @@ class ChannelName(str):
 _SERVER_NAME = re.compile(r"(\d{1,6})-([0-9a-zA-Z]{1,32})")
 
 
-def topic_name(prefix: str, topic: Topic) -> str:
-    """Return the Kafka name of a fixed topic."""
+def topic_name(prefix: str, topic: Topic | WorkTopic) -> str:
+    """Return the Kafka name of a topic."""
     return f"{prefix}-{topic.value}"
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from .addressing import Topic
+from .addressing import Topic, WorkTopic
 from .wire import Codec
+from .work import WorkChannel
 
 __all__ = ["Backplane", "Delivered", "Outgoing", "Position", "QueueFull", "Record", "RecordSink"]
 
@@ -42,7 +43,7 @@ class Outgoing(NamedTuple):
         headers: Kafka headers.
     """
 
-    topic: Topic
+    topic: Topic | WorkTopic
     key: str | None
     value: bytes
     partition: int | None = None
@@ -52,7 +53,7 @@ class Outgoing(NamedTuple):
     def sealed(
         cls,
         codec: Codec,
-        topic: Topic,
+        topic: Topic | WorkTopic,
         key: str | None,
         payload: bytes,
         partition: int | None = None,
@@ -131,6 +132,26 @@ class Backplane(Protocol):
         Raises:
             QueueFull: If the queue is full.
             ProduceFailed: If the record cannot be written at all.
+        """
+
+    def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
+        """Get ready to write to a worker channel; blocks for at most ``timeout`` seconds.
+
+        Returns normally, too, when no broker answers. The sender must be open.
+
+        Raises:
+            TopicError: If the topic is missing and cannot be created.
+        """
+
+    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
+        """Start to serve the receives of a worker channel, which share its messages with others.
+
+        Blocks for at most ``timeout`` seconds; once it returned, receives are served as soon as
+        this process has its share. The sender must be open.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the topic is missing and cannot be created, or may not be read.
         """
 
     def refresh(self) -> None:

@@ -86,6 +86,10 @@ class Commands:
         """Make a record that comes back to this server itself."""
         return self._question(Topic.ACK, self.name, {"command": _HELLO})
 
+    def probe(self) -> Question:
+        """Make a record that nobody reads; its delivery report tells the broker's time."""
+        return self._question(Topic.ACK, ServerName(0, "probe"), {})
+
     def flush(self) -> Outgoing:
         """Make the record that tells every other server to clear."""
         payload = self._codec.encode({"command": _FLUSH, "server": str(self.server)})

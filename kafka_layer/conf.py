@@ -8,21 +8,30 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .addressing import Topic
+from .addressing import Topic, WorkTopic
 
-__all__ = ["DEFAULT_MAX_MESSAGE_BYTES", "LayerConfig", "TopicSettings"]
+__all__ = ["DEFAULT_MAX_MESSAGE_BYTES", "LayerConfig", "TopicSettings", "WorkerSettings"]
 
 DEFAULT_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 """Topic limit that lets a message of 1 MB pass with its key, headers and batch overhead."""
 
-_SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+_SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
+# librdkafka's own limits: message.timeout.ms, and what its admin client lets pass.
+_MAX_EXPIRY = 2_147_483
+_MAX_PARTITIONS = 100_000
+_MAX_REPLICAS = 10_000
+
+# A consumer takes at most 100,000,000 bytes at a time (receive.message.max.bytes).
+_MAX_MESSAGE_BYTES = 99_999_000
+
 _OWN = "the layer sets it itself"
+_TOPICS_SETTINGS = "a broker would make up topics with other settings than yours"
 _FORBIDDEN: Mapping[str, Mapping[str, str]] = {
     "client_config": {
         "bootstrap.servers": "use the keyword bootstrap_servers",
@@ -31,6 +40,8 @@ _FORBIDDEN: Mapping[str, Mapping[str, str]] = {
         "use kafka_layer.testing.EmbeddedBroker",
         "error_cb": "the layer needs it to see failing brokers",
         "logger": "the layer logs to 'kafka_layer'",
+        "allow.auto.create.topics": _TOPICS_SETTINGS,
+        "default.topic.config": "name its properties in producer_config or consumer_config",
     },
     "producer_config": {
         "acks": "nothing may be lost when a broker dies, so it stays 'all'",
@@ -41,14 +52,17 @@ _FORBIDDEN: Mapping[str, Mapping[str, str]] = {
         "on_delivery": "connect to kafka_layer.signals.produce_failed",
         "dr_cb": "connect to kafka_layer.signals.produce_failed",
         "delivery.report.only.error": "await_produce needs every report",
+        "message.max.bytes": "the topics' max.message.bytes decides; set that in topics",
     },
     "consumer_config": {
         "group.id": "every server reads every partition of the broadcast topics",
+        "group.protocol": "use the keyword worker_group_protocol",
         "enable.auto.commit": "positions are the layer's own",
         "enable.auto.offset.store": "positions are the layer's own",
         "auto.offset.reset": "a position that is gone is resolved and reported by the layer",
         "enable.partition.eof": _OWN,
         "on_commit": _OWN,
+        "group.instance.id": "all servers would claim the same place in a consumer group",
     },
     "admin_config": {},
 }
@@ -71,6 +85,21 @@ class TopicSettings:
 
 
 @dataclass(frozen=True)
+class WorkerSettings:
+    """How one worker channel is to be provisioned and read.
+
+    Attributes:
+        expiry: Seconds after which a message that no worker took is dropped.
+        topic: Provisioning of its topic.
+        pattern: Which channels' names it is for, as the settings write it.
+    """
+
+    expiry: float
+    topic: TopicSettings
+    pattern: str = "*"
+
+
+@dataclass(frozen=True)
 class LayerConfig:
     """The settings of one layer; build it with :meth:`from_keywords`.
 
@@ -88,6 +117,9 @@ class LayerConfig:
         overflow: What a send does when the producer's queue is full.
         auto_create_topics: Whether missing topics are created at start.
         topics: Provisioning of each fixed topic.
+        worker_channels: Compiled patterns of worker channels' names with their own settings.
+        worker_group_protocol: Kafka's ``group.protocol`` for worker channels: ``classic``, or
+            ``consumer`` for KIP-848.
         client_config: librdkafka properties of all clients.
         producer_config: librdkafka properties of the producer.
         consumer_config: librdkafka properties of the consumers.
@@ -107,6 +139,8 @@ class LayerConfig:
     overflow: Literal["raise", "block", "discard"] = "raise"
     auto_create_topics: bool = True
     topics: Mapping[Topic, TopicSettings] = field(default_factory=dict)
+    worker_channels: tuple[tuple[re.Pattern[str], WorkerSettings], ...] = ()
+    worker_group_protocol: Literal["classic", "consumer"] = "classic"
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     producer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     consumer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -126,7 +160,9 @@ class LayerConfig:
             ImproperlyConfigured: For an unknown keyword or a value that cannot work; the message
                 names the mistake and the mend.
         """
-        default_partitions = _integer("default_partitions", keywords.pop("default_partitions", 10))
+        default_partitions = _partitions(
+            "default_partitions", keywords.pop("default_partitions", 10)
+        )
         default_replication = _replication(
             "default_replication_factor", keywords.pop("default_replication_factor", -1)
         )
@@ -144,11 +180,20 @@ class LayerConfig:
         values["topics"] = _topics(
             keywords.get("topics", {}), expiry, default_partitions, default_replication
         )
-        if values.get("group_expiry", cls.group_expiry) < expiry:
+        patterns = _worker_channels(
+            keywords.get("worker_channels", {}), expiry, default_partitions, default_replication
+        )
+        # The last one matches every channel.
+        every = _worker_channels({"*": {}}, expiry, default_partitions, default_replication)
+        values["worker_channels"] = patterns + every
+        group_expiry = values.get("group_expiry", cls.group_expiry)
+        if group_expiry < expiry:
             raise ImproperlyConfigured(
-                f"group_expiry ({keywords.get('group_expiry')}) is shorter than expiry ({expiry}); "
+                f"group_expiry ({group_expiry} s) is shorter than expiry ({expiry} s); "
                 "a channel would lose its groups while messages still wait for it. Raise it."
             )
+        for name in ("client_config", "producer_config"):
+            _require_timeout_within(name, keywords.get(name, {}), expiry)
         return cls(**values)
 
     @property
@@ -163,9 +208,25 @@ class LayerConfig:
                 return capacity
         return self.capacity
 
-    def max_message_bytes(self, topic: Topic) -> int:
+    def worker_settings(self, channel: str) -> WorkerSettings:
+        """Return the settings of a worker channel."""
+        return next(each for pattern, each in self.worker_channels if pattern.match(channel))
+
+    @property
+    def named_worker_channels(self) -> list[str]:
+        """The worker channels that the settings name in full, without a wildcard."""
+        patterns = [settings.pattern for _, settings in self.worker_channels]
+        return [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+
+    def topic_settings(self, topic: Topic | WorkTopic) -> TopicSettings:
+        """Return how a topic is to be provisioned."""
+        if isinstance(topic, WorkTopic):
+            return self.worker_settings(topic.channel).topic
+        return self.topics[topic]
+
+    def max_message_bytes(self, topic: Topic | WorkTopic) -> int:
         """Return the size limit of one record batch of ``topic``, in bytes."""
-        return int(self.topics[topic].config["max.message.bytes"])
+        return int(self.topic_settings(topic).config["max.message.bytes"])
 
 
 _EXTRA_KEYWORDS = {"default_partitions", "default_replication_factor"}
@@ -187,18 +248,34 @@ def _integer(name: str, value: object) -> int:
     return value
 
 
+def _partitions(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_PARTITIONS:
+        raise _wrong(name, value, f"an integer from 1 to {_MAX_PARTITIONS}")
+    return value
+
+
 def _replication(name: str, value: object) -> int:
-    if value == -1 and not isinstance(value, bool):
-        return -1
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not (value == -1 or 1 <= value <= _MAX_REPLICAS)
+    ):
         raise _wrong(name, value, "an integer of 1 or more, or -1 for the broker's default")
     return value
 
 
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.1 <= value < 1e9:
-        raise _wrong(name, value, "a number of seconds of 0.1 or more")
+def _seconds(name: str, value: object, longest: float = 1e9) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0.1 <= value <= longest
+    ):
+        raise _wrong(name, value, f"a number of seconds from 0.1 to {longest:.0f}")
     return value
+
+
+def _expiry(name: str, value: object) -> float:
+    return _seconds(name, value, _MAX_EXPIRY)
 
 
 def _boolean(name: str, value: object) -> bool:
@@ -209,9 +286,9 @@ def _boolean(name: str, value: object) -> bool:
 
 def _one_of(*choices: str) -> Any:
     def read(name: str, value: object) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise _wrong(name, value, " or ".join(map(repr, choices)))
-        return cast(str, value)
+        return value
 
     return read
 
@@ -224,6 +301,12 @@ def _servers(name: str, value: object) -> str:
         raise _wrong(name, value, wanted)
     servers = []
     for server in value:
+        if isinstance(server, str) and "@" in server:
+            # Shown nowhere: there may be a password in it.
+            raise ImproperlyConfigured(
+                f"{name} has a server with an '@'; each must be {wanted}. Credentials belong "
+                "into client_config: sasl.username and sasl.password."
+            )
         match = _SERVER.fullmatch(server.strip()) if isinstance(server, str) else None
         if match is None or not 0 < int(match[2]) < 65536:
             raise ImproperlyConfigured(f"{name} has {server!r}; each server must be {wanted}.")
@@ -247,11 +330,19 @@ def _channel_capacity(name: str, value: object) -> tuple[tuple[re.Pattern[str], 
     if not isinstance(value, Mapping):
         raise _wrong(name, value, "a dict of channel name patterns to capacities")
     return tuple(
-        (
-            pattern if isinstance(pattern, re.Pattern) else re.compile(fnmatch.translate(pattern)),
-            _integer(f"{name}[{pattern!r}]", capacity),
-        )
+        (_pattern(name, pattern), _integer(f"{name}[{pattern!r}]", capacity))
         for pattern, capacity in value.items()
+    )
+
+
+def _pattern(name: str, value: object) -> re.Pattern[str]:
+    if isinstance(value, str):
+        return re.compile(fnmatch.translate(value))
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
+        return value
+    raise ImproperlyConfigured(
+        f"{name} has the key {value!r}; each must be a pattern such as 'specific.*', "
+        "or a compiled regular expression of str."
     )
 
 
@@ -280,7 +371,40 @@ def _properties(name: str, value: object) -> Mapping[str, Any]:
         reason = own.get(prop) or shared.get(prop)
         if reason:
             raise ImproperlyConfigured(f"{name} must not set {prop!r}: {reason}. Remove it.")
+        _require_property_value(f"{name}[{prop!r}]", value[prop])
     return MappingProxyType(dict(value))
+
+
+def _require_property_value(where: str, value: object) -> None:
+    # The value itself is shown nowhere: it may be a password.
+    if value is None:
+        raise ImproperlyConfigured(
+            f"{where} is None; set it, or remove it for librdkafka's default. "
+            "Perhaps an environment variable is missing."
+        )
+    if not isinstance(value, (str, int, float)) and not callable(value):
+        raise ImproperlyConfigured(
+            f"{where} is a {type(value).__name__}; it must be a str, a number, a bool, or, for "
+            "a callback, a function."
+        )
+
+
+def _require_timeout_within(name: str, properties: Mapping[str, Any], expiry: float) -> None:
+    for prop in ("message.timeout.ms", "delivery.timeout.ms"):
+        value = properties.get(prop)
+        if value is not None and not 0 < _number(value) <= expiry * 1000:
+            raise ImproperlyConfigured(
+                f"{name}[{prop!r}] is {value!r}; it must be from 1 to {expiry * 1000:.0f}, that is "
+                f"expiry ({expiry} s): what waits for longer has expired, and a broker would date "
+                "it as new. Lower it, or raise expiry."
+            )
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return float("nan")
 
 
 def _topics(
@@ -295,17 +419,38 @@ def _topics(
     return MappingProxyType(
         {
             topic: _topic(
-                topic, value.get(topic.value, {}), expiry, default_partitions, default_replication
+                f"topics[{topic.value!r}]",
+                value.get(topic.value, {}),
+                expiry,
+                default_partitions,
+                default_replication,
             )
             for topic in Topic
         }
     )
 
 
+def _worker_channels(
+    value: object, expiry: float, default_partitions: int, default_replication: int
+) -> tuple[tuple[re.Pattern[str], WorkerSettings], ...]:
+    if not isinstance(value, Mapping):
+        raise _wrong("worker_channels", value, "a dict of channel name patterns to settings")
+    found = []
+    for pattern, settings in value.items():
+        where = f"worker_channels[{pattern!r}]"
+        if not isinstance(pattern, str) or not isinstance(settings, Mapping):
+            raise _wrong(where, settings, "a dict, and its key a pattern of channel names")
+        own = _seconds(f"{where}['expiry']", settings.get("expiry", expiry))
+        rest = {name: each for name, each in settings.items() if name != "expiry"}
+        topic = _topic(where, rest, own, default_partitions, default_replication)
+        compiled = re.compile(fnmatch.translate(pattern))
+        found.append((compiled, WorkerSettings(own, topic, pattern)))
+    return tuple(found)
+
+
 def _topic(
-    topic: Topic, value: object, expiry: float, partitions: int, replication_factor: int
+    where: str, value: object, expiry: float, partitions: int, replication_factor: int
 ) -> TopicSettings:
-    where = f"topics[{topic.value!r}]"
     if not isinstance(value, Mapping):
         raise _wrong(where, value, "a dict")
     known = {"partitions", "replication_factor", "config"}
@@ -315,24 +460,43 @@ def _topic(
     config = value.get("config", {})
     if not isinstance(config, Mapping):
         raise _wrong(f"{where}['config']", config, "a dict of Kafka's topic configs")
-    merged = {**_default_topic_config(expiry), **{k: _config_value(v) for k, v in config.items()}}
+    merged = {
+        **_default_topic_config(expiry),
+        **{
+            name: _config_value(f"{where}['config'][{name!r}]", value)
+            for name, value in config.items()
+        },
+    }
     retention = _config_integer(where, merged, "retention.ms", minimum=-1)
     if 0 <= retention < expiry * 1000:
         raise ImproperlyConfigured(
             f"{where} keeps records for retention.ms={retention}, shorter than expiry "
             f"({expiry} s): messages would be lost before they expire. Raise it, or lower expiry."
         )
-    _config_integer(where, merged, "max.message.bytes", minimum=1024)
+    largest = _config_integer(
+        where, merged, "max.message.bytes", minimum=1024, maximum=_MAX_MESSAGE_BYTES
+    )
+    if "segment.bytes" in merged:
+        # A segment has to hold the largest batch.
+        _config_integer(where, merged, "segment.bytes", minimum=largest)
     if "compact" in merged["cleanup.policy"]:
         raise ImproperlyConfigured(
             f"{where} sets cleanup.policy={merged['cleanup.policy']}: compaction would drop "
             "messages that share a key. Use 'delete'."
         )
+    replicas = _replication(
+        f"{where}['replication_factor']", value.get("replication_factor", replication_factor)
+    )
+    if "min.insync.replicas" in merged:
+        in_sync = _config_integer(where, merged, "min.insync.replicas", minimum=1)
+        if replicas != -1 and in_sync > replicas:
+            raise ImproperlyConfigured(
+                f"{where} has min.insync.replicas={in_sync}, more than its replication_factor "
+                f"({replicas}): no message could be written. Lower it, or raise that."
+            )
     return TopicSettings(
-        partitions=_integer(f"{where}['partitions']", value.get("partitions", partitions)),
-        replication_factor=_replication(
-            f"{where}['replication_factor']", value.get("replication_factor", replication_factor)
-        ),
+        partitions=_partitions(f"{where}['partitions']", value.get("partitions", partitions)),
+        replication_factor=replicas,
         config=MappingProxyType(merged),
     )
 
@@ -349,17 +513,22 @@ def _default_topic_config(expiry: float) -> dict[str, str]:
     }
 
 
-def _config_value(value: object) -> str:
+def _config_value(where: str, value: object) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise _wrong(where, value, "a str, a number or a bool, as Kafka's topic config wants it")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _config_integer(where: str, config: Mapping[str, str], name: str, minimum: int) -> int:
+def _config_integer(
+    where: str, config: Mapping[str, str], name: str, minimum: int, maximum: int = 2**63 - 1
+) -> int:
     try:
         number = int(config[name])
     except ValueError:
         number = minimum - 1
-    if number < minimum:
-        raise _wrong(f"{where}['config'][{name!r}]", config[name], f"an integer, {minimum} or more")
+    if not minimum <= number <= maximum:
+        wanted = f"{minimum} or more" if maximum == 2**63 - 1 else f"{minimum} to {maximum}"
+        raise _wrong(f"{where}['config'][{name!r}]", config[name], f"an integer, {wanted}")
     return number
 
 
@@ -370,7 +539,7 @@ def _as_is(name: str, value: Any) -> Any:
 _READERS: Mapping[str, Any] = {
     "bootstrap_servers": _servers,
     "prefix": _prefix,
-    "expiry": _seconds,
+    "expiry": _expiry,
     "group_expiry": _seconds,
     "capacity": _integer,
     "channel_capacity": _channel_capacity,
@@ -381,6 +550,8 @@ _READERS: Mapping[str, Any] = {
     "overflow": _one_of("raise", "block", "discard"),
     "auto_create_topics": _boolean,
     "topics": _as_is,
+    "worker_channels": _as_is,
+    "worker_group_protocol": _one_of("classic", "consumer"),
     "client_config": _properties,
     "producer_config": _properties,
     "consumer_config": _properties,

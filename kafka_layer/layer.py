@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from .addressing import ServerName, Topic, owner_of, user_key
+from .addressing import ServerName, Topic, WorkTopic, owner_of, user_key
 from .backplane import Backplane, Outgoing, Position, QueueFull
 from .commands import Question
 from .conf import LayerConfig
@@ -75,7 +75,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         A channel of this process is served at once, without a way through Kafka.
 
         Args:
-            channel: A name that ``new_channel()`` gave, in any process.
+            channel: A name that ``new_channel()`` gave, in any process, or the name of a worker
+                channel, whose messages wait until a worker receives them.
             message: A dict of what the specification allows: str, bytes, int of 64 bits, float,
                 bool, None, lists and dicts with str keys.
 
@@ -198,17 +199,22 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return name
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """Wait for the next message of a channel of this process and return it.
+        """Wait for the next message of a channel of this process, or of a worker channel.
 
         Each receiver of a message gets its own copy. Never raises for a bad record or a broker
         that is down; cancelling it loses nothing.
 
         Args:
-            channel: A name that ``new_channel()`` gave in this process.
+            channel: A name that ``new_channel()`` gave in this process, or the name of a worker
+                channel: each of its messages has one receiver among all processes.
+
+        Returns:
+            The message.
 
         Raises:
             TypeError: If the name is not legal.
             ValueError: If the channel is of another process.
+            TopicError: If a worker channel's topic or consumer group is refused.
         """
         server = self._server
         mailbox = server.registry.mailbox(channel)
@@ -349,7 +355,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Raises:
             ProduceFailed: If the broker does not take the record that tells the others.
         """
-        server = await self._sending_server()
+        server = await self._server_for(Topic.SEND_ALL)
         server.clear(await asyncio.wrap_future(server.publish_wanted(server.commands.flush())))
         # The broker's clock counts milliseconds: what is sent next must not count as older.
         await asyncio.sleep(0.002)
@@ -397,6 +403,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if mailbox is not None:
             server.put(mailbox, payload)
             return None
+        if "!" not in channel:
+            return self._sealed(WorkTopic(channel), None, payload)
         owner = _owner(channel)
         if server.owns(owner):
             server.stats.count("dropped.closed")
@@ -445,7 +453,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _sealed(
         self,
-        topic: Topic,
+        topic: Topic | WorkTopic,
         key: str | None,
         payload: bytes,
         partition: int | None = None,
@@ -455,16 +463,16 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Behind the API: what waits, once for coroutines and once for threads
 
-    async def _sending_server(self) -> Server:
+    async def _server_for(self, topic: Topic | WorkTopic) -> Server:
         server = self._server
-        if not server.sending:
-            await asyncio.wrap_future(server.start_sending())
+        if not server.sends_to(topic):
+            await asyncio.wrap_future(server.start_sending_to(topic))
         return server
 
-    def _sending_server_sync(self) -> Server:
+    def _server_for_sync(self, topic: Topic | WorkTopic) -> Server:
         server = self._server
-        if not server.sending:
-            server.start_sending().result()
+        if not server.sends_to(topic):
+            server.start_sending_to(topic).result()
         return server
 
     async def _receiving_server(self) -> Server:
@@ -480,7 +488,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return server
 
     async def _publish(self, record: Outgoing) -> Position | None:
-        server = await self._sending_server()
+        server = await self._server_for(record.topic)
         full = None
         while True:
             try:
@@ -495,7 +503,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 await asyncio.sleep(_RETRY_INTERVAL)
 
     def _publish_sync(self, record: Outgoing) -> Position | None:
-        server = self._sending_server_sync()
+        server = self._server_for_sync(record.topic)
         full = None
         while True:
             try:
@@ -549,6 +557,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def _open(self, channel: str) -> tuple[Server, Mailbox]:
         self.require_valid_channel_name(channel)
+        if "!" not in channel:
+            server = self._server
+            return server, await asyncio.wrap_future(server.start_working(WorkTopic(channel)))
         owner = _owner(channel)
         server = await self._receiving_server()
         if not server.owns(owner):
@@ -604,8 +615,9 @@ def _ask(server: Server, owner: ServerName, command: str, name: str, channel: st
 
 def _owner(channel: str) -> ServerName:
     if "!" not in channel:
-        raise NotImplementedError(
-            f"{channel!r} is a worker channel; this version of kafka_layer does not carry those."
+        raise ValueError(
+            f"{channel!r} is a worker channel, and those belong to no process: they cannot be in a "
+            "group or serve a user. Send to it directly."
         )
     owner = owner_of(channel)
     if owner is None:

@@ -55,6 +55,7 @@ class Mailbox:
         channel: The channel's name.
         capacity: Messages it holds at most.
         bridges: The loop crossings of its server.
+        on_wait: Called in the loop when a receive begins to wait.
 
     Attributes:
         bridge: The crossing to the loop that last waited.
@@ -67,7 +68,9 @@ class Mailbox:
         "__weakref__",
         "_bridges",
         "_held_up",
+        "_inside",
         "_items",
+        "_on_wait",
         "_room",
         "_taken",
         "_waiters",
@@ -80,8 +83,15 @@ class Mailbox:
         "stalled",
     )
 
-    def __init__(self, channel: str, capacity: int, bridges: Bridges) -> None:
+    def __init__(
+        self,
+        channel: str,
+        capacity: int,
+        bridges: Bridges,
+        on_wait: Callable[[], None] | None = None,
+    ) -> None:
         self.channel = channel
+        self._on_wait = on_wait
         self.capacity = capacity
         self.bridge: _Bridge | None = None
         self.due = False
@@ -90,6 +100,8 @@ class Mailbox:
         self._bridges = bridges
         self._items: deque[Envelope] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
+        # Receives in wait(), those that were woken and did not run yet included.
+        self._inside = 0
         self._taken = 0
         self._room = threading.Event()
         self._held_up = 0.0
@@ -102,7 +114,12 @@ class Mailbox:
     @property
     def receiving(self) -> bool:
         """Whether a receive waits on the channel at this moment."""
-        return bool(self._waiters)
+        return self._inside > 0
+
+    @property
+    def unserved(self) -> int:
+        """How many receives wait for which there is no message yet."""
+        return max(0, self._inside - len(self._items))
 
     def put(self, envelope: Envelope) -> bool:
         """Append a message and note that the waiting loop is to be woken; any thread.
@@ -136,15 +153,19 @@ class Mailbox:
         waiter = asyncio.get_running_loop().create_future()
         self.bridge = self._bridges.to_running_loop()
         self._waiters.append(waiter)
+        self._inside += 1
         try:
             # A put that saw no waiter came before the line above, so its message is seen here.
             if not self._items:
+                if self._on_wait is not None:
+                    self._on_wait()
                 await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self.wake()
             raise
         finally:
+            self._inside -= 1
             self.last_seen = time.monotonic()
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)

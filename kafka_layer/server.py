@@ -14,25 +14,28 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from .addressing import ServerName, Topic
+from .addressing import ServerName, Topic, WorkTopic
 from .backplane import Backplane, Delivered, Outgoing, Position
 from .clock import BrokerClock
 from .commands import Commands, Question
 from .conf import LayerConfig
-from .exceptions import UnreadableRecord
+from .exceptions import BrokerUnavailable, KafkaLayerError, UnreadableRecord
 from .mailbox import Envelope, Mailbox
 from .registry import Registry
 from .router import Router
 from .stats import Stats
 from .wire import Codec
+from .work import WorkChannel
 
 __all__ = ["START_TIMEOUT", "Server", "close_all"]
 
 logger = logging.getLogger("kafka_layer")
+
+T = TypeVar("T")
 
 START_TIMEOUT = 4.5
 """Seconds that a start may take: just under daphne's time-out for a websocket handshake."""
@@ -70,18 +73,16 @@ class Server:
             config, self.registry, codec, self.stats, self._clock, self.commands.handlers
         )
         self._backplane = backplane(self.stats)
-        self._limits = {
-            topic: config.max_message_bytes(topic) - _RECORD_OVERHEAD for topic in Topic
-        }
+        # The largest value of each topic that can be written to.
+        self._limits: dict[Topic | WorkTopic, int] = {t: self._limit_of(t) for t in Topic}
         self._lock = threading.Lock()
-        self._sender: Future[None] | None = None
-        self._receiver: Future[None] | None = None
+        self._starts: dict[object, Future[Any]] = {}
         self._stopped = threading.Event()
 
     @property
     def started(self) -> bool:
         """Whether anything was started that has to be closed."""
-        return self._sender is not None
+        return bool(self._starts)
 
     @property
     def name(self) -> ServerName:
@@ -92,19 +93,31 @@ class Server:
         """Tell whether ``owner``, the server in a channel's name, is this one."""
         return owner == self.commands.server
 
+    def sends_to(self, topic: Topic | WorkTopic) -> bool:
+        """Tell whether records for ``topic`` can be published already."""
+        return self.sending and topic in self._limits
+
     def start_sending(self) -> Future[None]:
         """Get ready to write, in a thread; callers at the same time share one start."""
-        with self._lock:
-            if self._sender is None or _failed(self._sender):
-                self._sender = _in_thread("start-sending", self._open_sender)
-            return self._sender
+        return self._start("sending", self._open_sender)
 
     def start_receiving(self) -> Future[None]:
         """Get ready to write and to read, in a thread; callers at the same time share one start."""
-        with self._lock:
-            if self._receiver is None or _failed(self._receiver):
-                self._receiver = _in_thread("start-receiving", self._open_receiver)
-            return self._receiver
+        return self._start("receiving", self._open_receiver)
+
+    def start_sending_to(self, topic: Topic | WorkTopic) -> Future[None]:
+        """Get ready to write to a topic, in a thread; callers at the same time share one start."""
+        if isinstance(topic, WorkTopic):
+            return self._start(("sending", topic), lambda: self._open_work_sender(topic))
+        return self.start_sending()
+
+    def start_working(self, topic: WorkTopic) -> Future[Mailbox]:
+        """Start to serve the receives of a worker channel, in a thread; callers share one start.
+
+        Returns:
+            What the receives wait on, to come.
+        """
+        return self._start(("working", topic), lambda: self._open_worker(topic))
 
     def publish(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Hand a record to the backplane; never blocks. The server must be sending.
@@ -210,26 +223,46 @@ class Server:
         partition = self._backplane.open_receiver(self._router, deadline - time.monotonic())
         if self.commands.server is None:
             self.commands.server = ServerName.new(partition)
-        self._greet().result_before(deadline)
+        try:
+            # To this server's own inbox: it proves that writing and reading work, and warms up.
+            self._send_question(self.commands.hello()).result_before(deadline)
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"{self.config.bootstrap_servers} did not hand a record back within "
+                f"{START_TIMEOUT} s that this server wrote to its own inbox; the broker is "
+                "overloaded, or cut off."
+            ) from None
+        self._start("upkeep", self._upkeep)
         self.receiving = True
-        threading.Thread(target=self._upkeep, name="kafka-layer-upkeep", daemon=True).start()
 
-    def _greet(self) -> Question:
-        # A record to this server's own inbox: it proves that writing and reading work, warms both
-        # clients up and tells how far the broker's clock is from this machine's.
-        sent = time.time()
-        question = self.commands.hello()
+    def _open_work_sender(self, topic: WorkTopic) -> None:
+        self.start_sending().result()
+        self._backplane.open_work_topic(topic, START_TIMEOUT)
+        self._limits[topic] = self._limit_of(topic)
 
-        def observe(answer: Future[float]) -> None:
-            if answer.exception() is None:
-                self._clock.observe(answer.result(), sent, time.time())
-
-        question.answer.add_done_callback(observe)
-        return self._send_question(question)
+    def _open_worker(self, topic: WorkTopic) -> Mailbox:
+        deadline = time.monotonic() + START_TIMEOUT
+        self.start_sending().result()
+        self._send_question(self.commands.probe())
+        channel = WorkChannel(
+            topic,
+            self.config.worker_settings(topic.channel).expiry,
+            self.codec,
+            self.stats,
+            self._clock,
+            self.registry.bridges,
+        )
+        self._backplane.open_work_channel(channel, deadline - time.monotonic())
+        self._start("upkeep", self._upkeep)
+        return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:
+        sent = time.time()
+
         def delivered(position: Position | None, error: Exception | None) -> None:
-            if error is not None:
+            if position is not None:
+                self._clock.observe(position.timestamp, sent, time.time())
+            elif error is not None:
                 question.fail(error)
 
         try:
@@ -238,6 +271,19 @@ class Server:
             question.forget()
             raise
         return question
+
+    def _start(self, what: object, function: Callable[[], T]) -> Future[T]:
+        """Run something once, in a thread; again only if it failed."""
+        with self._lock:
+            if self._stopped.is_set():
+                return _failed(KafkaLayerError("The channel layer was closed meanwhile."))
+            start = self._starts.get(what)
+            if start is None or (start.done() and start.exception() is not None):
+                start = self._starts[what] = _in_thread(str(what), function)
+            return start
+
+    def _limit_of(self, topic: Topic | WorkTopic) -> int:
+        return self.config.max_message_bytes(topic) - _RECORD_OVERHEAD
 
     def _answer(self, record: Outgoing) -> None:
         try:
@@ -251,12 +297,11 @@ class Server:
         if dropped:
             self.stats.count("dropped.flushed", dropped)
 
-    def _require_size(self, topic: Topic, value: bytes) -> None:
+    def _require_size(self, topic: Topic | WorkTopic, value: bytes) -> None:
         if len(value) > self._limits[topic]:
             raise MessageTooLarge(
                 f"A message of {len(value)} bytes is larger than {topic.value} allows "
-                f"({self._limits[topic]} bytes); raise "
-                f"topics[{topic.value!r}]['config']['max.message.bytes'], or send a reference."
+                f"({self._limits[topic]} bytes); raise its max.message.bytes, or send a reference."
             )
 
     def _upkeep(self) -> None:
@@ -270,7 +315,7 @@ class Server:
                 if time.monotonic() >= next_refresh:
                     next_refresh = time.monotonic() + _REFRESH_INTERVAL
                     self._backplane.refresh()
-                    self._greet()
+                    self._send_question(self.commands.probe())
             except Exception:
                 if not self._stopped.is_set():
                     self.stats.count("errors.upkeep")
@@ -288,22 +333,24 @@ def close_all(timeout: float) -> None:
 atexit.register(close_all, 5.0)
 
 
-def _failed(future: Future[None]) -> bool:
-    return future.done() and future.exception() is not None
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
-def _in_thread(name: str, function: Callable[[], None]) -> Future[None]:
-    future: Future[None] = Future()
+def _in_thread(name: str, function: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
     # Now nobody can cancel it: the other callers that wait for it would be cancelled, too.
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            function()
+            result = function()
         except BaseException as error:
             future.set_exception(error)
         else:
-            future.set_result(None)
+            future.set_result(result)
 
     threading.Thread(target=run, name=f"kafka-layer-{name}", daemon=True).start()
     return future

@@ -10,6 +10,7 @@ two servers. Only Kafka is missing; everything else is the code that runs in pro
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import threading
@@ -18,15 +19,20 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from .addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, topic_name
+from .addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 from .backplane import Backplane, Delivered, Outgoing, Position, Record, RecordSink
 from .conf import LayerConfig
 from .exceptions import ProduceFailed
 from .kafka.embedded import EmbeddedBroker
 from .layer import KafkaChannelLayer
 from .stats import Stats
+from .work import WorkChannel
 
 __all__ = ["EmbeddedBroker", "InMemoryBackplane", "InMemoryKafkaChannelLayer"]
+
+_POLL = 0.1
+
+_QueuedJob = tuple[Outgoing, int, float]
 
 
 class InMemoryKafkaChannelLayer(KafkaChannelLayer):
@@ -75,26 +81,25 @@ class InMemoryBackplane:
             self._log.attach(self)
         return self._inbox
 
+    def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
+        """Nothing has to be opened."""
+
+    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
+        """Start the thread that takes jobs for the receives."""
+        threading.Thread(
+            target=self._work, args=(channel,), name="kafka-layer-memory-work", daemon=True
+        ).start()
+
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Append a record to the log and so to every server's queue."""
         if self._closed:
             raise ProduceFailed("The channel layer is closed.")
         partition = record.partition
         if partition is None:
-            count = self._config.topics[record.topic].partitions
+            count = self._config.topic_settings(record.topic).partitions
             partition = zlib.crc32((record.key or "").encode()) % count
         timestamp = time.time()
-        offset = self._log.append(
-            record.topic,
-            partition,
-            Record(
-                record.topic,
-                record.key.encode() if record.key is not None else None,
-                record.value,
-                record.headers,
-                timestamp,
-            ),
-        )
+        offset = self._log.append(record, partition, timestamp)
         self._stats.count("sent")
         if delivered is not None:
             name = topic_name(self._config.prefix, record.topic)
@@ -121,6 +126,25 @@ class InMemoryBackplane:
         if topic in BROADCAST_TOPICS or partition == self._inbox:
             self._unread.put(record)
 
+    def _work(self, channel: WorkChannel) -> None:
+        jobs = self._log.jobs(channel.topic)
+        while not self._closed:
+            if not channel.wanted:
+                channel.waiting.wait(_POLL)
+                channel.waiting.clear()
+                continue
+            try:
+                record, offset, timestamp = jobs.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            if not channel.wanted:
+                # The receive was cancelled meanwhile: somebody else may wait for it.
+                jobs.put((record, offset, timestamp))
+                continue
+            job = channel.job(record.value, timestamp, 0, offset)
+            if job is not None:
+                channel.hand_out([job])
+
 
 class _Log:
     """The topics of one prefix: an order of records, and who reads them."""
@@ -131,6 +155,8 @@ class _Log:
         self._lock = threading.Lock()
         self._ends: dict[tuple[Topic, int], int] = {}
         self._readers: list[InMemoryBackplane] = []
+        self._jobs: dict[WorkTopic, queue.SimpleQueue[_QueuedJob]] = {}
+        self._job_numbers = itertools.count()
 
     @classmethod
     def of(cls, prefix: str) -> _Log:
@@ -145,7 +171,18 @@ class _Log:
             if reader in self._readers:
                 self._readers.remove(reader)
 
-    def append(self, topic: Topic, partition: int, record: Record) -> int:
+    def jobs(self, topic: WorkTopic) -> queue.SimpleQueue[_QueuedJob]:
+        with self._lock:
+            return self._jobs.setdefault(topic, queue.SimpleQueue())
+
+    def append(self, outgoing: Outgoing, partition: int, timestamp: float) -> int:
+        topic = outgoing.topic
+        if isinstance(topic, WorkTopic):
+            offset = next(self._job_numbers)
+            self.jobs(topic).put((outgoing, offset, timestamp))
+            return offset
+        key = None if outgoing.key is None else outgoing.key.encode()
+        record = Record(topic, key, outgoing.value, outgoing.headers, timestamp)
         with self._lock:
             offset = self._ends.get((topic, partition), 0)
             self._ends[topic, partition] = offset + 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ormsgpack
 from django.core.exceptions import ImproperlyConfigured
 
-from .addressing import Topic
+from .addressing import Topic, WorkTopic
 from .exceptions import UnreadableRecord
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Codec:
             raise UnreadableRecord("undecodable", f"not a map but a {type(message).__name__}")
         return message
 
-    def seal(self, topic: Topic, key: str | None, payload: bytes) -> bytes:
+    def seal(self, topic: Topic | WorkTopic, key: str | None, payload: bytes) -> bytes:
         """Return the value of a record: the payload, encrypted where keys are set.
 
         The token holds the address as well, so that it is worth nothing under another one.
@@ -86,7 +86,7 @@ class Codec:
             return payload
         return self._fernet.encrypt(_address(topic, key) + payload)
 
-    def open(self, topic: Topic, key: str | None, value: bytes) -> bytes:
+    def open(self, topic: Topic | WorkTopic, key: str | None, value: bytes) -> bytes:
         """Return the payload in the value of a record; it may still be undecodable.
 
         Raises:
@@ -121,7 +121,7 @@ def headers_to_dict(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, st
     return {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
 
 
-def _address(topic: Topic, key: str | None) -> bytes:
+def _address(topic: Topic | WorkTopic, key: str | None) -> bytes:
     return f"{topic.value}\0{key or ''}\0".encode()
 
 

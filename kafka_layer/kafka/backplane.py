@@ -6,15 +6,18 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
 
-from ..addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, topic_name
+from ..addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 from ..backplane import Delivered, Outgoing, RecordSink
 from ..conf import LayerConfig
 from ..exceptions import BrokerUnavailable, TopicError
 from ..stats import Stats
-from .admin import TopicAdmin, partition_counts, topic_specs
+from ..work import WorkChannel
+from .admin import TopicAdmin, partition_counts, topic_spec
 from .consumer import BroadcastConsumer
 from .producer import RecordProducer
+from .workers import WorkConsumer
 
 __all__ = ["KafkaBackplane"]
 
@@ -39,23 +42,19 @@ class KafkaBackplane:
         self._consumer: BroadcastConsumer | None = None
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
+        self._workers: list[WorkConsumer] = []
         self._inbox: int | None = None
+        self._seed = random.randrange(1 << 16)
         self._closed = threading.Event()
 
     def open_sender(self, timeout: float) -> None:
         self._producer.start()
-        try:
-            self._ensure_topics(timeout)
-        except BrokerUnavailable as error:
-            logger.warning("%s Messages wait in the producer's queue until then.", error)
-            threading.Thread(
-                target=self._ensure_topics_later, name="kafka-layer-topics", daemon=True
-            ).start()
+        self._ensure_or_later(tuple(Topic), timeout)
 
     def open_receiver(self, sink: RecordSink, timeout: float) -> int:
         deadline = time.monotonic() + timeout
         if self._inbox is None:
-            self._ensure_topics(timeout)
+            self._ensure_topics(tuple(Topic), timeout)
             self._inbox = random.randrange(
                 min(self._partitions[self._names[topic]] for topic in INBOX_TOPICS)
             )
@@ -70,12 +69,29 @@ class KafkaBackplane:
             self._consumer = consumer
         return self._inbox
 
+    def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
+        self._ensure_or_later((topic,), timeout)
+        self._producer.spread(topic, self._name(topic), self._partitions.get(self._name(topic), 1))
+
+    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self._ensure_topics((channel.topic,), timeout)
+        worker = WorkConsumer(self._config, self._name(channel.topic), channel, self._stats)
+        with self._lock:
+            self._workers.append(worker)
+        try:
+            worker.start(deadline - time.monotonic())
+        except Exception:
+            with self._lock:
+                self._workers.remove(worker)
+            raise
+
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         self._producer.produce(record, delivered)
 
     def refresh(self) -> None:
         before = dict(self._partitions)
-        self._look_at_topics(_RETRY)
+        self._look_at(tuple(Topic), _RETRY)
         added = [
             (name, number)
             for name in (self._names[topic] for topic in BROADCAST_TOPICS)
@@ -84,21 +100,33 @@ class KafkaBackplane:
         if added and self._consumer is not None:
             logger.info("Reading %d new partition(s) from their start", len(added))
             self._consumer.add(added)
+        for topic in self._producer.work_topics():
+            self._look_at((topic,), _RETRY)
+            name = self._name(topic)
+            self._producer.spread(topic, name, self._partitions.get(name, 1))
 
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._closed.set()
-        if self._consumer is not None:
-            self._consumer.stop()
+        readers = self._readers()
+        for reader in readers:
+            reader.stop()
         self._producer.close(timeout * 0.8)
-        if self._consumer is not None:
-            self._consumer.join(max(0.1, deadline - time.monotonic()))
+        for reader in readers:
+            reader.join(max(0.1, deadline - time.monotonic()))
 
     def abandon(self) -> None:
         self._closed.set()
         self._producer.abandon()
-        if self._consumer is not None:
-            self._consumer.abandon()
+        for reader in self._readers():
+            reader.abandon()
+
+    def _readers(self) -> list[BroadcastConsumer | WorkConsumer]:
+        consumer = [] if self._consumer is None else [self._consumer]
+        return [*consumer, *self._workers]
+
+    def _name(self, topic: Topic | WorkTopic) -> str:
+        return topic_name(self._config.prefix, topic)
 
     def _to_read(self, inbox: int) -> list[tuple[str, int]]:
         everything = [
@@ -108,40 +136,56 @@ class KafkaBackplane:
         ]
         return everything + [(self._names[topic], inbox) for topic in INBOX_TOPICS]
 
-    def _ensure_topics(self, timeout: float) -> None:
+    def _ensure_or_later(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
+        """Do what ``_ensure_topics`` does, in the background where no broker answers."""
+        try:
+            self._ensure_topics(topics, timeout)
+        except BrokerUnavailable as error:
+            logger.warning("%s Messages wait in the producer's queue until then.", error)
+            threading.Thread(
+                target=self._ensure_topics_later,
+                args=(topics,),
+                name="kafka-layer-topics",
+                daemon=True,
+            ).start()
+
+    def _ensure_topics(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
         """Learn the partition counts; create what is missing, where the settings allow it."""
         deadline = time.monotonic() + timeout
-        self._look_at_topics(timeout)
-        missing = [each for each in topic_specs(self._config) if each.name not in self._partitions]
+        missing = self._look_at(topics, timeout)
         if not missing:
             return
-        names = ", ".join(each.name for each in missing)
+        names = ", ".join(map(self._name, missing))
         if not self._config.auto_create_topics:
             raise TopicError(
                 f"Topics are missing (or this client may not see them): {names}. "
                 "Run 'manage.py kafka_setup_topics', or set auto_create_topics=True."
             )
         logger.info("Creating topics: %s", names)
-        TopicAdmin(self._config, max(0.1, deadline - time.monotonic())).create(missing)
+        admin = TopicAdmin(self._config, max(0.1, deadline - time.monotonic()))
+        admin.create([topic_spec(self._config, topic) for topic in missing])
         while missing:
-            self._look_at_topics(max(0.1, deadline - time.monotonic()))
-            missing = [each for each in missing if each.name not in self._partitions]
+            missing = self._look_at(missing, max(0.1, deadline - time.monotonic()))
 
-    def _look_at_topics(self, timeout: float) -> None:
+    def _look_at(
+        self, topics: Sequence[Topic | WorkTopic], timeout: float
+    ) -> list[Topic | WorkTopic]:
+        """Learn the partition counts of topics; returns those that do not exist."""
+        names = {topic: self._name(topic) for topic in topics}
         counts = partition_counts(
-            self._producer.client, self._names.values(), self._config.bootstrap_servers, timeout
+            self._producer.client, names.values(), self._config.bootstrap_servers, timeout
         )
         with self._lock:
             self._partitions.update(counts)
         count = counts.get(self._names[Topic.SEND_ALL])
         if count:
-            own = self._inbox if self._inbox is not None else self._producer.own_partition
-            self._producer.own_partition = own % count
+            self._producer.own_partition = self._seed % count
+        return [topic for topic, name in names.items() if name not in counts]
 
-    def _ensure_topics_later(self) -> None:
+    def _ensure_topics_later(self, topics: Sequence[Topic | WorkTopic]) -> None:
         while not self._closed.wait(_RETRY):
             try:
-                self._ensure_topics(_RETRY)
+                self._ensure_topics(topics, _RETRY)
             except BrokerUnavailable:
                 continue
             except Exception as error:

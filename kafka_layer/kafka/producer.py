@@ -7,7 +7,9 @@ a daemon, has a name and ends with :meth:`RecordProducer.close`.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from django.core.exceptions import ImproperlyConfigured
 
-from ..addressing import Topic
+from ..addressing import Topic, WorkTopic
 from ..backplane import Delivered, Outgoing, Position, QueueFull
 from ..conf import LayerConfig
 from ..exceptions import ProduceFailed
@@ -52,6 +54,7 @@ class RecordProducer:
     def __init__(self, config: LayerConfig, topics: Mapping[Topic, str], stats: Stats) -> None:
         self.own_partition = 0
         self._topics = topics
+        self._work: dict[WorkTopic, tuple[str, itertools.count[int], int]] = {}
         self._stats = stats
         self._properties: dict[str, Any] = {
             **producer_properties(config),
@@ -78,8 +81,11 @@ class RecordProducer:
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property.
+            ProduceFailed: If it was closed already.
         """
         with self._lock:
+            if self._stop.is_set():
+                raise ProduceFailed("The channel layer is closed.")
             if self._client is None:
                 self._client = self._new_client()
                 self._thread = threading.Thread(
@@ -89,11 +95,13 @@ class RecordProducer:
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Queue a record; see :meth:`kafka_layer.backplane.Backplane.produce`."""
-        topic = self._topics[record.topic]
-        options: dict[str, Any] = {"headers": list(record.headers)} if record.headers else {}
-        if record.partition is not None:
-            partition = record.partition
+        partition = record.partition
+        if isinstance(record.topic, WorkTopic):
+            topic, partition = self._next_of(record.topic)
         else:
+            topic = self._topics[record.topic]
+        options: dict[str, Any] = {"headers": list(record.headers)} if record.headers else {}
+        if partition is None:
             partition = self.own_partition if record.key is None else _PARTITIONER_DECIDES
         report: Any = self._report
         if delivered is not None:
@@ -113,6 +121,29 @@ class RecordProducer:
         self._stats.count("sent")
         if delivered is not None:
             self._await_reports(1)
+
+    def spread(self, topic: WorkTopic, name: str, partitions: int) -> None:
+        """Let the messages of a worker channel go to its partitions in turn.
+
+        librdkafka's own choice stays with one partition for a while: a burst of jobs would leave
+        workers idle.
+
+        Args:
+            topic: The channel's topic.
+            name: Kafka's name of it.
+            partitions: How many it has.
+        """
+        present = self._work.get(topic)
+        if present is None or present[2] != partitions:
+            self._work[topic] = (name, itertools.count(random.randrange(partitions)), partitions)
+
+    def work_topics(self) -> list[WorkTopic]:
+        """Return the topics of the worker channels that this producer has written to."""
+        return list(self._work)
+
+    def _next_of(self, topic: WorkTopic) -> tuple[str, int]:
+        name, turns, partitions = self._work[topic]
+        return name, next(turns) % partitions
 
     def close(self, timeout: float) -> None:
         """Write what is queued, give up the rest, free the client; at most ``timeout`` seconds."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..conf import LayerConfig
 
-__all__ = ["admin_properties", "consumer_properties", "producer_properties"]
+__all__ = ["admin_properties", "consumer_properties", "producer_properties", "work_properties"]
 
 
 def producer_properties(config: LayerConfig) -> dict[str, Any]:
@@ -41,6 +41,41 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
         # Does not delay records of partitions that are fetched already, only of added ones.
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
+        **_given(config, config.consumer_config),
+    }
+
+
+def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
+    """Return the properties of the consumer of one worker channel.
+
+    Args:
+        config: The layer's settings.
+        topic: Kafka's name of the channel's topic; the consumer group is named like it.
+    """
+    # With KIP-848 the broker decides on sessions and assignment, and refuses to be told.
+    protocol: dict[str, Any] = {"group.protocol": config.worker_group_protocol}
+    if config.worker_group_protocol == "classic":
+        protocol.update(
+            {
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": 10_000,
+                # A share moves with the heartbeats: 6 s to a new worker at the default of 3 s.
+                "heartbeat.interval.ms": 1_000,
+            }
+        )
+    return {
+        **_COMMON,
+        **protocol,
+        "group.id": topic,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # A group that has no position yet, or lost it: the queue starts with its oldest message.
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 100,
+        "fetch.error.backoff.ms": 50,
+        # A receive takes one message at a time; what is fetched ahead costs memory and refetching.
+        "queued.min.messages": 100,
+        "queued.max.messages.kbytes": 4096,
         **_given(config, config.consumer_config),
     }
 

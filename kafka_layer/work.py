@@ -1,0 +1,121 @@
+"""The receives of this process on one worker channel, and the jobs handed to them.
+
+Knows nothing of Kafka. A backplane asks how many receives wait, takes that many jobs for good, and
+hands them over: a job that no receive waits for stays where any other process can have it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from .addressing import WorkTopic
+from .clock import BrokerClock
+from .exceptions import UnreadableRecord
+from .mailbox import Bridges, Envelope, Mailbox
+from .stats import Stats
+from .wire import Codec
+
+__all__ = ["Job", "WorkChannel"]
+
+# A mailbox of jobs holds no more than receives wait for; nothing is ever refused.
+_UNBOUNDED = 1 << 30
+
+
+class Job(Envelope):
+    """A message of a worker channel, and where it stands in the channel's topic."""
+
+    __slots__ = ("offset", "partition")
+
+    def __init__(self, payload: bytes, deadline: float, partition: int, offset: int) -> None:
+        super().__init__(payload, deadline)
+        self.partition = partition
+        self.offset = offset
+
+
+class WorkChannel:
+    """One worker channel of one server.
+
+    Args:
+        topic: The channel's topic.
+        expiry: Seconds after which a message is dropped.
+        codec: Opens encrypted values.
+        stats: Counts what is delivered and what is dropped.
+        clock: Tells the age of a message.
+        bridges: The crossings to the event loops that receive.
+
+    Attributes:
+        mailbox: What the receives wait on.
+        waiting: Set when a receive begins to wait; whoever serves the channel clears it.
+    """
+
+    def __init__(
+        self,
+        topic: WorkTopic,
+        expiry: float,
+        codec: Codec,
+        stats: Stats,
+        clock: BrokerClock,
+        bridges: Bridges,
+    ) -> None:
+        self.topic = topic
+        self.waiting = threading.Event()
+        self.mailbox = Mailbox(topic.channel, _UNBOUNDED, bridges, self.waiting.set)
+        self._expiry = expiry
+        self._codec = codec
+        self._stats = stats
+        self._clock = clock
+        self._bridges = bridges
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs the receives that wait could take at this moment."""
+        return self.mailbox.unserved
+
+    def job(self, value: bytes | None, timestamp: float, partition: int, offset: int) -> Job | None:
+        """Make a job of a record.
+
+        Args:
+            value: The record's value.
+            timestamp: The broker's, in seconds since the epoch.
+            partition: The record's partition.
+            offset: The record's offset.
+
+        Returns:
+            The job, or None if it expired or cannot be read; that is counted.
+        """
+        age = max(0.0, self._clock.now() - timestamp)
+        if age > self._expiry:
+            self._stats.dropped("expired", f"{self.topic.value} was {age:.1f} s old")
+            return None
+        try:
+            if not value:
+                raise UnreadableRecord("undecodable", "it has no value")
+            payload = self._codec.open(self.topic, None, value)
+        except UnreadableRecord as error:
+            self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
+            return None
+        return Job(payload, time.monotonic() + self._expiry - age, partition, offset)
+
+    def hand_out(self, jobs: Sequence[Job]) -> None:
+        """Give jobs to the receives that wait; they belong to this process from now on."""
+        for job in jobs:
+            self.mailbox.put(job)
+        self._bridges.notify()
+        self._stats.count("delivered", len(jobs))
+
+    def take_back(self, wanted: Callable[[Job], bool]) -> list[Job]:
+        """Return the jobs that were handed out and that no receive has taken yet.
+
+        Args:
+            wanted: Which ones; the others stay.
+        """
+        taken: list[Job] = []
+        kept: list[Job] = []
+        while (job := self.mailbox.take()) is not None:
+            if isinstance(job, Job):
+                (taken if wanted(job) else kept).append(job)
+        if kept:
+            self.hand_out(kept)
+        return taken
