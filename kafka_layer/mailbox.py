@@ -101,7 +101,7 @@ class Mailbox:
         self._items: deque[Envelope] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         # Receives in wait(), those that were woken and did not run yet included.
-        self._inside = 0
+        self._inside: set[asyncio.Future[None]] = set()
         self._taken = 0
         self._room = threading.Event()
         self._held_up = 0.0
@@ -114,12 +114,12 @@ class Mailbox:
     @property
     def receiving(self) -> bool:
         """Whether a receive waits on the channel at this moment."""
-        return self._inside > 0
+        return self._receives() > 0
 
     @property
     def unserved(self) -> int:
         """How many receives wait for which there is no message yet."""
-        return max(0, self._inside - len(self._items))
+        return max(0, self._receives() - len(self._items))
 
     def put(self, envelope: Envelope) -> bool:
         """Append a message and note that the waiting loop is to be woken; any thread.
@@ -151,9 +151,13 @@ class Mailbox:
     async def wait(self) -> None:
         """Return when there may be a message to take; another receive may be faster."""
         waiter = asyncio.get_running_loop().create_future()
-        self.bridge = self._bridges.to_running_loop()
+        bridge = self._bridges.to_running_loop()
+        if bridge is not self.bridge:
+            # A note with the loop before may never be read: that loop may stand still.
+            self.bridge = bridge
+            self.due = False
         self._waiters.append(waiter)
-        self._inside += 1
+        self._inside.add(waiter)
         try:
             # A put that saw no waiter came before the line above, so its message is seen here.
             if not self._items:
@@ -165,7 +169,7 @@ class Mailbox:
                 self.wake()
             raise
         finally:
-            self._inside -= 1
+            self._inside.discard(waiter)
             self.last_seen = time.monotonic()
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
@@ -186,10 +190,9 @@ class Mailbox:
                     waiter.set_result(None)
                     wanted -= 1
             else:
-                # Another loop took over the channel meanwhile; a closed one no longer counts.
+                # Another loop's. It may be closed or stand still, so a message stays wanted.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_wake, waiter)
-                    wanted -= 1
 
     def wait_for_room(self, holds_up_others: Callable[[], bool]) -> bool:
         """Block until at most half of the capacity is in use; the router's thread alone.
@@ -223,6 +226,10 @@ class Mailbox:
         while self.take() is not None:
             dropped += 1
         return dropped
+
+    def _receives(self) -> int:
+        # A loop that was closed under a waiting receive never ends it: that one does not count.
+        return sum(not each.get_loop().is_closed() for each in tuple(self._inside))
 
     def _tell_taken(self) -> None:
         left = len(self._items)
@@ -288,14 +295,14 @@ class _Bridge:
         loop = self._loop()
         if loop is asyncio._get_running_loop() and loop is not None:
             self._wake_due()
+        elif loop is None or loop.is_closed():
+            # Its own receives are gone, but another loop may have taken over.
+            self._wake_due()
         elif not self._scheduled:
             self._scheduled = True
             try:
-                if loop is None:
-                    raise RuntimeError("the loop is gone")
                 loop.call_soon_threadsafe(self._wake_due)
-            except RuntimeError:
-                # Closed: its own receives are gone, but another loop may have taken over.
+            except RuntimeError:  # closed just now
                 self._wake_due()
 
     def _wake_due(self) -> None:

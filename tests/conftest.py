@@ -1,0 +1,84 @@
+"""Fixtures that all tests share: a real broker, the embedded one, names nobody else uses."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from kafka_layer.kafka.embedded import EmbeddedBroker
+from tests.support.kafka import RealBroker, missing_tools
+from tests.support.layers import Backend, Layers, kafka_backend
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The bootstrap servers of a real Kafka.
+
+    ``KAFKA_BOOTSTRAP_SERVERS`` names one that runs; else one is started. Where neither is
+    possible the test is skipped, or fails when ``KAFKA_LAYER_REQUIRE_BROKER=1`` asks for it.
+    """
+    servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if servers:
+        yield servers
+        return
+    require_real_broker()
+    with RealBroker() as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def real_broker_tools() -> None:
+    """Skip the test, or fail it, where no real broker can be started for it."""
+    require_real_broker()
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[EmbeddedBroker]:
+    """An in-process broker: for what no real one is needed to prove."""
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A topic prefix that no other test uses, on a broker that all tests share."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="session")
+def backend(kafka: str) -> Backend:
+    """What ``make_layer`` makes layers on: a real Kafka, unless a folder says otherwise."""
+    return kafka_backend(kafka)
+
+
+@pytest.fixture(scope="session")
+def shared_prefix(backend: Backend) -> str:
+    """A prefix for tests that need no topics of their own: creating some takes 0.3 s."""
+    prefix = f"test-shared-{secrets.token_hex(4)}"
+    backend.create_topics(prefix)
+    return prefix
+
+
+@pytest.fixture
+def make_layer(backend: Backend, shared_prefix: str) -> Iterator[Layers]:
+    """Makes layers, each a server of its own on the same topics; closes them at the end."""
+    layers = Layers(backend, shared_prefix)
+    yield layers
+    layers.close()
+
+
+def require_real_broker() -> None:
+    """Skip or fail, whichever ``KAFKA_LAYER_REQUIRE_BROKER`` says, where java or mvn is missing."""
+    missing = missing_tools()
+    if not missing:
+        return
+    reason = (
+        f"A real Kafka needs {' and '.join(missing)}, not found on PATH: install Java 17+ and "
+        "Maven, or set KAFKA_BOOTSTRAP_SERVERS to a running broker"
+    )
+    if os.environ.get("KAFKA_LAYER_REQUIRE_BROKER") == "1":
+        pytest.fail(f"{reason} (KAFKA_LAYER_REQUIRE_BROKER=1)", pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,1 @@
+"""What the tests and the benchmarks run on: brokers and waits, no assertions."""

@@ -1,0 +1,559 @@
+"""Real Apache Kafka brokers, from Maven's jars, for tests and benchmarks.
+
+No container engine is needed: Java 17 or newer, Maven for the first run, a POSIX system.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from xml.etree import ElementTree
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["KAFKA_VERSION", "Node", "RealBroker", "RealCluster", "fetch_jars", "missing_tools"]
+
+_POM: Final = Path(__file__).with_name("kafka-pom.xml")
+_HOST: Final = "127.0.0.1"
+_FETCH_TIMEOUT: Final = 600.0
+_START_TIMEOUT: Final = 60.0
+_STOP_TIMEOUT: Final = 30.0
+_START_ATTEMPTS: Final = 3
+_LOG_TAIL_LINES: Final = 40
+_PORT_TAKEN: Final = "Address already in use"
+
+# Half the start-up time; the code is slower once it is warm.
+_FAST_START: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+# Warnings and errors only: the end of the log, which errors show, then has the cause.
+_LOGGING: Final = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+)
+
+# Small, quick to settle, quick to restart.
+_PROPERTIES: Final[Mapping[str, str]] = {
+    "auto.create.topics.enable": "false",
+    "broker.heartbeat.interval.ms": "300",
+    "broker.session.timeout.ms": "1500",
+    "group.initial.rebalance.delay.ms": "0",
+    "log.retention.check.interval.ms": "1000",
+    "num.partitions": "4",
+    "offsets.topic.num.partitions": "4",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "transaction.state.log.num.partitions": "1",
+}
+
+# Ends a broker whose Python process went away without a word (SIGKILL, a crash): the pipe
+# to its standard input closes then. A parent-death signal would not do: it comes already
+# when the *thread* that started the broker ends.
+_WATCHDOG: Final = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf -- "$2"'
+
+
+def _kafka_version() -> str:
+    version = ElementTree.parse(_POM).findtext("dependencies/dependency/version")
+    assert version, f"{_POM} does not begin with Kafka"
+    return version
+
+
+KAFKA_VERSION: Final = _kafka_version()
+
+
+def missing_tools() -> list[str]:
+    """Return which programs a real broker needs here and does not find."""
+    needed = ["java"] if _jars_folder().is_dir() else ["java", "mvn"]
+    return [name for name in needed if shutil.which(name) is None]
+
+
+def fetch_jars() -> Path:
+    """Return the folder with Kafka's jars; the first call has Maven fill it.
+
+    Later calls need no network and no Maven. Several processes may call it at the same
+    time: one fetches, the others wait for it.
+
+    Raises:
+        RuntimeError: Maven failed; the message has what it said.
+    """
+    jars = _jars_folder()
+    if not jars.is_dir():
+        jars.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(jars.with_name(f"{jars.name}.lock")):
+            if not jars.is_dir():
+                _copy_dependencies(jars)
+    return jars
+
+
+class Node:
+    """One combined broker and controller: its process, and its data in a temporary folder.
+
+    It listens on loopback ports that the kernel chose and keeps them, and its data, over
+    :meth:`kill`, :meth:`halt` and :meth:`restart`, until :meth:`stop`. It never outlives
+    this Python process, however that ends.
+
+    Args:
+        node_id: Its id in the cluster.
+        properties: Broker properties that replace or add to those of the tests.
+        jvm_fast_start: Start in half the time, and be slower once warm: not for benchmarks.
+        jvm_options: More options for ``java``.
+        heap_mb: The heap's size in MiB.
+        client_config: librdkafka properties with which the readiness check connects, where
+            ``properties`` ask for some (SASL, TLS).
+    """
+
+    def __init__(
+        self,
+        node_id: int = 1,
+        properties: Mapping[str, object] | None = None,
+        *,
+        jvm_fast_start: bool = True,
+        jvm_options: Sequence[str] = (),
+        heap_mb: int = 512,
+        client_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.cluster: Sequence[Node] = (self,)
+        self._properties = {name: str(value) for name, value in (properties or {}).items()}
+        heap = (f"-Xms{heap_mb}m", f"-Xmx{heap_mb}m")
+        fast_start = _FAST_START if jvm_fast_start else ()
+        self._jvm_options = (*heap, *_LOGGING, *fast_start, *jvm_options)
+        self._client_config = dict(client_config or {})
+        self._owner_pid = os.getpid()
+        self._folder: Path | None = None
+        self._ports: tuple[_Port, _Port] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """This node's ``host:port``, also while it is down."""
+        return f"{_HOST}:{self._both_ports()[0].number}"
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is alive (a frozen one is)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._running_process().pid
+
+    @property
+    def log(self) -> Path:
+        """The file with all that it printed, over its restarts; removed by :meth:`stop`."""
+        return self._data_folder() / "broker.log"
+
+    def start(self) -> None:
+        """Start it and return when it serves; nothing happens when it runs already.
+
+        After :meth:`kill` or :meth:`halt` it continues with its port and data.
+
+        Raises:
+            RuntimeError: It did not become ready; the message has the end of its log.
+        """
+        if self.running:
+            return
+        if self._folder is None:
+            _start_fresh(self.cluster)
+        else:
+            self.launch()
+            self.wait_ready()
+
+    def launch(self) -> None:
+        """Start its process, with the data it has, and do not wait until it serves."""
+        self._process_ended()
+        for port in self._both_ports():
+            port.lend()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the tests; they end it in their order
+            )
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG, "sh", str(self.pid), str(self._data_folder())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        _started.add(self)
+
+    def wait_ready(self, timeout: float = _START_TIMEOUT) -> None:
+        """Return when it answers and the controller has unfenced it.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            RuntimeError: It ended, or was not ready in time; with the end of its log.
+        """
+        what = f"{self} to answer an admin request and be unfenced"
+        try:
+            wait_until(self._is_ready, what, timeout, pause=0.05)
+        except TimeoutError as error:
+            raise RuntimeError(f"{error}\n{self._log_tail()}") from None
+
+    def kill(self) -> None:
+        """End it with SIGKILL; port and data stay."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process_ended()
+
+    def halt(self) -> None:
+        """Let it shut down cleanly (SIGTERM); port and data stay.
+
+        Raises:
+            RuntimeError: It took more than 30 s and was killed; with the end of its log.
+        """
+        if self._process is None:
+            return
+        self._process.terminate()
+        self.thaw()  # a frozen process would take the signal only later
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise RuntimeError(
+                f"{self} did not shut down in {_STOP_TIMEOUT:g} s and was killed.\n"
+                f"{self._log_tail()}"
+            ) from None
+        self._process_ended()
+
+    def restart(self) -> None:
+        """Shut it down cleanly and start it again, with the same port and data."""
+        self.halt()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop its time (SIGSTOP): its connections stay open and nothing answers."""
+        self._running_process().send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after :meth:`freeze` (SIGCONT)."""
+        self._running_process().send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Shut it down cleanly and remove its data; nothing happens when it was not started."""
+        try:
+            self.halt()
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """End it at once, if it still runs, and remove its data."""
+        self.kill()
+        _started.discard(self)
+        for port in self._ports or ():
+            port.release()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = self._ports = None
+
+    def __str__(self) -> str:
+        return f"Kafka {KAFKA_VERSION} node {self.node_id}"
+
+    # What _start_fresh does with it, in this order.
+
+    def _prepare(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix=f"kafka-node-{self.node_id}-"))
+        self._ports = (_Port(), _Port())
+
+    def _write_settings(self) -> None:
+        broker, controller = (port.number for port in self._both_ports())
+        replicas = str(min(3, len(self.cluster)))
+        settings = {
+            **_PROPERTIES,
+            "default.replication.factor": replicas,
+            "min.insync.replicas": str(min(2, len(self.cluster))),
+            "offsets.topic.replication.factor": replicas,
+            "share.coordinator.state.topic.replication.factor": replicas,
+            "share.coordinator.state.topic.min.isr": "1",
+            "transaction.state.log.replication.factor": replicas,
+            "transaction.state.log.min.isr": "1",
+            "node.id": str(self.node_id),
+            "process.roles": "broker,controller",
+            "listeners": f"PLAINTEXT://{_HOST}:{broker},CONTROLLER://{_HOST}:{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": ",".join(node._voter() for node in self.cluster),
+            "log.dirs": str(self._data_folder() / "data"),
+            **self._properties,
+        }
+        lines = (f"{name}={value}\n" for name, value in settings.items())
+        self._settings_file().write_text("".join(lines))
+
+    def _begin_format(self, cluster_id: str) -> subprocess.Popen[bytes]:
+        command = self._java(
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config"
+        )
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _end_format(self, formatting: subprocess.Popen[bytes]) -> None:
+        try:
+            code = formatting.wait(_START_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            formatting.kill()
+            code = formatting.wait()
+        if code:
+            raise RuntimeError(f"{self}: formatting ended with {code}.\n{self._log_tail()}")
+
+    def _lost_its_port(self) -> bool:
+        return self._folder is not None and _PORT_TAKEN in self.log.read_text(errors="replace")
+
+    def _is_ready(self) -> bool:
+        if not self.running:
+            code = self._process.returncode if self._process else None
+            raise RuntimeError(f"{self} ended with {code} as it started.\n{self._log_tail()}")
+        if not self._both_ports()[0].answers():
+            return False
+        config: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers, "log_level": 0}
+        try:
+            # A broker is in the metadata only once the controller has unfenced it.
+            metadata = AdminClient(config | self._client_config).list_topics(timeout=1)
+        except KafkaException:
+            return False
+        return self.node_id in metadata.brokers
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        java = ["java", *self._jvm_options, "-cp", f"{fetch_jars()}/*"]
+        return [*java, main, *arguments, str(self._settings_file())]
+
+    def _process_ended(self) -> None:
+        self._process = None
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
+
+    def _running_process(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"{self} is not running")
+        return self._process
+
+    def _voter(self) -> str:
+        return f"{self.node_id}@{_HOST}:{self._both_ports()[1].number}"
+
+    def _log_tail(self) -> str:
+        if not self.log.exists():
+            return "It has no log."
+        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join(["The end of its log:", *lines])
+
+    def _settings_file(self) -> Path:
+        return self._data_folder() / "server.properties"
+
+    def _data_folder(self) -> Path:
+        if self._folder is None:
+            raise RuntimeError(f"{self} was not started")
+        return self._folder
+
+    def _both_ports(self) -> tuple[_Port, _Port]:
+        if self._ports is None:
+            raise RuntimeError(f"{self} was not started")
+        return self._ports
+
+
+class RealBroker(Node):
+    """A whole Kafka in one process; see :class:`Node` for what it can do.
+
+    Args:
+        properties: Broker properties that replace or add to those of the tests.
+        options: The keywords of :class:`Node`.
+    """
+
+    def __init__(self, properties: Mapping[str, object] | None = None, **options: Any) -> None:
+        super().__init__(1, properties, **options)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+class RealCluster:
+    """Several nodes that form one Kafka.
+
+    Topics have 3 replicas, 2 of them in sync, unless told otherwise (fewer on fewer nodes).
+
+    To make one fail, use the verbs of ``cluster.node(2)``. A majority of the nodes must
+    live for leaders to change.
+
+    Args:
+        size: How many nodes, numbered from 1.
+        properties: Broker properties for all of them.
+        options: The keywords of :class:`Node`.
+    """
+
+    def __init__(
+        self, size: int = 3, properties: Mapping[str, object] | None = None, **options: Any
+    ) -> None:
+        self.nodes = tuple(Node(node_id, properties, **options) for node_id in range(1, size + 1))
+        for node in self.nodes:
+            node.cluster = self.nodes
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The addresses of all nodes, of those that are down too."""
+        return ",".join(node.bootstrap_servers for node in self.nodes)
+
+    def node(self, node_id: int) -> Node:
+        """Return the node with this id: the ids are those that Kafka's metadata names."""
+        return self.nodes[node_id - 1]
+
+    def start(self) -> None:
+        """Start all nodes that do not run, and return when each serves.
+
+        Raises:
+            RuntimeError: One did not become ready; the message has the end of its log.
+        """
+        if all(node._folder is None for node in self.nodes):
+            _start_fresh(self.nodes)
+            return
+        down = [node for node in self.nodes if not node.running]
+        for node in down:
+            node.launch()
+        for node in down:
+            node.wait_ready()
+
+    def stop(self) -> None:
+        """Shut all nodes down and remove their data."""
+        # A clean shutdown waits for a controller; the last ones of a quorum have none.
+        for node in self.nodes:
+            node.discard()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+class _Port:
+    """A loopback port that the kernel chose and that stays ours until it is released.
+
+    A bound socket that never listens keeps it: on Linux a broker binds and listens beside
+    it (both with SO_REUSEADDR, as Java does), and while the broker is down, connecting is
+    refused and the kernel gives the port to nobody else.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((_HOST, 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def lend(self) -> None:
+        """Let a broker have it, on systems where it cannot bind beside the socket."""
+        if sys.platform != "linux":
+            self.release()
+
+    def release(self) -> None:
+        """Give it back to the kernel."""
+        self._socket.close()
+
+    def answers(self) -> bool:
+        """Whether somebody listens on it."""
+        with socket.socket() as client:
+            client.settimeout(1)
+            return client.connect_ex((_HOST, self.number)) == 0
+
+
+_started: weakref.WeakSet[Node] = weakref.WeakSet()
+
+
+@atexit.register
+def _discard_all() -> None:
+    for node in list(_started):
+        if node._owner_pid == os.getpid():  # a forked child's exit is not the end
+            node.discard()
+
+
+def _start_fresh(nodes: Sequence[Node]) -> None:
+    """Start nodes that have no data yet; again, on other ports, when a port was taken."""
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            _format_and_launch(nodes)
+            for node in nodes:
+                node.wait_ready()
+        except BaseException:
+            again = attempt < _START_ATTEMPTS and any(node._lost_its_port() for node in nodes)
+            for node in nodes:
+                node.discard()
+            if not again:
+                raise
+        else:
+            return
+
+
+def _format_and_launch(nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        node._prepare()
+    for node in nodes:
+        node._write_settings()  # they name the ports of all nodes
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    running = [(node, node._begin_format(cluster_id)) for node in nodes]
+    for node, formatting in running:
+        node._end_format(formatting)
+    for node in nodes:
+        node.launch()
+
+
+def _jars_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "kafka-layer" / f"kafka-{KAFKA_VERSION}"
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time in; the kernel frees the lock of one that dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _copy_dependencies(jars: Path) -> None:
+    """Have Maven copy the jars, and show the folder only when it is complete."""
+    with tempfile.TemporaryDirectory(dir=jars.parent, prefix="fetching-") as folder:
+        pom = shutil.copy(_POM, Path(folder) / "pom.xml")
+        copied = Path(folder) / "jars"
+        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={copied}"]
+        maven = subprocess.run(
+            ["mvn", "--batch-mode", "--quiet", "--file", pom, *goal, "-DincludeScope=runtime"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_FETCH_TIMEOUT,
+            check=False,
+        )
+        if maven.returncode or not (copied / f"kafka_2.13-{KAFKA_VERSION}.jar").is_file():
+            raise RuntimeError(
+                f"Maven could not fetch Kafka {KAFKA_VERSION} (code {maven.returncode}); is its "
+                f"repository reachable?\n{maven.stdout}"
+            )
+        copied.rename(jars)

@@ -1,0 +1,169 @@
+"""Layers for tests: made on any backplane, closed at the end, received from with deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka_layer.addressing import Topic, topic_name
+from kafka_layer.kafka.embedded import EmbeddedBroker
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.waiting import wait_until_async
+
+__all__ = [
+    "PARTITIONS",
+    "Backend",
+    "Layers",
+    "begin_receive",
+    "embedded_backend",
+    "kafka_backend",
+    "layer_threads",
+    "memory_backend",
+    "next_message",
+    "next_messages",
+    "stats_of",
+]
+
+PARTITIONS = 4
+"""Of each topic: enough for a key to have a choice, and soon created."""
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What layers run on.
+
+    Attributes:
+        name: For the ids of tests.
+        layer_class: The class of the layers.
+        config: CONFIG keywords that every layer needs there.
+        create_topics: Makes the topics of a prefix, where layers cannot do it themselves.
+    """
+
+    name: str
+    layer_class: type[KafkaChannelLayer]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    create_topics: Callable[[str], None] = lambda prefix: None
+
+
+def memory_backend() -> Backend:
+    """Layers inside this process."""
+    return Backend("memory", InMemoryKafkaChannelLayer)
+
+
+def embedded_backend(broker: EmbeddedBroker) -> Backend:
+    """Layers on librdkafka's own broker."""
+
+    def create_topics(prefix: str) -> None:
+        for topic in Topic:
+            broker.create_topic(topic_name(prefix, topic), PARTITIONS)
+
+    config = {"bootstrap_servers": broker.bootstrap_servers, **broker.client_settings}
+    return Backend("embedded", KafkaChannelLayer, config, create_topics)
+
+
+def kafka_backend(servers: str) -> Backend:
+    """Layers on a real broker."""
+    return Backend("kafka", KafkaChannelLayer, {"bootstrap_servers": servers})
+
+
+class Layers:
+    """Makes layers, each of which acts as a server of its own.
+
+    Args:
+        backend: What they run on.
+        prefix: The prefix they share, unless told otherwise; its topics are there.
+    """
+
+    def __init__(self, backend: Backend, prefix: str) -> None:
+        self.backend = backend
+        self.prefix = prefix
+        self._prefixes = {prefix}
+        self._layers: list[KafkaChannelLayer] = []
+
+    def __call__(self, prefix: str | None = None, **config: Any) -> KafkaChannelLayer:
+        """Make a layer with these CONFIG keywords."""
+        if prefix is not None and prefix not in self._prefixes:
+            self._prefixes.add(prefix)
+            self.backend.create_topics(prefix)
+        layer = self.backend.layer_class(
+            **{
+                **self.backend.config,
+                "prefix": prefix or self.prefix,
+                "default_partitions": PARTITIONS,
+                **config,
+            }
+        )
+        self._layers.append(layer)
+        return layer
+
+    def close(self) -> None:
+        """Close them all at once; from any thread, with or without a running loop."""
+
+        async def close_all() -> None:
+            await asyncio.gather(*(layer.close() for layer in self._layers))
+
+        # In a thread: asyncio.run would leave this one without the loop that pytest gave it.
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(asyncio.run, close_all()).result()
+        self._layers.clear()
+
+
+async def next_message(layer: KafkaChannelLayer, channel: str, timeout: float = 10.0) -> Message:
+    """Receive one message, or fail in ``timeout`` seconds."""
+    try:
+        message: Message = await asyncio.wait_for(layer.receive(channel), timeout)
+    except asyncio.TimeoutError:
+        raise TimeoutError(
+            f"Waited {timeout:g} s for a message on {channel}; counted: {stats_of(layer)}"
+        ) from None
+    return message
+
+
+async def next_messages(
+    layer: KafkaChannelLayer, channel: str, count: int, timeout: float = 30.0
+) -> list[Message]:
+    """Receive ``count`` messages, or fail in ``timeout`` seconds and say how many there were."""
+    messages: list[Message] = []
+
+    async def receive() -> None:
+        while len(messages) < count:
+            messages.append(await layer.receive(channel))
+
+    try:
+        await asyncio.wait_for(receive(), timeout)
+    except asyncio.TimeoutError:
+        raise TimeoutError(
+            f"Waited {timeout:g} s for {count} messages on {channel} and got {len(messages)}; "
+            f"counted: {stats_of(layer)}"
+        ) from None
+    return messages
+
+
+async def begin_receive(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[Message]:
+    """Start a receive of one message; returns once it waits."""
+    task = asyncio.create_task(next_message(layer, channel))
+
+    def waits() -> bool:
+        mailbox = layer._server.registry.mailbox(channel)
+        return task.done() or (mailbox is not None and mailbox.receiving)
+
+    await wait_until_async(waits, f"a receive to wait on {channel}", pause=0.0)
+    return task
+
+
+def stats_of(layer: KafkaChannelLayer) -> Counter[str]:
+    """Return the counters of a layer's server; what was never counted is 0."""
+    return Counter(layer._server.stats.snapshot())
+
+
+def layer_threads() -> list[str]:
+    """Return the names of the threads of all layers of this process."""
+    return [each.name for each in threading.enumerate() if each.name.startswith("kafka-layer")]

@@ -1,0 +1,82 @@
+"""Plain Kafka clients for tests: topics made, records produced and read, without the layer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from tests.support.waiting import wait_until
+
+__all__ = ["consume", "create_topic", "leader_of", "produce"]
+
+_TIMEOUT = 30.0
+
+# Quick reconnects, and no word of the outages that tests make on purpose.
+_CLIENT: dict[str, str | int | float | bool] = {"reconnect.backoff.max.ms": 200, "log_level": 0}
+
+
+def create_topic(
+    servers: str, name: str, partitions: int = 1, replication_factor: int = -1
+) -> None:
+    """Create a topic on a real broker and return when each partition has a leader."""
+    admin = AdminClient({"bootstrap.servers": servers, **_CLIENT})
+    topic = NewTopic(name, partitions, replication_factor)
+    admin.create_topics([topic])[name].result(_TIMEOUT)
+    for partition in range(partitions):
+        led = functools.partial(leader_of, servers, name, partition)
+        wait_until(led, f"a leader of {name}[{partition}]", _TIMEOUT)
+
+
+def leader_of(servers: str, topic: str, partition: int = 0) -> int | None:
+    """Return the id of the broker that leads a partition, or None where nobody does yet."""
+    admin = AdminClient({"bootstrap.servers": servers, **_CLIENT})
+    found = admin.list_topics(topic, timeout=_TIMEOUT).topics[topic].partitions.get(partition)
+    return None if found is None or found.leader < 0 else found.leader
+
+
+def produce(servers: str, topic: str, values: Sequence[bytes], partition: int = 0) -> list[Message]:
+    """Produce the values with acks=all and return their delivery reports, in order.
+
+    Raises:
+        AssertionError: One was not delivered in 30 s.
+    """
+    reports: list[Message] = []
+    failures: list[object] = []
+
+    def on_delivery(error: object, message: Message) -> None:
+        failures.append(error) if error else reports.append(message)
+
+    producer = Producer({"bootstrap.servers": servers, "acks": "all", "linger.ms": 0, **_CLIENT})
+    for value in values:
+        producer.produce(topic, value, partition=partition, on_delivery=on_delivery)
+    left = producer.flush(_TIMEOUT)
+    assert len(reports) == len(values), f"{left} left for {topic}, failed: {failures}"
+    return reports
+
+
+def consume(servers: str, topic: str, count: int, partition: int = 0) -> list[Message]:
+    """Read the first ``count`` records of a partition.
+
+    Raises:
+        TimeoutError: They were not there in 30 s.
+    """
+    records: list[Message] = []
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "reader", "fetch.wait.max.ms": 5, **_CLIENT}
+    )
+
+    def poll() -> bool:
+        message = consumer.poll(0.1)
+        if message is not None and message.error() is None:
+            records.append(message)
+        return len(records) >= count
+
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0)])
+        wait_until(poll, f"{count} records of {topic}[{partition}]", _TIMEOUT)
+    finally:
+        consumer.close()
+    return records
