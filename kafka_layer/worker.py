@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from channels.worker import Worker
@@ -40,11 +40,11 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
     def __init__(
         self,
         application: Any,
-        channels: list[str],
+        channels: Sequence[str],
         channel_layer: Any,
         max_applications: int = 1000,
     ) -> None:
-        super().__init__(self._tracked(application), channels, channel_layer, max_applications)
+        super().__init__(self._tracked(application), list(channels), channel_layer, max_applications)
         self._in_hand = {channel: _InHand() for channel in channels}
 
     async def handle(self) -> None:

@@ -1,0 +1,23 @@
+"""The ASGI application that every worker serves: pages, static files and websockets."""
+
+import os
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from channels.sessions import SessionMiddlewareStack
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+
+from demo_project.chat.routing import websocket_urlpatterns
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
+
+application = ProtocolTypeRouter(
+    {
+        # Serves the files of the apps directly, so that there is no collectstatic step.
+        "http": ASGIStaticFilesHandler(get_asgi_application()),
+        "websocket": AllowedHostsOriginValidator(
+            SessionMiddlewareStack(URLRouter(websocket_urlpatterns))
+        ),
+    }
+)

@@ -1,0 +1,23 @@
+// The state of the connection, in the bar at the top.
+
+import { spoken } from "./dom.js";
+import { workerBadge } from "./workers.js";
+
+const status = document.getElementById("connection");
+const text = status.querySelector(".connection-text");
+
+const WORDS = {
+  connecting: "Connecting…",
+  waiting: "Reconnecting…",
+  ended: "Disconnected",
+};
+
+/** Shows a state of the Connection; "open" together with the worker it leads to. */
+export function showConnection(state, worker) {
+  status.dataset.state = state;
+  if (state === "open") {
+    text.replaceChildren(spoken("Connected through "), workerBadge(worker));
+  } else {
+    text.replaceChildren(WORDS[state]);
+  }
+}

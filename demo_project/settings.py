@@ -1,0 +1,93 @@
+"""Settings of the demo project. All that differs between machines comes from the environment.
+
+KAFKA_BOOTSTRAP_SERVERS  the broker, `localhost:9092` by default
+DEMO_WORKER              what this worker process is called on the page
+DEMO_EMBEDDED_BROKER     set by `manage.py demo` when it runs a broker of its own
+DJANGO_ALLOWED_HOSTS     host names to answer to besides localhost, separated by commas
+DJANGO_SECRET_KEY        must be the same in all workers; made up when it is missing
+DJANGO_DEBUG             `1` for Django's error pages
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from django.core.management.utils import get_random_secret_key
+
+BASE_DIR = Path(__file__).resolve().parent
+
+DEBUG = os.environ.get("DJANGO_DEBUG") == "1"
+# A made-up key keeps a secret out of the repository. It ends with the process, and the
+# names that people chose with it: `manage.py demo` hands one key to all its workers.
+SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or get_random_secret_key()
+ALLOWED_HOSTS = [
+    "localhost",
+    "127.0.0.1",
+    *filter(None, os.environ.get("DJANGO_ALLOWED_HOSTS", "").split(",")),
+]
+
+INSTALLED_APPS = [
+    "daphne",
+    "channels",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "kafka_layer",
+    "demo_project.chat",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "demo_project.urls"
+ASGI_APPLICATION = "demo_project.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+    }
+]
+
+# Signed cookies hold the names that a browser chose: the demo needs no database.
+DATABASES: dict[str, Any] = {}
+SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+# Cookies belong to a host, not to a port: the defaults would log out other local projects.
+SESSION_COOKIE_NAME = "demo_session"
+CSRF_COOKIE_NAME = "demo_csrf"
+
+STATIC_URL = "static/"
+USE_TZ = True
+
+DEMO_WORKER = os.environ.get("DEMO_WORKER", "worker")
+
+KAFKA_LAYER: dict[str, Any] = {
+    "bootstrap_servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    "prefix": "demo",
+}
+if os.environ.get("DEMO_EMBEDDED_BROKER") == "1":
+    from kafka_layer.testing import EmbeddedBroker
+
+    KAFKA_LAYER |= EmbeddedBroker().client_settings
+
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer", "CONFIG": KAFKA_LAYER}
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {
+        "kafka_layer": {"level": "INFO"},
+        # A mistyped room is no event for the operator.
+        "django.request": {"level": "ERROR"},
+    },
+}

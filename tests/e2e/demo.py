@@ -1,0 +1,229 @@
+"""The demo as its users have it: `manage.py demo` in a process, and people with browsers."""
+
+from __future__ import annotations
+
+import asyncio
+import http.cookiejar
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, final
+
+import psutil
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.support.waiting import wait_until
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT = 60.0
+
+T = TypeVar("T")
+
+
+@final
+class Demo:
+    """A running `manage.py demo` on a free port.
+
+    Args:
+        workers: How many workers it is told to start.
+        kafka: The bootstrap servers of a broker; None has the demo start its own.
+        options: More arguments of the command.
+    """
+
+    def __init__(self, *options: str, workers: int = 3, kafka: str | None = None) -> None:
+        # The tests run with settings of their own.
+        elsewhere = {"KAFKA_BOOTSTRAP_SERVERS", "DJANGO_SETTINGS_MODULE"}
+        environment = {k: v for k, v in os.environ.items() if k not in elsewhere}
+        if kafka is not None:
+            environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka
+        self.workers = {f"worker-{number}" for number in range(1, workers + 1)}
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "manage.py", "demo"),
+                *("--workers", str(workers), "--port", "0", *options),
+            ],
+            cwd=PROJECT_ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read_lines, name="demo-output", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Demo:
+        wait_until(
+            lambda: self._address() or self._process.poll() is not None,
+            "the demo to print its address or to end",
+            START_TIMEOUT,
+        )
+        if self._address() is None:
+            raise RuntimeError("The demo did not start:\n" + self.output)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self.end(signal.SIGTERM)
+        if exc is not None:
+            sys.stderr.write(self.output)  # pytest shows it with the failure
+
+    @property
+    def address(self) -> str:
+        """Like `http://127.0.0.1:12345`."""
+        address = self._address()
+        assert address is not None, "the demo has no address yet"
+        return address
+
+    @property
+    def port(self) -> int:
+        port = urllib.parse.urlsplit(self.address).port
+        assert port is not None
+        return port
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def worker_pids(self, worker: str) -> list[int]:
+        """Return the process ids that this worker had, the present one last."""
+        found = re.findall(rf"^{worker} \| listening \(pid (\d+)\)$", self.output, re.MULTILINE)
+        return [int(pid) for pid in found]
+
+    def end(self, signum: signal.Signals, timeout: float = 10.0) -> float:
+        """Send the signal, and return after how many seconds all of its processes were gone."""
+        demo = psutil.Process(self._process.pid)
+        family = [demo, *demo.children(recursive=True)]
+        started = time.monotonic()
+        self._process.send_signal(signum)
+        self._process.wait(timeout)  # which also reaps it
+        wait_until(
+            lambda: not any(is_alive(process) for process in family),
+            f"the {len(family)} processes of the demo to be gone",
+            timeout,
+        )
+        seconds = time.monotonic() - started
+        self._reader.join(timeout)
+        return seconds
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the command exited with; None while it runs."""
+        return self._process.poll()
+
+    def _address(self) -> str | None:
+        match = re.search(r"^The chat is at (http://[\d.:]+)/", self.output, re.MULTILINE)
+        return match and match[1]
+
+    def _read_lines(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip())
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether it runs: a zombie, which its new parent is slow to reap, does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a browser has after its user joined: an address for the websocket, and cookies."""
+
+    socket: str
+    origin: str
+    cookies: str
+
+
+def join(address: str, name: str, room: str) -> Ticket:
+    """Fill in the form of the first page, as a browser of its own does."""
+    jar = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar)
+    )
+    form = browser.open(f"{address}/", timeout=10).read().decode()
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+    assert token is not None, "the form has no CSRF token"
+    answers = {"name": name, "room": room, "csrfmiddlewaretoken": token[1]}
+    data = urllib.parse.urlencode(answers).encode()
+    with browser.open(f"{address}/", data=data, timeout=10) as response:
+        page = re.search(r'<script id="page"[^>]*>(.*?)</script>', response.read().decode())
+    assert page is not None, "joining did not lead to a room"
+    return Ticket(
+        socket=address.replace("http:", "ws:") + json.loads(page[1])["socket"],
+        origin=address,
+        cookies="; ".join(f"{cookie.name}={cookie.value}" for cookie in jar),
+    )
+
+
+class Client:
+    """A person's open websocket in a room."""
+
+    def __init__(self, websocket: ClientConnection, name: str) -> None:
+        self.websocket = websocket
+        self.name = name
+        self.worker = ""
+
+    @classmethod
+    async def join(cls, address: str, name: str, room: str) -> Client:
+        """Join the room and wait for the welcome, which names the worker."""
+        client = await cls.open(await asyncio.to_thread(join, address, name, room), name)
+        client.worker = (await client.receive("welcome"))["worker"]
+        return client
+
+    @classmethod
+    async def open(cls, ticket: Ticket, name: str = "") -> Client:
+        """Open the websocket and wait for nothing."""
+        headers = {"Cookie": ticket.cookies}
+        websocket = await connect(
+            ticket.socket, origin=ticket.origin, additional_headers=headers, proxy=None
+        )
+        return cls(websocket, name)
+
+    async def send(self, frame: object) -> None:
+        await self.websocket.send(json.dumps(frame))
+
+    async def say(self, text: str) -> None:
+        await self.send({"type": "say", "text": text})
+
+    async def receive(self, kind: str, timeout: float = 10.0) -> Mapping[str, Any]:
+        """Return the next frame, which has to be of this type."""
+        what = f"{self.name} on {self.worker or 'a worker'} to receive a {kind}"
+        frame = json.loads(await within(self.websocket.recv(), what, timeout))
+        assert frame["type"] == kind, f"{what}, and it was {frame}"
+        return frame
+
+    async def hear(self, count: int) -> list[str]:
+        """Return the texts of the next `count` messages."""
+        return [(await self.receive("message"))["text"] for _ in range(count)]
+
+    async def close(self) -> None:
+        await self.websocket.close()
+
+
+async def within(awaitable: Awaitable[T], what: str, timeout: float = 10.0) -> T:
+    """Await something for at most `timeout` seconds; the error says what was awaited."""
+    try:
+        return await asyncio.wait_for(awaitable, timeout)
+    except asyncio.TimeoutError as error:  # the cause may be a wait inside this one
+        raise TimeoutError(f"Waited {timeout:g} s for {what}") from error

@@ -1,0 +1,144 @@
+"""`manage.py demo` from start to end: many people, several workers, and their deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections import defaultdict
+
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.waiting import wait_until_async
+
+from .demo import Client, Demo, within
+
+CLIENTS = 20
+# Connections are dealt out by chance. That one of three workers gets none of so many has a
+# chance of 3 * (2/3) ** 80, about one in 10 ** 14.
+MOST_CONNECTIONS = 80
+STOP_SECONDS = 5.0
+
+
+def test_twenty_people_hear_the_same_on_a_real_broker(kafka: str) -> None:
+    with Demo(workers=3, kafka=kafka) as demo:
+        asyncio.run(everyone_hears_the_same(demo, people=CLIENTS, rooms=3))
+        assert demo.end(signal.SIGINT) < STOP_SECONDS
+        assert demo.exit_code == 0
+
+
+def test_the_demo_brings_its_own_broker() -> None:
+    with Demo(workers=3) as demo:
+        asyncio.run(everyone_hears_the_same(demo, people=9, rooms=2))
+        assert demo.end(signal.SIGTERM) < STOP_SECONDS
+        assert demo.exit_code == 0
+
+
+def test_a_killed_worker_comes_back_and_the_others_go_on() -> None:
+    with Demo(workers=3) as demo:
+        asyncio.run(survive_a_kill(demo))
+
+
+def test_no_worker_outlives_the_command() -> None:
+    with Demo(workers=2) as demo:
+        assert demo.end(signal.SIGKILL) < STOP_SECONDS
+
+
+def test_a_taken_port_is_one_clear_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError) as failure, Demo("--port", str(port)):
+            pass
+    assert f"Port {port} on 127.0.0.1 is taken" in str(failure.value)
+    assert "Traceback" not in str(failure.value)
+
+
+def test_two_demos_do_not_share_a_port() -> None:
+    with (
+        Demo(workers=1) as first,
+        pytest.raises(RuntimeError, match="is taken"),
+        Demo("--port", str(first.port), workers=1),
+    ):
+        pass
+
+
+async def everyone_hears_the_same(demo: Demo, *, people: int, rooms: int) -> None:
+    """Have all talk at once; each room must hear all of it once, in one order."""
+    names = [f"room-{secrets.token_hex(3)}" for _ in range(rooms)]
+    members: dict[str, list[Client]] = defaultdict(list)
+    for number in range(MOST_CONNECTIONS):
+        if number >= people and workers_of(members) == demo.workers:
+            break
+        room = names[number % rooms]
+        members[room].append(await Client.join(demo.address, f"Person {number}", room))
+    assert workers_of(members) == demo.workers
+
+    await asyncio.gather(*(talk(clients) for clients in members.values()))
+
+
+def workers_of(members: dict[str, list[Client]]) -> set[str]:
+    return {client.worker for clients in members.values() for client in clients}
+
+
+async def talk(clients: list[Client]) -> None:
+    """Have everyone in a room say some lines at the same time, and check what all heard."""
+    lines = {client.name: [f"{client.name}, line {n}" for n in range(5)] for client in clients}
+
+    async def say_all(client: Client) -> None:
+        for line in lines[client.name]:
+            await client.say(line)
+
+    await asyncio.gather(*(say_all(client) for client in clients))
+    said = sorted(line for own in lines.values() for line in own)
+    heard = await asyncio.gather(*(client.hear(len(said)) for client in clients))
+    assert sorted(heard[0]) == said
+    assert all(each == heard[0] for each in heard)
+    for name, own in lines.items():
+        assert [line for line in heard[0] if line in own] == own, f"the lines of {name}"
+
+    # What comes next must be the farewell: nothing was heard twice.
+    await clients[0].say("farewell")
+    farewells = await asyncio.gather(*(client.hear(1) for client in clients))
+    assert farewells == [["farewell"]] * len(clients)
+
+
+async def survive_a_kill(demo: Demo) -> None:
+    room = f"room-{secrets.token_hex(3)}"
+    clients: list[Client] = []
+    while {client.worker for client in clients} != demo.workers:
+        assert len(clients) < MOST_CONNECTIONS, "a worker gets no connections"
+        clients.append(await Client.join(demo.address, f"Person {len(clients)}", room))
+    victim = clients[0].worker
+    (pid,) = demo.worker_pids(victim)
+    os.kill(pid, signal.SIGKILL)
+
+    others = [client for client in clients if client.worker != victim]
+    for client in clients:
+        if client.worker == victim:
+            with pytest.raises(ConnectionClosed):
+                await within(client.websocket.recv(), f"{victim}'s connections to close")
+    await others[0].say("still here")
+    heard = await asyncio.gather(*(client.hear(1) for client in others))
+    assert heard == [["still here"]] * len(others)
+
+    await wait_until_async(
+        lambda: len(demo.worker_pids(victim)) == 2, f"{victim} to listen again", 20.0
+    )
+    assert f"{victim} | was ended by SIGKILL; starting it again" in demo.lines
+    assert not psutil.pid_exists(pid)
+
+    async def land_on_the_victim() -> Client:
+        while True:
+            newcomer = await Client.join(demo.address, "Newcomer", room)
+            if newcomer.worker == victim:
+                return newcomer
+            await newcomer.close()
+
+    newcomer = await within(land_on_the_victim(), f"a connection to land on {victim}", 20.0)
+    await newcomer.say("back again")
+    heard = await asyncio.gather(*(client.hear(1) for client in [*others, newcomer]))
+    assert heard == [["back again"]] * (len(others) + 1)
