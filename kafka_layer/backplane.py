@@ -13,7 +13,16 @@ from .addressing import Topic, WorkTopic
 from .wire import Codec
 from .work import WorkChannel
 
-__all__ = ["Backplane", "Delivered", "Outgoing", "Position", "QueueFull", "Record", "RecordSink"]
+__all__ = [
+    "Backplane",
+    "Delivered",
+    "Health",
+    "Outgoing",
+    "Position",
+    "QueueFull",
+    "Record",
+    "RecordSink",
+]
 
 
 class Position(NamedTuple):
@@ -79,6 +88,20 @@ class Record(NamedTuple):
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
     timestamp: float
+
+
+class Health(NamedTuple):
+    """How a backplane is.
+
+    Attributes:
+        connected: Whether a broker can be reached, as far as is known.
+        queued: Records that wait for an acknowledgement.
+        lag: Records that were written and not read yet, some seconds ago.
+    """
+
+    connected: bool
+    queued: int
+    lag: int
 
 
 Delivered = Callable[[Position | None, Exception | None], None]
@@ -155,7 +178,14 @@ class Backplane(Protocol):
         """
 
     def refresh(self) -> None:
-        """Look for changes that nobody announces, such as new partitions; blocks briefly."""
+        """Look for changes that nobody announces, such as new partitions; blocks briefly.
+
+        Raises:
+            BrokerUnavailable: If no broker answers.
+        """
+
+    def health(self) -> Health:
+        """Tell how the backplane is; no I/O."""
 
     def close(self, timeout: float) -> None:
         """Write what is queued, stop reading and free everything, within ``timeout`` seconds."""

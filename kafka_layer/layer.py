@@ -20,7 +20,7 @@ from .conf import LayerConfig
 from .exceptions import GroupAckTimeout
 from .mailbox import Mailbox
 from .server import Server
-from .stats import Stats
+from .stats import LayerStats, Stats
 from .wire import Codec, exclude_header
 
 __all__ = ["KafkaChannelLayer"]
@@ -365,6 +365,13 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         server = self._server
         self._renew()
         await asyncio.get_running_loop().run_in_executor(None, server.close, CLOSE_TIMEOUT)
+
+    def stats(self) -> LayerStats:
+        """Return what the layer did in this process and how it is now.
+
+        No I/O; any thread. Since the first use, or the last ``close()`` or fork.
+        """
+        return self._server.describe()
 
     def require_valid_message(self, message: dict[str, Any]) -> None:
         """Check that a message can be sent.

@@ -75,6 +75,7 @@ class Mailbox:
         "_taken",
         "_waiters",
         "_watched",
+        "_when_full",
         "bridge",
         "capacity",
         "channel",
@@ -103,6 +104,8 @@ class Mailbox:
         # Receives in wait(), those that were woken and did not run yet included.
         self._inside: set[asyncio.Future[None]] = set()
         self._taken = 0
+        # How many were taken when it became full the last time, and when that was.
+        self._when_full = 0, self.last_seen
         self._room = threading.Event()
         self._held_up = 0.0
         # Whether take() has to tell anyone: one test in the hot path instead of three.
@@ -129,10 +132,12 @@ class Mailbox:
         Returns:
             False if the mailbox is full; the message is not in it then.
         """
-        items = self._items
-        if len(items) >= self.capacity:
+        room = self.capacity - len(self._items)
+        if room <= 0:
             return False
-        items.append(envelope)
+        self._items.append(envelope)
+        if room == 1:
+            self._when_full = self._taken, time.monotonic()
         if self._waiters and not self.due:
             self._bridges.note(self)
         return True
@@ -204,14 +209,17 @@ class Mailbox:
             False if the mailbox is stalled: for ``STALLED_AFTER`` seconds nothing was taken, or it
             held up others for ``PATIENCE`` seconds. It stays so until it was drained.
         """
-        taken, since = self._taken, time.monotonic()
+        # Since it is full, not since somebody waits: many that stand still cost no more than one.
+        taken, since = self._when_full
         while not self.stalled:
             self._room.clear()
             self._watched = True
             if len(self._items) <= self.capacity // 2:
                 return True
             started = time.monotonic()
-            self._room.wait(STALLED_AFTER)
+            if self._taken != taken:
+                taken, since = self._taken, started
+            self._room.wait(max(0.0, since + STALLED_AFTER - started))
             now = time.monotonic()
             if now - started >= _NOTICEABLE and holds_up_others():
                 self._held_up += now - started

@@ -93,6 +93,7 @@ class Router:
             self._stats.count("dropped.flushed", len(mailboxes))
             return 0
         age = max(0.0, self._clock.now() - record.timestamp)
+        self._stats.arrived(age)
         if age > self._expiry:
             self._stats.dropped(
                 "expired", f"{record.topic.value} {key!r} was {age:.1f} s old", len(mailboxes)

@@ -8,13 +8,14 @@ child the layer takes a new one. Nothing here blocks an event loop: what has to 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
@@ -27,7 +28,7 @@ from .exceptions import BrokerUnavailable, KafkaLayerError, UnreadableRecord
 from .mailbox import Envelope, Mailbox
 from .registry import Registry
 from .router import Router
-from .stats import Stats
+from .stats import LayerStats, Stats
 from .wire import Codec
 from .work import WorkChannel
 
@@ -42,6 +43,7 @@ START_TIMEOUT = 4.5
 
 _SWEEP_INTERVAL = 1.0
 _REFRESH_INTERVAL = 30.0
+_UNDO_TIMEOUT = 1.0
 
 # Room for the key, the headers and what Kafka adds to a record and its batch.
 _RECORD_OVERHEAD = 1024
@@ -63,7 +65,7 @@ class Server:
     ) -> None:
         self.config = config
         self.codec = codec
-        self.stats = Stats()
+        self.stats = Stats(config.prefix)
         self.registry = Registry(config)
         self.commands = Commands(codec, self.registry, self._answer, self._flush)
         self.sending = False
@@ -78,6 +80,7 @@ class Server:
         self._lock = threading.Lock()
         self._starts: dict[object, Future[Any]] = {}
         self._stopped = threading.Event()
+        self._closed = threading.Event()
 
     @property
     def started(self) -> bool:
@@ -191,6 +194,34 @@ class Server:
                 self.stats.dropped(error.cause, str(error))
             return None
 
+    def describe(self) -> LayerStats:
+        """Return what the server did and how it is; no I/O."""
+        health = self._backplane.health()
+        counts = self.stats.snapshot()
+        state: Literal["connected", "disconnected"] = (
+            "connected" if health.connected else "disconnected"
+        )
+        mailboxes = self.registry.open_channels()
+        return LayerStats(
+            server=None if self.commands.server is None else str(self.commands.server),
+            state=state if self.started else "idle",
+            sent=counts.get("sent", 0),
+            delivered=counts.get("delivered", 0),
+            failed=counts.get("failed", 0),
+            dropped=self.stats.by_name("dropped"),
+            refused=self.stats.by_name("refused"),
+            errors=self.stats.by_name("errors"),
+            reconnects=counts.get("reconnects", 0),
+            channels=len(mailboxes),
+            groups=len(self.registry.groups),
+            users=len(self.registry.users),
+            waiting=sum(map(len, mailboxes)),
+            queued=health.queued,
+            lag=health.lag,
+            latency_p50=self.stats.percentile(0.5),
+            latency_p99=self.stats.percentile(0.99),
+        )
+
     def clear(self, flushed: Position) -> None:
         """Drop what is here, and what was written before the flush and arrives after it."""
         self._flush(flushed.timestamp)
@@ -203,11 +234,16 @@ class Server:
             self._stopped.set()
         self.sending = self.receiving = False
         _running.discard(self)
-        self._backplane.close(timeout)
+        try:
+            self._backplane.close(timeout)
+        finally:
+            self._closed.set()
         self.stats.flush_log()
 
     def abandon(self) -> None:
         """Let go of everything without touching it, in a forked child."""
+        # A new one: a thread of the parent may have held the lock of the old one at the fork.
+        self._stopped = threading.Event()
         self._stopped.set()
         _running.discard(self)
         self._backplane.abandon()
@@ -232,7 +268,7 @@ class Server:
                 f"{START_TIMEOUT} s that this server wrote to its own inbox; the broker is "
                 "overloaded, or cut off."
             ) from None
-        self._start("upkeep", self._upkeep)
+        self._once("upkeep", self._upkeep)
         self.receiving = True
 
     def _open_work_sender(self, topic: WorkTopic) -> None:
@@ -253,7 +289,7 @@ class Server:
             self.registry.bridges,
         )
         self._backplane.open_work_channel(channel, deadline - time.monotonic())
-        self._start("upkeep", self._upkeep)
+        self._once("upkeep", self._upkeep)
         return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:
@@ -273,10 +309,32 @@ class Server:
         return question
 
     def _start(self, what: object, function: Callable[[], T]) -> Future[T]:
+        """Open something once, in a thread, so that none of it outlives a close meanwhile."""
+
+        def open_or_undo() -> T:
+            try:
+                opened = function()
+            except BaseException:
+                if not self._stopped.is_set():
+                    raise
+            else:
+                if not self._stopped.is_set():
+                    return opened
+            # close() did not see what was opened beside it. It goes first: it also writes what
+            # is queued.
+            self._closed.wait()
+            self.sending = self.receiving = False
+            _running.discard(self)
+            self._backplane.close(_UNDO_TIMEOUT)
+            raise _closed_meanwhile()
+
+        return self._once(what, open_or_undo)
+
+    def _once(self, what: object, function: Callable[[], T]) -> Future[T]:
         """Run something once, in a thread; again only if it failed."""
         with self._lock:
             if self._stopped.is_set():
-                return _failed(KafkaLayerError("The channel layer was closed meanwhile."))
+                return _failed(_closed_meanwhile())
             start = self._starts.get(what)
             if start is None or (start.done() and start.exception() is not None):
                 start = self._starts[what] = _in_thread(str(what), function)
@@ -312,14 +370,18 @@ class Server:
                 if left:
                     self.stats.count("dropped.closed", left)
                 self.stats.flush_log()
-                if time.monotonic() >= next_refresh:
+                if time.monotonic() >= next_refresh or not self._backplane.health().connected:
                     next_refresh = time.monotonic() + _REFRESH_INTERVAL
-                    self._backplane.refresh()
-                    self._send_question(self.commands.probe())
+                    self._refresh()
             except Exception:
                 if not self._stopped.is_set():
                     self.stats.count("errors.upkeep")
                     logger.exception("The upkeep of the channel layer failed; it goes on")
+
+    def _refresh(self) -> None:
+        with contextlib.suppress(BrokerUnavailable):
+            self._backplane.refresh()
+            self._send_question(self.commands.probe())
 
 
 def close_all(timeout: float) -> None:
@@ -331,6 +393,10 @@ def close_all(timeout: float) -> None:
 
 # Without it a process that sends and ends would lose what it sent. No thread can be started here.
 atexit.register(close_all, 5.0)
+
+
+def _closed_meanwhile() -> KafkaLayerError:
+    return KafkaLayerError("The channel layer was closed meanwhile.")
 
 
 def _failed(error: Exception) -> Future[Any]:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
-__all__ = ["produce_failed"]
+__all__ = ["connection_changed", "messages_dropped", "produce_failed"]
+
+connection_changed = Signal()
+"""All brokers were lost, or one came back.
+
+Arguments: ``prefix`` (the layer's), ``connected`` (bool), ``seconds`` (how long the outage took;
+0.0 when it begins).
+"""
+
+messages_dropped = Signal()
+"""Messages reach nobody; sent for the first of a cause and then in summaries, ten seconds apart.
+
+Arguments: ``prefix`` (the layer's), ``cause`` (as in ``LayerStats.dropped``), ``number`` (since
+the last signal of the cause), ``detail`` (about one of them, or "").
+"""
 
 produce_failed = Signal()
 """A record did not reach the broker; nobody waited for it, or somebody gets the error as well.

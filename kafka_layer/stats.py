@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-__all__ = ["LOG_INTERVAL", "Stats"]
+from .signals import messages_dropped
+
+__all__ = ["LOG_INTERVAL", "LayerStats", "Stats"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -15,10 +20,62 @@ LOG_INTERVAL = 10.0
 """Seconds between two log lines about drops of one cause."""
 
 
-class Stats:
-    """Counters of one server; every method may be called from any thread."""
+_SAMPLES = 1000
 
-    def __init__(self) -> None:
+
+@dataclass(frozen=True)
+class LayerStats:
+    """What a layer did since its first use, and how it is now.
+
+    Attributes:
+        server: The server's name, or None while it does not receive.
+        state: ``idle`` before the first use, then ``connected`` or ``disconnected``.
+        sent: Records handed to the producer.
+        delivered: Messages put into channels of this server.
+        failed: Records that the broker did not take.
+        dropped: Messages that reached nobody, by cause.
+        refused: Sends that raised ``ChannelFull``, by cause.
+        errors: What Kafka's clients and the layer's threads reported, by name.
+        reconnects: How often all brokers were lost and came back.
+        channels: Open channels.
+        groups: Groups with a member on this server.
+        users: Users with a channel on this server.
+        waiting: Messages in memory that no receive has taken yet.
+        queued: Records that wait for the broker's acknowledgement.
+        lag: Records in the log that this server has not read yet, some seconds ago.
+        latency_p50: Median age of arriving records, in seconds; None before the first.
+        latency_p99: 99th percentile of the same.
+    """
+
+    server: str | None = None
+    state: Literal["idle", "connected", "disconnected"] = "idle"
+    sent: int = 0
+    delivered: int = 0
+    failed: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    reconnects: int = 0
+    channels: int = 0
+    groups: int = 0
+    users: int = 0
+    waiting: int = 0
+    queued: int = 0
+    lag: int = 0
+    latency_p50: float | None = None
+    latency_p99: float | None = None
+
+
+class Stats:
+    """Counters of one server; every method may be called from any thread.
+
+    Args:
+        prefix: The layer's prefix, for signals and log lines.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self._ages: deque[float] = deque(maxlen=_SAMPLES)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._unlogged: Counter[str] = Counter()
@@ -29,8 +86,26 @@ class Stats:
         with self._lock:
             self._counts[name] += number
 
+    def arrived(self, age: float) -> None:
+        """Note the age of a record that arrives, in seconds."""
+        self._ages.append(age)
+
+    def percentile(self, share: float) -> float | None:
+        """Return the age that ``share`` (0 to 1) of the last arriving records stayed below."""
+        ages = sorted(self._ages)
+        return ages[min(len(ages) - 1, int(len(ages) * share))] if ages else None
+
+    def by_name(self, kind: str) -> dict[str, int]:
+        """Return the counters ``{kind}.{name}`` by name."""
+        with self._lock:
+            return {
+                name.partition(".")[2]: number
+                for name, number in self._counts.items()
+                if name.startswith(f"{kind}.")
+            }
+
     def dropped(self, cause: str, detail: str, number: int = 1) -> None:
-        """Count messages that reach nobody, and log them: the first at once, then a summary.
+        """Count messages that reach nobody, log and signal them: one at once, then summaries.
 
         Args:
             cause: Short name of the cause; it becomes the counter ``dropped.{cause}``.
@@ -45,7 +120,7 @@ class Stats:
                 return
             self._next_log[cause] = now + LOG_INTERVAL
             unlogged = self._unlogged.pop(cause)
-        logger.warning("%d message(s) dropped (%s), the last: %s", unlogged, cause, detail)
+        self._tell(cause, unlogged, detail)
 
     def flush_log(self) -> None:
         """Log what was dropped since the last line of its cause, where that is due."""
@@ -59,9 +134,21 @@ class Stats:
             for cause in due:
                 self._next_log[cause] = now + LOG_INTERVAL
         for cause, number in due.items():
-            logger.warning("%d more message(s) dropped (%s)", number, cause)
+            self._tell(cause, number, "")
 
     def snapshot(self) -> dict[str, int]:
         """Return a copy of all counters."""
         with self._lock:
             return dict(self._counts)
+
+    def _tell(self, cause: str, number: int, detail: str) -> None:
+        logger.warning(
+            "%s: %d message(s) dropped (%s)%s",
+            self.prefix,
+            number,
+            cause,
+            f", the last: {detail}" if detail else "",
+        )
+        messages_dropped.send_robust(
+            sender=Stats, prefix=self.prefix, cause=cause, number=number, detail=detail
+        )

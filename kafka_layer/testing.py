@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
-from .backplane import Backplane, Delivered, Outgoing, Position, Record, RecordSink
+from .backplane import Backplane, Delivered, Health, Outgoing, Position, Record, RecordSink
 from .conf import LayerConfig
 from .exceptions import ProduceFailed
 from .kafka.embedded import EmbeddedBroker
@@ -74,10 +74,11 @@ class InMemoryBackplane:
             self._inbox = random.randrange(
                 min(self._config.topics[topic].partitions for topic in INBOX_TOPICS)
             )
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=_read, args=(self._unread, sink), name="kafka-layer-memory", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread  # only now may close() join it
             self._log.attach(self)
         return self._inbox
 
@@ -105,6 +106,10 @@ class InMemoryBackplane:
             name = topic_name(self._config.prefix, record.topic)
             delivered(Position(name, partition, offset, timestamp), None)
 
+    def health(self) -> Health:
+        """Tell what a broker would: nothing waits and nothing is cut off."""
+        return Health(connected=True, queued=0, lag=0)
+
     def refresh(self) -> None:
         """Nothing changes behind this backplane."""
 
@@ -117,9 +122,9 @@ class InMemoryBackplane:
             self._thread.join(timeout)
 
     def abandon(self) -> None:
-        """Leave the log, which a forked child has for itself."""
+        """Leave the log, of which a forked child has a copy for itself."""
         self._closed = True
-        self._log = _Log()
+        self._log.abandon(self)
 
     def offer(self, topic: Topic, partition: int, record: Record) -> None:
         """Take a record if this server reads it."""
@@ -170,6 +175,11 @@ class _Log:
         with self._lock:
             if reader in self._readers:
                 self._readers.remove(reader)
+
+    def abandon(self, reader: InMemoryBackplane) -> None:
+        # A thread of the parent may have held the lock at the fork.
+        self._lock = threading.Lock()
+        self.detach(reader)
 
     def jobs(self, topic: WorkTopic) -> queue.SimpleQueue[_QueuedJob]:
         with self._lock:

@@ -44,7 +44,9 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
         channel_layer: Any,
         max_applications: int = 1000,
     ) -> None:
-        super().__init__(self._tracked(application), list(channels), channel_layer, max_applications)
+        super().__init__(
+            self._tracked(application), list(channels), channel_layer, max_applications
+        )
         self._in_hand = {channel: _InHand() for channel in channels}
 
     async def handle(self) -> None:
@@ -70,7 +72,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
             in_hand.done.clear()
             self.get_or_create_application_instance(channel, scope).put_nowait(message)
 
-    def _stop_on_signals(self, listeners: list[asyncio.Future[None]]) -> None:
+    def _stop_on_signals(self, listeners: Sequence[asyncio.Future[None]]) -> None:
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:

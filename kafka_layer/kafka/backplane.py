@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 
 from ..addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
-from ..backplane import Delivered, Outgoing, RecordSink
+from ..backplane import Delivered, Health, Outgoing, RecordSink
 from ..conf import LayerConfig
 from ..exceptions import BrokerUnavailable, TopicError
 from ..stats import Stats
 from ..work import WorkChannel
 from .admin import TopicAdmin, partition_counts, topic_spec
+from .connection import Connection
 from .consumer import BroadcastConsumer
 from .producer import RecordProducer
 from .workers import WorkConsumer
@@ -38,7 +39,8 @@ class KafkaBackplane:
         self._config = config
         self._stats = stats
         self._names = {topic: topic_name(config.prefix, topic) for topic in Topic}
-        self._producer = RecordProducer(config, self._names, stats)
+        self._connection = Connection(config.bootstrap_servers, stats)
+        self._producer = RecordProducer(config, self._names, stats, self._connection)
         self._consumer: BroadcastConsumer | None = None
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
@@ -64,6 +66,7 @@ class KafkaBackplane:
                 {name: topic for topic, name in self._names.items()},
                 sink,
                 self._stats,
+                self._connection,
             )
             consumer.start(self._to_read(self._inbox), deadline - time.monotonic())
             self._consumer = consumer
@@ -76,7 +79,9 @@ class KafkaBackplane:
     def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._ensure_topics((channel.topic,), timeout)
-        worker = WorkConsumer(self._config, self._name(channel.topic), channel, self._stats)
+        worker = WorkConsumer(
+            self._config, self._name(channel.topic), channel, self._stats, self._connection
+        )
         with self._lock:
             self._workers.append(worker)
         try:
@@ -92,6 +97,7 @@ class KafkaBackplane:
     def refresh(self) -> None:
         before = dict(self._partitions)
         self._look_at(tuple(Topic), _RETRY)
+        self._connection.on_answer()
         added = [
             (name, number)
             for name in (self._names[topic] for topic in BROADCAST_TOPICS)
@@ -105,6 +111,10 @@ class KafkaBackplane:
             name = self._name(topic)
             self._producer.spread(topic, name, self._partitions.get(name, 1))
 
+    def health(self) -> Health:
+        lag = 0 if self._consumer is None else self._consumer.lag
+        return Health(not self._connection.lost, self._producer.queued, lag)
+
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._closed.set()
@@ -116,6 +126,7 @@ class KafkaBackplane:
             reader.join(max(0.1, deadline - time.monotonic()))
 
     def abandon(self) -> None:
+        self._closed = threading.Event()
         self._closed.set()
         self._producer.abandon()
         for reader in self._readers():

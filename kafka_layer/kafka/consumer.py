@@ -8,6 +8,7 @@ never disturbs another.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import queue
 import threading
@@ -31,6 +32,7 @@ from ..conf import LayerConfig
 from ..exceptions import BrokerUnavailable
 from ..stats import Stats
 from ..wire import Headers
+from .connection import Connection
 from .errors import client_logger, kafka_error, unavailable
 from .properties import consumer_properties
 
@@ -51,18 +53,30 @@ class BroadcastConsumer:
         topics: The layer's topics by Kafka's names.
         sink: Gets the records, in the consumer's thread.
         stats: Counts what was missed and what went wrong.
+        connection: Is told of errors and answers.
+
+    Attributes:
+        lag: Records that the log holds and this server has not read, some seconds ago.
     """
 
     def __init__(
-        self, config: LayerConfig, topics: Mapping[str, Topic], sink: RecordSink, stats: Stats
+        self,
+        config: LayerConfig,
+        topics: Mapping[str, Topic],
+        sink: RecordSink,
+        stats: Stats,
+        connection: Connection,
     ) -> None:
         self._servers = config.bootstrap_servers
         self._topics = topics
         self._sink = sink
         self._stats = stats
+        self._connection = connection
+        self.lag = 0
         self._properties: dict[str, Any] = {
             **consumer_properties(config),
-            "error_cb": self._on_error,
+            "error_cb": connection.on_error,
+            "stats_cb": self._on_statistics,
             "logger": client_logger,
         }
         self._client: Consumer | None = None
@@ -155,6 +169,7 @@ class BroadcastConsumer:
             self._lost.discard((topic, number))
 
     def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
+        self._connection.on_answer()
         records = []
         for message in messages:
             error = message.error()
@@ -202,8 +217,14 @@ class BroadcastConsumer:
                 self._stop.wait(0.02)
         return found
 
-    def _on_error(self, error: KafkaError) -> None:
-        self._stats.count(f"errors.{error.name()}")
+    def _on_statistics(self, statistics: str) -> None:
+        # What is fetched and not read yet, and what is not fetched yet.
+        self.lag = sum(
+            partition["fetchq_cnt"] + max(0, partition["hi_offset"] - partition["next_offset"])
+            for topic in json.loads(statistics).get("topics", {}).values()
+            for partition in topic.get("partitions", {}).values()
+            if partition["next_offset"] >= 0
+        )
 
     def _on_partition_error(self, client: Consumer, message: Message, error: KafkaError) -> None:
         self._stats.count(f"errors.{error.name()}")

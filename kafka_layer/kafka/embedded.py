@@ -170,7 +170,11 @@ class EmbeddedBroker:
         A new dictionary each time; ``bootstrap_servers`` is not in it. The short wait takes
         an idle consumer about 3 % of a core.
         """
-        return {"auto_create_topics": False, "consumer_config": {"fetch.wait.max.ms": 5}}
+        return {
+            "auto_create_topics": False,
+            "worker_group_protocol": "consumer",
+            "consumer_config": {"fetch.wait.max.ms": 5},
+        }
 
     def __enter__(self) -> Self:
         self.start()

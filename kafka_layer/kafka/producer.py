@@ -25,6 +25,7 @@ from ..conf import LayerConfig
 from ..exceptions import ProduceFailed
 from ..signals import produce_failed
 from ..stats import Stats
+from .connection import Connection
 from .errors import client_logger, kafka_error, produce_error
 from .properties import producer_properties
 
@@ -46,16 +47,24 @@ class RecordProducer:
         config: The layer's settings.
         topics: Kafka's names of the topics.
         stats: Counts what was sent and what failed.
+        connection: Is told of errors and answers.
 
     Attributes:
         own_partition: Where records without a key go, so that a sender's stay in order.
     """
 
-    def __init__(self, config: LayerConfig, topics: Mapping[Topic, str], stats: Stats) -> None:
+    def __init__(
+        self,
+        config: LayerConfig,
+        topics: Mapping[Topic, str],
+        stats: Stats,
+        connection: Connection,
+    ) -> None:
         self.own_partition = 0
         self._topics = topics
         self._work: dict[WorkTopic, tuple[str, itertools.count[int], int]] = {}
         self._stats = stats
+        self._connection = connection
         self._properties: dict[str, Any] = {
             **producer_properties(config),
             "error_cb": self._on_error,
@@ -75,6 +84,12 @@ class RecordProducer:
         if self._client is None:
             raise ProduceFailed("The channel layer is closed.")
         return self._client
+
+    @property
+    def queued(self) -> int:
+        """Records that wait for the broker's acknowledgement."""
+        client = self._client
+        return 0 if client is None else len(client)
 
     def start(self) -> None:
         """Create the client; no I/O in this thread. Idempotent.
@@ -207,7 +222,7 @@ class RecordProducer:
                 self._awaited.clear()
 
     def _on_error(self, error: KafkaError) -> None:
-        self._stats.count(f"errors.{error.name()}")
+        self._connection.on_error(error)
         if error.fatal():
             self._failed.set()
 
@@ -225,6 +240,7 @@ class RecordProducer:
     def _report(self, error: KafkaError | None, message: Message) -> None:
         # An exception here would come out of poll() as a SystemError on Python < 3.12.
         if error is None:
+            self._connection.on_answer()
             return
         try:
             failure = produce_error(message.topic() or "", message.key(), error)

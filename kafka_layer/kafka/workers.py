@@ -30,6 +30,7 @@ from ..conf import LayerConfig
 from ..exceptions import KafkaLayerError
 from ..stats import Stats
 from ..work import WorkChannel
+from .connection import Connection
 from .errors import client_logger, kafka_error, topic_error
 from .properties import work_properties
 
@@ -75,13 +76,22 @@ class WorkConsumer:
         topic: Kafka's name of the channel's topic.
         channel: The receives.
         stats: Counts what went wrong.
+        connection: Is told of errors.
     """
 
-    def __init__(self, config: LayerConfig, topic: str, channel: WorkChannel, stats: Stats) -> None:
+    def __init__(
+        self,
+        config: LayerConfig,
+        topic: str,
+        channel: WorkChannel,
+        stats: Stats,
+        connection: Connection,
+    ) -> None:
         self._topic = topic
         self._servers = config.bootstrap_servers
         self._channel = channel
         self._stats = stats
+        self._connection = connection
         self._properties: dict[str, Any] = {
             **work_properties(config, topic),
             "error_cb": self._on_error,
@@ -297,7 +307,7 @@ class WorkConsumer:
         self._fetched = deque(each for each in self._fetched if self._is_held(*each))
 
     def _on_error(self, error: KafkaError) -> None:
-        self._stats.count(f"errors.{error.name()}")
+        self._connection.on_error(error)
         if error.fatal():
             self._fatal = error
         elif error.code() in (
