@@ -25,6 +25,7 @@ __all__ = ["Commands"]
 
 _HELLO = "hello"
 _FLUSH = "flush"
+_WHO = "who"
 
 
 class Commands:
@@ -50,12 +51,12 @@ class Commands:
         self._flush = flush
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._asked: dict[int, Question] = {}
+        self._asked: dict[int, _Asked] = {}
         self.server: ServerName | None = None
         self.handlers = {
             Topic.GROUP_MGMT: self._on_command,
             Topic.ACK: self._on_answer,
-            Topic.SEND_ALL: self._on_flush,
+            Topic.SEND_ALL: self._on_command_to_all,
         }
 
     @property
@@ -86,15 +87,22 @@ class Commands:
         """Make a record that comes back to this server itself."""
         return self._question(Topic.ACK, self.name, {"command": _HELLO})
 
-    def probe(self) -> Question:
+    def probe(self) -> Outgoing:
         """Make a record that nobody reads; its delivery report tells the broker's time."""
-        return self._question(Topic.ACK, ServerName(0, "probe"), {})
+        return self._sealed(Topic.ACK, ServerName(0, "probe"), {})
+
+    def roll_call(self) -> RollCall:
+        """Make the record that asks every server to tell its name and what is on it."""
+        number = next(self._ids)
+        value = {"command": _WHO, "id": number, "reply_to": str(self.name)}
+        call = RollCall(self, number, self._to_all(_WHO, value))
+        with self._lock:
+            self._asked[number] = call
+        return call
 
     def flush(self) -> Outgoing:
         """Make the record that tells every other server to clear."""
-        payload = self._codec.encode({"command": _FLUSH, "server": str(self.server)})
-        headers = [("command", _FLUSH.encode())]
-        return Outgoing.sealed(self._codec, Topic.SEND_ALL, None, payload, headers=headers)
+        return self._to_all(_FLUSH, {"command": _FLUSH, "server": str(self.server)})
 
     def withdraw(self, number: int) -> bool:
         """Forget a question; tells whether it was still open."""
@@ -103,76 +111,112 @@ class Commands:
 
     def _question(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Question:
         number = next(self._ids)
-        payload = self._codec.encode({**value, "id": number})
-        record = Outgoing.sealed(self._codec, topic, str(to), payload, to.partition)
-        question = Question(self, number, record)
+        question = Question(self, number, self._sealed(topic, to, {**value, "id": number}))
         with self._lock:
             self._asked[number] = question
         return question
+
+    def _sealed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Outgoing:
+        return Outgoing.sealed(self._codec, topic, str(to), self._codec.encode(value), to.partition)
+
+    def _to_all(self, command: str, value: dict[str, Any]) -> Outgoing:
+        # The header tells it from a message to all; the value repeats it, under encryption.
+        headers = [("command", command.encode())]
+        payload = self._codec.encode(value)
+        return Outgoing.sealed(self._codec, Topic.SEND_ALL, None, payload, headers=headers)
 
     def _on_command(self, key: str, payload: bytes, record: Record) -> None:
         if key != str(self.server):
             return
         value = self._codec.decode(payload)
-        asker = parse_server_name(str(value.get("reply_to")))
-        if asker is None:
-            raise UnreadableRecord("undecodable", f"a command without a reply_to: {value!r}")
-        answer: dict[str, Any] = {"id": value.get("id")}
+        answer = {"id": value.get("id")}
         try:
             self._registry.change(
                 *(str(value.get(each)) for each in ("command", "name", "channel"))
             )
         except ValueError as error:
             answer["error"] = str(error)
-        payload = self._codec.encode(answer)
-        self._answer(Outgoing.sealed(self._codec, Topic.ACK, str(asker), payload, asker.partition))
+        self._reply(value, answer)
 
     def _on_answer(self, key: str, payload: bytes, record: Record) -> None:
         if key != str(self.server):
             return
         value = self._codec.decode(payload)
+        number = value.get("id")
         with self._lock:
-            question = self._asked.pop(value.get("id", 0), None)
-        if question is None:
-            return
-        if value.get("error"):
-            question.answer.set_exception(CommandFailed(str(value["error"])))
-        else:
-            question.answer.set_result(record.timestamp)
+            question = self._asked.get(number) if isinstance(number, int) else None
+        if question is not None:
+            question.take(value)
 
-    def _on_flush(self, key: str, payload: bytes, record: Record) -> None:
+    def _on_command_to_all(self, key: str, payload: bytes, record: Record) -> None:
         value = self._codec.decode(payload)
         if value.get("command") == _FLUSH and value.get("server") != str(self.server):
             self._flush(record.timestamp)
+        elif value.get("command") == _WHO:
+            answer = {
+                "id": value.get("id"),
+                "server": str(self.server),
+                "channels": len(self._registry.open_channels()),
+                "groups": len(self._registry.groups),
+                "users": len(self._registry.users),
+            }
+            self._reply(value, answer)
+
+    def _reply(self, value: dict[str, Any], answer: dict[str, Any]) -> None:
+        asker = parse_server_name(str(value.get("reply_to")))
+        if asker is None:
+            raise UnreadableRecord("undecodable", f"a command without a reply_to: {value!r}")
+        self._answer(self._sealed(Topic.ACK, asker, answer))
 
 
-class Question:
-    """A command that waits for its answer.
+class _Asked:
+    """Something that waits for answers under a number.
 
     Attributes:
         record: What to write.
-        answer: Resolves to the timestamp of the answer (the broker's, in seconds).
     """
-
-    __slots__ = ("_commands", "_number", "answer", "record")
 
     def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
         self._commands = commands
         self._number = number
         self.record = record
-        self.answer: Future[float] = Future()
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Take an answer; the thread that reads."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Stop waiting; an answer that comes later is ignored."""
+        self._commands.withdraw(self._number)
+
+
+class Question(_Asked):
+    """A command to one server, and its answer.
+
+    Attributes:
+        answer: Resolves when the other server has carried the command out.
+    """
+
+    def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
+        super().__init__(commands, number, record)
+        self.answer: Future[None] = Future()
         self.answer.set_running_or_notify_cancel()
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Resolve the answer, once; the thread that reads."""
+        if not self._commands.withdraw(self._number):
+            return
+        if answer.get("error"):
+            self.answer.set_exception(CommandFailed(str(answer["error"])))
+        else:
+            self.answer.set_result(None)
 
     def fail(self, error: Exception) -> None:
         """Give the question up, for instance because it could not be written."""
         if self._commands.withdraw(self._number):
             self.answer.set_exception(error)
 
-    def forget(self) -> None:
-        """Stop waiting; an answer that comes later is ignored."""
-        self._commands.withdraw(self._number)
-
-    def result_before(self, deadline: float) -> float:
+    def result_before(self, deadline: float) -> None:
         """Block until the answer is here.
 
         Args:
@@ -184,8 +228,24 @@ class Question:
             ProduceFailed: If the command could not be written.
         """
         try:
-            return self.answer.result(max(0.0, deadline - time.monotonic()))
+            self.answer.result(max(0.0, deadline - time.monotonic()))
         except concurrent.futures.TimeoutError:
             raise TimeoutError(f"no answer to the command for {self.record.key}") from None
         finally:
             self.forget()
+
+
+class RollCall(_Asked):
+    """A question to all servers, and the answers that came so far.
+
+    Attributes:
+        servers: What each server told: ``server``, ``channels``, ``groups`` and ``users``.
+    """
+
+    def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
+        super().__init__(commands, number, record)
+        self.servers: list[dict[str, Any]] = []
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Note what one server tells; the thread that reads."""
+        self.servers.append({name: each for name, each in answer.items() if name != "id"})

@@ -373,6 +373,33 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         return self._server.describe()
 
+    def servers_sync(self, seconds: float = 1.0) -> list[dict[str, Any]]:
+        """Ask which servers of this prefix are running, as far as they answer; blocks.
+
+        Args:
+            seconds: How long to wait for answers.
+
+        Returns:
+            What each told: its name (``server``) and how many ``channels``, ``groups`` and
+            ``users`` it has.
+        """
+        return self._receiving_server_sync().roll_call(seconds)
+
+    def round_trip_sync(self, timeout: float = 5.0) -> float:
+        """Write a record and wait until this server reads it; blocks.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Returns:
+            The seconds that it took.
+
+        Raises:
+            BrokerUnavailable: If the first use of the layer finds no broker.
+            TimeoutError: If the record did not come back in time.
+        """
+        return self._receiving_server_sync().round_trip(timeout)
+
     def require_valid_message(self, message: dict[str, Any]) -> None:
         """Check that a message can be sent.
 

@@ -162,6 +162,44 @@ class Server:
         """
         return self._send_question(self.commands.ask(owner, command, name, channel))
 
+    def roll_call(self, seconds: float) -> list[dict[str, Any]]:
+        """Ask every server to tell its name and what is on it. This server must be receiving.
+
+        Args:
+            seconds: How long to wait for answers; blocks all of it.
+
+        Returns:
+            What each told that answered in time: ``server``, ``channels``, ``groups``, ``users``.
+
+        Raises:
+            QueueFull: If the backplane's queue is full.
+            ProduceFailed: If the record cannot be written at all.
+        """
+        call = self.commands.roll_call()
+        try:
+            self.publish(call.record)
+            self._stopped.wait(seconds)
+        finally:
+            call.forget()
+        return sorted(call.servers, key=lambda told: str(told["server"]))
+
+    def round_trip(self, timeout: float) -> float:
+        """Write a record to this server's own inbox and wait until it is read.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Returns:
+            The seconds that it took.
+
+        Raises:
+            TimeoutError: If it did not come back in time.
+            ProduceFailed: If it could not be written.
+        """
+        started = time.monotonic()
+        self._send_question(self.commands.hello()).result_before(started + timeout)
+        return time.monotonic() - started
+
     def put(self, mailbox: Mailbox, payload: bytes) -> None:
         """Deliver a message to a channel of this server without a detour.
 
@@ -260,8 +298,8 @@ class Server:
         if self.commands.server is None:
             self.commands.server = ServerName.new(partition)
         try:
-            # To this server's own inbox: it proves that writing and reading work, and warms up.
-            self._send_question(self.commands.hello()).result_before(deadline)
+            # It proves that writing and reading work, and warms both clients up.
+            self.round_trip(deadline - time.monotonic())
         except TimeoutError:
             raise BrokerUnavailable(
                 f"{self.config.bootstrap_servers} did not hand a record back within "
@@ -279,7 +317,7 @@ class Server:
     def _open_worker(self, topic: WorkTopic) -> Mailbox:
         deadline = time.monotonic() + START_TIMEOUT
         self.start_sending().result()
-        self._send_question(self.commands.probe())
+        self._publish_timed(self.commands.probe())
         channel = WorkChannel(
             topic,
             self.config.worker_settings(topic.channel).expiry,
@@ -293,20 +331,29 @@ class Server:
         return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:
+        def failed(error: Exception) -> None:
+            question.fail(error)
+
+        try:
+            self._publish_timed(question.record, failed)
+        except BaseException:
+            question.forget()
+            raise
+        return question
+
+    def _publish_timed(
+        self, record: Outgoing, failed: Callable[[Exception], None] | None = None
+    ) -> None:
+        """Publish a record whose delivery report sets the clock."""
         sent = time.time()
 
         def delivered(position: Position | None, error: Exception | None) -> None:
             if position is not None:
                 self._clock.observe(position.timestamp, sent, time.time())
-            elif error is not None:
-                question.fail(error)
+            elif error is not None and failed is not None:
+                failed(error)
 
-        try:
-            self.publish(question.record, delivered)
-        except BaseException:
-            question.forget()
-            raise
-        return question
+        self.publish(record, delivered)
 
     def _start(self, what: object, function: Callable[[], T]) -> Future[T]:
         """Open something once, in a thread, so that none of it outlives a close meanwhile."""
@@ -381,7 +428,7 @@ class Server:
     def _refresh(self) -> None:
         with contextlib.suppress(BrokerUnavailable):
             self._backplane.refresh()
-            self._send_question(self.commands.probe())
+            self._publish_timed(self.commands.probe())
 
 
 def close_all(timeout: float) -> None:
