@@ -177,6 +177,27 @@ class Backplane(Protocol):
             TopicError: If the topic is missing and cannot be created, or may not be read.
         """
 
+    def settle(self, timeout: float) -> bool:
+        """Wait until everything that was handed over is written or failed.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Returns:
+            Whether that is so.
+        """
+
+    def clear_work(self, timeout: float) -> None:
+        """Drop all messages that wait in the worker channels of the prefix.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses.
+        """
+
     def refresh(self) -> None:
         """Look for changes that nobody announces, such as new partitions; blocks briefly.
 

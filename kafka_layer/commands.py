@@ -136,7 +136,12 @@ class Commands:
             )
         except ValueError as error:
             answer["error"] = str(error)
-        self._reply(value, answer)
+        except Exception as error:
+            # A bug, which the caller counts and logs; who asked must not wait for the time-out.
+            answer["error"] = repr(error)
+            raise
+        finally:
+            self._reply(value, answer)
 
     def _on_answer(self, key: str, payload: bytes, record: Record) -> None:
         if key != str(self.server):

@@ -27,6 +27,9 @@ else:
 
 
 class _UserId(_Consumer):
+    # Who was registered: by the time of the disconnect the user may have logged out.
+    _registered_user: str | int | None = None
+
     def get_user_id(self) -> str | int | None:
         """Return the id under which this connection is reached; None registers nothing.
 
@@ -45,14 +48,14 @@ class AsyncUserConsumerMixin(_UserId):
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         """Register the user before the consumer's own ``connect``."""
-        user_id = self.get_user_id()
+        self._registered_user = user_id = self.get_user_id()
         if user_id is not None:
             await self.channel_layer.user_add(user_id, self.channel_name)
         await super().websocket_connect(message)
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """Unregister the user, and go on with the consumer's own ``disconnect``."""
-        user_id = self.get_user_id()
+        user_id, self._registered_user = self._registered_user, None
         if user_id is not None:
             await self.channel_layer.user_discard(user_id, self.channel_name)
         await super().websocket_disconnect(message)
@@ -63,14 +66,14 @@ class UserConsumerMixin(_UserId):
 
     def websocket_connect(self, message: dict[str, Any]) -> None:
         """Register the user before the consumer's own ``connect``."""
-        user_id = self.get_user_id()
+        self._registered_user = user_id = self.get_user_id()
         if user_id is not None:
             self.channel_layer.user_add_sync(user_id, self.channel_name)
         super().websocket_connect(message)
 
     def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """Unregister the user, and go on with the consumer's own ``disconnect``."""
-        user_id = self.get_user_id()
+        user_id, self._registered_user = self._registered_user, None
         if user_id is not None:
             self.channel_layer.user_discard_sync(user_id, self.channel_name)
         super().websocket_disconnect(message)

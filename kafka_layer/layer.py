@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
-from channels.exceptions import ChannelFull
+from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
 from .addressing import ServerName, Topic, WorkTopic, owner_of, user_key
@@ -51,6 +51,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     """
 
     extensions = ["groups", "flush"]
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
 
     def __init__(self, **config: Any) -> None:
         self.config = LayerConfig.from_keywords(**config)
@@ -350,15 +352,17 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Lifecycle
 
     async def flush(self) -> None:
-        """Drop all messages and all groups, here and on every other server of the prefix.
+        """Drop all messages, groups and users, here and on every other server of the prefix.
+
+        What waits in worker channels goes, too. The other servers clear when they read of it.
 
         Raises:
             ProduceFailed: If the broker does not take the record that tells the others.
+            TopicError: If it refuses to clear the worker channels.
         """
         server = await self._server_for(Topic.SEND_ALL)
-        server.clear(await asyncio.wrap_future(server.publish_wanted(server.commands.flush())))
-        # The broker's clock counts milliseconds: what is sent next must not count as older.
-        await asyncio.sleep(0.002)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, server.flush, self.config.expiry)
 
     async def close(self) -> None:
         """Write what is queued and stop, within 5 seconds; the next use starts anew. Idempotent."""
@@ -591,6 +595,11 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def _open(self, channel: str) -> tuple[Server, Mailbox]:
         self.require_valid_channel_name(channel)
+        if channel.endswith("!"):
+            raise ValueError(
+                f"{channel!r} is the part that all channels of a server share; receive on a whole "
+                "name that new_channel() gave."
+            )
         if "!" not in channel:
             server = self._server
             return server, await asyncio.wrap_future(server.start_working(WorkTopic(channel)))

@@ -110,6 +110,10 @@ class Registry:
         mailbox = self._mailboxes.get(channel)
         if mailbox is not None:
             (membership.add if verb == "add" else membership.discard)(name, mailbox)
+            if self._mailboxes.get(channel) is not mailbox:
+                # Forgotten between the two: nobody would ever take it out again.
+                with self._lock:
+                    self._forget(mailbox)
 
     def sweep(self) -> int:
         """Forget the channels that nobody can receive on any more.

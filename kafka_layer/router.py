@@ -37,6 +37,7 @@ class Router:
         clock: Tells the age of a record.
         commands: What to do with a record of a topic that carries commands; each gets the record's
             key and its opened payload. ``SEND_ALL`` stands for records with a command header.
+        is_mine: Tells whether a channel name is one of this server's.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Router:
         stats: Stats,
         clock: BrokerClock,
         commands: Mapping[Topic, Callable[[str, bytes, Record], None]],
+        is_mine: Callable[[str], bool],
     ) -> None:
         self._expiry = config.expiry
         self._slice = max(1, config.capacity // 2)
@@ -55,6 +57,7 @@ class Router:
         self._stats = stats
         self._clock = clock
         self._commands = commands
+        self._is_mine = is_mine
         self._flushed_until = float("-inf")
 
     def deliver(self, records: Sequence[Record]) -> None:
@@ -129,7 +132,12 @@ class Router:
         if topic is Topic.SEND_ALL:
             return self._registry.open_channels()
         mailbox = self._registry.mailbox(key)
-        return () if mailbox is None else (mailbox,)
+        if mailbox is None:
+            # The inbox partition is shared with other servers, whose channels are not looked for.
+            if self._is_mine(key):
+                self._stats.count("dropped.closed")
+            return ()
+        return (mailbox,)
 
     def _put_when_there_is_room(self, mailbox: Mailbox, envelope: Envelope) -> bool:
         if not self._registry.is_open(mailbox):

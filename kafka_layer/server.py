@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from .addressing import ServerName, Topic, WorkTopic
+from .addressing import ServerName, Topic, WorkTopic, owner_of
 from .backplane import Backplane, Delivered, Outgoing, Position
 from .clock import BrokerClock
 from .commands import Commands, Question
@@ -72,7 +72,13 @@ class Server:
         self.receiving = False
         self._clock = BrokerClock()
         self._router = Router(
-            config, self.registry, codec, self.stats, self._clock, self.commands.handlers
+            config,
+            self.registry,
+            codec,
+            self.stats,
+            self._clock,
+            self.commands.handlers,
+            self._is_mine,
         )
         self._backplane = backplane(self.stats)
         # The largest value of each topic that can be written to.
@@ -260,9 +266,24 @@ class Server:
             latency_p99=self.stats.percentile(0.99),
         )
 
-    def clear(self, flushed: Position) -> None:
-        """Drop what is here, and what was written before the flush and arrives after it."""
+    def flush(self, timeout: float) -> None:
+        """Drop everything, here, on the other servers and in the worker channels; blocks.
+
+        Args:
+            timeout: Seconds that this may take.
+
+        Raises:
+            ProduceFailed: If the broker does not take the record that tells the others.
+            TopicError: If it refuses to clear the worker channels.
+        """
+        deadline = time.monotonic() + timeout
+        # What was sent before must be written before: the flush's timestamp is the border.
+        self._backplane.settle(timeout)
+        self._backplane.clear_work(max(0.1, deadline - time.monotonic()))
+        flushed = self.publish_wanted(self.commands.flush()).result()
         self._flush(flushed.timestamp)
+        # The broker's clock counts milliseconds: what is sent next must not count as older.
+        self._stopped.wait(0.002)
 
     def close(self, timeout: float) -> None:
         """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent."""
@@ -389,6 +410,10 @@ class Server:
 
     def _limit_of(self, topic: Topic | WorkTopic) -> int:
         return self.config.max_message_bytes(topic) - _RECORD_OVERHEAD
+
+    def _is_mine(self, channel: str) -> bool:
+        owner = owner_of(channel)
+        return owner is not None and self.owns(owner)
 
     def _answer(self, record: Outgoing) -> None:
         try:

@@ -1,4 +1,7 @@
-"""Django signals of the layer. Receivers run in a thread of the layer and must not block it."""
+"""Django signals of the layer.
+
+Receivers run in a thread of the layer, or in the one that closes it, and must not block it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ the last signal of the cause), ``detail`` (about one of them, or "").
 produce_failed = Signal()
 """A record did not reach the broker; nobody waited for it, or somebody gets the error as well.
 
-Arguments: ``error`` (ProduceFailed or MessageTooLarge), ``topic`` (Kafka's name of the topic),
-``key`` (bytes or None), ``value`` (bytes, as it stands on the wire), ``headers`` (a list of pairs
-or None).
+Arguments: ``prefix`` (the layer's), ``error`` (ProduceFailed or MessageTooLarge), ``topic``
+(Kafka's name of the topic), ``key`` (bytes or None), ``value`` (bytes, as it stands on the wire),
+``headers`` (a list of pairs).
 """

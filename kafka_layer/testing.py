@@ -16,6 +16,7 @@ import random
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -26,11 +27,13 @@ from .exceptions import ProduceFailed
 from .kafka.embedded import EmbeddedBroker
 from .layer import KafkaChannelLayer
 from .stats import Stats
-from .work import WorkChannel
+from .work import Job, WorkChannel
 
 __all__ = ["EmbeddedBroker", "InMemoryBackplane", "InMemoryKafkaChannelLayer"]
 
 _POLL = 0.1
+
+_GIVE_BACK_AFTER = 5.0
 
 _QueuedJob = tuple[Outgoing, int, float]
 
@@ -63,6 +66,7 @@ class InMemoryBackplane:
         self._inbox: int | None = None
         self._unread: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._workers: list[tuple[threading.Thread, WorkChannel]] = []
         self._closed = False
 
     def open_sender(self, timeout: float) -> None:
@@ -87,9 +91,11 @@ class InMemoryBackplane:
 
     def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
         """Start the thread that takes jobs for the receives."""
-        threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(channel,), name="kafka-layer-memory-work", daemon=True
-        ).start()
+        )
+        thread.start()
+        self._workers.append((thread, channel))
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Append a record to the log and so to every server's queue."""
@@ -110,6 +116,14 @@ class InMemoryBackplane:
         """Tell what a broker would: nothing waits and nothing is cut off."""
         return Health(connected=True, queued=0, lag=0)
 
+    def settle(self, timeout: float) -> bool:
+        """Nothing is on its way: a record is in the log when it was handed over."""
+        return True
+
+    def clear_work(self, timeout: float) -> None:
+        """Drop the jobs that wait."""
+        self._log.clear_jobs()
+
     def refresh(self) -> None:
         """Nothing changes behind this backplane."""
 
@@ -120,6 +134,9 @@ class InMemoryBackplane:
         self._unread.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
+        for thread, channel in self._workers:
+            channel.waiting.set()
+            thread.join(timeout)
 
     def abandon(self) -> None:
         """Leave the log, of which a forked child has a copy for itself."""
@@ -133,22 +150,61 @@ class InMemoryBackplane:
 
     def _work(self, channel: WorkChannel) -> None:
         jobs = self._log.jobs(channel.topic)
+        last_wanted = time.monotonic()
         while not self._closed:
-            if not channel.wanted:
-                channel.waiting.wait(_POLL)
-                channel.waiting.clear()
+            if channel.wanted:
+                last_wanted = time.monotonic()
+                self._hand_out_next(channel, jobs)
                 continue
-            try:
-                record, offset, timestamp = jobs.get(timeout=_POLL)
-            except queue.Empty:
-                continue
-            if not channel.wanted:
-                # The receive was cancelled meanwhile: somebody else may wait for it.
-                jobs.put((record, offset, timestamp))
-                continue
+            if time.monotonic() - last_wanted >= _GIVE_BACK_AFTER:
+                jobs.put_back(channel.take_back(lambda job: True))
+            channel.waiting.wait(_POLL)
+            channel.waiting.clear()
+        # A layer that closes loses none that no receive has taken.
+        jobs.put_back(channel.take_back(lambda job: True))
+
+    def _hand_out_next(self, channel: WorkChannel, jobs: _Jobs) -> None:
+        queued = jobs.get(_POLL)
+        if queued is None:
+            return
+        if not channel.wanted:
+            # The receive was cancelled meanwhile: somebody else may wait for it.
+            jobs.put_back([queued])
+            return
+        if not isinstance(queued, Job):
+            record, offset, timestamp = queued
             job = channel.job(record.value, timestamp, 0, offset)
-            if job is not None:
-                channel.hand_out([job])
+            if job is None:
+                return
+            queued = job
+        channel.hand_out([queued])
+
+
+class _Jobs:
+    """The jobs of one worker channel that no process has taken, the oldest first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._items: deque[_QueuedJob | Job] = deque()
+
+    def put(self, job: _QueuedJob) -> None:
+        with self._changed:
+            self._items.append(job)
+            self._changed.notify()
+
+    def put_back(self, jobs: Sequence[_QueuedJob | Job]) -> None:
+        with self._changed:
+            self._items.extendleft(reversed(jobs))
+            self._changed.notify_all()
+
+    def get(self, timeout: float) -> _QueuedJob | Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items, timeout)
+            return self._items.popleft() if self._items else None
+
+    def clear(self) -> None:
+        with self._changed:
+            self._items.clear()
 
 
 class _Log:
@@ -160,7 +216,7 @@ class _Log:
         self._lock = threading.Lock()
         self._ends: dict[tuple[Topic, int], int] = {}
         self._readers: list[InMemoryBackplane] = []
-        self._jobs: dict[WorkTopic, queue.SimpleQueue[_QueuedJob]] = {}
+        self._jobs: dict[WorkTopic, _Jobs] = {}
         self._job_numbers = itertools.count()
 
     @classmethod
@@ -181,9 +237,14 @@ class _Log:
         self._lock = threading.Lock()
         self.detach(reader)
 
-    def jobs(self, topic: WorkTopic) -> queue.SimpleQueue[_QueuedJob]:
+    def jobs(self, topic: WorkTopic) -> _Jobs:
         with self._lock:
-            return self._jobs.setdefault(topic, queue.SimpleQueue())
+            return self._jobs.setdefault(topic, _Jobs())
+
+    def clear_jobs(self) -> None:
+        with self._lock:
+            for jobs in self._jobs.values():
+                jobs.clear()
 
     def append(self, outgoing: Outgoing, partition: int, timestamp: float) -> int:
         topic = outgoing.topic

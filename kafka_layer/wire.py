@@ -174,10 +174,9 @@ def _to_json(message: dict[str, Any]) -> bytes:
             message, ensure_ascii=False, allow_nan=False, separators=(",", ":")
         ).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
-            f"The message cannot be sent as JSON: {error}. "
-            "serializer_format='msgpack' also carries bytes, NaN and infinity."
-        ) from None
+        binary = "bytes" in str(error) or "float" in str(error)
+        mend = "; serializer_format='msgpack' carries that" if binary else ""
+        raise TypeError(f"The message cannot be sent as JSON: {error}{mend}.") from None
 
 
 def _require_str_keys(value: object) -> None:

@@ -100,10 +100,8 @@ class WorkChannel:
 
     def hand_out(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on."""
-        for job in jobs:
-            self.mailbox.put(job)
-        self._bridges.notify()
         self._stats.count("delivered", len(jobs))
+        self._put(jobs)
 
     def take_back(self, wanted: Callable[[Job], bool]) -> list[Job]:
         """Return the jobs that were handed out and that no receive has taken yet.
@@ -116,6 +114,11 @@ class WorkChannel:
         while (job := self.mailbox.take()) is not None:
             if isinstance(job, Job):
                 (taken if wanted(job) else kept).append(job)
-        if kept:
-            self.hand_out(kept)
+        self._put(kept)
+        self._stats.count("delivered", -len(taken))
         return taken
+
+    def _put(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self.mailbox.put(job)
+        self._bridges.notify()

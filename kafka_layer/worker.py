@@ -28,7 +28,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
     """Channels' worker with one message a channel in hand, and a stop that loses none.
 
     SIGTERM or SIGINT: it takes no more messages, finishes those in hand and ends. A second one
-    ends it at once.
+    ends it at once. An application that fails costs the message that it was working on.
 
     Args:
         application: The ASGI application.
@@ -50,12 +50,17 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
         self._in_hand = {channel: _InHand() for channel in channels}
 
     async def handle(self) -> None:
-        """Listen on all channels until a signal says to stop."""
-        listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self.channels]
+        """Listen on all channels until a signal says to stop, or one of them fails."""
+        listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._in_hand]
         self._stop_on_signals(listeners)
+        # A channel that failed alone would be a worker that seems to work.
+        await asyncio.wait(listeners, return_when=asyncio.FIRST_COMPLETED)
+        for listener in listeners:
+            listener.cancel()
         results = await asyncio.gather(*listeners, return_exceptions=True)
         for each in self._in_hand.values():
             await each.done.wait()
+        await self._clear_away_ended()
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -63,14 +68,29 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
     async def listener(self, channel: str) -> None:
         """Take the messages of one channel, each when the one before is done."""
         in_hand = self._in_hand[channel]
+        scope = {"type": "channel", "channel": channel}
         while True:
             await in_hand.done.wait()
             message = await self.channel_layer.receive(channel)
             if not message.get("type", None):
-                raise ValueError("Worker received message with no type.")
-            scope = {"type": "channel", "channel": channel}
+                # Any program may have written it, so it must not end the worker.
+                logger.error("A message on %s has no type and is dropped: %r", channel, message)
+                continue
+            await self._clear_away_ended()
             in_hand.done.clear()
             self.get_or_create_application_instance(channel, scope).put_nowait(message)
+
+    async def _clear_away_ended(self) -> None:
+        """Report and forget the applications that ended.
+
+        Channels does so ten times a second; until then their queues would swallow messages.
+        """
+        for channel, details in list(self.application_instances.items()):
+            future = details["future"]
+            if future.done():
+                del self.application_instances[channel]
+                if not future.cancelled() and future.exception() is not None:
+                    await self.application_exception(future.exception(), details)
 
     def _stop_on_signals(self, listeners: Sequence[asyncio.Future[None]]) -> None:
         loop = asyncio.get_running_loop()

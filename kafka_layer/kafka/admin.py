@@ -5,26 +5,37 @@ Serves ``kafka_setup_topics`` and the start of a layer alike.
 
 from __future__ import annotations
 
+import concurrent.futures
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from decimal import Decimal, InvalidOperation
+from typing import Any, Protocol, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import (
+from confluent_kafka import (
+    OFFSET_END,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
+    AlterConfigOpType,
     ClusterMetadata,
+    ConfigEntry,
     ConfigResource,
     NewPartitions,
     NewTopic,
     ResourceType,
 )
-from django.core.exceptions import ImproperlyConfigured
 
-from ..addressing import Topic, topic_name
+from ..addressing import Topic, WorkTopic, topic_name
 from ..conf import LayerConfig
-from ..exceptions import TopicError
+from ..exceptions import KafkaLayerError, TopicError
+from .clients import new_client
 from .errors import client_logger, kafka_error, topic_error, unavailable
 from .properties import admin_properties
 
@@ -35,10 +46,15 @@ __all__ = [
     "TopicState",
     "differences",
     "partition_counts",
+    "topic_spec",
     "topic_specs",
 ]
 
+K = TypeVar("K")
+
 _RETRY = 0.02
+_LOOK = 0.05
+_GRACE = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,14 +81,18 @@ class TopicState:
     Attributes:
         name: Kafka's name of the topic.
         partitions: Number of partitions.
-        replication_factor: Copies of each partition.
+        replication_factor: Copies of each partition; of the one with the fewest.
         config: Topic configs, names to values; None where the broker does not tell.
+        untold: Why it does not.
+        leaderless: How many partitions have no leader, so that nobody can use them.
     """
 
     name: str
     partitions: int
     replication_factor: int
     config: Mapping[str, str] | None = None
+    untold: str = ""
+    leaderless: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ class Difference:
     """One point in which a topic is not as the settings want it.
 
     Attributes:
-        what: ``partitions``, ``replication_factor`` or the name of a topic config.
+        what: ``partitions``, ``replication_factor``, ``leaders`` or the name of a topic config.
         wanted: As the settings want it.
         found: As the broker has it.
     """
@@ -98,16 +118,23 @@ class _MetadataClient(Protocol):
 
 
 def topic_specs(config: LayerConfig) -> list[TopicSpec]:
-    """Return the topics that a layer with these settings needs."""
-    return [
-        TopicSpec(
-            topic_name(config.prefix, topic),
-            wanted.partitions,
-            wanted.replication_factor,
-            wanted.config,
-        )
-        for topic, wanted in config.topics.items()
-    ]
+    """Return the topics that a layer with these settings needs.
+
+    Those of worker channels are among them where the settings name the channel in full.
+    """
+    workers = [WorkTopic(channel) for channel in config.named_worker_channels]
+    return [topic_spec(config, topic) for topic in (*Topic, *workers)]
+
+
+def topic_spec(config: LayerConfig, topic: Topic | WorkTopic) -> TopicSpec:
+    """Return a fixed topic, or the topic of a worker channel, as the settings want it."""
+    wanted = config.topic_settings(topic)
+    return TopicSpec(
+        topic_name(config.prefix, topic),
+        wanted.partitions,
+        wanted.replication_factor,
+        wanted.config,
+    )
 
 
 def differences(spec: TopicSpec, state: TopicState) -> list[Difference]:
@@ -121,11 +148,30 @@ def differences(spec: TopicSpec, state: TopicState) -> list[Difference]:
                 "replication_factor", str(spec.replication_factor), str(state.replication_factor)
             )
         )
-    for name, wanted in spec.config.items():
-        has = None if state.config is None else state.config.get(name)
-        if has is not None and has != wanted:
-            found.append(Difference(name, wanted, has))
+    if state.leaderless:
+        led = state.partitions - state.leaderless
+        found.append(Difference("leaders", str(state.partitions), str(led)))
+    if state.config is not None:
+        for name, wanted in spec.config.items():
+            has = state.config.get(name, "unknown to the broker")
+            if not _same_value(wanted, has):
+                found.append(Difference(name, wanted, has))
     return found
+
+
+def _same_value(wanted: str, found: str) -> bool:
+    """Tell whether two values of a topic config mean the same, however they are written."""
+    return wanted == found or _meaning(wanted) == _meaning(found)
+
+
+def _meaning(value: str) -> object:
+    try:
+        return Decimal(value.strip())
+    except InvalidOperation:
+        if value.strip().lower() in ("true", "false"):
+            return value.strip().lower()
+        # Lists such as cleanup.policy; only the names of brokers and the like are in an order.
+        return frozenset(part.strip() for part in value.split(","))
 
 
 def partition_counts(
@@ -176,11 +222,11 @@ _MISSING = frozenset(
 
 
 class TopicAdmin:
-    """A short-lived admin client.
+    """A short-lived admin client; one thread at a time.
 
     Args:
         config: The layer's settings.
-        timeout: Seconds that each call may block.
+        timeout: Seconds that the brokers get to answer each call.
 
     Raises:
         ImproperlyConfigured: If librdkafka refuses a property.
@@ -189,13 +235,15 @@ class TopicAdmin:
     def __init__(self, config: LayerConfig, timeout: float) -> None:
         self._servers = config.bootstrap_servers
         self._timeout = timeout
-        try:
-            self._client = AdminClient({**admin_properties(config), "logger": client_logger})
-        except KafkaException as exception:
-            raise ImproperlyConfigured(
-                f"The Kafka admin client refuses its configuration: "
-                f"{kafka_error(exception).str()}. Correct client_config or admin_config."
-            ) from None
+        self._trouble: KafkaError | None = None
+        properties = {
+            # Nothing is logged: what goes wrong is in the errors that the methods raise.
+            "log_level": 0,
+            **admin_properties(config),
+            "error_cb": self._on_error,
+            "logger": client_logger,
+        }
+        self._client = new_client(AdminClient, properties, "admin_config")
 
     def inspect(self, names: Sequence[str]) -> dict[str, TopicState]:
         """Look up topics.
@@ -210,20 +258,29 @@ class TopicAdmin:
             BrokerUnavailable: If no broker answers in time.
             TopicError: If the broker refuses to tell.
         """
-        found = {}
-        answers = self._call(
-            "look at topics",
+        answers = self._ask(
+            "look at the topics",
             lambda: self._client.describe_topics(
                 TopicCollection(list(names)), request_timeout=self._timeout
             ),
         )
+        found = {}
         for name, future in answers.items():
-            description = self._result(f"look at {name}", future, missing=None)
+            description = self._result(f"look at {name}", future, accepted=_NOT_THERE)
             if description is not None:
-                partitions = description.partitions
-                found[name] = (len(partitions), len(partitions[0].replicas))
+                found[name] = description.partitions
         configs = self._configs(list(found))
-        return {name: TopicState(name, *found[name], configs.get(name)) for name in found}
+        return {
+            name: TopicState(
+                name,
+                partitions=len(partitions),
+                replication_factor=min(len(each.replicas) for each in partitions),
+                config=configs[name][0],
+                untold=configs[name][1],
+                leaderless=sum(each.leader is None for each in partitions),
+            )
+            for name, partitions in found.items()
+        }
 
     def create(self, specs: Sequence[TopicSpec], *, dry_run: bool = False) -> None:
         """Create topics; one that exists by now is left as it is.
@@ -236,6 +293,8 @@ class TopicAdmin:
             BrokerUnavailable: If no broker answers in time.
             TopicError: If the broker refuses.
         """
+        if not specs:
+            return
         topics = [
             NewTopic(
                 spec.name,
@@ -245,7 +304,7 @@ class TopicAdmin:
             )
             for spec in specs
         ]
-        answers = self._call(
+        answers = self._ask(
             "create topics",
             lambda: self._client.create_topics(
                 topics,
@@ -255,7 +314,7 @@ class TopicAdmin:
             ),
         )
         for name, future in answers.items():
-            self._result(f"create {name}", future, missing=None, exists=True)
+            self._result(f"create {name}", future, accepted=_THERE_ALREADY)
 
     def add_partitions(self, counts: Mapping[str, int], *, dry_run: bool = False) -> None:
         """Raise the number of partitions of topics.
@@ -268,7 +327,9 @@ class TopicAdmin:
             BrokerUnavailable: If no broker answers in time.
             TopicError: If the broker refuses.
         """
-        answers = self._call(
+        if not counts:
+            return
+        answers = self._ask(
             "add partitions",
             lambda: self._client.create_partitions(
                 [NewPartitions(name, count) for name, count in counts.items()],
@@ -280,41 +341,181 @@ class TopicAdmin:
         for name, future in answers.items():
             self._result(f"add partitions to {name}", future)
 
-    def _configs(self, names: Sequence[str]) -> dict[str, Mapping[str, str]]:
+    def alter_configs(
+        self, changes: Mapping[str, Mapping[str, str]], *, dry_run: bool = False
+    ) -> None:
+        """Set some configs of topics; their others stay as they are.
+
+        Args:
+            changes: Config names to new values, by Kafka's names of the topics.
+            dry_run: Whether the broker only checks whether it could.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses.
+        """
+        if not changes:
+            return
+        resources = [
+            ConfigResource(
+                ResourceType.TOPIC,
+                name,
+                incremental_configs=[
+                    ConfigEntry(config, value, incremental_operation=AlterConfigOpType.SET)
+                    for config, value in configs.items()
+                ],
+            )
+            for name, configs in changes.items()
+        ]
+        answers = self._ask(
+            "alter configs",
+            lambda: self._client.incremental_alter_configs(
+                resources, request_timeout=self._timeout, validate_only=dry_run
+            ),
+        )
+        for resource, future in answers.items():
+            self._result(f"alter the configs of {resource.name}", future)
+
+    def delete_records(self, prefix: str) -> None:
+        """Delete all records of the topics whose names start with ``prefix``.
+
+        Does nothing on the embedded broker, which cannot.
+
+        Args:
+            prefix: The start of Kafka's names of the topics.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses.
+        """
+        try:
+            topics = self._client.list_topics(timeout=self._timeout).topics
+        except KafkaException as exception:
+            raise self._failure("list topics", kafka_error(exception)) from None
+        partitions = [
+            TopicPartition(name, number, OFFSET_END)
+            for name, topic in topics.items()
+            if name.startswith(prefix)
+            for number in topic.partitions
+        ]
+        if not partitions:
+            return
+        answers = self._ask(
+            "delete records",
+            lambda: self._client.delete_records(
+                partitions, request_timeout=self._timeout, operation_timeout=self._timeout
+            ),
+        )
+        for partition, future in answers.items():
+            self._result(f"delete the records of {partition.topic}", future, _UNSUPPORTED)
+
+    def settle(self, specs: Sequence[TopicSpec]) -> None:
+        """Wait until the brokers show topics as they were just made, each partition with a leader.
+
+        Args:
+            specs: What was asked for: the topics, and of their configs those that were set.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If something is still not there after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            states = self.inspect([spec.name for spec in specs])
+            waiting = [text for spec in specs if (text := _unsettled(spec, states.get(spec.name)))]
+            if not waiting:
+                return
+            if time.monotonic() >= deadline:
+                raise TopicError(
+                    f"The brokers took the changes, but after {self._timeout:g} s "
+                    f"{'; '.join(waiting)}. Look at the brokers' logs, then run this again."
+                )
+            time.sleep(_RETRY)
+
+    def _configs(self, names: Sequence[str]) -> Mapping[str, tuple[Mapping[str, str] | None, str]]:
+        """Return for each topic its configs, or None and the reason why they stay unknown."""
         if not names:
             return {}
-        answers = self._client.describe_configs(
-            [ConfigResource(ResourceType.TOPIC, name) for name in names],
-            request_timeout=self._timeout,
+        answers = self._ask(
+            "look at the topics' configs",
+            lambda: self._client.describe_configs(
+                [ConfigResource(ResourceType.TOPIC, name) for name in names],
+                request_timeout=self._timeout,
+            ),
         )
-        configs = {}
+        configs: dict[str, tuple[Mapping[str, str] | None, str]] = {}
         for resource, future in answers.items():
-            try:
-                entries = future.result(self._timeout)
-            except KafkaException:
-                # No right to see them, or the embedded broker: they stay unknown.
+            failure = future.exception()
+            if isinstance(failure, KafkaException) and kafka_error(failure).code() in _UNTOLD:
+                configs[resource.name] = None, _UNTOLD[kafka_error(failure).code()]
                 continue
-            configs[resource.name] = {
-                name: entry.value for name, entry in entries.items() if entry.value is not None
-            }
+            entries = self._result(f"look at the configs of {resource.name}", future)
+            configs[resource.name] = (
+                {name: each.value for name, each in entries.items() if each.value is not None},
+                "",
+            )
         return configs
 
-    def _call(self, what: str, request: Any) -> Mapping[str, Future[Any]]:
+    def _ask(
+        self, what: str, request: Callable[[], Mapping[K, Future[Any]]]
+    ) -> Mapping[K, Future[Any]]:
+        """Make a request and wait until all of it is answered."""
+        self._trouble = None
         try:
-            answers: Mapping[str, Future[Any]] = request()
+            answers = request()
         except KafkaException as exception:
-            raise topic_error(what, kafka_error(exception), self._servers) from None
+            raise self._failure(what, kafka_error(exception)) from None
+        deadline = time.monotonic() + self._timeout + _GRACE
+        while concurrent.futures.wait(answers.values(), _LOOK).not_done:
+            self._client.poll(0)
+            trouble = self._trouble
+            # A login that was refused will be refused again: nobody need wait for the time-out.
+            refused = trouble is not None and trouble.code() == KafkaError._AUTHENTICATION
+            if refused or time.monotonic() >= deadline:
+                raise self._failure(what, KafkaError(KafkaError._TIMED_OUT))
+        self._client.poll(0)
         return answers
 
-    def _result(self, what: str, future: Future[Any], **accepted: Any) -> Any:
+    def _result(self, what: str, future: Future[Any], accepted: Collection[int] = ()) -> Any:
         try:
-            return future.result(self._timeout + 1)
+            return future.result()
         except KafkaException as exception:
             error = kafka_error(exception)
-            if "exists" in accepted and error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            if error.code() in accepted:
                 return None
-            if "missing" in accepted and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return None
-            raise topic_error(what, error, self._servers) from None
-        except TimeoutError:
-            raise TopicError(f"Cannot {what}: no answer in {self._timeout} s.") from None
+            raise self._failure(what, error) from None
+
+    def _failure(self, what: str, error: KafkaError) -> KafkaLayerError:
+        if self._trouble is not None and error.code() == KafkaError._TIMED_OUT:
+            # "Connection refused" tells more than that the time is over.
+            said = _AFTERTHOUGHT.sub("", self._trouble.str())
+            error = KafkaError(self._trouble.code(), said)
+        return topic_error(what, error, self._servers)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._trouble is None:
+            self._trouble = error
+
+
+# "(after 0ms in state CONNECT, 1 identical error(s) suppressed)"
+_AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
+
+_NOT_THERE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
+_UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})
+_THERE_ALREADY = frozenset({KafkaError.TOPIC_ALREADY_EXISTS})
+
+_UNTOLD = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this client has no right to see them; "
+    "grant it DESCRIBE_CONFIGS",
+    KafkaError._UNSUPPORTED_FEATURE: "this broker does not tell them",
+    KafkaError.UNSUPPORTED_VERSION: "this broker does not tell them",
+    # Deleted since it was described.
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic is gone",
+}
+
+
+def _unsettled(spec: TopicSpec, state: TopicState | None) -> str:
+    if state is None:
+        return f"{spec.name} does not exist"
+    found = differences(spec, state)
+    return f"in {spec.name} {', '.join(map(str, found))}" if found else ""

@@ -94,6 +94,13 @@ class KafkaBackplane:
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         self._producer.produce(record, delivered)
 
+    def settle(self, timeout: float) -> bool:
+        return self._producer.settle(timeout)
+
+    def clear_work(self, timeout: float) -> None:
+        every_work_topic = f"{self._config.prefix}-work."
+        TopicAdmin(self._config, timeout).delete_records(every_work_topic)
+
     def refresh(self) -> None:
         before = dict(self._partitions)
         self._look_at(tuple(Topic), _RETRY)
@@ -177,6 +184,11 @@ class KafkaBackplane:
         admin.create([topic_spec(self._config, topic) for topic in missing])
         while missing:
             missing = self._look_at(missing, max(0.1, deadline - time.monotonic()))
+            if missing and time.monotonic() >= deadline:
+                raise TopicError(
+                    f"Topics were created, but this client does not see them: {names}. "
+                    "Grant it DESCRIBE on them, or look at the brokers' logs."
+                )
 
     def _look_at(
         self, topics: Sequence[Topic | WorkTopic], timeout: float

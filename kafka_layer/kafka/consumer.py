@@ -7,7 +7,6 @@ never disturbs another.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import queue
@@ -24,7 +23,6 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from django.core.exceptions import ImproperlyConfigured
 
 from ..addressing import Topic
 from ..backplane import Record, RecordSink
@@ -32,6 +30,7 @@ from ..conf import LayerConfig
 from ..exceptions import BrokerUnavailable
 from ..stats import Stats
 from ..wire import Headers
+from .clients import abandon, new_client
 from .connection import Connection
 from .errors import client_logger, kafka_error, unavailable
 from .properties import consumer_properties
@@ -125,12 +124,11 @@ class BroadcastConsumer:
 
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
-        if self._client is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+        abandon(self._client)
 
     def _run(self, partitions: list[TopicPartition], deadline: float) -> None:
         try:
-            self._client = client = self._new_client()
+            self._client = client = new_client(Consumer, self._properties, "consumer_config")
             client.assign(self._at_their_ends(client, partitions, deadline))
         except Exception as error:
             self._error = error
@@ -147,15 +145,6 @@ class BroadcastConsumer:
                 logger.exception("The consumer's thread goes on after an error")
                 self._stop.wait(_POLL)
         client.close()
-
-    def _new_client(self) -> Consumer:
-        try:
-            return Consumer(self._properties)
-        except KafkaException as exception:
-            raise ImproperlyConfigured(
-                f"The Kafka consumer refuses its configuration: {kafka_error(exception).str()}. "
-                "Correct client_config or consumer_config."
-            ) from None
 
     def _read(self, client: Consumer) -> None:
         # consume(500, t) alone would wait for 500 messages or the whole of t.

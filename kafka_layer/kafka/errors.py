@@ -22,7 +22,7 @@ _MENDS = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: "it does not exist; run 'manage.py kafka_setup_topics'",
     KafkaError._UNKNOWN_TOPIC: "it does not exist; run 'manage.py kafka_setup_topics'",
     KafkaError._UNKNOWN_PARTITION: "it has no such partition; the server that was addressed is "
-    "gone, or the topic was made anew",
+    "gone, or the topic was deleted or made anew",
     KafkaError._MSG_TIMED_OUT: "no broker took it before it expired",
     KafkaError._PURGE_QUEUE: "the layer was closed before a broker took it",
     KafkaError._PURGE_INFLIGHT: "the layer was closed before a broker acknowledged it",
@@ -38,11 +38,12 @@ _UNREACHABLE = frozenset(
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._RESOLVE,
-        KafkaError._AUTHENTICATION,
-        KafkaError._SSL,
         KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
     }
+)
+
+_REFUSED = frozenset(
+    {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
 )
 
 
@@ -54,6 +55,11 @@ def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
         error: What the client or the broker said.
         servers: The bootstrap servers.
     """
+    if error.code() in _REFUSED:
+        return BrokerUnavailable(
+            f"The Kafka brokers {servers} do not let this client in ({what}: {error.str()}); "
+            "correct the credentials or certificates in client_config."
+        )
     if error.code() in _UNREACHABLE:
         return unavailable(servers, f"{what}: {error.str()}")
     return TopicError(f"Cannot {what}: {_sentence(error)}.")

@@ -6,7 +6,6 @@ a daemon, has a name and ends with :meth:`RecordProducer.close`.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import logging
 import random
@@ -17,7 +16,6 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from django.core.exceptions import ImproperlyConfigured
 
 from ..addressing import Topic, WorkTopic
 from ..backplane import Delivered, Outgoing, Position, QueueFull
@@ -25,6 +23,7 @@ from ..conf import LayerConfig
 from ..exceptions import ProduceFailed
 from ..signals import produce_failed
 from ..stats import Stats
+from .clients import abandon, new_client
 from .connection import Connection
 from .errors import client_logger, kafka_error, produce_error
 from .properties import producer_properties
@@ -38,6 +37,7 @@ _POLL = 0.1
 # a send took 16 us instead of 7, measured. Awaited reports do not wait for it.
 _PACE = 0.01
 _PARTITIONER_DECIDES = -1
+_EARLIEST = 1_000_000_000.0
 
 
 class RecordProducer:
@@ -102,7 +102,7 @@ class RecordProducer:
             if self._stop.is_set():
                 raise ProduceFailed("The channel layer is closed.")
             if self._client is None:
-                self._client = self._new_client()
+                self._client = new_client(Producer, self._properties, "producer_config")
                 self._thread = threading.Thread(
                     target=self._run, name="kafka-layer-producer", daemon=True
                 )
@@ -110,32 +110,44 @@ class RecordProducer:
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Queue a record; see :meth:`kafka_layer.backplane.Backplane.produce`."""
-        partition = record.partition
-        if isinstance(record.topic, WorkTopic):
-            topic, partition = self._next_of(record.topic)
-        else:
-            topic = self._topics[record.topic]
-        options: dict[str, Any] = {"headers": list(record.headers)} if record.headers else {}
-        if partition is None:
-            partition = self.own_partition if record.key is None else _PARTITIONER_DECIDES
+        topic, partition = self._destination(record)
+        # A report does not carry the headers; one that does costs a closure.
         report: Any = self._report
+        options: dict[str, Any] = {}
+        if record.headers:
+            options["headers"] = list(record.headers)
+        if record.headers or delivered is not None:
+            report = partial(self._report, record=record, delivered=delivered)
         if delivered is not None:
-            report = partial(self._report_to, delivered)
+            self._await_reports(1)
         try:
             self.client.produce(
                 topic, record.value, record.key, partition, on_delivery=report, **options
             )
         except BufferError:
+            if delivered is not None:
+                self._await_reports(-1)
             raise QueueFull from None
         except KafkaException as exception:
             error = kafka_error(exception)
             if error.fatal():
                 self._failed.set()
-            self._stats.count("failed")
-            raise produce_error(topic, record.key, error) from None
-        self._stats.count("sent")
-        if delivered is not None:
-            self._await_reports(1)
+            refused = Message(topic=topic, partition=partition, key=_bytes(record.key))
+            refused.set_value(record.value)
+            report(error, refused)
+        else:
+            self._stats.count("sent")
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until everything that was queued so far is written, or failed.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Returns:
+            Whether that is so.
+        """
+        return self.client.flush(timeout) == 0
 
     def spread(self, topic: WorkTopic, name: str, partitions: int) -> None:
         """Let the messages of a worker channel go to its partitions in turn.
@@ -156,9 +168,14 @@ class RecordProducer:
         """Return the topics of the worker channels that this producer has written to."""
         return list(self._work)
 
-    def _next_of(self, topic: WorkTopic) -> tuple[str, int]:
-        name, turns, partitions = self._work[topic]
-        return name, next(turns) % partitions
+    def _destination(self, record: Outgoing) -> tuple[str, int]:
+        if isinstance(record.topic, WorkTopic):
+            name, turns, partitions = self._work[record.topic]
+            return name, next(turns) % partitions
+        topic = self._topics[record.topic]
+        if record.partition is not None:
+            return topic, record.partition
+        return topic, self.own_partition if record.key is None else _PARTITIONER_DECIDES
 
     def close(self, timeout: float) -> None:
         """Write what is queued, give up the rest, free the client; at most ``timeout`` seconds."""
@@ -174,17 +191,7 @@ class RecordProducer:
 
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
-        if self._client is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
-
-    def _new_client(self) -> Producer:
-        try:
-            return Producer(self._properties)
-        except KafkaException as exception:
-            raise ImproperlyConfigured(
-                f"The Kafka producer refuses its configuration: {kafka_error(exception).str()}. "
-                "Correct client_config or producer_config."
-            ) from None
+        abandon(self._client)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -208,7 +215,7 @@ class RecordProducer:
             if self._client is None:
                 return
             self._failed.clear()
-            self._client = self._new_client()
+            self._client = new_client(Producer, self._properties, "producer_config")
         self._stats.count("producer.replaced")
         logger.error("The Kafka producer failed for good and was replaced by a new one")
         _dispose(failed, 0.0)
@@ -226,44 +233,55 @@ class RecordProducer:
         if error.fatal():
             self._failed.set()
 
-    def _report_to(self, delivered: Delivered, error: KafkaError | None, message: Message) -> None:
-        self._await_reports(-1)
+    def _report(
+        self,
+        error: KafkaError | None,
+        message: Message,
+        record: Outgoing | None = None,
+        delivered: Delivered | None = None,
+    ) -> None:
+        # An exception here would come out of poll() as a SystemError on Python < 3.12.
         try:
             if error is None:
-                delivered(_position(message), None)
+                self._connection.on_answer()
+                if delivered is not None:
+                    delivered(_position(message), None)
             else:
-                delivered(None, produce_error(message.topic() or "", message.key(), error))
+                failure = produce_error(message.topic() or "", message.key(), error)
+                self._fail(failure, message, list(record.headers) if record else [])
+                if delivered is not None:
+                    delivered(None, failure)
         except Exception:
             logger.exception("A delivery report could not be handled")
-        self._report(error, message)
+        if delivered is not None:
+            self._await_reports(-1)
 
-    def _report(self, error: KafkaError | None, message: Message) -> None:
-        # An exception here would come out of poll() as a SystemError on Python < 3.12.
-        if error is None:
-            self._connection.on_answer()
-            return
-        try:
-            failure = produce_error(message.topic() or "", message.key(), error)
-            self._stats.count("failed")
-            self._stats.dropped("produce", str(failure))
-            produce_failed.send_robust(
-                sender=RecordProducer,
-                error=failure,
-                topic=message.topic(),
-                key=message.key(),
-                value=message.value(),
-                headers=message.headers(),
-            )
-        except Exception:
-            logger.exception("A delivery report could not be handled")
+    def _fail(self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]) -> None:
+        self._stats.count("failed")
+        self._stats.dropped("produce", str(failure))
+        produce_failed.send_robust(
+            sender=RecordProducer,
+            prefix=self._stats.prefix,
+            error=failure,
+            topic=message.topic(),
+            key=message.key(),
+            value=message.value(),
+            headers=headers,
+        )
+
+
+def _bytes(key: str | None) -> bytes | None:
+    return None if key is None else key.encode()
 
 
 def _position(message: Message) -> Position:
+    timestamp = message.timestamp()[1] / 1000
     return Position(
         message.topic() or "",
         message.partition() or 0,
         message.offset() or 0,
-        message.timestamp()[1] / 1000,
+        # The embedded broker reports a constant from 1970 as the time of every record.
+        timestamp if timestamp > _EARLIEST else time.time(),
     )
 
 

@@ -81,6 +81,9 @@ def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
         # A receive takes one message at a time; what is fetched ahead costs memory and refetching.
         "queued.min.messages": 100,
         "queued.max.messages.kbytes": 4096,
+        # How long fetching rests once that much is there; the default of 1 s starves the worker:
+        # it stood still for 0.66 s after 400 messages, measured.
+        "fetch.queue.backoff.ms": 20,
         **_given(config, config.consumer_config),
     }
 

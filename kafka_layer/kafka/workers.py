@@ -3,19 +3,19 @@
 A message's position is committed before the message is handed to a receive that waits, so nothing
 is handed out twice, whoever dies. Only as much is taken as receives wait for; what was fetched
 and not handed out belongs to whoever gets the partition next. A process whose receives stop gives
-its share back after some seconds.
+its share back to the others after some seconds.
 
 One thread owns every call on the client.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import (
     Consumer,
@@ -24,12 +24,12 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import LayerConfig
 from ..exceptions import KafkaLayerError
 from ..stats import Stats
-from ..work import WorkChannel
+from ..work import Job, WorkChannel
+from .clients import abandon, new_client
 from .connection import Connection
 from .errors import client_logger, kafka_error, topic_error
 from .properties import work_properties
@@ -41,9 +41,14 @@ logger = logging.getLogger("kafka_layer")
 GIVE_BACK_AFTER = 5.0
 """Seconds without a receive after which this process leaves the group to others."""
 
-_PAUSE_AFTER = 0.1
+_PAUSE_AFTER = 1.0
 _POLL = 0.1
 _RETRY = 0.05
+_REJOIN = 1.0
+_GIVE_BACK_TIMEOUT = 2.0
+
+# How many messages that expired or cannot be read one commit may skip.
+_SKIP = 500
 
 # What a commit says while the group is rebalancing or the coordinator moves: ask again.
 _TRY_AGAIN = frozenset(
@@ -65,7 +70,35 @@ _TRY_AGAIN = frozenset(
     }
 )
 
+# What leaves open whether the commit took effect.
+_UNANSWERED = frozenset(
+    {
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+    }
+)
+
+# What no retry of this process mends.
+_REFUSALS = frozenset(
+    {
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
+
 Partition = tuple[str, int]
+
+
+class _Fetched(NamedTuple):
+    """A message that was fetched and not committed yet."""
+
+    where: Partition
+    offset: int
+    # The mark of the time in which this member held the partition.
+    holding: object
+    # None if it expired or cannot be read: only its position has to be committed.
+    job: Job | None
 
 
 class WorkConsumer:
@@ -101,10 +134,14 @@ class WorkConsumer:
         # The partitions of this member, each with a mark of this one time that it holds it: a
         # message that was fetched in an earlier time is fetched again by whoever holds it now.
         self._held: dict[Partition, object] = {}
-        # Fetched and not committed, in the order in which they came, with that mark.
-        self._fetched: deque[tuple[object, Message]] = deque()
+        # Fetched and not committed, in the order in which they came.
+        self._fetched: deque[_Fetched] = deque()
+        # Where a commit failed and may have taken effect all the same: its first offset.
+        self._doubtful: dict[Partition, int] = {}
+        self._partitions = 0
+        self._count_again = 0.0
         self._paused = False
-        self._fatal: KafkaError | None = None
+        self._refused: KafkaError | None = None
         self._settled = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -119,15 +156,15 @@ class WorkConsumer:
             TopicError: If the broker refuses the group or its protocol.
             ImproperlyConfigured: If librdkafka refuses a property.
         """
-        self._client = self._new_client()
+        self._client = new_client(Consumer, self._properties, "consumer_config")
         self._thread = threading.Thread(
             target=self._run, name=f"kafka-layer-work-{self._channel.topic.channel}", daemon=True
         )
         self._thread.start()
         self._settled.wait(max(0.0, timeout))
-        if self._fatal is not None:
+        if self._refused is not None:
             self.stop()
-            raise self._refusal(self._fatal)
+            raise self._refusal(self._refused)
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -142,33 +179,32 @@ class WorkConsumer:
 
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
-        if self._client is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
-
-    def _new_client(self) -> Consumer:
-        try:
-            return Consumer(self._properties)
-        except KafkaException as exception:
-            raise ImproperlyConfigured(
-                f"The Kafka consumer refuses its configuration: {kafka_error(exception).str()}. "
-                "Correct client_config or consumer_config."
-            ) from None
+        abandon(self._client)
 
     def _run(self) -> None:
-        while not self._stop.is_set() and self._fatal is None:
+        while not self._stop.is_set():
             try:
                 self._take_part()
             except Exception:
                 self._stats.count("errors.worker")
                 logger.exception("The thread of worker channel %s goes on", self._topic)
                 self._stop.wait(_RETRY)
-        if self._fatal is not None:
-            self._settled.set()
-            logger.error("%s", self._refusal(self._fatal))
+            if self._refused is not None:
+                client_logger.error("REFUSED %s", self._refusal(self._refused))
+                if not self._settled.is_set():
+                    # start() raises it.
+                    self._settled.set()
+                    return
+                # It worked before, so it may work again; a fatal error needs a new client.
+                self._refused = None
+                self._stop.wait(_REJOIN)
+        self._count_left()
 
     def _take_part(self) -> None:
         """Be a member of the group for as long as receives come."""
-        client = self._client = self._client or self._new_client()
+        client = self._client = self._client or new_client(
+            Consumer, self._properties, "consumer_config"
+        )
         try:
             client.subscribe(
                 [self._topic],
@@ -183,73 +219,103 @@ class WorkConsumer:
             client.close()
             self._fetched.clear()
             self._held.clear()
-        while not self._stop.is_set() and not self._channel.wanted:
+            self._doubtful.clear()
+        while not self._stop.is_set() and self._refused is None and not self._channel.wanted:
             self._channel.waiting.wait()
             self._channel.waiting.clear()
 
     def _serve(self, client: Consumer) -> None:
         last_wanted = time.monotonic()
-        while not self._stop.is_set() and self._fatal is None:
+        while not self._stop.is_set() and self._refused is None:
             wanted = self._channel.wanted
             if wanted:
                 last_wanted = time.monotonic()
                 self._resume(client)
                 self._fetch(client, wanted)
-                self._hand_out(client, wanted)
+                self._hand_out(client)
                 continue
             idle = time.monotonic() - last_wanted
-            if idle >= GIVE_BACK_AFTER:
+            if idle >= GIVE_BACK_AFTER and not self._is_alone(client):
                 return
-            if idle < _PAUSE_AFTER:
-                self._channel.waiting.wait(_PAUSE_AFTER - idle)
-            else:
-                # Rebalances are answered in poll(), and it must not bring messages now.
+            if idle >= _PAUSE_AFTER:
+                # Rebalances are answered in poll(), and it must not bring messages for ever.
                 self._pause(client)
+            if idle >= _POLL:
                 self._keep(client.poll(0))
-                self._channel.waiting.wait(_POLL)
+            self._channel.waiting.wait(_POLL)
             self._channel.waiting.clear()
 
+    def _is_alone(self, client: Consumer) -> bool:
+        """Tell whether no other member holds a share; a new one would get its own at once.
+
+        Then nobody waits for what this process holds, and leaving would only cost it time when its
+        job is done: a group without members waits for the broker's
+        ``group.initial.rebalance.delay.ms`` before it assigns anything.
+        """
+        now = time.monotonic()
+        if now >= self._count_again:
+            self._count_again = now + GIVE_BACK_AFTER
+            with contextlib.suppress(KafkaException):
+                metadata = client.list_topics(self._topic, timeout=_REJOIN)
+                self._partitions = len(metadata.topics[self._topic].partitions)
+        # One partition tells nothing: the others may have none.
+        return len(self._held) >= max(2, self._partitions)
+
     def _fetch(self, client: Consumer, wanted: int) -> None:
-        if len(self._fetched) < wanted:
-            for message in client.consume(wanted - len(self._fetched), 0):
-                self._keep(message)
+        live = sum(each.job is not None for each in self._fetched)
+        while live < wanted and len(self._fetched) < _SKIP:
+            messages = client.consume(wanted - live, 0)
+            if not messages:
+                break
+            live += sum(map(self._keep, messages))
         if not self._fetched:
             self._keep(client.poll(_POLL))
 
-    def _keep(self, message: Message | None) -> None:
+    def _keep(self, message: Message | None) -> bool:
+        """Take a message from the client; tells whether a receive can have it."""
         if message is None:
-            return
+            return False
         error = message.error()
         if error is not None:
             self._on_error(error)
-            return
-        where = _partition(message)
-        self._fetched.append((self._held.get(where), message))
+            client_logger.warning("CONSUME %s: %s", self._topic, error.str())
+            return False
+        where = (message.topic() or "", message.partition() or 0)
+        holding = self._held.get(where)
+        if holding is None:
+            # Fetched before a rebalance that came in the same call: another member's by now.
+            return False
+        offset = message.offset() or 0
+        job = self._channel.job(message.value(), message.timestamp()[1] / 1000, where[1], offset)
+        self._fetched.append(_Fetched(where, offset, holding, job))
+        return job is not None
 
-    def _hand_out(self, client: Consumer, wanted: int) -> None:
-        batch = [self._fetched.popleft() for _ in range(min(wanted, len(self._fetched)))]
+    def _hand_out(self, client: Consumer) -> None:
+        # Asked again: a receive may have been cancelled while poll() waited.
+        batch = self._next(self._channel.wanted)
         if not batch:
             return
-        error = self._commit(
-            client, {_partition(message): _offset(message) + 1 for _, message in batch}
-        )
+        error = self._commit(client, {each.where: each.offset + 1 for each in batch})
         if error is not None:
             if error.code() not in _TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
+            if error.code() in _UNANSWERED:
+                for each in batch:
+                    self._doubtful.setdefault(each.where, each.offset)
+            self._fetched.extendleft(reversed(batch))
             # Rebalances are answered in poll(): without it the commit would fail for ever.
             self._keep(client.poll(_RETRY))
-            self._fetched.extendleft(each for each in reversed(batch) if self._is_held(*each))
             return
-        jobs = [
-            self._channel.job(
-                message.value(),
-                message.timestamp()[1] / 1000,
-                message.partition() or 0,
-                _offset(message),
-            )
-            for _, message in batch
-        ]
-        self._channel.hand_out([job for job in jobs if job is not None])
+        for each in batch:
+            self._doubtful.pop(each.where, None)
+        self._channel.hand_out([each.job for each in batch if each.job is not None])
+
+    def _next(self, wanted: int) -> list[_Fetched]:
+        batch: list[_Fetched] = []
+        while self._fetched and wanted > 0:
+            batch.append(self._fetched.popleft())
+            wanted -= batch[-1].job is not None
+        return batch
 
     def _commit(self, client: Consumer, positions: dict[Partition, int]) -> KafkaError | None:
         offsets = [TopicPartition(*where, offset) for where, offset in positions.items()]
@@ -263,8 +329,14 @@ class WorkConsumer:
             self._stats.count(f"errors.{error.name()}")
         return error
 
-    def _is_held(self, holding: object, message: Message) -> bool:
-        return holding is not None and self._held.get(_partition(message)) is holding
+    def _commit_back(self, client: Consumer, positions: dict[Partition, int]) -> bool:
+        deadline = time.monotonic() + _GIVE_BACK_TIMEOUT
+        while (error := self._commit(client, positions)) is not None:
+            if error.code() not in _TRY_AGAIN or time.monotonic() >= deadline:
+                return False
+            # Another member's coming or going is on its way through the broker.
+            time.sleep(_RETRY)
+        return True
 
     def _pause(self, client: Consumer) -> None:
         if not self._paused:
@@ -286,35 +358,52 @@ class WorkConsumer:
     def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {(each.topic, each.partition) for each in partitions}
         unread = self._channel.take_back(lambda job: (self._topic, job.partition) in revoked)
-        first: dict[Partition, int] = {}
+        first = {where: self._doubtful[where] for where in revoked & self._doubtful.keys()}
         for job in unread:
             where = (self._topic, job.partition)
             first[where] = min(job.offset, first.get(where, job.offset))
-        if first and self._commit(client, first) is not None:
+        if first and not self._commit_back(client, first):
             # They are this process's own, then: the position has passed them.
             self._channel.hand_out(unread)
+            self._count_doubtful(revoked)
         self._drop(revoked)
         client.incremental_unassign(partitions)
 
     def _on_lost(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         # Others have them by now. What was handed out here is committed and stays here.
-        self._drop({(each.topic, each.partition) for each in partitions})
+        lost = {(each.topic, each.partition) for each in partitions}
+        self._count_doubtful(lost)
+        self._drop(lost)
         client.incremental_unassign(partitions)
 
     def _drop(self, partitions: set[Partition]) -> None:
         for where in partitions:
             self._held.pop(where, None)
-        self._fetched = deque(each for each in self._fetched if self._is_held(*each))
+            self._doubtful.pop(where, None)
+        self._fetched = deque(
+            each for each in self._fetched if self._held.get(each.where) is each.holding
+        )
+
+    def _count_doubtful(self, partitions: set[Partition]) -> None:
+        """Count the messages that nobody may get: whoever dies, none is handed out twice."""
+        for where in partitions & self._doubtful.keys():
+            self._stats.dropped(
+                "doubtful",
+                f"{where[0]}[{where[1]}] from offset {self._doubtful[where]} on: the partition was "
+                "lost while the answer to a commit was missing; another worker may have them",
+            )
+
+    def _count_left(self) -> None:
+        left = self._channel.take_back(lambda job: True)
+        if left:
+            self._stats.dropped(
+                "closed", f"{self._topic}: the broker did not take them back", len(left)
+            )
 
     def _on_error(self, error: KafkaError) -> None:
-        self._connection.on_error(error)
-        if error.fatal():
-            self._fatal = error
-        elif error.code() in (
-            KafkaError.GROUP_AUTHORIZATION_FAILED,
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        ):
-            logger.error("%s", self._refusal(error))
+        self._stats.count(f"errors.{error.name()}")
+        if error.fatal() or error.code() in _REFUSALS:
+            self._refused = error
 
     def _refusal(self, error: KafkaError) -> KafkaLayerError:
         return topic_error(
@@ -323,11 +412,3 @@ class WorkConsumer:
             error,
             self._servers,
         )
-
-
-def _partition(message: Message) -> Partition:
-    return message.topic() or "", message.partition() or 0
-
-
-def _offset(message: Message) -> int:
-    return message.offset() or 0

@@ -1,0 +1,226 @@
+"""Django's system checks: settings that cannot work, or that hardly can be meant.
+
+They contact no broker; ``manage.py kafka_setup_topics --check`` does. docs/settings.md lists the
+ids.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
+from django.core.exceptions import ImproperlyConfigured
+
+from .conf import LayerConfig
+from .configured import (
+    BACKEND,
+    backend_of,
+    channel_layers,
+    config_of,
+    has_topics,
+    is_kafka_layer,
+)
+from .kafka.validation import Finding, examine_clients
+
+__all__ = ["TAG", "check_cleartext_credentials", "check_settings"]
+
+TAG = "kafka_layer"
+"""Runs these checks alone: ``manage.py check --tag kafka_layer``."""
+
+
+@register(TAG)
+def check_settings(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: object
+) -> list[CheckMessage]:
+    """Check every Kafka layer in ``CHANNEL_LAYERS``.
+
+    Args:
+        app_configs: Ignored; the settings belong to no app.
+        kwargs: Ignored.
+
+    Returns:
+        The findings; none where no layer has this package's backend.
+    """
+    found: list[CheckMessage] = []
+    configs: dict[str, LayerConfig] = {}
+    for alias, backend in _backends(found):
+        config = _config(alias, backend, found)
+        if config is not None:
+            found += _clients(alias, config) if has_topics(backend) else []
+            found += _risky_topics(alias, config)
+            configs[alias] = config
+    found += _shared_prefixes(configs)
+    return found
+
+
+@register(TAG, deploy=True)
+def check_cleartext_credentials(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: object
+) -> list[CheckMessage]:
+    """Check that no password or token travels unencrypted (``manage.py check --deploy``).
+
+    Args:
+        app_configs: Ignored; the settings belong to no app.
+        kwargs: Ignored.
+
+    Returns:
+        A warning for each layer that sends one to another host in clear.
+    """
+    return [
+        Warning(
+            f"sasl.mechanism={mechanism} with security.protocol=SASL_PLAINTEXT sends the "
+            f"credentials to {config.bootstrap_servers} in clear.",
+            hint="Set security.protocol to SASL_SSL in client_config, or use SCRAM-SHA-512.",
+            obj=_where(alias),
+            id="kafka_layer.W004",
+        )
+        for alias, backend in _backends([])
+        if (config := _config(alias, backend, [])) is not None
+        and (mechanism := _cleartext_mechanism(config))
+        and not _is_local(config.bootstrap_servers)
+    ]
+
+
+def _where(alias: str) -> str:
+    return f"CHANNEL_LAYERS[{alias!r}]"
+
+
+def _backends(found: list[CheckMessage]) -> Iterator[tuple[str, type]]:
+    """Yield the aliases and classes of this package's layers; adds to ``found`` what is wrong."""
+    try:
+        aliases = list(channel_layers())
+    except ImproperlyConfigured as error:
+        found.append(Error(str(error), hint=_BACKEND_HINT, id="kafka_layer.E004"))
+        return
+    for alias in aliases:
+        try:
+            backend = backend_of(alias)
+        except ImproperlyConfigured as error:
+            found.append(
+                Error(str(error), hint=_BACKEND_HINT, obj=_where(alias), id="kafka_layer.E004")
+            )
+            continue
+        if is_kafka_layer(backend):
+            yield alias, backend
+
+
+_BACKEND_HINT = f'The backend of this package is "{BACKEND}".'
+
+
+def _config(alias: str, backend: type, found: list[CheckMessage]) -> LayerConfig | None:
+    """Return the settings of a layer, or None; adds to ``found`` what is wrong with them."""
+    try:
+        return config_of(alias, backend)
+    except ImproperlyConfigured as error:
+        problem = str(error)
+    if "cryptography is not installed" in problem:
+        hint, number = "Run: pip install 'kafka-layer[encryption]'", "E002"
+    else:
+        hint, number = "docs/settings.md lists the keywords, their values and defaults.", "E001"
+    found.append(Error(problem, hint=hint, obj=_where(alias), id=f"kafka_layer.{number}"))
+    return None
+
+
+def _clients(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    findings: dict[tuple[bool, str], list[Finding]] = {}
+    for each in examine_clients(config):
+        findings.setdefault((each.refused, each.text.rstrip(".")), []).append(each)
+    for (refused, text), same in findings.items():
+        clients = ", ".join(each.client for each in same)
+        keywords = {each.keyword for each in same}
+        # What only client_config can have told to several kinds of client.
+        mend = "client_config" if len(keywords) > 1 else f"client_config or {keywords.pop()}"
+        if refused:
+            yield Error(
+                f"librdkafka refuses the configuration of the {clients}: {text}.",
+                hint=f"Correct {mend}.",
+                obj=_where(alias),
+                id="kafka_layer.E003",
+            )
+        else:
+            yield Warning(
+                f"librdkafka warns about the configuration of the {clients}: {text}.",
+                hint=f"Correct {mend}; what concerns one kind of client belongs into "
+                "producer_config, consumer_config or admin_config.",
+                obj=_where(alias),
+                id="kafka_layer.W003",
+            )
+
+
+def _risky_topics(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    every = {f"topics[{topic.value!r}]": settings for topic, settings in config.topics.items()}
+    for _, worker in config.worker_channels:
+        every[f"worker_channels[{worker.pattern!r}]"] = worker.topic
+    for name, (safe, problem, hint) in _RISKS.items():
+        risky: dict[str, list[str]] = {}
+        for topic, settings in every.items():
+            value = settings.config.get(name, "-1")
+            if not safe(value):
+                risky.setdefault(value, []).append(topic)
+        for value, topics in risky.items():
+            where = ", ".join(topics)
+            yield Warning(
+                f"{name}={value} ({where}) {problem}.",
+                hint=hint,
+                obj=_where(alias),
+                id="kafka_layer.W001",
+            )
+
+
+_RISKS: Mapping[str, tuple[Callable[[str], bool], str, str]] = {
+    "message.timestamp.type": (
+        lambda value: value == "LogAppendTime",
+        "lets the clocks of all senders decide when a message expires and when it is deleted",
+        "Remove it: with LogAppendTime one clock decides, the broker's.",
+    ),
+    "retention.ms": (
+        lambda value: value != "-1",
+        "keeps every message for ever, and none is read after it expired",
+        "Remove it, or set some minutes; never less than expiry.",
+    ),
+    "retention.bytes": (
+        lambda value: value == "-1",
+        "lets the broker delete messages that have not expired when many arrive",
+        "Remove it: retention.ms bounds the size as well.",
+    ),
+}
+"""Topic config: which values are safe, what the others do, and the mend."""
+
+
+def _shared_prefixes(configs: Mapping[str, LayerConfig]) -> Iterator[CheckMessage]:
+    for (first, one), (second, other) in combinations(configs.items(), 2):
+        servers = set(one.bootstrap_servers.split(",")) & set(other.bootstrap_servers.split(","))
+        if one.prefix == other.prefix and servers:
+            yield Warning(
+                f"It uses the same topics as {_where(first)}: prefix {one.prefix!r} on "
+                f"{', '.join(sorted(servers))}. Each gets the other's group, user and all "
+                "messages.",
+                hint="Give each layer a prefix of its own, or silence this warning where they "
+                "are meant to be one.",
+                obj=_where(second),
+                id="kafka_layer.W002",
+            )
+
+
+def _cleartext_mechanism(config: LayerConfig) -> str:
+    for own in (config.producer_config, config.consumer_config, config.admin_config):
+        properties = {**config.client_config, **own}
+        mechanism = str(properties.get("sasl.mechanism", properties.get("sasl.mechanisms", "")))
+        protocol = str(properties.get("security.protocol", ""))
+        if protocol.lower() == "sasl_plaintext" and mechanism in ("PLAIN", "OAUTHBEARER"):
+            return mechanism
+    return ""
+
+
+def _is_local(servers: str) -> bool:
+    return all(_is_loopback(server.rpartition(":")[0]) for server in servers.split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,108 @@
+"""What librdkafka thinks of a layer's settings, found out without contacting a broker."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from ..conf import LayerConfig
+from .errors import kafka_error
+from .properties import (
+    admin_properties,
+    consumer_properties,
+    producer_properties,
+    work_properties,
+)
+
+__all__ = ["Finding", "examine_clients"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What librdkafka says about the properties of one client.
+
+    Attributes:
+        client: ``producer``, ``consumer``, ``worker consumer`` or ``admin client``.
+        keyword: The CONFIG keyword of this client alone; client_config may be the cause, too.
+        text: What librdkafka says.
+        refused: Whether the client cannot be made; else a property has no effect.
+    """
+
+    client: str
+    keyword: str
+    text: str
+    refused: bool
+
+
+def examine_clients(config: LayerConfig) -> list[Finding]:
+    """Make and drop one client of each kind; takes some milliseconds and contacts nobody.
+
+    Files that properties name (certificates, keys) are read. Tokens are not asked for.
+
+    Args:
+        config: The layer's settings.
+
+    Returns:
+        What librdkafka finds wrong.
+    """
+    return [
+        finding
+        for client, keyword, make, properties in (
+            ("producer", "producer_config", Producer, producer_properties(config)),
+            ("consumer", "consumer_config", Consumer, consumer_properties(config)),
+            ("worker consumer", "consumer_config", Consumer, work_properties(config, "-")),
+            ("admin client", "admin_config", AdminClient, admin_properties(config)),
+        )
+        for finding in _examine(client, keyword, make, properties)
+    ]
+
+
+def _examine(
+    client: str, keyword: str, make: Callable[..., Any], properties: Mapping[str, Any]
+) -> list[Finding]:
+    warnings = _Warnings("kafka_layer.validation")
+    try:
+        # A client without servers connects to none; its log lines come out with poll().
+        made = make({**_offline(properties), "logger": warnings})
+        made.poll(0)
+    except KafkaException as exception:
+        said = _PREAMBLE.sub("", kafka_error(exception).str().strip())
+        return [Finding(client, keyword, said, refused=True)]
+    except (TypeError, ValueError) as exception:
+        return [Finding(client, keyword, str(exception), refused=True)]
+    return [Finding(client, keyword, text, refused=False) for text in warnings.texts]
+
+
+# What several clients refuse shall read the same.
+_PREAMBLE = re.compile(r"^Failed to create [^:]+: ")
+
+
+def _offline(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in properties.items()
+        # With these a client asks for a token as soon as it is made, and waits for it.
+        if name not in ("bootstrap.servers", "oauth_cb")
+        and not name.startswith("sasl.oauthbearer.")
+    }
+
+
+class _Warnings(logging.Logger):
+    """Keeps librdkafka's warnings about the configuration, and logs nothing."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.texts: list[str] = []
+
+    def handle(self, record: logging.LogRecord) -> None:
+        # They read "CONFWARN [rdkafka#producer-1] [thrd:app]: Configuration property …".
+        kind, _, rest = record.getMessage().partition(" ")
+        text = rest.partition("]: ")[2]
+        if kind == "CONFWARN" and not text.startswith("No `bootstrap.servers`"):
+            self.texts.append(text)

@@ -1,0 +1,415 @@
+"""``manage.py kafka_setup_topics``: creates the Kafka layers' topics, and tells what differs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ... import configured
+from ...conf import LayerConfig
+from ...exceptions import KafkaLayerError
+from ...kafka.admin import Difference, TopicAdmin, TopicSpec, TopicState, differences, topic_specs
+
+__all__ = ["Command"]
+
+DRIFT_CODE = 3
+"""Exit code of ``--check`` when topics are missing or differ; an error has 1, a wrong option 2."""
+
+_TIMEOUT = 10.0
+
+
+class Command(BaseCommand):
+    """Creates missing topics; changes those that exist only where an option asks for it."""
+
+    help = (
+        "Creates the topics of every Kafka layer in CHANNEL_LAYERS and reports existing ones that "
+        "differ from the settings. Running it again changes nothing."
+    )
+    # What concerns this command is reported by itself, in one sentence.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument(
+            "--layer",
+            action="append",
+            dest="aliases",
+            metavar="ALIAS",
+            help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
+        )
+        mode = parser.add_mutually_exclusive_group()
+        mode.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Change nothing; have the brokers validate what would be done, and print it.",
+        )
+        mode.add_argument(
+            "--check",
+            action="store_true",
+            help="Change nothing; exit with "
+            f"{DRIFT_CODE} if a topic is missing or differs from the settings.",
+        )
+        parser.add_argument(
+            "--increase-partitions",
+            action="store_true",
+            help="Add partitions to topics that have fewer than the settings want. The order of "
+            "messages may break once while running servers notice.",
+        )
+        parser.add_argument(
+            "--alter-configs",
+            action="store_true",
+            help="Set topic configs that differ to what the settings want; no other config "
+            "is touched.",
+        )
+        parser.add_argument(
+            "--json", action="store_true", dest="as_json", help="Print the result as JSON."
+        )
+        parser.add_argument(
+            "--timeout",
+            type=_seconds,
+            default=_TIMEOUT,
+            metavar="SECONDS",
+            help=f"How long brokers may take to answer each request. Default: {_TIMEOUT:g}.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Do what the options say for each layer, and print it.
+
+        Raises:
+            CommandError: If settings or brokers refuse (code 1), or ``--check`` finds that topics
+                are missing or differ (code 3).
+        """
+        wishes = _Wishes(
+            check=options["check"],
+            dry_run=options["dry_run"],
+            increase_partitions=options["increase_partitions"],
+            alter_configs=options["alter_configs"],
+            timeout=options["timeout"],
+        )
+        if wishes.check and (wishes.increase_partitions or wishes.alter_configs):
+            raise CommandError(
+                "--check changes nothing: leave out --increase-partitions and --alter-configs, "
+                "or use --dry-run in its place."
+            )
+        layers, skipped = _select(options["aliases"])
+        reports = []
+        for alias, config in layers.items():
+            try:
+                reports.append(_set_up(alias, config, wishes))
+            except (ImproperlyConfigured, KafkaLayerError) as error:
+                raise CommandError(f"Layer {alias!r}: {error}") from None
+        if options["as_json"]:
+            self.stdout.write(json.dumps(_as_json(reports, skipped, wishes), indent=2))
+        else:
+            self._print(reports, skipped, wishes)
+        if wishes.check and not all(row.as_wanted for report in reports for row in report.rows):
+            raise CommandError(_drift(reports), returncode=DRIFT_CODE)
+
+    def _print(
+        self, reports: Sequence[_Report], skipped: Iterable[_Skipped], wishes: _Wishes
+    ) -> None:
+        for note in skipped:
+            self.stdout.write(f"Layer {note.alias!r} is skipped: {note.reason}.")
+        if not reports:
+            self.stdout.write(
+                "No layer in CHANNEL_LAYERS keeps its messages in Kafka "
+                f'(BACKEND "{configured.BACKEND}"): there is nothing to do.'
+            )
+        for report in reports:
+            self._print_report(report, wishes)
+
+    def _print_report(self, report: _Report, wishes: _Wishes) -> None:
+        self.stdout.write(
+            self.style.MIGRATE_HEADING(f"Layer {report.alias!r} on {report.bootstrap_servers}")
+        )
+        lines = _table(
+            [
+                ("TOPIC", "PARTITIONS", "REPLICAS", "STATUS"),
+                *(
+                    (row.topic, _text(row.partitions), _text(row.replication_factor), row.status)
+                    for row in report.rows
+                ),
+            ]
+        )
+        self.stdout.write(f"  {next(lines)}")
+        for row, line in zip(report.rows, lines, strict=True):
+            self.stdout.write(f"  {line}")
+            for change in row.changes:
+                self.stdout.write(f"    {'would set' if wishes.dry_run else 'set'} {change}")
+            for difference in row.differences:
+                self.stdout.write(self.style.WARNING(f"    {difference}"))
+        for note in _notes(report.rows, wishes):
+            self.stdout.write(self.style.WARNING(f"  {note}"))
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What the options ask for."""
+
+    check: bool
+    dry_run: bool
+    increase_partitions: bool
+    alter_configs: bool
+    timeout: float
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """A layer that has no topics in Kafka."""
+
+    alias: str
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What became of one topic.
+
+    Attributes:
+        topic: Kafka's name of the topic.
+        status: ``as wanted``, ``created``, ``changed``, ``differs`` or ``missing``; in a dry run
+            ``to create`` or ``to change``.
+        partitions: As it is now; None if it is missing.
+        replication_factor: Likewise.
+        changes: What was set, or would be in a dry run.
+        differences: In what it still is not as the settings want it, or would not be.
+        configs_unknown: Why the configs could not be compared; empty if they were.
+    """
+
+    topic: str
+    status: str
+    partitions: int | None
+    replication_factor: int | None
+    changes: list[str] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    configs_unknown: str = ""
+
+    @property
+    def as_wanted(self) -> bool:
+        return self.status in ("as wanted", "created", "changed") and not self.differences
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What became of the topics of one layer."""
+
+    alias: str
+    bootstrap_servers: str
+    prefix: str
+    rows: list[_Row]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 3600")
+    return seconds
+
+
+def _select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[_Skipped]]:
+    """Return the settings of the layers that are meant, and notes on those without topics."""
+    try:
+        known = configured.channel_layers()
+    except ImproperlyConfigured as error:
+        raise CommandError(str(error)) from None
+    for alias in aliases or ():
+        if alias not in known:
+            raise CommandError(
+                f"There is no layer {alias!r} in CHANNEL_LAYERS; "
+                f"it has {', '.join(map(repr, known)) or 'none'}."
+            )
+    layers, skipped = {}, []
+    for alias in dict.fromkeys(aliases or known):
+        try:
+            backend = configured.backend_of(alias)
+            if configured.has_topics(backend):
+                layers[alias] = configured.config_of(alias, backend)
+                continue
+        except ImproperlyConfigured as error:
+            raise CommandError(f"Layer {alias!r}: {error}") from None
+        reason = (
+            "it keeps its messages in memory"
+            if configured.is_kafka_layer(backend)
+            else f"its backend is {known[alias]['BACKEND']}, which is not on Kafka"
+        )
+        skipped.append(_Skipped(alias, known[alias]["BACKEND"], reason))
+    return layers, skipped
+
+
+def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
+    specs = topic_specs(config)
+    admin = TopicAdmin(config, wishes.timeout)
+    before = admin.inspect([spec.name for spec in specs])
+    plan = [] if wishes.check else _plan(specs, before, wishes)
+    after = before
+    if plan:
+        _carry_out(admin, plan, wishes)
+    if plan and not wishes.dry_run:
+        after = admin.inspect([spec.name for spec in specs])
+    planned = {step.spec.name: step for step in plan}
+    rows = [_row(spec, after.get(spec.name), planned.get(spec.name), wishes) for spec in specs]
+    return _Report(alias, config.bootstrap_servers, config.prefix, rows)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is to be done to one topic.
+
+    Attributes:
+        spec: The topic as wanted.
+        state: The topic as it is; None to create it.
+        partitions: Number to which the partitions are raised, or None.
+        config: Topic configs to set.
+    """
+
+    spec: TopicSpec
+    state: TopicState | None
+    partitions: int | None = None
+    config: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> TopicSpec:
+        """What the brokers show once it was done."""
+        if self.state is None:
+            return replace(self.spec, replication_factor=-1)
+        return TopicSpec(self.spec.name, self.partitions or 1, -1, self.config)
+
+    def mends(self, difference: Difference) -> bool:
+        """Whether a difference is gone once it was done."""
+        return difference.what in self.config or (
+            difference.what == "partitions" and self.partitions is not None
+        )
+
+    @property
+    def changes(self) -> list[str]:
+        """What is done to a topic that exists, for a reader."""
+        if self.state is None:
+            return []
+        changes = []
+        if self.partitions:
+            changes.append(f"partitions {self.state.partitions} -> {self.partitions}")
+        found = self.state.config or {}
+        changes += [f"{name} {found.get(name)} -> {value}" for name, value in self.config.items()]
+        return changes
+
+
+def _plan(
+    specs: Sequence[TopicSpec], states: dict[str, TopicState], wishes: _Wishes
+) -> list[_Step]:
+    return [step for spec in specs if (step := _step(spec, states.get(spec.name), wishes))]
+
+
+def _step(spec: TopicSpec, state: TopicState | None, wishes: _Wishes) -> _Step | None:
+    if state is None:
+        return _Step(spec, None)
+    partitions, config = None, {}
+    for difference in differences(spec, state):
+        if difference.what == "partitions" and wishes.increase_partitions:
+            partitions = spec.partitions
+        elif difference.what in spec.config and wishes.alter_configs:
+            config[difference.what] = difference.wanted
+    return _Step(spec, state, partitions, config) if partitions or config else None
+
+
+def _carry_out(admin: TopicAdmin, plan: Sequence[_Step], wishes: _Wishes) -> None:
+    dry_run = wishes.dry_run
+    admin.create([step.spec for step in plan if step.state is None], dry_run=dry_run)
+    admin.add_partitions(
+        {step.spec.name: step.partitions for step in plan if step.partitions}, dry_run=dry_run
+    )
+    admin.alter_configs(
+        {step.spec.name: step.config for step in plan if step.config}, dry_run=dry_run
+    )
+    if not dry_run:
+        admin.settle([step.done for step in plan])
+
+
+def _row(spec: TopicSpec, state: TopicState | None, step: _Step | None, wishes: _Wishes) -> _Row:
+    if state is None:
+        return _Row(spec.name, "to create" if step else "missing", None, None)
+    left = differences(spec, state)
+    if step is None:
+        status = "differs" if left else "as wanted"
+    elif wishes.dry_run:
+        status = "to change"
+        left = [each for each in left if not step.mends(each)]
+    else:
+        status = "created" if step.state is None else "changed"
+    return _Row(
+        spec.name,
+        status,
+        state.partitions,
+        state.replication_factor,
+        step.changes if step else [],
+        left,
+        state.untold,
+    )
+
+
+def _notes(rows: Sequence[_Row], wishes: _Wishes) -> Iterator[str]:
+    kinds = {difference.what for row in rows for difference in row.differences}
+    if "partitions" in kinds:
+        yield "To add the missing partitions: --increase-partitions."
+    if "replication_factor" in kinds:
+        yield (
+            "A replication factor changes only when partitions are reassigned: use Kafka's "
+            "kafka-reassign-partitions, or correct the settings."
+        )
+    if "leaders" in kinds:
+        yield "Partitions without a leader cannot be used: look after the brokers that hold them."
+    if kinds - {"partitions", "replication_factor", "leaders"}:
+        yield "To set the differing configs: --alter-configs."
+    for reason in dict.fromkeys(row.configs_unknown for row in rows if row.configs_unknown):
+        count = sum(row.configs_unknown == reason for row in rows)
+        yield f"The configs of {_topics(count)} could not be compared: {reason}."
+    if wishes.dry_run:
+        yield "Nothing was changed (--dry-run)."
+
+
+def _drift(reports: Iterable[_Report]) -> str:
+    rows = [row for report in reports for row in report.rows]
+    missing = sum(row.status == "missing" for row in rows)
+    differing = sum(bool(row.differences) for row in rows)
+    found = [
+        *([f"{_topics(missing)} missing"] if missing else []),
+        *([f"{_topics(differing)} not as the settings want"] if differing else []),
+    ]
+    return f"{', '.join(found)}. Run 'manage.py kafka_setup_topics'."
+
+
+def _as_json(
+    reports: Sequence[_Report], skipped: Sequence[_Skipped], wishes: _Wishes
+) -> dict[str, Any]:
+    return {
+        "dry_run": wishes.dry_run,
+        "changed": any(
+            row.status in ("created", "changed") for report in reports for row in report.rows
+        ),
+        "as_wanted": all(row.as_wanted for report in reports for row in report.rows),
+        "layers": [asdict(report) for report in reports],
+        "skipped": [asdict(each) for each in skipped],
+    }
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _topics(count: int) -> str:
+    return "1 topic" if count == 1 else f"{count} topics"
+
+
+def _text(number: int | None) -> str:
+    return "-" if number is None else str(number)

@@ -1,0 +1,329 @@
+"""Groups, users and everybody: who gets a message, on which servers, and who does not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kafka_layer.exceptions import GroupAckTimeout
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.layers import Layers, next_message, next_messages, stats_of
+
+MESSAGE: dict[str, Any] = {"type": "test.message", "n": 1}
+BARRIER: dict[str, Any] = {"type": "barrier"}
+
+
+async def holds_nothing(layer: KafkaChannelLayer, channel: str) -> None:
+    """Prove that ``channel`` holds no message: what is sent to it locally is the next one.
+
+    Whatever the server routed before is in the mailbox by now, so call this once another channel
+    of the same server has received the message that this one must not get.
+    """
+    await layer.send(channel, BARRIER)
+    assert await next_message(layer, channel) == BARRIER
+
+
+class TestGroups:
+    async def test_members_on_two_servers_get_a_message_and_others_do_not(
+        self, make_layer: Layers
+    ) -> None:
+        here, there = make_layer(), make_layer()
+        members = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(2)]
+        stranger = await there.new_channel()
+        for layer, channel in members:
+            await layer.group_add("room", channel)
+        await here.group_send("room", MESSAGE)
+        for layer, channel in members:
+            assert await next_message(layer, channel) == MESSAGE
+        await holds_nothing(there, stranger)
+
+    async def test_a_member_gets_it_once(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        for _ in range(3):
+            await layer.group_add("room", channel)
+        await layer.group_send("room", MESSAGE)
+        await layer.group_send("room", BARRIER)
+        assert await next_messages(layer, channel, 2) == [MESSAGE, BARRIER]
+
+    async def test_who_was_discarded_gets_nothing(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        stays, leaves = await there.new_channel(), await there.new_channel()
+        await there.group_add("room", stays)
+        await there.group_add("room", leaves)
+        await there.group_discard("room", leaves)
+        await here.group_send("room", MESSAGE)
+        assert await next_message(there, stays) == MESSAGE
+        await holds_nothing(there, leaves)
+
+    async def test_discarding_who_is_no_member_changes_nothing(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        await layer.group_discard("room", channel)
+        await layer.group_add("room", channel)
+        await layer.group_discard("other", channel)
+        await layer.group_send("room", MESSAGE)
+        assert await next_message(layer, channel) == MESSAGE
+
+    async def test_a_group_without_members(self, make_layer: Layers) -> None:
+        layer = make_layer(await_produce=True)
+        channel = await layer.new_channel()
+        await layer.group_send("nobody", MESSAGE)
+        await layer.user_send("nobody", MESSAGE)
+        await layer.all_send(BARRIER)
+        assert await next_message(layer, channel) == BARRIER
+        assert stats_of(layer)["failed"] == 0
+
+    async def test_all_members_see_one_order(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        members = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(2)]
+        for layer, channel in members:
+            await layer.group_add("room", channel)
+
+        async def send(layer: KafkaChannelLayer, name: str) -> None:
+            for number in range(100):
+                await layer.group_send("room", {"from": name, "n": number})
+                await asyncio.sleep(0)
+
+        receiving = [asyncio.create_task(next_messages(*member, 200)) for member in members]
+        await asyncio.gather(send(here, "here"), send(there, "there"))
+        orders = await asyncio.gather(*receiving)
+        assert orders[0] == orders[1] == orders[2] == orders[3]
+        for name in ("here", "there"):
+            assert [each["n"] for each in orders[0] if each["from"] == name] == list(range(100))
+
+    async def test_a_channel_in_two_groups(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        channel = await there.new_channel()
+        await there.group_add("one", channel)
+        await there.group_add("two", channel)
+        await here.group_send("one", {"n": 1})
+        assert await next_message(there, channel) == {"n": 1}
+        await here.group_send("two", {"n": 2})
+        assert await next_message(there, channel) == {"n": 2}
+        await there.group_discard("one", channel)
+        await here.group_send("one", {"n": 3})
+        await here.group_send("two", {"n": 4})
+        assert await next_message(there, channel) == {"n": 4}
+
+    async def test_exclude(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        members = {name: await there.new_channel() for name in ("a", "b", "c")}
+        for channel in members.values():
+            await there.group_add("room", channel)
+        await here.group_send("room", MESSAGE, exclude={members["a"], members["b"]})
+        await here.group_send("room", BARRIER)
+        assert await next_messages(there, members["c"], 2) == [MESSAGE, BARRIER]
+        assert await next_message(there, members["a"]) == BARRIER
+        assert await next_message(there, members["b"]) == BARRIER
+
+    async def test_group_send_many(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        members = {group: await there.new_channel() for group in ("one", "two", "three")}
+        for group, channel in members.items():
+            await there.group_add(group, channel)
+        await here.group_send_many(["one", "two"], MESSAGE)
+        await here.group_send_many(members, BARRIER, exclude=[members["two"]])
+        assert await next_messages(there, members["one"], 2) == [MESSAGE, BARRIER]
+        assert await next_message(there, members["three"]) == BARRIER
+        assert await next_message(there, members["two"]) == MESSAGE
+        await holds_nothing(there, members["two"])
+
+
+class TestRemoteMembership:
+    async def test_adding_and_discarding_a_channel_of_another_server(
+        self, make_layer: Layers
+    ) -> None:
+        here, there = make_layer(), make_layer()
+        channel, stays = await there.new_channel(), await there.new_channel()
+        await there.group_add("room", stays)
+        await here.group_add("room", channel)
+        await here.group_send("room", MESSAGE)
+        assert await next_message(there, channel) == MESSAGE
+        assert await next_message(there, stays) == MESSAGE
+        await here.group_discard("room", channel)
+        await here.group_send("room", MESSAGE)
+        assert await next_message(there, stays) == MESSAGE
+        await holds_nothing(there, channel)
+
+    async def test_it_works_both_ways_at_once_and_encrypted(self, make_layer: Layers) -> None:
+        layers = [make_layer(symmetric_encryption_keys=["secret"]) for _ in range(2)]
+        channels = [await layer.new_channel() for layer in layers]
+        await asyncio.gather(
+            *(
+                layer.group_add(f"room-{number}", channel)
+                for layer in layers
+                for channel in channels
+                for number in range(20)
+            )
+        )
+        for number in range(20):
+            await layers[0].group_send(f"room-{number}", {"n": number})
+        for layer, channel in zip(layers, channels, strict=True):
+            received = await next_messages(layer, channel, 20)
+            assert sorted(each["n"] for each in received) == list(range(20))
+
+    async def test_users_of_another_server(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        channel, stays = await there.new_channel(), await there.new_channel()
+        await here.user_add(7, channel)
+        await there.user_add(7, stays)
+        await here.user_send(7, MESSAGE)
+        assert await next_message(there, channel) == MESSAGE
+        assert await next_message(there, stays) == MESSAGE
+        await here.user_discard(7, channel)
+        await here.user_send(7, MESSAGE)
+        assert await next_message(there, stays) == MESSAGE
+        await holds_nothing(there, channel)
+
+    async def test_a_server_that_is_gone_does_not_acknowledge(self, make_layer: Layers) -> None:
+        here, there = make_layer(ack_timeout=0.3), make_layer()
+        channel = await there.new_channel()
+        await there.close()
+        with pytest.raises(GroupAckTimeout, match=r"0\.3 s"):
+            await here.group_add("room", channel)
+        with pytest.raises(TimeoutError):
+            here.group_add_sync("room", channel)
+
+    async def test_a_channel_that_the_other_server_forgot_changes_nothing(
+        self, make_layer: Layers
+    ) -> None:
+        here, there = make_layer(), make_layer()
+        channel = await there.new_channel()
+        made_up = channel[:-4] + "0000"
+        await here.group_add("room", made_up)
+        assert len(there._server.registry.groups) == 0
+
+
+class TestUsersAndAll:
+    async def test_all_channels_of_a_user_on_all_servers(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        mine = [(layer, await layer.new_channel()) for layer in (here, there, there)]
+        yours = await there.new_channel()
+        for layer, channel in mine:
+            await layer.user_add("me", channel)
+        await there.user_add("you", yours)
+        await here.user_send("me", MESSAGE)
+        for layer, channel in mine:
+            assert await next_message(layer, channel) == MESSAGE
+        await holds_nothing(there, yours)
+
+    async def test_a_number_and_its_digits_are_the_same_user(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        await layer.user_add(7, channel)
+        await layer.user_send("7", MESSAGE)
+        assert await next_message(layer, channel) == MESSAGE
+
+    async def test_users_and_groups_do_not_mix(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        user, member = await layer.new_channel(), await layer.new_channel()
+        await layer.user_add("same", user)
+        await layer.group_add("same", member)
+        await layer.user_send("same", {"to": "user"})
+        await layer.group_send("same", {"to": "group"})
+        assert await next_message(layer, user) == {"to": "user"}
+        assert await next_message(layer, member) == {"to": "group"}
+        await holds_nothing(layer, user)
+        await holds_nothing(layer, member)
+
+    async def test_user_names_need_not_be_legal_group_names(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        await layer.user_add("Jörg <j@example.org>", channel)
+        await layer.user_send("Jörg <j@example.org>", MESSAGE)
+        assert await next_message(layer, channel) == MESSAGE
+
+    async def test_exclude_and_many(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        first, second, other = [await there.new_channel() for _ in range(3)]
+        await there.user_add("me", first)
+        await there.user_add("me", second)
+        await there.user_add("you", other)
+        await here.user_send("me", MESSAGE, exclude=[first])
+        await here.user_send_many(["me", "you"], BARRIER)
+        assert await next_message(there, first) == BARRIER
+        assert await next_messages(there, second, 2) == [MESSAGE, BARRIER]
+        assert await next_message(there, other) == BARRIER
+
+    async def test_all_send_reaches_every_open_channel(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        channels = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(3)]
+        await here.all_send(MESSAGE, exclude=[channels[0][1], channels[3][1]])
+        await here.all_send(BARRIER)
+        for number, (layer, channel) in enumerate(channels):
+            expected = [BARRIER] if number in (0, 3) else [MESSAGE, BARRIER]
+            assert await next_messages(layer, channel, len(expected)) == expected
+
+    async def test_all_send_keeps_the_order_of_a_sender(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer(capacity=400)
+        channel = await there.new_channel()
+        for number in range(200):
+            await here.all_send({"n": number})
+            if number == 100:
+                await here.new_channel()  # a sender that becomes a receiver stays in order
+        received = await next_messages(there, channel, 200)
+        assert [each["n"] for each in received] == list(range(200))
+
+    async def test_send_many(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        channels = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(2)]
+        await here.send_many([channel for _, channel in channels], MESSAGE)
+        for layer, channel in channels:
+            assert await next_message(layer, channel) == MESSAGE
+
+
+class TestSyncTwins:
+    async def test_they_do_what_the_others_do(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        channel, other = await there.new_channel(), await there.new_channel()
+
+        def without_a_loop() -> None:
+            here.group_add_sync("room", channel)
+            here.user_add_sync(7, channel)
+            here.send_sync(channel, {"by": "send"})
+            here.group_send_sync("room", {"by": "group_send"}, exclude=[other])
+            here.user_send_sync(7, {"by": "user_send"})
+            here.all_send_sync({"by": "all_send"})
+            here.send_many_sync([channel], {"by": "send_many"})
+            here.group_send_many_sync(["room", "empty"], {"by": "group_send_many"})
+            here.user_send_many_sync([7], {"by": "user_send_many"})
+
+        await asyncio.to_thread(without_a_loop)
+        received = await next_messages(there, channel, 7)
+        assert sorted(each["by"] for each in received) == [
+            *("all_send", "group_send", "group_send_many", "send", "send_many"),
+            *("user_send", "user_send_many"),
+        ]
+        await asyncio.to_thread(here.group_discard_sync, "room", channel)
+        await asyncio.to_thread(here.user_discard_sync, 7, channel)
+        assert len(there._server.registry.groups) == len(there._server.registry.users) == 0
+
+    async def test_a_local_send_needs_no_server(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        layer.send_sync(channel, MESSAGE)  # on the loop's own thread: it does not block
+        assert await next_message(layer, channel) == MESSAGE
+
+
+class TestAwaitProduce:
+    async def test_sends_return_the_position(self, make_layer: Layers) -> None:
+        here, there = make_layer(await_produce=True), make_layer()
+        channel = await there.new_channel()
+        await there.group_add("room", channel)
+        first = await here.group_send("room", {"n": 1})
+        second = await here.group_send("room", {"n": 2})
+        assert first is not None
+        assert second is not None
+        assert (second.topic, second.partition) == (first.topic, first.partition)
+        assert second.offset > first.offset
+        assert [each["n"] for each in await next_messages(there, channel, 2)] == [1, 2]
+
+    async def test_without_it_they_return_nothing(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        assert await layer.group_send("room", MESSAGE) is None
+        assert await layer.send(channel, MESSAGE) is None
+        assert stats_of(layer)["failed"] == 0

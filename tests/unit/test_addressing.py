@@ -1,0 +1,93 @@
+"""Names: what they look like, what can be read from them."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+from channels.layers import BaseChannelLayer
+
+from kafka_layer.addressing import (
+    BROADCAST_TOPICS,
+    INBOX_TOPICS,
+    ServerName,
+    Topic,
+    new_channel_name,
+    owner_of,
+    parse_server_name,
+    topic_name,
+    user_key,
+)
+
+SERVER = ServerName(3, "k2f9q0v1")
+
+
+def test_topic_names() -> None:
+    assert [topic_name("chat", topic) for topic in Topic] == [
+        *("chat-send-group", "chat-send-user", "chat-send-all"),
+        *("chat-send-conn", "chat-group-mgmt", "chat-ack"),
+    ]
+
+
+def test_every_topic_is_read_either_by_all_or_by_one() -> None:
+    assert sorted(BROADCAST_TOPICS + INBOX_TOPICS) == sorted(Topic)
+    assert not set(BROADCAST_TOPICS) & set(INBOX_TOPICS)
+
+
+class TestServerNames:
+    def test_it_reads_back_what_it_writes(self) -> None:
+        assert str(SERVER) == "3-k2f9q0v1"
+        assert parse_server_name("3-k2f9q0v1") == SERVER
+
+    def test_new_ones_differ(self) -> None:
+        names = {ServerName.new(7) for _ in range(1000)}
+        assert len(names) == 1000
+        assert {name.partition for name in names} == {7}
+        assert all(parse_server_name(str(name)) == name for name in names)
+
+    @pytest.mark.parametrize(
+        "name", ["", "3", "3-", "-a", "x-a", "3-a-b", "3-a!b", " 3-a", "3-a\n", "-3-a", "1234567-a"]
+    )
+    def test_what_is_no_server_name(self, name: str) -> None:
+        assert parse_server_name(name) is None
+
+
+class TestChannelNames:
+    def test_it_carries_the_server(self) -> None:
+        assert owner_of(new_channel_name("specific", SERVER)) == SERVER
+
+    @pytest.mark.parametrize("prefix", ["specific", "specific.", "a.b", "a-b_c", "7-7"])
+    def test_any_legal_prefix(self, prefix: str) -> None:
+        name = new_channel_name(prefix, SERVER)
+        assert name.startswith(prefix.rstrip(".") + ".")
+        assert owner_of(name) == SERVER
+        BaseChannelLayer().require_valid_channel_name(name)
+
+    def test_new_ones_differ(self) -> None:
+        assert len({new_channel_name("specific", SERVER) for _ in range(10_000)}) == 10_000
+
+    def test_it_is_a_str_that_can_be_weakly_referenced(self) -> None:
+        name = new_channel_name("specific", SERVER)
+        assert isinstance(name, str)
+        assert {str(name): 1}[name] == 1
+        collected: list[object] = []
+        reference = weakref.ref(name, collected.append)
+        del name
+        assert reference() is None
+        assert len(collected) == 1
+
+    @pytest.mark.parametrize("name", ["specific!abc", "!abc", "specific.x!abc", "a.3!b", "3-a.b!c"])
+    def test_a_name_without_a_server(self, name: str) -> None:
+        assert owner_of(name) is None
+
+
+class TestUserKeys:
+    def test_a_number_and_its_digits_are_the_same_user(self) -> None:
+        assert user_key(7) == user_key("7") == "7"
+        assert user_key(-1) == "-1"
+        assert user_key("Jörg") == "Jörg"
+
+    @pytest.mark.parametrize("user_id", ["", None, True, False, 1.0, b"7", ["7"]])
+    def test_what_is_no_user_id(self, user_id: object) -> None:
+        with pytest.raises(TypeError, match="user id"):
+            user_key(user_id)  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""The tiers of the package: imports point down only, and one package alone knows Kafka."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kafka_layer
+
+PACKAGE = Path(kafka_layer.__file__).parent
+
+# From the top down; a module imports from tiers below its own, and from none beside it. A new
+# module needs a place here.
+TIERS: list[set[str]] = [
+    {"apps", "management.commands.kafka_setup_topics", "management.commands.runworker"},
+    {"checks"},
+    {"configured"},
+    {"consumers", "shortcuts", "testing", "worker"},
+    {"layer"},
+    {"kafka.backplane", "kafka.validation"},
+    {"kafka.admin", "kafka.consumer", "kafka.producer", "kafka.workers"},
+    {"kafka.clients"},
+    {"kafka.connection", "kafka.embedded", "kafka.errors", "kafka.properties"},
+    {"server"},
+    {"router", "commands"},
+    {"registry", "backplane"},
+    {"work"},
+    {"clock", "mailbox", "stats", "wire"},
+    {"conf"},
+    {"addressing", "exceptions", "signals"},
+]
+RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
+
+
+def modules() -> list[str]:
+    names = [
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+    return [name for name in names if not name.endswith("__init__")]
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the absolute names that a module imports, in whatever way and place."""
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    package = ["kafka_layer", *module.split(".")][:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(module: str) -> set[str]:
+    """Return the modules of this package that a module imports."""
+    names = {name.removeprefix("kafka_layer.") for name in imports(module)}
+    return names & set(modules())
+
+
+def test_every_module_has_a_place() -> None:
+    assert not set(modules()) - set(RANK), "give the new module its place in TIERS"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_down(module: str) -> None:
+    upwards = {name for name in imported_modules(module) if RANK[name] <= RANK[module]}
+    assert not upwards, f"{module} imports {sorted(upwards)}, not below it"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_kafka_is_known_in_one_package_alone(module: str) -> None:
+    known = any(name.split(".")[0] == "confluent_kafka" for name in imports(module))
+    assert not known or module.startswith("kafka.")
+
+
+def test_the_client_is_loaded_by_the_first_use_alone() -> None:
+    code = "import sys, kafka_layer.layer; sys.exit('confluent_kafka' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)
