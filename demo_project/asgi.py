@@ -1,14 +1,14 @@
-"""The ASGI application that every worker serves: pages, static files and websockets."""
+"""The ASGI application of every worker: pages, static files, websockets, background jobs."""
 
 import os
 
-from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from channels.sessions import SessionMiddlewareStack
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
-from demo_project.chat.routing import websocket_urlpatterns
+from demo_project.chat.routing import channels, websocket_urlpatterns
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
 
@@ -19,5 +19,6 @@ application = ProtocolTypeRouter(
         "websocket": AllowedHostsOriginValidator(
             SessionMiddlewareStack(URLRouter(websocket_urlpatterns))
         ),
+        "channel": ChannelNameRouter(channels),
     }
 )

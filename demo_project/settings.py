@@ -1,7 +1,9 @@
 """Settings of the demo project. All that differs between machines comes from the environment.
 
 KAFKA_BOOTSTRAP_SERVERS  the broker, `localhost:9092` by default
+DEMO_PREFIX              first part of the topics' names, `demo` by default
 DEMO_WORKER              what this worker process is called on the page
+DEMO_STAFF_TOKEN         who knows it may announce and post; without it nobody may
 DEMO_EMBEDDED_BROKER     set by `manage.py demo` when it runs a broker of its own
 DJANGO_ALLOWED_HOSTS     host names to answer to besides localhost, separated by commas
 DJANGO_SECRET_KEY        must be the same in all workers; made up when it is missing
@@ -28,10 +30,10 @@ ALLOWED_HOSTS = [
 
 INSTALLED_APPS = [
     "daphne",
+    "kafka_layer",  # before channels, for a runworker that finishes its job when it is stopped
     "channels",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
-    "kafka_layer",
     "demo_project.chat",
 ]
 
@@ -65,10 +67,13 @@ STATIC_URL = "static/"
 USE_TZ = True
 
 DEMO_WORKER = os.environ.get("DEMO_WORKER", "worker")
+DEMO_STAFF_TOKEN = os.environ.get("DEMO_STAFF_TOKEN", "")
 
 KAFKA_LAYER: dict[str, Any] = {
     "bootstrap_servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
-    "prefix": "demo",
+    "prefix": os.environ.get("DEMO_PREFIX", "demo"),
+    # Named here, it is among the topics that kafka_setup_topics makes.
+    "worker_channels": {"jobs": {"partitions": 4}},
 }
 if os.environ.get("DEMO_EMBEDDED_BROKER") == "1":
     from kafka_layer.testing import EmbeddedBroker

@@ -1,4 +1,7 @@
-"""Several daphne workers on one port: started, watched, restarted and stopped together."""
+"""The demo's worker processes: started, watched, restarted and stopped together.
+
+Web workers share one port; job workers listen on a worker channel.
+"""
 
 import asyncio
 import http.client
@@ -8,7 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -76,13 +80,14 @@ def _bound_socket(host: str, port: int, *, share: bool) -> socket.socket:
 
 
 class WorkerPool:
-    """Worker processes that share a port, each restarted when it ends by itself.
+    """Worker processes, each restarted when it ends by itself.
 
     All methods belong to one event loop.
 
     Args:
-        port: Where the workers listen.
-        count: How many workers; they are called worker-1, worker-2, …
+        port: Where the web workers listen.
+        count: How many web workers; they are called worker-1, worker-2, …
+        job_count: How many job workers; they are called job-1, job-2, …
         environment: What the workers' environment has besides this process's own.
         report: Called with a worker's name and one line that it printed or that is about it.
         access_log: Whether workers print a line for each request.
@@ -92,31 +97,36 @@ class WorkerPool:
         self,
         port: SharedPort,
         count: int,
+        job_count: int,
         environment: Mapping[str, str],
         report: Callable[[str, str], None],
         *,
         access_log: bool = False,
     ) -> None:
-        self.names = [f"worker-{number}" for number in range(1, count + 1)]
+        self.web_names = [f"worker-{number}" for number in range(1, count + 1)]
+        self.job_names = [f"job-{number}" for number in range(1, job_count + 1)]
         self._port = port
         self._environment = environment
         self._report = report
         self._access_log = access_log
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._processes: dict[str, Process] = {}
         self._all_answered = False
         self._stopping = False
         # The workers read this pipe, and nobody writes: it ends when this process does.
         self._lifeline, self._lifeline_end = os.pipe()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Run the workers until `stop`, and call `on_ready` once all of them answer.
+        """Run the workers until `stop`, and call `on_ready` once all web workers answer.
+
+        Job workers are not waited for: their jobs wait for them.
 
         Raises:
             WorkerFailed: A worker ended or did not answer before all were ready.
         """
         await asyncio.gather(
             self._wait_until_all_answer(on_ready),
-            *(self._keep_running(name) for name in self.names),
+            *(self._keep_running(name, self._start_web) for name in self.web_names),
+            *(self._keep_running(name, self._start_jobs) for name in self.job_names),
         )
 
     async def stop(self) -> None:
@@ -135,11 +145,11 @@ class WorkerPool:
         os.close(self._lifeline_end)
         os.close(self._lifeline)
 
-    async def _keep_running(self, name: str) -> None:
+    async def _keep_running(self, name: str, start: Callable[[str], Awaitable[Process]]) -> None:
         delay = 0.0
         while not self._stopping:
             started = time.monotonic()
-            process = self._processes[name] = await self._start(name)
+            process = self._processes[name] = await start(name)
             assert process.stdout is not None
             async for line in process.stdout:
                 self._report(name, line.decode(errors="replace").rstrip())
@@ -153,28 +163,34 @@ class WorkerPool:
             self._report(name, f"{ending}; starting it again")
             await asyncio.sleep(delay)
 
-    async def _start(self, name: str) -> asyncio.subprocess.Process:
+    async def _start_web(self, name: str) -> Process:
         with self._port.worker_socket() as listener:
-            descriptor = listener.fileno()
-            return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "demo_project.worker"),
-                *("--fd", str(descriptor), "--parent-pipe", str(self._lifeline)),
-                *(["--access-log"] if self._access_log else []),
-                cwd=PROJECT_ROOT,
-                env={**os.environ, **self._environment, "DEMO_WORKER": name},
-                pass_fds=[descriptor, self._lifeline],
-                # Ctrl-C reaches this process alone, which then ends the workers in order.
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                limit=1024 * 1024,
-            )
+            access_log = ["--access-log"] if self._access_log else []
+            return await self._start(name, "web", *access_log, fd=listener.fileno())
+
+    async def _start_jobs(self, name: str) -> Process:
+        return await self._start(name, "jobs")
+
+    async def _start(self, name: str, *kind: str, fd: int | None = None) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "demo_project.worker", "--parent-pipe", str(self._lifeline)),
+            *kind,
+            *([] if fd is None else ["--fd", str(fd)]),
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **self._environment, "DEMO_WORKER": name},
+            pass_fds=[self._lifeline] if fd is None else [self._lifeline, fd],
+            # Ctrl-C reaches this process alone, which then ends the workers in order.
+            start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=1024 * 1024,
+        )
 
     async def _wait_until_all_answer(self, on_ready: Callable[[], None]) -> None:
         """Ask until each worker was among those that answered: the system deals them out."""
         deadline = time.monotonic() + START_TIMEOUT
-        silent = set(self.names)
+        silent = set(self.web_names)
         trouble = "no connection"
         while silent:
             if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
-"""One worker process of the demo: daphne on a socket that `manage.py demo` hands over.
+"""One worker process of the demo, as `manage.py demo` starts it: it ends when its parent does.
 
-It adds two things to `daphne --fd`: the socket starts to listen only when the application
-is imported, so no connection waits for a worker that is still starting, and the process
-ends when its parent does, however that ended.
+`web` is daphne on a socket that is handed over. Unlike with `daphne --fd`, the socket starts
+to listen only when the application is imported, so that no connection waits for a worker that
+is still starting. `jobs` is `manage.py runworker`.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import threading
 
 from daphne.cli import CommandLineInterface
+from django.core.management import execute_from_command_line
 
 APPLICATION = "demo_project.asgi:application"
 MAX_FRAME_BYTES = 64 * 1024
@@ -30,32 +31,53 @@ def end_with_parent(pipe: int) -> None:
     os._exit(1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="a bound socket")
-    parser.add_argument("--parent-pipe", type=int, required=True)
-    parser.add_argument("--access-log", action="store_true")
-    options = parser.parse_args()
-
-    threading.Thread(
-        target=end_with_parent, args=[options.parent_pipe], name="parent-watch", daemon=True
-    ).start()
+def serve(descriptor: int, *, access_log: bool) -> None:
+    """Run daphne on a bound socket."""
     importlib.import_module(APPLICATION.partition(":")[0])
-
-    listener = socket.socket(fileno=options.fd)
+    listener = socket.socket(fileno=descriptor)
     listener.listen(socket.SOMAXCONN)
     listener.detach()  # daphne takes the descriptor over
-    sys.stdout.write(f"listening (pid {os.getpid()})\n")
-    sys.stdout.flush()
+    _report("listening")
     CommandLineInterface().run(
         [
-            *("--fd", str(options.fd)),
-            *("--verbosity", "1" if options.access_log else "0"),
+            *("--fd", str(descriptor)),
+            *("--verbosity", "1" if access_log else "0"),
             *("--websocket-max-message-size", str(MAX_FRAME_BYTES)),
             *("--websocket-max-frame-size", str(MAX_FRAME_BYTES)),
             APPLICATION,
         ]
     )
+
+
+def work() -> None:
+    """Do background jobs."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
+    _report("waiting for jobs")
+    execute_from_command_line(["manage.py", "runworker", "jobs"])
+
+
+def _report(state: str) -> None:
+    sys.stdout.write(f"{state} (pid {os.getpid()})\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent-pipe", type=int, required=True)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    web = kinds.add_parser("web")
+    web.add_argument("--fd", type=int, required=True, help="a bound socket")
+    web.add_argument("--access-log", action="store_true")
+    kinds.add_parser("jobs")
+    options = parser.parse_args()
+
+    threading.Thread(
+        target=end_with_parent, args=[options.parent_pipe], name="parent-watch", daemon=True
+    ).start()
+    if options.kind == "web":
+        serve(options.fd, access_log=options.access_log)
+    else:
+        work()
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def test_it_follows_the_compose_specification() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_it_has_a_broker_three_workers_and_a_proxy(services: dict[str, Any]) -> None:
-    assert set(services) == {"kafka", "topics", *WORKERS, "proxy"}
+def test_it_has_a_broker_three_workers_jobs_and_a_proxy(services: dict[str, Any]) -> None:
+    assert set(services) == {"kafka", "topics", *WORKERS, "jobs", "proxy"}
 
 
 def test_each_service_has_an_image_or_is_built(services: dict[str, Any]) -> None:
@@ -58,8 +58,8 @@ def test_each_service_has_an_image_or_is_built(services: dict[str, Any]) -> None
             assert (REPOSITORY / service["build"] / "Dockerfile").is_file()
 
 
-def test_all_that_goes_on_running_has_a_health_check(services: dict[str, Any]) -> None:
-    for name in set(services) - {"topics"}:
+def test_all_that_can_be_asked_has_a_health_check(services: dict[str, Any]) -> None:
+    for name in set(services) - {"topics", "jobs"}:
         check = services[name]["healthcheck"]
         assert check["test"][0] == "CMD", name
         assert {"interval", "timeout", "retries", "start_period"} <= set(check), name
@@ -74,6 +74,7 @@ def test_each_starts_after_what_it_needs(services: dict[str, Any]) -> None:
         "kafka": {},
         "topics": {"kafka": "service_healthy"},
         **{worker: {"topics": "service_completed_successfully"} for worker in WORKERS},
+        "jobs": {"topics": "service_completed_successfully"},
         "proxy": dict.fromkeys(WORKERS, "service_healthy"),
     }
 
@@ -87,7 +88,7 @@ def test_the_topics_are_made_by_the_packages_own_command(services: dict[str, Any
 
 def test_the_demo_reads_all_variables_that_it_is_given(services: dict[str, Any]) -> None:
     read = set(variables_read_by(REPOSITORY / "demo_project/settings.py"))
-    for name in ("topics", *WORKERS):
+    for name in ("topics", "jobs", *WORKERS):
         assert set(services[name]["environment"]) <= read, name
 
 

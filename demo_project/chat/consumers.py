@@ -1,22 +1,35 @@
-"""The websocket of one person in one room.
+"""The websocket of one page: one person in one room.
 
 Frames are JSON objects with a `type`. A browser sends
 
-    say      {"text": "Hello"}
+    say           {"text"}: to the room; a text like /roll 3d6 also starts a background job
+    direct        {"to": {"id", "name"}, "text"}: to all pages of one person
+    typing        {}: to the others in the room; too many are dropped without a word
+    who           {}: calls the roll, which each page of the room answers with a `here`
 
 and receives
 
-    welcome  {"worker", "room", "you"}: the connection is a member of its room from here on
-    message  {"id", "author", "text", "sent_at", "sent_by", "delivered_by", "transit_ms"}
-    problem  {"text"}: why the last frame did nothing; the connection goes on
-    refusal  {"text"}: why the connection ends; connecting again would not help
+    welcome       {"worker", "room", "you", "connection"}: it is in its room from here on
+    message       {"id", "author", "text", "sent_at", "sent_by", "delivered_by", "transit_ms"};
+                  from a job also "answers": {"person", "command"}
+    direct        the same and "to": sent to its person, or by its person in any page
+    announcement  {"id", "text", "sent_at", "sent_by", "delivered_by", "transit_ms"}
+    typing        {"person"}
+    joined, left  {"member": {"connection", "tab", "person", "worker"}}: never about itself
+    here          {"member"}: an answer to `who`, also from itself
+    problem       {"text"}: why the last frame did nothing; the connection goes on
+    refusal       {"text"}: why the connection ends; connecting again would not help
 
-`sent_by` and `delivered_by` name the workers at both ends of a message's way.
+`sent_by` and `delivered_by` name the workers at both ends of a message's way. The address has
+the person (`?as=`) and may have a name for the page (`&tab=`), by which the others know it
+again when it reconnects.
 """
 
 import json
+import re
 import secrets
 import time
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -24,104 +37,159 @@ from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
-from . import people, rules
+from kafka_layer.consumers import AsyncUserConsumerMixin
+from kafka_layer.exceptions import KafkaLayerError
+
+from . import commands, jobs, messages, people, rules
+from .presence import PresenceMixin
 
 CLOSE_REFUSED = 4400
 """The close code after a refusal, from the range that RFC 6455 leaves to applications."""
 
+_TAB = re.compile(r"[a-z0-9]{1,16}", re.ASCII)
 
-class ChatConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
+
+class ChatConsumer(  # type: ignore[misc]
+    AsyncUserConsumerMixin, PresenceMixin, AsyncJsonWebsocketConsumer
+):
     """Joins the room's group, sends what its person says there and delivers what others say."""
 
-    group: str | None = None
-    """The group this connection is a member of; None before it joined."""
+    group = ""
+    """The group this connection is a member of; empty before it joined."""
+    person: people.Person
+    """Who sits before the page; not there before it joined."""
+
+    def get_user_id(self) -> str | None:
+        """Tell the mixin under which id direct messages reach this connection."""
+        person = self._find_person()
+        return None if person is None else person.id
 
     async def connect(self) -> None:
-        self.rate_limit = rules.RateLimit(burst=10, per_second=2)
+        self.talk_limit = rules.RateLimit(burst=10, per_second=2)
+        self.typing_limit = rules.RateLimit(burst=3, per_second=1)
         try:
-            self.room = rules.clean_room(self.scope["url_route"]["kwargs"]["room"])
-            self.person = self._find_person()
+            room = rules.clean_room(self.scope["url_route"]["kwargs"]["room"])
+            person = self._find_person()
+            if person is None:
+                raise rules.Invalid("The chat does not know you any more. Please join again.")
         except rules.Invalid as invalid:
             # Rejecting the handshake instead would hide the reason from the page.
             await self.accept()
             await self.send_json({"type": "refusal", "text": str(invalid)})
             await self.close(CLOSE_REFUSED)
             return
-        group = rules.group_name(self.room)
+        group = rules.group_name(room)
         await self.channel_layer.group_add(group, self.channel_name)
-        self.group = group
         await self.accept()
-        await self.send_json(
+        self.group, self.person = group, person
+        connection = secrets.token_hex(6)
+        tab = self._query("tab")
+        self.member = {
+            "connection": connection,
+            "tab": tab if _TAB.fullmatch(tab) else connection,
+            "person": asdict(person),
+            "worker": settings.DEMO_WORKER,
+        }
+        await self.deliver(
             {
                 "type": "welcome",
                 "worker": settings.DEMO_WORKER,
-                "room": self.room,
-                "you": {"id": self.person.id, "name": self.person.name},
+                "room": room,
+                "you": asdict(person),
+                "connection": connection,
             }
         )
+        await self.announce_arrival()
 
     async def disconnect(self, code: int) -> None:
-        if self.group is not None:
+        if self.group:
             await self.channel_layer.group_discard(self.group, self.channel_name)
+            await self.announce_departure()
 
     # From the browser
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any
     ) -> None:
-        if self.group is None:  # refused, and the close is on its way
+        if not self.group:  # refused, and the close is on its way
             return
         try:
-            if not self.rate_limit.allows():
-                raise rules.Invalid("That was a bit fast. Please wait a second.")
             await self._handle(_parse(text_data))
         except rules.Invalid as invalid:
-            await self.send_json({"type": "problem", "text": str(invalid)})
-        except ChannelFull:
-            await self.send_json(
-                {"type": "problem", "text": "The chat is very busy. Please try again."}
-            )
+            await self.deliver({"type": "problem", "text": str(invalid)})
+        except (ChannelFull, KafkaLayerError):
+            busy = "The chat cannot take that right now. Please try again."
+            await self.deliver({"type": "problem", "text": busy})
 
     async def _handle(self, frame: object) -> None:
+        if frame == {"type": "typing"}:
+            if self.typing_limit.allows():
+                await self._tell_typing()
+            return
+        if not self.talk_limit.allows():
+            raise rules.Invalid("That was a bit fast. Please wait a second.")
         match frame:
             case {"type": "say", "text": str(text)}:
                 await self._say(rules.clean_text(text))
+            case {"type": "direct", "to": {"id": str(to), "name": str(name)}, "text": str(text)}:
+                await self._say_to(people.named(to, name), rules.clean_text(text))
+            case {"type": "who"}:
+                await self.call_roll()
             case _:
                 raise rules.Invalid("This page sent something that the chat does not know.")
 
     async def _say(self, text: str) -> None:
-        await self.channel_layer.group_send(
-            self.group,
-            {
-                "type": "chat.message",
-                "id": secrets.token_hex(8),
-                "author": {"id": self.person.id, "name": self.person.name},
-                "text": text,
-                "sent_at": time.time(),
-                "sent_by": settings.DEMO_WORKER,
-            },
-        )
+        job = commands.parse(text)
+        await self.channel_layer.group_send(self.group, messages.chat_message(self.person, text))
+        if job is not None:
+            answers = {"person": asdict(self.person), "command": text}
+            await self.channel_layer.send(
+                jobs.CHANNEL, job | {"group": self.group, "answers": answers}
+            )
+
+    async def _say_to(self, to: people.Person, text: str) -> None:
+        # To the pages of both, so that one's own other pages show it too.
+        message = messages.direct(self.person, to, text)
+        await self.channel_layer.user_send_many({to.id, self.person.id}, message)
+
+    async def _tell_typing(self) -> None:
+        typing = {"type": "chat.typing", "person": asdict(self.person)}
+        await self.channel_layer.group_send(self.group, typing, exclude=[self.channel_name])
 
     # From the channel layer
 
-    async def chat_message(self, event: dict[str, Any]) -> None:
-        # All workers of the demo run on one machine, so one clock is at both ends.
-        transit = max(0.0, time.time() - event["sent_at"])
-        await self.send_json(
-            event
-            | {
-                "type": "message",
-                "delivered_by": settings.DEMO_WORKER,
-                "transit_ms": round(transit * 1000, 1),
-            }
-        )
+    async def chat_message(self, message: dict[str, Any]) -> None:
+        await self.deliver(_arrived("message", messages.completed(message)))
 
-    def _find_person(self) -> people.Person:
-        query = parse_qs(self.scope["query_string"].decode("latin-1"))
-        person = people.find(self.scope["session"], query.get("as", [""])[0])
-        if person is None:
-            raise rules.Invalid("The chat does not know you any more. Please join again.")
-        return person
+    async def chat_direct(self, message: dict[str, Any]) -> None:
+        await self.deliver(_arrived("direct", message))
+
+    async def chat_announcement(self, message: dict[str, Any]) -> None:
+        await self.deliver(_arrived("announcement", message))
+
+    async def chat_typing(self, message: dict[str, Any]) -> None:
+        await self.deliver(message | {"type": "typing"})
+
+    async def deliver(self, frame: dict[str, Any]) -> None:
+        """Send a frame to the page; nothing to one that was refused."""
+        if self.group:
+            await self.send_json(frame)
+
+    def _find_person(self) -> people.Person | None:
+        """Return the person that the address names, if this browser may speak for them."""
+        return people.find(self.scope["session"], self._query("as"))
+
+    def _query(self, name: str) -> str:
+        return parse_qs(self.scope["query_string"].decode("latin-1")).get(name, [""])[0]
+
+
+def _arrived(kind: str, message: dict[str, Any]) -> dict[str, Any]:
+    """Return the frame that tells of a message, and of its way."""
+    sent_at = message["sent_at"]
+    # All workers of the demo run on one machine, so one clock is at both ends.
+    transit = None if sent_at is None else round(max(0.0, time.time() - sent_at) * 1000, 1)
+    way = {"delivered_by": settings.DEMO_WORKER, "transit_ms": transit}
+    return message | way | {"type": kind}
 
 
 def _parse(text: str | None) -> object:

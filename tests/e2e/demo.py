@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import http.cookiejar
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,8 +25,15 @@ from typing import Any, TypeVar, final
 
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosedError
 
 from tests.support.waiting import wait_until
+
+# What happens beside the conversation: a test that is not about it need not expect it.
+AMBIENT = frozenset({"joined", "left", "here", "typing"})
+# Connections are dealt out by chance. That one of three workers gets none of so many has a
+# chance of 3 * (2/3) ** 80, about one in 10 ** 14.
+MOST_CONNECTIONS = 80
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 60.0
@@ -36,15 +46,21 @@ class Demo:
     """A running `manage.py demo` on a free port.
 
     Args:
-        workers: How many workers it is told to start.
-        kafka: The bootstrap servers of a broker; None has the demo start its own.
+        workers: How many web workers it is told to start.
+        kafka: The bootstrap servers of a broker, on which it gets topics of its own; None has
+            the demo start a broker.
         options: More arguments of the command.
+
+    Attributes:
+        workers: The names of its web workers.
+        prefix: The first part of its topics' names.
     """
 
     def __init__(self, *options: str, workers: int = 3, kafka: str | None = None) -> None:
         # The tests run with settings of their own.
         elsewhere = {"KAFKA_BOOTSTRAP_SERVERS", "DJANGO_SETTINGS_MODULE"}
         environment = {k: v for k, v in os.environ.items() if k not in elsewhere}
+        self.prefix = environment["DEMO_PREFIX"] = f"demo-{secrets.token_hex(4)}"
         if kafka is not None:
             environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka
         self.workers = {f"worker-{number}" for number in range(1, workers + 1)}
@@ -102,9 +118,17 @@ class Demo:
     def output(self) -> str:
         return "\n".join(self.lines)
 
+    @property
+    def staff_token(self) -> str:
+        """What it printed for those who may announce and post."""
+        match = re.search(r"/announce/\?token=(\S+)$", self.output, re.MULTILINE)
+        assert match is not None, "the demo printed no token"
+        return urllib.parse.unquote(match[1])
+
     def worker_pids(self, worker: str) -> list[int]:
         """Return the process ids that this worker had, the present one last."""
-        found = re.findall(rf"^{worker} \| listening \(pid (\d+)\)$", self.output, re.MULTILINE)
+        line = rf"^{worker} \| (?:listening|waiting for jobs) \(pid (\d+)\)$"
+        found = re.findall(line, self.output, re.MULTILINE)
         return [int(pid) for pid in found]
 
     def end(self, signum: signal.Signals, timeout: float = 10.0) -> float:
@@ -154,6 +178,11 @@ class Ticket:
     origin: str
     cookies: str
 
+    def named(self, tab: str) -> Ticket:
+        """Return a ticket for a page that calls itself `tab`."""
+        name = urllib.parse.quote(tab)
+        return dataclasses.replace(self, socket=f"{self.socket}&tab={name}")
+
 
 def join(address: str, name: str, room: str) -> Ticket:
     """Fill in the form of the first page, as a browser of its own does."""
@@ -177,19 +206,38 @@ def join(address: str, name: str, room: str) -> Ticket:
 
 
 class Client:
-    """A person's open websocket in a room."""
+    """A page: a person's open websocket in a room.
+
+    Attributes:
+        worker: The worker it is connected to.
+        person: {"id", "name"}.
+        connection: What the room calls this page.
+    """
 
     def __init__(self, websocket: ClientConnection, name: str) -> None:
         self.websocket = websocket
         self.name = name
         self.worker = ""
+        self.person: Mapping[str, str] = {}
+        self.connection = ""
 
     @classmethod
-    async def join(cls, address: str, name: str, room: str) -> Client:
-        """Join the room and wait for the welcome, which names the worker."""
-        client = await cls.open(await asyncio.to_thread(join, address, name, room), name)
-        client.worker = (await client.receive("welcome"))["worker"]
-        return client
+    async def join(cls, address: str, name: str, room: str, *, on: str | None = None) -> Client:
+        """Join the room in a browser of one's own, on a certain worker if that matters."""
+        return await cls.tab(await asyncio.to_thread(join, address, name, room), name, on=on)
+
+    @classmethod
+    async def tab(cls, ticket: Ticket, name: str, *, on: str | None = None) -> Client:
+        """Open a page in a browser that joined, and wait for the welcome."""
+        for _ in range(MOST_CONNECTIONS):
+            client = await cls.open(ticket, name)
+            welcome = await client.receive("welcome")
+            client.worker, client.connection = welcome["worker"], welcome["connection"]
+            client.person = welcome["you"]
+            if on in (None, client.worker):
+                return client
+            await client.close()
+        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {on}")
 
     @classmethod
     async def open(cls, ticket: Ticket, name: str = "") -> Client:
@@ -206,16 +254,43 @@ class Client:
     async def say(self, text: str) -> None:
         await self.send({"type": "say", "text": text})
 
+    async def say_to(self, person: Mapping[str, str], text: str) -> None:
+        await self.send({"type": "direct", "to": dict(person), "text": text})
+
     async def receive(self, kind: str, timeout: float = 10.0) -> Mapping[str, Any]:
-        """Return the next frame, which has to be of this type."""
+        """Return the next frame, which has to be of this type, whatever happens beside it."""
         what = f"{self.name} on {self.worker or 'a worker'} to receive a {kind}"
-        frame = json.loads(await within(self.websocket.recv(), what, timeout))
-        assert frame["type"] == kind, f"{what}, and it was {frame}"
-        return frame
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            frame = json.loads(await within(self.websocket.recv(), what, left))
+            if frame["type"] == kind:
+                return frame
+            assert frame["type"] in AMBIENT, f"{what}, and it was {frame}"
+
+    async def frames_until(self, kind: str, text: str) -> list[Mapping[str, Any]]:
+        """Return all frames before the one of this type that has this text."""
+        frames: list[Mapping[str, Any]] = []
+        while True:
+            what = f"{self.name} on {self.worker} to receive the {kind} {text!r}"
+            frame = json.loads(await within(self.websocket.recv(), what))
+            if frame["type"] == kind and frame["text"] == text:
+                return frames
+            frames.append(frame)
 
     async def hear(self, count: int) -> list[str]:
         """Return the texts of the next `count` messages."""
         return [(await self.receive("message"))["text"] for _ in range(count)]
+
+    async def lose(self) -> None:
+        """Return when the other side has ended the connection, whatever it sent before."""
+
+        async def read_to_the_end() -> None:
+            with contextlib.suppress(ConnectionClosedError):
+                async for _ in self.websocket:
+                    pass
+
+        await within(read_to_the_end(), f"the connection of {self.name} to {self.worker} to end")
 
     async def close(self) -> None:
         await self.websocket.close()

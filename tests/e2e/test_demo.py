@@ -11,16 +11,12 @@ from collections import defaultdict
 
 import psutil
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from tests.support.waiting import wait_until_async
 
-from .demo import Client, Demo, within
+from .demo import MOST_CONNECTIONS, Client, Demo, within
 
 CLIENTS = 20
-# Connections are dealt out by chance. That one of three workers gets none of so many has a
-# chance of 3 * (2/3) ** 80, about one in 10 ** 14.
-MOST_CONNECTIONS = 80
 STOP_SECONDS = 5.0
 
 
@@ -119,8 +115,7 @@ async def survive_a_kill(demo: Demo) -> None:
     others = [client for client in clients if client.worker != victim]
     for client in clients:
         if client.worker == victim:
-            with pytest.raises(ConnectionClosed):
-                await within(client.websocket.recv(), f"{victim}'s connections to close")
+            await client.lose()
     await others[0].say("still here")
     heard = await asyncio.gather(*(client.hear(1) for client in others))
     assert heard == [["still here"]] * len(others)

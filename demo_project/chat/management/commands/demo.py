@@ -4,14 +4,17 @@ import argparse
 import asyncio
 import errno
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.core.management import BaseCommand, CommandError, call_command
 from django.core.management.color import supports_color
+from django.urls import reverse
 from django.utils.termcolors import make_style
 
 from demo_project.supervisor import SharedPort, WorkerFailed, WorkerPool
@@ -24,16 +27,23 @@ WORKER_COLORS = ["cyan", "green", "yellow", "magenta", "blue", "red"]
 
 class Command(BaseCommand):
     help = (
-        "Starts the chat on several daphne workers that share one port. Without "
-        "KAFKA_BOOTSTRAP_SERVERS in the environment it runs a small broker of its own."
+        "Starts the chat: several daphne workers that share one port, and workers for its "
+        "background jobs. Without KAFKA_BOOTSTRAP_SERVERS in the environment it runs a small "
+        "broker of its own."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--workers", type=_worker_count, default=3, help="how many (3)")
+        parser.add_argument(
+            "--job-workers", type=_job_worker_count, default=1, help="how many for jobs (1)"
+        )
         parser.add_argument("--port", type=int, default=8000, help="0 for any free port (8000)")
         parser.add_argument("--host", default="127.0.0.1", help="IPv4 address (127.0.0.1)")
 
-    def handle(self, *args: Any, workers: int, port: int, host: str, **options: Any) -> None:
+    def handle(
+        self, *args: Any, workers: int, job_workers: int, port: int, host: str, **options: Any
+    ) -> None:
+        self.staff_token = settings.DEMO_STAFF_TOKEN or secrets.token_urlsafe(9)
         self.colored = supports_color() and not options["no_color"]
         try:
             shared_port = SharedPort(host, port)
@@ -43,9 +53,11 @@ class Command(BaseCommand):
             pool = WorkerPool(
                 shared_port,
                 workers,
+                job_workers,
                 {
                     "DJANGO_ALLOWED_HOSTS": ",".join([*settings.ALLOWED_HOSTS, host]),
                     "DJANGO_SECRET_KEY": settings.SECRET_KEY,
+                    "DEMO_STAFF_TOKEN": self.staff_token,
                     "PYTHONUNBUFFERED": "1",
                     **broker_environment,
                 },
@@ -92,10 +104,13 @@ class Command(BaseCommand):
 
         def announce() -> None:
             host = "localhost" if port.host == "0.0.0.0" else port.host
+            chat = f"http://{host}:{port.port}/"
+            workers = f"{len(pool.web_names)} workers, {len(pool.job_names)} for jobs"
             self.stdout.write(
-                self.style.SUCCESS(f"The chat is at http://{host}:{port.port}/")
-                + f" ({len(pool.names)} workers; Ctrl-C ends it)"
+                self.style.SUCCESS(f"The chat is at {chat}") + f" ({workers}; Ctrl-C ends it)"
             )
+            announce = f"{reverse('announce')}?{urlencode({'token': self.staff_token})}"
+            self.stdout.write(f"Announce something to everyone: {chat.rstrip('/')}{announce}")
             self.stdout.flush()
 
         running = asyncio.create_task(pool.run(announce))
@@ -121,6 +136,12 @@ class Command(BaseCommand):
 def _worker_count(value: str) -> int:
     if not 1 <= int(value) <= 32:
         raise argparse.ArgumentTypeError("between 1 and 32 workers")
+    return int(value)
+
+
+def _job_worker_count(value: str) -> int:
+    if not 0 <= int(value) <= 8:
+        raise argparse.ArgumentTypeError("between 0 and 8 job workers")
     return int(value)
 
 

@@ -1,7 +1,7 @@
 // The list of messages and notices.
 
 import { decoration, element, spoken } from "./dom.js";
-import { avatar } from "./people.js";
+import { avatar, isProgram } from "./people.js";
 import { workerBadge } from "./workers.js";
 
 const LONGEST_LOG = 500;
@@ -10,7 +10,8 @@ const FOLLOWS_WITHIN = 120;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 
-export class MessageLog {
+/** Event: `address`, with the person whose name was chosen as its detail. */
+export class MessageLog extends EventTarget {
   #you;
   #scroller = document.getElementById("log");
   #list = document.getElementById("messages");
@@ -18,6 +19,7 @@ export class MessageLog {
   #latest = null;
 
   constructor(you) {
+    super();
     this.#you = you;
     this.#jump.addEventListener("click", () => {
       this.#toEnd();
@@ -33,23 +35,26 @@ export class MessageLog {
   }
 
   addMessage(message) {
-    const own = message.author.id === this.#you.id;
-    const follows = this.#follows(message);
-    const body = element("div", "message-body");
-    if (!follows) {
-      body.append(this.#head(message, own));
-    }
-    const text = element("p", "message-text", message.text);
-    text.title = `${timeOf(message)}, ${message.transit_ms} ms on its way`;
-    body.append(text);
-    const item = element("li", "message", body);
-    item.classList.toggle("own", own);
-    item.classList.toggle("follows", follows);
-    if (!own && !follows) {
-      item.prepend(avatar(message.author));
-    }
-    this.#add(item, { scroll: own });
-    this.#latest = message;
+    this.#addBubble(message, isProgram(message.author) ? "program" : "");
+  }
+
+  /** A message that only its author and one other person get. */
+  addDirect(message) {
+    const item = this.#addBubble(message, "direct");
+    item.dataset.with = this.#isYou(message.author) ? message.to.id : message.author.id;
+  }
+
+  addAnnouncement(announcement) {
+    const head = element(
+      "p",
+      "announcement-head",
+      element("span", "announcement-title", "Announcement"),
+      element("time", "", timeOf(announcement)),
+      this.#route(announcement),
+    );
+    this.#addApart(
+      element("li", "announcement", head, element("p", "announcement-text", announcement.text)),
+    );
   }
 
   addWelcome(room, worker, { again }) {
@@ -58,31 +63,89 @@ export class MessageLog {
     if (again) {
       notice.append("What was said in between is not shown.");
     }
-    this.#add(notice);
-    this.#latest = null;
+    this.#addApart(notice);
+  }
+
+  addArrival(name, worker) {
+    const words = element("span", "", element("strong", "", name), " joined, through");
+    this.#addApart(element("li", "notice", words, workerBadge(worker)));
+  }
+
+  addDeparture(name) {
+    const words = element("span", "", element("strong", "", name), " left");
+    this.#addApart(element("li", "notice", words));
   }
 
   addRefusal(text, joinAddress) {
     const link = element("a", "", "Join again");
     link.href = joinAddress;
-    this.#add(element("li", "notice error", text, link), { scroll: true });
-    this.#latest = null;
+    this.#addApart(element("li", "notice error", text, link), { scroll: true });
+  }
+
+  #addBubble(message, kind) {
+    const own = this.#isYou(message.author);
+    const follows = this.#follows(message);
+    const body = element("div", "message-body");
+    if (!follows) {
+      body.append(this.#head(message, own));
+    }
+    const text = element("p", "message-text", ...question(message), message.text);
+    if (message.sent_at !== null) {
+      text.title = `${timeOf(message)}, ${message.transit_ms} ms on its way`;
+    }
+    body.append(text);
+    const item = element("li", `message ${kind}`, body);
+    item.classList.toggle("own", own);
+    item.classList.toggle("follows", follows);
+    if (!own && !follows) {
+      item.prepend(avatar(message.author));
+    }
+    this.#add(item, { scroll: own });
+    this.#latest = message;
+    return item;
   }
 
   #head(message, own) {
-    const head = element(
-      "div",
-      "message-head",
-      element("span", "author", own ? "You" : message.author.name),
-      element("time", "", timeOf(message)),
-    );
+    const head = element("div", "message-head", own ? "" : this.#author(message.author));
+    if (own) {
+      head.append(element("span", "author", "You"));
+    }
+    if (message.to) {
+      const to = this.#isYou(message.to) ? "you" : message.to.name;
+      head.append(element("span", "tag", `only to ${to}`));
+    }
+    if (message.answers) {
+      head.append(element("span", "tag", "background job"));
+    }
+    if (message.sent_at !== null) {
+      head.append(element("time", "", timeOf(message)));
+    }
+    head.append(this.#route(message));
+    return head;
+  }
+
+  #author(person) {
+    if (isProgram(person)) {
+      return element("span", "author", person.name);
+    }
+    const button = element("button", "author", person.name);
+    button.type = "button";
+    button.title = `Write to ${person.name} alone`;
+    button.addEventListener("click", () => {
+      this.dispatchEvent(new CustomEvent("address", { detail: person }));
+    });
+    return button;
+  }
+
+  #route(message) {
     const route = element("span", "route", spoken("through "), workerBadge(message.sent_by));
     if (message.sent_by !== message.delivered_by) {
       route.append(decoration("→"), spoken(" to "), workerBadge(message.delivered_by));
     }
-    route.append(`${message.transit_ms} ms`);
-    head.append(route);
-    return head;
+    if (message.transit_ms !== null) {
+      route.append(`${message.transit_ms} ms`);
+    }
+    return route;
   }
 
   /** Whether the message goes on where the one above it ended, and needs no head. */
@@ -90,10 +153,23 @@ export class MessageLog {
     const latest = this.#latest;
     return (
       latest !== null &&
+      !message.answers &&
       latest.author.id === message.author.id &&
+      latest.author.name === message.author.name &&
+      latest.to?.id === message.to?.id &&
       latest.sent_by === message.sent_by &&
       message.sent_at - latest.sent_at < FOLLOWS_WITHIN
     );
+  }
+
+  #isYou(person) {
+    return person.id === this.#you.id;
+  }
+
+  /** Adds something that is no message: the next message has a head again. */
+  #addApart(item, options) {
+    this.#add(item, options);
+    this.#latest = null;
   }
 
   #add(item, { scroll = false } = {}) {
@@ -118,6 +194,15 @@ export class MessageLog {
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#jump.hidden = true;
   }
+}
+
+/** What an answer answers. */
+function question({ answers }) {
+  if (!answers) {
+    return [];
+  }
+  const command = element("code", "", answers.command);
+  return [element("span", "question", `${answers.person.name}: `, command)];
 }
 
 function timeOf(message) {

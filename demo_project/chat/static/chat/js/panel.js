@@ -1,8 +1,7 @@
-// The details beside the chat: who you are, your worker, how many messages each worker sent.
+// The details beside the chat: your worker, how many messages each worker sent.
 
 import { element } from "./dom.js";
-import { paintAvatar } from "./people.js";
-import { tint, workerBadge } from "./workers.js";
+import { compareWorkers, tint, workerBadge } from "./workers.js";
 
 /** Event: `reconnect`, when another connection is asked for. */
 export class Panel extends EventTarget {
@@ -13,9 +12,8 @@ export class Panel extends EventTarget {
   #tally = document.getElementById("tally");
   #counts = new Map();
 
-  constructor(you) {
+  constructor() {
     super();
-    paintAvatar(this.#panel.querySelector(".avatar"), you);
     this.#toggle.addEventListener("click", () => this.#open(!this.#isOpen()));
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.#isOpen()) {
@@ -30,17 +28,20 @@ export class Panel extends EventTarget {
     });
   }
 
+  /** Uncovers the chat, where the panel covers it. */
+  close() {
+    this.#open(false);
+  }
+
   showWorker(worker) {
     this.#worker.replaceChildren(workerBadge(worker));
   }
 
-  /** Counts one message that was sent through `worker`. */
+  /** Counts one message that was sent through `worker`; null is a program outside. */
   count(worker) {
     this.#counts.set(worker, (this.#counts.get(worker) ?? 0) + 1);
     const most = Math.max(...this.#counts.values());
-    const rows = [...this.#counts].sort(([a], [b]) =>
-      a.localeCompare(b, undefined, { numeric: true }),
-    );
+    const rows = [...this.#counts].sort(([a], [b]) => compareWorkers(a, b));
     this.#tally.replaceChildren(...rows.map(([name, count]) => row(name, count, count / most)));
     document.getElementById("tally-empty").hidden = true;
   }
@@ -57,7 +58,10 @@ export class Panel extends EventTarget {
 }
 
 function row(worker, count, share) {
-  const fill = tint(element("span", "fill"), worker);
+  const fill = element("span", "fill");
+  if (worker !== null) {
+    tint(fill, worker);
+  }
   fill.style.setProperty("--share", share);
   const badge = element("span", "", workerBadge(worker));
   return element(

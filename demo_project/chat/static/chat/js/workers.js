@@ -3,9 +3,17 @@
 import { element } from "./dom.js";
 
 const HUES = [255, 155, 60, 320, 200, 20, 105, 285];
+// A worker for jobs has another hue than the web worker of the same number.
+const JOB_SHIFT = 3;
 
+/** @param worker its name, or null for what no worker sent: a program wrote it to Kafka. */
 export function workerBadge(worker) {
-  return tint(element("span", "badge", worker), worker);
+  if (worker === null) {
+    return element("span", "badge outside", "Kafka");
+  }
+  const badge = tint(element("span", "badge", worker), worker);
+  badge.classList.toggle("job", isForJobs(worker));
+  return badge;
 }
 
 /** Gives `node` and what is in it the worker's colours. */
@@ -15,7 +23,18 @@ export function tint(node, worker) {
   return node;
 }
 
+/** Compares for sorting: web workers, workers for jobs, programs outside. */
+export function compareWorkers(a, b) {
+  const rank = (worker) => (worker === null ? 2 : Number(isForJobs(worker)));
+  return rank(a) - rank(b) || (a ?? "").localeCompare(b ?? "", undefined, { numeric: true });
+}
+
+function isForJobs(worker) {
+  return worker.startsWith("job-");
+}
+
 function hueOf(worker) {
   const number = Number(worker.match(/\d+$/)?.[0] ?? 1);
-  return HUES[(number + HUES.length - 1) % HUES.length];
+  const shift = isForJobs(worker) ? JOB_SHIFT : 0;
+  return HUES[(number + shift + HUES.length - 1) % HUES.length];
 }

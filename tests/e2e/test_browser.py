@@ -1,0 +1,304 @@
+"""The chat in headless Chromium, on a real Kafka and two workers.
+
+Screenshots go to the folder that DEMO_SCREENSHOTS names, or to a temporary one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.support.waiting import wait_until
+
+from .demo import MOST_CONNECTIONS, Demo
+
+SCRIPT = "<script>document.title = 'taken over'</script><img src=x onerror=alert(1)>"
+DESKTOP = {"width": 1180, "height": 880}
+TIMEOUT = 15_000
+"""Milliseconds; the machine may have other things to do."""
+PHONE = {"width": 390, "height": 780}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, or the one that CHROMIUM names."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
+            pytest.fail("No chromium on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
+        pytest.skip("No chromium on PATH: install Debian's, or name one with CHROMIUM")
+    expect.set_options(timeout=TIMEOUT)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def demo(kafka: str) -> Iterator[Demo]:
+    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("DEMO_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def room() -> str:
+    return f"room-{secrets.token_hex(3)}"
+
+
+@pytest.fixture
+def people(chromium: Browser, demo: Demo) -> Iterator[People]:
+    people = People(chromium, demo)
+    yield people
+    people.leave()
+    assert people.complaints == []
+
+
+class People:
+    """Makes browsers that join, each of its own, and notes what they complain about."""
+
+    def __init__(self, browser: Browser, demo: Demo) -> None:
+        self.complaints: list[str] = []
+        self._browser = browser
+        self._demo = demo
+
+    def join(self, name: str, room: str, *, on: str | None = None) -> Page:
+        context = self._browser.new_context(viewport=DESKTOP, color_scheme="light", locale="en-GB")
+        context.set_default_timeout(TIMEOUT)
+        page = self._watched(context.new_page())
+        page.goto(self._demo.address)
+        page.get_by_label("Your name").fill(name)
+        page.get_by_label("Room").fill(room)
+        page.get_by_role("button", name="Join").click()
+        return self._on(page, on)
+
+    def second_tab(self, page: Page, *, on: str | None = None) -> Page:
+        tab = self._watched(page.context.new_page())
+        tab.goto(page.url)
+        return self._on(tab, on)
+
+    def leave(self) -> None:
+        for context in self._browser.contexts:
+            context.close()
+
+    def _watched(self, page: Page) -> Page:
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: self._require_own(request.url))
+        page.on(
+            "console",
+            lambda said: said.type == "error" and self.complaints.append(f"console: {said.text}"),
+        )
+        return page
+
+    def _require_own(self, url: str) -> None:
+        if not url.startswith(f"{self._demo.address}/"):
+            self.complaints.append(f"an address elsewhere: {url}")
+
+    def _on(self, page: Page, worker: str | None) -> Page:
+        for _ in range(MOST_CONNECTIONS):
+            expect(page.locator("#connection")).to_have_text(re.compile(r"through worker-\d"))
+            if worker is None or worker_of(page) == worker:
+                return page
+            page.reload()
+        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {worker}")
+
+
+def worker_of(page: Page) -> str:
+    return page.locator("#connection .badge").inner_text()
+
+
+def say(page: Page, text: str) -> None:
+    box = page.get_by_role("textbox")
+    box.fill(text)
+    box.press("Enter")
+
+
+def message(page: Page, text: str) -> Locator:
+    return page.locator(".message").filter(has=page.get_by_text(text, exact=True))
+
+
+def here(page: Page) -> Locator:
+    return page.get_by_role("complementary", name="Details").locator("#here li")
+
+
+def test_two_browsers_on_two_workers_talk(people: People, room: str) -> None:
+    ada = people.join("Ada Lovelace", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    say(ada, "Hello from the first worker")
+    expect(message(bob, "Hello from the first worker")).to_contain_text("worker-1→ to worker-2")
+    say(bob, "And back")
+    expect(message(ada, "And back")).to_contain_text("Bob")
+    expect(message(bob, "And back")).to_contain_text("You")
+
+
+def test_a_script_is_shown_as_text(people: People, room: str) -> None:
+    ada = people.join("<b>Ada</b>", room)
+    bob = people.join("Bob", room)
+    say(ada, SCRIPT)
+    expect(message(bob, SCRIPT)).to_contain_text("<b>Ada</b>")
+    expect(here(bob).filter(has_text="<b>Ada</b>")).to_be_visible()
+    for page in (ada, bob):
+        assert page.title() == f"#{room} · kafka_layer chat"
+        assert page.locator("#messages :is(script, img, b)").count() == 0
+
+
+def test_a_direct_message_reaches_both_tabs_and_nobody_else(people: People, room: str) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    ada_2 = people.second_tab(ada, on="worker-2")
+    bob = people.join("Bob", room, on="worker-1")
+    bob_2 = people.second_tab(bob, on="worker-2")
+    eve = people.join("Eve", room)
+
+    ada.get_by_role("button", name="Write to Bob").click()
+    expect(ada.get_by_role("textbox", name="Message to Bob alone")).to_be_focused()
+    say(ada, "Between you and me")
+    for page in (ada, ada_2, bob, bob_2):
+        shown = message(page, "Between you and me")
+        expect(shown).to_have_count(1)
+        expect(shown).to_have_class(re.compile(r"\bdirect\b"))
+    expect(message(bob, "Between you and me")).to_contain_text("only to you")
+    expect(message(ada_2, "Between you and me")).to_contain_text("only to Bob")
+
+    # Back to the room with the keyboard; what Eve gets then is all that she got.
+    ada.get_by_role("textbox").press("Escape")
+    say(ada, "Hello everyone")
+    expect(message(eve, "Hello everyone")).to_be_visible()
+    expect(eve.locator(".message")).to_have_count(1)
+
+
+def test_one_can_answer_a_direct_message_by_its_name(people: People, room: str) -> None:
+    ada = people.join("Ada", room)
+    bob = people.join("Bob", room)
+    say(ada, "Anyone here?")
+    bob.get_by_role("log").get_by_role("button", name="Ada").press("Enter")
+    say(bob, "Me")
+    expect(message(ada, "Me")).to_contain_text("only to you")
+
+
+def test_the_list_shows_who_is_here(people: People, room: str) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    people.second_tab(bob)
+    for page in (ada, bob):
+        expect(here(page)).to_have_count(2)
+    expect(here(bob).first).to_contain_text("Bob (you)")
+    expect(here(ada).last).to_contain_text("2 pages")
+    expect(ada.get_by_role("log")).to_contain_text("Bob joined")
+    bob.reload()
+    bob.get_by_role("button", name="Connect again").click()
+    expect(here(bob)).to_have_count(2)
+    bob.context.close()
+    expect(here(ada)).to_have_count(1)
+    # Neither the second tab nor the reload was news.
+    expect(ada.get_by_text("Bob joined")).to_have_count(1)
+    expect(ada.get_by_text("Bob left")).to_have_count(1)
+
+
+def test_a_killed_worker_takes_nobody_along(people: People, demo: Demo, room: str) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    carol = people.join("Carol", room, on="worker-2")
+    expect(here(ada)).to_have_count(3)
+
+    os.kill(demo.worker_pids("worker-2")[-1], signal.SIGKILL)
+    carol.context.close()  # while nobody can say goodbye for her
+    expect(bob.locator("#connection")).to_contain_text("worker-1")
+    say(bob, "Still here")
+    expect(message(ada, "Still here")).to_be_visible()
+    expect(ada.get_by_role("log")).to_contain_text("Carol left")
+    expect(here(ada)).to_have_count(2)
+    expect(ada.get_by_text("Bob joined")).to_have_count(1)
+    expect(ada.get_by_text("Bob left")).to_have_count(0)
+    wait_until(lambda: len(demo.worker_pids("worker-2")) > 1, "worker-2 to listen again", 20.0)
+
+
+def test_typing_is_shown_to_the_others(people: People, room: str) -> None:
+    ada = people.join("Ada", room)
+    bob = people.join("Bob", room)
+    ada.get_by_role("textbox").press_sequentially("Hel")
+    expect(bob.locator("#typing")).to_have_text("Ada is typing…")
+    expect(ada.locator("#typing")).to_be_empty()
+    ada.get_by_role("textbox").press("Enter")
+    expect(message(bob, "Hel")).to_be_visible()
+    expect(bob.locator("#typing")).to_be_empty()
+
+
+def test_the_details_can_be_used_on_a_phone(people: People, room: str) -> None:
+    ada = people.join("Ada", room)
+    people.join("Bob", room)
+    ada.set_viewport_size(PHONE)
+    toggle = ada.get_by_role("button", name="2 here")
+    toggle.press("Enter")
+    ada.get_by_role("button", name="Write to Bob").press("Enter")
+    expect(ada.get_by_role("textbox", name="Message to Bob alone")).to_be_focused()
+    expect(here(ada).first).to_be_hidden()
+    assert ada.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_everything_at_once_for_the_screenshots(
+    people: People, demo: Demo, screenshots: Path
+) -> None:
+    room = "lobby"
+    grace = people.join("Grace Hopper", room, on="worker-2")
+    alan = people.join("Alan", room, on="worker-1")
+    people.second_tab(alan, on="worker-2")
+    ada = people.join("Ada Lovelace", room, on="worker-1")
+    expect(here(ada)).to_have_count(3)
+
+    say(grace, "Good morning! Which worker are you on?")
+    expect(message(ada, "Good morning! Which worker are you on?")).to_be_visible()
+    say(ada, "The first one, and you came through the second.")
+    say(ada, "/roll 3d6")
+    expect(ada.get_by_text("background job")).to_be_visible()
+    staff = people.join("Staff", "office")
+    staff.goto(f"{demo.address}/announce/?token={demo.staff_token}")
+    staff.get_by_label("Announcement").fill("Coffee is ready in the kitchen.")
+    staff.get_by_role("button", name="Send to everyone").click()
+    expect(staff.get_by_role("status")).to_contain_text("Coffee is ready in the kitchen.")
+    for page in (ada, grace, alan):
+        expect(page.locator(".announcement")).to_contain_text("Coffee is ready in the kitchen.")
+    say(alan, "See you there.")
+    expect(message(ada, "See you there.")).to_be_visible()
+    grace.get_by_role("button", name="Write to Ada Lovelace").click()
+    say(grace, "Save me a cup, will you?")
+    expect(message(ada, "Save me a cup, will you?")).to_be_visible()
+    ada.get_by_role("button", name="Write to Grace Hopper").click()
+    say(ada, "With milk, as always.")
+    expect(message(grace, "With milk, as always.")).to_be_visible()
+    ada.get_by_role("textbox").press("Escape")
+    ada.mouse.move(0, 0)
+    alan.get_by_role("textbox").press_sequentially("On my w")
+    expect(ada.locator("#typing")).to_have_text("Alan is typing…")
+
+    for page, name in ((ada, "room"), (staff, "announce")):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
+                page.set_viewport_size(viewport)
+                take(page, screenshots / f"{name}-{size}-{scheme}.png")
+    ada.get_by_role("button", name="3 here").click()
+    take(ada, screenshots / "details-phone-dark.png")
+    ada.get_by_role("button", name="Write to Alan").click()
+    take(ada, screenshots / "direct-phone-dark.png")
+    assert len(list(screenshots.glob("*.png"))) >= 10
+
+
+def take(page: Page, path: Path) -> None:
+    page.screenshot(path=path)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path.name
+    wait_until(lambda: path.stat().st_size > 5_000, f"{path.name} to show something")

@@ -1,0 +1,422 @@
+"""What the chat does with the layer, on a real Kafka and two workers."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import secrets
+import signal
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.support.waiting import wait_until_async
+
+from .demo import AMBIENT, Client, Demo, join, within
+
+
+@pytest.fixture(scope="module")
+def kafka_demo(kafka: str) -> Iterator[Demo]:
+    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
+        yield running
+
+
+@pytest.fixture
+def room() -> str:
+    return f"room-{secrets.token_hex(4)}"
+
+
+async def roll_call(asker: Client, expected: list[Client]) -> dict[str, Mapping[str, Any]]:
+    """Return who answered, by connection, when all that are expected did."""
+    await asker.send({"type": "who"})
+    answers: dict[str, Mapping[str, Any]] = {}
+    while not {page.connection for page in expected} <= answers.keys():
+        member = (await asker.receive("here"))["member"]
+        answers[member["connection"]] = member
+    return answers
+
+
+def conversation(frames: list[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    return [frame for frame in frames if frame["type"] not in AMBIENT]
+
+
+class TestDirectMessages:
+    def test_all_pages_of_both_get_it_and_nobody_else(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            address = kafka_demo.address
+            ada = await asyncio.to_thread(join, address, "Ada", room)
+            bob = await asyncio.to_thread(join, address, "Bob", room)
+            ada_1 = await Client.tab(ada, "Ada", on="worker-1")
+            ada_2 = await Client.tab(ada, "Ada", on="worker-2")
+            bob_1 = await Client.tab(bob, "Bob", on="worker-1")
+            bob_2 = await Client.tab(bob, "Bob", on="worker-2")
+            others = [
+                await Client.join(address, "Eve", room, on="worker-1"),
+                await Client.join(address, "Eve", room, on="worker-2"),
+                await Client.join(address, "Bob", f"{room}-2"),  # the same name is not the same
+            ]
+
+            await ada_1.say_to(bob_1.person, "just for you")
+            for page in (ada_1, ada_2, bob_1, bob_2):
+                direct = await page.receive("direct")
+                assert direct["text"] == "just for you"
+                assert direct["author"] == ada_1.person
+                assert direct["to"] == bob_1.person
+                assert (direct["sent_by"], direct["delivered_by"]) == ("worker-1", page.worker)
+
+            # Once each, and nobody else: a second one is the end of what could still come.
+            await ada_1.say_to(bob_1.person, "that was all")
+            for page in (ada_1, ada_2, bob_1, bob_2):
+                assert conversation(await page.frames_until("direct", "that was all")) == []
+            for other in others:
+                await other.say("all quiet")
+                frames = await other.frames_until("message", "all quiet")
+                assert {frame["type"] for frame in frames} <= AMBIENT | {"message"}
+
+        asyncio.run(scenario())
+
+    def test_they_find_their_person_in_another_room(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            bob = await Client.join(kafka_demo.address, "Bob", f"{room}-2")
+            await ada.say_to(bob.person, "hello over there")
+            assert (await bob.receive("direct"))["text"] == "hello over there"
+
+        asyncio.run(scenario())
+
+    def test_a_note_to_oneself_comes_once(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            await ada.say_to(ada.person, "remember")
+            await ada.say_to(ada.person, "that was all")
+            assert len(conversation(await ada.frames_until("direct", "that was all"))) == 1
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize(
+        ("to", "problem"),
+        [
+            ({"id": "everyone", "name": "Bob"}, "nobody like that"),
+            ({"id": "0123456789ab", "name": "\u200b"}, "visible characters"),
+            ({"id": "0123456789ab"}, "does not know"),
+        ],
+    )
+    def test_to_somebody_impossible_is_answered(
+        self, kafka_demo: Demo, room: str, to: Mapping[str, str], problem: str
+    ) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            await ada.say_to(to, "hello")
+            assert problem in (await ada.receive("problem"))["text"]
+
+        asyncio.run(scenario())
+
+
+class TestPresence:
+    def test_joined_and_left_reach_the_others_and_not_oneself(
+        self, kafka_demo: Demo, room: str
+    ) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
+            bob_ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
+            bob = await Client.tab(bob_ticket, "Bob")
+            joined = await ada.receive("joined")
+            assert joined["member"]["person"] == bob.person
+            assert joined["member"]["connection"] == bob.connection
+            assert joined["member"]["worker"] == bob.worker
+            await bob.say("hello")
+            frames = await bob.frames_until("message", "hello")
+            assert bob.connection not in {frame["member"]["connection"] for frame in frames}
+            await ada.receive("message")
+
+            await bob.close()
+            left = await ada.receive("left")
+            while left["member"]["connection"] != bob.connection:
+                left = await ada.receive("left")
+            assert left["member"]["person"] == bob.person
+
+        asyncio.run(scenario())
+
+    def test_all_pages_in_the_room_answer_a_roll_call(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            address = kafka_demo.address
+            ada = await asyncio.to_thread(join, address, "Ada", room)
+            here = [
+                await Client.tab(ada, "Ada", on="worker-1"),
+                await Client.tab(ada, "Ada", on="worker-2"),
+                await Client.join(address, "Bob", room, on="worker-2"),
+            ]
+            elsewhere = await Client.join(address, "Eve", f"{room}-2")
+            answers = await roll_call(here[0], here)
+            for page in here:
+                assert answers[page.connection]["person"] == page.person
+                assert answers[page.connection]["worker"] == page.worker
+            assert elsewhere.connection not in answers
+            # The answers are for who asked.
+            for other in here[1:]:
+                await other.say("done")
+                frames = await other.frames_until("message", "done")
+                assert "here" not in {frame["type"] for frame in frames}
+
+        asyncio.run(scenario())
+
+    def test_pages_of_a_lost_worker_do_not_answer(self) -> None:
+        async def scenario(demo: Demo) -> None:
+            ada = await Client.join(demo.address, "Ada", "lobby", on="worker-1")
+            bob = await Client.join(demo.address, "Bob", "lobby", on="worker-2")
+            await ada.receive("joined")
+            os.kill(demo.worker_pids("worker-2")[-1], signal.SIGKILL)
+            await wait_until_async(
+                lambda: "was ended by SIGKILL" in demo.output, "worker-2 to be gone"
+            )
+            carol = await Client.join(demo.address, "Carol", "lobby", on="worker-1")
+            answers = await roll_call(ada, [ada, carol])
+            assert bob.connection not in answers
+
+        with Demo("--job-workers", "0", workers=2) as demo:
+            asyncio.run(scenario(demo))
+
+    def test_a_page_is_known_again_by_its_tab(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
+            tabs = []
+            for tab in ("abc123", "abc123", "<script>"):
+                await Client.tab(ticket.named(tab), "Bob")
+                tabs.append((await ada.receive("joined"))["member"]["tab"])
+            assert tabs[:2] == ["abc123", "abc123"]
+            assert re.fullmatch("[0-9a-f]{12}", tabs[2])
+
+        asyncio.run(scenario())
+
+
+class TestTyping:
+    def test_it_reaches_the_others_and_is_throttled(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(kafka_demo.address, "Bob", room, on="worker-2")
+            for _ in range(30):
+                await ada.send({"type": "typing"})
+            await ada.say("there")  # typing takes nothing from what may be said
+            types = [frame["type"] for frame in await ada.frames_until("message", "there")]
+            assert "typing" not in types
+            typing = [
+                frame
+                for frame in await bob.frames_until("message", "there")
+                if frame["type"] == "typing"
+            ]
+            assert {frame["person"]["id"] for frame in typing} == {ada.person["id"]}
+            assert 3 <= len(typing) <= 6  # three at once, and one a second
+
+        asyncio.run(scenario())
+
+
+class TestAnnouncements:
+    def test_everyone_in_all_rooms_hears_it_once(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            pages = [
+                await Client.join(kafka_demo.address, "Ada", f"{room}-{number}", on=worker)
+                for number in (1, 2)
+                for worker in sorted(kafka_demo.workers)
+            ]
+            # One connection leads to one worker, whose announcements have an order.
+            staff = Staff(kafka_demo)
+            status, page = await asyncio.to_thread(staff.announce, "<b>Tea</b> is ready")
+            assert (status, "&lt;b&gt;Tea&lt;/b&gt; is ready" in page) == (200, True)
+            for page_ in pages:
+                heard = await page_.receive("announcement")
+                assert heard["text"] == "<b>Tea</b> is ready"
+                assert heard["delivered_by"] == page_.worker
+                assert heard["sent_by"] in kafka_demo.workers
+            await asyncio.to_thread(staff.announce, "that was all")
+            for page_ in pages:
+                frames = await page_.frames_until("announcement", "that was all")
+                assert conversation(frames) == []
+
+        asyncio.run(scenario())
+
+    def test_a_job_worker_survives_them(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            staff = Staff(kafka_demo)
+            await asyncio.to_thread(staff.announce, "to every open channel")
+            await ada.receive("announcement")
+            await ada.say("/roll")
+            await ada.receive("message")
+            assert (await ada.receive("message"))["sent_by"] == "job-1"
+
+        asyncio.run(scenario())
+        assert len(kafka_demo.worker_pids("job-1")) == 1
+
+    def test_only_with_the_token(self, kafka_demo: Demo) -> None:
+        status, page = Staff(kafka_demo, token="guess").announce("hello")
+        assert status == 403
+        assert "not the token" in page
+
+    def test_only_with_a_text(self, kafka_demo: Demo) -> None:
+        status, page = Staff(kafka_demo).announce("  ")
+        assert status == 400
+        assert "nothing to send" in page
+
+
+class TestProgramsThatTalk:
+    def test_a_view_posts_into_a_room(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            pages = [
+                await Client.join(kafka_demo.address, "Ada", room, on=worker)
+                for worker in sorted(kafka_demo.workers)
+            ]
+            staff = Staff(kafka_demo)
+            answer = await asyncio.to_thread(
+                staff.post, room=room, text="Build 7 passed", name="CI"
+            )
+            worker = re.fullmatch(rf"Said in #{room}, through (worker-\d)\.\n", answer[1])
+            assert answer[0] == 200
+            assert worker
+            for page in pages:
+                message = await page.receive("message")
+                assert message["text"] == "Build 7 passed"
+                assert message["author"] == {"id": "", "name": "CI"}
+                assert (message["sent_by"], message["delivered_by"]) == (worker[1], page.worker)
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize(
+        ("fields", "status", "reason"),
+        [
+            ({"room": "lobby", "text": "hi", "token": "guess"}, 403, "not the token"),
+            ({"room": "lobby", "text": ""}, 400, "nothing to send"),
+            ({"room": "café", "text": "hi"}, 400, "made of the letters"),
+            ({"text": "hi"}, 400, "name a room"),
+        ],
+    )
+    def test_a_post_that_cannot_be_says_why(
+        self, kafka_demo: Demo, fields: dict[str, str], status: int, reason: str
+    ) -> None:
+        answer = Staff(kafka_demo).post(**fields)
+        assert answer[0] == status
+        assert reason in answer[1]
+        assert "<" not in answer[1]
+
+    @pytest.mark.parametrize(
+        "value",
+        ['{"type": "chat.message", "text": "from a console"}', '{"type": "chat.message"}'],
+    )
+    def test_a_program_outside_django_writes_to_kafka(
+        self, kafka_demo: Demo, kafka: str, room: str, value: str
+    ) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            producer = Producer({"bootstrap.servers": kafka, "partitioner": "murmur2_random"})
+            producer.produce(f"{kafka_demo.prefix}-send-group", value, f"room-{room}")
+            assert producer.flush(10) == 0
+            message = await ada.receive("message")
+            assert message["text"] == json.loads(value).get("text", "")
+            assert message["author"] == {"id": "", "name": "A program"}
+            assert message["sent_by"] is message["sent_at"] is message["transit_ms"] is None
+
+        asyncio.run(scenario())
+
+
+class TestBackgroundJobs:
+    def test_the_answer_comes_back_to_the_room(self, kafka_demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(kafka_demo.address, "Bob", room, on="worker-2")
+            await ada.say("/primes 1,000,000")
+            for page in (ada, bob):
+                assert (await page.receive("message"))["text"] == "/primes 1,000,000"
+                answer = await page.receive("message")
+                assert answer["text"] == "There are 78,498 primes up to 1,000,000."
+                assert answer["answers"] == {
+                    "person": ada.person,
+                    "command": "/primes 1,000,000",
+                }
+                assert (answer["sent_by"], answer["delivered_by"]) == ("job-1", page.worker)
+            await bob.say("/roll 3d6")
+            await ada.receive("message")
+            rolled = re.fullmatch(
+                r"(\d) \+ (\d) \+ (\d) = (\d+)", (await ada.receive("message"))["text"]
+            )
+            assert rolled
+            *dice, total = map(int, rolled.groups())
+            assert sum(dice) == total
+            assert all(1 <= each <= 6 for each in dice)
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize(
+        ("command", "problem"),
+        [
+            ("/dance", "The commands are"),
+            ("/roll 21d6", "Up to 20 dice"),
+            ("/roll 0d6", "Up to 20 dice"),
+            ("/primes 20,000,001", "up to 20,000,000"),
+            ("/primes many", "The commands are"),
+        ],
+    )
+    def test_a_command_that_cannot_be_is_answered_to_its_author_alone(
+        self, kafka_demo: Demo, room: str, command: str, problem: str
+    ) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(kafka_demo.address, "Ada", room)
+            bob = await Client.join(kafka_demo.address, "Bob", room)
+            await ada.say(command)
+            assert problem in (await ada.receive("problem"))["text"]
+            await ada.say("sorry")
+            assert await bob.hear(1) == ["sorry"]
+
+        asyncio.run(scenario())
+
+    def test_jobs_wait_for_a_worker_that_comes_back(self) -> None:
+        async def scenario(demo: Demo) -> None:
+            ada = await Client.join(demo.address, "Ada", "lobby")
+            await ada.say("/roll")
+            await ada.receive("message")
+            assert (await ada.receive("message"))["sent_by"] == "job-1"
+            os.kill(demo.worker_pids("job-1")[-1], signal.SIGTERM)
+            await ada.say("/roll 2d6")
+            await ada.receive("message")
+            answer = await ada.receive("message", 30.0)
+            assert answer["answers"]["command"] == "/roll 2d6"
+            assert len(demo.worker_pids("job-1")) == 2
+            assert "job-1 | ended with exit code 0; starting it again" in demo.lines
+
+        with Demo("--job-workers", "1", workers=1) as demo:
+            asyncio.run(within(scenario(demo), "a job to outlive its worker", 60.0))
+
+
+class Staff:
+    """Somebody with the token, who talks to one worker over one HTTP connection."""
+
+    def __init__(self, demo: Demo, *, token: str | None = None) -> None:
+        self._token = demo.staff_token if token is None else token
+        self._connection = http.client.HTTPConnection("127.0.0.1", demo.port, timeout=10)
+
+    def announce(self, text: str) -> tuple[int, str]:
+        """Fill in the form; return status and page."""
+        self._connection.request("GET", "/announce/")
+        response = self._connection.getresponse()
+        cookie = (response.getheader("Set-Cookie") or "").partition(";")[0]
+        csrf = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', response.read().decode())
+        assert csrf is not None, "the form has no CSRF token"
+        fields = {"text": text, "token": self._token, "csrfmiddlewaretoken": csrf[1]}
+        return self._send("/announce/", fields, {"Cookie": cookie})
+
+    def post(self, **fields: str) -> tuple[int, str]:
+        """Do what the page's curl command does; return status and answer."""
+        return self._send("/post/", {"token": self._token, **fields}, {})
+
+    def _send(
+        self, path: str, fields: Mapping[str, str], headers: Mapping[str, str]
+    ) -> tuple[int, str]:
+        form = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+        self._connection.request("POST", path, urllib.parse.urlencode(fields), form)
+        response = self._connection.getresponse()
+        return response.status, response.read().decode()
