@@ -10,6 +10,7 @@ __all__ = ["BrokerClock"]
 logger = logging.getLogger("kafka_layer")
 
 _WORTH_A_WARNING = 5.0
+_QUICK = 0.05
 
 
 class BrokerClock:
@@ -20,6 +21,7 @@ class BrokerClock:
 
     def __init__(self) -> None:
         self._offset = 0.0
+        self._round_trip: float | None = None
         self._warned = False
 
     def observe(self, timestamp: float, sent: float, received: float) -> None:
@@ -30,6 +32,11 @@ class BrokerClock:
             sent: When the record was produced, on this machine's ``time.time()``.
             received: When its report or the record itself came back, on the same clock.
         """
+        round_trip = received - sent
+        # Half the round trip is the error: a slow one, as at a cold start, tells less than none.
+        if self._round_trip is not None and round_trip > max(self._round_trip, _QUICK):
+            return
+        self._round_trip = round_trip
         self._offset = timestamp - (sent + received) / 2
         if abs(self._offset) > _WORTH_A_WARNING and not self._warned:
             self._warned = True

@@ -17,6 +17,7 @@ from typing import Any
 
 from .addressing import ServerName, Topic, parse_server_name
 from .backplane import Outgoing, Record
+from .clock import BrokerClock
 from .exceptions import CommandFailed, UnreadableRecord
 from .registry import Registry
 from .wire import Codec
@@ -34,6 +35,7 @@ class Commands:
     Args:
         codec: Encodes and decodes the values.
         registry: What the commands change.
+        clock: Tells the age of a command.
         answer: Sends an answer; called in the thread that read the command.
         flush: Carries out a flush that another server asked for; gets its timestamp.
     """
@@ -42,11 +44,13 @@ class Commands:
         self,
         codec: Codec,
         registry: Registry,
+        clock: BrokerClock,
         answer: Callable[[Outgoing], None],
         flush: Callable[[float], None],
     ) -> None:
         self._codec = codec
         self._registry = registry
+        self._clock = clock
         self._answer = answer
         self._flush = flush
         self._ids = itertools.count(1)
@@ -66,7 +70,9 @@ class Commands:
             raise RuntimeError("the server has no name before it receives")
         return self.server
 
-    def ask(self, owner: ServerName, command: str, name: str, channel: str) -> Question:
+    def ask(
+        self, owner: ServerName, command: str, name: str, channel: str, within: float
+    ) -> Question:
         """Make a command for another server.
 
         Args:
@@ -74,12 +80,14 @@ class Commands:
             command: As in :meth:`Registry.change`, with ``name`` and ``channel``.
             name: The group or user.
             channel: The channel.
+            within: Seconds after which the owner is not to carry it out any more.
         """
         value = {
             "command": command,
             "name": name,
             "channel": channel,
             "reply_to": str(self.name),
+            "within": within,
         }
         return self._question(Topic.GROUP_MGMT, owner, value)
 
@@ -129,6 +137,10 @@ class Commands:
         if key != str(self.server):
             return
         value = self._codec.decode(payload)
+        within, age = value.get("within"), self._clock.now() - record.timestamp
+        if isinstance(within, (int, float)) and age > within:
+            # Whoever asked was told that it failed.
+            raise UnreadableRecord("expired", f"a command that came {age:.1f} s late: {value!r}")
         answer = {"id": value.get("id")}
         try:
             self._registry.change(

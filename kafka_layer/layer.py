@@ -195,6 +195,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             TypeError: If the prefix makes no legal name.
             BrokerUnavailable: If the first use of the layer finds no broker.
         """
+        self.require_valid_channel_name(prefix)
         server = await self._receiving_server()
         name = server.registry.new_channel(prefix, server.name)
         self.require_valid_channel_name(name)
@@ -358,11 +359,15 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Raises:
             ProduceFailed: If the broker does not take the record that tells the others.
+            ChannelFull: If the producer's queue stays full.
             TopicError: If it refuses to clear the worker channels.
         """
         server = await self._server_for(Topic.SEND_ALL)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, server.flush, self.config.expiry)
+        try:
+            await loop.run_in_executor(None, server.flush, self.config.expiry)
+        except QueueFull:
+            raise ChannelFull("the producer's queue is full, flush") from None
 
     async def close(self) -> None:
         """Write what is queued and stop, within 5 seconds; the next use starts anew. Idempotent."""

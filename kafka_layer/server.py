@@ -67,10 +67,10 @@ class Server:
         self.codec = codec
         self.stats = Stats(config.prefix)
         self.registry = Registry(config)
-        self.commands = Commands(codec, self.registry, self._answer, self._flush)
+        self._clock = BrokerClock()
+        self.commands = Commands(codec, self.registry, self._clock, self._answer, self._flush)
         self.sending = False
         self.receiving = False
-        self._clock = BrokerClock()
         self._router = Router(
             config,
             self.registry,
@@ -166,7 +166,9 @@ class Server:
             QueueFull: If the backplane's queue is full.
             ProduceFailed: If the record cannot be written at all.
         """
-        return self._send_question(self.commands.ask(owner, command, name, channel))
+        return self._send_question(
+            self.commands.ask(owner, command, name, channel, self.config.ack_timeout)
+        )
 
     def roll_call(self, seconds: float) -> list[dict[str, Any]]:
         """Ask every server to tell its name and what is on it. This server must be receiving.

@@ -74,7 +74,7 @@ def group_send_on_commit(
     backend = _layer(layer)
     backend.require_valid_group_name(group)
     transaction.on_commit(
-        partial(backend.group_send_sync, group, _copy(backend, message), exclude=tuple(exclude)),
+        partial(backend.group_send_sync, group, _copy(backend, message), exclude=_names(exclude)),
         using=using,
     )
 
@@ -101,7 +101,7 @@ def user_send_on_commit(
     backend = _layer(layer)
     user_key(user_id)
     transaction.on_commit(
-        partial(backend.user_send_sync, user_id, _copy(backend, message), exclude=tuple(exclude)),
+        partial(backend.user_send_sync, user_id, _copy(backend, message), exclude=_names(exclude)),
         using=using,
     )
 
@@ -125,7 +125,7 @@ def all_send_on_commit(
     """
     backend = _layer(layer)
     transaction.on_commit(
-        partial(backend.all_send_sync, _copy(backend, message), exclude=tuple(exclude)),
+        partial(backend.all_send_sync, _copy(backend, message), exclude=_names(exclude)),
         using=using,
     )
 
@@ -143,3 +143,9 @@ def _layer(alias: str) -> KafkaChannelLayer:
 def _copy(layer: KafkaChannelLayer, message: dict[str, Any]) -> dict[str, Any]:
     layer.require_valid_message(message)
     return copy.deepcopy(message)
+
+
+def _names(exclude: Collection[str]) -> tuple[str, ...]:
+    if isinstance(exclude, (str, bytes)):
+        raise TypeError(f"exclude must be a collection of names, not {exclude!r}.")
+    return tuple(exclude)

@@ -64,10 +64,10 @@ class Codec:
         """Deserialize what :meth:`encode` made, in either format.
 
         Returns:
-            A new dict, shared with nobody.
+            A new dict, shared with nobody. Bytes behind a msgpack map are ignored.
 
         Raises:
-            UnreadableRecord: If the payload is not exactly one map.
+            UnreadableRecord: If the payload is not a map.
         """
         try:
             message = json.loads(payload) if payload[0] == _JSON else ormsgpack.unpackb(payload)

@@ -54,18 +54,10 @@ def backend(kafka: str) -> Backend:
     return kafka_backend(kafka)
 
 
-@pytest.fixture(scope="session")
-def shared_prefix(backend: Backend) -> str:
-    """A prefix for tests that need no topics of their own: creating some takes 0.3 s."""
-    prefix = f"test-shared-{secrets.token_hex(4)}"
-    backend.create_topics(prefix)
-    return prefix
-
-
 @pytest.fixture
-def make_layer(backend: Backend, shared_prefix: str) -> Iterator[Layers]:
+def make_layer(backend: Backend) -> Iterator[Layers]:
     """Makes layers, each a server of its own on the same topics; closes them at the end."""
-    layers = Layers(backend, shared_prefix)
+    layers = Layers(backend)
     yield layers
     layers.close()
 

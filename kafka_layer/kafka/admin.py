@@ -222,7 +222,9 @@ _MISSING = frozenset(
 
 
 class TopicAdmin:
-    """A short-lived admin client; one thread at a time.
+    """A short-lived admin client; one thread at a time. Use it as a context manager.
+
+    One that is left to the garbage collector may be freed in a forked child, which then hangs.
 
     Args:
         config: The layer's settings.
@@ -244,6 +246,13 @@ class TopicAdmin:
             "logger": client_logger,
         }
         self._client = new_client(AdminClient, properties, "admin_config")
+
+    def __enter__(self) -> TopicAdmin:  # noqa: PYI034 (Self needs Python 3.11)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # librdkafka's client has no close() of its own.
+        self._client.__exit__(None, None, None)
 
     def inspect(self, names: Sequence[str]) -> dict[str, TopicState]:
         """Look up topics.

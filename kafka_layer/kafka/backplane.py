@@ -99,7 +99,8 @@ class KafkaBackplane:
 
     def clear_work(self, timeout: float) -> None:
         every_work_topic = f"{self._config.prefix}-work."
-        TopicAdmin(self._config, timeout).delete_records(every_work_topic)
+        with TopicAdmin(self._config, timeout) as admin:
+            admin.delete_records(every_work_topic)
 
     def refresh(self) -> None:
         before = dict(self._partitions)
@@ -180,8 +181,8 @@ class KafkaBackplane:
                 "Run 'manage.py kafka_setup_topics', or set auto_create_topics=True."
             )
         logger.info("Creating topics: %s", names)
-        admin = TopicAdmin(self._config, max(0.1, deadline - time.monotonic()))
-        admin.create([topic_spec(self._config, topic) for topic in missing])
+        with TopicAdmin(self._config, max(0.1, deadline - time.monotonic())) as admin:
+            admin.create([topic_spec(self._config, topic) for topic in missing])
         while missing:
             missing = self._look_at(missing, max(0.1, deadline - time.monotonic()))
             if missing and time.monotonic() >= deadline:

@@ -9,6 +9,7 @@ import atexit
 import base64
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -526,7 +527,8 @@ def _format_and_launch(nodes: Sequence[Node]) -> None:
 
 def _jars_folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "kafka-layer" / f"kafka-{KAFKA_VERSION}"
+    content = hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]
+    return Path(cache) / "kafka-layer" / f"kafka-{KAFKA_VERSION}-{content}"
 
 
 @contextlib.contextmanager

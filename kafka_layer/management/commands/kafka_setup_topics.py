@@ -248,14 +248,14 @@ def _select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list
 
 def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
     specs = topic_specs(config)
-    admin = TopicAdmin(config, wishes.timeout)
-    before = admin.inspect([spec.name for spec in specs])
-    plan = [] if wishes.check else _plan(specs, before, wishes)
-    after = before
-    if plan:
-        _carry_out(admin, plan, wishes)
-    if plan and not wishes.dry_run:
-        after = admin.inspect([spec.name for spec in specs])
+    with TopicAdmin(config, wishes.timeout) as admin:
+        before = admin.inspect([spec.name for spec in specs])
+        plan = [] if wishes.check else _plan(specs, before, wishes)
+        after = before
+        if plan:
+            _carry_out(admin, plan, wishes)
+        if plan and not wishes.dry_run:
+            after = admin.inspect([spec.name for spec in specs])
     planned = {step.spec.name: step for step in plan}
     rows = [_row(spec, after.get(spec.name), planned.get(spec.name), wishes) for spec in specs]
     return _Report(alias, config.bootstrap_servers, config.prefix, rows)

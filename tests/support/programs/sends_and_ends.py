@@ -19,9 +19,15 @@ async def send_all(layer: KafkaChannelLayer, group: str, count: int) -> None:
         await layer.group_send(group, {"n": number})
 
 
+kept: list[KafkaChannelLayer] = []
+"""Held to the very end, as Django holds its layers: one that is dropped closes by itself."""
+
+
 def main() -> None:
     layer = KafkaChannelLayer(**json.loads(sys.argv[1]))
     group, count, how = sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    if how != "dropped":
+        kept.append(layer)
     if how == "asyncio.run":
         asyncio.run(send_all(layer, group, count))
     elif how == "dropped":

@@ -1,0 +1,183 @@
+"""A report as pictures (PNG)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from .runner import Entry, Report
+from .subjects.members import SIZES
+from .subjects.scale import COUNTS
+
+__all__ = ["draw"]
+
+_COLORS = {
+    "kafka": "#1f6feb",
+    "floor": "#9aa4b2",
+    "redis-pubsub": "#d1495b",
+    "redis-core": "#e8a0a8",
+    "nats": "#2a9d8f",
+}
+_BARS: Mapping[str, tuple[str, str, Sequence[tuple[str, str]], bool]] = {
+    # file: title, unit, (figure, label), logarithmic
+    "latency": (
+        "One-way latency to another process (less is better)",
+        "ms",
+        [
+            ("latency.idle_p50", "p50, 20/s"),
+            ("latency.idle_p99", "p99, 20/s"),
+            ("latency.busy_p50", "p50, 1,000/s"),
+            ("latency.busy_p99", "p99, 1,000/s"),
+        ],
+        True,
+    ),
+    "throughput": (
+        "Messages to channels of another process (more is better)",
+        "messages/s",
+        [("throughput.one", "one channel"), ("throughput.many", "200 channels")],
+        False,
+    ),
+    "fanout": (
+        "Deliveries to a group of 100 members in 2 processes (more is better)",
+        "deliveries/s",
+        [("fanout.deliveries", "")],
+        False,
+    ),
+    "synchronous": (
+        "Group sends from synchronous code (more is better)",
+        "sends/s",
+        [("synchronous.native", "own method"), ("synchronous.bridged", "async_to_sync")],
+        True,
+    ),
+}
+_LINES: Mapping[str, tuple[str, str, str, str, Sequence[int]]] = {
+    # file: title, x axis, y axis, figure, x values
+    "last-member": (
+        "Time until the last member of a group is served",
+        "members",
+        "ms",
+        "members.last_{}",
+        SIZES,
+    ),
+    "group-send-call": (
+        "Duration of the group_send call",
+        "members",
+        "µs",
+        "members.call_{}",
+        SIZES,
+    ),
+    "scale-cpu": (
+        "Processor time of all server processes",
+        "server processes",
+        "µs a message",
+        "scale.cpu_{}",
+        COUNTS,
+    ),
+    "scale-latency": (
+        "Latency (p50) to room members",
+        "server processes",
+        "ms",
+        "scale.p50_{}",
+        COUNTS,
+    ),
+}
+
+
+def draw(report: Report, folder: Path) -> None:
+    """Write a picture for each group of figures that the report has."""
+    for name, (title, unit, figures, logarithmic) in _BARS.items():
+        measured = [each for each in figures if _contenders(report, each[0])]
+        if measured:
+            _save(_bars(report, title, unit, measured, logarithmic), folder / f"{name}.png")
+    for name, (title, x_label, y_label, figure, values) in _LINES.items():
+        if _contenders(report, figure.format(values[0])):
+            picture = _lines(report, title, x_label, y_label, figure, values)
+            _save(picture, folder / f"{name}.png")
+
+
+def _bars(
+    report: Report, title: str, unit: str, figures: Sequence[tuple[str, str]], logarithmic: bool
+) -> Any:
+    picture, axes = _picture(title)
+    names = [name for name in report.labels if any(_samples(report, f, name) for f, _ in figures)]
+    width = 0.8 / len(names)
+    for number, name in enumerate(names):
+        places, middles, below, above = [], [], [], []
+        for place, (figure, _) in enumerate(figures):
+            samples = _samples(report, figure, name)
+            if samples:
+                middle = median(samples)
+                places.append(place + (number - (len(names) - 1) / 2) * width)
+                middles.append(middle)
+                below.append(middle - min(samples))
+                above.append(max(samples) - middle)
+        axes.bar(
+            places,
+            middles,
+            width * 0.92,
+            yerr=[below, above],
+            label=report.labels[name],
+            color=_COLORS.get(name),
+            error_kw={"elinewidth": 1, "ecolor": "#444"},
+        )
+    axes.set_xticks(range(len(figures)), [label for _, label in figures])
+    axes.set_ylabel(unit)
+    if logarithmic:
+        axes.set_yscale("log")
+    else:
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(frameon=False, fontsize=9)
+    return picture
+
+
+def _lines(
+    report: Report, title: str, x_label: str, y_label: str, figure: str, values: Sequence[int]
+) -> Any:
+    picture, axes = _picture(title)
+    for name in _contenders(report, figure.format(values[0])):
+        samples = [_samples(report, figure.format(value), name) for value in values]
+        points = [(x, median(y), min(y), max(y)) for x, y in zip(values, samples, strict=True) if y]
+        x, middle, low, high = zip(*points, strict=True)
+        axes.plot(x, middle, marker="o", label=report.labels[name], color=_COLORS.get(name))
+        axes.fill_between(x, low, high, alpha=0.15, color=_COLORS.get(name))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(values, [f"{value:,}" for value in values])
+    axes.minorticks_off()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=9)
+    return picture
+
+
+def _picture(title: str) -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    picture, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.set_title(title, fontsize=12, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e7eb")
+    axes.set_axisbelow(True)
+    return picture, axes
+
+
+def _save(picture: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    picture.savefig(path, dpi=120)
+    pyplot.close(picture)
+
+
+def _contenders(report: Report, figure: str) -> list[str]:
+    return [name for name in report.labels if _samples(report, figure, name)]
+
+
+def _samples(report: Report, figure: str, contender: str) -> list[float]:
+    subject, _, name = figure.partition(".")
+    entry: Entry | None = report.subjects.get(subject, {}).get(contender)
+    return entry.samples.get(name, []) if entry else []

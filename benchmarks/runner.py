@@ -1,0 +1,145 @@
+"""Runs the subjects: warm-up, interleaved repetitions, and what they found."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from . import machine
+from .contenders import Started
+from .inbox import Faults
+from .subject import Bench, Skipped, Subject
+from .subjects import throughput
+
+__all__ = ["Entry", "Report", "run"]
+
+
+@dataclass
+class Entry:
+    """What was found for one contender in one subject.
+
+    Attributes:
+        samples: Values of each figure, one a repetition.
+        faults: What went wrong with the messages, over all repetitions.
+        reason: Why it was not measured, if it was not.
+    """
+
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+    reason: str = ""
+
+
+@dataclass
+class Report:
+    """A whole run.
+
+    Attributes:
+        about: When, where and how; name to value.
+        versions: Of servers and packages.
+        labels: Of contenders, by name.
+        skipped: Contenders that were not measured at all, with the reason.
+        subjects: Entries by subject and contender.
+    """
+
+    about: dict[str, str]
+    versions: dict[str, str]
+    labels: dict[str, str]
+    skipped: dict[str, str]
+    subjects: dict[str, dict[str, Entry]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Report:
+        """Read what :meth:`to_json` returned."""
+        subjects = {
+            subject: {
+                name: Entry(each["samples"], Faults(**each["faults"]), each["reason"])
+                for name, each in entries.items()
+            }
+            for subject, entries in values["subjects"].items()
+        }
+        return cls(**{**values, "subjects": subjects})
+
+
+def run(
+    started: Started,
+    subjects: Sequence[Subject],
+    *,
+    quick: bool,
+    repetitions: int,
+    warm_up: float,
+) -> Report:
+    """Measure every contender in every subject.
+
+    Args:
+        started: The contenders.
+        subjects: What to measure.
+        quick: Whether to measure for a short time.
+        repetitions: How often; contenders take turns (A B, A B).
+        warm_up: Seconds of load that come first and do not count.
+    """
+    report = Report(
+        {
+            "measured": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            **machine.describe(),
+            "repetitions": str(repetitions),
+            "kind": "quick" if quick else "full",
+        },
+        started.versions,
+        {each.contender.name: each.contender.label for each in started.running},
+        started.skipped,
+    )
+    _warm_up(started, warm_up)
+    for subject in subjects:
+        entries = {each.contender.name: Entry() for each in started.running}
+        report.subjects[subject.name] = entries
+        for repetition in range(repetitions):
+            for running in started.running:
+                entry = entries[running.contender.name]
+                if not entry.reason:
+                    began = time.monotonic()
+                    _measure_once(subject, Bench(running, quick), entry)
+                    _say(subject, running.contender.name, repetition, entry, began)
+    return report
+
+
+def _measure_once(subject: Subject, bench: Bench, entry: Entry) -> None:
+    try:
+        outcome = subject.measured(bench)
+    except Skipped as reason:
+        entry.reason = str(reason)
+        return
+    except Exception as error:
+        # One layer that fails must not cost the figures of the others.
+        entry.reason = f"failed: {str(error).strip().splitlines()[-1]}"
+        print(error, file=sys.stderr)
+        return
+    for name, value in outcome.values.items():
+        entry.samples.setdefault(name, []).append(value)
+    entry.faults += outcome.faults
+
+
+def _say(subject: Subject, name: str, repetition: int, entry: Entry, began: float) -> None:
+    values = ", ".join(f"{figure} {values[-1]:,.4g}" for figure, values in entry.samples.items())
+    said = entry.reason or f"{values}; {entry.faults}"
+    took = time.monotonic() - began
+    print(f"  {subject.name} #{repetition + 1} {name} ({took:.1f} s): {said}", file=sys.stderr)
+
+
+def _warm_up(started: Started, seconds: float) -> None:
+    if not started.running or seconds <= 0:
+        return
+    print(f"  warming up for {seconds:g} s", file=sys.stderr)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for running in started.running:
+            _measure_once(throughput.SUBJECT, Bench(running, quick=True), Entry())
+            if time.monotonic() >= end:
+                return

@@ -1,0 +1,146 @@
+"""Worker channels: jobs that exactly one of several processes should do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+from .. import traffic
+from ..inbox import Faults, percentile
+from ..subject import Bench, Figure, Outcome, Subject
+from ..workers import Context, Worker
+
+__all__ = ["SUBJECT"]
+
+_READY_TIMEOUT = 30.0
+_QUIET = 2.0
+_WARM_UP = -1
+
+
+class _Jobs:
+    """The jobs that one worker process got."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[int, float, float]] = []
+        self.last_at = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+
+_jobs = _Jobs()
+
+
+async def work(context: Context, channel: str) -> None:
+    """Begin to receive jobs, one after another as runworker does."""
+
+    async def run() -> None:
+        receive = context.port.layer.receive  # type: ignore[attr-defined]
+        while True:
+            job = await receive(channel)
+            now = _jobs.last_at = time.monotonic()
+            _jobs.got.append((job["n"], now - job["t"], now))
+
+    _jobs.task = asyncio.create_task(run())
+    await asyncio.sleep(0)
+
+
+async def stop(context: Context) -> None:
+    """End the work."""
+    if _jobs.task is not None:
+        _jobs.task.cancel()
+        await asyncio.wait([_jobs.task])
+
+
+async def progress(context: Context) -> tuple[int, float]:
+    """Return how many jobs came, and when the last one did."""
+    return len(_jobs.got), _jobs.last_at
+
+
+async def results(context: Context) -> list[tuple[int, float, float]]:
+    """Return number, latency and time of each job that came, and forget them."""
+    got, _jobs.got = _jobs.got, []
+    return [each for each in got if each[0] != _WARM_UP]
+
+
+async def send_warm_up(context: Context, channel: str) -> None:
+    """Send a job that does not count."""
+    await context.port.send(channel, traffic.message(0, _WARM_UP))
+
+
+def measure(bench: Bench) -> Outcome:
+    values: dict[str, float] = {}
+    faults = Faults()
+    done_twice = done = 0
+    jobs = bench.pick(3_000, 10_000)
+    for count in (1, 2):
+        channel = bench.unique("jobs")
+        with bench.workers(1 + count) as (sender, *workers):
+            _start(sender, workers, channel)
+            if count == 1:
+                sent = sender.call(
+                    traffic.send_paced, "send", [channel], 20.0, bench.pick(2.0, 10.0)
+                )
+                got = _collect(workers, sent.messages)
+                values["idle_p50"] = percentile([each[1] * 1000 for each in got], 0.5)
+                faults += _judge(got, sent.messages)
+            sent = sender.call(traffic.send_flat_out, "send", [channel], 30.0, 1, jobs)
+            got = _collect(workers, sent.messages)
+            judged = _judge(got, sent.messages)
+            faults += judged
+            done += judged.expected
+            done_twice += judged.twice
+            times = [each[2] for each in got]
+            values[f"workers_{count}"] = len({each[0] for each in got}) / (max(times) - sent.began)
+            for worker in workers:
+                worker.call(stop)
+    values["twice"] = 1000 * done_twice / done
+    return Outcome(values, faults)
+
+
+def _start(sender: Worker, workers: list[Worker], channel: str) -> None:
+    """Return once every worker has got a job, or after a while in which not all did."""
+    sender.call(send_warm_up, channel)
+    for worker in workers:
+        worker.call(work, channel)
+    deadline = time.monotonic() + _READY_TIMEOUT
+    while time.monotonic() < deadline:
+        if all(worker.call(progress)[0] for worker in workers):
+            break
+        for _ in range(10):
+            sender.call(send_warm_up, channel)
+        time.sleep(0.05)
+    _collect(workers, 0)
+
+
+def _collect(workers: list[Worker], expected: int) -> list[tuple[int, float, float]]:
+    seen, since = -1, time.monotonic()
+    while True:
+        count = sum(worker.call(progress)[0] for worker in workers)
+        now = time.monotonic()
+        if count != seen:
+            seen, since = count, now
+        # What is done twice comes late: wait for quiet in any case.
+        if now - since > (_QUIET if count < expected else 0.5):
+            return [each for worker in workers for each in worker.call(results)]
+        time.sleep(0.05)
+
+
+def _judge(got: list[tuple[int, float, float]], expected: int) -> Faults:
+    times_done = Counter(number for number, *_ in got)
+    twice = sum(times - 1 for times in times_done.values())
+    return Faults(expected, expected - len(times_done), twice)
+
+
+SUBJECT = Subject(
+    "jobs",
+    "Worker channels",
+    "One process sends jobs to a channel without a '!', one or two others receive, one job after "
+    "another.",
+    [
+        Figure("workers_1", "1 worker", "jobs/s", "more"),
+        Figure("workers_2", "2 workers", "jobs/s", "more"),
+        Figure("idle_p50", "p50 to hand-over, 20/s", "ms"),
+        Figure("twice", "done twice", "of 1,000"),
+    ],
+    measure,
+)

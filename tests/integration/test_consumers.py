@@ -1,0 +1,133 @@
+"""Channels' own consumers on the layer: long handlers, and many that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+from typing import Any
+
+import psutil
+from channels.consumer import AsyncConsumer
+
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.layers import Layers, is_empty_after_sweep, next_message
+from tests.support.waiting import wait_until_async
+
+CONSUMERS = 10_000
+AT_ONCE = 500
+
+
+class Room(AsyncConsumer):
+    """Joins a group, receives from it until it is told to go."""
+
+    channel_layer_alias = "default"
+    connected = 0
+    received = 0
+
+    async def websocket_connect(self, message: dict[str, Any]) -> None:
+        await self.channel_layer.group_add("room", self.channel_name)
+        Room.connected += 1
+
+    async def room_message(self, message: dict[str, Any]) -> None:
+        Room.received += 1
+
+    async def room_slow(self, message: dict[str, Any]) -> None:
+        Room.received += 1
+        await asyncio.sleep(message["seconds"])
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        await self.channel_layer.group_discard("room", self.channel_name)
+
+
+class Connection:
+    """What daphne does for one websocket: a consumer, its queue of events, its task."""
+
+    def __init__(self, layer: KafkaChannelLayer) -> None:
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._events.put_nowait({"type": "websocket.connect"})
+        self.task = asyncio.create_task(self._serve(layer))
+
+    async def _serve(self, layer: KafkaChannelLayer) -> None:
+        consumer = Room()
+        with of_alias(layer):
+            await consumer({"type": "websocket"}, self._events.get, ignore)
+
+    def end(self, *, politely: bool) -> None:
+        if politely:
+            self._events.put_nowait({"type": "websocket.disconnect"})
+        self.task.cancel()
+
+
+async def ignore(message: dict[str, Any]) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def of_alias(layer: KafkaChannelLayer) -> Any:
+    from channels import layers
+
+    layers.channel_layers.set("default", layer)
+    yield
+
+
+async def test_a_handler_that_runs_longer_than_expiry_keeps_its_groups(make_layer: Layers) -> None:
+    here, there = make_layer(), make_layer(expiry=0.3)
+    Room.connected = Room.received = 0
+    connection = Connection(there)
+    await wait_until_async(lambda: Room.connected == 1, "the consumer to connect")
+    await here.group_send("room", {"type": "room.slow", "seconds": 2})
+    await wait_until_async(lambda: Room.received == 1, "the slow handler to start")
+    started = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - started < 1.5:
+        gc.collect()
+        there._server.registry.sweep()
+        await asyncio.sleep(0.1)
+    assert len(there._server.registry.groups) == 1
+    received = Room.received
+    await wait_until_async(
+        lambda: _sent(here) and Room.received > received, "it to receive again", pause=0.1
+    )
+    connection.end(politely=False)
+    await asyncio.wait([connection.task])
+
+
+async def test_consumers_that_come_and_go_leave_nothing_behind(make_layer: Layers) -> None:
+    here, there = make_layer(), make_layer(expiry=0.3, capacity=100)
+    Room.connected = Room.received = 0
+    registry = there._server.registry
+    process = psutil.Process()
+    threads = memory = 0
+    for generation in range(CONSUMERS // AT_ONCE):
+        if generation == 3:  # warm by now
+            threads, memory = threading.active_count(), process.memory_info().rss
+        connections = [Connection(there) for _ in range(AT_ONCE)]
+        expected = (generation + 1) * AT_ONCE
+        await wait_until_async(
+            lambda expected=expected: Room.connected == expected, f"{expected} to connect", 30
+        )
+        await here.group_send("room", {"type": "room.message"})
+        for number, connection in enumerate(connections):
+            connection.end(politely=number % 2 == 0)
+        await asyncio.wait([connection.task for connection in connections], timeout=30)
+        del connection, connections
+    gc.collect()
+    await wait_until_async(lambda: is_empty_after_sweep(registry), "the registry to be empty", 10)
+    assert len(registry.groups) == len(registry.users) == 0
+    assert not registry.groups._names
+    assert not registry._names
+    assert not registry._leaving
+    assert not registry._collected
+    assert threading.active_count() <= threads
+    assert process.memory_info().rss - memory < 20e6
+    # and the layer works
+    channel = await there.new_channel()
+    await there.group_add("room", channel)
+    await here.group_send("room", {"type": "room.message"})
+    assert await next_message(there, channel) == {"type": "room.message"}
+
+
+def _sent(layer: KafkaChannelLayer) -> bool:
+    layer.group_send_sync("room", {"type": "room.message"})
+    return True

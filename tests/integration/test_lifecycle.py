@@ -1,0 +1,221 @@
+"""What starts when, and that all of it ends: with close, without it, with the broker gone."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kafka_layer.exceptions import KafkaLayerError
+from kafka_layer.kafka.consumer import BroadcastConsumer
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.kafka import RealBroker
+from tests.support.layers import Layers, layer_threads, next_message
+from tests.support.waiting import wait_until, wait_until_async
+
+CLOSE_LIMIT = 5.5
+START_LIMIT = 5.0
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """Every test of this file starts and ends without a thread of a layer."""
+    wait_until(lambda: not layer_threads(), "the threads of earlier tests to end")
+    yield
+    gc.collect()
+    wait_until(lambda: not layer_threads(), f"{layer_threads()} to end")
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+class TestStart:
+    def test_the_constructor_starts_nothing(self, make_layer: Layers) -> None:
+        before = threading.enumerate()
+        layers = [make_layer() for _ in range(10)]
+        assert threading.enumerate() == before
+        assert not any(layer._server.started for layer in layers)
+
+    async def test_a_process_that_only_sends_opens_no_consumer(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        await layer.group_send("room", {})
+        await layer.user_send("me", {})
+        await layer.all_send({})
+        layer.group_send_sync("room", {})
+        await layer.send("specific.0-abcdef01!x", {})
+        await wait_until_async(
+            lambda: not any("start" in name for name in layer_threads()), "the start to be over"
+        )
+        assert [name for name in layer_threads() if "producer" in name]
+        assert not [name for name in layer_threads() if "consumer" in name or "upkeep" in name]
+        await layer.close()
+
+    async def test_a_layer_that_was_never_used_has_nothing_to_close(
+        self, make_layer: Layers
+    ) -> None:
+        started = time.monotonic()
+        await make_layer().close()
+        assert time.monotonic() - started < 0.5
+
+
+class TestEnd:
+    async def test_close_ends_all_threads(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_send("room", {"n": 1})
+        assert await next_message(layer, channel) == {"n": 1}
+        assert layer_threads()
+        await layer.close()
+        await wait_until_async(lambda: not layer_threads(), f"{layer_threads()} to end")
+
+    async def test_layers_dropped_without_close_end_their_threads(self, make_layer: Layers) -> None:
+        config = {**make_layer.backend.config, "prefix": make_layer.prefix}
+        for _ in range(5):
+            layer = KafkaChannelLayer(**config)
+            await layer.group_send("room", {})
+            del layer
+            layer = KafkaChannelLayer(**config)
+            await layer.group_add("room", await layer.new_channel())
+            del layer
+        gc.collect()
+        await wait_until_async(lambda: not layer_threads(), f"{layer_threads()} to end")
+
+    async def test_a_dropped_layer_delivers_what_it_sent(self, make_layer: Layers) -> None:
+        there = make_layer(capacity=500)
+        channel = await there.new_channel()
+        await there.group_add("room", channel)
+        layer = KafkaChannelLayer(**make_layer.backend.config, prefix=make_layer.prefix)
+        for number in range(500):
+            await layer.group_send("room", {"n": number})
+        del layer
+        for number in range(500):
+            assert await next_message(there, channel) == {"n": number}
+        await there.close()
+
+    async def test_closing_while_it_starts(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        for delay in (0, 0.002, 0.01, 0.03, 0.05):
+            starting = asyncio.create_task(layer.new_channel())
+            await asyncio.sleep(delay)
+            await layer.close()
+            await asyncio.wait([starting], timeout=10)
+            assert starting.done()
+            assert isinstance(starting.exception(), KafkaLayerError | None)
+            await wait_until_async(lambda: not layer_threads(), f"{layer_threads()} to end")
+
+    async def test_what_a_close_did_not_see_is_closed_as_well(
+        self, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layer = make_layer()
+        server = layer._server
+        start = BroadcastConsumer.start
+        opened = threading.Event()
+
+        def start_and_tell_late(*arguments: Any) -> None:
+            start(*arguments)
+            opened.set()
+            assert server._closed.wait(10), "close() was not over in 10 s"
+
+        monkeypatch.setattr(BroadcastConsumer, "start", start_and_tell_late)
+        starting = asyncio.create_task(layer.new_channel())
+        await wait_until_async(opened.is_set, "the consumer to run")
+        await layer.close()
+        with pytest.raises(KafkaLayerError, match="closed"):
+            await starting
+        await wait_until_async(lambda: not layer_threads(), f"{layer_threads()} to end")
+
+    async def test_sending_while_it_closes(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        await layer.new_channel()
+        stop = threading.Event()
+        errors: list[BaseException] = []
+
+        def send() -> None:
+            while not stop.is_set():
+                try:
+                    layer.group_send_sync("room", {})
+                except KafkaLayerError:
+                    pass  # closed just now: the next one starts anew
+                except BaseException as error:
+                    errors.append(error)
+                    return
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+            await layer.close()
+        stop.set()
+        thread.join()
+        assert not errors
+        await layer.close()
+
+
+class TestBrokerGone:
+    async def test_a_port_that_never_answers(self, silent_port: int) -> None:
+        layer = KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{silent_port}")
+        await bounded_start_and_close(layer)
+
+    async def test_a_port_that_refuses(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        layer = KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{port}")
+        await bounded_start_and_close(layer)
+
+    async def test_a_broker_that_was_killed(self, real_broker_tools: None) -> None:
+        with RealBroker() as broker:
+            here, there = (
+                KafkaChannelLayer(bootstrap_servers=broker.bootstrap_servers) for _ in range(2)
+            )
+            channel = await there.new_channel()
+            await there.group_add("room", channel)
+            await here.group_send("room", {"n": 1})
+            assert await next_message(there, channel) == {"n": 1}
+            broker.kill()
+            for _ in range(100):
+                await here.group_send("room", {"n": 2})
+            waiting = asyncio.create_task(there.receive(channel))
+            for layer in (here, there):
+                started = time.monotonic()
+                await layer.close()
+                assert time.monotonic() - started < CLOSE_LIMIT
+            waiting.cancel()
+
+    async def test_an_outage_costs_no_message(self, real_broker_tools: None) -> None:
+        with RealBroker() as broker:
+            here, there = (
+                KafkaChannelLayer(bootstrap_servers=broker.bootstrap_servers) for _ in range(2)
+            )
+            channel = await there.new_channel()
+            await there.group_add("room", channel)
+            for number in range(300):
+                await here.group_send("room", {"n": number})
+                if number == 100:
+                    await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(broker.start)
+            for number in range(300):
+                assert await next_message(there, channel, 30) == {"n": number}
+            await here.close()
+            await there.close()
+
+
+async def bounded_start_and_close(layer: KafkaChannelLayer) -> None:
+    started = time.monotonic()
+    with pytest.raises(KafkaLayerError, match=r"127\.0\.0\.1"):
+        await layer.new_channel()
+    await layer.group_send("room", {})
+    assert time.monotonic() - started < START_LIMIT
+    started = time.monotonic()
+    await layer.close()
+    assert time.monotonic() - started < CLOSE_LIMIT
