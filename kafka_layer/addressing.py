@@ -10,6 +10,7 @@ partition from the name alone, and raising a partition count never strands a run
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import re
 import secrets
@@ -110,6 +111,7 @@ def new_channel_name(prefix: str, server: ServerName) -> ChannelName:
     return ChannelName(f"{prefix.rstrip('.')}.{server}!{secrets.token_urlsafe(12)}")
 
 
+@functools.lru_cache(maxsize=1000)
 def parse_server_name(name: str) -> ServerName | None:
     """Return the server that ``name`` (``3-k2f9q0v1``) means, or None if it is no server's name."""
     match = _SERVER_NAME.fullmatch(name)

@@ -458,9 +458,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self, group: str, message: dict[str, Any], exclude: Collection[str]
     ) -> Outgoing:
         self.require_valid_group_name(group)
-        return self._sealed(
-            Topic.SEND_GROUP, group, self._codec.encode(message), None, _exclusion(exclude)
-        )
+        payload = self._codec.encode(message)
+        headers = _exclusion(exclude) if exclude else ()
+        return self._sealed(Topic.SEND_GROUP, group, payload, None, headers)
 
     def _group_records(
         self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
@@ -683,7 +683,7 @@ def _names(argument: str, names: Iterable[T]) -> list[T]:
 
 
 def _exclusion(exclude: Collection[str]) -> list[tuple[str, bytes]]:
-    return exclude_header(_names("exclude", exclude)) if exclude else []
+    return exclude_header(_names("exclude", exclude))
 
 
 def _require_none_full(full: list[str]) -> None:

@@ -17,15 +17,19 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["PATIENCE", "STALLED_AFTER", "Bridges", "Envelope", "Mailbox"]
+__all__ = ["LOOP_PATIENCE", "PATIENCE", "STALLED_AFTER", "Bridges", "Envelope", "Mailbox"]
 
 STALLED_AFTER = 0.25
-"""Seconds without a take after which a full mailbox counts as stalled."""
+"""Seconds without a take after which a full mailbox counts as stalled, while its loop runs."""
+
+LOOP_PATIENCE = 10.0
+"""Seconds after which an event loop that does not run counts as if it did."""
 
 PATIENCE = 1.0
 """Seconds, between two drains, for which a slow mailbox may hold up the ones that keep up."""
 
-_NOTICEABLE = 0.05
+_ROUND = STALLED_AFTER / 5
+_NOTICEABLE = _ROUND / 2
 
 
 class Envelope:
@@ -104,8 +108,8 @@ class Mailbox:
         # Receives in wait(), those that were woken and did not run yet included.
         self._inside: set[asyncio.Future[None]] = set()
         self._taken = 0
-        # How many were taken when it became full the last time, and when that was.
-        self._when_full = 0, self.last_seen
+        # When it became full the last time: how many were taken, and how long its loop was lively.
+        self._when_full = 0, 0.0
         self._room = threading.Event()
         self._held_up = 0.0
         # Whether take() has to tell anyone: one test in the hot path instead of three.
@@ -137,7 +141,7 @@ class Mailbox:
             return False
         self._items.append(envelope)
         if room == 1:
-            self._when_full = self._taken, time.monotonic()
+            self._when_full = self._taken, self._lively()
         if self._waiters and not self.due:
             self._bridges.note(self)
         return True
@@ -155,11 +159,11 @@ class Mailbox:
 
     async def wait(self) -> None:
         """Return when there may be a message to take; another receive may be faster."""
-        waiter = asyncio.get_running_loop().create_future()
-        bridge = self._bridges.to_running_loop()
-        if bridge is not self.bridge:
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        if self.bridge is None or self.bridge.loop() is not loop:
             # A note with the loop before may never be read: that loop may stand still.
-            self.bridge = bridge
+            self.bridge = self._bridges.to_running_loop()
             self.due = False
         self._waiters.append(waiter)
         self._inside.add(waiter)
@@ -176,8 +180,9 @@ class Mailbox:
         finally:
             self._inside.discard(waiter)
             self.last_seen = time.monotonic()
-            with contextlib.suppress(ValueError):
-                self._waiters.remove(waiter)
+            if self._waiters:
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
 
     def wake(self) -> None:
         """Wake as many waiting receives as there are messages; any thread."""
@@ -206,8 +211,9 @@ class Mailbox:
             holds_up_others: Tells whether channels that keep up wait for this one.
 
         Returns:
-            False if the mailbox is stalled: for ``STALLED_AFTER`` seconds nothing was taken, or it
-            held up others for ``PATIENCE`` seconds. It stays so until it was drained.
+            False if the mailbox is stalled: nothing was taken while its loop was lively for
+            ``STALLED_AFTER`` seconds, or it held up others for ``PATIENCE`` seconds. It stays so
+            until it was drained.
         """
         # Since it is full, not since somebody waits: many that stand still cost no more than one.
         taken, since = self._when_full
@@ -216,16 +222,14 @@ class Mailbox:
             self._watched = True
             if len(self._items) <= self.capacity // 2:
                 return True
-            started = time.monotonic()
             if self._taken != taken:
-                taken, since = self._taken, started
-            self._room.wait(max(0.0, since + STALLED_AFTER - started))
-            now = time.monotonic()
-            if now - started >= _NOTICEABLE and holds_up_others():
-                self._held_up += now - started
-            if self._taken != taken:
-                taken, since = self._taken, now
-            self.stalled = now - since >= STALLED_AFTER or self._held_up >= PATIENCE
+                taken, since = self._taken, self._lively()
+            if self._lively() - since >= STALLED_AFTER or self._held_up >= PATIENCE:
+                self.stalled = True
+                break
+            waited = (self.bridge or _NOWHERE).wait(self._room, _ROUND)
+            if waited >= _NOTICEABLE and holds_up_others():
+                self._held_up += waited
         return False
 
     def clear(self) -> int:
@@ -234,6 +238,9 @@ class Mailbox:
         while self.take() is not None:
             dropped += 1
         return dropped
+
+    def _lively(self) -> float:
+        return (self.bridge or _NOWHERE).lively
 
     def _receives(self) -> int:
         # A loop that was closed under a waiting receive never ends it: that one does not count.
@@ -290,17 +297,56 @@ class Bridges:
 
 
 class _Bridge:
-    """One event loop, seen from the threads that have something for it."""
+    """One event loop, seen from the threads that have something for it.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Attributes:
+        loop: The loop; weak, or the bridge would keep alive the key under which it is found.
+        due: Mailboxes to be woken.
+        noted: Whether the next ``notify`` is for this loop.
+        lively: Seconds for which somebody waited for the loop while it ran. A process that gets no
+            processor, or a loop that a handler blocks, is slow but does not refuse to take.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.loop: Callable[[], asyncio.AbstractEventLoop | None] = (
+            _no_loop if loop is None else weakref.ref(loop)
+        )
         self.due: deque[Mailbox] = deque()
         self.noted = False
-        # Weak, or the bridge would keep alive the loop that is the key to it.
-        self._loop = weakref.ref(loop)
+        self.lively = 0.0
         self._scheduled = False
+        self._turned = True
+        self._silent = 0.0
+
+    def wait(self, event: threading.Event, seconds: float) -> float:
+        """Wait for an event, and count the time if the loop runs meanwhile; one thread alone.
+
+        Args:
+            event: What is waited for.
+            seconds: How long, at most.
+
+        Returns:
+            The seconds that were waited.
+        """
+        loop = self.loop()
+        gone = loop is None or loop.is_closed()
+        if self._turned and loop is not None and not gone:
+            self._turned = False
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._turn)
+        started = time.monotonic()
+        event.wait(seconds)
+        waited = time.monotonic() - started
+        if self._turned or gone or self._silent >= LOOP_PATIENCE:
+            self.lively += min(waited, seconds)
+        self._silent = 0.0 if self._turned else self._silent + waited
+        return waited
+
+    def _turn(self) -> None:
+        self._turned = True
 
     def schedule(self) -> None:
-        loop = self._loop()
+        loop = self.loop()
         if loop is asyncio._get_running_loop() and loop is not None:
             self._wake_due()
         elif loop is None or loop.is_closed():
@@ -322,6 +368,14 @@ class _Bridge:
             except IndexError:
                 return
             mailbox.wake()
+
+
+def _no_loop() -> None:
+    return None
+
+
+# For a mailbox on which nobody has received yet, and that no loop opened.
+_NOWHERE = _Bridge(None)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -10,6 +10,7 @@ since the last one. A handler may run for as long as it likes: its consumer hold
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import weakref
@@ -56,6 +57,8 @@ class Registry:
         collected = self._collected
         reference = weakref.ref(name, lambda _: collected.append(channel))
         mailbox = self._new_mailbox(channel)
+        if asyncio._get_running_loop() is not None:
+            mailbox.bridge = self.bridges.to_running_loop()
         with self._lock:
             self._names[channel] = reference
             self._mailboxes[channel] = mailbox

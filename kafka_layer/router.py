@@ -84,40 +84,33 @@ class Router:
         self._flushed_until = max(self._flushed_until, timestamp)
 
     def _route(self, record: Record) -> int:
-        key = _text(record.key)
-        command = self._command_of(record)
-        if command is not None:
-            command(key, self._open(record, key), record)
+        topic, raw_key, _, headers, timestamp = record
+        key = _text(raw_key)
+        if topic in self._commands and _is_command(topic, headers):
+            self._commands[topic](key, self._open(record, key), record)
             return 0
-        mailboxes = self._addressees(record.topic, key)
+        mailboxes = self._addressees(topic, key)
         if not mailboxes:
             return 0
-        if record.timestamp <= self._flushed_until:
+        if timestamp <= self._flushed_until:
             self._stats.count("dropped.flushed", len(mailboxes))
             return 0
-        age = max(0.0, self._clock.now() - record.timestamp)
+        age = max(0.0, self._clock.now() - timestamp)
         self._stats.arrived(age)
         if age > self._expiry:
             self._stats.dropped(
-                "expired", f"{record.topic.value} {key!r} was {age:.1f} s old", len(mailboxes)
+                "expired", f"{topic.value} {key!r} was {age:.1f} s old", len(mailboxes)
             )
             return 0
         envelope = Envelope(self._open(record, key), time.monotonic() + self._expiry - age)
-        if record.headers:
-            left_out = excluded(record.headers)
+        if headers:
+            left_out = excluded(headers)
             mailboxes = [each for each in mailboxes if each.channel not in left_out]
         delivered = 0
         for mailbox in mailboxes:
             if mailbox.put(envelope) or self._put_when_there_is_room(mailbox, envelope):
                 delivered += 1
         return delivered
-
-    def _command_of(self, record: Record) -> Callable[[str, bytes, Record], None] | None:
-        if record.topic is Topic.SEND_ALL and not any(
-            name == "command" for name, _ in record.headers
-        ):
-            return None
-        return self._commands.get(record.topic)
 
     def _open(self, record: Record, key: str) -> bytes:
         if not record.value:
@@ -153,6 +146,11 @@ class Router:
         mailboxes = self._registry.open_channels()
         behind = sum(len(each) > each.capacity // 2 for each in mailboxes if not each.stalled)
         return behind * 2 < len(mailboxes)
+
+
+def _is_command(topic: Topic, headers: Sequence[tuple[str, bytes | None]]) -> bool:
+    # On the other topics that carry commands there is nothing else.
+    return topic is not Topic.SEND_ALL or any(name == "command" for name, _ in headers)
 
 
 def _text(key: bytes | None) -> str:

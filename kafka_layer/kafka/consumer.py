@@ -160,12 +160,13 @@ class BroadcastConsumer:
     def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
         self._connection.on_answer()
         records = []
+        topics = self._topics
         for message in messages:
             error = message.error()
             if error is None:
                 records.append(
                     Record(
-                        self._topics[message.topic() or ""],
+                        topics[message.topic() or ""],
                         message.key(),
                         message.value(),
                         cast(Headers, message.headers() or ()),

@@ -110,31 +110,27 @@ class RecordProducer:
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Queue a record; see :meth:`kafka_layer.backplane.Backplane.produce`."""
-        topic, partition = self._destination(record)
-        # A report does not carry the headers; one that does costs a closure.
-        report: Any = self._report
-        options: dict[str, Any] = {}
-        if record.headers:
-            options["headers"] = list(record.headers)
-        if record.headers or delivered is not None:
-            report = partial(self._report, record=record, delivered=delivered)
-        if delivered is not None:
-            self._await_reports(1)
+        topic, key, value, partition, headers = record
+        if isinstance(topic, WorkTopic):
+            name, partition = self._turn_of(topic)
+        else:
+            name = self._topics[topic]
+            if partition is None:
+                partition = self.own_partition if key is None else _PARTITIONER_DECIDES
         try:
-            self.client.produce(
-                topic, record.value, record.key, partition, on_delivery=report, **options
-            )
+            if headers or delivered is not None:
+                self._produce_with(record, name, partition, delivered)
+            else:
+                self.client.produce(name, value, key, partition, self._report)
         except BufferError:
-            if delivered is not None:
-                self._await_reports(-1)
             raise QueueFull from None
         except KafkaException as exception:
             error = kafka_error(exception)
             if error.fatal():
                 self._failed.set()
-            refused = Message(topic=topic, partition=partition, key=_bytes(record.key))
-            refused.set_value(record.value)
-            report(error, refused)
+            refused = Message(topic=name, partition=partition, key=_bytes(key))
+            refused.set_value(value)
+            self._report(error, refused, record, delivered)
         else:
             self._stats.count("sent")
 
@@ -168,14 +164,25 @@ class RecordProducer:
         """Return the topics of the worker channels that this producer has written to."""
         return list(self._work)
 
-    def _destination(self, record: Outgoing) -> tuple[str, int]:
-        if isinstance(record.topic, WorkTopic):
-            name, turns, partitions = self._work[record.topic]
-            return name, next(turns) % partitions
-        topic = self._topics[record.topic]
-        if record.partition is not None:
-            return topic, record.partition
-        return topic, self.own_partition if record.key is None else _PARTITIONER_DECIDES
+    def _turn_of(self, topic: WorkTopic) -> tuple[str, int]:
+        name, turns, partitions = self._work[topic]
+        return name, next(turns) % partitions
+
+    def _produce_with(
+        self, record: Outgoing, name: str, partition: int, delivered: Delivered | None
+    ) -> None:
+        # A report does not carry the headers, so the record goes with it.
+        report = partial(self._report_with, record, delivered)
+        self.client.produce(
+            name,
+            record.value,
+            record.key,
+            partition,
+            on_delivery=report,
+            headers=list(record.headers),
+        )
+        if delivered is not None:
+            self._await_reports(1)
 
     def close(self, timeout: float) -> None:
         """Write what is queued, give up the rest, free the client; at most ``timeout`` seconds."""
@@ -220,6 +227,17 @@ class RecordProducer:
         logger.error("The Kafka producer failed for good and was replaced by a new one")
         _dispose(failed, 0.0)
 
+    def _report_with(
+        self,
+        record: Outgoing,
+        delivered: Delivered | None,
+        error: KafkaError | None,
+        message: Message,
+    ) -> None:
+        if delivered is not None:
+            self._await_reports(-1)
+        self._report(error, message, record, delivered)
+
     def _await_reports(self, change: int) -> None:
         with self._lock:
             self._outstanding += change
@@ -253,8 +271,6 @@ class RecordProducer:
                     delivered(None, failure)
         except Exception:
             logger.exception("A delivery report could not be handled")
-        if delivered is not None:
-            self._await_reports(-1)
 
     def _fail(self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]) -> None:
         self._stats.count("failed")
