@@ -371,9 +371,13 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def close(self) -> None:
         """Write what is queued and stop, within 5 seconds; the next use starts anew. Idempotent."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close_sync)
+
+    def close_sync(self) -> None:
+        """Do what :meth:`close` does, without an event loop; blocks."""
         server = self._server
         self._renew()
-        await asyncio.get_running_loop().run_in_executor(None, server.close, CLOSE_TIMEOUT)
+        server.close(CLOSE_TIMEOUT)
 
     def stats(self) -> LayerStats:
         """Return what the layer did in this process and how it is now.

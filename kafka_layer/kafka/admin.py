@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import (
     OFFSET_END,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -29,6 +30,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
     ResourceType,
 )
 
@@ -44,6 +46,7 @@ __all__ = [
     "TopicAdmin",
     "TopicSpec",
     "TopicState",
+    "WorkLag",
     "differences",
     "partition_counts",
     "topic_spec",
@@ -93,6 +96,21 @@ class TopicState:
     config: Mapping[str, str] | None = None
     untold: str = ""
     leaderless: int = 0
+
+
+@dataclass(frozen=True)
+class WorkLag:
+    """What waits in the topic of a worker channel.
+
+    Attributes:
+        topic: Kafka's name of the topic and of its consumer group.
+        waiting: Messages that no worker has taken yet.
+        members: Workers that share the messages at this moment.
+    """
+
+    topic: str
+    waiting: int
+    members: int
 
 
 @dataclass(frozen=True)
@@ -385,6 +403,83 @@ class TopicAdmin:
         for resource, future in answers.items():
             self._result(f"alter the configs of {resource.name}", future)
 
+    def work_lags(self, prefix: str) -> list[WorkLag]:
+        """Look at the consumer groups of worker channels.
+
+        Args:
+            prefix: The start of Kafka's names of their topics, which are the groups' names, too.
+
+        Returns:
+            One for each topic.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses to tell.
+        """
+        topics = self._partitions_of(prefix)
+        if not topics:
+            return []
+        groups = self._ask(
+            "look at consumer groups",
+            lambda: self._client.describe_consumer_groups(
+                list(topics), request_timeout=self._timeout
+            ),
+        )
+        return [
+            WorkLag(topic, self._waiting(topic, partitions), self._members(topic, groups[topic]))
+            for topic, partitions in topics.items()
+        ]
+
+    def _partitions_of(self, prefix: str) -> dict[str, list[TopicPartition]]:
+        try:
+            topics = self._client.list_topics(timeout=self._timeout).topics
+        except KafkaException as exception:
+            raise self._failure("list topics", kafka_error(exception)) from None
+        return {
+            name: [TopicPartition(name, number, OFFSET_END) for number in topic.partitions]
+            for name, topic in sorted(topics.items())
+            if name.startswith(prefix)
+        }
+
+    def _members(self, group: str, future: Future[Any]) -> int:
+        description = self._result(f"look at group {group}", future, _NO_GROUP)
+        return 0 if description is None else len(description.members)
+
+    def _waiting(self, topic: str, partitions: list[TopicPartition]) -> int:
+        answers = self._ask(
+            f"look at the positions of {topic}",
+            lambda: self._client.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(topic)], request_timeout=self._timeout
+            ),
+        )
+        found = self._result(f"look at the positions of {topic}", answers[topic], _NO_GROUP)
+        positions = {
+            each.partition: each.offset
+            for each in (found.topic_partitions if found else ())
+            if each.offset >= 0
+        }
+        firsts = self._offsets(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        ends = self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        # Where nothing was taken yet, or what stood there is gone, work begins at the first record.
+        return sum(
+            end - max(positions.get(number, 0), firsts[number]) for number, end in ends.items()
+        )
+
+    def _offsets(
+        self, topic: str, partitions: list[TopicPartition], spec: OffsetSpec
+    ) -> dict[int, int]:
+        answers = self._ask(
+            f"look at the offsets of {topic}",
+            lambda: self._client.list_offsets(
+                {TopicPartition(topic, each.partition): spec for each in partitions},
+                request_timeout=self._timeout,
+            ),
+        )
+        return {
+            partition.partition: self._result(f"look at the offsets of {topic}", future).offset
+            for partition, future in answers.items()
+        }
+
     def delete_records(self, prefix: str) -> None:
         """Delete all records of the topics whose names start with ``prefix``.
 
@@ -397,16 +492,7 @@ class TopicAdmin:
             BrokerUnavailable: If no broker answers in time.
             TopicError: If the broker refuses.
         """
-        try:
-            topics = self._client.list_topics(timeout=self._timeout).topics
-        except KafkaException as exception:
-            raise self._failure("list topics", kafka_error(exception)) from None
-        partitions = [
-            TopicPartition(name, number, OFFSET_END)
-            for name, topic in topics.items()
-            if name.startswith(prefix)
-            for number in topic.partitions
-        ]
+        partitions = [each for some in self._partitions_of(prefix).values() for each in some]
         if not partitions:
             return
         answers = self._ask(
@@ -511,6 +597,7 @@ _AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
 
 _NOT_THERE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
 _UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})
+_NO_GROUP = frozenset({KafkaError.GROUP_ID_NOT_FOUND}) | _UNSUPPORTED
 _THERE_ALREADY = frozenset({KafkaError.TOPIC_ALREADY_EXISTS})
 
 _UNTOLD = {

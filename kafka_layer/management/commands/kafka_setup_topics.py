@@ -8,13 +8,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ... import configured
+from ...addressing import WorkTopic
 from ...conf import LayerConfig
 from ...exceptions import KafkaLayerError
-from ...kafka.admin import Difference, TopicAdmin, TopicSpec, TopicState, differences, topic_specs
+from ...kafka.admin import (
+    Difference,
+    TopicAdmin,
+    TopicSpec,
+    TopicState,
+    differences,
+    topic_spec,
+    topic_specs,
+)
+from ..layers import Skipped, seconds, select, table
 
 __all__ = ["Command"]
 
@@ -42,6 +53,16 @@ class Command(BaseCommand):
             dest="aliases",
             metavar="ALIAS",
             help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
+        )
+        parser.add_argument(
+            "--worker-channel",
+            action="append",
+            default=[],
+            type=_worker_channel,
+            dest="worker_channels",
+            metavar="NAME",
+            help="Also the topic of this worker channel; may be repeated. Channels that the "
+            "setting worker_channels names in full have theirs anyway.",
         )
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument(
@@ -72,7 +93,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--timeout",
-            type=_seconds,
+            type=seconds,
             default=_TIMEOUT,
             metavar="SECONDS",
             help=f"How long brokers may take to answer each request. Default: {_TIMEOUT:g}.",
@@ -90,6 +111,7 @@ class Command(BaseCommand):
             dry_run=options["dry_run"],
             increase_partitions=options["increase_partitions"],
             alter_configs=options["alter_configs"],
+            worker_channels=options["worker_channels"],
             timeout=options["timeout"],
         )
         if wishes.check and (wishes.increase_partitions or wishes.alter_configs):
@@ -97,7 +119,7 @@ class Command(BaseCommand):
                 "--check changes nothing: leave out --increase-partitions and --alter-configs, "
                 "or use --dry-run in its place."
             )
-        layers, skipped = _select(options["aliases"])
+        layers, skipped = select(options["aliases"])
         reports = []
         for alias, config in layers.items():
             try:
@@ -112,7 +134,7 @@ class Command(BaseCommand):
             raise CommandError(_drift(reports), returncode=DRIFT_CODE)
 
     def _print(
-        self, reports: Sequence[_Report], skipped: Iterable[_Skipped], wishes: _Wishes
+        self, reports: Sequence[_Report], skipped: Iterable[Skipped], wishes: _Wishes
     ) -> None:
         for note in skipped:
             self.stdout.write(f"Layer {note.alias!r} is skipped: {note.reason}.")
@@ -128,7 +150,7 @@ class Command(BaseCommand):
         self.stdout.write(
             self.style.MIGRATE_HEADING(f"Layer {report.alias!r} on {report.bootstrap_servers}")
         )
-        lines = _table(
+        lines = table(
             [
                 ("TOPIC", "PARTITIONS", "REPLICAS", "STATUS"),
                 *(
@@ -156,16 +178,8 @@ class _Wishes:
     dry_run: bool
     increase_partitions: bool
     alter_configs: bool
+    worker_channels: Sequence[str]
     timeout: float
-
-
-@dataclass(frozen=True)
-class _Skipped:
-    """A layer that has no topics in Kafka."""
-
-    alias: str
-    backend: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -206,48 +220,29 @@ class _Report:
     rows: list[_Row]
 
 
-def _seconds(text: str) -> float:
+def _worker_channel(name: str) -> str:
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 3600")
-    return seconds
-
-
-def _select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[_Skipped]]:
-    """Return the settings of the layers that are meant, and notes on those without topics."""
-    try:
-        known = configured.channel_layers()
-    except ImproperlyConfigured as error:
-        raise CommandError(str(error)) from None
-    for alias in aliases or ():
-        if alias not in known:
-            raise CommandError(
-                f"There is no layer {alias!r} in CHANNEL_LAYERS; "
-                f"it has {', '.join(map(repr, known)) or 'none'}."
-            )
-    layers, skipped = {}, []
-    for alias in dict.fromkeys(aliases or known):
-        try:
-            backend = configured.backend_of(alias)
-            if configured.has_topics(backend):
-                layers[alias] = configured.config_of(alias, backend)
-                continue
-        except ImproperlyConfigured as error:
-            raise CommandError(f"Layer {alias!r}: {error}") from None
-        reason = (
-            "it keeps its messages in memory"
-            if configured.is_kafka_layer(backend)
-            else f"its backend is {known[alias]['BACKEND']}, which is not on Kafka"
+        BaseChannelLayer().require_valid_channel_name(name)
+    except TypeError as error:
+        raise argparse.ArgumentTypeError(f"{name!r}: {error}") from None
+    if "!" in name:
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is a channel of one process, because of its '!'; it needs no topic"
         )
-        skipped.append(_Skipped(alias, known[alias]["BACKEND"], reason))
-    return layers, skipped
+    return name
 
 
 def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
-    specs = topic_specs(config)
+    specs = {spec.name: spec for spec in topic_specs(config)}
+    for channel in wishes.worker_channels:
+        spec = topic_spec(config, WorkTopic(channel))
+        specs[spec.name] = spec
+    return _Report(
+        alias, config.bootstrap_servers, config.prefix, _rows(config, [*specs.values()], wishes)
+    )
+
+
+def _rows(config: LayerConfig, specs: Sequence[TopicSpec], wishes: _Wishes) -> list[_Row]:
     with TopicAdmin(config, wishes.timeout) as admin:
         before = admin.inspect([spec.name for spec in specs])
         plan = [] if wishes.check else _plan(specs, before, wishes)
@@ -257,8 +252,7 @@ def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
         if plan and not wishes.dry_run:
             after = admin.inspect([spec.name for spec in specs])
     planned = {step.spec.name: step for step in plan}
-    rows = [_row(spec, after.get(spec.name), planned.get(spec.name), wishes) for spec in specs]
-    return _Report(alias, config.bootstrap_servers, config.prefix, rows)
+    return [_row(spec, after.get(spec.name), planned.get(spec.name), wishes) for spec in specs]
 
 
 @dataclass(frozen=True)
@@ -388,7 +382,7 @@ def _drift(reports: Iterable[_Report]) -> str:
 
 
 def _as_json(
-    reports: Sequence[_Report], skipped: Sequence[_Skipped], wishes: _Wishes
+    reports: Sequence[_Report], skipped: Sequence[Skipped], wishes: _Wishes
 ) -> dict[str, Any]:
     return {
         "dry_run": wishes.dry_run,
@@ -399,12 +393,6 @@ def _as_json(
         "layers": [asdict(report) for report in reports],
         "skipped": [asdict(each) for each in skipped],
     }
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _topics(count: int) -> str:

@@ -1,0 +1,84 @@
+"""``manage.py kafka_status`` on a real broker."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from channels.layers import channel_layers
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.waiting import wait_until
+
+
+def status(*options: str) -> tuple[Any, CommandError | None]:
+    out, error = io.StringIO(), None
+    try:
+        call_command("kafka_status", "--json", *options, stdout=out)
+    except CommandError as caught:
+        error = caught
+    return (json.loads(out.getvalue()) if out.getvalue() else None), error
+
+
+@pytest.fixture
+def configured(kafka: str, prefix: str) -> Any:
+    config = {"bootstrap_servers": kafka, "prefix": prefix, "default_partitions": 2}
+    layers = {"default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer", "CONFIG": config}}
+    with override_settings(CHANNEL_LAYERS=layers):
+        yield config
+
+
+def test_missing_topics_are_a_problem(configured: dict[str, Any]) -> None:
+    reports, error = status()
+    assert error is not None
+    assert error.returncode == 3
+    assert f"topic {configured['prefix']}-ack is missing" in str(error)
+    assert reports[0]["round_trip"] is None
+
+
+def test_a_layer_that_is_well(configured: dict[str, Any]) -> None:
+    layer: KafkaChannelLayer = channel_layers["default"]
+    try:
+        layer.round_trip_sync()
+        for number in range(7):
+            layer.send_sync("jobs", {"n": number})
+        wait_until(lambda: not layer.stats().queued, "the jobs to be written", 10)
+        reports, error = status("--wait", "0.5")
+        assert error is None
+        (report,) = reports
+        assert 0 < report["round_trip"] < 5
+        assert len(report["topics"]) == 6
+        assert [told["server"] for told in report["servers"]] == [layer.stats().server]
+        assert report["work"] == [
+            {"topic": f"{configured['prefix']}-work.jobs", "waiting": 7, "members": 0}
+        ]
+        out = io.StringIO()
+        call_command("kafka_status", "--wait", "0.1", stdout=out)
+        assert "Round trip: " in out.getvalue()
+        assert f"{configured['prefix']}-work.jobs" in out.getvalue()
+    finally:
+        layer.close_sync()
+
+
+def test_a_topic_that_differs_is_a_problem(configured: dict[str, Any]) -> None:
+    call_command("kafka_setup_topics", stdout=io.StringIO())
+    configured["topics"] = {"ack": {"partitions": 5}}
+    _, error = status()
+    assert error is not None
+    assert error.returncode == 3
+    assert "partitions is 2, wanted 5" in str(error)
+
+
+def test_no_broker_is_an_error() -> None:
+    config = {"bootstrap_servers": "127.0.0.1:1"}
+    layers = {"default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer", "CONFIG": config}}
+    with override_settings(CHANNEL_LAYERS=layers):
+        reports, error = status("--timeout", "1")
+    assert reports is None
+    assert error is not None
+    assert error.returncode == 1
+    assert "No Kafka broker of 127.0.0.1:1 answered" in str(error)
