@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 
 from .. import configured
 from ..conf import LayerConfig
 
-__all__ = ["Skipped", "seconds", "select", "table"]
+__all__ = ["Skipped", "add_layer_option", "seconds", "select", "table"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,17 @@ class Skipped:
     alias: str
     backend: str
     reason: str
+
+
+def add_layer_option(parser: CommandParser) -> None:
+    """Declare the option that chooses layers; its value is for :func:`select`."""
+    parser.add_argument(
+        "--layer",
+        action="append",
+        dest="aliases",
+        metavar="ALIAS",
+        help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
+    )
 
 
 def seconds(text: str) -> float:

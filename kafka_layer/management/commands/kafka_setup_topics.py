@@ -25,7 +25,7 @@ from ...kafka.admin import (
     topic_spec,
     topic_specs,
 )
-from ..layers import Skipped, seconds, select, table
+from ..layers import Skipped, add_layer_option, seconds, select, table
 
 __all__ = ["Command"]
 
@@ -47,13 +47,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument(
-            "--layer",
-            action="append",
-            dest="aliases",
-            metavar="ALIAS",
-            help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
-        )
+        add_layer_option(parser)
         parser.add_argument(
             "--worker-channel",
             action="append",

@@ -15,7 +15,7 @@ from ...conf import LayerConfig
 from ...exceptions import KafkaLayerError
 from ...kafka.admin import TopicAdmin, TopicState, WorkLag, differences, topic_specs
 from ...layer import KafkaChannelLayer
-from ..layers import seconds, select, table
+from ..layers import add_layer_option, seconds, select, table
 
 __all__ = ["Command"]
 
@@ -35,13 +35,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument(
-            "--layer",
-            action="append",
-            dest="aliases",
-            metavar="ALIAS",
-            help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
-        )
+        add_layer_option(parser)
         parser.add_argument(
             "--timeout",
             type=seconds,
