@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -364,10 +365,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         server = await self._server_for(Topic.SEND_ALL)
         loop = asyncio.get_running_loop()
-        try:
+        with _full_raises():
             await loop.run_in_executor(None, server.flush, self.config.expiry)
-        except QueueFull:
-            raise ChannelFull("the producer's queue is full, flush") from None
 
     async def close(self) -> None:
         """Write what is queued and stop, within 5 seconds; the next use starts anew. Idempotent."""
@@ -396,7 +395,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             What each told: its name (``server``) and how many ``channels``, ``groups`` and
             ``users`` it has.
         """
-        return self._receiving_server_sync().roll_call(seconds)
+        server = self._receiving_server_sync()
+        with _full_raises():
+            return server.roll_call(seconds)
 
     def round_trip_sync(self, timeout: float = 5.0) -> float:
         """Write a record and wait until this server reads it; blocks.
@@ -411,7 +412,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             BrokerUnavailable: If the first use of the layer finds no broker.
             TimeoutError: If the record did not come back in time.
         """
-        return self._receiving_server_sync().round_trip(timeout)
+        server = self._receiving_server_sync()
+        with _full_raises():
+            return server.round_trip(timeout)
 
     def require_valid_message(self, message: dict[str, Any]) -> None:
         """Check that a message can be sent.
@@ -659,10 +662,17 @@ class _Overflow:
 
 
 def _ask(server: Server, owner: ServerName, command: str, name: str, channel: str) -> Question:
-    try:
+    with _full_raises():
         return server.ask(owner, command, name, channel)
+
+
+@contextlib.contextmanager
+def _full_raises() -> Iterator[None]:
+    """For what is not a message, and so is neither discarded nor worth blocking for."""
+    try:
+        yield
     except QueueFull:
-        raise ChannelFull(f"the producer's queue is full, {command} for {channel!r}") from None
+        raise ChannelFull("the producer's queue is full") from None
 
 
 def _owner(channel: str) -> ServerName:

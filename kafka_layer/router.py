@@ -25,6 +25,8 @@ __all__ = ["Router"]
 
 logger = logging.getLogger("kafka_layer")
 
+_CLOCK_ERROR = 1.0
+
 
 class Router:
     """Hands records to the channels of one server.
@@ -81,7 +83,9 @@ class Router:
 
     def forget_until(self, timestamp: float) -> None:
         """Drop the records that were written up to ``timestamp`` (the broker's, in seconds)."""
-        self._flushed_until = max(self._flushed_until, timestamp)
+        # On a topic with its writers' timestamps one may lie ahead, and would mute the server.
+        latest = self._clock.now() + _CLOCK_ERROR
+        self._flushed_until = max(self._flushed_until, min(timestamp, latest))
 
     def _route(self, record: Record) -> int:
         topic, raw_key, _, headers, timestamp = record

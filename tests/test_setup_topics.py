@@ -585,7 +585,10 @@ def test_a_wrong_password_is_refused_at_once(guarded: Guarded, prefix: str, sett
     error = failing("--timeout", "30")
 
     assert "do not let this client in" in str(error)
-    assert "Invalid username or password); correct the credentials or certificates in client_config." in str(error)
+    assert (
+        "Invalid username or password); correct the credentials or certificates in client_config."
+        in str(error)
+    )
     assert "not-the-password" not in str(error)
     assert time.monotonic() - started < 10
 

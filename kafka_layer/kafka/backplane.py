@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from confluent_kafka import KafkaException
+
 from ..addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 from ..backplane import Delivered, Health, Outgoing, RecordSink
 from ..conf import LayerConfig
@@ -17,6 +19,7 @@ from ..work import WorkChannel
 from .admin import TopicAdmin, partition_counts, topic_spec
 from .connection import Connection
 from .consumer import BroadcastConsumer
+from .errors import UNKNOWN_TOPIC
 from .producer import RecordProducer
 from .workers import WorkConsumer
 
@@ -25,6 +28,7 @@ __all__ = ["KafkaBackplane"]
 logger = logging.getLogger("kafka_layer")
 
 _RETRY = 1.0
+_REPAIR_TIMEOUT = 5.0
 
 
 class KafkaBackplane:
@@ -40,7 +44,9 @@ class KafkaBackplane:
         self._stats = stats
         self._names = {topic: topic_name(config.prefix, topic) for topic in Topic}
         self._connection = Connection(config.bootstrap_servers, stats)
-        self._producer = RecordProducer(config, self._names, stats, self._connection)
+        self._producer = RecordProducer(
+            config, self._names, stats, self._connection, self._repair_topics
+        )
         self._consumer: BroadcastConsumer | None = None
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
@@ -48,6 +54,7 @@ class KafkaBackplane:
         self._inbox: int | None = None
         self._seed = random.randrange(1 << 16)
         self._closed = threading.Event()
+        self._repairing = threading.Lock()
 
     def open_sender(self, timeout: float) -> None:
         self._producer.start()
@@ -67,6 +74,7 @@ class KafkaBackplane:
                 sink,
                 self._stats,
                 self._connection,
+                self._repair_topics,
             )
             consumer.start(self._to_read(self._inbox), deadline - time.monotonic())
             self._consumer = consumer
@@ -104,7 +112,8 @@ class KafkaBackplane:
 
     def refresh(self) -> None:
         before = dict(self._partitions)
-        self._look_at(tuple(Topic), _RETRY)
+        if self._look_at(tuple(Topic), _RETRY):
+            self._repair_topics()
         self._connection.on_answer()
         added = [
             (name, number)
@@ -136,6 +145,7 @@ class KafkaBackplane:
     def abandon(self) -> None:
         self._closed = threading.Event()
         self._closed.set()
+        self._repairing = threading.Lock()
         self._producer.abandon()
         for reader in self._readers():
             reader.abandon()
@@ -174,6 +184,7 @@ class KafkaBackplane:
         missing = self._look_at(topics, timeout)
         if not missing:
             return
+        self._read_anew(missing, deadline)
         names = ", ".join(map(self._name, missing))
         if not self._config.auto_create_topics:
             raise TopicError(
@@ -191,6 +202,24 @@ class KafkaBackplane:
                     "Grant it DESCRIBE on them, or look at the brokers' logs."
                 )
 
+    def _read_anew(self, missing: Sequence[Topic | WorkTopic], deadline: float) -> None:
+        """Let the consumer start at 0 in topics that were deleted while it read them."""
+        consumer, inbox = self._consumer, self._inbox
+        if consumer is None or inbox is None:
+            return
+        names = {self._name(topic) for topic in missing}
+        gone = {name for name in names if self._is_gone(name, deadline)}
+        consumer.read_anew([each for each in self._to_read(inbox) if each[0] in gone])
+
+    def _is_gone(self, name: str, deadline: float) -> bool:
+        # Not one that this client may not see for a while: it would be read a second time.
+        client, left = self._producer.client, max(0.1, deadline - time.monotonic())
+        try:
+            error = client.list_topics(name, timeout=left).topics[name].error
+        except KafkaException:
+            return False
+        return error is not None and error.code() in UNKNOWN_TOPIC
+
     def _look_at(
         self, topics: Sequence[Topic | WorkTopic], timeout: float
     ) -> list[Topic | WorkTopic]:
@@ -205,6 +234,26 @@ class KafkaBackplane:
         if count:
             self._producer.own_partition = self._seed % count
         return [topic for topic, name in names.items() if name not in counts]
+
+    def _repair_topics(self) -> None:
+        """Look whether topics are gone, and make them anew; in a thread, once at a time."""
+        if not self._closed.is_set() and self._repairing.acquire(blocking=False):
+            threading.Thread(target=self._repair, name="kafka-layer-topics", daemon=True).start()
+
+    def _repair(self) -> None:
+        try:
+            topics = (*Topic, *self._producer.work_topics())
+            # It also tells the producer, which would believe for minutes that they are missing.
+            self._ensure_topics(topics, _REPAIR_TIMEOUT)
+        except BrokerUnavailable:
+            pass
+        except Exception as error:
+            if not self._closed.is_set():
+                logger.error("%s", error)
+                self._closed.wait(_REPAIR_TIMEOUT)
+        finally:
+            self._closed.wait(_RETRY)
+            self._repairing.release()
 
     def _ensure_topics_later(self, topics: Sequence[Topic | WorkTopic]) -> None:
         while not self._closed.wait(_RETRY):

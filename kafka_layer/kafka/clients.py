@@ -36,8 +36,7 @@ def new_client(
     except (TypeError, ValueError) as error:
         reason = str(error)
     raise ImproperlyConfigured(
-        f"The Kafka client refuses its configuration: {reason}. "
-        f"Correct client_config or {setting}."
+        f"The Kafka client refuses its configuration: {reason}. Correct client_config or {setting}."
     )
 
 

@@ -12,11 +12,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from confluent_kafka import (
     OFFSET_END,
+    OFFSET_INVALID,
     Consumer,
     KafkaError,
     KafkaException,
@@ -32,7 +33,7 @@ from ..stats import Stats
 from ..wire import Headers
 from .clients import abandon, new_client
 from .connection import Connection
-from .errors import client_logger, kafka_error, unavailable
+from .errors import UNKNOWN_TOPIC, client_logger, kafka_error, unavailable
 from .properties import consumer_properties
 
 __all__ = ["BroadcastConsumer"]
@@ -52,7 +53,8 @@ class BroadcastConsumer:
         topics: The layer's topics by Kafka's names.
         sink: Gets the records, in the consumer's thread.
         stats: Counts what was missed and what went wrong.
-        connection: Is told of errors and answers.
+        connection: Is told of errors.
+        on_unknown_topic: Called, from the thread, when a topic or partition is not there.
 
     Attributes:
         lag: Records that the log holds and this server has not read, some seconds ago.
@@ -65,12 +67,14 @@ class BroadcastConsumer:
         sink: RecordSink,
         stats: Stats,
         connection: Connection,
+        on_unknown_topic: Callable[[], None],
     ) -> None:
         self._servers = config.bootstrap_servers
         self._topics = topics
         self._sink = sink
         self._stats = stats
         self._connection = connection
+        self._on_unknown_topic = on_unknown_topic
         self.lag = 0
         self._properties: dict[str, Any] = {
             **consumer_properties(config),
@@ -80,7 +84,9 @@ class BroadcastConsumer:
         }
         self._client: Consumer | None = None
         self._added: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
-        self._lost: set[tuple[str, int]] = set()
+        self._gone: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
+        # Partitions whose position is gone from the log, and what it was.
+        self._lost: dict[tuple[str, int], int] = {}
         self._ready = threading.Event()
         self._error: Exception | None = None
         self._stop = threading.Event()
@@ -111,6 +117,14 @@ class BroadcastConsumer:
     def add(self, partitions: Sequence[tuple[str, int]]) -> None:
         """Read new partitions from their first record on; any thread."""
         self._added.put([TopicPartition(name, number, 0) for name, number in partitions])
+
+    def read_anew(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Forget the positions in partitions that are gone; any thread.
+
+        A topic of the same name starts at 0. Once it holds more than the old one did, nothing
+        would tell that the old position is wrong.
+        """
+        self._gone.put([TopicPartition(name, number, 0) for name, number in partitions])
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -151,14 +165,18 @@ class BroadcastConsumer:
         first = client.poll(_POLL)
         if first is not None:
             self._hand_over(client, [first, *client.consume(_BATCH, 0)])
+        while not self._gone.empty():
+            partitions = self._gone.get()
+            client.incremental_unassign(partitions)
+            client.incremental_assign(partitions)
         while not self._added.empty():
             client.incremental_assign(self._added.get())
-        for topic, number in list(self._lost):
-            self._resume_at_start(client, topic, number)
-            self._lost.discard((topic, number))
+        for (topic, number), wanted in list(self._lost.items()):
+            self._resume_at_start(client, topic, number, wanted)
+            del self._lost[topic, number]
 
     def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
-        self._connection.on_answer()
+        # These may have been fetched before the brokers were lost: they are no sign of life.
         records = []
         topics = self._topics
         for message in messages:
@@ -219,13 +237,17 @@ class BroadcastConsumer:
     def _on_partition_error(self, client: Consumer, message: Message, error: KafkaError) -> None:
         self._stats.count(f"errors.{error.name()}")
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._lost.add((message.topic() or "", message.partition() or 0))
+            partition = message.topic() or "", message.partition() or 0
+            # Not position(): that is unknown before the first record of a partition was read.
+            wanted = message.offset()
+            self._lost[partition] = OFFSET_INVALID if wanted is None else wanted
         else:
+            if error.code() in UNKNOWN_TOPIC:
+                self._on_unknown_topic()
             client_logger.warning("CONSUME %s: %s", message.topic(), error.str())
 
-    def _resume_at_start(self, client: Consumer, topic: str, number: int) -> None:
+    def _resume_at_start(self, client: Consumer, topic: str, number: int, wanted: int) -> None:
         partition = TopicPartition(topic, number)
-        wanted = client.position([partition])[0].offset
         low, high = client.get_watermark_offsets(partition, _REQUEST_TIMEOUT, cached=False)
         missed = max(0, low - wanted) if 0 <= wanted <= high else 0
         # seek() raises in this state; taking the partition off and on works.

@@ -11,7 +11,24 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, TopicError
 
-__all__ = ["client_logger", "kafka_error", "produce_error", "topic_error", "unavailable"]
+__all__ = [
+    "UNKNOWN_TOPIC",
+    "client_logger",
+    "kafka_error",
+    "produce_error",
+    "topic_error",
+    "unavailable",
+]
+
+UNKNOWN_TOPIC = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+    }
+)
+"""A topic or partition that was there is not: deleted, or the brokers were replaced."""
 
 _MENDS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
@@ -24,8 +41,9 @@ _MENDS = {
     KafkaError._UNKNOWN_PARTITION: "it has no such partition; the server that was addressed is "
     "gone, or the topic was deleted or made anew",
     KafkaError._MSG_TIMED_OUT: "no broker took it before it expired",
-    KafkaError._PURGE_QUEUE: "the layer was closed before a broker took it",
-    KafkaError._PURGE_INFLIGHT: "the layer was closed before a broker acknowledged it",
+    KafkaError._PURGE_QUEUE: "the producer was closed, or failed for good, before a broker took it",
+    KafkaError._PURGE_INFLIGHT: "the producer was closed, or failed for good, before a broker "
+    "acknowledged it",
     KafkaError.UNSUPPORTED_VERSION: "the broker does not support this request",
     KafkaError._UNSUPPORTED_FEATURE: "the broker does not support this request",
     KafkaError.INVALID_TIMESTAMP: "the topic refuses this machine's clock; set "

@@ -6,12 +6,13 @@ a daemon, has a name and ends with :meth:`RecordProducer.close`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..signals import produce_failed
 from ..stats import Stats
 from .clients import abandon, new_client
 from .connection import Connection
-from .errors import client_logger, kafka_error, produce_error
+from .errors import UNKNOWN_TOPIC, client_logger, kafka_error, produce_error
 from .properties import producer_properties
 
 __all__ = ["RecordProducer"]
@@ -38,6 +39,10 @@ _POLL = 0.1
 _PACE = 0.01
 _PARTITIONER_DECIDES = -1
 _EARLIEST = 1_000_000_000.0
+# Where every new client fails for good as well, another is not made more often than that.
+_REPLACE_INTERVAL = 1.0
+# A call out of C, which always looks whether an exception is pending.
+_CHECKED_CALL = partial(bool)
 
 
 class RecordProducer:
@@ -48,6 +53,7 @@ class RecordProducer:
         topics: Kafka's names of the topics.
         stats: Counts what was sent and what failed.
         connection: Is told of errors and answers.
+        on_unknown_topic: Called, from any thread, when a topic or partition is not there.
 
     Attributes:
         own_partition: Where records without a key go, so that a sender's stay in order.
@@ -59,12 +65,14 @@ class RecordProducer:
         topics: Mapping[Topic, str],
         stats: Stats,
         connection: Connection,
+        on_unknown_topic: Callable[[], None],
     ) -> None:
         self.own_partition = 0
         self._topics = topics
         self._work: dict[WorkTopic, tuple[str, itertools.count[int], int]] = {}
         self._stats = stats
         self._connection = connection
+        self._on_unknown_topic = on_unknown_topic
         self._properties: dict[str, Any] = {
             **producer_properties(config),
             "error_cb": self._on_error,
@@ -73,6 +81,8 @@ class RecordProducer:
         self._lock = threading.Lock()
         self._client: Producer | None = None
         self._failed = threading.Event()
+        self._retired: list[Producer] = []
+        self._next_replacement = 0.0
         self._awaited = threading.Event()
         self._outstanding = 0
         self._stop = threading.Event()
@@ -110,6 +120,7 @@ class RecordProducer:
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Queue a record; see :meth:`kafka_layer.backplane.Backplane.produce`."""
+        client = self.client
         topic, key, value, partition, headers = record
         if isinstance(topic, WorkTopic):
             name, partition = self._turn_of(topic)
@@ -119,15 +130,16 @@ class RecordProducer:
                 partition = self.own_partition if key is None else _PARTITIONER_DECIDES
         try:
             if headers or delivered is not None:
-                self._produce_with(record, name, partition, delivered)
+                self._produce_with(client, record, name, partition, delivered)
             else:
-                self.client.produce(name, value, key, partition, self._report)
+                client.produce(name, value, key, partition, self._report)
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
             error = kafka_error(exception)
-            if error.fatal():
-                self._failed.set()
+            if _is_fatal(error) and self._replace(client):
+                self.produce(record, delivered)
+                return
             refused = Message(topic=name, partition=partition, key=_bytes(key))
             refused.set_value(value)
             self._report(error, refused, record, delivered)
@@ -143,7 +155,17 @@ class RecordProducer:
         Returns:
             Whether that is so.
         """
-        return self.client.flush(timeout) == 0
+        client = self.client
+        try:
+            return client.flush(timeout) == 0
+        except KafkaException as exception:
+            if not _is_fatal(kafka_error(exception)):
+                raise
+        except SystemError:
+            if not self._failed.is_set():
+                raise
+        self._failed.set()
+        return False
 
     def spread(self, topic: WorkTopic, name: str, partitions: int) -> None:
         """Let the messages of a worker channel go to its partitions in turn.
@@ -169,11 +191,16 @@ class RecordProducer:
         return name, next(turns) % partitions
 
     def _produce_with(
-        self, record: Outgoing, name: str, partition: int, delivered: Delivered | None
+        self,
+        client: Producer,
+        record: Outgoing,
+        name: str,
+        partition: int,
+        delivered: Delivered | None,
     ) -> None:
         # A report does not carry the headers, so the record goes with it.
         report = partial(self._report_with, record, delivered)
-        self.client.produce(
+        client.produce(
             name,
             record.value,
             record.key,
@@ -198,34 +225,84 @@ class RecordProducer:
 
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
-        abandon(self._client)
+        for client in (self._client, *self._retired):
+            abandon(client)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 client = self._client
                 if client is None:
-                    return
-                client.poll(_POLL)
+                    break
+                self._poll(client)
                 self._awaited.wait(_PACE)
-                if self._failed.is_set():
-                    self._replace(client)
+                if self._failed.is_set() and self._replace(client):
+                    self._failed.clear()
+                self._dispose_retired()
             except Exception:
                 if self._stop.wait(_POLL):
-                    return
+                    break
                 self._stats.count("errors.producer")
                 logger.exception("The producer's thread goes on after an error")
+        self._dispose_retired()
 
-    def _replace(self, failed: Producer) -> None:
-        # After a fatal error every produce of a client raises: only a new one helps.
+    def _poll(self, client: Producer) -> None:
+        # A fatal error does not come to error_cb: it is raised here, once.
+        try:
+            client.poll(_POLL)
+        except KafkaException as exception:
+            error = kafka_error(exception)
+            if not _is_fatal(error):
+                raise
+            self._note_fatal(error)
+        except SystemError:
+            # A callback took the exception.
+            if not self._failed.is_set():
+                raise
+
+    def _note_fatal(self, error: KafkaError) -> None:
+        self._stats.count(f"errors.{error.name()}")
+        self._failed.set()
+        logger.error("The Kafka producer failed for good: %s", error.str())
+
+    def _take_pending(self) -> None:
+        """Take the exception of a fatal error, with which confluent_kafka runs later callbacks.
+
+        Whatever such a callback calls first would end in a SystemError.
+        """
+        try:
+            _CHECKED_CALL()
+        except SystemError as raised:
+            cause = raised.__cause__
+            if not isinstance(cause, KafkaException):
+                raise
+            self._note_fatal(kafka_error(cause))
+
+    def _replace(self, failed: Producer) -> bool:
+        """Make a new client: after a fatal error every produce of the old one raises.
+
+        Returns:
+            Whether there is another client now.
+        """
         with self._lock:
-            if self._client is None:
-                return
-            self._failed.clear()
+            if self._client is not failed:
+                return self._client is not None
+            now = time.monotonic()
+            if now < self._next_replacement:
+                self._failed.set()
+                return False
+            self._next_replacement = now + _REPLACE_INTERVAL
             self._client = new_client(Producer, self._properties, "producer_config")
+            self._retired.append(failed)
         self._stats.count("producer.replaced")
-        logger.error("The Kafka producer failed for good and was replaced by a new one")
-        _dispose(failed, 0.0)
+        logger.error("The Kafka producer was replaced by a new one")
+        return True
+
+    def _dispose_retired(self) -> None:
+        # What they still hold is reported as failed: the broker may have it, and nothing comes
+        # twice.
+        while self._retired:
+            _dispose(self._retired.pop(), 0.0)
 
     def _report_with(
         self,
@@ -234,6 +311,7 @@ class RecordProducer:
         error: KafkaError | None,
         message: Message,
     ) -> None:
+        self._take_pending()
         if delivered is not None:
             self._await_reports(-1)
         self._report(error, message, record, delivered)
@@ -247,8 +325,9 @@ class RecordProducer:
                 self._awaited.clear()
 
     def _on_error(self, error: KafkaError) -> None:
+        self._take_pending()
         self._connection.on_error(error)
-        if error.fatal():
+        if _is_fatal(error):
             self._failed.set()
 
     def _report(
@@ -260,11 +339,14 @@ class RecordProducer:
     ) -> None:
         # An exception here would come out of poll() as a SystemError on Python < 3.12.
         try:
+            self._take_pending()
             if error is None:
                 self._connection.on_answer()
                 if delivered is not None:
                     delivered(_position(message), None)
             else:
+                if error.code() in UNKNOWN_TOPIC:
+                    self._on_unknown_topic()
                 failure = produce_error(message.topic() or "", message.key(), error)
                 self._fail(failure, message, list(record.headers) if record else [])
                 if delivered is not None:
@@ -286,6 +368,11 @@ class RecordProducer:
         )
 
 
+def _is_fatal(error: KafkaError) -> bool:
+    # What produce() raises afterwards has the code and not the flag.
+    return error.fatal() or error.code() == KafkaError._FATAL
+
+
 def _bytes(key: str | None) -> bytes | None:
     return None if key is None else key.encode()
 
@@ -303,7 +390,9 @@ def _position(message: Message) -> Position:
 
 def _dispose(client: Producer, timeout: float) -> None:
     # close() alone would flush without end while the broker is down.
-    client.flush(timeout)
-    client.purge()
-    client.flush(0.1)
-    client.close()
+    for step in (partial(client.flush, timeout), client.purge, partial(client.flush, 0.1)):
+        # One that failed for good says so once more, out of whichever is the first.
+        with contextlib.suppress(KafkaException, SystemError):
+            step()
+    with contextlib.suppress(KafkaException, SystemError):
+        client.close()

@@ -26,7 +26,7 @@ from confluent_kafka import (
 )
 
 from ..conf import LayerConfig
-from ..exceptions import KafkaLayerError
+from ..exceptions import KafkaLayerError, TopicError
 from ..stats import Stats
 from ..work import Job, WorkChannel
 from .clients import abandon, new_client
@@ -82,6 +82,7 @@ _UNANSWERED = frozenset(
 # What no retry of this process mends.
 _REFUSALS = frozenset(
     {
+        KafkaError._FATAL,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
@@ -122,6 +123,7 @@ class WorkConsumer:
     ) -> None:
         self._topic = topic
         self._servers = config.bootstrap_servers
+        self._protocol = config.worker_group_protocol
         self._channel = channel
         self._stats = stats
         self._connection = connection
@@ -403,12 +405,17 @@ class WorkConsumer:
     def _on_error(self, error: KafkaError) -> None:
         self._stats.count(f"errors.{error.name()}")
         if error.fatal() or error.code() in _REFUSALS:
-            self._refused = error
+            # The first one names the cause.
+            self._refused = self._refused or error
 
     def _refusal(self, error: KafkaError) -> KafkaLayerError:
-        return topic_error(
+        what = (
             f"receive from worker channel {self._channel.topic.channel!r} "
-            f"(consumer group {self._topic})",
-            error,
-            self._servers,
+            f"(consumer group {self._topic})"
         )
+        if self._protocol == "consumer" and "ConsumerGroupHeartbeat" in error.str():
+            return TopicError(
+                f"Cannot {what}: {error.str()}. If the broker does not know, or does not allow, "
+                "the group protocol of KIP-848, set worker_group_protocol='classic'."
+            )
+        return topic_error(what, error, self._servers)

@@ -17,8 +17,13 @@ PACKAGE = Path(kafka_layer.__file__).parent
 # From the top down; a module imports from tiers below its own, and from none beside it. A new
 # module needs a place here.
 TIERS: list[set[str]] = [
-    {"apps", "management.commands.kafka_setup_topics", "management.commands.runworker"},
-    {"checks"},
+    {
+        "apps",
+        "management.commands.kafka_setup_topics",
+        "management.commands.kafka_status",
+        "management.commands.runworker",
+    },
+    {"checks", "management.layers"},
     {"configured"},
     {"consumers", "shortcuts", "testing", "worker"},
     {"layer"},

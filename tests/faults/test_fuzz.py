@@ -1,0 +1,253 @@
+"""Arbitrary bytes into the decoder and the router: each record is delivered, skipped or counted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import ormsgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kafka_layer.addressing import ServerName, Topic
+from kafka_layer.backplane import Outgoing, Record
+from kafka_layer.clock import BrokerClock
+from kafka_layer.commands import Commands
+from kafka_layer.conf import LayerConfig
+from kafka_layer.exceptions import UnreadableRecord
+from kafka_layer.mailbox import Mailbox
+from kafka_layer.registry import Registry
+from kafka_layer.router import Router
+from kafka_layer.stats import Stats
+from kafka_layer.wire import Codec
+
+KEYS = (b"secret",)
+SERVER = ServerName.new(0)
+CHANNEL = f"specific.{SERVER}!aaaaaaaaaaaaaaaa"
+GROUP = "room"
+
+fuzz = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
+values = st.recursive(
+    scalars | st.binary(),
+    lambda each: st.lists(each) | st.dictionaries(st.text() | st.integers(0, 9), each),
+    max_leaves=10,
+)
+names = st.sampled_from(
+    ["command", "name", "channel", "reply_to", "id", "within", "error", "server"]
+)
+commands = st.sampled_from(["group_add", "group_discard", "user_add", "flush", "who", "hello", "x"])
+forged = st.dictionaries(
+    names,
+    commands | st.sampled_from([str(SERVER), CHANNEL, GROUP, "0-x", "99999999-zz", ""]) | values,
+)
+
+
+def packed(value: object) -> bytes:
+    return ormsgpack.packb(value, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def cut(payload: bytes, at: int) -> bytes:
+    return payload[: at % (len(payload) + 1)]
+
+
+def flipped(payload: bytes, at: int, bit: int) -> bytes:
+    changed = bytearray(payload or b"\0")
+    changed[at % len(changed)] ^= 1 << bit
+    return bytes(changed)
+
+
+maps = st.builds(packed, forged | values)
+jsons = st.builds(lambda value: json.dumps(value, default=repr).encode(), forged | values)
+tokens = st.builds(
+    lambda topic, key, payload: Codec("msgpack", KEYS).seal(topic, key, payload),
+    st.sampled_from(Topic),
+    st.sampled_from([None, GROUP, CHANNEL, str(SERVER)]),
+    maps,
+)
+whole = st.binary() | maps | jsons | tokens
+numbers = st.integers(0, 2000)
+payloads = (
+    whole
+    | st.builds(cut, whole, numbers)
+    | st.builds(flipped, whole, numbers, st.integers(0, 7))
+    | st.builds(lambda payload, at: payload + b"\xc1" * at, whole, st.integers(1, 9))
+)
+keys = (
+    st.none()
+    | st.sampled_from([GROUP, CHANNEL, str(SERVER), "7", ""]).map(str.encode)
+    | st.binary()
+)
+headers = st.lists(
+    st.tuples(
+        st.sampled_from(["exclude", "command", "traceparent", "", "x" * 99]) | st.text(),
+        st.none() | st.binary() | st.sampled_from([CHANNEL.encode(), b"flush", b"who", b",,"]),
+    ),
+    max_size=4,
+)
+timestamps = st.one_of(
+    st.just(0.0),
+    st.floats(-100, 100).map(lambda offset: time.time() + offset),
+    st.sampled_from([-0.001, 1e12, float(2**53), -1e12]),
+)
+records = st.builds(Record, st.sampled_from(Topic), keys, st.none() | payloads, headers, timestamps)
+
+
+class Receiver:
+    """The reading half of a server, with one channel, and no backplane.
+
+    Attributes:
+        answers: What its commands would write.
+    """
+
+    def __init__(self, encrypted: bool) -> None:
+        config = LayerConfig.from_keywords(
+            bootstrap_servers="localhost:9092",
+            capacity=100_000,
+            **({"symmetric_encryption_keys": ["secret"]} if encrypted else {}),
+        )
+        self.codec = Codec("msgpack", config.symmetric_encryption_keys)
+        self.stats = Stats()
+        self.registry = Registry(config)
+        self.answers: list[Outgoing] = []
+        clock = BrokerClock()
+        self._commands = Commands(
+            self.codec,
+            self.registry,
+            clock,
+            self.answers.append,
+            lambda at: self.router.forget_until(at),
+        )
+        self._commands.server = SERVER
+        self.router = Router(
+            config,
+            self.registry,
+            self.codec,
+            self.stats,
+            clock,
+            self._commands.handlers,
+            lambda name: name.startswith(f"specific.{SERVER}!"),
+        )
+        self.mailbox: Mailbox = self.registry.open_mailbox(CHANNEL)
+        for change, name in (("group_add", GROUP), ("user_add", "7")):
+            self.registry.change(change, name, CHANNEL)
+
+    def counts(self) -> Counter[str]:
+        return Counter(self.stats.snapshot())
+
+    def sealed(self, n: int) -> Record:
+        payload = self.codec.encode({"n": n})
+        value = self.codec.seal(Topic.SEND_CONN, CHANNEL, payload)
+        return Record(Topic.SEND_CONN, CHANNEL.encode(), value, (), time.time() + 60)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "encrypted"])
+def receiver(request: pytest.FixtureRequest) -> Callable[[], Receiver]:
+    return lambda: Receiver(request.param)
+
+
+@fuzz
+@given(st.sampled_from(Topic), st.none() | st.text(), payloads)
+def test_the_codec_returns_a_dict_or_says_why_not(
+    topic: Topic, key: str | None, value: bytes
+) -> None:
+    for codec in (Codec("msgpack"), Codec("json"), Codec("msgpack", KEYS)):
+        try:
+            assert type(codec.decode(codec.open(topic, key, value))) is dict
+        except UnreadableRecord as error:
+            assert error.cause in ("undecodable", "decrypt")  # noqa: PT017 (or it is a dict)
+
+
+@fuzz
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary(),
+            lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+            max_leaves=10,
+        ),
+    ),
+    st.sampled_from(Topic),
+    st.none() | st.text(min_size=1).filter(lambda key: "\0" not in key),
+)
+def test_what_was_sealed_opens_as_it_was(
+    message: dict[str, Any], topic: Topic, key: str | None
+) -> None:
+    for codec in (Codec("msgpack"), Codec("msgpack", KEYS)):
+        value = codec.seal(topic, key, codec.encode(message))
+        assert codec.decode(codec.open(topic, key, value)) == message
+
+
+@fuzz
+@given(st.lists(records, max_size=5))
+def test_the_router_goes_on_after_any_record(
+    receiver: Callable[[], Receiver], batch: list[Record]
+) -> None:
+    here = receiver()
+    here.router.deliver(batch)
+    counts = here.counts()
+    assert not counts["errors.routing"], counts
+    waiting = len(here.mailbox)
+    # Some of these may be allowed to drop what came before them, so a channel may be empty.
+    assert counts["delivered"] >= waiting
+    if not counts["dropped.flushed"]:
+        assert counts["delivered"] == waiting
+    here.registry.open_mailbox(CHANNEL)
+    for each in range(3):
+        here.router.deliver([here.sealed(each)])
+    assert here.counts()["delivered"] == counts["delivered"] + 3
+
+
+@fuzz
+@given(st.lists(records, max_size=8))
+def test_every_record_for_a_channel_is_delivered_or_counted(
+    receiver: Callable[[], Receiver], batch: list[Record]
+) -> None:
+    here = receiver()
+    addressed = [
+        record._replace(topic=Topic.SEND_GROUP, key=GROUP.encode(), headers=()) for record in batch
+    ]
+    here.router.deliver(addressed)
+    counts = here.counts()
+    causes = ("undecodable", "decrypt", "expired")
+    seen = counts["delivered"] + sum(counts[f"dropped.{cause}"] for cause in causes)
+    assert seen == len(addressed), counts
+    assert len(here.mailbox) == counts["delivered"]
+
+
+@fuzz
+@given(
+    st.lists(st.builds(packed, forged), min_size=1, max_size=5),
+    st.sampled_from([Topic.GROUP_MGMT, Topic.ACK, Topic.SEND_ALL]),
+)
+def test_forged_commands_without_the_key_do_nothing(values: list[bytes], topic: Topic) -> None:
+    here = Receiver(encrypted=True)
+    before = len(here.registry.groups), len(here.registry.users)
+    batch = [
+        Record(topic, str(SERVER).encode(), value, [("command", b"flush")], time.time())
+        for value in values
+    ]
+    here.router.deliver(batch)
+    assert here.counts()["dropped.decrypt"] == len(batch)
+    assert not here.answers
+    assert (len(here.registry.groups), len(here.registry.users)) == before
+    here.router.deliver([here.sealed(1)])
+    assert len(here.mailbox) == 1
+
+
+def test_a_forged_flush_from_the_future_does_not_mute_a_server() -> None:
+    here = Receiver(encrypted=False)
+    value = packed({"command": "flush", "server": "0-other"})
+    ahead = time.time() + 3600
+    here.router.deliver([Record(Topic.SEND_ALL, None, value, [("command", b"flush")], ahead)])
+    here.registry.open_mailbox(CHANNEL)
+    here.router.deliver([here.sealed(1)._replace(timestamp=time.time() + 2)])
+    assert here.counts()["delivered"] == 1

@@ -1,0 +1,225 @@
+"""The log changes under a server: it resolves its position, counts what it missed and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
+
+from kafka_layer import server as server_module
+from kafka_layer.addressing import Topic, topic_name
+from kafka_layer.backplane import Record
+from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.conftest import LayersOn
+from tests.faults.traffic import figure
+from tests.support.kafka import Node, RealBroker
+from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.waiting import wait_until, wait_until_async
+
+# No more is fetched ahead than one record of these: what is deleted was not fetched before.
+SLOW_READER = {
+    "queued.min.messages": 1,
+    "fetch.message.max.bytes": 1_000,
+    "fetch.queue.backoff.ms": 10,
+}
+BULK = "x" * 10_000
+
+
+@contextlib.contextmanager
+def reading_held_up(layer: KafkaChannelLayer) -> Iterator[threading.Event]:
+    """Keep the thread that reads waiting in its next hand-over; the event tells that it does."""
+    router: Any = layer._server._router
+    deliver = router.deliver
+    waits, go_on = threading.Event(), threading.Event()
+
+    def held_up(records: Sequence[Record]) -> None:
+        waits.set()
+        assert go_on.wait(60)
+        deliver(records)
+
+    router.deliver = held_up
+    try:
+        yield waits
+    finally:
+        router.deliver = deliver
+        go_on.set()
+
+
+def admin_of(layer: KafkaChannelLayer) -> AdminClient:
+    return AdminClient({"bootstrap.servers": layer.config.bootstrap_servers, "log_level": 0})
+
+
+def group_topic(layer: KafkaChannelLayer) -> str:
+    return topic_name(layer.config.prefix, Topic.SEND_GROUP)
+
+
+async def member(layer: KafkaChannelLayer) -> str:
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    return channel
+
+
+def delete_before(layer: KafkaChannelLayer, partition: int, offset: int) -> None:
+    position = TopicPartition(group_topic(layer), partition, offset)
+    admin = admin_of(layer)  # one that nobody holds is freed, and its futures never end
+    for future in admin.delete_records([position]).values():
+        future.result(20)
+
+
+class TestRetention:
+    async def test_overtook_a_slow_server(self, make_layer: Layers) -> None:
+        here = make_layer(await_produce=True)
+        there = make_layer(consumer_config=SLOW_READER)
+        channel = await member(there)
+        first = await here.group_send("room", {"n": 0})
+        assert first is not None
+        assert (await next_message(there, channel))["n"] == 0
+        with reading_held_up(there) as waits:
+            for number in range(1, 101):
+                await here.group_send("room", {"n": number, "bulk": BULK})
+            await asyncio.to_thread(waits.wait, 10)
+            await asyncio.to_thread(delete_before, here, first.partition, first.offset + 80)
+            await here.group_send("room", {"n": 101})
+        numbers: list[int] = []
+        while not numbers or numbers[-1] != 101:
+            numbers.append((await next_message(there, channel))["n"])
+        missed = stats_of(there)["dropped.retention"]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-22:] == list(range(80, 102))
+        assert missed == 101 - len(numbers)
+        assert missed > 50
+        assert stats_of(there)["errors._AUTO_OFFSET_RESET"] == 1
+        assert not stats_of(there)["errors.consumer"]
+
+    async def test_took_everything(self, make_layer: Layers) -> None:
+        here = make_layer(await_produce=True)
+        there = make_layer(consumer_config=SLOW_READER)
+        channel = await member(there)
+        first = await here.group_send("room", {"n": 0})
+        assert first is not None
+        await next_message(there, channel)
+        with reading_held_up(there) as waits:
+            for number in range(1, 51):
+                await here.group_send("room", {"n": number, "bulk": BULK})
+            await asyncio.to_thread(waits.wait, 10)
+            await asyncio.to_thread(delete_before, here, first.partition, -1)
+        await wait_until_async(
+            lambda: stats_of(there)["dropped.retention"], "the gap to be counted"
+        )
+        await here.group_send("room", {"n": 51})
+        numbers: list[int] = []
+        while not numbers or numbers[-1] != 51:
+            numbers.append((await next_message(there, channel))["n"])
+        assert stats_of(there)["dropped.retention"] == 51 - len(numbers)
+
+    async def test_where_nothing_was_read_yet(self, make_layer: Layers, prefix: str) -> None:
+        here = make_layer(prefix, await_produce=True)
+        there = make_layer(prefix, consumer_config=SLOW_READER)
+        channel = await member(there)
+        with reading_held_up(there) as waits:
+            await here.user_send("1", {"n": 0})  # something for the thread to wait with
+            await there.user_add("1", channel)
+            await here.user_send("1", {"n": 0})
+            await asyncio.to_thread(waits.wait, 10)
+            for number in range(50):
+                last = await here.group_send("room", {"n": number, "bulk": BULK})
+            assert last is not None
+            assert last.offset == 49
+            await asyncio.to_thread(delete_before, here, last.partition, 40)
+        numbers: list[int] = []
+        while not numbers or numbers[-1] != 49:
+            message = await next_message(there, channel)
+            if "bulk" in message:
+                numbers.append(message["n"])
+        assert numbers[-10:] == list(range(40, 50))
+        assert stats_of(there)["dropped.retention"] == 50 - len(numbers)
+
+
+def delete_topic(layer: KafkaChannelLayer, name: str) -> None:
+    admin = admin_of(layer)
+    admin.delete_topics([name])[name].result(20)
+    wait_until(lambda: name not in admin.list_topics(timeout=10).topics, f"{name} to be gone", 20)
+
+
+@pytest.fixture
+def quick_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers look at the topics twice a second instead of twice a minute."""
+    monkeypatch.setattr(server_module, "_REFRESH_INTERVAL", 0.5)
+
+
+@pytest.mark.usefixtures("quick_refresh")
+class TestDeleted:
+    @pytest.mark.parametrize("before", [1, 50])
+    async def test_a_topic_made_anew_is_read_from_its_start(
+        self, make_layer: Layers, prefix: str, before: int
+    ) -> None:
+        here, there = make_layer(prefix), make_layer(prefix)
+        channel = await member(there)
+        for _ in range(before):
+            await here.group_send("room", {"n": -1})
+        await next_messages(there, channel, before)
+        await asyncio.to_thread(delete_topic, here, group_topic(here))
+        received = await self.flows_again(here, there, channel)
+        figure(f"{before} before, deleted: the first of the new topic were {received}")
+
+    async def flows_again(
+        self, here: KafkaChannelLayer, there: KafkaChannelLayer, channel: str
+    ) -> list[int]:
+        """Send until ten in a row arrived; nothing that the broker took may be missing."""
+        number = 0
+        received: list[int] = []
+
+        async def receive() -> None:
+            while True:
+                received.append((await there.receive(channel))["n"])
+
+        receiving = asyncio.create_task(receive())
+        deadline = asyncio.get_running_loop().time() + 45
+        while len(received) < 10:
+            await here.group_send("room", {"n": number})
+            number += 1
+            await asyncio.sleep(0.1)
+            assert asyncio.get_running_loop().time() < deadline, (stats_of(here), stats_of(there))
+        await wait_until_async(lambda: not here.stats().queued, "all to be written", 40)
+        await here.group_send("room", {"n": number})
+        await wait_until_async(lambda: received[-1] == number, "the last one")
+        receiving.cancel()
+        assert received == sorted(set(received))
+        assert len(received) == number + 1 - stats_of(here)["failed"]
+        return received[:3]
+
+
+def replace_by_an_empty_one(node: Node) -> None:
+    """Kill a broker and start another one, with another cluster id and no topics, on its port."""
+    node.kill()
+    shutil.rmtree(node._data_folder() / "data")
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    node._end_format(node._begin_format(cluster_id))
+    node.start()
+
+
+async def test_the_broker_is_replaced_by_an_empty_one(
+    real_broker_tools: None, layers_on: LayersOn
+) -> None:
+    with RealBroker() as broker:
+        layers = layers_on(broker.bootstrap_servers)
+        here, there = layers(), layers()
+        channel = await member(there)
+        for _ in range(20):
+            await here.group_send("room", {"n": -1})
+        await next_messages(there, channel, 20)
+        await asyncio.to_thread(replace_by_an_empty_one, broker)
+        received = await TestDeleted().flows_again(here, there, channel)
+        figure(f"empty broker: the first were {received}")
+        await here.send(channel, {"n": "direct"})
+        assert await next_message(there, channel) == {"n": "direct"}
+        layers.close()

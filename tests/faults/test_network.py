@@ -1,0 +1,102 @@
+"""A network that is cut, stands still or is slow: a proxy between the servers and the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.conftest import LayersOn
+from tests.faults.traffic import Inbox, Stream, Tally, figure
+from tests.support.kafka import RealBroker
+from tests.support.layers import stats_of
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until_async
+
+
+@pytest.fixture(scope="module")
+def proxy(real_broker_tools: None) -> Iterator[Proxy]:
+    """A proxy that clients of its broker cannot pass by: the broker advertises its port."""
+    with Proxy() as proxy:
+        advertised = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{proxy.port}"}
+        with RealBroker(advertised) as broker:
+            proxy.target = int(broker.bootstrap_servers.rsplit(":", 1)[1])
+            yield proxy
+
+
+@pytest.fixture
+def make_layer(proxy: Proxy, layers_on: LayersOn) -> Iterator[Callable[..., KafkaChannelLayer]]:
+    proxy.delay = 0.0
+    yield layers_on(f"127.0.0.1:{proxy.port}")
+    proxy.delay = 0.0
+    proxy.mend()
+
+
+async def streaming(make_layer: Callable[..., KafkaChannelLayer]) -> tuple[Stream, list[Inbox]]:
+    sender, *receivers = (make_layer() for _ in range(3))
+    inboxes = [await Inbox.opened(each, "room") for each in receivers]
+    stream = Stream(sender, "room", inboxes)
+    stream.start()
+    await stream.goes_on(20)
+    return stream, inboxes
+
+
+def assert_nothing_lost(stream: Stream, inboxes: list[Inbox]) -> None:
+    assert stream.tallies(inboxes) == [Tally(len(stream.accepted), 0, 0, 0)] * 4
+    assert stream.refused == 0
+    assert stream.longest < 0.5
+    for inbox in inboxes:
+        assert not [name for name in stats_of(inbox.layer) if name.startswith("dropped")]
+
+
+async def test_cut_three_times(proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]) -> None:
+    stream, inboxes = await streaming(make_layer)
+    for _ in range(3):
+        proxy.cut()
+        await wait_until_async(
+            lambda: all(i.layer.stats().state == "disconnected" for i in inboxes),
+            "the servers to notice the cut",
+        )
+        await stream.goes_on(50)
+        proxy.mend()
+        await all_so_far_arrives(stream, inboxes)
+        await wait_until_async(
+            lambda: all(i.layer.stats().state == "connected" for i in inboxes),
+            "the servers to notice that it is over",
+        )
+    await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+    for inbox in inboxes:
+        assert inbox.layer.stats().reconnects >= 3
+
+
+async def all_so_far_arrives(stream: Stream, inboxes: list[Inbox]) -> None:
+    """Wait until everything that was accepted so far has arrived."""
+    number = stream.accepted[-1]
+    for inbox in inboxes:
+        await inbox.has("direct", number)
+
+
+async def test_nothing_passes_for_3_s_and_nothing_is_closed(
+    proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]
+) -> None:
+    stream, inboxes = await streaming(make_layer)
+    proxy.stall()
+    await stream.goes_on(300)
+    proxy.mend()
+    await all_so_far_arrives(stream, inboxes)
+    await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+
+
+async def test_slow(proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]) -> None:
+    stream, inboxes = await streaming(make_layer)
+    proxy.delay = 0.05
+    await stream.goes_on(300)
+    await all_so_far_arrives(stream, inboxes)
+    await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+    latency = inboxes[0].layer.stats().latency_p50
+    assert latency is not None
+    figure(f"0.1 s there and back: median latency {latency:.3f} s")

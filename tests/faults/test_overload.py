@@ -1,0 +1,216 @@
+"""More than a server can take: memory stays bounded, drops are counted, others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from channels.exceptions import ChannelFull
+
+from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.traffic import figure
+from tests.support.kafka import RealBroker
+from tests.support.layers import next_messages, stats_of
+from tests.support.waiting import wait_until, wait_until_async
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FLOOD = 100_000
+STALL = 5.0
+MEMORY = 200 * 1024 * 1024
+"""What a server may grow by: librdkafka fetches at most 64 MiB ahead, then Python's share."""
+
+
+class LoopInThread:
+    """An event loop in a thread of its own, which can be made to stand still."""
+
+    def __enter__(self) -> Self:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(30)
+        self.loop.close()
+
+    def run(self, coroutine: Any, timeout: float = 30) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    def stand_still(self) -> tuple[threading.Event, threading.Event]:
+        """Block the loop in a callback; returns what tells that it is, and what ends it."""
+        stands, go_on = threading.Event(), threading.Event()
+
+        def block() -> None:
+            stands.set()
+            go_on.wait(60)
+
+        self.loop.call_soon_threadsafe(block)
+        return stands, go_on
+
+
+async def test_an_event_loop_that_stands_still_while_100000_messages_arrive(
+    make_layer: Callable[..., KafkaChannelLayer],
+) -> None:
+    here, there = make_layer(), make_layer()
+    process = psutil.Process()
+
+    async def member() -> str:
+        channel = await there.new_channel()
+        await there.group_add("room", channel)
+        return channel
+
+    arrived: list[list[tuple[float, int]]] = [[] for _ in range(5)]
+
+    async def receive(channel: str, into: list[tuple[float, int]]) -> None:
+        while True:
+            message = await there.receive(channel)
+            into.append((time.monotonic(), message["n"]))
+
+    others = [asyncio.create_task(receive(await member(), into)) for into in arrived]
+    with LoopInThread() as other:
+        still = await asyncio.to_thread(other.run, member())
+        slow: list[tuple[float, int]] = []
+        receiving = asyncio.run_coroutine_threadsafe(receive(still, slow), other.loop)
+        await here.group_send("room", {"n": -1})
+        await wait_until_async(lambda: slow and all(arrived), "everyone to receive")
+        before = process.memory_info().rss
+        stands, go_on = other.stand_still()
+        await asyncio.to_thread(stands.wait, 10)
+        began = time.monotonic()
+        peak = before
+
+        def flood() -> None:
+            for number in range(FLOOD):
+                try:
+                    here.group_send_sync("room", {"n": number, "text": "x" * 100})
+                except ChannelFull:
+                    wait_until(lambda: here.stats().queued < 50_000, "room in the queue", 30)
+                    here.group_send_sync("room", {"n": number, "text": "x" * 100})
+
+        flooding = asyncio.create_task(asyncio.to_thread(flood))
+
+        def through() -> bool:
+            nonlocal peak
+            peak = max(peak, process.memory_info().rss)
+            return all(each[-1][1] == FLOOD - 1 for each in arrived)
+
+        await wait_until_async(through, "100000 messages at each other channel", 60)
+        await flooding
+        took = time.monotonic() - began
+        await wait_until_async(
+            lambda: time.monotonic() >= began + STALL, "the loop to have stood still for 5 s"
+        )
+        go_on.set()
+        woke = time.monotonic()
+        await here.group_send("room", {"n": FLOOD})
+        await wait_until_async(
+            lambda: slow[-1][1] == FLOOD and all(e[-1][1] == FLOOD for e in arrived), "the last one"
+        )
+        latency = max(each[-1][0] for each in (slow, *arrived)) - woke
+        other.loop.call_soon_threadsafe(receiving.cancel)
+        gaps = [b[0] - a[0] for each in arrived for a, b in itertools.pairwise(each)]
+    for task in others:
+        task.cancel()
+    for each in arrived:
+        assert [n for _, n in each] == list(range(-1, FLOOD + 1))
+    numbers = [n for _, n in slow]
+    assert numbers == sorted(set(numbers))
+    assert stats_of(there)["dropped.full"] == FLOOD + 2 - len(numbers)
+    figure(
+        f"5 x {FLOOD} messages in {took:.1f} s beside a loop that stood still, which got "
+        f"{len(numbers)}; silence for the others <= {max(gaps):.2f} s, memory + "
+        f"{(peak - before) / 2**20:.0f} MiB, latency afterwards {latency * 1000:.0f} ms"
+    )
+    assert peak - before < MEMORY
+    assert max(gaps) < 3.0
+    assert latency < 1.0
+
+
+class TestProducerQueue:
+    """The broker stands still, and the queue holds 100 records."""
+
+    SMALL = {"queue.buffering.max.messages": 100}  # noqa: RUF012
+
+    async def ready(
+        self, make_layer: Callable[..., KafkaChannelLayer], overflow: str
+    ) -> tuple[KafkaChannelLayer, KafkaChannelLayer, str]:
+        here = make_layer(overflow=overflow, producer_config=self.SMALL)
+        there = make_layer()
+        channel = await there.new_channel()
+        await there.group_add("room", channel)
+        await here.group_send("room", {"n": -1})
+        await next_messages(there, channel, 1)
+        await wait_until_async(lambda: not here.stats().queued, "the queue to be empty")
+        return here, there, channel
+
+    async def test_raise(
+        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
+    ) -> None:
+        here, there, channel = await self.ready(make_layer, "raise")
+        accepted = []
+        broker.freeze()
+        try:
+            for number in range(150):
+                try:
+                    await here.group_send("room", {"n": number})
+                    accepted.append(number)
+                except ChannelFull:
+                    pass
+        finally:
+            broker.thaw()
+        assert len(accepted) == 100
+        received = await next_messages(there, channel, 100)
+        assert [each["n"] for each in received] == accepted
+        assert stats_of(here)["refused.overflow"] == 50
+
+    async def test_discard(
+        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
+    ) -> None:
+        here, there, channel = await self.ready(make_layer, "discard")
+        broker.freeze()
+        try:
+            for number in range(150):
+                await here.group_send("room", {"n": number})
+        finally:
+            broker.thaw()
+        received = await next_messages(there, channel, 100)
+        assert [each["n"] for each in received] == list(range(100))
+        assert stats_of(here)["dropped.overflow"] == 50
+
+    @pytest.mark.parametrize("way", ["async", "sync"])
+    async def test_block(
+        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer], way: str
+    ) -> None:
+        here, there, channel = await self.ready(make_layer, "block")
+        sent = 0
+
+        async def send_all() -> None:
+            nonlocal sent
+            for number in range(150):
+                message = {"n": number}
+                if way == "sync":
+                    await asyncio.to_thread(here.group_send_sync, "room", message)
+                else:
+                    await here.group_send("room", message)
+                sent += 1
+
+        receiving = asyncio.create_task(next_messages(there, channel, 150))
+        broker.freeze()
+        try:
+            sending = asyncio.create_task(send_all())
+            await wait_until_async(lambda: sent == 100, "the queue to be full")
+            assert here.stats().queued == 100
+        finally:
+            broker.thaw()
+        await asyncio.wait_for(sending, 30)
+        assert [each["n"] for each in await receiving] == list(range(150))
+        assert not stats_of(here)["dropped.overflow"]

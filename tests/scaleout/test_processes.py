@@ -1,0 +1,145 @@
+"""Servers in processes of their own: one that only asks, one that is killed, one that is frozen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kafka_layer.addressing import owner_of
+from kafka_layer.exceptions import GroupAckTimeout
+from tests.scaleout.cluster import MESSAGE, Cluster, inboxes
+from tests.scaleout.conftest import MakeRemote
+from tests.support.layers import Layers, next_message, stats_of
+
+DEADLINE = 60.0
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+async def test_a_process_that_only_asks_gets_its_acknowledgements(
+    make_layer: Layers, how: str
+) -> None:
+    cluster = Cluster(make_layer, 2)
+    client = await cluster.connect(0)
+    config = {**make_layer.backend.config, "prefix": make_layer.prefix}
+    asker = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "tests.scaleout.asker", json.dumps(config), client.channel, how],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (asker.returncode, asker.stdout, asker.stderr) == (0, "acknowledged\n", "")
+    await cluster[1].group_send("left", {"to": "left"})
+    await cluster[1].group_send("room", {"to": "room"})
+    await cluster[1].user_send("ann", {"to": "ann"})
+    await cluster.settle(cluster[1], groups=["left", "room"], users=["ann"])
+    assert sorted(each["to"] for each in await client.inbox()) == ["ann", "room"]
+
+
+async def test_a_hundred_rounds_among_three_processes(
+    make_layer: Layers, make_remote: MakeRemote
+) -> None:
+    owner, asker, sender = make_layer(), await make_remote(), await make_remote()
+    await sender.call("new_channel")
+    channels = []
+    for number in range(100):
+        channel = await owner.new_channel()
+        await asker.call("group_add", f"room-{number}", channel)
+        await sender.call("group_send", f"room-{number}", {"round": number})
+        channels.append(channel)
+    received = [await next_message(owner, channel) for channel in channels]
+    assert received == [{"round": number} for number in range(100)]
+
+
+async def test_who_gets_what_among_three_processes(
+    make_layer: Layers, make_remote: MakeRemote
+) -> None:
+    here = make_layer()
+    remotes = [await make_remote(), await make_remote()]
+    mine = await here.new_channel()
+    theirs = [await remote.call("new_channel") for remote in remotes]
+    for channel in (mine, *theirs):
+        await here.user_add("ann", channel)
+        await here.group_add("room", channel)
+    await here.group_send("room", {"to": "others"}, exclude=[mine])
+    await here.send_many(theirs, {"to": "each"})
+    await here.user_send("ann", {"to": "ann"}, exclude=[theirs[0]])
+    await here.all_send({"to": "all"})
+    for remote, channel, expected in zip(
+        remotes, theirs, [["all", "each", "others"], ["all", "ann", "each", "others"]], strict=True
+    ):
+        received = [await remote.call("receive", channel) for _ in expected]
+        assert sorted(each["to"] for each in received) == expected
+    received = [await next_message(here, mine) for _ in range(2)]
+    assert sorted(each["to"] for each in received) == ["all", "ann"]
+
+
+async def test_a_killed_process_does_not_acknowledge(
+    make_layer: Layers, make_remote: MakeRemote
+) -> None:
+    asker, remote = make_layer(ack_timeout=0.8), await make_remote()
+    channel = await remote.call("new_channel")
+    await asker.group_add("room", channel)
+    await remote.kill()
+    server = re.escape(str(owner_of(channel)))
+    with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
+        await asker.group_add("room", channel)
+    with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
+        await asyncio.to_thread(asker.group_discard_sync, "room", channel)
+
+
+async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
+    make_layer: Layers, make_remote: MakeRemote
+) -> None:
+    asker, patient, remote = make_layer(ack_timeout=0.8), make_layer(), await make_remote()
+    channel, mine = await remote.call("new_channel"), await asker.new_channel()
+    await asker.group_add("room", channel)
+    await asker.group_add("room", mine)
+    os.kill(remote.pid, signal.SIGSTOP)
+    with pytest.raises(GroupAckTimeout):
+        await asker.group_discard("room", channel)
+    # Twice, so that the first one is given up for long when the process goes on.
+    with pytest.raises(GroupAckTimeout):
+        await asker.user_add("ann", channel)
+    waiting = asyncio.create_task(patient.group_add("other", channel))
+    # The others are not held up meanwhile.
+    await patient.group_send("room", {"n": 1})
+    assert await next_message(asker, mine) == {"n": 1}
+    assert not waiting.done()
+    os.kill(remote.pid, signal.SIGCONT)
+    await asyncio.wait_for(waiting, DEADLINE)
+    await patient.group_send("room", {"n": 2})
+    assert [await remote.call("receive", channel) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    await asker.group_discard("room", channel)
+    await patient.group_send("room", {"n": 3})
+    assert [await next_message(asker, mine) for _ in range(2)] == [{"n": 2}, {"n": 3}]
+    await patient.group_send("other", {"n": 4})
+    assert await remote.call("receive", channel) == {"n": 4}
+    assert asker._server.commands._asked == {}
+    assert not [name for name in stats_of(asker) if name.startswith(("errors", "dropped"))]
+
+
+async def test_a_server_beside_a_killed_one_goes_on(
+    make_layer: Layers, make_remote: MakeRemote
+) -> None:
+    cluster, remote = Cluster(make_layer, 2), await make_remote()
+    clients = await cluster.connect_each(group="room", user="ann")
+    gone = await remote.call("new_channel")
+    await remote.call("group_add", "room", gone)
+    await remote.call("user_add", "ann", gone)
+    await remote.kill()
+    await cluster[0].group_send("room", MESSAGE)
+    await cluster[0].user_send("ann", MESSAGE)
+    await cluster[0].send(gone, MESSAGE)
+    await cluster[0].all_send(MESSAGE)
+    await cluster.settle(cluster[0], groups=["room"], users=["ann"])
+    assert await inboxes(*clients) == [[MESSAGE] * 3, [MESSAGE] * 3]

@@ -1,0 +1,74 @@
+"""Worker channels on a broker of their own, whose groups notice a dead worker within seconds."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+
+from kafka_layer.addressing import WorkTopic
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.kafka import RealBroker
+from tests.support.layers import Backend, kafka_backend
+from tests.support.records import create_topic
+from tests.support.waiting import wait_until
+
+SESSION_MS = 3_000
+"""How long a worker that was killed keeps its share here; 10 s and 45 s are the defaults."""
+
+
+@pytest.fixture(scope="session")
+def broker(real_broker_tools: None) -> Iterator[RealBroker]:
+    """A real Kafka with short sessions in both protocols."""
+    properties = {
+        "group.min.session.timeout.ms": 1_000,
+        "group.consumer.min.session.timeout.ms": 1_000,
+        "group.consumer.session.timeout.ms": SESSION_MS,
+        "group.consumer.min.heartbeat.interval.ms": 100,
+        "group.consumer.heartbeat.interval.ms": 500,
+    }
+    with RealBroker(properties) as started:
+        # The first group of all waits for the broker to create the topic of positions.
+        create_topic(started.bootstrap_servers, "warm-up")
+        consumer = Consumer(
+            {"bootstrap.servers": started.bootstrap_servers, "group.id": "warm-up", "log_level": 0}
+        )
+        consumer.subscribe(["warm-up"])
+        wait_until(lambda: consumer.poll(0.05) or consumer.assignment(), "a group to form", 30)
+        consumer.close()
+        yield started
+
+
+@pytest.fixture(scope="session")
+def kafka_of_workers(broker: RealBroker) -> Backend:
+    """What layers of this folder run on."""
+    return kafka_backend(broker.bootstrap_servers)
+
+
+@pytest.fixture(scope="session")
+def backend(kafka_of_workers: Backend) -> Backend:
+    return kafka_of_workers
+
+
+@pytest.fixture(params=["classic", "consumer"])
+def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The CONFIG keywords of each group protocol, both with sessions of ``SESSION_MS``."""
+    config: dict[str, Any] = {"worker_group_protocol": request.param}
+    if request.param == "classic":
+        config["consumer_config"] = {"session.timeout.ms": SESSION_MS}
+    return config
+
+
+@pytest.fixture
+def channel() -> str:
+    """The name of a worker channel that no other test uses."""
+    return f"jobs.{secrets.token_hex(4)}"
+
+
+def working(layer: KafkaChannelLayer, channel: str) -> bool:
+    """Tell whether a receive waits on a worker channel."""
+    start = layer._server._starts.get(("working", WorkTopic(channel)))
+    return start is not None and start.done() and bool(start.result().receiving)

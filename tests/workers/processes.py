@@ -1,0 +1,155 @@
+"""``manage.py runworker`` processes, and what became of the jobs that they were given."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import wait_until
+
+__all__ = ["CHANNELS_OWN", "OURS", "Crew", "Diary", "RunWorker"]
+
+OURS = "kafka_layer,channels"
+CHANNELS_OWN = "channels,kafka_layer"
+"""INSTALLED_APPS, in which the first one that has a runworker wins."""
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Diary:
+    """What workers wrote down.
+
+    Attributes:
+        began: How often each job was begun.
+        ended: How often each job was ended.
+    """
+
+    began: Counter[int]
+    ended: Counter[int]
+
+
+class RunWorker:
+    """One runworker process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self._diary = folder / f"{process.pid}.diary"
+        self._log = folder / f"{process.pid}.log"
+
+    @property
+    def diary(self) -> Diary:
+        """What it has written down so far."""
+        began: Counter[int] = Counter()
+        ended: Counter[int] = Counter()
+        if self._diary.exists():
+            for line in self._diary.read_text().splitlines():
+                what, number = line.split()
+                (began if what == "began" else ended)[int(number)] += 1
+        return Diary(began, ended)
+
+    @property
+    def done(self) -> int:
+        """How many jobs it has ended."""
+        return self._diary.read_bytes().count(b"ended") if self._diary.exists() else 0
+
+    def log(self) -> str:
+        """Return what it printed."""
+        return Path(self._log).read_text()
+
+    def end(self, number: signal.Signals, timeout: float = 20.0) -> int:
+        """Send a signal and return the status it ends with."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+
+class Crew:
+    """The workers of one test; a context manager that ends them.
+
+    Args:
+        folder: An empty folder, where they write.
+        channels: The worker channels that they listen on.
+        config: CONFIG keywords of their layers.
+        apps: INSTALLED_APPS.
+    """
+
+    def __init__(
+        self, folder: Path, channels: list[str], config: Mapping[str, Any], apps: str = OURS
+    ) -> None:
+        self.workers: list[RunWorker] = []
+        self._folder = folder
+        self._channels = channels
+        self._environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.workers.project.settings",
+            "WORKER_APPS": apps,
+            "WORKER_CONFIG": json.dumps(config),
+            "WORKER_FOLDER": str(folder),
+        }
+
+    def __enter__(self) -> Crew:  # noqa: PYI034 (Self is new in 3.11)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.wait()
+
+    def add(self) -> RunWorker:
+        """Start one more."""
+        log = self._folder / "starting.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "django", "runworker", *self._channels],
+                cwd=_REPOSITORY,
+                env=self._environment,
+                stdout=file,
+                stderr=file,
+            )
+        log.rename(self._folder / f"{process.pid}.log")
+        self.workers.append(RunWorker(process, self._folder))
+        return self.workers[-1]
+
+    @property
+    def diary(self) -> Diary:
+        """What all of them have written down so far."""
+        began: Counter[int] = Counter()
+        ended: Counter[int] = Counter()
+        for worker in self.workers:
+            diary = worker.diary
+            began.update(diary.began)
+            ended.update(diary.ended)
+        return Diary(began, ended)
+
+    def wait_done(self, jobs: Iterable[int], timeout: float = 60.0, *, but: int = 0) -> Diary:
+        """Return what was written once all of ``jobs`` are done.
+
+        Args:
+            jobs: Their numbers.
+            timeout: Seconds until the wait fails.
+            but: How many of them may be missing.
+        """
+        wanted = set(jobs)
+
+        def done() -> Diary | None:
+            if sum(worker.done for worker in self.workers) < len(wanted) - but:
+                return None
+            diary = self.diary
+            return diary if len(wanted - diary.ended.keys()) <= but else None
+
+        try:
+            found = wait_until(done, f"{len(wanted)} jobs to be done", timeout, pause=0.1)
+        except TimeoutError as error:
+            each = {worker.process.pid: worker.done for worker in self.workers}
+            logs = "\n".join(worker.log()[-2000:] for worker in self.workers)
+            raise AssertionError(f"{error}; done by worker: {each}\n{logs}") from None
+        assert found is not None
+        return found

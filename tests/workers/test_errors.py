@@ -1,0 +1,261 @@
+"""What goes wrong is said: by an exception that names the mend, or by a counter and a log line."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from channels.exceptions import ChannelFull, MessageTooLarge
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from kafka_layer import server
+from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.kafka import RealBroker
+from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.records import create_topic
+from tests.support.waiting import wait_until_async
+from tests.workers.groups import topic_of
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+class TestBrokerThatIsAway:
+    @pytest.fixture(autouse=True)
+    def quick_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A start waits for the broker; here it is known that none will answer."""
+        monkeypatch.setattr(server, "START_TIMEOUT", 0.5)
+
+    async def test_a_message_that_no_broker_takes_is_counted(
+        self, make_layer: Layers, nowhere: str, channel: str
+    ) -> None:
+        layer = make_layer(bootstrap_servers=nowhere, expiry=0.5)
+        await layer.send(channel, {"n": 1})
+        await wait_until_async(lambda: stats_of(layer)["failed"] == 1, "the message to fail")
+        assert stats_of(layer)["dropped.produce"] == 1
+
+    async def test_who_awaits_it_gets_the_error(
+        self, make_layer: Layers, nowhere: str, channel: str
+    ) -> None:
+        layer = make_layer(bootstrap_servers=nowhere, expiry=0.5, await_produce=True)
+        with pytest.raises(ProduceFailed, match=r"no broker took it before it expired"):
+            await layer.send(channel, {"n": 1})
+
+    async def test_a_first_receive_says_so(
+        self, make_layer: Layers, nowhere: str, channel: str
+    ) -> None:
+        layer = make_layer(bootstrap_servers=nowhere)
+        with pytest.raises(BrokerUnavailable, match=nowhere):
+            await layer.receive(channel)
+
+    @pytest.mark.parametrize("overflow", ["raise", "block", "discard"])
+    async def test_a_full_queue(
+        self, make_layer: Layers, nowhere: str, channel: str, overflow: str
+    ) -> None:
+        layer = make_layer(
+            bootstrap_servers=nowhere,
+            overflow=overflow,
+            expiry=5,
+            producer_config={"queue.buffering.max.messages": 3, "message.timeout.ms": 500},
+        )
+        for number in range(3):
+            await layer.send(channel, {"n": number})
+        if overflow == "discard":
+            await layer.send(channel, {"n": 3})
+            assert stats_of(layer)["dropped.overflow"] == 1
+            return
+        if overflow == "raise":
+            with pytest.raises(ChannelFull, match="queue is full"):
+                await layer.send(channel, {"n": 3})
+            return
+        # It waits for room, which comes when the first ones have failed.
+        await layer.send(channel, {"n": 3})
+        assert stats_of(layer)["failed"] == 3
+
+
+class TestTopics:
+    async def test_a_missing_topic_is_named_where_none_may_be_created(
+        self, make_layer: Layers, channel: str
+    ) -> None:
+        layer = make_layer(prefix="bare")
+        await layer.send("other", {})
+        strict = make_layer(prefix="bare", auto_create_topics=False)
+        for attempt in (strict.send(channel, {}), strict.receive(channel)):
+            with pytest.raises(TopicError, match="kafka_setup_topics") as error:
+                await attempt
+            assert topic_of(strict, channel) in str(error.value)
+        # It works as soon as the topic is there.
+        create_topic(strict.config.bootstrap_servers, topic_of(strict, channel))
+        await strict.send(channel, {"n": 1})
+        assert await next_message(strict, channel) == {"n": 1}
+
+    async def test_a_message_that_is_too_large(self, make_layer: Layers, channel: str) -> None:
+        layer = make_layer(worker_channels={channel: {"config": {"max.message.bytes": 5_000}}})
+        with pytest.raises(MessageTooLarge, match=r"raise its max\.message\.bytes"):
+            await layer.send(channel, {"data": "x" * 6_000})
+
+    async def test_a_worker_channel_can_be_in_no_group(
+        self, make_layer: Layers, channel: str
+    ) -> None:
+        layer = make_layer()
+        for change in (layer.group_add, layer.group_discard, layer.user_add, layer.user_discard):
+            with pytest.raises(ValueError, match="is a worker channel"):
+                await change("name", channel)
+
+
+@pytest.fixture(scope="module")
+def old_broker(real_broker_tools: None) -> Iterator[RealBroker]:
+    """A broker that knows the classic protocol only."""
+    with RealBroker({"group.coordinator.rebalance.protocols": "classic"}) as started:
+        yield started
+
+
+class TestOutage:
+    async def test_an_outage_costs_no_message_and_none_comes_twice(
+        self, old_broker: RealBroker, make_layer: Layers, channel: str
+    ) -> None:
+        config = {"bootstrap_servers": old_broker.bootstrap_servers, "prefix": "outage"}
+        sender, receiver = make_layer(**config), make_layer(**config)
+        got: list[int] = []
+
+        async def receive() -> None:
+            while True:
+                got.append((await receiver.receive(channel))["n"])
+
+        async def send() -> None:
+            for number in range(600):
+                await sender.send(channel, {"n": number})
+                await asyncio.sleep(0.005)
+
+        receiving, sending = asyncio.create_task(receive()), asyncio.create_task(send())
+        await wait_until_async(lambda: len(got) > 50, "the first messages")
+        old_broker.kill()
+        await asyncio.get_running_loop().run_in_executor(None, old_broker.start)
+        await sending
+        await wait_until_async(lambda: len(set(got)) == 600, "all messages", 30)
+        assert len(got) == 600
+        receiving.cancel()
+
+
+class TestProtocol:
+    async def test_a_broker_without_kip_848_is_told_apart_at_once(
+        self, old_broker: RealBroker, make_layer: Layers, channel: str
+    ) -> None:
+        layer = make_layer(
+            bootstrap_servers=old_broker.bootstrap_servers, worker_group_protocol="consumer"
+        )
+        await layer.send(channel, {"n": 1})
+        started = time.monotonic()
+        with pytest.raises(TopicError, match="worker_group_protocol"):
+            await layer.receive(channel)
+        assert time.monotonic() - started < 3
+        # The message waits for a worker that is set up well.
+        right = make_layer(bootstrap_servers=old_broker.bootstrap_servers)
+        assert await next_message(right, channel) == {"n": 1}
+
+
+PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+
+
+def login(user: str) -> dict[str, Any]:
+    return {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": user,
+        "sasl.password": user,
+    }
+
+
+@pytest.fixture(scope="module")
+def strict_broker(real_broker_tools: None) -> Iterator[RealBroker]:
+    """A broker on which ``boss`` may do everything and ``guest`` nothing, until it is granted."""
+    properties = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:boss;User:ANONYMOUS",
+        "listener.security.protocol.map": "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "listener.name.plaintext.plain.sasl.jaas.config": f'{PLAIN_LOGIN} username="boss" '
+        'password="boss" user_boss="boss" user_guest="guest";',
+    }
+    with RealBroker(properties, client_config=login("boss")) as started:
+        yield started
+
+
+class TestRights:
+    PREFIX = "guarded"
+
+    @pytest.fixture
+    def boss(self, strict_broker: RealBroker, make_layer: Layers) -> KafkaChannelLayer:
+        return make_layer(
+            prefix=self.PREFIX,
+            bootstrap_servers=strict_broker.bootstrap_servers,
+            client_config=login("boss"),
+        )
+
+    @pytest.fixture
+    def guest(self, strict_broker: RealBroker, make_layer: Layers) -> KafkaChannelLayer:
+        self.grant(strict_broker, ResourceType.TOPIC, f"{self.PREFIX}-", AclOperation.DESCRIBE)
+        self.grant(strict_broker, ResourceType.TOPIC, f"{self.PREFIX}-ack", AclOperation.WRITE)
+        return make_layer(
+            prefix=self.PREFIX,
+            bootstrap_servers=strict_broker.bootstrap_servers,
+            client_config=login("guest"),
+            await_produce=True,
+        )
+
+    def grant(
+        self, broker: RealBroker, kind: ResourceType, name: str, operation: AclOperation
+    ) -> None:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers, **login("boss")})
+        acl = AclBinding(
+            kind,
+            name,
+            ResourcePatternType.PREFIXED,
+            "User:guest",
+            "*",
+            operation,
+            AclPermissionType.ALLOW,
+        )
+        admin.create_acls([acl])[acl].result(10)
+
+    async def test_a_topic_that_may_not_be_written_to(
+        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
+    ) -> None:
+        await boss.send(channel, {"n": 1})
+        with pytest.raises(ProduceFailed, match="grant it an ACL"):
+            await guest.send(channel, {"n": 2})
+
+    async def test_a_topic_that_may_not_be_created(
+        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
+    ) -> None:
+        await boss.send("other", {})
+        with pytest.raises(TopicError, match="grant it an ACL"):
+            await guest.send(channel, {"n": 2})
+
+    async def test_a_group_that_may_not_be_joined(
+        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
+    ) -> None:
+        await boss.send(channel, {"n": 1})
+        started = time.monotonic()
+        with pytest.raises(TopicError, match="no right to use the consumer group"):
+            await guest.receive(channel)
+        assert time.monotonic() - started < 3
+        assert await next_messages(boss, channel, 1) == [{"n": 1}]

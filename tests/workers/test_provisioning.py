@@ -1,0 +1,68 @@
+"""``kafka_setup_topics --worker-channel``: the topics of worker channels, made beforehand."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.support.layers import Backend, Layers, next_message
+from tests.workers.groups import topic_of
+
+
+@pytest.fixture
+def config(backend: Backend, prefix: str, settings: Any) -> dict[str, Any]:
+    """CONFIG keywords of the project's layer, which creates no topics."""
+    config = {
+        **backend.config,
+        "prefix": prefix,
+        "default_partitions": 2,
+        "auto_create_topics": False,
+        "worker_channels": {"mail": {"partitions": 3}, "job.*": {"partitions": 5}},
+    }
+    backend_class = "kafka_layer.layer.KafkaChannelLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend_class, "CONFIG": config}}
+    return config
+
+
+def run(*options: str) -> dict[str, int | None]:
+    """Return the partitions of the worker channels' topics, as the command prints them."""
+    out = io.StringIO()
+    call_command("kafka_setup_topics", "--json", *options, stdout=out)
+    (report,) = json.loads(out.getvalue())["layers"]
+    prefix = f"{report['prefix']}-work."
+    return {
+        row["topic"].removeprefix(prefix): row["partitions"]
+        for row in report["rows"]
+        if row["topic"].startswith(prefix)
+    }
+
+
+async def test_channels_that_are_named_are_provisioned_and_work(
+    config: dict[str, Any], make_layer: Layers
+) -> None:
+    options = ("--worker-channel", "job.a", "--worker-channel=other", "--worker-channel", "mail")
+    assert run(*options) == {"mail": 3, "job.a": 5, "other": 2}
+    layer = make_layer(**config)
+    for name in ("mail", "job.a", "other"):
+        await layer.send(name, {"to": name})
+        assert await next_message(layer, name) == {"to": name}
+
+
+def test_a_check_looks_at_them(config: dict[str, Any], make_layer: Layers) -> None:
+    run()
+    with pytest.raises(CommandError, match="missing") as error:
+        run("--check", "--worker-channel", "job-1")
+    assert error.value.returncode == 3
+    run("--worker-channel", "job-1")
+    assert run("--check", "--worker-channel", "job-1") == {"mail": 3, "job--1": 2}
+    assert topic_of(make_layer(**config), "job-1").endswith("-work.job--1")
+
+
+@pytest.mark.parametrize("name", ["no spaces", "specific.3-a!b", "x" * 100, ""])
+def test_a_name_that_cannot_be_one_is_refused(config: dict[str, Any], name: str) -> None:
+    with pytest.raises(CommandError, match="worker-channel"):
+        run("--worker-channel", name)

@@ -1,0 +1,177 @@
+"""``manage.py runworker`` in several processes: each job is done once, whoever comes, goes or dies.
+
+A job ends with a line that its worker writes; what is missing is what was lost.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.layers import Backend, Layers
+from tests.support.waiting import wait_until
+from tests.workers.processes import CHANNELS_OWN, Crew, RunWorker
+
+JOBS = 10_000
+PARTITIONS = 12
+
+
+@pytest.fixture
+def config(backend: Backend, make_layer: Layers, protocol: dict[str, Any]) -> dict[str, Any]:
+    """CONFIG keywords of the workers."""
+    return {
+        **backend.config,
+        "prefix": make_layer.prefix,
+        "expiry": 300,
+        "default_partitions": PARTITIONS,
+        **protocol,
+    }
+
+
+async def send(
+    make_layer: Layers, config: dict[str, Any], channel: str, numbers: range, **more: Any
+) -> None:
+    layer = make_layer(**config)
+    for number in numbers:
+        await layer.send(channel, {"type": "job", "n": number, **more})
+    await layer.close()
+
+
+def begun(worker: RunWorker, jobs: int = 1) -> None:
+    wait_until(lambda: worker.done >= jobs, f"worker {worker.process.pid} to do {jobs} job(s)", 30)
+
+
+async def test_three_workers_do_each_of_10000_jobs_once_and_share_them(
+    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+) -> None:
+    with Crew(tmp_path, [channel], config) as crew:
+        for _ in range(3):
+            crew.add()
+        # Half of them wait for the workers, half come while they work.
+        await send(make_layer, config, channel, range(JOBS // 2))
+        for worker in crew.workers:
+            begun(worker)
+        await send(make_layer, config, channel, range(JOBS // 2, JOBS))
+        diary = crew.wait_done(range(JOBS))
+        assert set(diary.ended.values()) == {1}
+        # Each has 4 of the 12 partitions.
+        assert min(worker.done for worker in crew.workers) > JOBS / 3 * 0.5
+
+
+async def test_a_killed_worker_costs_the_job_in_its_hand_and_a_stopped_one_none(
+    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+) -> None:
+    with Crew(tmp_path, [channel], config) as crew:
+        killed, stopped, _ = crew.add(), crew.add(), crew.add()
+        await send(make_layer, config, channel, range(JOBS))
+        begun(stopped, 300)
+        assert stopped.end(signal.SIGTERM) == 0
+        begun(killed, 300)
+        killed.end(signal.SIGKILL)
+        diary = crew.wait_done(range(JOBS), but=1)
+        assert set(diary.began.values()) == {1}
+        lost = set(range(JOBS)) - diary.ended.keys()
+        # Lost is at most the one that it had begun, or was about to.
+        assert lost <= set(range(JOBS)) - stopped.diary.began.keys()
+        assert lost >= diary.began.keys() - diary.ended.keys()
+        assert len(lost) <= 1
+
+
+async def test_workers_that_are_added_on_the_way_take_a_share(
+    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+) -> None:
+    with Crew(tmp_path, [channel], config) as crew:
+        await send(make_layer, config, channel, range(JOBS // 2))
+        begun(crew.add(), 100)
+        begun(crew.add(), 100)
+        begun(crew.add(), 100)
+        diary = crew.wait_done(range(JOBS // 2))
+        assert set(diary.ended.values()) == {1}
+
+
+@pytest.mark.parametrize("protocol", ["classic"], indirect=True)
+class TestOneWorker:
+    """What has nothing to do with the protocol."""
+
+    async def test_a_stopped_worker_finishes_the_job_in_its_hand_and_takes_no_other(
+        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    ) -> None:
+        gate = tmp_path / "gate"
+        with Crew(tmp_path, [channel], config) as crew:
+            worker = crew.add()
+            await send(make_layer, config, channel, range(20), gate=str(gate))
+            wait_until(lambda: worker.diary.began, "a job to begin", 20)
+            worker.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "finishing" in worker.log(), "the worker to stop", 20)
+            gate.touch()
+            assert worker.process.wait(20) == 0
+            assert worker.diary.ended == worker.diary.began
+            assert worker.diary.ended.total() == 1
+            crew.add()
+            assert set(crew.wait_done(range(20)).ended.values()) == {1}
+
+    async def test_a_second_signal_ends_it_at_once(
+        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    ) -> None:
+        with Crew(tmp_path, [channel], config) as crew:
+            worker = crew.add()
+            await send(make_layer, config, channel, range(1), gate=str(tmp_path / "never"))
+            wait_until(lambda: worker.diary.began, "the job to begin", 20)
+            worker.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "finishing" in worker.log(), "the worker to stop", 20)
+            assert worker.end(signal.SIGTERM) == -signal.SIGTERM
+
+    async def test_a_job_that_fails_costs_no_other_and_a_message_without_type_either(
+        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    ) -> None:
+        layer = make_layer(**config)
+        for number in range(100):
+            failing = number % 3 == 0
+            await layer.send(channel, {"type": "failing" if failing else "job", "n": number})
+            if number % 10 == 0:
+                await layer.send(channel, {"n": number})
+        await layer.close()
+        good = [number for number in range(100) if number % 3]
+        with Crew(tmp_path, [channel], config) as crew:
+            worker = crew.add()
+            diary = crew.wait_done(good)
+            assert set(diary.ended) == set(good)
+            wait_until(lambda: worker.diary.began.total() == 100, "the last one to begin")
+            assert set(worker.diary.began.values()) == {1}
+            wait_until(
+                lambda: worker.log().count("Exception inside application") == 34,
+                "each failure to be reported",
+            )
+            assert "has no type" in worker.log()
+            assert worker.end(signal.SIGTERM) == 0
+
+    async def test_one_worker_serves_several_channels_and_synchronous_consumers(
+        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    ) -> None:
+        with Crew(tmp_path, [channel, f"sync.{channel}"], config) as crew:
+            worker = crew.add()
+            await send(make_layer, config, channel, range(50))
+            await send(make_layer, config, f"sync.{channel}", range(50, 100))
+            assert set(crew.wait_done(range(100)).ended.values()) == {1}
+            assert worker.end(signal.SIGTERM) == 0
+
+    async def test_it_ends_with_an_error_when_one_of_its_channels_cannot_be_served(
+        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    ) -> None:
+        await send(make_layer, config, channel, range(1))
+        strict = {**config, "auto_create_topics": False}
+        with Crew(tmp_path, [channel, f"missing.{channel}"], strict) as crew:
+            worker = crew.add()
+            assert worker.process.wait(20) == 1
+            assert "kafka_setup_topics" in worker.log()
+
+    async def test_channels_own_runworker_works_unchanged(
+        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    ) -> None:
+        with Crew(tmp_path, [channel], config, CHANNELS_OWN) as crew:
+            crew.add(), crew.add()
+            await send(make_layer, config, channel, range(500))
+            assert set(crew.wait_done(range(500)).ended.values()) == {1}

@@ -1,0 +1,337 @@
+"""Several layers, each a server of its own, receive from one worker channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
+
+from kafka_layer.kafka import workers
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
+from tests.support.waiting import wait_until, wait_until_async
+from tests.workers.conftest import SESSION_MS, working
+from tests.workers.groups import handed_out
+
+REBALANCED = SESSION_MS / 1000
+"""Seconds in which a group has noticed who came or left."""
+
+
+async def send(layer: KafkaChannelLayer, channel: str, numbers: range) -> None:
+    for number in numbers:
+        await layer.send(channel, {"n": number})
+
+
+async def receive_until_cancelled(
+    layer: KafkaChannelLayer, channel: str, got: Counter[int]
+) -> None:
+    while True:
+        got[(await layer.receive(channel))["n"]] += 1
+
+
+async def begin_work(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dict[str, Any]]:
+    """Start a receive of one message; returns once it waits."""
+    task = asyncio.create_task(next_message(layer, channel, 20))
+
+    def waits() -> bool:
+        return task.done() or working(layer, channel)
+
+    await wait_until_async(waits, f"a receive to wait on {channel}", pause=0.0)
+    return task
+
+
+async def pass_time(seconds: float) -> None:
+    """Return when messages that are there now are so old."""
+    until = time.monotonic() + seconds
+    await wait_until_async(lambda: time.monotonic() > until, "time to pass")
+
+
+async def stop(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TestOneReceiver:
+    async def test_messages_wait_while_nobody_receives_and_come_in_order(
+        self, make_layer: Layers, channel: str
+    ) -> None:
+        one_partition = {"worker_channels": {channel: {"partitions": 1}}}
+        sender = make_layer(**one_partition)
+        await send(sender, channel, range(200))
+        await sender.close()
+        got = await next_messages(make_layer(**one_partition), channel, 200)
+        assert [message["n"] for message in got] == list(range(200))
+
+    async def test_the_first_message_comes_within_a_second_of_the_first_receive(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        sender, receiver = make_layer(), make_layer(**protocol)
+        await send(sender, channel, range(1))
+        await receiver.new_channel()
+        started = time.monotonic()
+        await next_message(receiver, channel)
+        assert time.monotonic() - started < 1.0
+
+    async def test_a_message_is_handed_out_only_when_its_position_is_committed(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(20))
+        for count in range(1, 21):
+            await next_message(layer, channel)
+            # No more than that either: the rest belongs to whoever receives next.
+            assert handed_out(layer, channel) == count
+
+    async def test_a_backlog_that_expired_is_dropped_counted_and_skipped_quickly(
+        self, make_layer: Layers, channel: str
+    ) -> None:
+        count = 3_000
+        expiring = {"worker_channels": {channel: {"expiry": 0.5}}}
+        layer = make_layer(**expiring)
+        await send(layer, channel, range(count))
+        await layer.close()
+        await pass_time(0.6)
+        layer = make_layer(**expiring)
+        first = await begin_work(layer, channel)
+        started = time.monotonic()
+        await wait_until_async(
+            lambda: stats_of(layer)["dropped.expired"] == count, "all of them to be dropped", 20
+        )
+        assert time.monotonic() - started < 1.0, "a commit for each takes longer"
+        await layer.send(channel, {"n": "fresh"})
+        assert await first == {"n": "fresh"}
+        assert stats_of(layer)["dropped.expired"] == count
+
+    async def test_each_channel_has_its_own_expiry(self, make_layer: Layers, channel: str) -> None:
+        brief = f"brief.{channel}"
+        config = {"expiry": 60, "worker_channels": {"brief.*": {"expiry": 0.3}}}
+        sender = make_layer(**config)
+        await send(sender, channel, range(5))
+        await send(sender, brief, range(5))
+        await sender.close()
+        await pass_time(0.4)
+        layer = make_layer(**config)
+        waiting = asyncio.ensure_future(layer.receive(brief))
+        await wait_until_async(
+            lambda: stats_of(layer)["dropped.expired"] == 5, "the brief ones to expire"
+        )
+        assert len(await next_messages(layer, channel, 5)) == 5
+        waiting.cancel()
+
+
+class TestSharing:
+    async def test_two_servers_share_the_messages_and_each_is_handed_out_once(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        layers = [make_layer(**protocol), make_layer(**protocol)]
+        got: list[Counter[int]] = [Counter(), Counter()]
+        tasks = [
+            asyncio.create_task(receive_until_cancelled(layer, channel, each))
+            for layer, each in zip(layers, got, strict=True)
+        ]
+        sender = make_layer()
+        sent = 0
+
+        def shared() -> bool:
+            return all(len(each) > 50 for each in got)
+
+        deadline = time.monotonic() + 20
+        while not shared() and time.monotonic() < deadline:
+            await send(sender, channel, range(sent, sent + 50))
+            sent += 50
+            await wait_until_async(
+                lambda: sum(map(len, got)) == sent,  # noqa: B023
+                f"{sent} to be received",
+                20,
+            )
+        assert shared(), [len(each) for each in got]
+        assert got[0] + got[1] == Counter(range(sent))
+        await stop(*tasks)
+
+    async def test_a_server_that_does_not_receive_leaves_the_rest_to_others(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(100))
+        await next_message(layer, channel)
+        assert stats_of(layer)["delivered"] == 1
+        assert handed_out(layer, channel) == 1
+
+    async def test_one_that_received_once_delays_the_others_by_a_few_seconds_at_most(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        idle, working = make_layer(**protocol), make_layer(**protocol)
+        await send(idle, channel, range(1))
+        await next_message(idle, channel)
+        started = time.monotonic()
+        await send(idle, channel, range(1, 101))
+        got = await next_messages(working, channel, 100)
+        took = time.monotonic() - started
+        assert {message["n"] for message in got} == set(range(1, 101))
+        assert took < workers.GIVE_BACK_AFTER + 2 * REBALANCED
+
+    async def test_the_last_one_stays_in_the_group_and_gives_way_to_a_new_one_at_once(
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        # Joining a group that is empty costs the broker's group.initial.rebalance.delay.ms.
+        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
+        first = make_layer(**protocol)
+        await send(first, channel, range(1))
+        await next_message(first, channel)
+        worker = first._server._backplane._workers[0]  # type: ignore[attr-defined]
+        await wait_until_async(lambda: worker._partitions == PARTITIONS, "it to count partitions")
+        assert worker._client is not None
+        second = make_layer(**protocol)
+        await send(first, channel, range(40))
+        assert len(await next_messages(second, channel, 40, 3 * REBALANCED)) == 40
+        await wait_until_async(lambda: worker._client is None, "the first to leave the group")
+
+    async def test_it_comes_back_when_it_receives_again(
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
+        # One partition: it cannot know that it is the last one, so it leaves.
+        layer = make_layer(**protocol, worker_channels={channel: {"partitions": 1}})
+        await send(layer, channel, range(3))
+        for number in range(3):
+            assert await next_message(layer, channel) == {"n": number}
+            worker = layer._server._backplane._workers[0]  # type: ignore[attr-defined]
+            await wait_until_async(lambda: worker._client is None, "it to leave the group")  # noqa: B023
+
+
+class TestNothingIsLost:
+    """What is cancelled, closed and moved while messages stream."""
+
+    COUNT = 1_500
+
+    async def test_cancelled_receives_lose_none_and_none_comes_twice(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        chance = random.Random(7)
+        layers = [make_layer(**protocol), make_layer(**protocol)]
+        got: Counter[int] = Counter()
+
+        async def receive_and_lose_patience(layer: KafkaChannelLayer) -> None:
+            while True:
+                receive = asyncio.ensure_future(layer.receive(channel))
+                await asyncio.wait([receive], timeout=chance.choice([0, 0.001, 0.003, 0.03]))
+                receive.cancel()
+                await asyncio.wait([receive])
+                if not receive.cancelled():
+                    got[receive.result()["n"]] += 1
+
+        tasks = [asyncio.create_task(receive_and_lose_patience(layer)) for layer in layers * 3]
+        sender = make_layer()
+        await send(sender, channel, range(self.COUNT))
+        await wait_until_async(
+            lambda: len(got) == self.COUNT, f"{self.COUNT} messages to be received", 30
+        )
+        await stop(*tasks)
+        assert set(got.values()) == {1}
+
+    async def test_a_cancelled_receive_leaves_its_message_to_other_servers(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        first = make_layer(**protocol)
+        await send(first, channel, range(30))
+        await next_message(first, channel)
+        receive = await begin_work(first, channel)
+        # This blocks the loop, so the receive cannot take what it is given.
+        wait_until(lambda: stats_of(first)["delivered"] == 2, "a message to be handed out")
+        receive.cancel()
+        await asyncio.wait([receive])
+        assert receive.cancelled()
+        assert handed_out(first, channel) == 2
+        await first.close()
+        second = make_layer(**protocol)
+        got = await next_messages(second, channel, 29)
+        assert len({message["n"] for message in got}) == 29
+
+    async def test_layers_that_close_in_the_middle_lose_none(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        chance = random.Random(11)
+        got: Counter[int] = Counter()
+        rounds = 0
+
+        async def come_and_go() -> None:
+            nonlocal rounds
+            while len(got) < self.COUNT:
+                layer = make_layer(**protocol)
+                tasks = [
+                    asyncio.create_task(receive_until_cancelled(layer, channel, got))
+                    for _ in range(3)
+                ]
+                here = len(got) + chance.randrange(50, 200)
+                with contextlib.suppress(TimeoutError):
+                    await wait_until_async(
+                        lambda: len(got) >= min(here, self.COUNT),  # noqa: B023
+                        "some messages",
+                        chance.uniform(2, 4),
+                    )
+                await stop(*tasks)
+                await layer.close()
+                rounds += 1
+
+        sender = make_layer()
+        await send(sender, channel, range(self.COUNT))
+        await asyncio.wait_for(asyncio.gather(come_and_go(), come_and_go()), 60)
+        assert set(got.values()) == {1}
+        assert len(got) == self.COUNT
+        assert rounds > 4
+
+    async def test_a_commit_whose_answer_is_lost_costs_nothing(
+        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commit = workers.WorkConsumer._commit
+        answers = iter([KafkaError(KafkaError._TRANSPORT), KafkaError(KafkaError._TIMED_OUT)] * 5)
+
+        def commit_and_lose_the_answer(*arguments: Any) -> KafkaError | None:
+            return commit(*arguments) or next(answers, None)
+
+        monkeypatch.setattr(workers.WorkConsumer, "_commit", commit_and_lose_the_answer)
+        layer = make_layer()
+        await send(layer, channel, range(20))
+        got = await next_messages(layer, channel, 20)
+        assert {message["n"] for message in got} == set(range(20))
+        assert stats_of(layer)["delivered"] == 20
+
+    async def test_a_message_whose_commit_is_in_doubt_is_given_back(
+        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commit = workers.WorkConsumer._commit
+        committed: list[object] = []
+
+        def commit_and_lose_the_answer(
+            worker: Any, client: Any, positions: Any
+        ) -> KafkaError | None:
+            error = commit(worker, client, positions)
+            committed.append(positions)
+            return error or KafkaError(KafkaError._TIMED_OUT)
+
+        layer = make_layer()
+        await send(layer, channel, range(5))
+        await next_message(layer, channel)
+        monkeypatch.setattr(workers.WorkConsumer, "_commit", commit_and_lose_the_answer)
+        receive = await begin_work(layer, channel)
+        await wait_until_async(lambda: committed, "a commit")
+        receive.cancel()
+        await asyncio.wait([receive])
+        monkeypatch.setattr(workers.WorkConsumer, "_commit", commit)
+        await layer.close()
+        assert len(await next_messages(make_layer(), channel, 4)) == 4
