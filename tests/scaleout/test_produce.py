@@ -199,7 +199,12 @@ class TestWhatTheBrokerSays:
         self, make_layer: Layers, kafka: str, prefix: str, failures: Failures, call: Call
     ) -> None:
         # A topic that is not there may be one that is just being created: librdkafka waits a bit.
-        config = {"producer_config": {"topic.metadata.propagation.max.ms": 1000}}
+        config: dict[str, Any] = {"producer_config": {"topic.metadata.propagation.max.ms": 1000}}
+        maker = make_layer(prefix)
+        await maker.group_send("room", MESSAGE)
+        await maker.close()
+        # A layer that may create topics would make it anew, and nothing would fail for long.
+        config["auto_create_topics"] = False
         awaiting = make_layer(prefix, await_produce=True, **config)
         other = make_layer(prefix, **config)
         await call(awaiting, "user_send", "ann", MESSAGE)
