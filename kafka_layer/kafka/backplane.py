@@ -194,6 +194,14 @@ class KafkaBackplane:
         logger.info("Creating topics: %s", names)
         with TopicAdmin(self._config, max(0.1, deadline - time.monotonic())) as admin:
             admin.create([topic_spec(self._config, topic) for topic in missing])
+            made = self._look_at_until_there(missing, names, deadline)
+            admin.wait_until_served(made)
+
+    def _look_at_until_there(
+        self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float
+    ) -> dict[str, int]:
+        """Wait until this client sees topics that were created; returns their partition counts."""
+        missing = topics
         while missing:
             missing = self._look_at(missing, max(0.1, deadline - time.monotonic()))
             if missing and time.monotonic() >= deadline:
@@ -201,6 +209,8 @@ class KafkaBackplane:
                     f"Topics were created, but this client does not see them: {names}. "
                     "Grant it DESCRIBE on them, or look at the brokers' logs."
                 )
+        with self._lock:
+            return {name: self._partitions[name] for name in map(self._name, topics)}
 
     def _read_anew(self, missing: Sequence[Topic | WorkTopic], deadline: float) -> None:
         """Let the consumer start at 0 in topics that were deleted while it read them."""

@@ -342,6 +342,12 @@ class RecordProducer:
             self._take_pending()
             if error is None:
                 self._connection.on_answer()
+                if (message.offset() or 0) < 0:
+                    # The broker called it a duplicate of one whose acknowledgement was lost. It
+                    # may say so of a first record, too, that it refused and never wrote.
+                    self._stats.dropped(
+                        "doubtful", f"{message.topic()} {message.key()!r} was taken for a duplicate"
+                    )
                 if delivered is not None:
                     delivered(_position(message), None)
             else:
