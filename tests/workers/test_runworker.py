@@ -84,11 +84,15 @@ async def test_workers_that_are_added_on_the_way_take_a_share(
     make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
 ) -> None:
     with Crew(tmp_path, [channel], config) as crew:
-        await send(make_layer, config, channel, range(JOBS // 2))
-        begun(crew.add(), 100)
-        begun(crew.add(), 100)
-        begun(crew.add(), 100)
-        diary = crew.wait_done(range(JOBS // 2))
+        sent = 0
+        for _ in range(3):
+            worker = crew.add()
+            # Jobs come until the new one has its share: those before it must not end the work.
+            while worker.done < 100:
+                assert sent < 5 * JOBS, f"worker {worker.process.pid} got no share"
+                await send(make_layer, config, channel, range(sent, sent + 500))
+                sent += 500
+        diary = crew.wait_done(range(sent))
         assert set(diary.ended.values()) == {1}
 
 
