@@ -90,11 +90,13 @@ class WorkerSettings:
 
     Attributes:
         expiry: Seconds after which a message that no worker took is dropped.
+        prefetch_count: How many messages one waiting receive lets its process take.
         topic: Provisioning of its topic.
         pattern: Which channels' names it is for, as the settings write it.
     """
 
     expiry: float
+    prefetch_count: int
     topic: TopicSettings
     pattern: str = "*"
 
@@ -430,6 +432,9 @@ def _topics(
     )
 
 
+_OF_WORKERS = frozenset({"expiry", "prefetch_count"})
+
+
 def _worker_channels(
     value: object, expiry: float, default_partitions: int, default_replication: int
 ) -> tuple[tuple[re.Pattern[str], WorkerSettings], ...]:
@@ -441,19 +446,24 @@ def _worker_channels(
         if not isinstance(pattern, str) or not isinstance(settings, Mapping):
             raise _wrong(where, settings, "a dict, and its key a pattern of channel names")
         own = _seconds(f"{where}['expiry']", settings.get("expiry", expiry))
-        rest = {name: each for name, each in settings.items() if name != "expiry"}
-        topic = _topic(where, rest, own, default_partitions, default_replication)
+        prefetch = _integer(f"{where}['prefetch_count']", settings.get("prefetch_count", 1))
+        topic = _topic(where, settings, own, default_partitions, default_replication, _OF_WORKERS)
         compiled = re.compile(fnmatch.translate(pattern))
-        found.append((compiled, WorkerSettings(own, topic, pattern)))
+        found.append((compiled, WorkerSettings(own, prefetch, topic, pattern)))
     return tuple(found)
 
 
 def _topic(
-    where: str, value: object, expiry: float, partitions: int, replication_factor: int
+    where: str,
+    value: object,
+    expiry: float,
+    partitions: int,
+    replication_factor: int,
+    other: frozenset[str] = frozenset(),
 ) -> TopicSettings:
     if not isinstance(value, Mapping):
         raise _wrong(where, value, "a dict")
-    known = {"partitions", "replication_factor", "config"}
+    known = {"partitions", "replication_factor", "config"} | other
     for name in value:
         if name not in known:
             _unknown(f"setting in {where}:", name, known)

@@ -221,7 +221,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             TopicError: If a worker channel's topic or consumer group is refused.
         """
         server = self._server
-        mailbox = server.registry.mailbox(channel)
+        mailbox = server.mailbox(channel)
         if mailbox is None:
             server, mailbox = await self._open(channel)
         while True:

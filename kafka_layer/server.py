@@ -85,6 +85,7 @@ class Server:
         self._limits: dict[Topic | WorkTopic, int] = {t: self._limit_of(t) for t in Topic}
         self._lock = threading.Lock()
         self._starts: dict[object, Future[Any]] = {}
+        self._work_mailboxes: dict[str, Mailbox] = {}
         self._stopped = threading.Event()
         self._closed = threading.Event()
 
@@ -127,6 +128,11 @@ class Server:
             What the receives wait on, to come.
         """
         return self._start(("working", topic), lambda: self._open_worker(topic))
+
+    def mailbox(self, channel: str) -> Mailbox | None:
+        """Return what the receives of a channel wait on, or None if it is not open here."""
+        mailbox = self.registry.mailbox(channel)
+        return self._work_mailboxes.get(channel) if mailbox is None else mailbox
 
     def publish(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Hand a record to the backplane; never blocks. The server must be sending.
@@ -343,7 +349,7 @@ class Server:
         self._publish_timed(self.commands.probe())
         channel = WorkChannel(
             topic,
-            self.config.worker_settings(topic.channel).expiry,
+            self.config.worker_settings(topic.channel),
             self.codec,
             self.stats,
             self._clock,
@@ -351,6 +357,7 @@ class Server:
         )
         self._backplane.open_work_channel(channel, deadline - time.monotonic())
         self._once("upkeep", self._upkeep)
+        self._work_mailboxes[topic.channel] = channel.mailbox
         return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:

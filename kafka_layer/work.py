@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from .addressing import WorkTopic
 from .clock import BrokerClock
+from .conf import WorkerSettings
 from .exceptions import UnreadableRecord
 from .mailbox import Bridges, Envelope, Mailbox
 from .stats import Stats
@@ -24,14 +25,24 @@ _UNBOUNDED = 1 << 30
 
 
 class Job(Envelope):
-    """A message of a worker channel, and where it stands in the channel's topic."""
+    """A message of a worker channel, and where it stands in the channel's topic.
 
-    __slots__ = ("offset", "partition")
+    Attributes:
+        partition: The record's partition.
+        offset: The record's offset.
+        holding: The backplane's mark of the time in which it held the partition; a job of an
+            earlier time cannot be given back.
+    """
 
-    def __init__(self, payload: bytes, deadline: float, partition: int, offset: int) -> None:
+    __slots__ = ("holding", "offset", "partition")
+
+    def __init__(
+        self, payload: bytes, deadline: float, partition: int, offset: int, holding: object
+    ) -> None:
         super().__init__(payload, deadline)
         self.partition = partition
         self.offset = offset
+        self.holding = holding
 
 
 class WorkChannel:
@@ -39,7 +50,7 @@ class WorkChannel:
 
     Args:
         topic: The channel's topic.
-        expiry: Seconds after which a message is dropped.
+        settings: When its messages expire, and how many are taken at once.
         codec: Opens encrypted values.
         stats: Counts what is delivered and what is dropped.
         clock: Tells the age of a message.
@@ -53,7 +64,7 @@ class WorkChannel:
     def __init__(
         self,
         topic: WorkTopic,
-        expiry: float,
+        settings: WorkerSettings,
         codec: Codec,
         stats: Stats,
         clock: BrokerClock,
@@ -62,7 +73,8 @@ class WorkChannel:
         self.topic = topic
         self.waiting = threading.Event()
         self.mailbox = Mailbox(topic.channel, _UNBOUNDED, bridges, self.waiting.set)
-        self._expiry = expiry
+        self._expiry = settings.expiry
+        self._ahead = settings.prefetch_count - 1
         self._codec = codec
         self._stats = stats
         self._clock = clock
@@ -70,10 +82,23 @@ class WorkChannel:
 
     @property
     def wanted(self) -> int:
-        """How many jobs the receives that wait could take at this moment."""
-        return self.mailbox.unserved
+        """How many jobs may be taken for good at this moment: none unless a receive waits."""
+        unserved = self.mailbox.unserved
+        return unserved + self._ahead if unserved else 0
 
-    def job(self, value: bytes | None, timestamp: float, partition: int, offset: int) -> Job | None:
+    @property
+    def last_taken(self) -> float:
+        """When a receive last waited or took, on ``time.monotonic()``."""
+        return self.mailbox.last_seen
+
+    def job(
+        self,
+        value: bytes | None,
+        timestamp: float,
+        partition: int,
+        offset: int,
+        holding: object = None,
+    ) -> Job | None:
         """Make a job of a record.
 
         Args:
@@ -81,6 +106,7 @@ class WorkChannel:
             timestamp: The broker's, in seconds since the epoch.
             partition: The record's partition.
             offset: The record's offset.
+            holding: As in :class:`Job`.
 
         Returns:
             The job, or None if it expired or cannot be read; that is counted.
@@ -96,7 +122,7 @@ class WorkChannel:
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None
-        return Job(payload, time.monotonic() + self._expiry - age, partition, offset)
+        return Job(payload, time.monotonic() + self._expiry - age, partition, offset, holding)
 
     def hand_out(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on."""

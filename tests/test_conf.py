@@ -97,7 +97,10 @@ def test_channel_capacity_takes_globs_and_regular_expressions_in_order() -> None
 def test_worker_channels_have_settings_by_pattern_and_defaults() -> None:
     config = make(
         default_partitions=4,
-        worker_channels={"mail": {"expiry": 7200}, "job-*": {"partitions": 2}},
+        worker_channels={
+            "mail": {"expiry": 7200, "prefetch_count": 5},
+            "job-*": {"partitions": 2},
+        },
     )
 
     assert config.worker_settings("mail").expiry == 7200
@@ -105,6 +108,8 @@ def test_worker_channels_have_settings_by_pattern_and_defaults() -> None:
     assert config.topic_settings(WorkTopic("job-1")).partitions == 2
     assert config.topic_settings(WorkTopic("other")).partitions == 4
     assert config.worker_settings("other").expiry == 60
+    assert config.worker_settings("mail").prefetch_count == 5
+    assert config.worker_settings("other").prefetch_count == 1
     assert config.named_worker_channels == ["mail"]
 
 
@@ -215,6 +220,11 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"worker_channels": []}, "worker_channels is []; it must be a dict"),
     ({"worker_channels": {"a": {"expiry": 0}}}, "worker_channels['a']['expiry'] is 0"),
     ({"worker_channels": {"a": {"partitons": 1}}}, "did you mean 'partitions'?"),
+    (
+        {"worker_channels": {"a": {"prefetch_count": 0}}},
+        "worker_channels['a']['prefetch_count'] is 0",
+    ),
+    ({"topics": {"ack": {"prefetch_count": 2}}}, "Unknown setting in topics['ack']:"),
     (
         {"worker_channels": {"a": {"expiry": 900, "config": {"retention.ms": 800_000}}}},
         "worker_channels['a'] keeps records for retention.ms=800000, shorter than expiry (900 s)",

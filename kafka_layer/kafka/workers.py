@@ -1,9 +1,10 @@
 """The consumer of one worker channel: a member of a consumer group that shares the messages.
 
 A message's position is committed before the message is handed to a receive that waits, so nothing
-is handed out twice, whoever dies. Only as much is taken as receives wait for; what was fetched
-and not handed out belongs to whoever gets the partition next. A process whose receives stop gives
-its share back to the others after some seconds.
+is handed out twice, whoever dies. Only as much is taken as receives wait for, times
+``prefetch_count``. What was fetched and not handed out belongs to whoever gets the partition next;
+what was handed out and no receive takes is uncommitted, to the same end. A process whose receives
+stop gives its share back to the others after some seconds.
 
 One thread owns every call on the client.
 """
@@ -15,6 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
@@ -41,6 +43,8 @@ logger = logging.getLogger("kafka_layer")
 GIVE_BACK_AFTER = 5.0
 """Seconds without a receive after which this process leaves the group to others."""
 
+# Seconds without a receive after which what was handed out and not taken is taken back.
+_TAKE_BACK_AFTER = 0.1
 _PAUSE_AFTER = 1.0
 _POLL = 0.1
 _RETRY = 0.05
@@ -236,9 +240,11 @@ class WorkConsumer:
                 self._fetch(client, wanted)
                 self._hand_out(client)
                 continue
-            idle = time.monotonic() - last_wanted
+            idle = time.monotonic() - max(last_wanted, self._channel.last_taken)
             if idle >= GIVE_BACK_AFTER and not self._is_alone(client):
                 return
+            if idle >= _TAKE_BACK_AFTER:
+                self._take_back(client)
             if idle >= _PAUSE_AFTER:
                 # Rebalances are answered in poll(), and it must not bring messages for ever.
                 self._pause(client)
@@ -265,13 +271,13 @@ class WorkConsumer:
 
     def _fetch(self, client: Consumer, wanted: int) -> None:
         live = sum(each.job is not None for each in self._fetched)
+        if not live:
+            live += self._keep(client.poll(_POLL))
         while live < wanted and len(self._fetched) < _SKIP:
             messages = client.consume(wanted - live, 0)
             if not messages:
                 break
             live += sum(map(self._keep, messages))
-        if not self._fetched:
-            self._keep(client.poll(_POLL))
 
     def _keep(self, message: Message | None) -> bool:
         """Take a message from the client; tells whether a receive can have it."""
@@ -288,7 +294,8 @@ class WorkConsumer:
             # Fetched before a rebalance that came in the same call: another member's by now.
             return False
         offset = message.offset() or 0
-        job = self._channel.job(message.value(), message.timestamp()[1] / 1000, where[1], offset)
+        timestamp = message.timestamp()[1] / 1000
+        job = self._channel.job(message.value(), timestamp, where[1], offset, holding)
         self._fetched.append(_Fetched(where, offset, holding, job))
         return job is not None
 
@@ -311,6 +318,38 @@ class WorkConsumer:
         for each in batch:
             self._doubtful.pop(each.where, None)
         self._channel.hand_out([each.job for each in batch if each.job is not None])
+
+    def _take_back(self, client: Consumer) -> None:
+        """Uncommit what was handed out while no receive takes it: who dies now loses none of it."""
+        unread = self._unread(self._held.keys())
+        if not unread:
+            return
+        self._fetched.extendleft(
+            _Fetched(self._where(job), job.offset, job.holding, job) for job in reversed(unread)
+        )
+        first = self._first(unread)
+        if self._commit(client, first) is not None:
+            # They are committed anew before they are handed out again.
+            for where, offset in first.items():
+                self._doubtful.setdefault(where, offset)
+
+    def _unread(self, partitions: Collection[Partition]) -> list[Job]:
+        """Take what no receive has taken yet out of the channel, where it can be given back."""
+        return self._channel.take_back(
+            lambda job: (
+                self._where(job) in partitions and self._held.get(self._where(job)) is job.holding
+            )
+        )
+
+    def _where(self, job: Job) -> Partition:
+        return self._topic, job.partition
+
+    def _first(self, jobs: Sequence[Job]) -> dict[Partition, int]:
+        first: dict[Partition, int] = {}
+        for job in jobs:
+            where = self._where(job)
+            first[where] = min(job.offset, first.get(where, job.offset))
+        return first
 
     def _next(self, wanted: int) -> list[_Fetched]:
         batch: list[_Fetched] = []
@@ -359,11 +398,10 @@ class WorkConsumer:
 
     def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {(each.topic, each.partition) for each in partitions}
-        unread = self._channel.take_back(lambda job: (self._topic, job.partition) in revoked)
-        first = {where: self._doubtful[where] for where in revoked & self._doubtful.keys()}
-        for job in unread:
-            where = (self._topic, job.partition)
-            first[where] = min(job.offset, first.get(where, job.offset))
+        unread = self._unread(revoked)
+        doubtful = {where: self._doubtful[where] for where in revoked & self._doubtful.keys()}
+        first = self._first(unread)
+        first.update((where, min(at, first.get(where, at))) for where, at in doubtful.items())
         if first and not self._commit_back(client, first):
             # They are this process's own, then: the position has passed them.
             self._channel.hand_out(unread)
