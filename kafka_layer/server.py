@@ -44,6 +44,9 @@ START_TIMEOUT = 4.5
 _SWEEP_INTERVAL = 1.0
 _REFRESH_INTERVAL = 30.0
 _UNDO_TIMEOUT = 1.0
+_CLOCK_TIMEOUT = 1.0
+# Seconds that a part of a start gets in any case, however long the parts before it took.
+_LEAST = 0.5
 
 # Room for the key, the headers and what Kafka adds to a record and its batch.
 _RECORD_OVERHEAD = 1024
@@ -318,6 +321,7 @@ class Server:
     def _open_sender(self) -> None:
         self._backplane.open_sender(START_TIMEOUT)
         _running.add(self)
+        self._once("upkeep", self._upkeep)
         self.sending = True
 
     def _open_receiver(self) -> None:
@@ -335,18 +339,21 @@ class Server:
                 f"{START_TIMEOUT} s that this server wrote to its own inbox; the broker is "
                 "overloaded, or cut off."
             ) from None
-        self._once("upkeep", self._upkeep)
         self.receiving = True
 
     def _open_work_sender(self, topic: WorkTopic) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
         self.start_sending().result()
-        self._backplane.open_work_topic(topic, START_TIMEOUT)
+        self._backplane.open_work_topic(topic, max(_LEAST, deadline - time.monotonic()))
         self._limits[topic] = self._limit_of(topic)
 
     def _open_worker(self, topic: WorkTopic) -> Mailbox:
         deadline = time.monotonic() + START_TIMEOUT
         self.start_sending().result()
-        self._publish_timed(self.commands.probe())
+        # Before the first message's age is judged: this machine's clock may be wrong.
+        clock_set = threading.Event()
+        self._publish_timed(self.commands.probe(), done=clock_set.set)
+        clock_set.wait(_CLOCK_TIMEOUT)
         channel = WorkChannel(
             topic,
             self.config.worker_settings(topic.channel),
@@ -356,7 +363,6 @@ class Server:
             self.registry.bridges,
         )
         self._backplane.open_work_channel(channel, deadline - time.monotonic())
-        self._once("upkeep", self._upkeep)
         self._work_mailboxes[topic.channel] = channel.mailbox
         return channel.mailbox
 
@@ -372,7 +378,10 @@ class Server:
         return question
 
     def _publish_timed(
-        self, record: Outgoing, failed: Callable[[Exception], None] | None = None
+        self,
+        record: Outgoing,
+        failed: Callable[[Exception], None] | None = None,
+        done: Callable[[], None] | None = None,
     ) -> None:
         """Publish a record whose delivery report sets the clock."""
         sent = time.time()
@@ -382,6 +391,8 @@ class Server:
                 self._clock.observe(position.timestamp, sent, time.time())
             elif error is not None and failed is not None:
                 failed(error)
+            if done is not None:
+                done()
 
         self.publish(record, delivered)
 
@@ -462,7 +473,9 @@ class Server:
     def _refresh(self) -> None:
         with contextlib.suppress(BrokerUnavailable):
             self._backplane.refresh()
-            self._publish_timed(self.commands.probe())
+            # Who only sends judges no message's age, and may have no right to write this one.
+            if self.receiving or self._work_mailboxes:
+                self._publish_timed(self.commands.probe())
 
 
 def close_all(timeout: float) -> None:

@@ -81,8 +81,9 @@ class KafkaBackplane:
         return self._inbox
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
+        # Known first: what is not there yet is made later, with all that the producer writes to.
+        self._producer.spread(topic, self._name(topic), 1)
         self._ensure_or_later((topic,), timeout)
-        self._producer.spread(topic, self._name(topic), self._partitions.get(self._name(topic), 1))
 
     def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -112,7 +113,7 @@ class KafkaBackplane:
 
     def refresh(self) -> None:
         before = dict(self._partitions)
-        if self._look_at(tuple(Topic), _RETRY):
+        if self._look_at(self._written(), _RETRY):
             self._repair_topics()
         self._connection.on_answer()
         added = [
@@ -123,10 +124,6 @@ class KafkaBackplane:
         if added and self._consumer is not None:
             logger.info("Reading %d new partition(s) from their start", len(added))
             self._consumer.add(added)
-        for topic in self._producer.work_topics():
-            self._look_at((topic,), _RETRY)
-            name = self._name(topic)
-            self._producer.spread(topic, name, self._partitions.get(name, 1))
 
     def health(self) -> Health:
         lag = 0 if self._consumer is None else self._consumer.lag
@@ -171,12 +168,7 @@ class KafkaBackplane:
             self._ensure_topics(topics, timeout)
         except BrokerUnavailable as error:
             logger.warning("%s Messages wait in the producer's queue until then.", error)
-            threading.Thread(
-                target=self._ensure_topics_later,
-                args=(topics,),
-                name="kafka-layer-topics",
-                daemon=True,
-            ).start()
+            self._repair_topics()
 
     def _ensure_topics(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
         """Learn the partition counts; create what is missing, where the settings allow it."""
@@ -240,9 +232,11 @@ class KafkaBackplane:
         )
         with self._lock:
             self._partitions.update(counts)
-        count = counts.get(self._names[Topic.SEND_ALL])
-        if count:
-            self._producer.own_partition = self._seed % count
+        for topic, name in names.items():
+            if name in counts and isinstance(topic, WorkTopic):
+                self._producer.spread(topic, name, counts[name])
+            elif name in counts and topic is Topic.SEND_ALL:
+                self._producer.own_partition = self._seed % counts[name]
         return [topic for topic, name in names.items() if name not in counts]
 
     def _repair_topics(self) -> None:
@@ -250,27 +244,26 @@ class KafkaBackplane:
         if not self._closed.is_set() and self._repairing.acquire(blocking=False):
             threading.Thread(target=self._repair, name="kafka-layer-topics", daemon=True).start()
 
+    def _written(self) -> tuple[Topic | WorkTopic, ...]:
+        return (*Topic, *self._producer.work_topics())
+
     def _repair(self) -> None:
         try:
-            topics = (*Topic, *self._producer.work_topics())
+            while not (self._closed.is_set() or self._are_there()):
+                self._closed.wait(_RETRY)
+            # Not at once again: what it was asked for took effect by then.
+            self._closed.wait(_RETRY)
+        finally:
+            self._repairing.release()
+
+    def _are_there(self) -> bool:
+        try:
             # It also tells the producer, which would believe for minutes that they are missing.
-            self._ensure_topics(topics, _REPAIR_TIMEOUT)
+            self._ensure_topics(self._written(), _REPAIR_TIMEOUT)
         except BrokerUnavailable:
-            pass
+            return False
         except Exception as error:
             if not self._closed.is_set():
                 logger.error("%s", error)
                 self._closed.wait(_REPAIR_TIMEOUT)
-        finally:
-            self._closed.wait(_RETRY)
-            self._repairing.release()
-
-    def _ensure_topics_later(self, topics: Sequence[Topic | WorkTopic]) -> None:
-        while not self._closed.wait(_RETRY):
-            try:
-                self._ensure_topics(topics, _RETRY)
-            except BrokerUnavailable:
-                continue
-            except Exception as error:
-                logger.error("%s", error)
-            return
+        return True

@@ -57,7 +57,7 @@ class TestStart:
             lambda: not any("start" in name for name in layer_threads()), "the start to be over"
         )
         assert [name for name in layer_threads() if "producer" in name]
-        assert not [name for name in layer_threads() if "consumer" in name or "upkeep" in name]
+        assert not [name for name in layer_threads() if "consumer" in name]
         await layer.close()
 
     async def test_a_layer_that_was_never_used_has_nothing_to_close(

@@ -42,6 +42,7 @@ class TestBrokerThatIsAway:
     def quick_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A start waits for the broker; here it is known that none will answer."""
         monkeypatch.setattr(server, "START_TIMEOUT", 0.5)
+        monkeypatch.setattr(server, "_LEAST", 0.1)
 
     async def test_a_message_that_no_broker_takes_is_counted(
         self, make_layer: Layers, nowhere: str, channel: str
@@ -50,6 +51,15 @@ class TestBrokerThatIsAway:
         await layer.send(channel, {"n": 1})
         await wait_until_async(lambda: stats_of(layer)["failed"] == 1, "the message to fail")
         assert stats_of(layer)["dropped.produce"] == 1
+
+    async def test_the_first_send_waits_for_one_start_not_for_two(
+        self, make_layer: Layers, nowhere: str, channel: str
+    ) -> None:
+        layer = make_layer(bootstrap_servers=nowhere)
+        started = time.monotonic()
+        await layer.send(channel, {"n": 1})
+        assert time.monotonic() - started < 2 * server.START_TIMEOUT + server._LEAST
+        assert layer.stats().queued == 1
 
     async def test_who_awaits_it_gets_the_error(
         self, make_layer: Layers, nowhere: str, channel: str

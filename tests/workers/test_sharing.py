@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
+from kafka_layer import server
 from kafka_layer.kafka import workers
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
@@ -108,6 +110,17 @@ class TestOneReceiver:
         await layer.send(channel, {"n": "fresh"})
         assert await first == {"n": "fresh"}
         assert stats_of(layer)["dropped.expired"] == count
+
+    async def test_a_wrong_clock_of_the_worker_drops_nothing(
+        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sender, worker = make_layer(), make_layer()
+        await send(sender, channel, range(3))
+        right = time.time
+        monkeypatch.setattr(time, "time", lambda: right() + 3600)
+        got = await next_messages(worker, channel, 3)
+        assert {message["n"] for message in got} == {0, 1, 2}
+        assert stats_of(worker)["dropped.expired"] == 0
 
     async def test_each_channel_has_its_own_expiry(self, make_layer: Layers, channel: str) -> None:
         brief = f"brief.{channel}"
@@ -212,6 +225,27 @@ class TestSharing:
             assert await next_message(layer, channel) == {"n": number}
             worker = layer._server._backplane._workers[0]  # type: ignore[attr-defined]
             await wait_until_async(lambda: worker._client is None, "it to leave the group")  # noqa: B023
+
+
+class TestNewPartitions:
+    async def test_a_process_that_only_sends_uses_them(
+        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "_REFRESH_INTERVAL", 0.1)
+        settings = {"worker_channels": {channel: {"partitions": 1}}, "await_produce": True}
+        sender = make_layer(**settings)
+        first = await sender.send(channel, {})
+        assert first is not None
+        admin = AdminClient({"bootstrap.servers": sender.config.bootstrap_servers})
+        for raised in admin.create_partitions([NewPartitions(first.topic, 4)]).values():
+            raised.result(20)
+        used = {first.partition}
+        deadline = time.monotonic() + 20
+        while len(used) < 4 and time.monotonic() < deadline:
+            position = await sender.send(channel, {})
+            assert position is not None
+            used.add(position.partition)
+        assert used == {0, 1, 2, 3}
 
 
 class TestPrefetch:
