@@ -120,8 +120,8 @@ async def test_consumers_that_come_and_go_leave_nothing_behind(make_layer: Layer
     assert not registry._leaving
     assert not registry._collected
     assert threading.active_count() <= threads
-    # Not the size of the process, which depends on what ran before: less than one for each.
-    assert len(gc.get_objects()) - objects < CONSUMERS / 4
+    # Not the size of the process, which depends on what ran before.
+    assert len(gc.get_objects()) - objects < 100
     # and the layer works
     channel = await there.new_channel()
     await there.group_add("room", channel)
