@@ -25,8 +25,8 @@ from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import (
     Backend,
     Layers,
+    backend_named,
     is_empty_after_sweep,
-    kafka_backend,
     memory_backend,
 )
 from tests.support.waiting import wait_until_async
@@ -170,11 +170,9 @@ def users_of(server: KafkaChannelLayer) -> int:
 
 
 class TestRegistration:
-    @pytest.fixture(scope="class", params=["memory", "kafka"])
+    @pytest.fixture(params=["memory", "kafka"])
     def backend(self, request: pytest.FixtureRequest) -> Backend:
-        if request.param == "memory":
-            return memory_backend()
-        return kafka_backend(request.getfixturevalue("kafka"))
+        return backend_named(request.param, request)
 
     async def test_a_connected_user_is_reached_from_another_server(
         self, kit: Kit, server: KafkaChannelLayer, other: KafkaChannelLayer

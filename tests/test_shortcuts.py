@@ -22,7 +22,7 @@ from kafka_layer.shortcuts import (
     send_on_commit,
     user_send_on_commit,
 )
-from tests.support.layers import Backend, Layers, kafka_backend, memory_backend, next_message
+from tests.support.layers import Backend, Layers, backend_named, memory_backend, next_message
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -101,11 +101,9 @@ def rolled_back() -> Iterator[None]:
 
 
 class TestTransactions:
-    @pytest.fixture(scope="class", params=["memory", "kafka"])
+    @pytest.fixture(params=["memory", "kafka"])
     def backend(self, request: pytest.FixtureRequest) -> Backend:
-        if request.param == "memory":
-            return memory_backend()
-        return kafka_backend(request.getfixturevalue("kafka"))
+        return backend_named(request.param, request)
 
     def test_sent_after_the_commit(self, way: Way, receiver: Receiver) -> None:
         with transaction.atomic():

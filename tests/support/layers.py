@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from kafka_layer.addressing import Topic, topic_name
 from kafka_layer.kafka.embedded import EmbeddedBroker
 from kafka_layer.layer import KafkaChannelLayer
@@ -23,6 +25,7 @@ __all__ = [
     "PARTITIONS",
     "Backend",
     "Layers",
+    "backend_named",
     "begin_receive",
     "embedded_backend",
     "is_empty_after_sweep",
@@ -83,6 +86,20 @@ def embedded_backend(broker: EmbeddedBroker) -> Backend:
 def kafka_backend(servers: str) -> Backend:
     """Layers on a real broker."""
     return Backend("kafka", KafkaChannelLayer, {"bootstrap_servers": servers})
+
+
+def backend_named(name: str, request: pytest.FixtureRequest) -> Backend:
+    """Return the backend "memory", "embedded" or "kafka"; starts its broker if it has to.
+
+    Args:
+        name: Which one.
+        request: That of the fixture which asks.
+    """
+    if name == "memory":
+        return memory_backend()
+    if name == "embedded":
+        return embedded_backend(request.getfixturevalue("embedded"))
+    return kafka_backend(request.getfixturevalue("kafka"))
 
 
 class Layers:

@@ -43,14 +43,15 @@ def broker(real_broker_tools: None) -> Iterator[RealBroker]:
 
 
 @pytest.fixture(scope="session")
-def kafka_of_workers(broker: RealBroker) -> Backend:
+def kafka(broker: RealBroker) -> str:
     """What layers of this folder run on."""
-    return kafka_backend(broker.bootstrap_servers)
+    return broker.bootstrap_servers
 
 
 @pytest.fixture(scope="session")
-def backend(kafka_of_workers: Backend) -> Backend:
-    return kafka_of_workers
+def backend(kafka: str) -> Backend:
+    # Its own: the one of all tests may have been made already, with their broker.
+    return kafka_backend(kafka)
 
 
 @pytest.fixture(params=["classic", "consumer"])

@@ -15,8 +15,7 @@ from tests.support.layers import (
     PARTITIONS,
     Backend,
     Layers,
-    embedded_backend,
-    memory_backend,
+    backend_named,
     next_message,
     next_messages,
     stats_of,
@@ -29,13 +28,7 @@ MakeWorkers = Callable[..., list[KafkaChannelLayer]]
 
 @pytest.fixture(scope="session", params=["memory", "embedded", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    if request.param == "memory":
-        return memory_backend()
-    if request.param == "embedded":
-        embedded: EmbeddedBroker = request.getfixturevalue("embedded")
-        return embedded_backend(embedded)
-    kafka: Backend = request.getfixturevalue("kafka_of_workers")
-    return kafka
+    return backend_named(request.param, request)
 
 
 @pytest.fixture
