@@ -25,7 +25,7 @@ TIERS: list[set[str]] = [
     },
     {"checks", "management.layers"},
     {"configured"},
-    {"consumers", "shortcuts", "testing", "worker"},
+    {"consumers", "shortcuts", "testing", "runworker"},
     {"layer"},
     {"kafka.backplane", "kafka.validation"},
     {"kafka.admin", "kafka.consumer", "kafka.producer", "kafka.workers"},
