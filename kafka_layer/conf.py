@@ -171,7 +171,8 @@ class LayerConfig:
         known = {each.name for each in fields(cls)}
         for name in keywords:
             if name not in known:
-                _unknown("CONFIG keyword", name, known | _EXTRA_KEYWORDS)
+                known |= _EXTRA_KEYWORDS
+                _unknown("CONFIG keyword", name, known, _OF_CHANNELS_REDIS.get(name))
         if "bootstrap_servers" not in keywords:
             raise ImproperlyConfigured(
                 "CONFIG has no bootstrap_servers; name the brokers, for instance "
@@ -233,11 +234,19 @@ class LayerConfig:
 
 _EXTRA_KEYWORDS = {"default_partitions", "default_replication_factor"}
 
+# Keywords of channels_redis that have no counterpart of the same name.
+_OF_CHANNELS_REDIS = {
+    "hosts": "that is channels_redis' keyword; name the Kafka brokers in bootstrap_servers.",
+    "random_prefix_length": "that is channels_redis' keyword; remove it.",
+    "on_disconnect": "connect a receiver to kafka_layer.signals.connection_changed instead.",
+    "on_reconnect": "connect a receiver to kafka_layer.signals.connection_changed instead.",
+}
 
-def _unknown(what: str, name: object, known: Iterable[str]) -> None:
+
+def _unknown(what: str, name: object, known: Iterable[str], hint: str | None = None) -> None:
     close = difflib.get_close_matches(str(name), known, n=1)
     mend = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}."
-    raise ImproperlyConfigured(f"Unknown {what} {name!r}; {mend}")
+    raise ImproperlyConfigured(f"Unknown {what} {name!r}; {hint or mend}")
 
 
 def _wrong(name: str, value: object, wanted: str) -> ImproperlyConfigured:

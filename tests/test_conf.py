@@ -141,6 +141,10 @@ def test_a_producer_may_give_up_earlier_than_expiry() -> None:
 
 SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"bootstrap_server": "a:1"}, "Unknown CONFIG keyword 'bootstrap_server'; did you mean"),
+    (
+        {"hosts": [("redis", 6379)]},
+        "Unknown CONFIG keyword 'hosts'; that is channels_redis' keyword",
+    ),
     ({"zzz": 1}, "Unknown CONFIG keyword 'zzz'; known are ack_timeout, admin_config"),
     ({"bootstrap_servers": "localhost"}, "'localhost'; each server must be 'host:port'"),
     ({"bootstrap_servers": "localhost:0"}, "bootstrap_servers has 'localhost:0'"),
