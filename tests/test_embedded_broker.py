@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import socket
@@ -11,6 +12,7 @@ import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import (
@@ -29,6 +31,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from kafka_layer.kafka import embedded as embedded_module
 from kafka_layer.kafka.embedded import EmbeddedBroker
+from kafka_layer.layer import KafkaChannelLayer
 from tests.support.records import consume, leader_of, produce
 from tests.support.waiting import wait_until
 
@@ -180,6 +183,29 @@ class TestLife:
         broker = EmbeddedBroker()
         broker.client_settings["consumer_config"].clear()
         assert broker.client_settings["consumer_config"] == {"fetch.wait.max.ms": 5}
+
+    async def test_its_config_is_all_that_a_layer_needs(
+        self, embedded: EmbeddedBroker, prefix: str
+    ) -> None:
+        keywords: dict[str, Any] = {
+            "prefix": prefix,
+            "default_partitions": 3,
+            "worker_channels": {"mail": {"partitions": 2}, "job-*": {}},
+        }
+        config = embedded.config(**keywords)
+        assert config == embedded.config(**keywords)  # what exists stays
+        client = AdminClient({"bootstrap.servers": embedded.bootstrap_servers})
+        made = {
+            name.removeprefix(prefix): len(topic.partitions)
+            for name, topic in client.list_topics(timeout=10).topics.items()
+            if name.startswith(prefix)
+        }
+        broadcast = ["send-group", "send-user", "send-all", "send-conn", "group-mgmt", "ack"]
+        assert made == {"-work.mail": 2, **{f"-{name}": 3 for name in broadcast}}
+        layer = KafkaChannelLayer(**config)
+        await layer.send("mail", {"n": 1})
+        assert await asyncio.wait_for(layer.receive("mail"), 20) == {"n": 1}
+        await layer.close()
 
     def test_threads_may_use_it_together(self, prefix: str) -> None:
         broker = EmbeddedBroker()

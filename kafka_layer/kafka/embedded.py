@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, cimpl
 
+from ..addressing import Topic, WorkTopic, topic_name
+from ..conf import LayerConfig
+from .errors import kafka_error
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -150,6 +154,31 @@ class EmbeddedBroker:
             if self._cluster is None:
                 raise _not_running()
             self._cluster.create_topic(name, partitions, replicas)
+
+    def config(self, **keywords: Any) -> dict[str, Any]:
+        """Create the topics of a channel layer, and return the ``CONFIG`` that it needs here.
+
+        Topics that exist stay as they are. Of the worker channels only those are known that
+        ``worker_channels`` names in full.
+
+        Args:
+            keywords: Further keywords of that ``CONFIG``, such as ``prefix``.
+
+        Raises:
+            ImproperlyConfigured: For an unknown keyword or a value that cannot work.
+            RuntimeError: The broker is not running, or this is a forked child.
+        """
+        config = {"bootstrap_servers": self.bootstrap_servers, **self.client_settings, **keywords}
+        layer = LayerConfig.from_keywords(**config)
+        for topic in (*Topic, *map(WorkTopic, layer.named_worker_channels)):
+            try:
+                self.create_topic(
+                    topic_name(layer.prefix, topic), layer.topic_settings(topic).partitions
+                )
+            except KafkaException as exception:
+                if kafka_error(exception).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+        return config
 
     @property
     def bootstrap_servers(self) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from kafka_layer.addressing import Topic, topic_name
 from kafka_layer.kafka.embedded import EmbeddedBroker
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.registry import Registry
@@ -76,8 +75,7 @@ def embedded_backend(broker: EmbeddedBroker) -> Backend:
     """Layers on librdkafka's own broker."""
 
     def create_topics(prefix: str) -> None:
-        for topic in Topic:
-            broker.create_topic(topic_name(prefix, topic), PARTITIONS)
+        broker.config(prefix=prefix, default_partitions=PARTITIONS)
 
     config = {"bootstrap_servers": broker.bootstrap_servers, **broker.client_settings}
     return Backend("embedded", KafkaChannelLayer, config, create_topics)

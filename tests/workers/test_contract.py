@@ -8,11 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from kafka_layer.addressing import WorkTopic, topic_name
 from kafka_layer.kafka.embedded import EmbeddedBroker
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import (
-    PARTITIONS,
     Backend,
     Layers,
     backend_named,
@@ -39,7 +37,7 @@ def make_workers(
     if backend.name == "embedded":
         # It can create no topics on request.
         embedded: EmbeddedBroker = request.getfixturevalue("embedded")
-        embedded.create_topic(topic_name(make_layer.prefix, WorkTopic(channel)), PARTITIONS)
+        embedded.config(prefix=make_layer.prefix, worker_channels={channel: {}})
 
     def make(count: int, **config: object) -> list[KafkaChannelLayer]:
         # The embedded broker shares groups with this protocol only.
