@@ -81,11 +81,16 @@ class Router:
         if delivered:
             self._stats.count("delivered", delivered)
 
-    def forget_until(self, timestamp: float) -> None:
-        """Drop the records that were written up to ``timestamp`` (the broker's, in seconds)."""
+    def forget_until(self, timestamp: float) -> float:
+        """Drop the records that were written up to ``timestamp`` (the broker's, in seconds).
+
+        Returns:
+            The time up to which they are dropped.
+        """
         # On a topic with its writers' timestamps one may lie ahead, and would mute the server.
         latest = self._clock.now() + _CLOCK_ERROR
         self._flushed_until = max(self._flushed_until, min(timestamp, latest))
+        return self._flushed_until
 
     def _route(self, record: Record) -> int:
         topic, raw_key, _, headers, timestamp = record

@@ -88,7 +88,7 @@ class Server:
         self._limits: dict[Topic | WorkTopic, int] = {t: self._limit_of(t) for t in Topic}
         self._lock = threading.Lock()
         self._starts: dict[object, Future[Any]] = {}
-        self._work_mailboxes: dict[str, Mailbox] = {}
+        self._work_channels: dict[str, WorkChannel] = {}
         self._stopped = threading.Event()
         self._closed = threading.Event()
 
@@ -135,7 +135,9 @@ class Server:
     def mailbox(self, channel: str) -> Mailbox | None:
         """Return what the receives of a channel wait on, or None if it is not open here."""
         mailbox = self.registry.mailbox(channel)
-        return self._work_mailboxes.get(channel) if mailbox is None else mailbox
+        if mailbox is None and channel in self._work_channels:
+            return self._work_channels[channel].mailbox
+        return mailbox
 
     def publish(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Hand a record to the backplane; never blocks. The server must be sending.
@@ -363,7 +365,7 @@ class Server:
             self.registry.bridges,
         )
         self._backplane.open_work_channel(channel, deadline - time.monotonic())
-        self._work_mailboxes[topic.channel] = channel.mailbox
+        self._work_channels[topic.channel] = channel
         return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:
@@ -442,8 +444,9 @@ class Server:
             self.stats.dropped("answer", f"the answer to {record.key}: {error}")
 
     def _flush(self, timestamp: float) -> None:
-        self._router.forget_until(timestamp)
+        until = self._router.forget_until(timestamp)
         dropped = self.registry.clear()
+        dropped += sum(each.forget_until(until) for each in list(self._work_channels.values()))
         if dropped:
             self.stats.count("dropped.flushed", dropped)
 
@@ -474,7 +477,7 @@ class Server:
         with contextlib.suppress(BrokerUnavailable):
             self._backplane.refresh()
             # Who only sends judges no message's age, and may have no right to write this one.
-            if self.receiving or self._work_mailboxes:
+            if self.receiving or self._work_channels:
                 self._publish_timed(self.commands.probe())
 
 

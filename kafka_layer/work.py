@@ -75,6 +75,7 @@ class WorkChannel:
         self.mailbox = Mailbox(topic.channel, _UNBOUNDED, bridges, self.waiting.set)
         self._expiry = settings.expiry
         self._ahead = settings.prefetch_count - 1
+        self._forgotten = 0.0
         self._codec = codec
         self._stats = stats
         self._clock = clock
@@ -109,8 +110,11 @@ class WorkChannel:
             holding: As in :class:`Job`.
 
         Returns:
-            The job, or None if it expired or cannot be read; that is counted.
+            The job, or None if it expired, was flushed or cannot be read; that is counted.
         """
+        if timestamp <= self._forgotten:
+            self._stats.count("dropped.flushed")
+            return None
         age = max(0.0, self._clock.now() - timestamp)
         if age > self._expiry:
             self._stats.dropped("expired", f"{self.topic.value} was {age:.1f} s old")
@@ -128,6 +132,18 @@ class WorkChannel:
         """Give jobs to the receives that wait; they belong to this process from now on."""
         self._stats.count("delivered", len(jobs))
         self._put(jobs)
+
+    def forget_until(self, timestamp: float) -> int:
+        """Drop what was written until then and no receive has taken; any thread.
+
+        Args:
+            timestamp: The broker's, in seconds since the epoch.
+
+        Returns:
+            How many of the jobs that were handed out were dropped.
+        """
+        self._forgotten = max(self._forgotten, timestamp)
+        return self.mailbox.clear()
 
     def take_back(self, wanted: Callable[[Job], bool]) -> list[Job]:
         """Return the jobs that were handed out and that no receive has taken yet.

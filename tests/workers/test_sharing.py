@@ -227,6 +227,23 @@ class TestSharing:
             await wait_until_async(lambda: worker._client is None, "it to leave the group")  # noqa: B023
 
 
+class TestFlush:
+    async def test_what_a_worker_had_fetched_before_is_gone(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        here, worker = make_layer(), make_layer(**protocol)
+        await worker.new_channel()  # a server that reads what is sent to all
+        await send(here, channel, range(50))
+        await next_message(worker, channel)
+        await here.flush()
+        await wait_until_async(
+            lambda: worker._server._router._flushed_until, "the worker to read of the flush"
+        )
+        await here.send(channel, {"n": "fresh"})
+        assert await next_message(worker, channel) == {"n": "fresh"}
+        assert stats_of(worker)["dropped.expired"] == 0
+
+
 class TestNewPartitions:
     async def test_a_process_that_only_sends_uses_them(
         self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
