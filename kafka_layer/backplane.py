@@ -1,7 +1,7 @@
 """What a server needs of the thing that carries its records, and nothing else.
 
-:class:`kafka_layer.kafka.backplane.KafkaBackplane` is the real one;
-:class:`kafka_layer.testing.InMemoryBackplane` carries records inside one process.
+``kafka_layer.kafka.backplane.KafkaBackplane`` is the real one;
+``kafka_layer.testing.InMemoryBackplane`` carries records inside one process.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 They travel on ``group-mgmt`` and ``ack`` and, for ``flush``, on ``send-all``. A command names
 everything in its value, so that encryption covers all of it. Nothing here does I/O:
-:class:`Commands` makes records and judges them, its owner carries them.
+``Commands`` makes records and judges them, its owner carries them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Commands:
 
         Args:
             owner: The server that owns the channel.
-            command: As in :meth:`Registry.change`, with ``name`` and ``channel``.
+            command: As in ``Registry.change``, with ``name`` and ``channel``.
             name: The group or user.
             channel: The channel.
             within: Seconds after which the owner is not to carry it out any more.

@@ -1,4 +1,4 @@
-"""CONFIG keywords of ``CHANNEL_LAYERS`` turned into one frozen, validated :class:`LayerConfig`."""
+"""CONFIG keywords of ``CHANNEL_LAYERS`` turned into one frozen, validated ``LayerConfig``."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """The settings of one layer; build it with :meth:`from_keywords`.
+    """The settings of one layer; build it with ``from_keywords``.
 
     Attributes:
         bootstrap_servers: ``host:port`` pairs, comma-separated.

@@ -65,7 +65,7 @@ def config_of(alias: str, backend: Any) -> LayerConfig:
 
     Args:
         alias: Its alias in ``CHANNEL_LAYERS``.
-        backend: Its class, for which :func:`is_kafka_layer` is true.
+        backend: Its class, for which ``is_kafka_layer`` is true.
 
     Raises:
         ImproperlyConfigured: If CONFIG cannot work.

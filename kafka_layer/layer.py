@@ -102,7 +102,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Args:
             group: The group's name.
-            message: As for :meth:`send`.
+            message: As for ``send``.
             exclude: Names of channels that do not get it.
 
         Returns:
@@ -121,11 +121,11 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Send a message to every channel of a user, on all servers.
 
         Args:
-            user_id: As given to :meth:`user_add`; 7 and "7" are the same user.
-            message: As for :meth:`send`.
+            user_id: As given to ``user_add``; 7 and "7" are the same user.
+            message: As for ``send``.
             exclude: Names of channels that do not get it.
 
-        Returns and errors as for :meth:`group_send`.
+        Returns and errors as for ``group_send``.
         """
         return await self._publish(self._user_record(user_id, message, exclude))
 
@@ -135,10 +135,10 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Send a message to every open channel of every server.
 
         Args:
-            message: As for :meth:`send`.
+            message: As for ``send``.
             exclude: Names of channels that do not get it.
 
-        Returns and errors as for :meth:`group_send`.
+        Returns and errors as for ``group_send``.
         """
         return await self._publish(self._all_record(message, exclude))
 
@@ -149,14 +149,14 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Args:
             channels: Names that ``new_channel()`` gave, in any process.
-            message: As for :meth:`send`.
+            message: As for ``send``.
 
         Returns:
-            What :meth:`send` returns, for each channel.
+            What ``send`` returns, for each channel.
 
         Raises:
             ChannelFull: If channels of this process are full; the others got the message.
-            TypeError, MessageTooLarge: As for :meth:`send`; nobody got the message then.
+            TypeError, MessageTooLarge: As for ``send``; nobody got the message then.
         """
         records, full = self._records_to(channels, message)
         positions = [record and await self._publish(record) for record in records]
@@ -168,7 +168,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ) -> list[Position | None]:
         """Send one message to several groups; who is in two of them gets it twice.
 
-        Args and errors as for :meth:`group_send`; returns a position for each group.
+        Args and errors as for ``group_send``; returns a position for each group.
         """
         records = self._group_records(groups, message, exclude)
         return [await self._publish(record) for record in records]
@@ -178,7 +178,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ) -> list[Position | None]:
         """Send one message to several users.
 
-        Args and errors as for :meth:`user_send`; returns a position for each user.
+        Args and errors as for ``user_send``; returns a position for each user.
         """
         return [await self._publish(record) for record in self._user_records(user_ids, message)]
 
@@ -258,7 +258,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group; nothing changes if it is not in it.
 
-        Args and errors as for :meth:`group_add`.
+        Args and errors as for ``group_add``.
         """
         self.require_valid_group_name(group)
         await self._change("group_discard", group, channel)
@@ -266,7 +266,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Users
 
     async def user_add(self, user_id: str | int, channel: str) -> None:
-        """Let a channel serve a user; :meth:`user_send` reaches it from then on.
+        """Let a channel serve a user; ``user_send`` reaches it from then on.
 
         A user may have many channels on many servers.
 
@@ -274,14 +274,14 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             user_id: A non-empty str or an int; 7 and "7" are the same user.
             channel: A name that ``new_channel()`` gave, in any process.
 
-        Errors as for :meth:`group_add`.
+        Errors as for ``group_add``.
         """
         await self._change("user_add", user_key(user_id), channel)
 
     async def user_discard(self, user_id: str | int, channel: str) -> None:
         """Stop a channel from serving a user; nothing changes if it does not.
 
-        Args and errors as for :meth:`user_add`.
+        Args and errors as for ``user_add``.
         """
         await self._change("user_discard", user_key(user_id), channel)
 
@@ -290,32 +290,32 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # errors are those of the methods without ``_sync``.
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> Position | None:
-        """Do what :meth:`send` does, without an event loop."""
+        """Do what ``send`` does, without an event loop."""
         record = self._record_to(channel, message)
         return None if record is None else self._publish_sync(record)
 
     def group_send_sync(
         self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
-        """Do what :meth:`group_send` does, without an event loop."""
+        """Do what ``group_send`` does, without an event loop."""
         return self._publish_sync(self._group_record(group, message, exclude))
 
     def user_send_sync(
         self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
-        """Do what :meth:`user_send` does, without an event loop."""
+        """Do what ``user_send`` does, without an event loop."""
         return self._publish_sync(self._user_record(user_id, message, exclude))
 
     def all_send_sync(
         self, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
-        """Do what :meth:`all_send` does, without an event loop."""
+        """Do what ``all_send`` does, without an event loop."""
         return self._publish_sync(self._all_record(message, exclude))
 
     def send_many_sync(
         self, channels: Iterable[str], message: dict[str, Any]
     ) -> list[Position | None]:
-        """Do what :meth:`send_many` does, without an event loop."""
+        """Do what ``send_many`` does, without an event loop."""
         records, full = self._records_to(channels, message)
         positions = [record and self._publish_sync(record) for record in records]
         _require_none_full(full)
@@ -324,31 +324,31 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def group_send_many_sync(
         self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> list[Position | None]:
-        """Do what :meth:`group_send_many` does, without an event loop."""
+        """Do what ``group_send_many`` does, without an event loop."""
         return [self._publish_sync(each) for each in self._group_records(groups, message, exclude)]
 
     def user_send_many_sync(
         self, user_ids: Iterable[str | int], message: dict[str, Any]
     ) -> list[Position | None]:
-        """Do what :meth:`user_send_many` does, without an event loop."""
+        """Do what ``user_send_many`` does, without an event loop."""
         return [self._publish_sync(record) for record in self._user_records(user_ids, message)]
 
     def group_add_sync(self, group: str, channel: str) -> None:
-        """Do what :meth:`group_add` does, without an event loop."""
+        """Do what ``group_add`` does, without an event loop."""
         self.require_valid_group_name(group)
         self._change_sync("group_add", group, channel)
 
     def group_discard_sync(self, group: str, channel: str) -> None:
-        """Do what :meth:`group_discard` does, without an event loop."""
+        """Do what ``group_discard`` does, without an event loop."""
         self.require_valid_group_name(group)
         self._change_sync("group_discard", group, channel)
 
     def user_add_sync(self, user_id: str | int, channel: str) -> None:
-        """Do what :meth:`user_add` does, without an event loop."""
+        """Do what ``user_add`` does, without an event loop."""
         self._change_sync("user_add", user_key(user_id), channel)
 
     def user_discard_sync(self, user_id: str | int, channel: str) -> None:
-        """Do what :meth:`user_discard` does, without an event loop."""
+        """Do what ``user_discard`` does, without an event loop."""
         self._change_sync("user_discard", user_key(user_id), channel)
 
     # Lifecycle
@@ -373,7 +373,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         await asyncio.get_running_loop().run_in_executor(None, self.close_sync)
 
     def close_sync(self) -> None:
-        """Do what :meth:`close` does, without an event loop; blocks."""
+        """Do what ``close`` does, without an event loop; blocks."""
         server = self._server
         self._renew()
         server.close(CLOSE_TIMEOUT)

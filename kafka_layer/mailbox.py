@@ -1,7 +1,7 @@
 """A channel's bounded queue, and the only place where a thread hands something to an event loop.
 
 A thread that puts a message appends it to the mailbox and leaves a note with the loop that waits;
-:meth:`Bridges.notify` then schedules at most one callback per loop, however many mailboxes it
+``Bridges.notify`` then schedules at most one callback per loop, however many mailboxes it
 wakes. The callback only wakes. ``receive`` itself takes the message, with no await between taking
 and returning, so a cancelled receive never takes one with it: a message handed over through a
 future is lost when its receive is cancelled in the same turn of the loop.
@@ -52,7 +52,7 @@ class Envelope:
 class Mailbox:
     """The messages that wait for the receivers of one channel.
 
-    Threads of any kind :meth:`put`; :meth:`take` and :meth:`wait` belong to the event loop that
+    Threads of any kind ``put``; ``take`` and ``wait`` belong to the event loop that
     receives, which may be another one each time.
 
     Args:
@@ -131,7 +131,7 @@ class Mailbox:
     def put(self, envelope: Envelope) -> bool:
         """Append a message and note that the waiting loop is to be woken; any thread.
 
-        The note takes effect with the next :meth:`Bridges.notify`.
+        The note takes effect with the next ``Bridges.notify``.
 
         Returns:
             False if the mailbox is full; the message is not in it then.

@@ -155,7 +155,7 @@ class Server:
         self._backplane.produce(record, delivered)
 
     def publish_wanted(self, record: Outgoing) -> Future[Position]:
-        """Do what :meth:`publish` does, and return the record's position to come."""
+        """Do what ``publish`` does, and return the record's position to come."""
         future: Future[Position] = Future()
         future.set_running_or_notify_cancel()
         self.publish(record, lambda *outcome: _resolve(future, *outcome))
@@ -166,7 +166,7 @@ class Server:
 
         Args:
             owner: The server that is asked.
-            command: As in :meth:`Registry.change`, with ``name`` and ``channel``.
+            command: As in ``Registry.change``, with ``name`` and ``channel``.
             name: The group or user.
             channel: The channel.
 

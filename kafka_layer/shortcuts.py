@@ -69,7 +69,7 @@ def group_send_on_commit(
         using: Alias of the database; None for the default one.
         layer: Alias of the channel layer.
 
-    Errors as for :func:`send_on_commit`.
+    Errors as for ``send_on_commit``.
     """
     backend = _layer(layer)
     backend.require_valid_group_name(group)
@@ -96,7 +96,7 @@ def user_send_on_commit(
         using: Alias of the database; None for the default one.
         layer: Alias of the channel layer.
 
-    Errors as for :func:`send_on_commit`.
+    Errors as for ``send_on_commit``.
     """
     backend = _layer(layer)
     user_key(user_id)
@@ -121,7 +121,7 @@ def all_send_on_commit(
         using: Alias of the database; None for the default one.
         layer: Alias of the channel layer.
 
-    Errors as for :func:`send_on_commit`.
+    Errors as for ``send_on_commit``.
     """
     backend = _layer(layer)
     transaction.on_commit(

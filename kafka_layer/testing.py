@@ -55,7 +55,7 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
 class InMemoryBackplane:
     """Carries records between the servers of one process that share a prefix.
 
-    See :class:`kafka_layer.backplane.Backplane` for the methods. Each server has a thread that
+    See ``kafka_layer.backplane.Backplane`` for the methods. Each server has a thread that
     reads, as with Kafka, so that back-pressure and ordering behave the same.
     """
 

@@ -37,7 +37,7 @@ class Codec:
     """Turns messages into the values of records, and back.
 
     Args:
-        serializer_format: ``msgpack`` or ``json``, for :meth:`encode`.
+        serializer_format: ``msgpack`` or ``json``, for ``encode``.
         keys: Encryption keys of any length; the first encrypts, all decrypt. None: no encryption.
 
     Raises:
@@ -61,7 +61,7 @@ class Codec:
         return self._serialize(message)
 
     def decode(self, payload: bytes) -> dict[str, Any]:
-        """Deserialize what :meth:`encode` made, in either format.
+        """Deserialize what ``encode`` made, in either format.
 
         Returns:
             A new dict, shared with nobody. Bytes behind a msgpack map are ignored.

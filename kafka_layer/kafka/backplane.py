@@ -32,7 +32,7 @@ _REPAIR_TIMEOUT = 5.0
 
 
 class KafkaBackplane:
-    """Carries the records of one server through Kafka; see :class:`Backplane` for the methods.
+    """Carries the records of one server through Kafka; see ``Backplane`` for the methods.
 
     Args:
         config: The layer's settings.

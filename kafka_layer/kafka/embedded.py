@@ -76,7 +76,7 @@ class EmbeddedBroker:
 
     - No admin requests but reading: CreateTopics, CreatePartitions, DeleteTopics,
       DescribeConfigs and DeleteRecords fail at once with ``_UNSUPPORTED_FEATURE``. Use
-      :meth:`create_topic`. A topic that a producer asks for is created with 4 partitions.
+      ``create_topic``. A topic that a producer asks for is created with 4 partitions.
     - No topic configs: nothing ages out, and records are stored with their CreateTime.
       A delivery report nevertheless carries the timestamp type LogAppendTime with the
       constant 1234: do not take a clock from it. There are no offsets by timestamp
@@ -85,13 +85,13 @@ class EmbeddedBroker:
       a record: those of 1 MB, a real broker's limit, pass. One that does not fit into the
       5 MiB together with the record before it is acknowledged and can never be read.
     - An empty fetch waits the whole ``fetch.wait.max.ms``, and producing does not end the
-      wait: use :attr:`client_settings`.
+      wait: use ``client_settings``.
     - In a classic consumer group only the first member gets partitions; a second one waits
       (25 s and more). With ``group.protocol=consumer`` groups share as they should.
-    - No TLS, no SASL, no ACLs; nothing survives :meth:`stop`.
+    - No TLS, no SASL, no ACLs; nothing survives ``stop``.
 
     All methods may be called from any thread. After a fork the broker stays the parent's:
-    in the child :attr:`bootstrap_servers` still tells where it listens, :meth:`stop` does
+    in the child ``bootstrap_servers`` still tells where it listens, ``stop`` does
     nothing, and the other methods raise. (A forked child also inherits the listening
     sockets: while it lives, connections to a stopped broker hang instead of being refused.)
     One that is never stopped ends with the process.
@@ -239,7 +239,7 @@ def _not_running() -> RuntimeError:
 
 
 class _Cluster:
-    """The native mock cluster: not thread-safe, and of no use after :meth:`destroy`."""
+    """The native mock cluster: not thread-safe, and of no use after ``destroy``."""
 
     def __init__(self, library: ctypes.CDLL, brokers: int) -> None:
         self._library = library

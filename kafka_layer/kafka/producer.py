@@ -1,7 +1,7 @@
 """The producer of a server: writes records and reports, for each, what became of it.
 
 ``produce()`` is thread-safe and never blocks. A small thread polls for the delivery reports; it is
-a daemon, has a name and ends with :meth:`RecordProducer.close`.
+a daemon, has a name and ends with ``RecordProducer.close``.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class RecordProducer:
                 self._thread.start()
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
-        """Queue a record; see :meth:`kafka_layer.backplane.Backplane.produce`."""
+        """Queue a record; see ``kafka_layer.backplane.Backplane.produce``."""
         client = self.client
         topic, key, value, partition, headers = record
         if isinstance(topic, WorkTopic):

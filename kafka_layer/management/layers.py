@@ -25,7 +25,7 @@ class Skipped:
 
 
 def add_layer_option(parser: CommandParser) -> None:
-    """Declare the option that chooses layers; its value is for :func:`select`."""
+    """Declare the option that chooses layers; its value is for ``select``."""
     parser.add_argument(
         "--layer",
         action="append",

@@ -10,6 +10,6 @@ __all__ = ["Command"]
 
 
 class Command(RunWorker):  # type: ignore[misc]
-    """Same arguments as Channels' own; see :mod:`kafka_layer.runworker` for the difference."""
+    """Same arguments as Channels' own; see ``kafka_layer.runworker`` for the difference."""
 
     worker_class = OneAtATimeWorker
