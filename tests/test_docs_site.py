@@ -21,6 +21,7 @@ import kafka_layer
 from kafka_layer.conf import LayerConfig
 from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.pages import files_of
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
@@ -43,17 +44,33 @@ class Loaded(HTMLParser):
         self.addresses += [value for each, value in attrs if each == name and value]
 
 
+class Shown(HTMLParser):
+    """Collects the text that a page shows: prose, and what stands in fenced blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = self.code = ""
+        self._inside = [""]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"code", "pre", "script", "style"}:
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside[-1]:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "pre" in self._inside:
+            self.code += data
+        elif self._inside[-1] not in {"script", "style"}:
+            self.text += data
+
+
 def blocks(page: str, language: str) -> list[str]:
     """Return what stands in the fenced blocks of a language that have no title."""
     text = (DOCS / page).read_text()
     return re.findall(rf"^```{language}\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
-
-
-def files_of(page: str) -> dict[str, str]:
-    """Return the fenced blocks that have a title: names of files to what is in them."""
-    text = (DOCS / page).read_text()
-    found = re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
-    return dict(found)
 
 
 def texts_of_the_code() -> list[str]:
@@ -130,6 +147,16 @@ def test_the_reference_has_what_is_public(site: Path, name: str) -> None:
     assert f'id="{name}"' in (site / "api" / "index.html").read_text()
 
 
+def test_no_markup_is_left_for_the_reader(site: Path) -> None:
+    for path in site.glob("**/index.html"):
+        page = Shown()
+        page.feed(path.read_text())
+        # Sphinx's way to refer, and drawings in words: neither means anything here.
+        assert re.findall(r":(?:attr|class|data|exc|func|meth|mod|ref):|``", page.text) == [], path
+        drawing = re.compile(r"^(flowchart|graph|sequenceDiagram)\b", re.MULTILINE)
+        assert not drawing.search(page.code), path
+
+
 def test_troubleshooting_quotes_messages_that_exist() -> None:
     code = texts_of_the_code()
 
@@ -158,7 +185,7 @@ def test_troubleshooting_knows_every_cause_of_drops() -> None:
 
 
 def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
-    files = files_of("testing.md")
+    files = files_of((DOCS / "testing.md").read_text())
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -184,7 +211,7 @@ def test_the_settings_of_the_deployment_page_are_taken(monkeypatch: pytest.Monke
     for name in ("KAFKA_CA_FILE", "KAFKA_USER", "KAFKA_PASSWORD"):
         monkeypatch.setenv(name, "given")
     security: dict[str, Any] = {}
-    exec(files_of("deployment.md")["security.py"], security)
+    exec(files_of((DOCS / "deployment.md").read_text())["security.py"], security)
     replication, certificates = (
         eval(f"{{{each}}}") for each in blocks("deployment.md", "python") if each.startswith('"')
     )
@@ -202,7 +229,7 @@ def test_the_health_views_of_the_deployment_page_answer(monkeypatch: pytest.Monk
     layer = InMemoryKafkaChannelLayer(prefix="health")
     monkeypatch.setitem(channel_layers.backends, DEFAULT_CHANNEL_LAYER, layer)
     views: dict[str, Any] = {}
-    exec(files_of("deployment.md")["health.py"], views)
+    exec(files_of((DOCS / "deployment.md").read_text())["health.py"], views)
 
     assert json.loads(views["alive"](None).content) == {"status": "ok", "layer": "idle"}
     assert views["started"](None).status_code == 200
@@ -216,7 +243,7 @@ def test_a_health_view_says_that_kafka_is_away(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setitem(channel_layers.backends, DEFAULT_CHANNEL_LAYER, CutOff())
     views: dict[str, Any] = {}
-    exec(files_of("deployment.md")["health.py"], views)
+    exec(files_of((DOCS / "deployment.md").read_text())["health.py"], views)
 
     answer = views["started"](None)
 

@@ -17,18 +17,14 @@ from urllib.request import urlopen
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.pages import files_of
+
 REPOSITORY = Path(__file__).parent.parent
 PAGE = (REPOSITORY / "docs" / "quickstart.md").read_text()
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 
 START_TIMEOUT = 60.0
 MESSAGE_TIMEOUT = 20.0
-
-
-def files_of(page: str) -> dict[str, str]:
-    """Return the blocks that have a title: names of files to what is in them."""
-    blocks = re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
-    return dict(blocks)
 
 
 def commands_of(page: str) -> list[list[str]]:
