@@ -8,6 +8,7 @@ from channels.sessions import SessionMiddlewareStack
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
+from demo_project.chat import reports
 from demo_project.chat.routing import channels, websocket_urlpatterns
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
@@ -22,3 +23,6 @@ application = ProtocolTypeRouter(
         "channel": ChannelNameRouter(channels),
     }
 )
+
+# Every worker imports this file, those for jobs too: so all of them are on the pages' list.
+reports.start()

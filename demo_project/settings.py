@@ -7,7 +7,7 @@ DEMO_STAFF_TOKEN         who knows it may announce and post; without it nobody m
 DEMO_EMBEDDED_BROKER     set by `manage.py demo` when it runs a broker of its own
 DJANGO_ALLOWED_HOSTS     host names to answer to besides localhost, separated by commas
 DJANGO_SECRET_KEY        must be the same in all workers; made up when it is missing
-DJANGO_DEBUG             `1` for Django's error pages
+DJANGO_DEBUG             `1` for Django's error pages and the button that ends a worker
 """
 
 import os
@@ -68,6 +68,8 @@ USE_TZ = True
 
 DEMO_WORKER = os.environ.get("DEMO_WORKER", "worker")
 DEMO_STAFF_TOKEN = os.environ.get("DEMO_STAFF_TOKEN", "")
+# Nothing for a site that others can reach: demo_project/chat/crash.py says why.
+DEMO_KILL_BUTTON = DEBUG
 
 KAFKA_LAYER: dict[str, Any] = {
     "bootstrap_servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),

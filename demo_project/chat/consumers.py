@@ -2,29 +2,37 @@
 
 Frames are JSON objects with a `type`. A browser sends
 
-    say           {"text"}: to the room; a text like /roll 3d6 also starts a background job
-    direct        {"to": {"id", "name"}, "text"}: to all pages of one person
+    say           {"id", "text"}: to the room; a text like /roll 3d6 also starts a background job
+    direct        {"id", "to": {"id", "name"}, "text"}: to all pages of one person
     typing        {}: to the others in the room; too many are dropped without a word
     who           {}: calls the roll, which each page of the room answers with a `here`
+    probe         {"id"}: has the layer carry an `echo` to this connection
 
 and receives
 
-    welcome       {"worker", "room", "you", "connection"}: it is in its room from here on
+    welcome       {"worker", "process", "kafka", "room", "you", "connection"}: it is in its
+                  room from here on; `kafka` says whether its worker reaches a broker
     message       {"id", "author", "text", "sent_at", "sent_by", "delivered_by", "transit_ms"};
-                  from a job also "answers": {"person", "command"}
+                  from a job also "answers": {"id", "person", "command"}
     direct        the same and "to": sent to its person, or by its person in any page
     announcement  {"id", "text", "sent_at", "sent_by", "delivered_by", "transit_ms"}
     typing        {"person"}
     joined, left  {"member": {"connection", "tab", "person", "worker"}}: never about itself
     here          {"member"}: an answer to `who`, also from itself
-    problem       {"text"}: why the last frame did nothing; the connection goes on
+    echo          {"id"}: the probe came back through Kafka
+    worker        {"worker", "process", "pages", "per_second"}: one of the workers is alive
+    kafka         {"connected", "seconds"}: this worker lost Kafka, or has it again
+    problem       {"text", "id"}: why a frame did nothing, the message with this id if it was
+                  one; the connection goes on
     refusal       {"text"}: why the connection ends; connecting again would not help
 
 `sent_by` and `delivered_by` name the workers at both ends of a message's way. The address has
 the person (`?as=`) and may have a name for the page (`&tab=`), by which the others know it
-again when it reconnects.
+again when it reconnects. Whoever sends a message may give it an id of 16 hexadecimal digits, by
+which pages know it again when it is sent twice.
 """
 
+import contextlib
 import json
 import re
 import secrets
@@ -40,13 +48,15 @@ from django.conf import settings
 from kafka_layer.consumers import AsyncUserConsumerMixin
 from kafka_layer.exceptions import KafkaLayerError
 
-from . import commands, jobs, messages, people, rules
+from . import commands, crash, jobs, messages, people, process, reports, rules
 from .presence import PresenceMixin
 
 CLOSE_REFUSED = 4400
 """The close code after a refusal, from the range that RFC 6455 leaves to applications."""
 
 _TAB = re.compile(r"[a-z0-9]{1,16}", re.ASCII)
+_MAX_PROBE_LENGTH = 16
+_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class ChatConsumer(  # type: ignore[misc]
@@ -67,6 +77,7 @@ class ChatConsumer(  # type: ignore[misc]
     async def connect(self) -> None:
         self.talk_limit = rules.RateLimit(burst=10, per_second=2)
         self.typing_limit = rules.RateLimit(burst=3, per_second=1)
+        self.probe_limit = rules.RateLimit(burst=3, per_second=1)
         try:
             room = rules.clean_room(self.scope["url_route"]["kwargs"]["room"])
             person = self._find_person()
@@ -80,6 +91,7 @@ class ChatConsumer(  # type: ignore[misc]
             return
         group = rules.group_name(room)
         await self.channel_layer.group_add(group, self.channel_name)
+        await self.channel_layer.group_add(reports.GROUP, self.channel_name)
         await self.accept()
         self.group, self.person = group, person
         connection = secrets.token_hex(6)
@@ -90,10 +102,14 @@ class ChatConsumer(  # type: ignore[misc]
             "person": asdict(person),
             "worker": settings.DEMO_WORKER,
         }
+        # Noted first: whatever happens to Kafka from here on, the page hears of it.
+        process.pages.add(self)
         await self.deliver(
             {
                 "type": "welcome",
                 "worker": settings.DEMO_WORKER,
+                "process": process.ID,
+                "kafka": self.channel_layer.stats().state != "disconnected",
                 "room": room,
                 "you": asdict(person),
                 "connection": connection,
@@ -102,8 +118,10 @@ class ChatConsumer(  # type: ignore[misc]
         await self.announce_arrival()
 
     async def disconnect(self, code: int) -> None:
+        process.pages.discard(self)
         if self.group:
             await self.channel_layer.group_discard(self.group, self.channel_name)
+            await self.channel_layer.group_discard(reports.GROUP, self.channel_name)
             await self.announce_departure()
 
     # From the browser
@@ -113,62 +131,93 @@ class ChatConsumer(  # type: ignore[misc]
     ) -> None:
         if not self.group:  # refused, and the close is on its way
             return
+        frame: object = None
         try:
-            await self._handle(_parse(text_data))
+            frame = _parse(text_data)
+            await self._handle(frame)
         except rules.Invalid as invalid:
-            await self.deliver({"type": "problem", "text": str(invalid)})
+            await self._complain(str(invalid), frame)
         except (ChannelFull, KafkaLayerError):
-            busy = "The chat cannot take that right now. Please try again."
-            await self.deliver({"type": "problem", "text": busy})
+            await self._complain("The chat cannot take that right now. Please try again.", frame)
+
+    async def _complain(self, text: str, frame: object) -> None:
+        await self.deliver({"type": "problem", "text": text, "id": _id_of(frame)})
 
     async def _handle(self, frame: object) -> None:
-        if frame == {"type": "typing"}:
-            if self.typing_limit.allows():
-                await self._tell_typing()
-            return
+        match frame:
+            case {"type": "typing"}:
+                if self.typing_limit.allows():
+                    await self._tell_typing()
+                return
+            case {"type": "probe", "id": str(name)} if len(name) <= _MAX_PROBE_LENGTH:
+                if self.probe_limit.allows():
+                    await self._echo(name)
+                return
         if not self.talk_limit.allows():
             raise rules.Invalid("That was a bit fast. Please wait a second.")
         match frame:
             case {"type": "say", "text": str(text)}:
-                await self._say(rules.clean_text(text))
+                await self._say(rules.clean_text(text), _id_of(frame) or messages.new_id())
             case {"type": "direct", "to": {"id": str(to), "name": str(name)}, "text": str(text)}:
-                await self._say_to(people.named(to, name), rules.clean_text(text))
+                person = people.named(to, name)
+                await self._say_to(person, rules.clean_text(text), _id_of(frame))
             case {"type": "who"}:
                 await self.call_roll()
             case _:
                 raise rules.Invalid("This page sent something that the chat does not know.")
 
-    async def _say(self, text: str) -> None:
+    async def _say(self, text: str, message_id: str) -> None:
         job = commands.parse(text)
-        await self.channel_layer.group_send(self.group, messages.chat_message(self.person, text))
+        message = messages.chat_message(self.person, text, message_id)
+        await self.channel_layer.group_send(self.group, message)
         if job is not None:
-            answers = {"person": asdict(self.person), "command": text}
+            answers = {"id": message_id, "person": asdict(self.person), "command": text}
             await self.channel_layer.send(
                 jobs.CHANNEL, job | {"group": self.group, "answers": answers}
             )
 
-    async def _say_to(self, to: people.Person, text: str) -> None:
+    async def _say_to(self, to: people.Person, text: str, message_id: str | None) -> None:
         # To the pages of both, so that one's own other pages show it too.
-        message = messages.direct(self.person, to, text)
+        message = messages.direct(self.person, to, text, message_id)
         await self.channel_layer.user_send_many({to.id, self.person.id}, message)
 
     async def _tell_typing(self) -> None:
         typing = {"type": "chat.typing", "person": asdict(self.person)}
         await self.channel_layer.group_send(self.group, typing, exclude=[self.channel_name])
 
+    async def _echo(self, name: str) -> None:
+        # One that is lost is no news: the page sends the next.
+        with contextlib.suppress(ChannelFull, KafkaLayerError):
+            await self.channel_layer.send(self.channel_name, {"type": "chat.echo", "id": name})
+
     # From the channel layer
 
     async def chat_message(self, message: dict[str, Any]) -> None:
-        await self.deliver(_arrived("message", messages.completed(message)))
+        await self._deliver_message("message", messages.completed(message))
 
     async def chat_direct(self, message: dict[str, Any]) -> None:
-        await self.deliver(_arrived("direct", message))
+        await self._deliver_message("direct", message)
 
     async def chat_announcement(self, message: dict[str, Any]) -> None:
-        await self.deliver(_arrived("announcement", message))
+        await self._deliver_message("announcement", message)
+
+    async def chat_echo(self, message: dict[str, Any]) -> None:
+        await self.deliver(message | {"type": "echo"})
+
+    async def worker_report(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"worker": str(), "pages": int(), "per_second": float() | int()}:
+                await self.deliver(message | {"type": "worker"})
+
+    async def worker_end(self, message: dict[str, Any]) -> None:
+        crash.obey(message)
 
     async def chat_typing(self, message: dict[str, Any]) -> None:
         await self.deliver(message | {"type": "typing"})
+
+    async def _deliver_message(self, kind: str, message: dict[str, Any]) -> None:
+        await self.deliver(_arrived(kind, message))
+        process.pages.count_delivery()
 
     async def deliver(self, frame: dict[str, Any]) -> None:
         """Send a frame to the page; nothing to one that was refused."""
@@ -190,6 +239,14 @@ def _arrived(kind: str, message: dict[str, Any]) -> dict[str, Any]:
     transit = None if sent_at is None else round(max(0.0, time.time() - sent_at) * 1000, 1)
     way = {"delivered_by": settings.DEMO_WORKER, "transit_ms": transit}
     return message | way | {"type": kind}
+
+
+def _id_of(frame: object) -> str | None:
+    """Return the id that a page gave its message, if it is one."""
+    match frame:
+        case {"id": str(given)} if _ID.fullmatch(given):
+            return given
+    return None
 
 
 def _parse(text: str | None) -> object:

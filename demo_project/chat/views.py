@@ -51,6 +51,7 @@ def room(request: HttpRequest, room: str) -> HttpResponse:
     context = {
         "room": name,
         "person": person,
+        "kill_button": settings.DEMO_KILL_BUTTON,
         "page": {
             "room": name,
             "you": {"id": person.id, "name": person.name},

@@ -30,7 +30,7 @@ from websockets.exceptions import ConnectionClosedError
 from tests.support.waiting import wait_until
 
 # What happens beside the conversation: a test that is not about it need not expect it.
-AMBIENT = frozenset({"joined", "left", "here", "typing"})
+AMBIENT = frozenset({"joined", "left", "here", "typing", "worker"})
 # Connections are dealt out by chance. That one of three workers gets none of so many has a
 # chance of 3 * (2/3) ** 80, about one in 10 ** 14.
 MOST_CONNECTIONS = 80
@@ -267,6 +267,14 @@ class Client:
             if frame["type"] == kind:
                 return frame
             assert frame["type"] in AMBIENT, f"{what}, and it was {frame}"
+
+    async def next_of(self, *kinds: str) -> Mapping[str, Any]:
+        """Return the next frame of one of these types, and drop what comes before it."""
+        while True:
+            what = f"{self.name} on {self.worker} to receive one of {kinds}"
+            frame = json.loads(await within(self.websocket.recv(), what))
+            if frame["type"] in kinds:
+                return frame
 
     async def frames_until(self, kind: str, text: str) -> list[Mapping[str, Any]]:
         """Return all frames before the one of this type that has this text."""

@@ -7,39 +7,19 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from tests.support.waiting import wait_until
 
-from .demo import MOST_CONNECTIONS, Demo
+from .browser import DESKTOP, PHONE, People, here, message, say, take
+from .demo import Demo
 
 SCRIPT = "<script>document.title = 'taken over'</script><img src=x onerror=alert(1)>"
-DESKTOP = {"width": 1180, "height": 880}
-TIMEOUT = 15_000
-"""Milliseconds; the machine may have other things to do."""
-PHONE = {"width": 390, "height": 780}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that CHROMIUM names."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
-            pytest.fail("No chromium on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
-        pytest.skip("No chromium on PATH: install Debian's, or name one with CHROMIUM")
-    expect.set_options(timeout=TIMEOUT)
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -48,92 +28,12 @@ def demo(kafka: str) -> Iterator[Demo]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("DEMO_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def room() -> str:
-    return f"room-{secrets.token_hex(3)}"
-
-
 @pytest.fixture
 def people(chromium: Browser, demo: Demo) -> Iterator[People]:
     people = People(chromium, demo)
     yield people
     people.leave()
     assert people.complaints == []
-
-
-class People:
-    """Makes browsers that join, each of its own, and notes what they complain about."""
-
-    def __init__(self, browser: Browser, demo: Demo) -> None:
-        self.complaints: list[str] = []
-        self._browser = browser
-        self._demo = demo
-
-    def join(self, name: str, room: str, *, on: str | None = None) -> Page:
-        context = self._browser.new_context(viewport=DESKTOP, color_scheme="light", locale="en-GB")
-        context.set_default_timeout(TIMEOUT)
-        page = self._watched(context.new_page())
-        page.goto(self._demo.address)
-        page.get_by_label("Your name").fill(name)
-        page.get_by_label("Room").fill(room)
-        page.get_by_role("button", name="Join").click()
-        return self._on(page, on)
-
-    def second_tab(self, page: Page, *, on: str | None = None) -> Page:
-        tab = self._watched(page.context.new_page())
-        tab.goto(page.url)
-        return self._on(tab, on)
-
-    def leave(self) -> None:
-        for context in self._browser.contexts:
-            context.close()
-
-    def _watched(self, page: Page) -> Page:
-        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: self._require_own(request.url))
-        page.on(
-            "console",
-            lambda said: said.type == "error" and self.complaints.append(f"console: {said.text}"),
-        )
-        return page
-
-    def _require_own(self, url: str) -> None:
-        if not url.startswith(f"{self._demo.address}/"):
-            self.complaints.append(f"an address elsewhere: {url}")
-
-    def _on(self, page: Page, worker: str | None) -> Page:
-        for _ in range(MOST_CONNECTIONS):
-            expect(page.locator("#connection")).to_have_text(re.compile(r"through worker-\d"))
-            if worker is None or worker_of(page) == worker:
-                return page
-            page.reload()
-        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {worker}")
-
-
-def worker_of(page: Page) -> str:
-    return page.locator("#connection .badge").inner_text()
-
-
-def say(page: Page, text: str) -> None:
-    box = page.get_by_role("textbox")
-    box.fill(text)
-    box.press("Enter")
-
-
-def message(page: Page, text: str) -> Locator:
-    return page.locator(".message").filter(has=page.get_by_text(text, exact=True))
-
-
-def here(page: Page) -> Locator:
-    return page.get_by_role("complementary", name="Details").locator("#here li")
 
 
 def test_two_browsers_on_two_workers_talk(people: People, room: str) -> None:
@@ -296,9 +196,3 @@ def test_everything_at_once_for_the_screenshots(
     ada.get_by_role("button", name="Write to Alan").click()
     take(ada, screenshots / "direct-phone-dark.png")
     assert len(list(screenshots.glob("*.png"))) >= 10
-
-
-def take(page: Page, path: Path) -> None:
-    page.screenshot(path=path)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path.name
-    wait_until(lambda: path.stat().st_size > 5_000, f"{path.name} to show something")

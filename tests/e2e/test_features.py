@@ -127,8 +127,11 @@ class TestPresence:
             bob_ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
             bob = await Client.tab(bob_ticket, "Bob")
             joined = await ada.receive("joined")
+            # Ada's first connection may have led elsewhere, and be announced late.
+            while joined["member"]["connection"] != bob.connection:
+                assert joined["member"]["person"] == ada.person
+                joined = await ada.receive("joined")
             assert joined["member"]["person"] == bob.person
-            assert joined["member"]["connection"] == bob.connection
             assert joined["member"]["worker"] == bob.worker
             await bob.say("hello")
             frames = await bob.frames_until("message", "hello")
@@ -334,10 +337,13 @@ class TestBackgroundJobs:
                 assert (await page.receive("message"))["text"] == "/primes 1,000,000"
                 answer = await page.receive("message")
                 assert answer["text"] == "There are 78,498 primes up to 1,000,000."
-                assert answer["answers"] == {
-                    "person": ada.person,
-                    "command": "/primes 1,000,000",
-                }
+                assert (
+                    answer["answers"].items()
+                    >= {
+                        "person": ada.person,
+                        "command": "/primes 1,000,000",
+                    }.items()
+                )
                 assert (answer["sent_by"], answer["delivered_by"]) == ("job-1", page.worker)
             await bob.say("/roll 3d6")
             await ada.receive("message")

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import errno
+import ipaddress
 import os
 import secrets
 import signal
@@ -57,6 +58,7 @@ class Command(BaseCommand):
                 {
                     "DJANGO_ALLOWED_HOSTS": ",".join([*settings.ALLOWED_HOSTS, host]),
                     "DJANGO_SECRET_KEY": settings.SECRET_KEY,
+                    "DJANGO_DEBUG": os.environ.get("DJANGO_DEBUG", _debug_for(shared_port)),
                     "DEMO_STAFF_TOKEN": self.staff_token,
                     "PYTHONUNBUFFERED": "1",
                     **broker_environment,
@@ -143,6 +145,11 @@ def _job_worker_count(value: str) -> int:
     if not 0 <= int(value) <= 8:
         raise argparse.ArgumentTypeError("between 0 and 8 job workers")
     return int(value)
+
+
+def _debug_for(port: SharedPort) -> str:
+    """Return DJANGO_DEBUG for workers of which nothing is said: on where only we can come."""
+    return "1" if ipaddress.ip_address(port.host).is_loopback else "0"
 
 
 def _why_not_bound(host: str, port: int, error: Exception) -> str:

@@ -14,7 +14,6 @@ export class Composer extends EventTarget {
   #submit;
   #person = null;
   #enabled = false;
-  #lastSent = "";
 
   /** @param submit is given a text and a person, null for the room; returns whether it went. */
   constructor(submit) {
@@ -70,11 +69,11 @@ export class Composer extends EventTarget {
     this.#refresh();
   }
 
-  /** Says why the last message was not taken, and hands it back. */
-  showProblem(text) {
-    this.#problem.textContent = text;
+  /** Says what went wrong, and hands the text back that was refused, if it was one. */
+  showProblem(problem, text = "") {
+    this.#problem.textContent = problem;
     if (this.#text.value === "") {
-      this.#text.value = this.#lastSent;
+      this.#text.value = text;
     }
     this.#send.ariaDisabled = String(!this.#canSend());
   }
@@ -83,7 +82,6 @@ export class Composer extends EventTarget {
     if (!this.#canSend() || !this.#submit(this.#text.value, this.#person)) {
       return;
     }
-    this.#lastSent = this.#text.value;
     this.#text.value = "";
     this.#refresh();
   }

@@ -15,6 +15,7 @@ export class MessageLog extends EventTarget {
   #you;
   #scroller = document.getElementById("log");
   #list = document.getElementById("messages");
+  #waiting = document.getElementById("waiting");
   #jump = document.getElementById("jump");
   #latest = null;
 
@@ -74,6 +75,22 @@ export class MessageLog extends EventTarget {
   addDeparture(name) {
     const words = element("span", "", element("strong", "", name), " left");
     this.#addApart(element("li", "notice", words));
+  }
+
+  /** Kafka is back after so many seconds. */
+  addRecovery(seconds) {
+    const after = seconds > 0 ? ` after ${Math.max(1, Math.round(seconds))} s` : "";
+    this.#addApart(element("li", "notice", `Kafka is back${after}.`));
+  }
+
+  /** Shows below the others a message that did not come back yet; its caller removes it. */
+  addWaiting(text) {
+    const state = element("p", "message-head", element("span", "tag", "waiting"));
+    const body = element("div", "message-body", state, element("p", "message-text", text));
+    const item = element("li", "message own waiting", body);
+    this.#waiting.append(item);
+    this.#toEnd();
+    return item;
   }
 
   addRefusal(text, joinAddress) {

@@ -4,50 +4,110 @@
 
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
+import { Fleet } from "./fleet.js";
 import { HereList } from "./here.js";
+import { Live } from "./live.js";
 import { MessageLog } from "./log.js";
+import { Outbox, Seen } from "./outbox.js";
 import { Panel } from "./panel.js";
 import { Roster } from "./roster.js";
-import { showConnection } from "./status.js";
+import { showConnection, showKafka } from "./status.js";
 import { Typing } from "./typing.js";
 
 const page = JSON.parse(document.getElementById("page").textContent);
 // By this name the others know the page again when it reconnects.
 const tab = Math.random().toString(36).slice(2, 12);
 
+let welcomes = 0;
+// Whether this connection is in its room: what is sent before might be lost.
+let welcomed = false;
+// Whether its worker reaches Kafka.
+let kafka = true;
+
 const connection = new Connection(`${page.socket}&tab=${tab}`);
 const log = new MessageLog(page.you);
+const outbox = new Outbox((frame) => welcomed && connection.send(frame), log);
+const seen = new Seen();
 const panel = new Panel();
+const fleet = new Fleet();
+const live = new Live((frame) => connection.send(frame));
 const here = new HereList(page.you);
 const roster = new Roster(page.you, () => connection.send({ type: "who" }));
 const typing = new Typing(page.you, () => connection.send({ type: "typing" }));
 const composer = new Composer((text, person) => {
   typing.sent();
-  return connection.send(
+  const taken = outbox.post(
     person === null
       ? { type: "say", text }
       : { type: "direct", to: { id: person.id, name: person.name }, text },
   );
+  if (!taken) {
+    composer.showProblem("Please wait until your last messages have arrived.");
+  }
+  return taken;
 });
 
-let welcomes = 0;
+/** Kafka can be reached from this worker, or not. */
+function setKafka(connected) {
+  kafka = connected;
+  showKafka(connected);
+  if (connected && welcomed) {
+    live.start();
+  } else {
+    live.stop();
+    fleet.pause();
+    here.setStale(true);
+  }
+}
 
 const frames = {
-  welcome({ worker, room, connection: name }) {
+  welcome({ worker, process, kafka: connected, room, connection: name }) {
+    welcomed = true;
     showConnection("open", worker);
-    panel.showWorker(worker);
+    panel.showWorker(worker, process);
     log.addWelcome(room, worker, { again: welcomes++ > 0 });
     roster.start(name);
     here.setStale(false);
+    fleet.own(worker);
+    fleet.start();
+    setKafka(connected);
+    composer.setEnabled(true);
+    outbox.sendAgain();
   },
   message(message) {
+    outbox.settle(message.id);
+    if (!seen.isNew(message)) {
+      return;
+    }
     log.addMessage(message);
-    panel.count(message.sent_by);
+    fleet.count(message.sent_by);
     typing.stop(message.author);
   },
   direct(message) {
-    log.addDirect(message);
-    panel.count(message.sent_by);
+    outbox.settle(message.id);
+    if (seen.isNew(message)) {
+      log.addDirect(message);
+      fleet.count(message.sent_by);
+    }
+  },
+  echo({ id }) {
+    live.echo(id);
+  },
+  worker(report) {
+    fleet.heard(report);
+    live.showRate(fleet.rate());
+  },
+  kafka({ connected, seconds }) {
+    if (connected === kafka) {
+      return;
+    }
+    if (connected) {
+      log.addRecovery(seconds);
+      here.setStale(false);
+      fleet.start();
+      outbox.sendAgainLater();
+    }
+    setKafka(connected);
   },
   announcement(message) {
     log.addAnnouncement(message);
@@ -65,8 +125,8 @@ const frames = {
     roster.left(member);
     typing.stop(member.person);
   },
-  problem({ text }) {
-    composer.showProblem(text);
+  problem({ text, id }) {
+    composer.showProblem(text, outbox.refuse(id));
   },
   refusal({ text }) {
     connection.end();
@@ -76,14 +136,22 @@ const frames = {
 
 connection.addEventListener("frame", ({ detail }) => frames[detail.type]?.(detail));
 connection.addEventListener("state", ({ detail: state }) => {
-  composer.setEnabled(state === "open");
   // "open" is shown by the welcome, which tells the worker too.
-  if (state !== "open") {
-    showConnection(state);
-    roster.pause();
-    here.setStale(true);
+  if (state === "open") {
+    return;
+  }
+  welcomed = false;
+  showConnection(state);
+  roster.pause();
+  here.setStale(true);
+  fleet.pause();
+  live.stop();
+  // While it reconnects one can go on writing: the outbox keeps it.
+  if (state === "ended") {
+    composer.setEnabled(false);
   }
 });
+outbox.addEventListener("latency", ({ detail }) => live.add(detail));
 panel.addEventListener("reconnect", () => connection.reconnect());
 composer.addEventListener("typing", () => typing.typed());
 

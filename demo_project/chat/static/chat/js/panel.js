@@ -1,16 +1,12 @@
-// The details beside the chat: your worker, how many messages each worker sent.
-
-import { element } from "./dom.js";
-import { compareWorkers, tint, workerBadge } from "./workers.js";
+// The details beside the chat: opened and closed on a phone, and what can be pressed there.
 
 /** Event: `reconnect`, when another connection is asked for. */
 export class Panel extends EventTarget {
   #panel = document.getElementById("panel");
   #chat = document.querySelector("main");
   #toggle = document.getElementById("panel-toggle");
-  #worker = document.getElementById("own-worker");
-  #tally = document.getElementById("tally");
-  #counts = new Map();
+  #kill = document.getElementById("kill");
+  #killProblem = document.getElementById("kill-problem");
 
   constructor() {
     super();
@@ -26,6 +22,10 @@ export class Panel extends EventTarget {
     document.getElementById("reconnect").addEventListener("click", () => {
       this.dispatchEvent(new Event("reconnect"));
     });
+    this.#kill?.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#killWorker();
+    });
   }
 
   /** Uncovers the chat, where the panel covers it. */
@@ -33,17 +33,29 @@ export class Panel extends EventTarget {
     this.#open(false);
   }
 
-  showWorker(worker) {
-    this.#worker.replaceChildren(workerBadge(worker));
+  /**
+   * Names the worker that serves this page, for those who may end it.
+   *
+   * @param process tells which process it is, should the worker be started anew.
+   */
+  showWorker(worker, process) {
+    if (this.#kill) {
+      this.#kill.elements.process.value = process;
+      this.#kill.querySelector("[data-worker]").textContent = worker;
+    }
   }
 
-  /** Counts one message that was sent through `worker`; null is a program outside. */
-  count(worker) {
-    this.#counts.set(worker, (this.#counts.get(worker) ?? 0) + 1);
-    const most = Math.max(...this.#counts.values());
-    const rows = [...this.#counts].sort(([a], [b]) => compareWorkers(a, b));
-    this.#tally.replaceChildren(...rows.map(([name, count]) => row(name, count, count / most)));
-    document.getElementById("tally-empty").hidden = true;
+  async #killWorker() {
+    this.#killProblem.textContent = "";
+    try {
+      const body = new URLSearchParams(new FormData(this.#kill));
+      const answer = await fetch(this.#kill.action, { method: "POST", body });
+      if (!answer.ok) {
+        this.#killProblem.textContent = "That did not work. Please try again.";
+      }
+    } catch {
+      // The process that should have answered may be the one that ended.
+    }
   }
 
   #isOpen() {
@@ -55,20 +67,4 @@ export class Panel extends EventTarget {
     this.#panel.classList.toggle("open", open);
     this.#toggle.ariaExpanded = String(open);
   }
-}
-
-function row(worker, count, share) {
-  const fill = element("span", "fill");
-  if (worker !== null) {
-    tint(fill, worker);
-  }
-  fill.style.setProperty("--share", share);
-  const badge = element("span", "", workerBadge(worker));
-  return element(
-    "li",
-    "",
-    badge,
-    element("span", "", String(count)),
-    element("span", "track", fill),
-  );
 }

@@ -12,6 +12,14 @@ const WORDS = {
   ended: "Disconnected",
 };
 
+const kafka = document.getElementById("kafka");
+const AWAY = "Kafka cannot be reached. You can go on writing: messages wait, and go out when it is back.";
+
+/** Says for as long as it lasts that the worker cannot reach Kafka. */
+export function showKafka(connected) {
+  kafka.textContent = connected ? "" : AWAY;
+}
+
 /** Shows a state of the Connection; "open" together with the worker it leads to. */
 export function showConnection(state, worker) {
   status.dataset.state = state;

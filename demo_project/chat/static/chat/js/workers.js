@@ -29,7 +29,7 @@ export function compareWorkers(a, b) {
   return rank(a) - rank(b) || (a ?? "").localeCompare(b ?? "", undefined, { numeric: true });
 }
 
-function isForJobs(worker) {
+export function isForJobs(worker) {
   return worker.startsWith("job-");
 }
 

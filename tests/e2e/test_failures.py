@@ -1,0 +1,194 @@
+"""What people see of workers and brokers that fail, in headless Chromium on a real Kafka."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.support.kafka import RealBroker
+from tests.support.waiting import wait_until
+
+from .browser import PHONE, People, message, say, take
+from .demo import Demo
+
+SAY_TWICE = """
+async ([text, id]) => {
+    const { socket } = JSON.parse(document.getElementById("page").textContent);
+    const websocket = new WebSocket(socket);
+    const frames = [];
+    await new Promise((resolve) => {
+        websocket.onmessage = ({ data }) => {
+            const frame = JSON.parse(data);
+            if (frame.type === "welcome") {
+                websocket.send(JSON.stringify({ type: "say", text, id }));
+                websocket.send(JSON.stringify({ type: "say", text, id }));
+            } else if (frame.type === "message" && frame.id === id && frames.push(frame) === 2) {
+                resolve();
+            }
+        };
+    });
+    websocket.close();
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(kafka: str) -> Iterator[Demo]:
+    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
+        yield running
+
+
+@pytest.fixture
+def people(chromium: Browser, demo: Demo) -> Iterator[People]:
+    people = People(chromium, demo)
+    yield people
+    people.leave()
+    assert people.complaints == []
+
+
+def row_of(page: Page, worker: str) -> Locator:
+    """What the details show about a worker."""
+    return page.locator("#workers li").filter(has=page.get_by_text(worker, exact=True))
+
+
+def kafka_away(page: Page) -> Locator:
+    return page.get_by_role("status").filter(has_text="Kafka cannot be reached")
+
+
+def test_the_panel_shows_figures_and_workers(people: People, room: str) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    people.second_tab(bob, on="worker-2")
+    for page in (ada, bob):
+        expect(row_of(page, "worker-1")).to_contain_text("1 page")
+        expect(row_of(page, "worker-2")).to_contain_text("2 pages")
+        expect(row_of(page, "job-1")).to_contain_text("jobs")
+        expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
+    expect(row_of(ada, "worker-1")).to_contain_text("yours")
+    expect(row_of(bob, "worker-1")).not_to_contain_text("yours")
+
+    say(ada, "One")
+    say(ada, "Two")
+    expect(row_of(bob, "worker-1")).to_contain_text("2 messages")
+    # Two messages on three pages, in the two seconds between two reports.
+    expect(bob.locator("#rate")).to_have_text(re.compile(r"^[1-3]([.,]\d)?$"))
+    # Numbers that change all the time must not be read out.
+    quiet = ada.get_by_role("complementary", name="Details")
+    assert quiet.locator("[aria-live], [role=status], [role=log]").count() == 0
+
+
+def test_the_latency_needs_no_message(people: People, room: str) -> None:
+    ada = people.join("Ada", room)
+    expect(ada.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
+    expect(ada.locator(".message")).to_have_count(0)
+
+
+def test_the_button_kills_a_worker_and_its_pages_go_on(
+    people: People, demo: Demo, room: str
+) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    killed = demo.worker_pids("worker-1")
+
+    ada.get_by_role("button", name="Kill worker-1").press("Enter")
+    expect(ada.locator("#connection")).to_contain_text("worker-2")
+    wait_until(
+        lambda: "worker-1 | was ended by SIGKILL; starting it again" in demo.lines,
+        "the supervisor to report the killed worker",
+    )
+    expect(ada.get_by_role("button", name="Kill worker-2")).to_be_visible()
+    say(ada, "That was loud")
+    expect(message(bob, "That was loud")).to_have_count(1)
+    wait_until(
+        lambda: len(demo.worker_pids("worker-1")) > len(killed), "worker-1 to listen again", 20.0
+    )
+    for page in (ada, bob):
+        expect(row_of(page, "worker-2")).to_contain_text("2 pages")
+        expect(row_of(page, "worker-1")).to_contain_text("0 pages")
+
+
+def test_a_message_that_died_with_its_worker_is_sent_again(
+    people: People, demo: Demo, room: str
+) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    pid = demo.worker_pids("worker-2")[-1]
+    os.kill(pid, signal.SIGSTOP)  # it takes what Bob sends, and does nothing with it
+    say(bob, "Can you hear me?")
+    expect(bob.locator("#waiting")).to_contain_text("Can you hear me?")
+    os.kill(pid, signal.SIGKILL)
+
+    expect(bob.locator("#connection")).to_contain_text("worker-1")
+    for page in (ada, bob):
+        expect(message(page, "Can you hear me?")).to_be_visible()
+    expect(bob.locator("#waiting li")).to_have_count(0)
+    say(bob, "Good")
+    for page in (ada, bob):
+        expect(message(page, "Good")).to_be_visible()
+        expect(page.locator(".message")).to_have_count(2)
+    wait_until(lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0)
+
+
+def test_a_message_that_was_sent_twice_is_shown_once(people: People, room: str) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    bob.evaluate(SAY_TWICE, ["Once is enough", "0123456789abcdef"])
+    say(bob, "That was all")
+    for page in (ada, bob):
+        expect(message(page, "That was all")).to_be_visible()
+        expect(message(page, "Once is enough")).to_have_count(1)
+
+
+@pytest.mark.usefixtures("real_broker_tools")
+def test_a_broker_that_restarts_costs_no_message(
+    chromium: Browser, room: str, screenshots: Path
+) -> None:
+    with (
+        RealBroker() as broker,
+        Demo("--job-workers", "0", workers=2, kafka=broker.bootstrap_servers) as demo,
+    ):
+        people = People(chromium, demo)
+        ada = people.join("Ada", room, on="worker-1")
+        bob = people.join("Bob", room, on="worker-2")
+        say(bob, "Before")
+        expect(message(ada, "Before")).to_be_visible()
+
+        broker.kill()
+        for page in (ada, bob):
+            expect(kafka_away(page)).to_be_visible()
+        say(ada, "Typed while Kafka was away")
+        expect(ada.locator("#waiting")).to_contain_text("Typed while Kafka was away")
+        show(ada, screenshots)
+
+        broker.start()
+        for page in (ada, bob):
+            expect(page.get_by_role("log")).to_contain_text("Kafka is back after")
+            expect(kafka_away(page)).to_have_count(0)
+            expect(message(page, "Typed while Kafka was away")).to_be_visible()
+        expect(ada.locator("#waiting li")).to_have_count(0)
+        say(bob, "Welcome back")
+        for page in (ada, bob):
+            expect(message(page, "Welcome back")).to_be_visible()
+            expect(page.locator(".message")).to_have_count(3)
+            expect(row_of(page, "worker-1")).to_contain_text("1 page")
+            expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
+        people.leave()
+        assert people.complaints == []
+
+
+def show(page: Page, screenshots: Path) -> None:
+    """Take pictures of a page that cannot reach Kafka."""
+    desktop = page.viewport_size
+    assert desktop is not None
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        take(page, screenshots / f"kafka-away-desktop-{scheme}.png")
+    page.set_viewport_size(PHONE)
+    take(page, screenshots / "kafka-away-phone-dark.png")
+    page.set_viewport_size(desktop)
