@@ -185,6 +185,8 @@ def test_everything_at_once_for_the_screenshots(
     alan.get_by_role("textbox").press_sequentially("On my w")
     expect(ada.locator("#typing")).to_have_text("Alan is typing…")
 
+    expect(ada.locator("#workers li")).to_have_count(3)
+
     for page, name in ((ada, "room"), (staff, "announce")):
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

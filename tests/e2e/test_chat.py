@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .demo import Client, Demo, join, within
@@ -132,6 +135,74 @@ def test_a_stranger_is_refused_with_a_reason(demo: Demo) -> None:
         assert stranger.websocket.close_code == 4400
 
     asyncio.run(scenario())
+
+
+def post(address: str, cookies: str, **fields: str) -> int:
+    """Return the status that a form's answers get."""
+    data = urllib.parse.urlencode(fields).encode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        request = urllib.request.Request(address, data, {"Cookie": cookies})
+        with opener.open(request, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def csrf_token(cookies: str) -> str:
+    token = re.search(r"demo_csrf=(\w+)", cookies)
+    assert token is not None
+    return token[1]
+
+
+async def stays_connected(client: Client) -> bool:
+    """Return whether the connection lives for longer than an order takes to end its worker."""
+    try:
+        await asyncio.wait_for(client.websocket.wait_closed(), 1.0)
+    except asyncio.TimeoutError:
+        return True
+    return False
+
+
+def test_nobody_else_s_post_ends_a_worker(demo: Demo) -> None:
+    async def scenario() -> None:
+        ticket = await asyncio.to_thread(join, demo.address, "Ada", "lobby")
+        client = await Client.open(ticket, "Ada")
+        process = (await client.receive("welcome"))["process"]
+        button, token = f"{demo.address}/end-worker/", csrf_token(ticket.cookies)
+        earlier = "0" * 16
+
+        assert get(button)[0] == 405
+        assert post(button, ticket.cookies, process=process) == 403
+        assert post(button, ticket.cookies, process="all", csrfmiddlewaretoken=token) == 400
+        # Meant for a process that ended before the order arrived.
+        assert post(button, ticket.cookies, process=earlier, csrfmiddlewaretoken=token) == 202
+        assert await stays_connected(client)
+        await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_debug_no_order_ends_a_worker(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(demo: Demo) -> None:
+        ticket = await asyncio.to_thread(join, demo.address, "Ada", "lobby")
+        client = await Client.open(ticket, "Ada")
+        process = (await client.receive("welcome"))["process"]
+        fields = {"process": process, "csrfmiddlewaretoken": csrf_token(ticket.cookies)}
+        button = f"{demo.address}/end-worker/"
+        assert await asyncio.to_thread(post, button, ticket.cookies, **fields) == 404
+
+        # Nor does one that somebody wrote to Kafka, where no view is asked.
+        order = json.dumps({"type": "worker.end", "process": process})
+        producer = Producer({"bootstrap.servers": kafka, "log_level": 0})
+        producer.produce(f"{demo.prefix}-send-group", order, key="workers")
+        assert await asyncio.to_thread(producer.flush, 10) == 0
+        assert await stays_connected(client)
+        await client.close()
+
+    monkeypatch.setenv("DJANGO_DEBUG", "0")
+    with Demo("--job-workers", "0", workers=1, kafka=kafka) as demo:
+        asyncio.run(scenario(demo))
 
 
 def test_another_site_cannot_open_a_websocket(demo: Demo) -> None:
