@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from tests.support.kafka import RealBroker
 from tests.support.waiting import wait_until
@@ -145,6 +146,39 @@ def test_a_message_that_was_sent_twice_is_shown_once(people: People, room: str) 
         expect(message(page, "Once is enough")).to_have_count(1)
 
 
+def test_what_a_worker_had_to_give_up_is_sent_again(people: People, room: str) -> None:
+    ada = people.join("Ada", room)
+    bob = people.join("Bob", room)
+    sockets: list[WebSocketRoute] = []
+    taken: list[str] = []
+
+    def give_up_the_first(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def forward(frame: str | bytes) -> None:
+            if json.loads(frame)["type"] == "say" and not taken:
+                taken.append(str(frame))
+            else:
+                server.send(frame)
+
+        socket.on_message(forward)
+
+    bob.route_web_socket("**/ws/**", give_up_the_first)
+    bob.reload()
+    expect(bob.locator("#connection")).to_contain_text("through worker-")
+    sockets[-1].send('{"type": "kafka", "connected": false, "seconds": 0}')
+    expect(kafka_away(bob)).to_be_visible()
+    say(bob, "Older than expiry")
+    expect(bob.locator("#waiting")).to_contain_text("Older than expiry")
+    assert len(taken) == 1
+    sockets[-1].send('{"type": "kafka", "connected": true, "seconds": 90}')
+    expect(kafka_away(bob)).to_have_count(0)
+    for page in (ada, bob):
+        expect(message(page, "Older than expiry")).to_be_visible()
+    expect(bob.locator("#waiting li")).to_have_count(0)
+
+
 @pytest.mark.usefixtures("real_broker_tools")
 def test_a_broker_that_restarts_costs_no_message(
     chromium: Browser, room: str, screenshots: Path
@@ -165,9 +199,11 @@ def test_a_broker_that_restarts_costs_no_message(
         say(ada, "Typed while Kafka was away")
         expect(ada.locator("#waiting")).to_contain_text("Typed while Kafka was away")
         show(ada, screenshots)
+        late = people.second_tab(bob)
+        expect(kafka_away(late)).to_be_visible()
 
         broker.start()
-        for page in (ada, bob):
+        for page in (ada, bob, late):
             expect(page.get_by_role("log")).to_contain_text("Kafka is back after")
             expect(kafka_away(page)).to_have_count(0)
             expect(message(page, "Typed while Kafka was away")).to_be_visible()
@@ -176,7 +212,8 @@ def test_a_broker_that_restarts_costs_no_message(
         for page in (ada, bob):
             expect(message(page, "Welcome back")).to_be_visible()
             expect(page.locator(".message")).to_have_count(3)
-            expect(row_of(page, "worker-1")).to_contain_text("1 page")
+            expect(row_of(page, "worker-1")).to_contain_text("page")
+            expect(row_of(page, "worker-2")).to_contain_text("page")
             expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
         people.leave()
         assert people.complaints == []
