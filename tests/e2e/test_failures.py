@@ -199,6 +199,7 @@ def test_a_broker_that_restarts_costs_no_message(
         say(ada, "Typed while Kafka was away")
         expect(ada.locator("#waiting")).to_contain_text("Typed while Kafka was away")
         show(ada, screenshots)
+        expect(ada.get_by_role("button", name="Kill worker-1")).to_be_disabled()
         late = people.second_tab(bob)
         expect(kafka_away(late)).to_be_visible()
 
@@ -208,6 +209,7 @@ def test_a_broker_that_restarts_costs_no_message(
             expect(kafka_away(page)).to_have_count(0)
             expect(message(page, "Typed while Kafka was away")).to_be_visible()
         expect(ada.locator("#waiting li")).to_have_count(0)
+        expect(ada.get_by_role("button", name="Kill worker-1")).to_be_enabled()
         say(bob, "Welcome back")
         for page in (ada, bob):
             expect(message(page, "Welcome back")).to_be_visible()

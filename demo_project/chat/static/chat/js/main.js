@@ -51,6 +51,7 @@ const composer = new Composer((text, person) => {
 function setKafka(connected) {
   kafka = connected;
   showKafka(connected);
+  panel.setKafka(connected);
   if (connected && welcomed) {
     live.start();
   } else {

@@ -45,6 +45,13 @@ export class Panel extends EventTarget {
     }
   }
 
+  /** Kafka carries the order to the worker that is to end. */
+  setKafka(connected) {
+    if (this.#kill) {
+      this.#kill.querySelector("button").disabled = !connected;
+    }
+  }
+
   async #killWorker() {
     this.#killProblem.textContent = "";
     try {
