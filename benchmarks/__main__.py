@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from . import plots, tables
+from . import page, plots, tables
 from .contenders import CONTENDERS, Contender, from_settings, start
 from .runner import Report, run
 from .subjects import SUBJECTS
@@ -28,17 +30,34 @@ def main() -> int:
         report = Report.from_json(json.loads(options.read.read_text()))
     else:
         report = _measured(options)
-    if options.json:
-        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    _keep(report, options.json)
     text = tables.markdown(report)
     if options.markdown:
         options.markdown.write_text(text)
     else:
         print(text)
-    if options.plots:
-        options.plots.mkdir(parents=True, exist_ok=True)
-        plots.draw(report, options.plots)
+    pictures = list(plots.draw(report, options.plots)) if options.plots else []
+    if options.page:
+        _fill(options.page, report, pictures)
     return 0
+
+
+def _keep(report: Report, path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+
+
+def _fill(path: Path, report: Report, pictures: Iterable[plots.Picture]) -> None:
+    """Fill the marked places of a page, with pictures by their paths relative to it."""
+    shown: dict[str, list[str]] = {}
+    for each in pictures:
+        relative = Path(os.path.relpath(each.path, path.parent)).as_posix()
+        shown.setdefault(each.subject, []).append(f"![{each.title}]({relative})")
+    sections = tables.sections(report, shown)
+    text = path.read_text()
+    for name in sections.keys() - set(page.places(text)):
+        print(f"  {path} has no place for {name}", file=sys.stderr)
+    path.write_text(page.fill(text, sections))
 
 
 def _measured(options: argparse.Namespace) -> Report:
@@ -48,19 +67,23 @@ def _measured(options: argparse.Namespace) -> Report:
     default = [each.name for each in known.values() if each.by_default]
     names = _chosen("layers", options.layers, known, default)
     subjects = _chosen("subjects", options.only, SUBJECTS, list(SUBJECTS))
-    backends = [known[name].backend.rpartition(".")[0] for name in names]
+    variants = [variant for name in subjects for variant in SUBJECTS[name].variants]
+    taking_part = [known[name] for name in dict.fromkeys([*names, *variants])]
+    backends = [each.backend.rpartition(".")[0] for each in taking_part]
     preload([*_PRELOADED, *filter(None, backends)])
-    with start([known[name] for name in names]) as started:
+    with start(taking_part) as started:
         for name, reason in started.skipped.items():
             print(f"  {name} is left out: {reason}", file=sys.stderr)
         return run(
             started,
             [SUBJECTS[name] for name in subjects],
+            names,
             quick=options.quick,
-            repetitions=options.repeat or (1 if options.quick else 5),
+            repetitions=options.repeat or (1 if options.quick else 3),
             warm_up=(10.0 if options.quick else 45.0)
             if options.warm_up is None
             else options.warm_up,
+            keep=lambda report: _keep(report, options.json),
         )
 
 
@@ -80,11 +103,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--settings", type=Path, metavar="FILE", help="more layers, as JSON like CHANNEL_LAYERS"
     )
-    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions: 5, or 1 with --quick")
+    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions: 3, or 1 with --quick")
     parser.add_argument("--warm-up", type=float, metavar="SECONDS", help="45, or 10 with --quick")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots (PNG) here")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="fill this page's marked places")
     parser.add_argument("--read", type=Path, metavar="FILE", help="an earlier --json; no new run")
     return parser.parse_args()
 

@@ -193,6 +193,7 @@ CONTENDERS: Mapping[str, Contender] = {
         _kafka_layer(":await", ", await_produce", await_produce=True),
         _kafka_layer(":capacity-1000", ", capacity=1000", capacity=1000),
         _kafka_layer(":linger-5", ", linger.ms=5", producer_config={"linger.ms": 5}),
+        _kafka_layer(":linger-25", ", linger.ms=25", producer_config={"linger.ms": 25}),
         _kafka_layer(":lz4", ", lz4", producer_config={"compression.type": "lz4"}),
         _kafka_layer(":zstd", ", zstd", producer_config={"compression.type": "zstd"}),
         _kafka_layer(":json", ", JSON", serializer_format="json"),

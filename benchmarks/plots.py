@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .runner import Entry, Report
+from .subjects.jobs import WORKERS
 from .subjects.members import SIZES
 from .subjects.scale import COUNTS
 
-__all__ = ["draw"]
+__all__ = ["Picture", "draw"]
 
 _COLORS = {
     "kafka": "#1f6feb",
@@ -44,6 +46,29 @@ _BARS: Mapping[str, tuple[str, str, Sequence[tuple[str, str]], bool]] = {
         "deliveries/s",
         [("fanout.deliveries", "")],
         False,
+    ),
+    "jobs": (
+        "Jobs through worker channels (more is better)",
+        "jobs/s",
+        [(f"jobs.workers_{count}", f"{count} worker{'s'[: count - 1]}") for count in WORKERS],
+        False,
+    ),
+    "sockets": (
+        "Deliveries to 2,000 websockets on 2 daphne processes at full load (more is better)",
+        "deliveries/s",
+        [("sockets.deliveries", "")],
+        False,
+    ),
+    "sockets-latency": (
+        "From websocket to websocket (less is better)",
+        "ms",
+        [
+            ("sockets.paced_p50", "p50, 50/s"),
+            ("sockets.paced_p99", "p99, 50/s"),
+            ("sockets.full_p50", "p50, full load"),
+            ("sockets.full_p99", "p99, full load"),
+        ],
+        True,
     ),
     "synchronous": (
         "Group sends from synchronous code (more is better)",
@@ -85,16 +110,35 @@ _LINES: Mapping[str, tuple[str, str, str, str, Sequence[int]]] = {
 }
 
 
-def draw(report: Report, folder: Path) -> None:
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was drawn.
+
+    Attributes:
+        subject: What it shows.
+        title: As on it.
+        path: Where it is.
+    """
+
+    subject: str
+    title: str
+    path: Path
+
+
+def draw(report: Report, folder: Path) -> Iterator[Picture]:
     """Write a picture for each group of figures that the report has."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (title, unit, figures, logarithmic) in _BARS.items():
         measured = [each for each in figures if _contenders(report, each[0])]
         if measured:
-            _save(_bars(report, title, unit, measured, logarithmic), folder / f"{name}.png")
+            path = folder / f"{name}.png"
+            _save(_bars(report, title, unit, measured, logarithmic), path)
+            yield Picture(figures[0][0].partition(".")[0], title, path)
     for name, (title, x_label, y_label, figure, values) in _LINES.items():
         if _contenders(report, figure.format(values[0])):
-            picture = _lines(report, title, x_label, y_label, figure, values)
-            _save(picture, folder / f"{name}.png")
+            path = folder / f"{name}.png"
+            _save(_lines(report, title, x_label, y_label, figure, values), path)
+            yield Picture(figure.partition(".")[0], title, path)
 
 
 def _bars(

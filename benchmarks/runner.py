@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from . import machine
-from .contenders import Started
+from .contenders import Running, Started
 from .inbox import Faults
 from .subject import Bench, Skipped, Subject
 from .subjects import throughput
@@ -71,19 +71,23 @@ class Report:
 def run(
     started: Started,
     subjects: Sequence[Subject],
+    chosen: Sequence[str],
     *,
     quick: bool,
     repetitions: int,
     warm_up: float,
+    keep: Callable[[Report], None],
 ) -> Report:
     """Measure every contender in every subject.
 
     Args:
         started: The contenders.
         subjects: What to measure.
+        chosen: Names of the contenders that every subject without variants measures.
         quick: Whether to measure for a short time.
         repetitions: How often; contenders take turns (A B, A B).
         warm_up: Seconds of load that come first and do not count.
+        keep: Called with the report so far after every subject.
     """
     report = Report(
         {
@@ -96,17 +100,22 @@ def run(
         {each.contender.name: each.contender.label for each in started.running},
         started.skipped,
     )
-    _warm_up(started, warm_up)
+    _warm_up([each for each in started.running if each.contender.name in chosen], warm_up)
+    began = time.monotonic()
     for subject in subjects:
-        entries = {each.contender.name: Entry() for each in started.running}
+        names = subject.variants or chosen
+        taking_part = [each for each in started.running if each.contender.name in names]
+        entries = {each.contender.name: Entry() for each in taking_part}
         report.subjects[subject.name] = entries
         for repetition in range(repetitions):
-            for running in started.running:
+            for running in taking_part:
                 entry = entries[running.contender.name]
                 if not entry.reason:
-                    began = time.monotonic()
+                    turn = time.monotonic()
                     _measure_once(subject, Bench(running, quick), entry)
-                    _say(subject, running.contender.name, repetition, entry, began)
+                    _say(subject, running.contender.name, repetition, entry, turn)
+        report.about["duration"] = f"{(time.monotonic() - began) / 60:.0f} min"
+        keep(report)
     return report
 
 
@@ -126,20 +135,20 @@ def _measure_once(subject: Subject, bench: Bench, entry: Entry) -> None:
     entry.faults += outcome.faults
 
 
-def _say(subject: Subject, name: str, repetition: int, entry: Entry, began: float) -> None:
+def _say(subject: Subject, name: str, repetition: int, entry: Entry, turn: float) -> None:
     values = ", ".join(f"{figure} {values[-1]:,.4g}" for figure, values in entry.samples.items())
     said = entry.reason or f"{values}; {entry.faults}"
-    took = time.monotonic() - began
+    took = time.monotonic() - turn
     print(f"  {subject.name} #{repetition + 1} {name} ({took:.1f} s): {said}", file=sys.stderr)
 
 
-def _warm_up(started: Started, seconds: float) -> None:
-    if not started.running or seconds <= 0:
+def _warm_up(contenders: Sequence[Running], seconds: float) -> None:
+    if not contenders or seconds <= 0:
         return
     print(f"  warming up for {seconds:g} s", file=sys.stderr)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for running in started.running:
+        for running in contenders:
             _measure_once(throughput.SUBJECT, Bench(running, quick=True), Entry())
             if time.monotonic() >= end:
                 return

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Missing", "Server", "kafka", "nats", "redis"]
+__all__ = ["Missing", "Server", "free_port", "kafka", "listens", "nats", "redis"]
 
 _START_TIMEOUT = 10.0
 
@@ -65,7 +65,7 @@ def redis() -> Iterator[Server]:
     Raises:
         Missing: If redis-server is not installed.
     """
-    port = _free_port()
+    port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     version = _version("redis-server", "--version")
     with _running(["redis-server", *options], port) as pid:
@@ -79,16 +79,23 @@ def nats() -> Iterator[Server]:
     Raises:
         Missing: If nats-server is not installed.
     """
-    port = _free_port()
+    port = free_port()
     version = _version("nats-server", "--version")
     with _running(["nats-server", "-a", "127.0.0.1", "-p", str(port)], port) as pid:
         yield Server(f"127.0.0.1:{port}", f"NATS {version}", pid)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Return whether something listens on a port of 127.0.0.1."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _version(program: str, option: str) -> str:
@@ -116,8 +123,7 @@ def _running(command: Sequence[str], port: int) -> Iterator[int]:
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if listens(port):
+            return
         time.sleep(0.02)
     raise Missing(f"{process.args!r} did not start to listen on port {port}")

@@ -102,6 +102,8 @@ class Subject:
         figures: What it finds.
         measure: Measures one contender once. Raises Skipped where it cannot.
         with_floor: Whether bare clients can do the same.
+        variants: The contenders that it measures instead of those of the run, where it compares
+            settings.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Subject:
     figures: Sequence[Figure]
     measure: Callable[[Bench], Outcome]
     with_floor: bool = False
+    variants: Sequence[str] = ()
 
     def measured(self, bench: Bench) -> Outcome:
         """Measure one contender once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from .runner import Entry, Report
@@ -10,12 +10,32 @@ from .subject import Subject
 from .subjects import SUBJECTS
 from .targets import verdicts
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "sections"]
+
+
+_FAULTS = {"lost": "lost", "twice": "twice", "out_of_order": "out of order"}
 
 
 def markdown(report: Report) -> str:
     """Return the whole report: what it was measured on, the targets, a table for each subject."""
-    return "\n".join([*_about(report), *_targets(report), *_subjects(report)])
+    parts = sections(report)
+    titles = {"targets": "Targets", **{name: SUBJECTS[name].title for name in report.subjects}}
+    return "\n".join(
+        f"### {titles[name]}\n\n{text}" if name in titles else text for name, text in parts.items()
+    )
+
+
+def sections(report: Report, pictures: Mapping[str, Sequence[str]] | None = None) -> dict[str, str]:
+    """Return the parts of a report without their headings: about, targets, and the subjects.
+
+    Args:
+        report: The report.
+        pictures: Markdown of the pictures of each subject.
+    """
+    parts = {"about": _about(report), "targets": _targets(report)}
+    for name in report.subjects:
+        parts[name] = _subject(report, name, (pictures or {}).get(name, ()))
+    return {name: "\n".join(lines) for name, lines in parts.items()}
 
 
 def _about(report: Report) -> Iterator[str]:
@@ -29,26 +49,43 @@ def _about(report: Report) -> Iterator[str]:
 def _targets(report: Report) -> Iterator[str]:
     judged = list(verdicts(report))
     if judged:
-        yield "### Targets"
-        yield ""
-        rows = [[each.what, each.found, "met" if each.met else "**missed**"] for each in judged]
-        yield from _table(["target", "found", ""], rows)
+        rows = [
+            [each.what, each.found, each.floor, "met" if each.met else "**missed**"]
+            for each in judged
+        ]
+        yield from _table(["target", "found", "bare clients", ""], rows)
 
 
-def _subjects(report: Report) -> Iterator[str]:
-    for name, entries in report.subjects.items():
-        subject = SUBJECTS[name]
-        measured = {each: entry for each, entry in entries.items() if entry.samples}
-        yield f"### {subject.title}"
+def _subject(report: Report, name: str, pictures: Sequence[str]) -> Iterator[str]:
+    subject = SUBJECTS[name]
+    entries = report.subjects[name]
+    measured = {each: entry for each, entry in entries.items() if entry.samples}
+    yield subject.what
+    yield ""
+    if measured:
+        yield from (_variants if subject.variants else _figures)(subject, measured, report)
+    for each, entry in entries.items():
+        if entry.reason and not report.labels[each].startswith("floor"):
+            yield f"Not measured: {report.labels[each]}: {entry.reason}"
+            yield ""
+    for picture in pictures:
+        yield picture
         yield ""
-        yield subject.what
-        yield ""
-        if measured:
-            yield from _figures(subject, measured, report)
-        for each, entry in entries.items():
-            if entry.reason:
-                yield f"Not measured: {report.labels[each]}: {entry.reason}"
-                yield ""
+
+
+def _variants(subject: Subject, entries: dict[str, Entry], report: Report) -> Iterator[str]:
+    """Contenders down, figures across: there are more variants of settings than figures."""
+    heads = ["", *(f"{figure.label} ({figure.unit})" for figure in subject.figures)]
+    rows = [
+        [
+            report.labels[name],
+            *(_cell(entry.samples.get(figure.name, [])) for figure in subject.figures),
+            f"{entry.faults.expected:,}",
+            *(f"{getattr(entry.faults, kind):,}" for kind in _FAULTS),
+        ]
+        for name, entry in entries.items()
+    ]
+    yield from _table([*heads, "expected", *_FAULTS.values()], rows)
 
 
 def _figures(subject: Subject, entries: dict[str, Entry], report: Report) -> Iterator[str]:
@@ -64,9 +101,9 @@ def _figures(subject: Subject, entries: dict[str, Entry], report: Report) -> Ite
     faults = [entry.faults for entry in entries.values()]
     if any(each.expected for each in faults):
         rows.append(["deliveries expected", *(f"{each.expected:,}" for each in faults)])
-        for kind in ("lost", "twice", "out_of_order"):
+        for kind, label in _FAULTS.items():
             values = [getattr(each, kind) for each in faults]
-            rows.append([kind.replace("_", " "), *(f"{value:,}" for value in values)])
+            rows.append([label, *(f"{value:,}" for value in values)])
     yield from _table(heads, rows)
 
 

@@ -8,6 +8,7 @@ from statistics import median
 
 from .runner import Report
 from .subjects import SUBJECTS
+from .subjects.jobs import WORKERS
 from .subjects.members import SIZES
 
 __all__ = ["Verdict", "verdicts"]
@@ -28,11 +29,13 @@ class Verdict:
         what: What was asked.
         found: What was found.
         met: Whether it is met.
+        floor: What bare clients reach, judged in the same way; empty if they do not take part.
     """
 
     what: str
     found: str
     met: bool
+    floor: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ _TARGETS: Sequence[_Target] = (
     _Target("synchronous.best", 30, _BEST_PEER),
     _Target("membership.first", 20, _BEST_PEER),
     _Target("membership.further", 20, _BEST_PEER),
-    _Target("jobs.workers_1", 1, _CORE),
-    _Target("jobs.workers_2", 1, _CORE),
+    *(_Target(f"jobs.workers_{count}", 1, _CORE) for count in WORKERS),
     _Target("footprint.idle_cpu", 1),
     _Target("startup.received", 500),
 )
@@ -90,12 +92,15 @@ def _judge(report: Report, target: _Target) -> Verdict | None:
     if ours is None or not other:
         return None
     value = ours / other
+    floor = _median(report, target.figure, _FLOOR)
     label = report.labels.get(target.against, target.against)
     bound = f"{target.bound:g} times {label}" if label else f"{target.bound:g} {figure.unit}"
+    unit = "times" if label else figure.unit
     return Verdict(
         f"{definition.title}, {figure.label}: at {'least' if more else 'most'} {bound}",
-        f"{value:.3g} times" if label else f"{value:.3g} {figure.unit}",
+        f"{value:.3g} {unit}",
         value >= target.bound if more else value <= target.bound,
+        f"{floor / other:.3g} {unit}" if floor is not None and target.against != _FLOOR else "",
     )
 
 

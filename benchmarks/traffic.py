@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from channels.exceptions import ChannelFull
@@ -30,6 +31,7 @@ __all__ = [
     "restart",
     "send_flat_out",
     "send_paced",
+    "time_sends",
 ]
 
 TEXT = "The quick brown fox jumps over the lazy dog and then writes home about it. " * 2
@@ -153,6 +155,18 @@ async def send_flat_out(
         time.monotonic(),
         sum(refused for _, refused in results),
     )
+
+
+async def time_sends(context: Context, channel: str, count: int) -> float:
+    """Send messages one after another, with a pause between; return the median call's seconds."""
+    calls = []
+    for number in range(count):
+        sending = message(0, number)
+        began = time.monotonic()
+        await context.port.send(channel, sending)
+        calls.append(time.monotonic() - began)
+        await asyncio.sleep(_REFUSED_PAUSE)
+    return median(calls)
 
 
 async def drain(context: Context, expected: int) -> list[Inbox]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..subject import Subject
 from . import (
+    beside,
     fanout,
     footprint,
     groups,
@@ -14,6 +15,8 @@ from . import (
     members,
     membership,
     scale,
+    settings,
+    sockets,
     startup,
     synchronous,
     throughput,
@@ -30,9 +33,12 @@ _MODULES = (
     synchronous,
     membership,
     jobs,
+    beside,
     startup,
     footprint,
     scale,
+    sockets,
+    settings,
 )
 
 SUBJECTS: Mapping[str, Subject] = {module.SUBJECT.name: module.SUBJECT for module in _MODULES}

@@ -1,0 +1,231 @@
+"""End to end: thousands of websockets on daphne processes, from one socket to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import traffic, webservers
+from ..inbox import Faults, Inbox, percentile
+from ..subject import Bench, Figure, Outcome, Skipped, Subject
+from ..websocket import Client, connect
+from ..workers import Context
+
+__all__ = ["SUBJECT"]
+
+_SERVERS = 2
+_CLIENTS = 2000
+_MEMBERS = 20
+_RATE = 50.0
+_AT_A_TIME = 20
+_FILES_BESIDE = 200
+_GIVEN_UP_AFTER = 2.0
+_QUIET = 1.5
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the clients of one phase heard.
+
+    Attributes:
+        sent: Messages that went to rooms.
+        p50: Median milliseconds from socket to socket.
+        p99: The same for the slowest of a hundred.
+        per_second: Deliveries a second until the senders stopped.
+        deliveries: All of them, each counted once.
+        faults: What went wrong.
+    """
+
+    sent: int
+    p50: float
+    p99: float
+    per_second: float
+    deliveries: int
+    faults: Faults
+
+
+class _Crowd:
+    """The clients in one process: client ``i`` is in room ``i // _MEMBERS``."""
+
+    def __init__(self, size: int) -> None:
+        self.inboxes = [Inbox(keep_latencies=True) for _ in range(size)]
+        self.clients: list[Client] = []
+        # One of each room, on all servers in turn.
+        self.senders = [room * _MEMBERS + room % _SERVERS for room in range(size // _MEMBERS)]
+        self.numbers = dict.fromkeys(self.senders, 0)
+        self.sent = 0
+        self._sent_at = dict.fromkeys(self.senders, 0.0)
+        self._echo = False
+
+    async def connect(self, ports: Sequence[int]) -> None:
+        """Connect all, each to the servers in turn."""
+        free = asyncio.Semaphore(_AT_A_TIME)
+
+        async def one(index: int) -> Client:
+            async with free:
+                path = f"/room-{index // _MEMBERS}"
+                return await connect(
+                    ports[index % len(ports)], path, lambda text: self._take(index, text)
+                )
+
+        self.clients = await asyncio.gather(*map(one, range(len(self.inboxes))))
+
+    def reset(self) -> None:
+        """Count anew."""
+        self.sent = 0
+        for inbox in self.inboxes:
+            inbox.reset()
+        self.numbers = dict.fromkeys(self.senders, 0)
+
+    async def pace(self, rate: float, seconds: float) -> None:
+        """Send to the rooms in turn."""
+        began = time.monotonic()
+        for number in range(int(rate * seconds)):
+            pause = began + number / rate - time.monotonic()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            self._send(self.senders[number % len(self.senders)])
+
+    async def echo(self, seconds: float) -> None:
+        """Let one client of each room send again as soon as its own message came back."""
+        self._echo = True
+        end = time.monotonic() + seconds
+        for sender in self.senders:
+            self._send(sender)
+        while time.monotonic() < end:
+            await asyncio.sleep(min(0.1, max(0.0, end - time.monotonic())))
+            # A message that was lost must not end the traffic of its room.
+            for sender in self.senders:
+                if time.monotonic() - self._sent_at[sender] > _GIVEN_UP_AFTER:
+                    self._send(sender)
+        self._echo = False
+
+    async def settle(self) -> None:
+        """Return once all came, or nothing comes any more."""
+        seen, since = -1, time.monotonic()
+        while seen < self.sent * _MEMBERS and time.monotonic() - since < _QUIET:
+            heard = self.heard
+            if heard != seen:
+                seen, since = heard, time.monotonic()
+            await asyncio.sleep(0.02)
+
+    @property
+    def heard(self) -> int:
+        """Deliveries so far, each counted once."""
+        return sum(inbox.unique for inbox in self.inboxes)
+
+    def _send(self, sender: int) -> None:
+        number = self.numbers[sender]
+        self.numbers[sender] = number + 1
+        self.sent += 1
+        self._sent_at[sender] = time.monotonic()
+        self.clients[sender].send(json.dumps(traffic.message(sender, number)).encode())
+
+    def _take(self, index: int, text: bytes) -> None:
+        message = json.loads(text)
+        self.inboxes[index].take(message)
+        if self._echo and message["s"] == index and message["n"] == self.numbers[index] - 1:
+            self._send(index)
+
+
+_crowds: list[_Crowd] = []
+
+
+async def gather(context: Context, ports: Sequence[int], size: int) -> float:
+    """Connect clients; return how many seconds it took."""
+    _allow_files(size)
+    crowd = _Crowd(size)
+    _crowds.append(crowd)
+    began = time.monotonic()
+    await crowd.connect(ports)
+    return time.monotonic() - began
+
+
+async def chat(context: Context, way: str, seconds: float) -> Heard:
+    """Send for some seconds: ``pace`` at a fixed rate, ``echo`` as fast as it goes."""
+    [crowd] = _crowds
+    crowd.reset()
+    began = time.monotonic()
+    await (crowd.echo(seconds) if way == "echo" else crowd.pace(_RATE, seconds))
+    per_second = crowd.heard / (time.monotonic() - began)
+    await crowd.settle()
+    gone = sum(client.lost for client in crowd.clients)
+    if gone:
+        raise ConnectionError(f"{gone} of {len(crowd.clients)} websockets were closed")
+    latencies = [each * 1000 for inbox in crowd.inboxes for each in inbox.latencies]
+    return Heard(
+        crowd.sent,
+        percentile(latencies, 0.50),
+        percentile(latencies, 0.99),
+        per_second,
+        crowd.heard,
+        Faults.of(crowd.sent * _MEMBERS, crowd.inboxes),
+    )
+
+
+async def leave(context: Context) -> None:
+    """Close all connections."""
+    for client in _crowds.pop().clients:
+        client.end()
+
+
+def measure(bench: Bench) -> Outcome:
+    clients = bench.pick(_CLIENTS // 5, _CLIENTS)
+    _allow_files(clients)
+    with (
+        webservers.running(bench.running.spec, _SERVERS) as servers,
+        bench.workers(1) as [crowd],
+    ):
+        took = crowd.call(gather, [server.port for server in servers], clients, timeout=120.0)
+        faults = crowd.call(chat, "echo", bench.pick(0.5, 1.5)).faults
+        paced = crowd.call(chat, "pace", bench.pick(2.0, 5.0))
+        before = sum(server.cpu_seconds() for server in servers)
+        full = crowd.call(chat, "echo", bench.pick(2.0, 5.0))
+        used = sum(server.cpu_seconds() for server in servers) - before
+        crowd.call(leave)
+    return Outcome(
+        {
+            "deliveries": full.per_second,
+            "full_p50": full.p50,
+            "full_p99": full.p99,
+            "paced_p50": paced.p50,
+            "paced_p99": paced.p99,
+            "cpu": used * 1e6 / full.deliveries,
+            "connected": clients / took,
+        },
+        faults + paced.faults + full.faults,
+    )
+
+
+def _allow_files(count: int) -> None:
+    """Let this process and its children open a socket for each client."""
+    wanted = count + _FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < wanted:
+        raise Skipped(f"{wanted} open files are needed, and the system allows {hard}")
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+SUBJECT = Subject(
+    "sockets",
+    "End to end, from websocket to websocket",
+    f"{_CLIENTS:,} websocket clients of one process on {_SERVERS} daphne processes, in rooms of "
+    f"{_MEMBERS}, half of each on either server; a consumer of Channels passes what a client says "
+    f"to its room. First {_RATE:.0f} messages a second; then at full load: one client of each room "
+    "sends again as soon as its own message came back to it.",
+    [
+        Figure("deliveries", "deliveries at full load", "1/s", "more"),
+        Figure("full_p50", "p50 at full load", "ms"),
+        Figure("full_p99", "p99 at full load", "ms"),
+        Figure("paced_p50", f"p50, {_RATE:.0f} messages/s", "ms"),
+        Figure("paced_p99", f"p99, {_RATE:.0f} messages/s", "ms"),
+        Figure("cpu", "both daphnes' processor", "µs/delivery"),
+        Figure("connected", "connecting and joining", "clients/s", "more"),
+    ],
+    measure,
+)
