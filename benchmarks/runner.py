@@ -85,7 +85,7 @@ def run(
         subjects: What to measure.
         chosen: Names of the contenders that every subject without variants measures.
         quick: Whether to measure for a short time.
-        repetitions: How often; contenders take turns (A B, A B).
+        repetitions: How often, long subjects once less; contenders take turns (A B, A B).
         warm_up: Seconds of load that come first and do not count.
         keep: Called with the report so far after every subject.
     """
@@ -100,14 +100,15 @@ def run(
         {each.contender.name: each.contender.label for each in started.running},
         started.skipped,
     )
-    _warm_up([each for each in started.running if each.contender.name in chosen], warm_up)
+    by_name = {each.contender.name: each for each in started.running}
+    _warm_up([by_name[name] for name in chosen if name in by_name], warm_up)
     began = time.monotonic()
     for subject in subjects:
         names = subject.variants or chosen
-        taking_part = [each for each in started.running if each.contender.name in names]
+        taking_part = [by_name[name] for name in names if name in by_name]
         entries = {each.contender.name: Entry() for each in taking_part}
         report.subjects[subject.name] = entries
-        for repetition in range(repetitions):
+        for repetition in range(max(1, repetitions - subject.long)):
             for running in taking_part:
                 entry = entries[running.contender.name]
                 if not entry.reason:

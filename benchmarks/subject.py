@@ -104,6 +104,7 @@ class Subject:
         with_floor: Whether bare clients can do the same.
         variants: The contenders that it measures instead of those of the run, where it compares
             settings.
+        long: Whether it takes long, and is therefore repeated once less.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Subject:
     measure: Callable[[Bench], Outcome]
     with_floor: bool = False
     variants: Sequence[str] = ()
+    long: bool = False
 
     def measured(self, bench: Bench) -> Outcome:
         """Measure one contender once.

@@ -6,7 +6,7 @@ import time
 
 from .. import traffic
 from ..inbox import Faults, percentile
-from ..subject import Bench, Figure, Outcome, Subject
+from ..subject import Bench, Figure, Outcome, Skipped, Subject
 from ..workers import Worker
 from . import jobs
 
@@ -27,7 +27,10 @@ def measure(bench: Bench) -> Outcome:
     values: dict[str, float] = {}
     faults = Faults()
     group, queue = bench.unique("group"), bench.unique("jobs")
-    seconds = bench.pick(1.5, 4.0)
+    seconds = bench.pick(1.5, 3.0)
+    with bench.workers(2) as (other, receiver):
+        if jobs.early(other, [receiver], bench.unique("jobs")).lost:
+            raise Skipped("it has no queue: jobs that were sent while no worker ran are lost")
     with bench.workers(3) as (sender, other, receiver):
         _, ordinary = receiver.call(traffic.open_channels, 2)
         receiver.call(traffic.listen, True)
@@ -78,4 +81,5 @@ SUBJECT = Subject(
         *(Figure(f"{phase}_p99", f"p99, {label}", "ms") for phase, label in _PHASES.items()),
     ],
     measure,
+    long=True,
 )

@@ -19,7 +19,7 @@ def measure(bench: Bench) -> Outcome:
             receiver.call(traffic.listen)
             receiver.call(traffic.join, group)
         faults = Faults()
-        for seconds in (0.1, bench.pick(0.4, 2.0)):
+        for seconds in (0.1, bench.pick(0.4, 0.8)):
             for receiver in receivers:
                 receiver.call(traffic.restart)
             sent = sender.call(traffic.send_flat_out, "group_send", [group], seconds)

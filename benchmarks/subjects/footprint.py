@@ -25,9 +25,9 @@ def measure(bench: Bench) -> Outcome:
         worker.call(traffic.open_channels, _CHANNELS)
         worker.call(traffic.listen)
         worker.call(traffic.join, group)
-        time.sleep(bench.pick(0.5, 2.0))
+        time.sleep(bench.pick(0.5, 1.5))
         before, began = worker.call(traffic.cpu_seconds), time.monotonic()
-        time.sleep(bench.pick(2.0, 10.0))
+        time.sleep(bench.pick(2.0, 6.0))
         used = worker.call(traffic.cpu_seconds) - before
         share = used / (time.monotonic() - began)
         values = {"memory": worker.call(memory), "idle_cpu": share * 100}
@@ -57,4 +57,5 @@ SUBJECT = Subject(
     ],
     measure,
     with_floor=True,
+    long=True,
 )

@@ -25,7 +25,7 @@ def measure(bench: Bench) -> Outcome:
             expected = warm.messages * _MEMBERS
             faults += Faults.of(expected, receiver.call(traffic.drain, expected))
             receiver.call(traffic.restart)
-        sent = sender.call(traffic.send_paced, "group_send", [group], _RATE, bench.pick(2.0, 15.0))
+        sent = sender.call(traffic.send_paced, "group_send", [group], _RATE, bench.pick(2.0, 5.0))
         expected = sent.messages * _MEMBERS
         inboxes = [
             inbox for receiver in receivers for inbox in receiver.call(traffic.drain, expected)

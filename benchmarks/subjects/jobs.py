@@ -11,7 +11,7 @@ from ..inbox import Faults, percentile
 from ..subject import Bench, Figure, Outcome, Subject
 from ..workers import Context, Worker
 
-__all__ = ["SUBJECT", "WORKERS", "begin", "collect", "judge", "stop"]
+__all__ = ["SUBJECT", "WORKERS", "begin", "collect", "early", "judge", "stop"]
 
 WORKERS = (1, 2, 3)
 
@@ -77,17 +77,19 @@ def measure(bench: Bench) -> Outcome:
     values: dict[str, float] = {}
     faults = Faults()
     done_twice = done = 0
-    jobs = bench.pick(2_000, 8_000)
+    jobs = bench.pick(2_000, 6_000)
     for count in WORKERS:
         channel = bench.unique("jobs")
         with bench.workers(1 + count) as (sender, *workers):
             if count == 1:
-                early = _early(sender, workers, channel)
-                values["early"] = 1000 * early.lost / early.expected
-                faults += early
+                kept = early(sender, workers, channel)
+                values["early"] = 1000 * kept.lost / kept.expected
+                faults += kept
+                if kept.lost == kept.expected:
+                    return Outcome(values, faults)
             begin(sender, workers, channel)
             if count == 1:
-                seconds = bench.pick(2.0, 5.0)
+                seconds = bench.pick(2.0, 4.0)
                 sent = sender.call(traffic.send_paced, "send", [channel], 20.0, seconds)
                 got = collect(workers, sent.messages)
                 latencies = [each[1] * 1000 for each in got]
@@ -108,7 +110,7 @@ def measure(bench: Bench) -> Outcome:
     return Outcome(values, faults)
 
 
-def _early(sender: Worker, workers: list[Worker], channel: str) -> Faults:
+def early(sender: Worker, workers: list[Worker], channel: str) -> Faults:
     """Send jobs that nobody waits for yet, then begin to work."""
     sent = sender.call(traffic.send_paced, "send", [channel], 200.0, 0.5)
     for worker in workers:
@@ -156,7 +158,8 @@ SUBJECT = Subject(
     "jobs",
     "Worker channels",
     "One process sends jobs to a channel without a '!', one to three others receive, one job after "
-    "another; from the first send to the last hand-over.",
+    "another; from the first send to the last hand-over. Before that, 100 jobs while no worker "
+    "runs: a layer that loses them all has no queue, and nothing else is measured of it.",
     [
         *(
             Figure(f"workers_{count}", f"{count} worker{'s'[: count - 1]}", "jobs/s", "more")

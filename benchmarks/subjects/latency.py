@@ -15,7 +15,7 @@ def measure(bench: Bench) -> Outcome:
     values: dict[str, float] = {}
     faults = Faults()
     for name, rate in _RATES.items():
-        seconds = bench.pick(2.0, 15.0 if rate < 100 else 8.0)
+        seconds = bench.pick(2.0, 6.0 if rate < 100 else 3.0)
         with bench.workers(2) as (sender, receiver):
             channels = receiver.call(traffic.open_channels, 1)
             receiver.call(traffic.listen, True)

@@ -93,7 +93,7 @@ async def race(context: Context, name: str, rounds: int, port: int) -> int:
 
 def measure(bench: Bench) -> Outcome:
     values = {}
-    seconds = bench.pick(0.7, 3.0)
+    seconds = bench.pick(0.7, 1.5)
     with bench.workers(1) as [worker]:
         worker.call(traffic.open_channels, _TASKS)
         empty = [bench.unique("group") for _ in range(_TASKS)]
@@ -102,7 +102,7 @@ def measure(bench: Bench) -> Outcome:
         for name, groups in (("first", empty), ("further", shared)):
             worker.call(join_and_leave, groups, 0.2)
             values[name] = worker.call(join_and_leave, groups, seconds)
-    rounds = bench.pick(100, 300)
+    rounds = bench.pick(100, 250)
     with bench.workers(2) as (sender, joiner):
         joiner.call(traffic.open_channels, 1)
         port = sender.call(send_on_signal)

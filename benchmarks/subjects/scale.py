@@ -32,7 +32,7 @@ def measure(bench: Bench) -> Outcome:
                 server.call(traffic.drain, share)
                 server.call(traffic.restart)
             before = [server.call(traffic.cpu_seconds) for server in servers]
-            sent = sender.call(traffic.send_paced, "group_send", rooms, _RATE, bench.pick(1.0, 6.0))
+            sent = sender.call(traffic.send_paced, "group_send", rooms, _RATE, bench.pick(1.0, 3.0))
             expected = 2 * _MEMBERS * sent.messages
             inboxes = [
                 inbox
@@ -60,4 +60,5 @@ SUBJECT = Subject(
     ],
     measure,
     with_floor=True,
+    long=True,
 )

@@ -16,17 +16,17 @@ def measure(bench: Bench) -> Outcome:
         channels = receiver.call(traffic.open_channels, 1)
         receiver.call(traffic.listen, True)
         faults = Faults()
-        for seconds in (0.4, bench.pick(1.0, 3.0)):
+        for seconds in (0.4, bench.pick(1.0, 2.0)):
             receiver.call(traffic.restart)
             sent = sender.call(traffic.send_paced, "send", channels, _RATE, seconds)
             inboxes = receiver.call(traffic.drain, sent.messages)
             faults += Faults.of(sent.messages, inboxes)
         latencies = [each * 1000 for inbox in inboxes for each in inbox.latencies]
         receiver.call(traffic.restart)
-        calls = bench.pick(50, 200)
+        calls = bench.pick(50, 150)
         call = sender.call(traffic.time_sends, channels[0], calls)
         faults += Faults.of(calls, receiver.call(traffic.drain, calls))
-        for seconds in (0.2, bench.pick(0.7, 1.5)):
+        for seconds in (0.2, bench.pick(0.7, 1.2)):
             receiver.call(traffic.restart)
             sent = sender.call(traffic.send_flat_out, "send", channels, seconds)
             inboxes = receiver.call(traffic.drain, sent.messages)
@@ -57,6 +57,7 @@ SUBJECT = Subject(
     ],
     measure,
     with_floor=True,
+    long=True,
     variants=(
         "kafka",
         "kafka:linger-5",

@@ -182,9 +182,9 @@ def measure(bench: Bench) -> Outcome:
     ):
         took = crowd.call(gather, [server.port for server in servers], clients, timeout=120.0)
         faults = crowd.call(chat, "echo", bench.pick(0.5, 1.5)).faults
-        paced = crowd.call(chat, "pace", bench.pick(2.0, 5.0))
+        paced = crowd.call(chat, "pace", bench.pick(2.0, 4.0))
         before = sum(server.cpu_seconds() for server in servers)
-        full = crowd.call(chat, "echo", bench.pick(2.0, 5.0))
+        full = crowd.call(chat, "echo", bench.pick(2.0, 4.0))
         used = sum(server.cpu_seconds() for server in servers) - before
         crowd.call(leave)
     return Outcome(
@@ -228,4 +228,5 @@ SUBJECT = Subject(
         Figure("connected", "connecting and joining", "clients/s", "more"),
     ],
     measure,
+    long=True,
 )

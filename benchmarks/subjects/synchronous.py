@@ -34,7 +34,7 @@ def measure(bench: Bench) -> Outcome:
         for way in sender.call(ways):
             group = bench.unique("group")
             receiver.call(traffic.join, group)
-            for seconds in (0.2, bench.pick(1.0, 3.0)):
+            for seconds in (0.2, bench.pick(1.0, 2.0)):
                 receiver.call(traffic.restart)
                 sent = sender.call(send_in_thread, way, group, seconds)
                 faults += Faults.of(sent.messages, receiver.call(traffic.drain, sent.messages))

@@ -19,7 +19,7 @@ def measure(bench: Bench) -> Outcome:
             warm = sender.call(traffic.send_flat_out, "send", channels, 0.2)
             faults += Faults.of(warm.messages, receiver.call(traffic.drain, warm.messages))
             receiver.call(traffic.restart)
-            sent = sender.call(traffic.send_flat_out, "send", channels, bench.pick(1.0, 3.0))
+            sent = sender.call(traffic.send_flat_out, "send", channels, bench.pick(1.0, 2.0))
             inboxes = receiver.call(traffic.drain, sent.messages)
         faults += Faults.of(sent.messages, inboxes)
         received = sum(each.unique for each in inboxes)
