@@ -170,9 +170,8 @@ def _bars(
     axes.set_ylabel(unit)
     if logarithmic:
         axes.set_yscale("log")
-    else:
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(frameon=False, fontsize=9)
+    axes.yaxis.set_major_formatter("{x:,g}")
+    picture.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return picture
 
 
@@ -188,11 +187,12 @@ def _lines(
         axes.fill_between(x, low, high, alpha=0.15, color=_COLORS.get(name))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_xticks(values, [f"{value:,}" for value in values])
     axes.minorticks_off()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.legend(frameon=False, fontsize=9)
+    picture.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return picture
 
 
