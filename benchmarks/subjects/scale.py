@@ -27,25 +27,30 @@ def measure(bench: Bench) -> Outcome:
                 server.call(traffic.join, rooms[number])
                 server.call(traffic.join, rooms[(number + 1) % count])
             warm = sender.call(traffic.send_paced, "group_send", rooms, _RATE, 0.5)
-            share = 2 * _MEMBERS * warm.messages // count
-            for server in servers:
+            for server, share in zip(servers, _shares(warm.messages, count), strict=True):
                 server.call(traffic.drain, share)
                 server.call(traffic.restart)
             before = [server.call(traffic.cpu_seconds) for server in servers]
             sent = sender.call(traffic.send_paced, "group_send", rooms, _RATE, bench.pick(1.0, 3.0))
-            expected = 2 * _MEMBERS * sent.messages
+            shares = _shares(sent.messages, count)
             inboxes = [
                 inbox
-                for server in servers
-                for inbox in server.call(traffic.drain, expected // count)
+                for server, share in zip(servers, shares, strict=True)
+                for inbox in server.call(traffic.drain, share)
             ]
             used = sum(server.call(traffic.cpu_seconds) for server in servers) - sum(before)
-        faults += Faults.of(expected, inboxes)
+        faults += Faults.of(sum(shares), inboxes)
         latencies = [each * 1000 for inbox in inboxes for each in inbox.latencies]
         values[f"p50_{count}"] = percentile(latencies, 0.50)
         values[f"p99_{count}"] = percentile(latencies, 0.99)
         values[f"cpu_{count}"] = used * 1e6 / sent.messages
     return Outcome(values, faults)
+
+
+def _shares(messages: int, count: int) -> list[int]:
+    """Return how many deliveries each server gets of messages that went to the rooms in turn."""
+    rooms = [messages // count + (room < messages % count) for room in range(count)]
+    return [_MEMBERS * (rooms[each] + rooms[(each + 1) % count]) for each in range(count)]
 
 
 SUBJECT = Subject(
