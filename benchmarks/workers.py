@@ -24,7 +24,7 @@ __all__ = ["Context", "Pending", "Worker", "WorkerError", "preload"]
 
 Job = Callable[..., Awaitable[Any]]
 
-CALL_TIMEOUT = 60.0
+CALL_TIMEOUT = 120.0
 """Seconds after which a call to a worker counts as hung."""
 
 _CLOSE_TIMEOUT = 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from typing import NamedTuple
 
 from .. import traffic
 from ..inbox import Faults, percentile
@@ -20,14 +21,22 @@ _QUIET = 2.0
 _JOIN_QUIET = 5.0
 _LATE = 0.5
 _WARM_UP = -1
+_SENDERS = 10
+
+
+class Done(NamedTuple):
+    """A job that a worker got: its sender and number, the seconds it took, and when it came."""
+
+    job: tuple[int, int]
+    latency: float
+    at: float
 
 
 class _Jobs:
     """The jobs that one worker process got."""
 
     def __init__(self) -> None:
-        self.got: list[tuple[int, float, float]] = []
-        self.last_at = 0.0
+        self.got: list[Done] = []
         self.task: asyncio.Task[None] | None = None
 
 
@@ -43,8 +52,8 @@ async def work(context: Context, channel: str) -> None:
         receive = context.port.layer.receive  # type: ignore[attr-defined]
         while True:
             job = await receive(channel)
-            now = _jobs.last_at = time.monotonic()
-            _jobs.got.append((job["n"], now - job["t"], now))
+            now = time.monotonic()
+            _jobs.got.append(Done((job["s"], job["n"]), now - job["t"], now))
 
     _jobs.task = asyncio.create_task(run())
     await asyncio.sleep(0)
@@ -57,15 +66,15 @@ async def stop(context: Context) -> None:
         await asyncio.wait([_jobs.task])
 
 
-async def progress(context: Context) -> tuple[int, float]:
-    """Return how many jobs came, and when the last one did."""
-    return len(_jobs.got), _jobs.last_at
+async def progress(context: Context) -> int:
+    """Return how many jobs came."""
+    return len(_jobs.got)
 
 
-async def results(context: Context) -> list[tuple[int, float, float]]:
-    """Return number, latency and time of each job that came, and forget them."""
+async def results(context: Context) -> list[Done]:
+    """Return the jobs that came, and forget them."""
     got, _jobs.got = _jobs.got, []
-    return [each for each in got if each[0] != _WARM_UP]
+    return [each for each in got if each.job[1] != _WARM_UP]
 
 
 async def send_warm_up(context: Context, channel: str) -> None:
@@ -92,18 +101,20 @@ def measure(bench: Bench) -> Outcome:
                 seconds = bench.pick(2.0, 4.0)
                 sent = sender.call(traffic.send_paced, "send", [channel], 20.0, seconds)
                 got = collect(workers, sent.messages)
-                latencies = [each[1] * 1000 for each in got]
+                latencies = [each.latency * 1000 for each in got]
                 values["idle_p50"] = percentile(latencies, 0.50)
                 values["idle_p99"] = percentile(latencies, 0.99)
                 faults += judge(got, sent.messages)
-            sent = sender.call(traffic.send_flat_out, "send", [channel], 30.0, 1, jobs)
+            sent = sender.call(
+                traffic.send_flat_out, "send", [channel], 30.0, _SENDERS, jobs // _SENDERS
+            )
             got = collect(workers, sent.messages)
             judged = judge(got, sent.messages)
             faults += judged
             done += judged.expected
             done_twice += judged.twice
-            times = [each[2] for each in got]
-            values[f"workers_{count}"] = len({each[0] for each in got}) / (max(times) - sent.began)
+            took = max(each.at for each in got) - sent.began
+            values[f"workers_{count}"] = len({each.job for each in got}) / took
             for worker in workers:
                 worker.call(stop)
     values["twice"] = 1000 * done_twice / done
@@ -125,7 +136,7 @@ def begin(sender: Worker, workers: list[Worker], channel: str) -> None:
         worker.call(work, channel)
     deadline = time.monotonic() + _READY_TIMEOUT
     while time.monotonic() < deadline:
-        if all(worker.call(progress)[0] for worker in workers):
+        if all(worker.call(progress) for worker in workers):
             break
         for _ in range(10):
             sender.call(send_warm_up, channel)
@@ -133,12 +144,11 @@ def begin(sender: Worker, workers: list[Worker], channel: str) -> None:
     collect(workers, 0)
 
 
-def collect(
-    workers: list[Worker], expected: int, quiet: float = _QUIET
-) -> list[tuple[int, float, float]]:
+def collect(workers: list[Worker], expected: int, quiet: float = _QUIET) -> list[Done]:
+    """Return the jobs that came once all did, or nothing comes any more."""
     seen, since = -1, time.monotonic()
     while True:
-        count = sum(worker.call(progress)[0] for worker in workers)
+        count = sum(worker.call(progress) for worker in workers)
         now = time.monotonic()
         if count != seen:
             seen, since = count, now
@@ -148,8 +158,9 @@ def collect(
         time.sleep(0.05)
 
 
-def judge(got: list[tuple[int, float, float]], expected: int) -> Faults:
-    times_done = Counter(number for number, *_ in got)
+def judge(got: list[Done], expected: int) -> Faults:
+    """Return what went wrong with jobs of which all should have come once."""
+    times_done = Counter(each.job for each in got)
     twice = sum(times - 1 for times in times_done.values())
     return Faults(expected, expected - len(times_done), twice)
 
@@ -157,9 +168,9 @@ def judge(got: list[tuple[int, float, float]], expected: int) -> Faults:
 SUBJECT = Subject(
     "jobs",
     "Worker channels",
-    "One process sends jobs to a channel without a '!', one to three others receive, one job after "
-    "another; from the first send to the last hand-over. Before that, 100 jobs while no worker "
-    "runs: a layer that loses them all has no queue, and nothing else is measured of it.",
+    "Ten tasks of one process send jobs to a channel without a '!', one to three others receive, "
+    "one job after another; from the first send to the last hand-over. Before that, 100 jobs while "
+    "no worker runs: a layer that loses them all has no queue, and nothing else is measured of it.",
     [
         *(
             Figure(f"workers_{count}", f"{count} worker{'s'[: count - 1]}", "jobs/s", "more")
