@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 __all__ = [
     "BROADCAST_TOPICS",
+    "CHANNEL_NAME",
+    "GROUP_NAME",
     "INBOX_TOPICS",
     "ChannelName",
     "ServerName",
@@ -47,6 +49,14 @@ BROADCAST_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL)
 
 INBOX_TOPICS = (Topic.SEND_CONN, Topic.GROUP_MGMT, Topic.ACK)
 """Read by each server on its own inbox partition alone."""
+
+# Channels' own patterns also match a newline at the end and letters and digits of every script:
+# none of it can stand in a topic's name, and a name would not be what it looks like.
+CHANNEL_NAME = re.compile(r"[a-zA-Z\d\-_.]+(![\w\-.]*)?\Z", re.ASCII)
+"""What a channel's name looks like, for ``match``."""
+
+GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
+"""What a group's name looks like, for ``match``."""
 
 
 class WorkTopic(NamedTuple):
@@ -98,7 +108,7 @@ class ChannelName(str):
     __slots__ = ("__weakref__",)
 
 
-_SERVER_NAME = re.compile(r"(\d{1,6})-([0-9a-zA-Z]{1,32})")
+_SERVER_NAME = re.compile(r"([0-9]{1,6})-([0-9a-zA-Z]{1,32})")
 
 
 def topic_name(prefix: str, topic: Topic | WorkTopic) -> str:
@@ -132,8 +142,12 @@ def user_key(user_id: str | int) -> str:
     """Return a user id as it is written in a record's key.
 
     Raises:
-        TypeError: If the id is not a str or an int, or is empty.
+        TypeError: If the id is not a str or an int, is empty, or has a NUL character in it.
     """
     if isinstance(user_id, bool) or not isinstance(user_id, (str, int)) or user_id == "":
         raise TypeError(f"A user id must be a non-empty str or an int, not {user_id!r}.")
-    return str(user_id)
+    key = str(user_id)
+    if "\0" in key:
+        # It ends the address that encryption binds a message to.
+        raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
+    return key

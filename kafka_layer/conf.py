@@ -63,6 +63,8 @@ _FORBIDDEN: Mapping[str, Mapping[str, str]] = {
         "enable.partition.eof": _OWN,
         "on_commit": _OWN,
         "group.instance.id": "all servers would claim the same place in a consumer group",
+        "partition.assignment.strategy": "shares of worker channels must move one at a time "
+        "(cooperative-sticky)",
     },
     "admin_config": {},
 }

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
-from .addressing import ServerName, Topic, WorkTopic, owner_of, user_key
+from .addressing import (
+    CHANNEL_NAME,
+    GROUP_NAME,
+    ServerName,
+    Topic,
+    WorkTopic,
+    owner_of,
+    user_key,
+)
 from .backplane import Backplane, Outgoing, Position, QueueFull
 from .commands import Question
 from .conf import LayerConfig
@@ -54,6 +62,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     extensions = ["groups", "flush"]
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge
+    channel_name_regex = CHANNEL_NAME
+    group_name_regex = GROUP_NAME
 
     def __init__(self, **config: Any) -> None:
         self.config = LayerConfig.from_keywords(**config)

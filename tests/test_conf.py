@@ -285,6 +285,8 @@ def test_brokers_must_be_named() -> None:
         ("consumer_config", "group.id", "every server reads every partition"),
         ("consumer_config", "group.protocol", "use the keyword worker_group_protocol"),
         ("consumer_config", "group.instance.id", "all servers would claim"),
+        ("consumer_config", "partition.assignment.strategy", "must move one at a time"),
+        ("client_config", "partition.assignment.strategy", "must move one at a time"),
         ("consumer_config", "enable.auto.commit", "positions are the layer's own"),
         ("consumer_config", "auto.offset.reset", "resolved and reported by the layer"),
     ],

@@ -413,6 +413,7 @@ def test_no_kafka_layer_at_all(settings: Any) -> None:
         ({}, ["--check", "--dry-run"], "not allowed with argument"),
         ({}, ["--timeout", "0"], "'0' is no number of seconds from 0.1 to 3600"),
         ({}, ["--timeout", "nan"], "'nan' is no number of seconds"),
+        ({}, ["--worker-channel", "jobs\n"], "'jobs\\n': Channel name must be"),
     ],
     ids=str,
 )

@@ -16,9 +16,12 @@ from tests.support.waiting import wait_until_async
 
 ILLEGAL_CHANNELS: list[Any] = [
     *("", "ä!b", "with space!b", "x" * 100 + "!a", "two!!marks"),
-    *(7, None, b"bytes!x", ["specific!x"]),
+    *("a!b\n", "a\n!b", "\N{ARABIC-INDIC DIGIT THREE}!b", 7, None, b"bytes!x", ["specific!x"]),
 ]
-ILLEGAL_GROUPS: list[Any] = [*("", "ä", "with space", "with!mark", "x" * 100), 7, None, b"bytes"]
+ILLEGAL_GROUPS: list[Any] = [
+    *("", "ä", "with space", "with!mark", "x" * 100, "newline\n", "\N{FULLWIDTH DIGIT THREE}"),
+    *(7, None, b"bytes"),
+]
 NO_MESSAGES: list[Any] = ["text", b"bytes", None, 1, ["list"], ("a", 1)]
 
 

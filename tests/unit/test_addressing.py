@@ -9,6 +9,8 @@ from channels.layers import BaseChannelLayer
 
 from kafka_layer.addressing import (
     BROADCAST_TOPICS,
+    CHANNEL_NAME,
+    GROUP_NAME,
     INBOX_TOPICS,
     ServerName,
     Topic,
@@ -51,6 +53,9 @@ class TestServerNames:
     def test_what_is_no_server_name(self, name: str) -> None:
         assert parse_server_name(name) is None
 
+    def test_digits_of_other_scripts_are_none(self) -> None:
+        assert parse_server_name("\N{ARABIC-INDIC DIGIT THREE}-a") is None
+
 
 class TestChannelNames:
     def test_it_carries_the_server(self) -> None:
@@ -81,11 +86,50 @@ class TestChannelNames:
         assert owner_of(name) is None
 
 
+class TestLegalNames:
+    @pytest.mark.parametrize("name", ["a", "room-1", "a.b_c-D9", ".", "-"])
+    def test_both(self, name: str) -> None:
+        assert GROUP_NAME.match(name)
+        assert CHANNEL_NAME.match(name)
+
+    @pytest.mark.parametrize("name", ["a!", "a!b", "specific.3-k2f9q0v1!hJ7_x-."])
+    def test_channels_only(self, name: str) -> None:
+        assert CHANNEL_NAME.match(name)
+        assert not GROUP_NAME.match(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("", " ", "a b", "a/b", "a:b", "a,b", "!", "!a", "a!b!c", "ü", "a!ü", "a\0", "a!\0"),
+            *("a\n", "a!\n", "a!b\n", "\na", "a\nb"),
+            # Digits and letters to Unicode, and not to a topic's name.
+            *("room-\N{ARABIC-INDIC DIGIT THREE}", "a!\N{ARABIC-INDIC DIGIT THREE}"),
+            *("room-\N{FULLWIDTH DIGIT THREE}", "a!\N{FULLWIDTH LATIN SMALL LETTER A}", "a!é"),
+        ],
+    )
+    def test_neither(self, name: str) -> None:
+        assert not GROUP_NAME.match(name)
+        assert not CHANNEL_NAME.match(name)
+
+    def test_they_forbid_no_more_than_channels_does(self) -> None:
+        ascii_letters = [chr(code) for code in range(128) if chr(code) != "\n"]
+        for name in [letter + "!" * more for letter in ascii_letters for more in (0, 1)]:
+            ours, theirs = CHANNEL_NAME.match(name), BaseChannelLayer.channel_name_regex.match(name)
+            assert bool(ours) == bool(theirs), name
+            ours, theirs = GROUP_NAME.match(name), BaseChannelLayer.group_name_regex.match(name)
+            assert bool(ours) == bool(theirs), name
+
+
 class TestUserKeys:
     def test_a_number_and_its_digits_are_the_same_user(self) -> None:
         assert user_key(7) == user_key("7") == "7"
         assert user_key(-1) == "-1"
         assert user_key("Jörg") == "Jörg"
+
+    def test_it_holds_no_nul(self) -> None:
+        # It ends the address that encryption binds a message to.
+        with pytest.raises(TypeError, match="NUL"):
+            user_key("7\0")
 
     @pytest.mark.parametrize("user_id", ["", None, True, False, 1.0, b"7", ["7"]])
     def test_what_is_no_user_id(self, user_id: object) -> None:

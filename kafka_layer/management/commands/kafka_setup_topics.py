@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ... import configured
-from ...addressing import WorkTopic
+from ...addressing import CHANNEL_NAME, WorkTopic
 from ...conf import LayerConfig
 from ...exceptions import KafkaLayerError
 from ...kafka.admin import (
@@ -214,9 +214,15 @@ class _Report:
     rows: list[_Row]
 
 
+class _Names(BaseChannelLayer):  # type: ignore[misc]
+    """Judges names as the layer does."""
+
+    channel_name_regex = CHANNEL_NAME
+
+
 def _worker_channel(name: str) -> str:
     try:
-        BaseChannelLayer().require_valid_channel_name(name)
+        _Names().require_valid_channel_name(name)
     except TypeError as error:
         raise argparse.ArgumentTypeError(f"{name!r}: {error}") from None
     if "!" in name:
