@@ -107,7 +107,7 @@ class WorkChannel:
             timestamp: The broker's, in seconds since the epoch.
             partition: The record's partition.
             offset: The record's offset.
-            holding: As in :class:`Job`.
+            holding: As in ``Job``.
 
         Returns:
             The job, or None if it expired, was flushed or cannot be read; that is counted.

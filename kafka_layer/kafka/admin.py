@@ -6,7 +6,6 @@ Serves ``kafka_setup_topics`` and the start of a layer alike.
 from __future__ import annotations
 
 import concurrent.futures
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -38,7 +37,8 @@ from ..addressing import Topic, WorkTopic, topic_name
 from ..conf import LayerConfig
 from ..exceptions import KafkaLayerError, TopicError
 from .clients import new_client
-from .errors import client_logger, kafka_error, topic_error, unavailable
+from .connection import Connection
+from .errors import client_logger, is_refusal, kafka_error, topic_error
 from .properties import admin_properties
 
 __all__ = [
@@ -59,6 +59,7 @@ _RETRY = 0.02
 _LOOK = 0.05
 _GRACE = 1.0
 _SERVED_TIMEOUT = 1.0
+_REFUSED_BY = 1.0
 
 
 @dataclass(frozen=True)
@@ -194,33 +195,43 @@ def _meaning(value: str) -> object:
 
 
 def partition_counts(
-    client: _MetadataClient, names: Iterable[str], servers: str, timeout: float
+    client: _MetadataClient, names: Iterable[str], connection: Connection, timeout: float
 ) -> dict[str, int]:
     """Ask for the number of partitions of each topic.
 
     Args:
         client: Any client.
         names: Kafka's names of the topics.
-        servers: The bootstrap servers, for the error.
+        connection: The state of the client's connection, for the error.
         timeout: Seconds that this may block.
 
     Returns:
         The topics that exist and that this client may see, each partition with a leader.
 
     Raises:
-        BrokerUnavailable: If no broker answers in time.
+        BrokerUnavailable: If no broker answers in time, or none lets this client in.
     """
     deadline = time.monotonic() + timeout
     counts = {}
+    # Most that are not let in hear of it by then. A request that is only slow is made once more.
+    patience = _REFUSED_BY
     for name in names:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise unavailable(servers, f"the partitions of {name} could not be read")
+                raise connection.unavailable(f"the partitions of {name} could not be read")
             try:
-                topic = client.list_topics(name, timeout=left).topics[name]
+                topic = client.list_topics(name, timeout=min(left, patience)).topics[name]
             except KafkaException as exception:
-                raise topic_error(f"look at {name}", kafka_error(exception), servers) from None
+                error = kafka_error(exception)
+                if error.code() not in _UNANSWERED:
+                    raise topic_error(f"look at {name}", error, connection.servers) from None
+                if connection.refused or time.monotonic() >= deadline:
+                    raise connection.unavailable(f"look at {name}: {error.str()}") from None
+                patience = timeout
+                time.sleep(_RETRY)
+                continue
+            connection.on_answer()
             if topic.error is not None and topic.error.code() in _MISSING:
                 break
             if topic.error is None and all(each.leader >= 0 for each in topic.partitions.values()):
@@ -231,6 +242,7 @@ def partition_counts(
     return counts
 
 
+_UNANSWERED = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT})
 _MISSING = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -257,6 +269,7 @@ class TopicAdmin:
         self._servers = config.bootstrap_servers
         self._timeout = timeout
         self._trouble: KafkaError | None = None
+        self._down = False
         properties = {
             # Nothing is logged: what goes wrong is in the errors that the methods raise.
             "log_level": 0,
@@ -596,6 +609,7 @@ class TopicAdmin:
     ) -> Mapping[K, Future[Any]]:
         """Make a request and wait until all of it is answered."""
         self._trouble = None
+        self._down = False
         try:
             answers = request()
         except KafkaException as exception:
@@ -605,7 +619,7 @@ class TopicAdmin:
             self._client.poll(0)
             trouble = self._trouble
             # A login that was refused will be refused again: nobody need wait for the time-out.
-            refused = trouble is not None and trouble.code() == KafkaError._AUTHENTICATION
+            refused = self._down and trouble is not None and is_refusal(trouble)
             if refused or time.monotonic() >= deadline:
                 raise self._failure(what, KafkaError(KafkaError._TIMED_OUT))
         self._client.poll(0)
@@ -623,17 +637,16 @@ class TopicAdmin:
     def _failure(self, what: str, error: KafkaError) -> KafkaLayerError:
         if self._trouble is not None and error.code() == KafkaError._TIMED_OUT:
             # "Connection refused" tells more than that the time is over.
-            said = _AFTERTHOUGHT.sub("", self._trouble.str())
-            error = KafkaError(self._trouble.code(), said)
+            error = self._trouble
         return topic_error(what, error, self._servers)
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._trouble is None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._down = True
+            self._trouble = self._trouble or error
+        elif self._trouble is None or is_refusal(error) or not is_refusal(self._trouble):
             self._trouble = error
 
-
-# "(after 0ms in state CONNECT, 1 identical error(s) suppressed)"
-_AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
 
 _NOT_THERE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
 _UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})

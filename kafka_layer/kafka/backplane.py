@@ -21,6 +21,7 @@ from .connection import Connection
 from .consumer import BroadcastConsumer
 from .errors import UNKNOWN_TOPIC
 from .producer import RecordProducer
+from .rights import ReadRights
 from .workers import WorkConsumer
 
 __all__ = ["KafkaBackplane"]
@@ -76,7 +77,13 @@ class KafkaBackplane:
                 self._connection,
                 self._repair_topics,
             )
-            consumer.start(self._to_read(self._inbox), deadline - time.monotonic())
+            with self._ask_for_rights(tuple(Topic), deadline) as rights:
+                consumer.start(self._to_read(self._inbox), deadline - time.monotonic())
+                try:
+                    rights.require()
+                except TopicError:
+                    consumer.stop()
+                    raise
             self._consumer = consumer
         return self._inbox
 
@@ -94,8 +101,11 @@ class KafkaBackplane:
         with self._lock:
             self._workers.append(worker)
         try:
-            worker.start(deadline - time.monotonic())
+            with self._ask_for_rights((channel.topic,), deadline) as rights:
+                worker.start(deadline - time.monotonic())
+                rights.require()
         except Exception:
+            worker.stop()
             with self._lock:
                 self._workers.remove(worker)
             raise
@@ -146,6 +156,10 @@ class KafkaBackplane:
         self._producer.abandon()
         for reader in self._readers():
             reader.abandon()
+
+    def _ask_for_rights(self, topics: Sequence[Topic | WorkTopic], deadline: float) -> ReadRights:
+        left = max(0.1, deadline - time.monotonic())
+        return ReadRights(self._config, [self._name(topic) for topic in topics], left)
 
     def _readers(self) -> list[BroadcastConsumer | WorkConsumer]:
         consumer = [] if self._consumer is None else [self._consumer]
@@ -227,9 +241,7 @@ class KafkaBackplane:
     ) -> list[Topic | WorkTopic]:
         """Learn the partition counts of topics; returns those that do not exist."""
         names = {topic: self._name(topic) for topic in topics}
-        counts = partition_counts(
-            self._producer.client, names.values(), self._config.bootstrap_servers, timeout
-        )
+        counts = partition_counts(self._producer.client, names.values(), self._connection, timeout)
         with self._lock:
             self._partitions.update(counts)
         for topic, name in names.items():

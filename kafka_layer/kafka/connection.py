@@ -8,8 +8,10 @@ import time
 
 from confluent_kafka import KafkaError
 
+from ..exceptions import BrokerUnavailable
 from ..signals import connection_changed
 from ..stats import Stats
+from . import errors
 
 __all__ = ["Connection"]
 
@@ -24,12 +26,15 @@ class Connection:
         stats: Counts errors and reconnects.
 
     Attributes:
+        servers: The bootstrap servers.
         lost: Whether all brokers are down.
+        refusal: What a broker that does not let this client in said last; None since one answered.
     """
 
     def __init__(self, servers: str, stats: Stats) -> None:
         self.lost = False
-        self._servers = servers
+        self.refusal: KafkaError | None = None
+        self.servers = servers
         self._stats = stats
         self._lock = threading.Lock()
         self._since = 0.0
@@ -37,13 +42,37 @@ class Connection:
     def on_error(self, error: KafkaError) -> None:
         """Take note of what a client reports."""
         self._stats.count(f"errors.{error.name()}")
+        # The client says why it is not let in before it says that no broker is left.
+        if errors.is_refusal(error) and self._tells_more(error):
+            self.refusal = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._change(lost=True)
 
     def on_answer(self) -> None:
         """Take note that a broker answered; cheap while nothing was lost."""
+        self.refusal = None
         if self.lost:
             self._change(lost=False)
+
+    @property
+    def refused(self) -> bool:
+        """Whether no broker is left, and one that was there did not let this client in."""
+        return self.lost and self.refusal is not None
+
+    def unavailable(self, detail: str) -> BrokerUnavailable:
+        """Return the error for brokers that do not answer, or do not let this client in.
+
+        Args:
+            detail: What could not be done.
+        """
+        refusal = self.refusal
+        if refusal is not None:
+            return errors.refused(self.servers, refusal)
+        return errors.unavailable(self.servers, detail)
+
+    def _tells_more(self, error: KafkaError) -> bool:
+        # What the broken connection says follows what the handshake said, and is shorter.
+        return self.refusal is None or error.code() != KafkaError._TRANSPORT
 
     def _change(self, *, lost: bool) -> None:
         with self._lock:
@@ -53,11 +82,14 @@ class Connection:
             now = time.monotonic()
             seconds = 0.0 if lost else now - self._since
             self._since = now
-        if lost:
-            logger.error("No Kafka broker of %s can be reached; messages wait", self._servers)
+        refusal = self.refusal
+        if lost and refusal is not None:
+            logger.error("%s Messages wait until then.", errors.refused(self.servers, refusal))
+        elif lost:
+            logger.error("No Kafka broker of %s can be reached; messages wait", self.servers)
         else:
             self._stats.count("reconnects")
-            logger.warning("Kafka is back after %.1f s (%s)", seconds, self._servers)
+            logger.warning("Kafka is back after %.1f s (%s)", seconds, self.servers)
         connection_changed.send_robust(
             sender=Connection, prefix=self._stats.prefix, connected=not lost, seconds=seconds
         )

@@ -33,7 +33,7 @@ from ..stats import Stats
 from ..wire import Headers
 from .clients import abandon, new_client
 from .connection import Connection
-from .errors import UNKNOWN_TOPIC, client_logger, kafka_error, unavailable
+from .errors import UNKNOWN_TOPIC, client_logger, kafka_error
 from .properties import consumer_properties
 
 __all__ = ["BroadcastConsumer"]
@@ -69,7 +69,6 @@ class BroadcastConsumer:
         connection: Connection,
         on_unknown_topic: Callable[[], None],
     ) -> None:
-        self._servers = config.bootstrap_servers
         self._topics = topics
         self._sink = sink
         self._stats = stats
@@ -205,7 +204,7 @@ class BroadcastConsumer:
         while missing:
             left = deadline - time.monotonic()
             if left <= 0 or self._stop.is_set():
-                raise _no_offsets(self._servers, missing, detail)
+                raise self._no_offsets(missing, detail)
             asked = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in missing]
             missing = []
             try:
@@ -259,10 +258,8 @@ class BroadcastConsumer:
             missed,
         )
 
-
-def _no_offsets(servers: str, missing: list[TopicPartition], detail: str) -> BrokerUnavailable:
-    return unavailable(
-        servers,
-        f"the end of {len(missing)} partitions, among them "
-        f"{missing[0].topic}[{missing[0].partition}], could not be read: {detail}",
-    )
+    def _no_offsets(self, missing: list[TopicPartition], detail: str) -> BrokerUnavailable:
+        return self._connection.unavailable(
+            f"the end of {len(missing)} partitions, among them "
+            f"{missing[0].topic}[{missing[0].partition}], could not be read: {detail}"
+        )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from channels.exceptions import MessageTooLarge
 from confluent_kafka import KafkaError, KafkaException
@@ -14,8 +17,10 @@ from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, Topi
 __all__ = [
     "UNKNOWN_TOPIC",
     "client_logger",
+    "is_refusal",
     "kafka_error",
     "produce_error",
+    "refused",
     "topic_error",
     "unavailable",
 ]
@@ -50,6 +55,14 @@ _MENDS = {
     "message.timestamp.type=LogAppendTime with 'manage.py kafka_setup_topics'",
 }
 
+_NO_MENDS: Mapping[int, str] = MappingProxyType({})
+_MAY_NOT_WRITE = "this client has no right to do that; grant it an ACL for WRITE"
+_PRODUCE_MENDS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
+    # Idempotence asks for it, and a client that may write to any topic has it.
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
+}
+
 _UNREACHABLE = frozenset(
     {
         KafkaError._TIMED_OUT,
@@ -64,6 +77,35 @@ _REFUSED = frozenset(
     {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
 )
 
+# How OpenSSL begins what it says. A broker that wants another certificate says so only after
+# the handshake, and librdkafka then speaks of a broken connection.
+_OPENSSL = "SSL routines:"
+
+# "(after 0ms in state CONNECT, 1 identical error(s) suppressed)"
+_AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Tell whether a broker is there and does not let this client in, or is not trusted."""
+    broken = error.code() == KafkaError._TRANSPORT
+    return error.code() in _REFUSED or (broken and _OPENSSL in error.str())
+
+
+def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailable:
+    """Return the error for brokers that do not let this client in.
+
+    Args:
+        servers: The bootstrap servers.
+        error: One for which :func:`is_refusal` is true.
+        what: The operation, where one is known.
+    """
+    said = _AFTERTHOUGHT.sub("", error.str())
+    detail = f"{what}: {said}" if what else said
+    return BrokerUnavailable(
+        f"The Kafka brokers {servers} do not let this client in ({detail}); "
+        "correct the credentials or certificates in client_config."
+    )
+
 
 def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
     """Return the error for a request about a topic that failed.
@@ -73,13 +115,10 @@ def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
         error: What the client or the broker said.
         servers: The bootstrap servers.
     """
-    if error.code() in _REFUSED:
-        return BrokerUnavailable(
-            f"The Kafka brokers {servers} do not let this client in ({what}: {error.str()}); "
-            "correct the credentials or certificates in client_config."
-        )
+    if is_refusal(error):
+        return refused(servers, error, what)
     if error.code() in _UNREACHABLE:
-        return unavailable(servers, f"{what}: {error.str()}")
+        return unavailable(servers, f"{what}: {_AFTERTHOUGHT.sub('', error.str())}")
     return TopicError(f"Cannot {what}: {_sentence(error)}.")
 
 
@@ -90,8 +129,17 @@ def unavailable(servers: str, detail: str) -> BrokerUnavailable:
     )
 
 
-def produce_error(topic: str, key: bytes | str | None, error: KafkaError) -> Exception:
-    """Return the error for a record that was not written."""
+def produce_error(
+    topic: str, key: bytes | str | None, error: KafkaError, refusal: KafkaError | None = None
+) -> Exception:
+    """Return the error for a record that was not written.
+
+    Args:
+        topic: Kafka's name of the topic.
+        key: The record's key.
+        error: What the client or the broker said.
+        refusal: What a broker that does not let this client in said last.
+    """
     where = f"a record for {topic}" + (f", key {key!r}" if key else "")
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         too_large: Exception = MessageTooLarge(
@@ -99,11 +147,14 @@ def produce_error(topic: str, key: bytes | str | None, error: KafkaError) -> Exc
             "raise that with 'manage.py kafka_setup_topics', or send a reference."
         )
         return too_large
-    return ProduceFailed(f"The broker did not take {where}: {_sentence(error)}.")
+    said = _sentence(error, _PRODUCE_MENDS)
+    if refusal is not None and error.code() == KafkaError._MSG_TIMED_OUT:
+        said += f"; the brokers do not let this client in ({_AFTERTHOUGHT.sub('', refusal.str())})"
+    return ProduceFailed(f"The broker did not take {where}: {said}.")
 
 
-def _sentence(error: KafkaError) -> str:
-    mend = _MENDS.get(error.code())
+def _sentence(error: KafkaError, own: Mapping[int, str] = _NO_MENDS) -> str:
+    mend = own.get(error.code()) or _MENDS.get(error.code())
     said = error.str().rstrip(".")
     return f"{said} ({mend})" if mend else said
 

@@ -353,7 +353,9 @@ class RecordProducer:
             else:
                 if error.code() in UNKNOWN_TOPIC:
                     self._on_unknown_topic()
-                failure = produce_error(message.topic() or "", message.key(), error)
+                failure = produce_error(
+                    message.topic() or "", message.key(), error, self._connection.refusal
+                )
                 self._fail(failure, message, list(record.headers) if record else [])
                 if delivered is not None:
                     delivered(None, failure)

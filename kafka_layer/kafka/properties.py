@@ -7,7 +7,13 @@ from typing import Any
 
 from ..conf import LayerConfig
 
-__all__ = ["admin_properties", "consumer_properties", "producer_properties", "work_properties"]
+__all__ = [
+    "admin_properties",
+    "consumer_properties",
+    "producer_properties",
+    "rights_properties",
+    "work_properties",
+]
 
 
 def producer_properties(config: LayerConfig) -> dict[str, Any]:
@@ -92,6 +98,18 @@ def admin_properties(config: LayerConfig) -> dict[str, Any]:
     """Return the properties of the short-lived admin client."""
     return {**_COMMON, **_given(config, config.admin_config)}
 
+
+def rights_properties(config: LayerConfig) -> dict[str, Any]:
+    """Return the properties of an admin client that is whom the consumers are."""
+    own = config.consumer_config
+    return {
+        **_COMMON,
+        **_given(config, {name: own[name] for name in own if name.startswith(_IDENTITY)}),
+    }
+
+
+# What properties that say who a client is, and whom it trusts, begin with.
+_IDENTITY = ("security.", "sasl.", "ssl.", "enable.ssl.", "enable.sasl.", "https.", "oauth_cb")
 
 _BATCH_SIZE = 1_000_000  # librdkafka's own default
 

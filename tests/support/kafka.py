@@ -120,6 +120,7 @@ class Node:
         heap_mb: The heap's size in MiB.
         client_config: librdkafka properties with which the readiness check connects, where
             ``properties`` ask for some (SASL, TLS).
+        listeners: More listeners beside the one for plain text: names to security protocols.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Node:
         jvm_options: Sequence[str] = (),
         heap_mb: int = 512,
         client_config: Mapping[str, Any] | None = None,
+        listeners: Mapping[str, str] | None = None,
     ) -> None:
         self.node_id = node_id
         self.cluster: Sequence[Node] = (self,)
@@ -139,6 +141,8 @@ class Node:
         fast_start = _FAST_START if jvm_fast_start else ()
         self._jvm_options = (*heap, *_LOGGING, *fast_start, *jvm_options)
         self._client_config = dict(client_config or {})
+        self._listeners = dict(listeners or {})
+        self._more_ports: dict[str, _Port] = {}
         self._owner_pid = os.getpid()
         self._folder: Path | None = None
         self._ports: tuple[_Port, _Port] | None = None
@@ -149,6 +153,10 @@ class Node:
     def bootstrap_servers(self) -> str:
         """This node's ``host:port``, also while it is down."""
         return f"{_HOST}:{self._both_ports()[0].number}"
+
+    def address(self, listener: str) -> str:
+        """Return ``host:port`` of one of the further listeners."""
+        return f"{_HOST}:{self._more_ports[listener].number}"
 
     @property
     def running(self) -> bool:
@@ -184,7 +192,7 @@ class Node:
     def launch(self) -> None:
         """Start its process, with the data it has, and do not wait until it serves."""
         self._process_ended()
-        for port in self._both_ports():
+        for port in (*self._both_ports(), *self._more_ports.values()):
             port.lend()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -267,7 +275,7 @@ class Node:
         """End it at once, if it still runs, and remove its data."""
         self.kill()
         _started.discard(self)
-        for port in self._ports or ():
+        for port in (*(self._ports or ()), *self._more_ports.values()):
             port.release()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -281,6 +289,7 @@ class Node:
     def _prepare(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix=f"kafka-node-{self.node_id}-"))
         self._ports = (_Port(), _Port())
+        self._more_ports = {name: _Port() for name in self._listeners}
 
     def _write_settings(self) -> None:
         broker, controller = (port.number for port in self._both_ports())
@@ -296,14 +305,28 @@ class Node:
             "transaction.state.log.min.isr": "1",
             "node.id": str(self.node_id),
             "process.roles": "broker,controller",
-            "listeners": f"PLAINTEXT://{_HOST}:{broker},CONTROLLER://{_HOST}:{controller}",
+            "listeners": ",".join(
+                [
+                    f"PLAINTEXT://{_HOST}:{broker}",
+                    f"CONTROLLER://{_HOST}:{controller}",
+                    *(f"{name}://{self.address(name)}" for name in self._listeners),
+                ]
+            ),
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": ",".join(node._voter() for node in self.cluster),
             "log.dirs": str(self._data_folder() / "data"),
+            **self._protocols(),
             **self._properties,
         }
         lines = (f"{name}={value}\n" for name, value in settings.items())
         self._settings_file().write_text("".join(lines))
+
+    def _protocols(self) -> dict[str, str]:
+        if not self._listeners:
+            return {}
+        own = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **self._listeners}
+        protocols = ",".join(f"{name}:{protocol}" for name, protocol in own.items())
+        return {"listener.security.protocol.map": protocols}
 
     def _begin_format(self, cluster_id: str) -> subprocess.Popen[bytes]:
         command = self._java(

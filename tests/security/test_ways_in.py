@@ -1,0 +1,188 @@
+"""TLS, client certificates and passwords through ``client_config``, and what a wrong one says."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed
+from tests.support.certificates import Authority
+from tests.support.layers import PARTITIONS, Layers, next_message
+from tests.support.secure import Rule, SecureBroker
+
+Config = dict[str, Any]
+Way = Callable[[SecureBroker, list[Rule]], Config]
+
+BACKEND = "kafka_layer.layer.KafkaChannelLayer"
+
+# Just under daphne's time-out for a handshake; a start takes no longer.
+AT_ONCE = 4.5
+
+
+def by_certificate(name: str, password: str = "") -> Way:
+    def config(secure: SecureBroker, rules: list[Rule]) -> Config:
+        secure.allow(name, rules)
+        return secure.mtls(name, password)
+
+    return config
+
+
+def by_password(mechanism: str) -> Way:
+    return lambda secure, rules: secure.new_user(rules, mechanism)
+
+
+WAYS: dict[str, Way] = {
+    "TLS": lambda secure, rules: secure.tls(),
+    "mutual TLS": by_certificate("by-certificate"),
+    "mutual TLS, encrypted key": by_certificate("by-encrypted-key", "the key's password"),
+    "PLAIN": by_password("PLAIN"),
+    "SCRAM-SHA-256": by_password("SCRAM-SHA-256"),
+    "SCRAM-SHA-512": by_password("SCRAM-SHA-512"),
+}
+
+
+def everything(prefix: str) -> list[Rule]:
+    topics = [("topic", f"{prefix}-*", each) for each in ("READ", "WRITE", "CREATE", "DELETE")]
+    return [*topics, ("group", prefix, "DESCRIBE"), ("group", f"{prefix}-work.*", "READ")]
+
+
+def untrusted(secure: SecureBroker, folder: Path) -> Config:
+    other = Authority(folder, "another-authority")
+    return secure.tls(**{"ssl.ca.location": str(other.certificate)})
+
+
+WRONG: dict[str, tuple[Callable[[SecureBroker, Path], Config], str]] = {
+    "authority": (untrusted, "certificate could not be verified"),
+    "no certificate": (lambda secure, folder: secure.nobody(), "certificate"),
+    "no such user": (
+        lambda secure, folder: secure.login("nobody", "hunter2"),
+        "invalid credentials with SASL mechanism SCRAM-SHA-256",
+    ),
+    "password, PLAIN": (
+        lambda secure, folder: secure.login("plain", "hunter2", "PLAIN"),
+        "Invalid username or password",
+    ),
+    "password, SCRAM-SHA-512": (
+        lambda secure, folder: with_password(secure.new_user(mechanism="SCRAM-SHA-512"), "hunter2"),
+        "invalid credentials with SASL mechanism SCRAM-SHA-512",
+    ),
+}
+
+
+def with_password(config: Config, password: str) -> Config:
+    return {**config, "client_config": {**config["client_config"], "sasl.password": password}}
+
+
+MEND = "correct the credentials or certificates in client_config"
+
+
+@pytest.fixture(params=list(WRONG))
+def wrong(request: pytest.FixtureRequest, secure: SecureBroker, folder: Path) -> tuple[Config, str]:
+    """CONFIG keywords that no broker lets in, and what is said of them."""
+    make, said = WRONG[request.param]
+    return make(secure, folder), said
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_messages_go_and_come(secure: SecureBroker, make_layer: Layers, name: str) -> None:
+    config = WAYS[name](secure, everything(make_layer.prefix))
+    here, there = make_layer(**config), make_layer(**config)
+    channel = await there.new_channel()
+
+    await here.send(channel, {"n": 1})
+    await here.group_add("room", channel)
+    await here.group_send("room", {"n": 2})
+    await here.send("jobs", {"n": 3})
+
+    assert [await next_message(there, channel) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    assert await next_message(there, "jobs") == {"n": 3}
+    assert not there.stats().errors
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_topics_are_set_up(secure: SecureBroker, prefix: str, settings: Any, name: str) -> None:
+    config = WAYS[name](secure, everything(prefix))
+    settings.CHANNEL_LAYERS = layers(config, prefix)
+    printed = io.StringIO()
+
+    call_command("kafka_setup_topics", stdout=printed)
+
+    assert printed.getvalue().count("created") == 6
+
+
+async def test_a_first_use_says_that_nobody_is_let_in(
+    make_layer: Layers, wrong: tuple[Config, str]
+) -> None:
+    config, said = wrong
+    layer = make_layer(**config)
+    started = time.monotonic()
+
+    with pytest.raises(BrokerUnavailable) as caught:
+        await layer.new_channel()
+
+    assert time.monotonic() - started < AT_ONCE
+    error = str(caught.value)
+    assert error.startswith(f"The Kafka brokers {config['bootstrap_servers']} do not let this")
+    assert said in error
+    assert MEND in error
+    assert "hunter2" not in error
+
+
+@pytest.mark.parametrize("wrong", ["no certificate", "no such user"], indirect=True)
+async def test_who_only_sends_reads_it_in_the_log(
+    make_layer: Layers, wrong: tuple[Config, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, said = wrong
+    layer = make_layer(**config, expiry=0.5, await_produce=True)
+
+    with caplog.at_level(logging.WARNING, "kafka_layer"), pytest.raises(ProduceFailed) as caught:
+        await layer.group_send("room", {"n": 1})
+
+    assert "the brokers do not let this client in" in str(caught.value)
+    assert said in str(caught.value)
+    warnings = [each.getMessage() for each in caplog.records if each.name == "kafka_layer"]
+    assert any(MEND in each and said in each for each in warnings)
+    assert not any("No Kafka broker" in each for each in warnings)
+
+
+def test_setting_up_topics_says_so(prefix: str, settings: Any, wrong: tuple[Config, str]) -> None:
+    config, said = wrong
+    settings.CHANNEL_LAYERS = layers(config, prefix)
+    started = time.monotonic()
+
+    with pytest.raises(CommandError) as caught:
+        call_command("kafka_setup_topics", "--timeout", "30")
+
+    assert time.monotonic() - started < AT_ONCE
+    assert "do not let this client in" in str(caught.value)
+    assert said in str(caught.value)
+    assert MEND in str(caught.value)
+
+
+async def test_it_works_once_the_password_is_right(
+    secure: SecureBroker, make_layer: Layers
+) -> None:
+    config = secure.new_user(everything(make_layer.prefix))
+    layer = make_layer(**with_password(config, "not yet the password"))
+    with pytest.raises(BrokerUnavailable, match="do not let this client in"):
+        await layer.new_channel()
+
+    secure.set_password(config["client_config"]["sasl.username"], "not yet the password")
+
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    assert await next_message(layer, channel) == {"n": 1}
+    assert layer.stats().state == "connected"
+
+
+def layers(config: Config, prefix: str) -> dict[str, Any]:
+    own = {**config, "prefix": prefix, "default_partitions": PARTITIONS}
+    return {"default": {"BACKEND": BACKEND, "CONFIG": own}}

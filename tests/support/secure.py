@@ -1,0 +1,203 @@
+"""A real broker that asks who is there: TLS, client certificates, passwords, and rights."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from tests.support.certificates import Authority
+from tests.support.kafka import RealBroker
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Rule", "SecureBroker"]
+
+Rule = tuple[str, str, str]
+"""A right: the kind of resource (``topic``, ``group``, ``cluster``), its name, the operation.
+
+A name that ends in ``*`` means all that begin with what stands before it.
+"""
+
+_TIMEOUT: Final = 10.0
+_ITERATIONS: Final = 4096
+_PLAIN_USER: Final = "plain"
+_LISTENERS: Final = {"TLS": "SSL", "MTLS": "SSL", "LOGIN": "SASL_SSL"}
+
+
+class SecureBroker:
+    """A broker that denies what no ACL allows; a context manager.
+
+    It has a listener for each way in. Who comes by plain text, or by TLS without a certificate,
+    is nobody in particular and may do everything.
+
+    Args:
+        folder: Where certificates are written.
+
+    Attributes:
+        authority: Signed the broker's certificate, and signs those of clients.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority(folder, "authority")
+        self._password = secrets.token_urlsafe(12)
+        own = self.authority.issue("broker", "127.0.0.1")
+        jaas = "org.apache.kafka.common.security"
+        self._broker = RealBroker(
+            {
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "allow.everyone.if.no.acl.found": "false",
+                "super.users": "User:ANONYMOUS",
+                "ssl.keystore.type": "PEM",
+                "ssl.keystore.location": own.both,
+                "ssl.truststore.type": "PEM",
+                "ssl.truststore.location": self.authority.certificate,
+                "listener.name.mtls.ssl.client.auth": "required",
+                "listener.name.mtls.ssl.principal.mapping.rules": "RULE:^CN=(.*)$/$1/",
+                "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+                "listener.name.login.plain.sasl.jaas.config": (
+                    f'{jaas}.plain.PlainLoginModule required user_{_PLAIN_USER}="{self._password}";'
+                ),
+                **{
+                    f"listener.name.login.scram-sha-{bits}.sasl.jaas.config": (
+                        f"{jaas}.scram.ScramLoginModule required;"
+                    )
+                    for bits in (256, 512)
+                },
+            },
+            listeners=_LISTENERS,
+        )
+
+    def __enter__(self) -> Self:
+        self._broker.start()
+        self.admin = AdminClient({"bootstrap.servers": self._broker.bootstrap_servers})
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._broker.stop()
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """CONFIG keywords without TLS and without a user."""
+        return {"bootstrap_servers": self._broker.bootstrap_servers}
+
+    def tls(self, **properties: Any) -> dict[str, Any]:
+        """Return CONFIG keywords for TLS where the broker alone shows a certificate."""
+        return self._config("TLS", {"security.protocol": "SSL", **properties})
+
+    def mtls(self, user: str, password: str = "", **properties: Any) -> dict[str, Any]:
+        """Return CONFIG keywords for a client that shows a certificate of its own."""
+        files = self.authority.issue(user, password=password)
+        own = {
+            "ssl.certificate.location": str(files.certificate),
+            "ssl.key.location": str(files.key),
+            **({"ssl.key.password": password} if password else {}),
+        }
+        return self._config("MTLS", {"security.protocol": "SSL", **own, **properties})
+
+    def nobody(self) -> dict[str, Any]:
+        """Return CONFIG keywords that lack the certificate which the broker asks for."""
+        return self._config("MTLS", {"security.protocol": "SSL"})
+
+    def login(
+        self, user: str, password: str, mechanism: str = "SCRAM-SHA-256", **properties: Any
+    ) -> dict[str, Any]:
+        """Return CONFIG keywords for a user with a password, over TLS."""
+        own = {"sasl.mechanism": mechanism, "sasl.username": user, "sasl.password": password}
+        return self._config("LOGIN", {"security.protocol": "SASL_SSL", **own, **properties})
+
+    def new_user(
+        self, rules: Sequence[Rule] = (), mechanism: str = "SCRAM-SHA-256"
+    ) -> dict[str, Any]:
+        """Make a user with some rights; returns the CONFIG keywords of its login."""
+        if mechanism == "PLAIN":
+            user, password = _PLAIN_USER, self._password
+        else:
+            user, password = f"user-{secrets.token_hex(4)}", secrets.token_urlsafe(12)
+            self.set_password(user, password, mechanism)
+        self.allow(user, rules)
+        return self.login(user, password, mechanism)
+
+    def allow(self, user: str, rules: Sequence[Rule]) -> None:
+        """Give a user rights; returns once the broker knows them."""
+        wanted = [_binding(user, rule) for rule in rules]
+        if not wanted:
+            return
+        for future in self.admin.create_acls(wanted).values():
+            future.result(_TIMEOUT)
+        wait_until(
+            lambda: set(map(_shape, wanted)) <= set(map(_shape, self._acls(user))),
+            f"the broker to know the rights of {user}",
+        )
+
+    def _acls(self, user: str) -> list[AclBinding]:
+        mine = AclBindingFilter(
+            ResourceType.ANY,
+            None,
+            ResourcePatternType.ANY,
+            f"User:{user}",
+            None,
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        found: list[AclBinding] = self.admin.describe_acls(mine).result(_TIMEOUT)
+        return found
+
+    def set_password(self, user: str, password: str, mechanism: str = "SCRAM-SHA-256") -> None:
+        """Give a user another password."""
+        kind = ScramMechanism[mechanism.replace("-", "_")]
+        change = UserScramCredentialUpsertion(
+            user, ScramCredentialInfo(kind, _ITERATIONS), password.encode()
+        )
+        self.admin.alter_user_scram_credentials([change])[user].result(_TIMEOUT)
+
+        def known() -> bool:
+            answer = self.admin.describe_user_scram_credentials([user])[user]
+            return answer.exception(_TIMEOUT) is None
+
+        wait_until(known, f"the broker to know {user}")
+
+    def _config(self, listener: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+        authority = str(self.authority.certificate)
+        return {
+            "bootstrap_servers": self._broker.address(listener),
+            "client_config": {"ssl.ca.location": authority, **properties},
+        }
+
+
+def _binding(user: str, rule: Rule) -> AclBinding:
+    kind, name, operation = rule
+    prefixed = name.endswith("*")
+    return AclBinding(
+        {
+            "topic": ResourceType.TOPIC,
+            "group": ResourceType.GROUP,
+            "cluster": ResourceType.BROKER,
+        }[kind],
+        name.removesuffix("*"),
+        ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
+        f"User:{user}",
+        "*",
+        AclOperation[operation],
+        AclPermissionType.ALLOW,
+    )
+
+
+def _shape(acl: AclBinding) -> tuple[object, ...]:
+    return acl.restype, acl.name, acl.resource_pattern_type, acl.operation
