@@ -41,6 +41,7 @@ _PARTITIONER_DECIDES = -1
 _EARLIEST = 1_000_000_000.0
 # Where every new client fails for good as well, another is not made more often than that.
 _REPLACE_INTERVAL = 1.0
+_GIVEN_UP = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
 # A call out of C, which always looks whether an exception is pending.
 _CHECKED_CALL = partial(bool)
 
@@ -81,6 +82,7 @@ class RecordProducer:
         self._lock = threading.Lock()
         self._client: Producer | None = None
         self._failed = threading.Event()
+        self._forbidden: KafkaError | None = None
         self._retired: list[Producer] = []
         self._next_replacement = 0.0
         self._awaited = threading.Event()
@@ -263,6 +265,8 @@ class RecordProducer:
     def _note_fatal(self, error: KafkaError) -> None:
         self._stats.count(f"errors.{error.name()}")
         self._failed.set()
+        if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            self._forbidden = error
         logger.error("The Kafka producer failed for good: %s", error.str())
 
     def _take_pending(self) -> None:
@@ -342,6 +346,7 @@ class RecordProducer:
             self._take_pending()
             if error is None:
                 self._connection.on_answer()
+                self._forbidden = None
                 if (message.offset() or 0) < 0:
                     # The broker called it a duplicate of one whose acknowledgement was lost. It
                     # may say so of a first record, too, that it refused and never wrote.
@@ -353,6 +358,9 @@ class RecordProducer:
             else:
                 if error.code() in UNKNOWN_TOPIC:
                     self._on_unknown_topic()
+                if error.code() in _GIVEN_UP:
+                    # What became of the record tells less than why.
+                    error = self._forbidden or error
                 failure = produce_error(
                     message.topic() or "", message.key(), error, self._connection.refusal
                 )

@@ -1,0 +1,371 @@
+"""The roles of docs/security.md have the rights they need, and errors name what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import shlex
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from kafka_layer.exceptions import KafkaLayerError, ProduceFailed, TopicError
+from kafka_layer.layer import KafkaChannelLayer
+from tests.support.layers import PARTITIONS, Layers, next_message
+from tests.support.secure import Rule, SecureBroker
+from tests.support.waiting import wait_until_async
+
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+BACKEND = "kafka_layer.layer.KafkaChannelLayer"
+FIXED = ("send-group", "send-user", "send-all", "send-conn", "group-mgmt", "ack")
+CHANNEL = "thumbnails"
+
+
+def rules_of(role: str, prefix: str) -> list[Rule]:
+    """Return the rights that the page's commands give, for another prefix than ``shop``."""
+    found = re.search(rf'^```bash title="{role}"\n(.*?)^```$', PAGE.read_text(), re.M | re.S)
+    assert found, f"{PAGE} has no commands for {role}"
+    return [
+        (kind, re.sub(r"^shop\b", prefix, name), operation)
+        for line in found[1].replace("\\\n", " ").splitlines()
+        for kind, name, operation in _granted(line)
+    ]
+
+
+def _granted(line: str) -> list[Rule]:
+    words = shlex.split(line)
+    assert words[:3] == ["kafka-acls.sh", "$ADMIN", "--add"], line
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--allow-principal", required=True)
+    parser.add_argument("--resource-pattern-type", default="literal")
+    for option in ("--operation", "--topic", "--group"):
+        parser.add_argument(option, action="append", default=[])
+    given = parser.parse_args(words[3:])
+    star = {"literal": "", "prefixed": "*"}[given.resource_pattern_type]
+    resources = [("topic", each) for each in given.topic] + [
+        ("group", each) for each in given.group
+    ]
+    return [(kind, name + star, each) for each in given.operation for kind, name in resources]
+
+
+@pytest.fixture
+def make_role(secure: SecureBroker, make_layer: Layers) -> Callable[..., KafkaChannelLayer]:
+    """Makes a layer with the rights of roles, on topics that are there; ``without`` takes some."""
+
+    def make(*roles: str, without: tuple[Rule, ...] = (), **config: Any) -> KafkaChannelLayer:
+        rules = [rule for role in roles for rule in rules_of(role, make_layer.prefix)]
+        assert set(without) <= set(rules)
+        user = secure.new_user([rule for rule in rules if rule not in without])
+        return make_layer(**user, auto_create_topics=False, await_produce=True, **config)
+
+    return make
+
+
+@pytest.fixture
+async def other(make_layer: Layers) -> KafkaChannelLayer:
+    """Another server, which may do everything; the topics are there once it runs."""
+    layer = make_layer()
+    await layer.new_channel()
+    await layer.send(CHANNEL, {})
+    await layer.flush()
+    return layer
+
+
+async def serve(mine: KafkaChannelLayer, other: KafkaChannelLayer) -> None:
+    """Do all that a web server does, together with another one."""
+    channel, far = await mine.new_channel(), await other.new_channel()
+    await mine.group_add("room", far)
+    await other.group_add("room", channel)
+    await mine.user_add("someone", channel)
+    await mine.send(far, {"n": 1})
+    assert await next_message(other, far) == {"n": 1}
+    await other.send(channel, {"n": 2})
+    assert await next_message(mine, channel) == {"n": 2}
+    await mine.user_send("someone", {"n": 3})
+    assert await next_message(mine, channel) == {"n": 3}
+    for number, send in ((4, partial(mine.group_send, "room")), (5, mine.all_send)):
+        await send({"n": number})
+        assert await next_message(mine, channel) == {"n": number}
+        assert await next_message(other, far) == {"n": number}
+
+
+async def send_all_kinds(mine: KafkaChannelLayer, other: KafkaChannelLayer) -> None:
+    """Send a message of each kind and see it arrive."""
+    channel = await other.new_channel()
+    await other.group_add("room", channel)
+    await other.user_add("someone", channel)
+    for number, send in enumerate(
+        (
+            partial(mine.send, channel),
+            partial(mine.group_send, "room"),
+            partial(mine.user_send, "someone"),
+            mine.all_send,
+        )
+    ):
+        await send({"n": number})
+        assert await next_message(other, channel) == {"n": number}
+
+
+class TestWebServer:
+    async def test_it_can_do_its_work(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        mine = make_role("web server")
+        await serve(mine, other)
+        await mine.flush()
+        assert not mine.stats().errors
+        assert not mine.stats().dropped
+
+    @pytest.mark.parametrize("operation", ["READ", "WRITE"])
+    @pytest.mark.parametrize("topic", FIXED)
+    async def test_each_right_is_missed_and_named(
+        self,
+        make_layer: Layers,
+        make_role: Callable[..., KafkaChannelLayer],
+        other: KafkaChannelLayer,
+        topic: str,
+        operation: str,
+    ) -> None:
+        name = f"{make_layer.prefix}-{topic}"
+        mine = make_role("web server", without=(("topic", name, operation),))
+        with pytest.raises((TopicError, ProduceFailed)) as caught:
+            await serve(mine, other)
+        assert re.search(rf"{name}\b.*grant it an ACL for {operation}", str(caught.value))
+
+    async def test_without_the_group_messages_flow_and_it_is_counted(
+        self,
+        make_layer: Layers,
+        make_role: Callable[..., KafkaChannelLayer],
+        other: KafkaChannelLayer,
+    ) -> None:
+        group: Rule = ("group", make_layer.prefix, "DESCRIBE")
+        mine = make_role("web server", without=(group,))
+        await serve(mine, other)
+        await wait_until_async(
+            lambda: "GROUP_AUTHORIZATION_FAILED" in mine.stats().errors, "the error to be counted"
+        )
+
+    async def test_it_can_neither_create_topics_nor_take_jobs(
+        self,
+        make_role: Callable[..., KafkaChannelLayer],
+        make_layer: Layers,
+        secure: SecureBroker,
+        other: KafkaChannelLayer,
+    ) -> None:
+        mine = make_role("web server")
+        for attempt in (mine.receive(CHANNEL), mine.send(CHANNEL, {})):
+            with pytest.raises(TopicError, match=f"may not see them.*-work.{CHANNEL}"):
+                await attempt
+        creating = make_layer(**secure.new_user(rules_of("web server", make_layer.prefix)))
+        with pytest.raises(TopicError, match=r"Cannot create .*-work.new.* grant it an ACL"):
+            await creating.send("new", {})
+
+    async def test_with_the_right_to_delete_a_flush_clears_the_jobs(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        seeing = make_role("web server", "sender of jobs")
+        with pytest.raises(TopicError, match=r"Cannot delete the records of .*-work"):
+            await seeing.flush()
+        mine = make_role("web server", "sender of jobs", "flush")
+        await mine.send(CHANNEL, {"n": 1})
+        await mine.flush()
+        await mine.send(CHANNEL, {"n": 2})
+        assert await next_message(other, CHANNEL) == {"n": 2}
+
+
+class TestSender:
+    async def test_it_can_send_all_kinds_of_messages(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        mine = make_role("sender")
+        await send_all_kinds(mine, other)
+        assert not mine.stats().errors
+
+    @pytest.mark.parametrize("topic", FIXED[:4])
+    async def test_each_right_to_write_is_missed_and_named(
+        self,
+        make_layer: Layers,
+        make_role: Callable[..., KafkaChannelLayer],
+        other: KafkaChannelLayer,
+        secure: SecureBroker,
+        topic: str,
+    ) -> None:
+        name = f"{make_layer.prefix}-{topic}"
+        mine = make_role("sender", without=(("topic", name, "WRITE"),))
+        secure.allow(mine.config.client_config["sasl.username"], [("topic", name, "DESCRIBE")])
+        with pytest.raises(ProduceFailed, match=f"{name}.* grant it an ACL for WRITE"):
+            await send_all_kinds(mine, other)
+        assert mine.stats().failed == mine.stats().dropped["produce"] == 1
+
+    @pytest.mark.parametrize("topic", FIXED)
+    async def test_each_topic_has_to_be_seen(
+        self,
+        make_layer: Layers,
+        make_role: Callable[..., KafkaChannelLayer],
+        other: KafkaChannelLayer,
+        topic: str,
+    ) -> None:
+        name = f"{make_layer.prefix}-{topic}"
+        rules = rules_of("sender", make_layer.prefix)
+        mine = make_role("sender", without=tuple(rule for rule in rules if rule[1] == name))
+        with pytest.raises(TopicError, match=rf"may not see them\): {name}\."):
+            await mine.group_send("room", {})
+
+    async def test_it_can_neither_receive_nor_change_groups(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        mine = make_role("sender")
+        channel = await other.new_channel()
+        for attempt in (mine.new_channel(), mine.group_add("room", channel)):
+            with pytest.raises(TopicError, match=r"Cannot read .* grant it an ACL for READ"):
+                await attempt
+
+    async def test_jobs_want_one_more_right(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        with pytest.raises(TopicError, match=f"may not see them.*-work.{CHANNEL}"):
+            await make_role("sender").send(CHANNEL, {"n": 1})
+        await make_role("sender", "sender of jobs").send(CHANNEL, {"n": 2})
+        assert await next_message(other, CHANNEL) == {"n": 2}
+
+
+class TestWorker:
+    async def test_it_can_take_jobs(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        mine = make_role("worker")
+        await other.send(CHANNEL, {"n": 1})
+        assert await next_message(mine, CHANNEL) == {"n": 1}
+        assert not mine.stats().errors
+
+    @pytest.mark.parametrize(
+        ("kind", "said"),
+        [("topic", "Cannot read .*-work.thumbnails .*READ"), ("group", "the consumer group")],
+    )
+    async def test_each_right_to_read_is_missed_and_named(
+        self,
+        make_layer: Layers,
+        make_role: Callable[..., KafkaChannelLayer],
+        secure: SecureBroker,
+        other: KafkaChannelLayer,
+        kind: str,
+        said: str,
+    ) -> None:
+        name = f"{make_layer.prefix}-work.{CHANNEL}"
+        mine = make_role("worker", without=((kind, name, "READ"),))
+        secure.allow(mine.config.client_config["sasl.username"], [("topic", name, "DESCRIBE")])
+        with pytest.raises(TopicError, match=said):
+            await mine.receive(CHANNEL)
+
+    async def test_it_can_do_nothing_else(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        mine = make_role("worker")
+        with pytest.raises(ProduceFailed, match=r"-send-group.* grant it an ACL for WRITE"):
+            await mine.group_send("room", {})
+        with pytest.raises(TopicError, match=r"Cannot read .*-send-group"):
+            await mine.new_channel()
+        with pytest.raises(TopicError, match="may not see them"):
+            await mine.receive("reports")
+
+
+class TestOperator:
+    @pytest.fixture
+    def manage(self, settings: Any, prefix: str) -> Callable[..., str]:
+        """Runs a command with the settings of a user; returns what it printed."""
+
+        def run(user: dict[str, Any], *arguments: str, **config: Any) -> str:
+            own = {"prefix": prefix, "default_partitions": PARTITIONS, **user, **config}
+            settings.CHANNEL_LAYERS = {"default": {"BACKEND": BACKEND, "CONFIG": own}}
+            printed = io.StringIO()
+            call_command(*arguments, stdout=printed)
+            return printed.getvalue()
+
+        return run
+
+    def test_provisioning_has_all_rights_it_needs(
+        self, secure: SecureBroker, prefix: str, manage: Callable[..., str]
+    ) -> None:
+        user = secure.new_user(rules_of("provisioning", prefix))
+        command = "kafka_setup_topics"
+        assert manage(user, command, "--worker-channel", "jobs").count("created") == 7
+        assert manage(user, command, "--check").count("as wanted") == 6
+        raised = manage(
+            user,
+            *(command, "--increase-partitions", "--alter-configs"),
+            default_partitions=PARTITIONS + 1,
+            expiry=900,
+        )
+        assert raised.count("changed") == 6
+
+    @pytest.mark.parametrize(
+        ("operation", "said"),
+        [
+            ("CREATE", "Cannot create "),
+            ("ALTER", "Cannot add partitions to "),
+            ("ALTER_CONFIGS", "Cannot alter the configs of "),
+        ],
+    )
+    def test_each_right_is_missed_and_named(
+        self,
+        secure: SecureBroker,
+        prefix: str,
+        manage: Callable[..., str],
+        operation: str,
+        said: str,
+    ) -> None:
+        command = "kafka_setup_topics"
+        if operation != "CREATE":
+            manage(secure.plain, command)
+        rules = rules_of("provisioning", prefix)
+        user = secure.new_user([rule for rule in rules if rule[2] != operation])
+        with pytest.raises(CommandError, match=f"{said}{prefix}-.*grant it an ACL"):
+            manage(
+                user,
+                *(command, "--increase-partitions", "--alter-configs"),
+                default_partitions=PARTITIONS + 1,
+                expiry=900,
+            )
+
+    async def test_provisioning_reads_and_writes_nothing(
+        self, secure: SecureBroker, make_layer: Layers, other: KafkaChannelLayer
+    ) -> None:
+        user = secure.new_user(rules_of("provisioning", make_layer.prefix))
+        layer = make_layer(**user, await_produce=True)
+        with pytest.raises(ProduceFailed, match="grant it an ACL for WRITE"):
+            await layer.group_send("room", {})
+        with pytest.raises(TopicError, match="grant it an ACL for READ"):
+            await layer.new_channel()
+
+    def test_a_server_may_provision_with_another_login(
+        self, secure: SecureBroker, prefix: str, manage: Callable[..., str]
+    ) -> None:
+        web = secure.new_user(rules_of("web server", prefix))
+        setup = secure.new_user(rules_of("provisioning", prefix))
+        printed = manage(web, "kafka_setup_topics", admin_config=setup["client_config"])
+        assert printed.count("created") == 6
+
+    def test_monitoring(
+        self, secure: SecureBroker, prefix: str, manage: Callable[..., str]
+    ) -> None:
+        manage(secure.plain, "kafka_setup_topics", "--worker-channel", CHANNEL)
+        rules = rules_of("web server", prefix) + rules_of("monitoring", prefix)
+        printed = manage(secure.new_user(rules), "kafka_status", "--wait", "0.1")
+        assert "Round trip: " in printed
+        assert f"{prefix}-work.{CHANNEL}" in printed
+        seeing = [rule for rule in rules if rule[0] == "topic"]
+        with pytest.raises(CommandError, match=f"{prefix}-work.{CHANNEL}.*consumer group"):
+            manage(secure.new_user(seeing), "kafka_status", "--wait", "0.1")
+
+
+def test_who_has_no_right_at_all_is_told_so(
+    secure: SecureBroker, make_layer: Layers, other: KafkaChannelLayer
+) -> None:
+    layer = make_layer(**secure.new_user())
+    with pytest.raises(KafkaLayerError, match=f"{make_layer.prefix}-.* no right to do that"):
+        layer.group_send_sync("room", {})
