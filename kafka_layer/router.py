@@ -18,6 +18,7 @@ from .conf import LayerConfig
 from .exceptions import UnreadableRecord
 from .mailbox import Envelope, Mailbox
 from .registry import Registry
+from .replays import Opener
 from .stats import Stats
 from .wire import Codec, excluded
 
@@ -55,7 +56,7 @@ class Router:
         self._expiry = config.expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
-        self._codec = codec
+        self._opener = Opener(codec, config.expiry)
         self._stats = stats
         self._clock = clock
         self._commands = commands
@@ -124,7 +125,7 @@ class Router:
     def _open(self, record: Record, key: str) -> bytes:
         if not record.value:
             raise UnreadableRecord("undecodable", "it has no value")
-        return self._codec.open(record.topic, key or None, record.value)
+        return self._opener.open(record.topic, key or None, record.value, record.timestamp)
 
     def _addressees(self, topic: Topic, key: str) -> Sequence[Mailbox]:
         if topic is Topic.SEND_GROUP:

@@ -27,6 +27,7 @@ from .conf import LayerConfig
 from .exceptions import BrokerUnavailable, KafkaLayerError, UnreadableRecord
 from .mailbox import Envelope, Mailbox
 from .registry import Registry
+from .replays import Opener
 from .router import Router
 from .stats import LayerStats, Stats
 from .wire import Codec
@@ -359,7 +360,7 @@ class Server:
         channel = WorkChannel(
             topic,
             self.config.worker_settings(topic.channel),
-            self.codec,
+            Opener(self.codec, self.config.expiry),
             self.stats,
             self._clock,
             self.registry.bridges,

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import ormsgpack
 from django.core.exceptions import ImproperlyConfigured
@@ -22,7 +22,7 @@ from .exceptions import UnreadableRecord
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
-__all__ = ["Codec", "Headers", "exclude_header", "excluded", "headers_to_dict"]
+__all__ = ["Codec", "Headers", "Stamp", "exclude_header", "excluded", "headers_to_dict"]
 
 Headers = list[tuple[str, bytes]]
 
@@ -31,6 +31,18 @@ EXCLUDE = "exclude"
 
 _JSON = ord("{")
 _TOKEN = ord("g")  # base64 of Fernet's version byte, 0x80
+
+
+class Stamp(NamedTuple):
+    """What tells a token from all others.
+
+    Attributes:
+        number: A random one of 128 bits.
+        sealed: When it was made, in seconds since the epoch, by its sender's clock.
+    """
+
+    number: int
+    sealed: int
 
 
 class Codec:
@@ -103,6 +115,15 @@ class Codec:
         if not encrypted:
             raise UnreadableRecord("decrypt", "not encrypted, but symmetric_encryption_keys is set")
         return _decrypt(self._fernet, _address(topic, key), value)
+
+    def stamp(self, value: bytes) -> Stamp | None:
+        """Return the stamp of a token that :meth:`open` took; None where no keys are set."""
+        if self._fernet is None:
+            return None
+        # Fernet's layout: a version byte, the time, and the initialization vector, all of them
+        # signed. The text is not: characters that are no base64 are skipped in it.
+        raw = base64.urlsafe_b64decode(value)
+        return Stamp(int.from_bytes(raw[9:25], "big"), int.from_bytes(raw[1:9], "big"))
 
 
 def exclude_header(exclude: Collection[str]) -> Headers:

@@ -15,8 +15,8 @@ from .clock import BrokerClock
 from .conf import WorkerSettings
 from .exceptions import UnreadableRecord
 from .mailbox import Bridges, Envelope, Mailbox
+from .replays import Opener
 from .stats import Stats
-from .wire import Codec
 
 __all__ = ["Job", "WorkChannel"]
 
@@ -51,7 +51,7 @@ class WorkChannel:
     Args:
         topic: The channel's topic.
         settings: When its messages expire, and how many are taken at once.
-        codec: Opens encrypted values.
+        opener: Opens encrypted values.
         stats: Counts what is delivered and what is dropped.
         clock: Tells the age of a message.
         bridges: The crossings to the event loops that receive.
@@ -65,7 +65,7 @@ class WorkChannel:
         self,
         topic: WorkTopic,
         settings: WorkerSettings,
-        codec: Codec,
+        opener: Opener,
         stats: Stats,
         clock: BrokerClock,
         bridges: Bridges,
@@ -76,7 +76,7 @@ class WorkChannel:
         self._expiry = settings.expiry
         self._ahead = settings.prefetch_count - 1
         self._forgotten = 0.0
-        self._codec = codec
+        self._opener = opener
         self._stats = stats
         self._clock = clock
         self._bridges = bridges
@@ -122,7 +122,9 @@ class WorkChannel:
         try:
             if not value:
                 raise UnreadableRecord("undecodable", "it has no value")
-            payload = self._codec.open(self.topic, None, value)
+            # Whoever gives a partition back reads its messages again when it has it anew.
+            place = (partition, offset)
+            payload = self._opener.open(self.topic, None, value, timestamp, place)
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None

@@ -35,6 +35,7 @@ TIERS: list[set[str]] = [
     {"router", "commands"},
     {"registry", "backplane"},
     {"work"},
+    {"replays"},
     {"clock", "mailbox", "stats", "wire"},
     {"conf"},
     {"addressing", "exceptions", "signals"},

@@ -14,6 +14,7 @@ from kafka_layer.conf import LayerConfig
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.workers import WorkConsumer
 from kafka_layer.mailbox import Bridges
+from kafka_layer.replays import Opener
 from kafka_layer.stats import Stats
 from kafka_layer.wire import Codec
 from kafka_layer.work import WorkChannel
@@ -76,7 +77,7 @@ def channel() -> WorkChannel:
     return WorkChannel(
         WorkTopic("jobs"),
         config.worker_settings("jobs"),
-        Codec("msgpack"),
+        Opener(Codec("msgpack"), 60),
         Stats("channels"),
         BrokerClock(),
         Bridges(),
