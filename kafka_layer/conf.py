@@ -14,7 +14,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .addressing import Topic, WorkTopic
 
-__all__ = ["DEFAULT_MAX_MESSAGE_BYTES", "LayerConfig", "TopicSettings", "WorkerSettings"]
+__all__ = [
+    "DEFAULT_MAX_MESSAGE_BYTES",
+    "LayerConfig",
+    "Properties",
+    "TopicSettings",
+    "WorkerSettings",
+]
 
 DEFAULT_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 """Topic limit that lets a message of 1 MB pass with its key, headers and batch overhead."""
@@ -69,6 +75,13 @@ _FORBIDDEN: Mapping[str, Mapping[str, str]] = {
     "admin_config": {},
 }
 _CLIENTS = tuple(_FORBIDDEN)
+
+
+class Properties(dict[str, Any]):
+    """librdkafka properties; no repr, so no error page either, shows their values."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(self)}>"
 
 
 @dataclass(frozen=True)
@@ -385,7 +398,7 @@ def _properties(name: str, value: object) -> Mapping[str, Any]:
         if reason:
             raise ImproperlyConfigured(f"{name} must not set {prop!r}: {reason}. Remove it.")
         _require_property_value(f"{name}[{prop!r}]", value[prop])
-    return MappingProxyType(dict(value))
+    return MappingProxyType(Properties(value))
 
 
 def _require_property_value(where: str, value: object) -> None:

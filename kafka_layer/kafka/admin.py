@@ -34,7 +34,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from ..addressing import Topic, WorkTopic, topic_name
-from ..conf import LayerConfig
+from ..conf import LayerConfig, Properties
 from ..exceptions import KafkaLayerError, TopicError
 from .clients import new_client
 from .connection import Connection
@@ -270,13 +270,15 @@ class TopicAdmin:
         self._timeout = timeout
         self._trouble: KafkaError | None = None
         self._down = False
-        properties = {
-            # Nothing is logged: what goes wrong is in the errors that the methods raise.
-            "log_level": 0,
-            **admin_properties(config),
-            "error_cb": self._on_error,
-            "logger": client_logger,
-        }
+        properties = Properties(
+            {
+                # Nothing is logged: what goes wrong is in the errors that the methods raise.
+                "log_level": 0,
+                **admin_properties(config),
+                "error_cb": self._on_error,
+                "logger": client_logger,
+            }
+        )
         self._client = new_client(AdminClient, properties, "admin_config")
 
     def __enter__(self) -> TopicAdmin:  # noqa: PYI034 (Self needs Python 3.11)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaException
 from django.core.exceptions import ImproperlyConfigured
 
+from ..conf import Properties
 from .errors import kafka_error
 
 __all__ = ["abandon", "new_client"]
@@ -16,9 +17,7 @@ __all__ = ["abandon", "new_client"]
 C = TypeVar("C")
 
 
-def new_client(
-    kind: Callable[[dict[str, Any]], C], properties: Mapping[str, Any], setting: str
-) -> C:
+def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, setting: str) -> C:
     """Make a client; no I/O.
 
     Args:
@@ -30,7 +29,7 @@ def new_client(
         ImproperlyConfigured: If librdkafka refuses a property.
     """
     try:
-        return kind(dict(properties))
+        return kind(properties)
     except KafkaException as exception:
         reason = kafka_error(exception).str()
     except (TypeError, ValueError) as error:

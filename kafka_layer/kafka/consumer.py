@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from confluent_kafka import (
     OFFSET_END,
@@ -27,7 +27,7 @@ from confluent_kafka import (
 
 from ..addressing import Topic
 from ..backplane import Record, RecordSink
-from ..conf import LayerConfig
+from ..conf import LayerConfig, Properties
 from ..exceptions import BrokerUnavailable
 from ..stats import Stats
 from ..wire import Headers
@@ -75,12 +75,14 @@ class BroadcastConsumer:
         self._connection = connection
         self._on_unknown_topic = on_unknown_topic
         self.lag = 0
-        self._properties: dict[str, Any] = {
-            **consumer_properties(config),
-            "error_cb": connection.on_error,
-            "stats_cb": self._on_statistics,
-            "logger": client_logger,
-        }
+        self._properties = Properties(
+            {
+                **consumer_properties(config),
+                "error_cb": connection.on_error,
+                "stats_cb": self._on_statistics,
+                "logger": client_logger,
+            }
+        )
         self._client: Consumer | None = None
         self._added: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
         self._gone: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()

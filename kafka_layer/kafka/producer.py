@@ -14,13 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ..addressing import Topic, WorkTopic
 from ..backplane import Delivered, Outgoing, Position, QueueFull
-from ..conf import LayerConfig
+from ..conf import LayerConfig, Properties
 from ..exceptions import ProduceFailed
 from ..signals import produce_failed
 from ..stats import Stats
@@ -74,11 +73,13 @@ class RecordProducer:
         self._stats = stats
         self._connection = connection
         self._on_unknown_topic = on_unknown_topic
-        self._properties: dict[str, Any] = {
-            **producer_properties(config),
-            "error_cb": self._on_error,
-            "logger": client_logger,
-        }
+        self._properties = Properties(
+            {
+                **producer_properties(config),
+                "error_cb": self._on_error,
+                "logger": client_logger,
+            }
+        )
         self._lock = threading.Lock()
         self._client: Producer | None = None
         self._failed = threading.Event()

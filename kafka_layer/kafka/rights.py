@@ -14,7 +14,7 @@ from typing import Any
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
 
-from ..conf import LayerConfig
+from ..conf import LayerConfig, Properties
 from ..exceptions import TopicError
 from .clients import new_client
 from .errors import client_logger
@@ -42,9 +42,8 @@ class ReadRights:
         # Nothing is logged: the other clients do.
         quiet = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
         self._timeout = timeout
-        self._client = new_client(
-            AdminClient, {**rights_properties(config), **quiet}, "consumer_config"
-        )
+        properties = Properties({**rights_properties(config), **quiet})
+        self._client = new_client(AdminClient, properties, "consumer_config")
         self._answers: Mapping[str, Future[Any]] = self._client.describe_topics(
             TopicCollection(list(names)),
             include_authorized_operations=True,

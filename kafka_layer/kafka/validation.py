@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from ..conf import LayerConfig
+from ..conf import LayerConfig, Properties
 from .errors import kafka_error
 from .properties import (
     admin_properties,
@@ -69,7 +69,7 @@ def _examine(
     warnings = _Warnings("kafka_layer.validation")
     try:
         # A client without servers connects to none; its log lines come out with poll().
-        made = make({**_offline(properties), "logger": warnings})
+        made = make(Properties({**_offline(properties), "logger": warnings}))
         made.poll(0)
     except KafkaException as exception:
         said = _PREAMBLE.sub("", kafka_error(exception).str().strip())
@@ -83,14 +83,16 @@ def _examine(
 _PREAMBLE = re.compile(r"^Failed to create [^:]+: ")
 
 
-def _offline(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in properties.items()
-        # With these a client asks for a token as soon as it is made, and waits for it.
-        if name not in ("bootstrap.servers", "oauth_cb")
-        and not name.startswith("sasl.oauthbearer.")
-    }
+def _offline(properties: Mapping[str, Any]) -> Properties:
+    return Properties(
+        {
+            name: value
+            for name, value in properties.items()
+            # With these a client asks for a token as soon as it is made, and waits for it.
+            if name not in ("bootstrap.servers", "oauth_cb")
+            and not name.startswith("sasl.oauthbearer.")
+        }
+    )
 
 
 class _Warnings(logging.Logger):

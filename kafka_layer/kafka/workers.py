@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from confluent_kafka import (
     Consumer,
@@ -27,7 +27,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from ..conf import LayerConfig
+from ..conf import LayerConfig, Properties
 from ..exceptions import KafkaLayerError, TopicError
 from ..stats import Stats
 from ..work import Job, WorkChannel
@@ -131,11 +131,13 @@ class WorkConsumer:
         self._channel = channel
         self._stats = stats
         self._connection = connection
-        self._properties: dict[str, Any] = {
-            **work_properties(config, topic),
-            "error_cb": self._on_error,
-            "logger": client_logger,
-        }
+        self._properties = Properties(
+            {
+                **work_properties(config, topic),
+                "error_cb": self._on_error,
+                "logger": client_logger,
+            }
+        )
         self._client: Consumer | None = None
         # The partitions of this member, each with a mark of this one time that it holds it: a
         # message that was fetched in an earlier time is fetched again by whoever holds it now.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import secrets
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
-from django.test import RequestFactory
 from django.views.debug import ExceptionReporter
 
 from kafka_layer.conf import LayerConfig
@@ -171,7 +169,6 @@ def test_of_commands(
         {"client_config": {"sasl.password": WRONG, "sasl.mechanism": "NONE"}},
         {"client_config": {"sasl.password": WRONG}, "producer_config": {"acks": "0"}},
         {"client_config": {"security.protocol": "SASL_PLAINTEXT", "sasl.password": WRONG}},
-        {"client_config": {"security.protocol": WRONG}},
         {"client_config": {"sasl.pasword": WRONG}},
         {"client_config": {"ssl.key.pem": WRONG}},
         {"client_config": {"ssl.key.password": [WRONG]}},
@@ -216,26 +213,56 @@ def test_of_a_private_key_that_is_encrypted(
     none_in(expected="kafka_layer.E003")
 
 
-def test_of_djangos_debug_page(settings: Any, said: Said, none_in: Callable[..., None]) -> None:
-    settings.DEBUG = True
-    settings.CHANNEL_LAYERS = {
-        "default": {
-            "BACKEND": BACKEND,
-            "CONFIG": {
-                "bootstrap_servers": "localhost:9092",
-                "symmetric_encryption_keys": [KEY],
-                "client_config": {"sasl.password": WRONG, "ssl.key.password": KEY_PASSWORD},
-            },
-        }
+@pytest.mark.parametrize(
+    ("properties", "use"),
+    [
+        ({}, lambda layer: layer.send_sync("not a name", {})),
+        # The first use makes the clients, in another thread.
+        ({"sasl.mechanism": "NONE"}, lambda layer: layer.group_send_sync("room", {})),
+        ({"ssl.ca.location": "/no/such/file"}, lambda layer: layer.group_send_sync("room", {})),
+    ],
+)
+def test_of_djangos_error_pages(
+    settings: Any,
+    make_layer: Layers,
+    said: Said,
+    none_in: Callable[..., None],
+    properties: dict[str, str],
+    use: Callable[[KafkaChannelLayer], object],
+) -> None:
+    hidden = {"sasl.password": WRONG, "ssl.key.password": KEY_PASSWORD}
+    own = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "shop"}
+    config = {
+        "bootstrap_servers": "localhost:9092",
+        "symmetric_encryption_keys": [KEY],
+        "client_config": {**own, **hidden, **properties},
     }
-    layer = KafkaChannelLayer(**settings.CHANNEL_LAYERS["default"]["CONFIG"])
-    try:
-        # The frame's variables are on the page: the layer is one of them.
-        layer.send_sync("not a name", {})
-    except TypeError:
-        reporter = ExceptionReporter(RequestFactory().get("/"), *sys.exc_info())
-        said.add(reporter.get_traceback_html(), reporter.get_traceback_text())
-    none_in(expected="CHANNEL_LAYERS")
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": BACKEND, "CONFIG": config}}
+    for debug in (True, False):
+        settings.DEBUG = debug
+        said.add(page_of(make_layer(**config), use))
+    none_in(expected="sasl.password")
+
+
+def page_of(layer: KafkaChannelLayer, use: Callable[[KafkaChannelLayer], object]) -> str:
+    """Return Django's page of the error that a use of a layer raises, all variables on it."""
+    with pytest.raises((TypeError, ImproperlyConfigured)) as raised:
+        use(layer)
+    reporter = ExceptionReporter(None, raised.type, raised.value, raised.tb)
+    return reporter.get_traceback_html() + reporter.get_traceback_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["client_config", "producer_config", "consumer_config", "admin_config"]
+)
+def test_of_properties(name: str) -> None:
+    config = LayerConfig.from_keywords(
+        bootstrap_servers="localhost:9092", **{name: {"sasl.password": WRONG}}
+    )
+    made = getattr(config, name)
+    assert made["sasl.password"] == WRONG
+    assert WRONG not in repr(made) + str(made) + f"{made}"
+    assert "sasl.password" in repr(made)
 
 
 def test_what_is_looked_at_would_show_them(said: Said, none_in: Callable[..., None]) -> None:
