@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.secure import Rule, SecureBroker
 Config = dict[str, Any]
 Way = Callable[[SecureBroker, list[Rule]], Config]
 
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 
 # Just under daphne's time-out for a handshake; a start takes no longer.
@@ -59,8 +61,8 @@ def untrusted(secure: SecureBroker, folder: Path) -> Config:
 
 
 WRONG: dict[str, tuple[Callable[[SecureBroker, Path], Config], str]] = {
-    "authority": (untrusted, "certificate could not be verified"),
-    "no certificate": (lambda secure, folder: secure.nobody(), "certificate"),
+    "authority": (untrusted, "certificate verify failed"),
+    "no certificate": (lambda secure, folder: secure.nobody(), "alert bad certificate"),
     "no such user": (
         lambda secure, folder: secure.login("nobody", "hunter2"),
         "invalid credentials with SASL mechanism SCRAM-SHA-256",
@@ -164,6 +166,48 @@ def test_setting_up_topics_says_so(prefix: str, settings: Any, wrong: tuple[Conf
     assert "do not let this client in" in str(caught.value)
     assert said in str(caught.value)
     assert MEND in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["password.py", "certificate.py"])
+async def test_the_settings_of_the_page_work(
+    secure: SecureBroker, make_layer: Layers, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    rules = everything(make_layer.prefix)
+    if file == "password.py":
+        right = secure.new_user(rules, "SCRAM-SHA-512")
+    else:
+        secure.allow("by-the-page", rules)
+        right = secure.mtls("by-the-page", "the key's password")
+    for prop, value in right["client_config"].items():
+        if prop in VARIABLES:
+            monkeypatch.setenv(VARIABLES[prop], value)
+
+    layer = make_layer(**{**right, "client_config": settings_of_the_page(file)})
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+
+    assert await next_message(layer, channel) == {"n": 1}
+
+
+VARIABLES = {
+    "ssl.ca.location": "KAFKA_CA_FILE",
+    "sasl.username": "KAFKA_USER",
+    "sasl.password": "KAFKA_PASSWORD",
+    "ssl.certificate.location": "KAFKA_CERTIFICATE_FILE",
+    "ssl.key.location": "KAFKA_KEY_FILE",
+    "ssl.key.password": "KAFKA_KEY_PASSWORD",
+}
+
+
+def settings_of_the_page(file: str) -> Config:
+    """Run one of the page's files; returns the ``client_config`` in it."""
+    found = re.search(rf'^```python title="{file}"\n(.*?)^```$', PAGE.read_text(), re.M | re.S)
+    assert found, f"{PAGE} has no {file}"
+    names: dict[str, Any] = {}
+    exec(found[1], names)
+    config: Config = names["CLIENT_CONFIG"]
+    return config
 
 
 async def test_it_works_once_the_password_is_right(
