@@ -117,7 +117,8 @@ class Attacker:
 
     def read(self, topic: str, partition: int, offset: int) -> Message:
         """Return a record."""
-        return consume(self._servers, f"{self._prefix}-{topic}", offset + 1, partition)[-1]
+        name = f"{self._prefix}-{topic}"
+        return consume(self._servers, name, 1, partition, first=offset)[0]
 
     def read_all(self, topic: str, partition: int) -> list[Message]:
         """Return all records of a partition."""

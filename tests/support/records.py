@@ -57,8 +57,10 @@ def produce(servers: str, topic: str, values: Sequence[bytes], partition: int = 
     return reports
 
 
-def consume(servers: str, topic: str, count: int, partition: int = 0) -> list[Message]:
-    """Read the first ``count`` records of a partition.
+def consume(
+    servers: str, topic: str, count: int, partition: int = 0, *, first: int = 0
+) -> list[Message]:
+    """Read ``count`` records of a partition, from the offset ``first`` on.
 
     Raises:
         TimeoutError: They were not there in 30 s.
@@ -75,7 +77,7 @@ def consume(servers: str, topic: str, count: int, partition: int = 0) -> list[Me
         return len(records) >= count
 
     try:
-        consumer.assign([TopicPartition(topic, partition, 0)])
+        consumer.assign([TopicPartition(topic, partition, first)])
         wait_until(poll, f"{count} records of {topic}[{partition}]", _TIMEOUT)
     finally:
         consumer.close()
