@@ -165,6 +165,24 @@ class TestWebServer:
         with pytest.raises(TopicError, match=r"Cannot create .*-work.new.* grant it an ACL"):
             await creating.send("new", {})
 
+    async def test_a_right_that_is_taken_away_is_counted_and_the_rest_goes_on(
+        self,
+        make_layer: Layers,
+        make_role: Callable[..., KafkaChannelLayer],
+        secure: SecureBroker,
+        other: KafkaChannelLayer,
+    ) -> None:
+        mine = make_role("web server")
+        channel = await mine.new_channel()
+        await mine.group_add("room", channel)
+        user = mine.config.client_config["sasl.username"]
+        secure.forbid(user, ("topic", f"{make_layer.prefix}-send-user", "READ"))
+        await wait_until_async(
+            lambda: "TOPIC_AUTHORIZATION_FAILED" in mine.stats().errors, "the error to be counted"
+        )
+        await other.group_send("room", {"n": 1})
+        assert await next_message(mine, channel) == {"n": 1}
+
     async def test_with_the_right_to_delete_a_flush_clears_the_jobs(
         self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
     ) -> None:

@@ -62,6 +62,10 @@ def untrusted(secure: SecureBroker, folder: Path) -> Config:
 
 WRONG: dict[str, tuple[Callable[[SecureBroker, Path], Config], str]] = {
     "authority": (untrusted, "certificate verify failed"),
+    "another name in the certificate": (
+        lambda secure, folder: under_another_name(secure.tls()),
+        "certificate verify failed",
+    ),
     "no certificate": (lambda secure, folder: secure.nobody(), "alert bad certificate"),
     "no such user": (
         lambda secure, folder: secure.login("nobody", "hunter2"),
@@ -76,6 +80,13 @@ WRONG: dict[str, tuple[Callable[[SecureBroker, Path], Config], str]] = {
         "invalid credentials with SASL mechanism SCRAM-SHA-512",
     ),
 }
+
+
+def under_another_name(config: Config) -> Config:
+    # The certificate is for the address 127.0.0.1.
+    port = config["bootstrap_servers"].rpartition(":")[2]
+    properties = {**config["client_config"], "broker.address.family": "v4"}
+    return {"bootstrap_servers": f"localhost:{port}", "client_config": properties}
 
 
 def with_password(config: Config, password: str) -> Config:

@@ -146,6 +146,24 @@ class SecureBroker:
             f"the broker to know the rights of {user}",
         )
 
+    def forbid(self, user: str, rule: Rule) -> None:
+        """Take a right away; returns once the broker knows it."""
+        gone = _binding(user, rule)
+        named = AclBindingFilter(
+            gone.restype,
+            gone.name,
+            gone.resource_pattern_type,
+            gone.principal,
+            gone.host,
+            gone.operation,
+            gone.permission_type,
+        )
+        self.admin.delete_acls([named])[named].result(_TIMEOUT)
+        wait_until(
+            lambda: _shape(gone) not in map(_shape, self._acls(user)),
+            f"the broker to forget a right of {user}",
+        )
+
     def _acls(self, user: str) -> list[AclBinding]:
         mine = AclBindingFilter(
             ResourceType.ANY,
