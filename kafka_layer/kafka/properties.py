@@ -118,6 +118,9 @@ _COMMON = {
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 200,
     "metadata.recovery.strategy": "none",
+    # A connection that died without a word is noticed when a request gets no answer. The default of
+    # 60 s is as long as messages live.
+    "socket.timeout.ms": 10_000,
     "enable.metrics.push": False,
     "log.connection.close": False,
 }

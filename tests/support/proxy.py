@@ -16,6 +16,12 @@ _HOST = "127.0.0.1"
 _CHUNK = 65536
 
 
+class _Alive:
+    """Whether anything passes on the connections that share this."""
+
+    here = True
+
+
 class Proxy:
     """Forwards connections from a port that the kernel chose; runs in a thread of its own.
 
@@ -35,6 +41,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._alive = _Alive()
         self._connections: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._ready = threading.Event()
@@ -55,6 +62,13 @@ class Proxy:
     def stall(self) -> None:
         """Let nothing through and close nothing, until :meth:`mend`."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def strand(self) -> None:
+        """Let nothing through on the present connections, for ever, and close none of them.
+
+        New ones work: so it is when a host or a firewall on the way forgets connections.
+        """
+        self._loop.call_soon_threadsafe(self._strand)
 
     def mend(self) -> None:
         """Forward again."""
@@ -79,6 +93,10 @@ class Proxy:
         for task in self._connections:
             task.cancel()
 
+    def _strand(self) -> None:
+        self._alive.here = False
+        self._alive = _Alive()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -94,9 +112,10 @@ class Proxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(_HOST, self.target)
+        alive = self._alive
         ways = [
-            asyncio.ensure_future(self._forward(reader, far_writer)),
-            asyncio.ensure_future(self._forward(far_reader, writer)),
+            asyncio.ensure_future(self._forward(reader, far_writer, alive)),
+            asyncio.ensure_future(self._forward(far_reader, writer, alive)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -107,10 +126,13 @@ class Proxy:
                     await way
             far_writer.close()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, alive: _Alive
+    ) -> None:
         while chunk := await reader.read(_CHUNK):
             if self.delay:
                 await asyncio.sleep(self.delay)
             await self._flowing.wait()
-            writer.write(chunk)
-            await writer.drain()
+            if alive.here:
+                writer.write(chunk)
+                await writer.drain()
