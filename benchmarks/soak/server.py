@@ -87,7 +87,7 @@ class SoakServer:
         time.sleep(seconds)  # noqa: ASYNC251 (that is the fault)
 
     async def freshest(self) -> dict[str, float]:
-        """Return when the last message that arrived was sent, by address."""
+        """Return when the last message that arrived was sent, by address and sender."""
         return self._freshest
 
     async def stop(self) -> None:
@@ -125,7 +125,7 @@ class SoakServer:
         while True:
             message = await self._layer.receive(channel)
             self._note("r", message["to"], message["from"], message["n"])
-            self._freshest[message["to"]] = message["at"]
+            self._freshest[f"{message['to']} {message['from']}"] = message["at"]
 
     async def _send(self, channels: dict[str, str]) -> None:
         number = 0

@@ -172,7 +172,7 @@ class Site:
         admin.create_partitions([NewPartitions(name, present + 1)])[name].result(20)
 
     def settle(self, since: float) -> float:
-        """Wait until messages that were sent after ``since`` have arrived everywhere.
+        """Wait until messages of every sender, sent after ``since``, have arrived everywhere.
 
         Returns:
             The seconds that it took.
@@ -236,11 +236,16 @@ class Site:
         for each in everybody:
             each.begin("freshest")
         found = {each.role.name: each.answer() for each in everybody}
-        for each in self.receivers:
-            name = each.role.name
-            if any(found[name].get(to, 0.0) < since for to in (GROUP, USER, name)):
+        jobs = [found[each.role.name] for each in self.workers]
+        for sender in (*self.receivers, *self.senders):
+            if max(each.get(f"{JOBS} {sender.role.name}", 0.0) for each in jobs) < since:
                 return False
-        return max(found[each.role.name].get(JOBS, 0.0) for each in self.workers) >= since
+            for receiver in self.receivers:
+                name = receiver.role.name
+                ways = (f"{to} {sender.role.name}" for to in (GROUP, USER, name))
+                if any(found[name].get(way, 0.0) < since for way in ways):
+                    return False
+        return True
 
     def _wait_until_still(self) -> None:
         """Wait until nobody has received anything for two seconds."""

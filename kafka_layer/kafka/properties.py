@@ -113,11 +113,12 @@ _IDENTITY = ("security.", "sasl.", "ssl.", "enable.ssl.", "enable.sasl.", "https
 
 _BATCH_SIZE = 1_000_000  # librdkafka's own default
 
-# Back within 0.2 s once a broker's port answers, measured; the defaults take 0.5 to 0.8 s.
+# Soon back once a broker's port answers. Not metadata.recovery.strategy=none: a client that is told
+# of no broker, as by one that stood still until its session ended, would never ask anybody again.
 _COMMON = {
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 200,
-    "metadata.recovery.strategy": "none",
+    "metadata.recovery.strategy": "rebootstrap",
     # A connection that died without a word is noticed when a request gets no answer. The default of
     # 60 s is as long as messages live.
     "socket.timeout.ms": 10_000,

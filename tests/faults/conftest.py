@@ -13,11 +13,20 @@ from tests.support.layers import Layers, kafka_backend
 LayersOn = Callable[[str], Layers]
 
 
-@pytest.fixture(scope="module")
-def broker(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker of a module's own."""
+@pytest.fixture(scope="package")
+def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
+    """A broker for all tests of this folder: a start takes longer than most of them."""
     with RealBroker() as broker:
         yield broker
+
+
+@pytest.fixture
+def broker(one_broker: RealBroker) -> RealBroker:
+    """The broker of this folder, running, whatever the test before did to it."""
+    if one_broker.running:
+        one_broker.thaw()
+    one_broker.start()
+    return one_broker
 
 
 @pytest.fixture
@@ -36,5 +45,5 @@ def layers_on() -> Iterator[LayersOn]:
 
 @pytest.fixture
 def make_layer(broker: RealBroker, layers_on: LayersOn) -> Callable[..., KafkaChannelLayer]:
-    """Makes layers on the module's own broker, with topics that no other test uses."""
+    """Makes layers on the folder's own broker, with topics that no other test uses."""
     return layers_on(broker.bootstrap_servers)

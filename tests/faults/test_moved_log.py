@@ -19,7 +19,6 @@ from kafka_layer import server as server_module
 from kafka_layer.addressing import Topic, topic_name
 from kafka_layer.backplane import Record
 from kafka_layer.layer import KafkaChannelLayer
-from tests.faults.conftest import LayersOn
 from tests.faults.traffic import figure
 from tests.support.kafka import Node, RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
@@ -208,18 +207,15 @@ def replace_by_an_empty_one(node: Node) -> None:
 
 
 async def test_the_broker_is_replaced_by_an_empty_one(
-    real_broker_tools: None, layers_on: LayersOn
+    broker: RealBroker, make_layer: Layers
 ) -> None:
-    with RealBroker() as broker:
-        layers = layers_on(broker.bootstrap_servers)
-        here, there = layers(), layers()
-        channel = await member(there)
-        for _ in range(20):
-            await here.group_send("room", {"n": -1})
-        await next_messages(there, channel, 20)
-        await asyncio.to_thread(replace_by_an_empty_one, broker)
-        received = await TestDeleted().flows_again(here, there, channel)
-        figure(f"empty broker: the first were {received}")
-        await here.send(channel, {"n": "direct"})
-        assert await next_message(there, channel) == {"n": "direct"}
-        layers.close()
+    here, there = make_layer(), make_layer()
+    channel = await member(there)
+    for _ in range(20):
+        await here.group_send("room", {"n": -1})
+    await next_messages(there, channel, 20)
+    await asyncio.to_thread(replace_by_an_empty_one, broker)
+    received = await TestDeleted().flows_again(here, there, channel)
+    figure(f"empty broker: the first were {received}")
+    await here.send(channel, {"n": "direct"})
+    assert await next_message(there, channel) == {"n": "direct"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -88,6 +89,22 @@ async def test_nothing_passes_for_3_s_and_nothing_is_closed(
     await all_so_far_arrives(stream, inboxes)
     await stream.settled(inboxes)
     assert_nothing_lost(stream, inboxes)
+
+
+async def test_connections_that_die_in_silence(
+    proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]
+) -> None:
+    stream, inboxes = await streaming(make_layer)
+    proxy.strand()
+    stranded = time.monotonic()
+    number = stream.accepted[-1] + 10
+    for inbox in inboxes:
+        await inbox.has("direct", number)
+    silence = time.monotonic() - stranded
+    await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+    figure(f"connections dead without a word: messages again after {silence:.1f} s")
+    assert silence < 15  # socket.timeout.ms is 10 s
 
 
 async def test_slow(proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]) -> None:

@@ -52,6 +52,11 @@ def assert_nothing_lost(stream: Stream, inboxes: list[Inbox]) -> None:
         assert not stats_of(inbox.layer)["errors.consumer"]
 
 
+def first_after(inbox: Inbox, moment: float) -> float:
+    """When the first message after a moment arrived."""
+    return next(at for at, _ in inbox.arrived if at >= moment)
+
+
 class TestOneBroker:
     async def test_killed_and_restarted_after_5_s(
         self, broker: RealBroker, make_layer: Layers
@@ -77,6 +82,22 @@ class TestOneBroker:
         )
         # A killed broker serves once its old session ended (1.5 s here).
         assert max(back) < max(ready, answered[0]) + 1.0
+
+    async def test_stopped_for_30_s(self, broker: RealBroker, make_layer: Layers) -> None:
+        stream, inboxes = await streaming(make_layer, rate=50)
+        await asyncio.to_thread(broker.halt)
+        stopped = time.monotonic()
+        await stream.goes_on(1500)  # 30 s
+        away = time.monotonic() - stopped
+        with answers_at(broker.bootstrap_servers) as answered:
+            await asyncio.to_thread(broker.start)
+            await stream.goes_on(50)
+            await stream.settled(inboxes)
+        assert_nothing_lost(stream, inboxes)
+        back = max(first_after(inbox, answered[0]) for inbox in inboxes) - answered[0]
+        figure(f"stopped for {away:.0f} s: messages {back:.2f} s after the port answered")
+        assert away >= 29
+        assert back < 1.0
 
     async def test_what_expired_meanwhile_is_reported_and_the_rest_arrives(
         self, broker: RealBroker, make_layer: Layers

@@ -68,8 +68,12 @@ class Inbox:
         inbox = cls(layer, await layer.new_channel())
         for group in groups:
             await layer.group_add(group, inbox.channel)
-        inbox._task = asyncio.create_task(inbox._receive())
+        inbox.begin()
         return inbox
+
+    def begin(self) -> None:
+        """Receive from now on."""
+        self._task = asyncio.create_task(self._receive())
 
     def numbers(self, kind: str) -> list[int]:
         """The numbers of a kind of messages, in the order of their arrival."""
