@@ -35,9 +35,9 @@ def main() -> int:
         site.settle(began)
         episodes, broken = _break(site, options.seed, began + options.minutes * 60, options.only)
         minutes = (time.monotonic() - began) / 60
-        reports = {} if broken else site.finish()
+        reports = {} if broken else {**site.finish(), **site.killed}
     result = count(site.diaries(), episodes, site.killed)
-    broken += broken_promises(result, reports, site.killed) if reports else []
+    broken += broken_promises(result, reports, list(site.killed)) if reports else []
     print(f"{minutes:.1f} minutes, {len(episodes)} faults, seed {options.seed}\n")
     print(_table_of_kinds(result))
     print(_table_of_faults(result, episodes))

@@ -118,7 +118,7 @@ class Site:
         receivers: Processes that receive and send; none of them dies.
         senders: Processes that only send.
         workers: Processes that receive jobs.
-        killed: The names of those that were killed.
+        killed: What those that were killed had counted just before, by name.
     """
 
     def __init__(self, broker: RealBroker, proxy: Proxy, folder: Path, rate: float) -> None:
@@ -128,7 +128,7 @@ class Site:
         self.receivers: list[Process] = []
         self.senders: list[Process] = []
         self.workers: list[Process] = []
-        self.killed: list[str] = []
+        self.killed: dict[str, dict[str, Any]] = {}
         self._rate = rate
         self._channels: dict[str, str] = {}
 
@@ -153,8 +153,8 @@ class Site:
     def replace(self, crew: list[Process], number: int) -> None:
         """Kill one of ``senders`` or ``workers`` and start another one in its place."""
         old = crew[number % len(crew)]
+        self.killed[old.role.name] = old.ask("report")
         old.kill()
-        self.killed.append(old.role.name)
         role = old.role
         stem, _, generation = role.name.partition(".")
         name = f"{stem}.{int(generation or 1) + 1}"

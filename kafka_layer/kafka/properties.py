@@ -118,6 +118,8 @@ _BATCH_SIZE = 1_000_000  # librdkafka's own default
 _COMMON = {
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 200,
+    "retry.backoff.ms": 50,
+    "retry.backoff.max.ms": 200,
     "metadata.recovery.strategy": "rebootstrap",
     # A connection that died without a word is noticed when a request gets no answer. The default of
     # 60 s is as long as messages live.

@@ -74,15 +74,6 @@ _TRY_AGAIN = frozenset(
     }
 )
 
-# What leaves open whether the commit took effect.
-_UNANSWERED = frozenset(
-    {
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-    }
-)
-
 # What no retry of this process mends.
 _REFUSALS = frozenset(
     {
@@ -310,9 +301,10 @@ class WorkConsumer:
         if error is not None:
             if error.code() not in _TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
-            if error.code() in _UNANSWERED:
-                for each in batch:
-                    self._doubtful.setdefault(each.where, each.offset)
+            # Whatever the error is: the client repeats a commit that got no answer, and what the
+            # repetition is told (the session ended, say) tells nothing of the first one.
+            for each in batch:
+                self._doubtful.setdefault(each.where, each.offset)
             self._fetched.extendleft(reversed(batch))
             # Rebalances are answered in poll(): without it the commit would fail for ever.
             self._keep(client.poll(_RETRY))

@@ -99,6 +99,23 @@ class TestOneBroker:
         assert away >= 29
         assert back < 1.0
 
+    async def test_it_stands_still_until_its_session_ends(
+        self, broker: RealBroker, make_layer: Layers
+    ) -> None:
+        # Once it goes on it tells clients for a moment that there is no broker.
+        stream, inboxes = await streaming(make_layer)
+        for _ in range(2):
+            broker.freeze()
+            await stream.goes_on(300)  # 3 s; the session is 1.5 s
+            broker.thaw()
+            thawed = time.monotonic()
+            number = stream.accepted[-1]
+            for inbox in inboxes:
+                await inbox.has("direct", number)
+            figure(f"it went on; all was there {time.monotonic() - thawed:.2f} s later")
+        await stream.settled(inboxes)
+        assert_nothing_lost(stream, inboxes)
+
     async def test_what_expired_meanwhile_is_reported_and_the_rest_arrives(
         self, broker: RealBroker, make_layer: Layers
     ) -> None:

@@ -50,7 +50,9 @@ async def test_the_broker_is_killed_while_two_work(
         return [number for worker in workers for number in worker.numbers("direct")]
 
     await wait_until_async(
-        lambda: len(done()) + doubtful() >= len(stream.accepted), "all jobs to be done", 30
+        lambda: len(done()) + doubtful() >= len(stream.accepted),
+        f"{len(stream.accepted)} jobs to be done",
+        60,
     )
     for worker in workers:
         await worker.close()
