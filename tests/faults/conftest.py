@@ -16,7 +16,12 @@ LayersOn = Callable[[str], Layers]
 @pytest.fixture(scope="package")
 def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
     """A broker for all tests of this folder: a start takes longer than most of them."""
-    with RealBroker() as broker:
+    # A worker learns of its share with a heartbeat; the default is 5 s.
+    heartbeats = {
+        "group.consumer.min.heartbeat.interval.ms": 100,
+        "group.consumer.heartbeat.interval.ms": 500,
+    }
+    with RealBroker(heartbeats) as broker:
         yield broker
 
 

@@ -21,6 +21,9 @@ from tests.support.waiting import wait_until, wait_until_async
 NO_BLOCKING = 0.5
 """Seconds that a send may take on a machine that is busy with a broker's start."""
 
+RECOVERED = 5.0
+"""Seconds from a broker's being ready to the first message, on such a machine; see the figures."""
+
 
 @pytest.fixture(scope="module")
 def cluster(real_broker_tools: None) -> Iterator[RealCluster]:
@@ -81,7 +84,7 @@ class TestOneBroker:
             f"took {stream.longest * 1000:.1f} ms"
         )
         # A killed broker serves once its old session ended (1.5 s here).
-        assert max(back) < max(ready, answered[0]) + 1.0
+        assert max(back) < max(ready, answered[0]) + RECOVERED
 
     async def test_stopped_for_30_s(self, broker: RealBroker, make_layer: Layers) -> None:
         stream, inboxes = await streaming(make_layer, rate=50)
@@ -97,7 +100,7 @@ class TestOneBroker:
         back = max(first_after(inbox, answered[0]) for inbox in inboxes) - answered[0]
         figure(f"stopped for {away:.0f} s: messages {back:.2f} s after the port answered")
         assert away >= 29
-        assert back < 1.0
+        assert back < RECOVERED
 
     async def test_it_stands_still_until_its_session_ends(
         self, broker: RealBroker, make_layer: Layers

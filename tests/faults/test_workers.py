@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
+from kafka_layer.kafka.workers import WorkConsumer
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, stats_of
+from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 
 JOBS = "jobs"
@@ -61,3 +64,40 @@ async def test_the_broker_is_killed_while_two_work(
     assert set(done()) <= set(stream.accepted)
     # Each worker has one receive, so each commit without an answer puts one job in doubt.
     assert len(stream.accepted) - len(done()) <= doubtful() <= len(workers)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._TRANSPORT,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    ],
+)
+async def test_a_commit_that_took_effect_and_was_answered_with_an_error(
+    make_layer: Layers, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # As when the connection broke after the commit, and the client repeated it.
+    channel = f"{JOBS}.{code}".replace("-", "minus")
+    layer = make_layer()
+    for number in range(5):
+        await layer.send(channel, {"n": number})
+    first = await next_message(layer, channel)
+    commit = WorkConsumer._commit
+    committed: list[object] = []
+
+    def commit_and_fail(worker: Any, client: Any, positions: Any) -> KafkaError | None:
+        error = commit(worker, client, positions)
+        committed.append(positions)
+        return error or KafkaError(code)
+
+    monkeypatch.setattr(WorkConsumer, "_commit", commit_and_fail)
+    worker = Inbox(layer, channel)
+    worker.begin()
+    await wait_until_async(lambda: committed, "a commit")
+    await worker.close()
+    monkeypatch.setattr(WorkConsumer, "_commit", commit)
+    await layer.close()
+    others = await next_messages(make_layer(), channel, 4)
+    assert sorted(each["n"] for each in (first, *others)) == list(range(5))
