@@ -99,12 +99,14 @@ class SoakServer:
     async def report(self) -> dict[str, Any]:
         """Return what the layer counted, and what tasks of this program raised."""
         stats = self._layer.stats()
+        counts = self._layer._server.stats.snapshot()
         tasks = [*self._tasks, *filter(None, [self._sending])]
         raised = [repr(t.exception()) for t in tasks if t.done() and not t.cancelled()]
         return {
             "dropped": dict(stats.dropped),
             "errors": dict(stats.errors),
             "reconnects": stats.reconnects,
+            "replaced": {name: n for name, n in counts.items() if name.endswith(".replaced")},
             "queued": stats.queued,
             "refused": self._refused,
             "longest": self._longest,

@@ -44,6 +44,11 @@ _POLL = 0.1
 _BATCH = 500
 _REQUEST_TIMEOUT = 1.0
 
+# How often the thread looks whether its client reads what the log holds, and how many times in a
+# row it may seem not to.
+_CHECK_INTERVAL = 5.0
+_PATIENCE = 3
+
 
 class BroadcastConsumer:
     """One consumer of one server.
@@ -88,6 +93,13 @@ class BroadcastConsumer:
         self._gone: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
         # Partitions whose position is gone from the log, and what it was.
         self._lost: dict[tuple[str, int], int] = {}
+        # Where partitions were begun, and what _checked found out the last time.
+        self._starts: dict[tuple[str, int], int] = {}
+        self._ends: dict[tuple[str, int], int] = {}
+        self._emptied = False
+        self._suspicions = 0
+        self._stuck: dict[tuple[str, int], int] = {}
+        self._next_check = 0.0
         self._ready = threading.Event()
         self._error: Exception | None = None
         self._stop = threading.Event()
@@ -144,7 +156,9 @@ class BroadcastConsumer:
     def _run(self, partitions: list[TopicPartition], deadline: float) -> None:
         try:
             self._client = client = new_client(Consumer, self._properties, "consumer_config")
-            client.assign(self._at_their_ends(client, partitions, deadline))
+            ends = self._at_their_ends(client, partitions, deadline)
+            client.assign(ends)
+            self._note_starts(ends)
         except Exception as error:
             self._error = error
             self._ready.set()
@@ -152,9 +166,12 @@ class BroadcastConsumer:
                 self._client.close()
             return
         self._ready.set()
+        self._next_check = time.monotonic() + _CHECK_INTERVAL
         while not self._stop.is_set():
             try:
                 self._read(client)
+                if time.monotonic() >= self._next_check:
+                    client = self._checked(client)
             except Exception:
                 self._stats.count("errors.consumer")
                 logger.exception("The consumer's thread goes on after an error")
@@ -166,15 +183,86 @@ class BroadcastConsumer:
         first = client.poll(_POLL)
         if first is not None:
             self._hand_over(client, [first, *client.consume(_BATCH, 0)])
+        else:
+            self._emptied = True
         while not self._gone.empty():
             partitions = self._gone.get()
             client.incremental_unassign(partitions)
             client.incremental_assign(partitions)
+            self._note_starts(partitions)
         while not self._added.empty():
-            client.incremental_assign(self._added.get())
+            partitions = self._added.get()
+            client.incremental_assign(partitions)
+            self._note_starts(partitions)
         for (topic, number), wanted in list(self._lost.items()):
             self._resume_at_start(client, topic, number, wanted)
             del self._lost[topic, number]
+
+    def _note_starts(self, partitions: Sequence[TopicPartition]) -> None:
+        for each in partitions:
+            self._starts[each.topic, each.partition] = each.offset
+            self._ends.pop((each.topic, each.partition), None)
+
+    def _checked(self, client: Consumer) -> Consumer:
+        """Return a client that reads: another one where this one does not get what the log holds.
+
+        After an outage librdkafka may stay silent for good, without an error.
+        """
+        self._next_check = time.monotonic() + _CHECK_INTERVAL
+        if self._connection.lost:
+            self._suspicions = 0
+            return client
+        positions = self._positions(client)
+        behind = {
+            where: positions[where]
+            for where, end in self._ends.items()
+            if self._emptied and positions.get(where, end) < end
+        }
+        self._emptied = False
+        self._ends = self._ends_of(client, list(positions))
+        # Where another client did not get on either, there is nothing to get.
+        suspicious = (behind and behind != self._stuck) or not self._ends
+        self._suspicions = self._suspicions + 1 if suspicious else 0
+        if self._suspicions < _PATIENCE:
+            return client
+        self._suspicions = 0
+        self._stuck = behind
+        return self._replaced(client, positions)
+
+    def _replaced(self, client: Consumer, positions: dict[tuple[str, int], int]) -> Consumer:
+        """Go on with a new client where the old one stopped."""
+        self._client = another = new_client(Consumer, self._properties, "consumer_config")
+        another.assign([TopicPartition(*where, offset) for where, offset in positions.items()])
+        self._starts, self._ends = positions, {}
+        self._stats.count("consumer.replaced")
+        logger.error("The Kafka consumer got nothing that the log holds; a new one goes on")
+        # It may take its time, or never end.
+        threading.Thread(target=client.close, name="kafka-layer-closing", daemon=True).start()
+        return another
+
+    def _positions(self, client: Consumer) -> dict[tuple[str, int], int]:
+        """Return the offset of the next record of each partition."""
+        return {
+            (each.topic, each.partition): each.offset
+            if each.offset >= 0
+            else self._starts[each.topic, each.partition]
+            for each in client.position(client.assignment())
+        }
+
+    def _ends_of(
+        self, client: Consumer, partitions: list[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]:
+        """Return where the log ends, as far as a broker says so within a second."""
+        asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
+        try:
+            answers = client.offsets_for_times(asked, _REQUEST_TIMEOUT)
+        except KafkaException:
+            return {}
+        return {
+            (each.topic, each.partition): each.offset
+            for each in answers
+            if each.error is None and each.offset >= 0
+        }
 
     def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
         # These may have been fetched before the brokers were lost: they are no sign of life.
@@ -254,6 +342,7 @@ class BroadcastConsumer:
         # seek() raises in this state; taking the partition off and on works.
         client.incremental_unassign([partition])
         client.incremental_assign([TopicPartition(topic, number, low)])
+        self._note_starts([TopicPartition(topic, number, low)])
         self._stats.dropped(
             "retention",
             f"{topic}[{number}] was at {wanted}, its log now holds {low} to {high}",

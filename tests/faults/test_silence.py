@@ -1,0 +1,65 @@
+"""A consumer that gets nothing any more and says nothing: it is replaced where it stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kafka_layer.kafka import consumer as consumer_module
+from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.traffic import Inbox, Stream, Tally
+from tests.support.kafka import RealBroker
+from tests.support.layers import Layers, stats_of
+from tests.support.waiting import wait_until_async
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers look whether they read six times a second."""
+    monkeypatch.setattr(consumer_module, "_CHECK_INTERVAL", 0.15)
+
+
+def client_of(layer: KafkaChannelLayer) -> Any:
+    backplane: Any = layer._server._backplane
+    return backplane._consumer._client
+
+
+async def test_it_is_replaced_and_nothing_is_lost_or_comes_twice(make_layer: Layers) -> None:
+    receiver = make_layer()
+    inbox = await Inbox.opened(receiver, "room")
+    stream = Stream(make_layer(), "room", [inbox])
+    stream.start()
+    await stream.goes_on(20)
+    for times in (1, 2):
+        client = client_of(receiver)
+        client.pause(client.assignment())  # as silent as one that librdkafka forgot
+        await wait_until_async(
+            lambda: stats_of(receiver)["consumer.replaced"] == times,  # noqa: B023
+            "the consumer to be replaced",
+        )
+        await stream.goes_on(20)
+    await stream.settled([inbox])
+    assert stream.tallies([inbox]) == [Tally(len(stream.accepted), 0, 0, 0)] * 2
+    assert not stats_of(receiver)["errors.consumer"]
+
+
+async def test_one_that_has_nothing_to_read_stays(broker: RealBroker, make_layer: Layers) -> None:
+    layer = make_layer()
+    inbox = await Inbox.opened(layer, "room")
+    client = client_of(layer)
+    checked = 0
+    ends_of = consumer_module.BroadcastConsumer._ends_of
+
+    def count(*arguments: Any) -> Any:
+        nonlocal checked
+        checked += 1
+        return ends_of(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consumer_module.BroadcastConsumer, "_ends_of", count)
+        await wait_until_async(lambda: checked >= 10, "ten looks")
+    assert client_of(layer) is client
+    await layer.group_send("room", {"kind": "group", "n": 1})
+    await inbox.has("group", 1)
+    await inbox.close()
