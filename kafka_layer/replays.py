@@ -1,7 +1,8 @@
 """Opening the values of records, and each encrypted one once: a copy of a token is refused.
 
 A token tells when it was sealed. It is refused where its record was written much later, and where
-another record brought it before; so it need be remembered for some minutes only.
+another record brought it before; so it need be remembered for some minutes only, and it is if
+there are not too many of them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from .addressing import Topic, WorkTopic
 from .exceptions import UnreadableRecord
 from .wire import Codec
 
-__all__ = ["CLOCK_ERROR", "Opener"]
+__all__ = ["CLOCK_ERROR", "MOST", "Opener"]
 
-CLOCK_ERROR = 60.0
+CLOCK_ERROR = 300.0
 """Seconds by which the clock of a sender may differ from the broker's, under encryption."""
+
+
+MOST = 100_000
+"""How many tokens a reader remembers in any case, and twice as many at most."""
 
 
 class Opener:
@@ -28,7 +33,7 @@ class Opener:
         self._codec = codec
         self._latest = expiry + CLOCK_ERROR
         # Two halves: the older one is forgotten when the younger one has served for so long that
-        # nothing in the older one would still be taken.
+        # nothing in the older one would still be taken, or when it is full.
         self._lifetime = expiry + 2 * CLOCK_ERROR
         self._seen: dict[int, object] = {}
         self._seen_before: dict[int, object] = {}
@@ -70,7 +75,7 @@ class Opener:
             )
 
     def _require_new(self, number: int, written: float, place: object) -> None:
-        if written - self._since > self._lifetime:
+        if written - self._since > self._lifetime or len(self._seen) >= MOST:
             self._seen_before, self._seen = self._seen, {}
             self._since = written
         for seen in (self._seen, self._seen_before):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -30,6 +31,9 @@ EXCLUDE = "exclude"
 """Header: channel names that a group, user or all message skips, comma-separated."""
 
 _JSON = ord("{")
+# The first 27 bytes of a token.
+_STAMP_CHARACTERS = 36
+_STAMPED = re.compile(rb"[A-Za-z0-9_-]{%d}" % _STAMP_CHARACTERS)
 _TOKEN = ord("g")  # base64 of Fernet's version byte, 0x80
 
 
@@ -117,12 +121,18 @@ class Codec:
         return _decrypt(self._fernet, _address(topic, key), value)
 
     def stamp(self, value: bytes) -> Stamp | None:
-        """Return the stamp of a token that :meth:`open` took; None where no keys are set."""
+        """Return the stamp of a token that ``open`` took; None where no keys are set.
+
+        Raises:
+            UnreadableRecord: If its base64 is not written as Fernet writes it.
+        """
         if self._fernet is None:
             return None
         # Fernet's layout: a version byte, the time, and the initialization vector, all of them
         # signed. The text is not: characters that are no base64 are skipped in it.
-        raw = base64.urlsafe_b64decode(value)
+        if _STAMPED.match(value) is None:
+            raise UnreadableRecord("decrypt", "the token's base64 has foreign characters")
+        raw = base64.urlsafe_b64decode(value[:_STAMP_CHARACTERS])
         return Stamp(int.from_bytes(raw[9:25], "big"), int.from_bytes(raw[1:9], "big"))
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 from cryptography.fernet import Fernet
 
+from kafka_layer import replays
 from kafka_layer.addressing import Topic, WorkTopic
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.replays import CLOCK_ERROR, Opener
@@ -54,9 +55,22 @@ def test_a_copy_in_other_base64_is_a_copy(opener: Opener) -> None:
     now = time.time()
     token = seal(now)
     take(opener, token, now)
-    for copy in (token + b"\n", token[:9] + b"*" + token[9:], token[:40] + b"   " + token[40:]):
+    for copy in (token + b"\n", token[:40] + b"   " + token[40:]):
         assert CODEC.open(Topic.SEND_GROUP, "room", copy) == b"payload"
         refused(opener, copy, now)
+
+
+@pytest.mark.parametrize("foreign", [b"*", b"\n", b" "])
+def test_a_copy_whose_stamp_is_written_otherwise_is_no_token(
+    opener: Opener, foreign: bytes
+) -> None:
+    now = time.time()
+    token = seal(now)
+    copy = token[:9] + foreign + token[9:]
+    assert CODEC.open(Topic.SEND_GROUP, "room", copy) == b"payload"
+    with pytest.raises(UnreadableRecord, match="foreign characters"):
+        take(opener, copy, now)
+    assert take(opener, token, now) == b"payload"
 
 
 def test_readers_do_not_know_of_each_other(opener: Opener) -> None:
@@ -96,6 +110,19 @@ def test_memory_is_bounded() -> None:
     for now in range(start, start + 1000):
         take(opener, seal(now), now)
     assert len(opener._seen) + len(opener._seen_before) <= 2 * (EXPIRY + 2 * CLOCK_ERROR) + 2
+
+
+def test_memory_is_bounded_however_many_come(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "MOST", 50)
+    now = time.time()
+    tokens = [seal(now) for _ in range(200)]
+    for token in tokens:
+        take(opener, token, now)
+    for token in tokens[-50:]:
+        refused(opener, token, now)
+    assert len(opener._seen) + len(opener._seen_before) <= 100
 
 
 def test_a_record_may_be_read_again_where_it_stands(opener: Opener) -> None:
