@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from kafka_layer.addressing import WorkTopic
 from kafka_layer.backplane import Position
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.replays import CLOCK_ERROR
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import consume
 from tests.support.secure import SecureBroker
@@ -172,7 +173,7 @@ def flipped(token: bytes) -> bytes:
 
 
 def in_other_base64(token: bytes) -> bytes:
-    return token[:30] + b"\n" + token[30:]
+    return token[:60] + b"\n" + token[60:]
 
 
 class TestForgeries:
@@ -282,7 +283,7 @@ class TestForgeries:
     ) -> None:
         position = await layer.group_send("elsewhere", {"n": 0})
         assert position is not None
-        too_old = int(time.time() - layer.config.expiry - 65)
+        too_old = int(time.time() - layer.config.expiry - CLOCK_ERROR - 5)
         token = fernet(KEY).encrypt_at_time(b'send-group\0elsewhere\0{"n":1}', too_old)
         await layer.group_add("elsewhere", channel)
         attacker.write("send-group", b"elsewhere", token, position.partition)
