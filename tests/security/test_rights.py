@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import secrets
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +17,10 @@ from django.core.management import CommandError, call_command
 
 from kafka_layer.exceptions import KafkaLayerError, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.kafka import run_kafka_tool
 from tests.support.layers import PARTITIONS, Layers, next_message
 from tests.support.secure import Rule, SecureBroker
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import wait_until, wait_until_async
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
@@ -28,13 +30,18 @@ CHANNEL = "thumbnails"
 
 def rules_of(role: str, prefix: str) -> list[Rule]:
     """Return the rights that the page's commands give, for another prefix than ``shop``."""
-    found = re.search(rf'^```bash title="{role}"\n(.*?)^```$', PAGE.read_text(), re.M | re.S)
-    assert found, f"{PAGE} has no commands for {role}"
     return [
         (kind, re.sub(r"^shop\b", prefix, name), operation)
-        for line in found[1].replace("\\\n", " ").splitlines()
+        for line in commands_of(role)
         for kind, name, operation in _granted(line)
     ]
+
+
+def commands_of(role: str) -> list[str]:
+    """Return the page's commands for a role."""
+    found = re.search(rf'^```bash title="{role}"\n(.*?)^```$', PAGE.read_text(), re.M | re.S)
+    assert found, f"{PAGE} has no commands for {role}"
+    return found[1].replace("\\\n", " ").splitlines()
 
 
 def _granted(line: str) -> list[Rule]:
@@ -50,7 +57,26 @@ def _granted(line: str) -> list[Rule]:
     resources = [("topic", each) for each in given.topic] + [
         ("group", each) for each in given.group
     ]
-    return [(kind, name + star, each) for each in given.operation for kind, name in resources]
+    # The tool writes AlterConfigs what everything else calls ALTER_CONFIGS.
+    operations = [each.replace("Configs", "_CONFIGS").upper() for each in given.operation]
+    return [(kind, name + star, each) for each in operations for kind, name in resources]
+
+
+def test_kafkas_own_tool_takes_a_command_of_the_page(secure: SecureBroker) -> None:
+    (command,) = commands_of("provisioning")
+    user = f"by-the-tool-{secrets.token_hex(4)}"
+    words = shlex.split(command.replace("User:shop-setup", f"User:{user}"))[2:]
+    servers = secure.plain["bootstrap_servers"]
+
+    done = run_kafka_tool(
+        "org.apache.kafka.tools.AclCommand", "--bootstrap-server", servers, *words
+    )
+
+    assert done.returncode == 0, done.stdout
+    wait_until(
+        lambda: secure.rules(user) == set(rules_of("provisioning", "shop")),
+        "the broker to know what the tool gave",
+    )
 
 
 @pytest.fixture

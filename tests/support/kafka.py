@@ -32,7 +32,15 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["KAFKA_VERSION", "Node", "RealBroker", "RealCluster", "fetch_jars", "missing_tools"]
+__all__ = [
+    "KAFKA_VERSION",
+    "Node",
+    "RealBroker",
+    "RealCluster",
+    "fetch_jars",
+    "missing_tools",
+    "run_kafka_tool",
+]
 
 _POM: Final = Path(__file__).with_name("kafka-pom.xml")
 _HOST: Final = "127.0.0.1"
@@ -103,6 +111,19 @@ def fetch_jars() -> Path:
             if not jars.is_dir():
                 _copy_dependencies(jars)
     return jars
+
+
+def run_kafka_tool(main: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Kafka's command line tools, by its class, to its end."""
+    command = ["java", *_FAST_START, "-cp", f"{fetch_jars()}/*", main, *arguments]
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_START_TIMEOUT,
+        check=False,
+    )
 
 
 class Node:

@@ -38,6 +38,11 @@ A name that ends in ``*`` means all that begin with what stands before it.
 _TIMEOUT: Final = 10.0
 _ITERATIONS: Final = 4096
 _PLAIN_USER: Final = "plain"
+_KINDS: Final = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "cluster": ResourceType.BROKER,
+}
 _LISTENERS: Final = {"TLS": "SSL", "MTLS": "SSL", "LOGIN": "SASL_SSL"}
 
 
@@ -142,9 +147,12 @@ class SecureBroker:
         for future in self.admin.create_acls(wanted).values():
             future.result(_TIMEOUT)
         wait_until(
-            lambda: set(map(_shape, wanted)) <= set(map(_shape, self._acls(user))),
-            f"the broker to know the rights of {user}",
+            lambda: set(rules) <= self.rules(user), f"the broker to know the rights of {user}"
         )
+
+    def rules(self, user: str) -> set[Rule]:
+        """Return the rights of a user."""
+        return set(map(_rule, self._acls(user)))
 
     def forbid(self, user: str, rule: Rule) -> None:
         """Take a right away; returns once the broker knows it."""
@@ -159,10 +167,7 @@ class SecureBroker:
             gone.permission_type,
         )
         self.admin.delete_acls([named])[named].result(_TIMEOUT)
-        wait_until(
-            lambda: _shape(gone) not in map(_shape, self._acls(user)),
-            f"the broker to forget a right of {user}",
-        )
+        wait_until(lambda: rule not in self.rules(user), f"the broker to forget a right of {user}")
 
     def _acls(self, user: str) -> list[AclBinding]:
         mine = AclBindingFilter(
@@ -203,11 +208,7 @@ def _binding(user: str, rule: Rule) -> AclBinding:
     kind, name, operation = rule
     prefixed = name.endswith("*")
     return AclBinding(
-        {
-            "topic": ResourceType.TOPIC,
-            "group": ResourceType.GROUP,
-            "cluster": ResourceType.BROKER,
-        }[kind],
+        _KINDS[kind],
         name.removesuffix("*"),
         ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
         f"User:{user}",
@@ -217,5 +218,7 @@ def _binding(user: str, rule: Rule) -> AclBinding:
     )
 
 
-def _shape(acl: AclBinding) -> tuple[object, ...]:
-    return acl.restype, acl.name, acl.resource_pattern_type, acl.operation
+def _rule(acl: AclBinding) -> Rule:
+    kind = next(name for name, each in _KINDS.items() if each == acl.restype)
+    star = "*" if acl.resource_pattern_type == ResourcePatternType.PREFIXED else ""
+    return kind, acl.name + star, acl.operation.name
