@@ -25,12 +25,14 @@ class Entry:
     Attributes:
         samples: Values of each figure, one a repetition.
         faults: What went wrong with the messages, over all repetitions.
-        reason: Why it was not measured, if it was not.
+        reason: Why it was not measured, or not every time.
+        skipped: Whether it cannot be measured at all.
     """
 
     samples: dict[str, list[float]] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     reason: str = ""
+    skipped: bool = False
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Report:
         """Read what :meth:`to_json` returned."""
         subjects = {
             subject: {
-                name: Entry(each["samples"], Faults(**each["faults"]), each["reason"])
+                name: Entry(**{**each, "faults": Faults(**each["faults"])})
                 for name, each in entries.items()
             }
             for subject, entries in values["subjects"].items()
@@ -111,7 +113,7 @@ def run(
         for repetition in range(max(1, repetitions - subject.long)):
             for running in taking_part:
                 entry = entries[running.contender.name]
-                if not entry.reason:
+                if not entry.skipped:
                     turn = time.monotonic()
                     _measure_once(subject, Bench(running, quick), entry)
                     _say(subject, running.contender.name, repetition, entry, turn)
@@ -124,7 +126,7 @@ def _measure_once(subject: Subject, bench: Bench, entry: Entry) -> None:
     try:
         outcome = subject.measured(bench)
     except Skipped as reason:
-        entry.reason = str(reason)
+        entry.reason, entry.skipped = str(reason), True
         return
     except Exception as error:
         # One layer that fails must not cost the figures of the others.
@@ -138,7 +140,7 @@ def _measure_once(subject: Subject, bench: Bench, entry: Entry) -> None:
 
 def _say(subject: Subject, name: str, repetition: int, entry: Entry, turn: float) -> None:
     values = ", ".join(f"{figure} {values[-1]:,.4g}" for figure, values in entry.samples.items())
-    said = entry.reason or f"{values}; {entry.faults}"
+    said = "; ".join(filter(None, [entry.reason, values, entry.samples and str(entry.faults)]))
     took = time.monotonic() - turn
     print(f"  {subject.name} #{repetition + 1} {name} ({took:.1f} s): {said}", file=sys.stderr)
 

@@ -66,7 +66,8 @@ def _subject(report: Report, name: str, pictures: Sequence[str]) -> Iterator[str
         yield from (_variants if subject.variants else _figures)(subject, measured, report)
     for each, entry in entries.items():
         if entry.reason and not report.labels[each].startswith("floor"):
-            yield f"Not measured: {report.labels[each]}: {entry.reason}"
+            what = "Not measured every time" if entry.samples else "Not measured"
+            yield f"{what}: {report.labels[each]}: {entry.reason}"
             yield ""
     for picture in pictures:
         yield picture
