@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kafka_layer.kafka.embedded import EmbeddedBroker
 from tests.support.kafka import RealBroker, missing_tools
 from tests.support.layers import Backend, Layers, kafka_backend
+from tests.support.secure import SecureBroker
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,19 @@ def real_broker_tools() -> None:
 def embedded() -> Iterator[EmbeddedBroker]:
     """An in-process broker: for what no real one is needed to prove."""
     with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where certificates are written."""
+    return tmp_path_factory.mktemp("certificates")
+
+
+@pytest.fixture(scope="session")
+def secure(real_broker_tools: None, folder: Path) -> Iterator[SecureBroker]:
+    """A real Kafka with a listener for each way in, and an authorizer."""
+    with SecureBroker(folder) as broker:
         yield broker
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewTopic,
-    ResourcePatternType,
     ResourceType,
 )
 from django.core.management import CommandError, call_command
@@ -34,7 +30,7 @@ from kafka_layer.kafka.admin import (
     topic_specs,
 )
 from kafka_layer.kafka.embedded import EmbeddedBroker
-from tests.support.kafka import RealBroker
+from tests.support.secure import SecureBroker
 from tests.support.waiting import wait_until
 
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
@@ -462,63 +458,13 @@ def test_the_embedded_broker_tells_what_it_cannot(
     )
 
 
-class Guarded(NamedTuple):
-    """A broker with passwords and rights, and who may do what."""
-
-    servers: str
-    boss: AdminClient
-
-    def allow(self, user: str, prefix: str, *operations: AclOperation) -> None:
-        """Give a user rights on the topics with a prefix."""
-        acls = [
-            AclBinding(
-                ResourceType.TOPIC,
-                prefix,
-                ResourcePatternType.PREFIXED,
-                f"User:{user}",
-                "*",
-                operation,
-                AclPermissionType.ALLOW,
-            )
-            for operation in operations
-        ]
-        for future in self.boss.create_acls(acls).values():
-            future.result(10)
-
-    def layer(self, user: str, prefix: str, password: str = "pw") -> dict[str, Any]:
-        return layer(self.servers, prefix, client_config=sasl(user, password))
+def layer_of(user: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return a layer for a user of the secure broker."""
+    return layer(user["bootstrap_servers"], prefix, client_config=user.get("client_config", {}))
 
 
-def sasl(user: str, password: str = "pw") -> dict[str, Any]:
-    return {
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "PLAIN",
-        "sasl.username": user,
-        "sasl.password": password,
-    }
-
-
-@pytest.fixture(scope="module")
-def guarded(real_broker_tools: None) -> Iterator[Guarded]:
-    users = " ".join(f'user_{user}="pw"' for user in ("boss", "guest", "reader", "maker"))
-    properties = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:boss;User:ANONYMOUS",
-        "listener.security.protocol.map": "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "sasl.mechanism.inter.broker.protocol": "PLAIN",
-        "listener.name.plaintext.plain.sasl.jaas.config": (
-            "org.apache.kafka.common.security.plain.PlainLoginModule required "
-            f'username="boss" password="pw" {users};'
-        ),
-    }
-    with RealBroker(properties, client_config=sasl("boss")) as broker:
-        servers = broker.bootstrap_servers
-        yield Guarded(servers, AdminClient({"bootstrap.servers": servers, **sasl("boss")}))
-
-
-def test_no_right_to_see_topics(guarded: Guarded, prefix: str, settings: Any) -> None:
-    settings.CHANNEL_LAYERS = {"default": guarded.layer("guest", prefix)}
+def test_no_right_to_see_topics(secure: SecureBroker, prefix: str, settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": layer_of(secure.new_user(), prefix)}
 
     error = failing()
 
@@ -527,12 +473,9 @@ def test_no_right_to_see_topics(guarded: Guarded, prefix: str, settings: Any) ->
     assert error.returncode == 1
 
 
-def test_no_right_to_create_topics(guarded: Guarded, prefix: str, settings: Any) -> None:
-    guarded.allow("reader", prefix, AclOperation.DESCRIBE)
-    settings.CHANNEL_LAYERS = {"default": guarded.layer("reader", prefix)}
-
-    # The rights take a moment to arrive.
-    wait_until(lambda: "Cannot create" in str(failing()), "the right to see the topics")
+def test_no_right_to_create_topics(secure: SecureBroker, prefix: str, settings: Any) -> None:
+    reader = secure.new_user([("topic", f"{prefix}*", "DESCRIBE")])
+    settings.CHANNEL_LAYERS = {"default": layer_of(reader, prefix)}
 
     for options in ([], ["--dry-run"]):
         error = failing(*options)
@@ -540,19 +483,13 @@ def test_no_right_to_create_topics(guarded: Guarded, prefix: str, settings: Any)
         assert "grant it an ACL" in str(error)
 
 
-def test_no_right_to_see_configs(guarded: Guarded, prefix: str, settings: Any) -> None:
-    guarded.allow("maker", prefix, AclOperation.DESCRIBE, AclOperation.CREATE)
-    settings.CHANNEL_LAYERS = {"default": guarded.layer("boss", prefix)}
+def test_no_right_to_see_configs(secure: SecureBroker, prefix: str, settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": layer_of(secure.plain, prefix)}
     run()
-    settings.CHANNEL_LAYERS = {"default": guarded.layer("maker", prefix)}
+    maker = secure.new_user([("topic", f"{prefix}*", each) for each in ("DESCRIBE", "CREATE")])
+    settings.CHANNEL_LAYERS = {"default": layer_of(maker, prefix)}
 
-    def check() -> str:
-        try:
-            return run("--check")
-        except CommandError:
-            return ""
-
-    printed = wait_until(check, "the right to see the topics")
+    printed = run("--check")
 
     assert printed.count("as wanted") == 6
     assert (
@@ -561,35 +498,33 @@ def test_no_right_to_see_configs(guarded: Guarded, prefix: str, settings: Any) -
     ) in printed
 
 
-def test_no_right_to_alter(guarded: Guarded, prefix: str, settings: Any) -> None:
-    guarded.allow("maker", prefix, AclOperation.DESCRIBE_CONFIGS, AclOperation.DESCRIBE)
-    settings.CHANNEL_LAYERS = {"default": guarded.layer("boss", prefix)}
+def test_no_right_to_alter(secure: SecureBroker, prefix: str, settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": layer_of(secure.plain, prefix)}
     run()
-    mine = guarded.layer("maker", prefix)
+    rights = ("DESCRIBE", "DESCRIBE_CONFIGS")
+    maker = secure.new_user([("topic", f"{prefix}*", each) for each in rights])
+    mine = layer_of(maker, prefix)
     mine["CONFIG"].update(default_partitions=3, expiry=900)
     settings.CHANNEL_LAYERS = {"default": mine}
 
-    wait_until(
-        lambda: f"Cannot add partitions to {prefix}-" in str(failing("--increase-partitions")),
-        "the right to see the topics",
-    )
+    assert f"Cannot add partitions to {prefix}-" in str(failing("--increase-partitions"))
 
     error = failing("--alter-configs")
     assert f"Cannot alter the configs of {prefix}-" in str(error)
     assert "grant it an ACL" in str(error)
 
 
-def test_a_wrong_password_is_refused_at_once(guarded: Guarded, prefix: str, settings: Any) -> None:
-    settings.CHANNEL_LAYERS = {"default": guarded.layer("boss", prefix, "not-the-password")}
+def test_a_wrong_password_is_refused_at_once(
+    secure: SecureBroker, prefix: str, settings: Any
+) -> None:
+    stranger = secure.login("stranger", "not-the-password")
+    settings.CHANNEL_LAYERS = {"default": layer_of(stranger, prefix)}
     started = time.monotonic()
 
     error = failing("--timeout", "30")
 
     assert "do not let this client in" in str(error)
-    assert (
-        "Invalid username or password); correct the credentials or certificates in client_config."
-        in str(error)
-    )
+    assert "correct the credentials or certificates in client_config." in str(error)
     assert "not-the-password" not in str(error)
     assert time.monotonic() - started < 10
 

@@ -6,18 +6,9 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from channels.exceptions import ChannelFull, MessageTooLarge
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
 
 from kafka_layer import server
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
@@ -25,6 +16,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import create_topic
+from tests.support.secure import SecureBroker
 from tests.support.waiting import wait_until_async
 from tests.workers.groups import topic_of
 
@@ -181,70 +173,22 @@ class TestProtocol:
         assert await next_message(right, channel) == {"n": 1}
 
 
-PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-
-
-def login(user: str) -> dict[str, Any]:
-    return {
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "PLAIN",
-        "sasl.username": user,
-        "sasl.password": user,
-    }
-
-
-@pytest.fixture(scope="module")
-def strict_broker(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker on which ``boss`` may do everything and ``guest`` nothing, until it is granted."""
-    properties = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:boss;User:ANONYMOUS",
-        "listener.security.protocol.map": "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "sasl.mechanism.inter.broker.protocol": "PLAIN",
-        "listener.name.plaintext.plain.sasl.jaas.config": f'{PLAIN_LOGIN} username="boss" '
-        'password="boss" user_boss="boss" user_guest="guest";',
-    }
-    with RealBroker(properties, client_config=login("boss")) as started:
-        yield started
-
-
 class TestRights:
-    PREFIX = "guarded"
+    @pytest.fixture
+    def boss(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
+        """Who may do everything."""
+        return make_layer(**secure.plain)
 
     @pytest.fixture
-    def boss(self, strict_broker: RealBroker, make_layer: Layers) -> KafkaChannelLayer:
-        return make_layer(
-            prefix=self.PREFIX,
-            bootstrap_servers=strict_broker.bootstrap_servers,
-            client_config=login("boss"),
+    def guest(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
+        """Who may see the topics, and do no more."""
+        user = secure.new_user(
+            [
+                ("topic", f"{make_layer.prefix}-*", "DESCRIBE"),
+                ("topic", f"{make_layer.prefix}-ack", "WRITE"),
+            ]
         )
-
-    @pytest.fixture
-    def guest(self, strict_broker: RealBroker, make_layer: Layers) -> KafkaChannelLayer:
-        self.grant(strict_broker, ResourceType.TOPIC, f"{self.PREFIX}-", AclOperation.DESCRIBE)
-        self.grant(strict_broker, ResourceType.TOPIC, f"{self.PREFIX}-ack", AclOperation.WRITE)
-        return make_layer(
-            prefix=self.PREFIX,
-            bootstrap_servers=strict_broker.bootstrap_servers,
-            client_config=login("guest"),
-            await_produce=True,
-        )
-
-    def grant(
-        self, broker: RealBroker, kind: ResourceType, name: str, operation: AclOperation
-    ) -> None:
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers, **login("boss")})
-        acl = AclBinding(
-            kind,
-            name,
-            ResourcePatternType.PREFIXED,
-            "User:guest",
-            "*",
-            operation,
-            AclPermissionType.ALLOW,
-        )
-        admin.create_acls([acl])[acl].result(10)
+        return make_layer(**user, await_produce=True)
 
     async def test_a_topic_that_may_not_be_written_to(
         self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
