@@ -19,8 +19,6 @@ from django.urls import reverse
 from django.utils.termcolors import make_style
 
 from demo_project.supervisor import SharedPort, WorkerFailed, WorkerPool
-from kafka_layer.conf import LayerConfig
-from kafka_layer.kafka.admin import topic_specs
 from kafka_layer.testing import EmbeddedBroker
 
 WORKER_COLORS = ["cyan", "green", "yellow", "magenta", "blue", "red"]
@@ -83,9 +81,7 @@ class Command(BaseCommand):
         broker = EmbeddedBroker()
         broker.start()
         try:
-            config = LayerConfig.from_keywords(**settings.KAFKA_LAYER)
-            for topic in topic_specs(config):
-                broker.create_topic(topic.name, topic.partitions)
+            broker.config(**settings.KAFKA_LAYER)
             self.stdout.write(
                 f"Started a broker of its own at {broker.bootstrap_servers}, which ends with the "
                 "demo. Set KAFKA_BOOTSTRAP_SERVERS to use a real one."
