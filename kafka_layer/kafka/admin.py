@@ -59,7 +59,8 @@ _RETRY = 0.02
 _LOOK = 0.05
 _GRACE = 1.0
 _SERVED_TIMEOUT = 1.0
-_REFUSED_BY = 1.0
+# Who is not let in hears of it by then, and need not wait for the time-out.
+_FIRST_LOOKS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -213,8 +214,8 @@ def partition_counts(
     """
     deadline = time.monotonic() + timeout
     counts = {}
-    # Most that are not let in hear of it by then. A request that is only slow is made once more.
-    patience = _REFUSED_BY
+    looks = iter(_FIRST_LOOKS)
+    patience = next(looks)
     for name in names:
         while True:
             left = deadline - time.monotonic()
@@ -228,7 +229,7 @@ def partition_counts(
                     raise topic_error(f"look at {name}", error, connection.servers) from None
                 if connection.refused or time.monotonic() >= deadline:
                     raise connection.unavailable(f"look at {name}: {error.str()}") from None
-                patience = timeout
+                patience = next(looks, timeout)
                 time.sleep(_RETRY)
                 continue
             connection.on_answer()

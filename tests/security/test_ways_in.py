@@ -14,6 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed
+from kafka_layer.server import START_TIMEOUT
 from tests.support.certificates import Authority
 from tests.support.layers import PARTITIONS, Layers, next_message
 from tests.support.secure import Rule, SecureBroker
@@ -24,8 +25,8 @@ Way = Callable[[SecureBroker, list[Rule]], Config]
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 
-# Just under daphne's time-out for a handshake; a start takes no longer.
-AT_ONCE = 4.5
+# A start takes no longer; the rest is for a busy machine. Mostly it is a second.
+IN_TIME = START_TIMEOUT + 1.0
 
 
 def by_certificate(name: str, password: str = "") -> Way:
@@ -140,7 +141,7 @@ async def test_a_first_use_says_that_nobody_is_let_in(
     with pytest.raises(BrokerUnavailable) as caught:
         await layer.new_channel()
 
-    assert time.monotonic() - started < AT_ONCE
+    assert time.monotonic() - started < IN_TIME
     error = str(caught.value)
     assert error.startswith(f"The Kafka brokers {config['bootstrap_servers']} do not let this")
     assert said in error
@@ -173,7 +174,7 @@ def test_setting_up_topics_says_so(prefix: str, settings: Any, wrong: tuple[Conf
     with pytest.raises(CommandError) as caught:
         call_command("kafka_setup_topics", "--timeout", "30")
 
-    assert time.monotonic() - started < AT_ONCE
+    assert time.monotonic() - started < IN_TIME
     assert "do not let this client in" in str(caught.value)
     assert said in str(caught.value)
     assert MEND in str(caught.value)
