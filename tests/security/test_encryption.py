@@ -304,3 +304,40 @@ class TestForgeries:
         assert layer.stats().dropped == {"replayed": 1}
         await layer.send(prefix, {"n": 2})
         assert await waiting == {"n": 2}
+
+
+class TestWhatItDoesNotPrevent:
+    """The limits that the page names; a change here belongs there, too."""
+
+    async def test_names_stay_readable(self, layer: KafkaChannelLayer, attacker: Attacker) -> None:
+        position = await layer.group_send("room", {"n": 1}, exclude=["specific.1-a!b"])
+        assert position is not None
+        record = attacker.read("send-group", position.partition, position.offset)
+        assert record.key() == b"room"
+        assert record.headers() == [("exclude", b"specific.1-a!b")]
+
+    async def test_a_copy_of_what_a_server_did_not_open(
+        self, layer: KafkaChannelLayer, attacker: Attacker, prefix: str
+    ) -> None:
+        position = await layer.group_send(prefix, {"n": "before it joined"})
+        assert position is not None
+        token = attacker.read("send-group", position.partition, position.offset).value() or b""
+        channel = await layer.new_channel()
+        await layer.group_add(prefix, channel)
+        for _ in range(2):
+            attacker.write("send-group", prefix.encode(), token, position.partition)
+        assert await next_message(layer, channel) == {"n": "before it joined"}
+        await wait_until_async(lambda: layer.stats().dropped, "the second copy to be counted")
+        assert layer.stats().dropped == {"replayed": 1}
+
+    async def test_a_copy_of_a_job_for_another_worker(
+        self, layer: KafkaChannelLayer, other: KafkaChannelLayer, attacker: Attacker, prefix: str
+    ) -> None:
+        position = await layer.send(prefix, {"n": 1})
+        assert position is not None
+        assert await next_message(layer, prefix) == {"n": 1}
+        await layer.close()
+        work = WorkTopic(prefix).value
+        token = attacker.read(work, position.partition, position.offset).value() or b""
+        attacker.write(work, None, token, position.partition)
+        assert await next_message(other, prefix) == {"n": 1}
