@@ -232,7 +232,7 @@ def partition_counts(
                 patience = next(looks, timeout)
                 time.sleep(_RETRY)
                 continue
-            connection.on_answer()
+            connection.refusal = None
             if topic.error is not None and topic.error.code() in _MISSING:
                 break
             if topic.error is None and all(each.leader >= 0 for each in topic.partitions.values()):

@@ -77,9 +77,9 @@ _REFUSED = frozenset(
     {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
 )
 
-# How OpenSSL begins what it says. A broker that wants another certificate says so only after
-# the handshake, and librdkafka then speaks of a broken connection.
-_OPENSSL = "SSL routines:"
+# What OpenSSL says. A broker that wants another certificate says so only after the handshake, and
+# librdkafka then speaks of a broken connection. One that just ends is no refusal.
+_OPENSSL = re.compile(r"SSL routines:(?!.*unexpected eof)")
 
 # "(after 0ms in state CONNECT, 1 identical error(s) suppressed)"
 _AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
@@ -88,7 +88,7 @@ _AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
 def is_refusal(error: KafkaError) -> bool:
     """Tell whether a broker is there and does not let this client in, or is not trusted."""
     broken = error.code() == KafkaError._TRANSPORT
-    return error.code() in _REFUSED or (broken and _OPENSSL in error.str())
+    return error.code() in _REFUSED or (broken and _OPENSSL.search(error.str()) is not None)
 
 
 def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailable:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from kafka_layer import server
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed
 from kafka_layer.server import START_TIMEOUT
 from tests.support.certificates import Authority
 from tests.support.layers import PARTITIONS, Layers, next_message
+from tests.support.proxy import Proxy
 from tests.support.secure import Rule, SecureBroker
 
 Config = dict[str, Any]
@@ -178,6 +180,19 @@ def test_setting_up_topics_says_so(prefix: str, settings: Any, wrong: tuple[Conf
     assert "do not let this client in" in str(caught.value)
     assert said in str(caught.value)
     assert MEND in str(caught.value)
+
+
+async def test_a_connection_that_breaks_is_no_refusal(
+    secure: SecureBroker, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "START_TIMEOUT", 1.0)
+    config = secure.new_user()
+    with Proxy() as proxy:
+        proxy.target = int(config["bootstrap_servers"].rpartition(":")[2])
+        proxy.cut()
+        layer = make_layer(**{**config, "bootstrap_servers": f"127.0.0.1:{proxy.port}"})
+        with pytest.raises(BrokerUnavailable, match=r"No Kafka broker of .* answered"):
+            await layer.new_channel()
 
 
 @pytest.mark.parametrize("file", ["password.py", "certificate.py"])
