@@ -18,6 +18,7 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
+from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.layer import KafkaChannelLayer
 
 __all__ = ["GROUP", "JOBS", "USER", "Role"]
@@ -70,7 +71,7 @@ class SoakServer:
     async def open(self) -> str | None:
         """Begin to receive; returns the name of the channel, if there is one."""
         if self._role.receives:
-            self._channel = await self._layer.new_channel()
+            self._channel = await self._new_channel()
             await self._layer.group_add(GROUP, self._channel)
             await self._layer.user_add(USER, self._channel)
             self._begin(self._receive(self._channel))
@@ -119,6 +120,15 @@ class SoakServer:
         for task in self._tasks:
             task.cancel()
         await self._layer.close()
+
+    async def _new_channel(self) -> str:
+        """Start the layer; on a broker that has just started it may take more than one attempt."""
+        for _ in range(10):
+            try:
+                return await self._layer.new_channel()
+            except BrokerUnavailable as error:
+                print(error, file=sys.stderr)
+        return await self._layer.new_channel()
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(coroutine))
