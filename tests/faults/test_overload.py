@@ -207,8 +207,9 @@ class TestProducerQueue:
         broker.freeze()
         try:
             sending = asyncio.create_task(send_all())
-            await wait_until_async(lambda: sent == 100, "the queue to be full")
-            assert here.stats().queued == 100
+            await wait_until_async(lambda: here.stats().queued == 100, "the queue to be full")
+            # The broker may have taken some at the moment in which it stopped.
+            assert 100 <= sent < 150
         finally:
             broker.thaw()
         await asyncio.wait_for(sending, 30)

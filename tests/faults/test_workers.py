@@ -17,11 +17,17 @@ from tests.support.waiting import wait_until_async
 JOBS = "jobs"
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+PROTOCOLS: list[dict[str, Any]] = [
+    {"worker_group_protocol": "classic", "consumer_config": {"session.timeout.ms": 3_000}},
+    {"worker_group_protocol": "consumer"},
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=["classic", "consumer"])
 async def test_the_broker_is_killed_while_two_work(
-    broker: RealBroker, make_layer: Layers, protocol: str
+    broker: RealBroker, make_layer: Layers, protocol: dict[str, Any]
 ) -> None:
-    layers = [make_layer(worker_group_protocol=protocol) for _ in range(2)]
+    layers = [make_layer(**protocol) for _ in range(2)]
     workers = [Inbox(layer, JOBS) for layer in layers]
     for worker in workers:
         worker.begin()
@@ -59,7 +65,7 @@ async def test_the_broker_is_killed_while_two_work(
     )
     for worker in workers:
         await worker.close()
-    figure(f"{protocol}: {len(stream.accepted)} jobs, {len(done())} done, {doubtful()} in doubt")
+    figure(f"{len(stream.accepted)} jobs, {len(done())} done, {doubtful()} in doubt")
     assert len(done()) == len(set(done()))
     assert set(done()) <= set(stream.accepted)
     # Each worker has one receive, so each commit without an answer puts one job in doubt.
