@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from .browser import TIMEOUT
+from .browser import TIMEOUT, People
+from .demo import Demo
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,19 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def room() -> str:
     return f"room-{secrets.token_hex(3)}"
+
+
+@pytest.fixture(scope="module")
+def demo(kafka: str) -> Iterator[Demo]:
+    """A demo with two workers and one for jobs."""
+    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
+        yield running
+
+
+@pytest.fixture
+def people(chromium: Browser, demo: Demo) -> Iterator[People]:
+    """Opens pages; fails at the end if one of them complained."""
+    people = People(chromium, demo)
+    yield people
+    people.leave()
+    assert people.complaints == []

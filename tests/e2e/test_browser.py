@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from tests.support.waiting import wait_until
 
@@ -20,20 +18,6 @@ from .browser import DESKTOP, PHONE, People, here, message, say, take
 from .demo import Demo
 
 SCRIPT = "<script>document.title = 'taken over'</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def demo(kafka: str) -> Iterator[Demo]:
-    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
-        yield running
-
-
-@pytest.fixture
-def people(chromium: Browser, demo: Demo) -> Iterator[People]:
-    people = People(chromium, demo)
-    yield people
-    people.leave()
-    assert people.complaints == []
 
 
 def test_two_browsers_on_two_workers_talk(people: People, room: str) -> None:

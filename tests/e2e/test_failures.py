@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,20 +36,6 @@ async ([text, id]) => {
     websocket.close();
 }
 """
-
-
-@pytest.fixture(scope="module")
-def demo(kafka: str) -> Iterator[Demo]:
-    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
-        yield running
-
-
-@pytest.fixture
-def people(chromium: Browser, demo: Demo) -> Iterator[People]:
-    people = People(chromium, demo)
-    yield people
-    people.leave()
-    assert people.complaints == []
 
 
 def row_of(page: Page, worker: str) -> Locator:
