@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -127,33 +126,6 @@ def old_broker(real_broker_tools: None) -> Iterator[RealBroker]:
     """A broker that knows the classic protocol only."""
     with RealBroker({"group.coordinator.rebalance.protocols": "classic"}) as started:
         yield started
-
-
-class TestOutage:
-    async def test_an_outage_costs_no_message_and_none_comes_twice(
-        self, old_broker: RealBroker, make_layer: Layers, channel: str
-    ) -> None:
-        config = {"bootstrap_servers": old_broker.bootstrap_servers, "prefix": "outage"}
-        sender, receiver = make_layer(**config), make_layer(**config)
-        got: list[int] = []
-
-        async def receive() -> None:
-            while True:
-                got.append((await receiver.receive(channel))["n"])
-
-        async def send() -> None:
-            for number in range(600):
-                await sender.send(channel, {"n": number})
-                await asyncio.sleep(0.005)
-
-        receiving, sending = asyncio.create_task(receive()), asyncio.create_task(send())
-        await wait_until_async(lambda: len(got) > 50, "the first messages")
-        old_broker.kill()
-        await asyncio.get_running_loop().run_in_executor(None, old_broker.start)
-        await sending
-        await wait_until_async(lambda: len(set(got)) == 600, "all messages", 30)
-        assert len(got) == 600
-        receiving.cancel()
 
 
 class TestProtocol:
