@@ -40,6 +40,8 @@ async def streaming(make_layer: Callable[..., KafkaChannelLayer]) -> tuple[Strea
     stream = Stream(sender, "room", inboxes)
     stream.start()
     await stream.goes_on(20)
+    for inbox in inboxes:
+        await inbox.has("direct", 0)
     return stream, inboxes
 
 

@@ -37,6 +37,8 @@ async def streaming(layers: Layers, rate: float = 100) -> tuple[Stream, list[Inb
     stream = Stream(sender, "room", inboxes, rate)
     stream.start()
     await stream.goes_on(20)
+    for inbox in inboxes:
+        await inbox.has("direct", 0)
     return stream, inboxes
 
 
