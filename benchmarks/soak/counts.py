@@ -53,6 +53,7 @@ class Counts:
         cut_off: Those that did not happen since the sender was killed: its last ones.
         twice: Repetitions, by fault.
         disordered: Messages that arrived behind a later one of the same stream, by fault.
+        unexcused: Those of them that no added partition explains.
     """
 
     accepted: int = 0
@@ -61,6 +62,7 @@ class Counts:
     cut_off: int = 0
     twice: Counter[str] = field(default_factory=Counter)
     disordered: Counter[str] = field(default_factory=Counter)
+    unexcused: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -110,6 +112,7 @@ class _Counting:
         self._episodes = episodes
         self._begins = [episode.began for episode in episodes]
         self._killed = killed
+        self._additions = sum(each.kind == "partitions added" for each in episodes)
         self._result = Result({kind: Counts() for kind in (GROUP, USER, CHANNEL, JOBS)})
 
     def result(self) -> Result:
@@ -161,9 +164,15 @@ class _Counting:
             else:
                 counts.lost[self._fault_at(numbers[number])] += 1
                 self._result.lost_at[server] += 1
-        for (before, _), (after, at) in itertools.pairwise(arrivals):
-            if after < before:
-                counts.disordered[self._fault_at(at)] += 1
+        breaks = [
+            self._fault_at(at)
+            for (before, _), (after, at) in itertools.pairwise(arrivals)
+            if after < before
+        ]
+        counts.disordered.update(breaks)
+        # A key may move to a new partition, once for each that is added.
+        if to not in (GROUP, USER) or len(breaks) > self._additions:
+            counts.unexcused.update(breaks)
 
     def _count_jobs(
         self, sender: str, numbers: Mapping[int, float], arrivals: Sequence[tuple[int, float]]
@@ -225,9 +234,8 @@ def broken_promises(
             broken.append(f"{kind}: came twice: {_told(counts.twice)}")
         if kind == JOBS:
             continue
-        late = Counter({f: n for f, n in counts.disordered.items() if f != "partitions added"})
-        if late:
-            broken.append(f"{kind}: out of order: {_told(late)}")
+        if counts.unexcused:
+            broken.append(f"{kind}: out of order: {_told(counts.unexcused)}")
         lost = Counter({f: n for f, n in counts.lost.items() if f != "loop stalled"})
         if lost:
             broken.append(f"{kind}: lost where nothing may be: {_told(lost)}")
