@@ -28,18 +28,26 @@ class Job(Envelope):
     """A message of a worker channel, and where it stands in the channel's topic.
 
     Attributes:
+        written: The record's timestamp, in seconds since the epoch.
         partition: The record's partition.
         offset: The record's offset.
         holding: The backplane's mark of the time in which it held the partition; a job of an
             earlier time cannot be given back.
     """
 
-    __slots__ = ("holding", "offset", "partition")
+    __slots__ = ("holding", "offset", "partition", "written")
 
     def __init__(
-        self, payload: bytes, deadline: float, partition: int, offset: int, holding: object
+        self,
+        payload: bytes,
+        deadline: float,
+        written: float,
+        partition: int,
+        offset: int,
+        holding: object,
     ) -> None:
         super().__init__(payload, deadline)
+        self.written = written
         self.partition = partition
         self.offset = offset
         self.holding = holding
@@ -128,12 +136,17 @@ class WorkChannel:
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None
-        return Job(payload, time.monotonic() + self._expiry - age, partition, offset, holding)
+        deadline = time.monotonic() + self._expiry - age
+        return Job(payload, deadline, timestamp, partition, offset, holding)
 
     def hand_out(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on."""
-        self._stats.count("delivered", len(jobs))
-        self._put(jobs)
+        # A flush may have come since they were made.
+        wanted = [job for job in jobs if job.written > self._forgotten]
+        if len(wanted) < len(jobs):
+            self._stats.count("dropped.flushed", len(jobs) - len(wanted))
+        self._stats.count("delivered", len(wanted))
+        self._put(wanted)
 
     def forget_until(self, timestamp: float) -> int:
         """Drop what was written until then and no receive has taken; any thread.

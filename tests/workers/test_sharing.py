@@ -235,9 +235,13 @@ class TestFlush:
         await worker.new_channel()  # a server that reads what is sent to all
         await send(here, channel, range(50))
         await next_message(worker, channel)
+        server: Any = worker._server
+        await wait_until_async(
+            lambda: server._backplane._workers[0]._fetched, "it to hold what nobody asked for"
+        )
         await here.flush()
         await wait_until_async(
-            lambda: worker._server._router._flushed_until, "the worker to read of the flush"
+            lambda: server._work_channels[channel]._forgotten, "the worker to read of the flush"
         )
         await here.send(channel, {"n": "fresh"})
         assert await next_message(worker, channel) == {"n": "fresh"}
