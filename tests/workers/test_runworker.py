@@ -5,6 +5,7 @@ A job ends with a line that its worker writes; what is missing is what was lost.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections import Counter
 from pathlib import Path
@@ -36,9 +37,11 @@ def config(backend: Backend, make_layer: Layers, protocol: dict[str, Any]) -> di
 async def send(
     make_layer: Layers, config: dict[str, Any], channel: str, numbers: range, **more: Any
 ) -> None:
-    layer = make_layer(**config)
-    for number in numbers:
-        await layer.send(channel, {"type": "job", "n": number, **more})
+    # A busy broker may take longer than close() waits: what is sent has to be there.
+    layer = make_layer(**config, await_produce=True)
+    await asyncio.gather(
+        *(layer.send(channel, {"type": "job", "n": number, **more}) for number in numbers)
+    )
     await layer.close()
 
 
