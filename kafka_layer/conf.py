@@ -186,8 +186,8 @@ class LayerConfig:
         known = {each.name for each in fields(cls)}
         for name in keywords:
             if name not in known:
-                known |= _EXTRA_KEYWORDS
-                _unknown("CONFIG keyword", name, known, _OF_CHANNELS_REDIS.get(name))
+                hint = _OF_CHANNELS_REDIS.get(name)
+                _unknown("CONFIG keyword", name, known | _EXTRA_KEYWORDS, hint)
         if "bootstrap_servers" not in keywords:
             raise ImproperlyConfigured(
                 "CONFIG has no bootstrap_servers; name the brokers, for instance "

@@ -57,7 +57,7 @@ class Opener:
             place: Where it stands, if it may rightly be read again from there.
 
         Raises:
-            UnreadableRecord: As :meth:`Codec.open` raises it, or if the token is a copy.
+            UnreadableRecord: As ``Codec.open`` raises it, or if the token is a copy.
         """
         payload = self._codec.open(topic, key, value)
         stamp = self._codec.stamp(value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from confluent_kafka import KafkaException
 
@@ -77,13 +78,8 @@ class KafkaBackplane:
                 self._connection,
                 self._repair_topics,
             )
-            with self._ask_for_rights(tuple(Topic), deadline) as rights:
+            with self._allowed_to_read(tuple(Topic), consumer, deadline):
                 consumer.start(self._to_read(self._inbox), deadline - time.monotonic())
-                try:
-                    rights.require()
-                except TopicError:
-                    consumer.stop()
-                    raise
             self._consumer = consumer
         return self._inbox
 
@@ -101,11 +97,9 @@ class KafkaBackplane:
         with self._lock:
             self._workers.append(worker)
         try:
-            with self._ask_for_rights((channel.topic,), deadline) as rights:
+            with self._allowed_to_read((channel.topic,), worker, deadline):
                 worker.start(deadline - time.monotonic())
-                rights.require()
         except Exception:
-            worker.stop()
             with self._lock:
                 self._workers.remove(worker)
             raise
@@ -157,9 +151,22 @@ class KafkaBackplane:
         for reader in self._readers():
             reader.abandon()
 
-    def _ask_for_rights(self, topics: Sequence[Topic | WorkTopic], deadline: float) -> ReadRights:
-        left = max(0.1, deadline - time.monotonic())
-        return ReadRights(self._config, [self._name(topic) for topic in topics], left)
+    @contextlib.contextmanager
+    def _allowed_to_read(
+        self,
+        topics: Sequence[Topic | WorkTopic],
+        reader: BroadcastConsumer | WorkConsumer,
+        deadline: float,
+    ) -> Iterator[None]:
+        """Start a reader inside; it is stopped where that fails or it may not read the topics."""
+        names = [self._name(topic) for topic in topics]
+        try:
+            with ReadRights(self._config, names, max(0.1, deadline - time.monotonic())) as rights:
+                yield
+                rights.require()
+        except Exception:
+            reader.stop()
+            raise
 
     def _readers(self) -> list[BroadcastConsumer | WorkConsumer]:
         consumer = [] if self._consumer is None else [self._consumer]
@@ -261,14 +268,15 @@ class KafkaBackplane:
 
     def _repair(self) -> None:
         try:
-            while not (self._closed.is_set() or self._are_there()):
+            while not (self._closed.is_set() or self._was_answered()):
                 self._closed.wait(_RETRY)
             # Not at once again: what it was asked for took effect by then.
             self._closed.wait(_RETRY)
         finally:
             self._repairing.release()
 
-    def _are_there(self) -> bool:
+    def _was_answered(self) -> bool:
+        """Make what is missing; False where no broker answers, so that it is worth another try."""
         try:
             # It also tells the producer, which would believe for minutes that they are missing.
             self._ensure_topics(self._written(), _REPAIR_TIMEOUT)

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 from confluent_kafka import (
@@ -253,15 +253,12 @@ class BroadcastConsumer:
         self, client: Consumer, partitions: list[tuple[str, int]]
     ) -> dict[tuple[str, int], int]:
         """Return where the log ends, as far as a broker says so within a second."""
-        asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
         try:
-            answers = client.offsets_for_times(asked, _REQUEST_TIMEOUT)
+            answers = _ask_for_ends(client, partitions, _REQUEST_TIMEOUT)
         except KafkaException:
             return {}
         return {
-            (each.topic, each.partition): each.offset
-            for each in answers
-            if each.error is None and each.offset >= 0
+            (each.topic, each.partition): each.offset for each in answers if _tells_an_end(each)
         }
 
     def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
@@ -295,16 +292,15 @@ class BroadcastConsumer:
             left = deadline - time.monotonic()
             if left <= 0 or self._stop.is_set():
                 raise self._no_offsets(missing, detail)
-            asked = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in missing]
-            missing = []
+            asked = [(each.topic, each.partition) for each in missing]
             try:
-                answers = client.offsets_for_times(asked, min(left, _REQUEST_TIMEOUT))
+                answers = _ask_for_ends(client, asked, min(left, _REQUEST_TIMEOUT))
             except KafkaException as exception:
                 detail = kafka_error(exception).str()
-                missing = asked
                 continue
+            missing = []
             for answer in answers:
-                if answer.error is None and answer.offset >= 0:
+                if _tells_an_end(answer):
                     found.append(answer)
                 else:
                     detail = str(answer.error or f"offset {answer.offset}")
@@ -354,3 +350,15 @@ class BroadcastConsumer:
             f"the end of {len(missing)} partitions, among them "
             f"{missing[0].topic}[{missing[0].partition}], could not be read: {detail}"
         )
+
+
+def _ask_for_ends(
+    client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
+) -> list[TopicPartition]:
+    asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
+    answers: list[TopicPartition] = client.offsets_for_times(asked, timeout)
+    return answers
+
+
+def _tells_an_end(answer: TopicPartition) -> bool:
+    return answer.error is None and answer.offset >= 0

@@ -96,7 +96,7 @@ def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailabl
 
     Args:
         servers: The bootstrap servers.
-        error: One for which :func:`is_refusal` is true.
+        error: One for which ``is_refusal`` is true.
         what: The operation, where one is known.
     """
     said = _AFTERTHOUGHT.sub("", error.str())

@@ -162,7 +162,6 @@ class WorkConsumer:
         self._thread.start()
         self._settled.wait(max(0.0, timeout))
         if self._refused is not None:
-            self.stop()
             raise self._refusal(self._refused)
 
     def stop(self) -> None:
