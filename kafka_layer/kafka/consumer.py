@@ -44,10 +44,15 @@ _POLL = 0.1
 _BATCH = 500
 _REQUEST_TIMEOUT = 1.0
 
-# How often the thread looks whether its client reads what the log holds, and how many times in a
-# row it may seem not to.
+# How often the thread looks whether its client reads what the log holds, more often for a while
+# after the client reported trouble, and how many times in a row it may seem not to.
 _CHECK_INTERVAL = 5.0
+_CHECK_INTERVAL_IN_TROUBLE = 1.0
+_TROUBLED_FOR = 30.0
 _PATIENCE = 3
+
+# While no broker is there: how long a question waits for one. Records may come at any time.
+_ASK_TIMEOUT = 0.2
 
 
 class BroadcastConsumer:
@@ -83,7 +88,7 @@ class BroadcastConsumer:
         self._properties = Properties(
             {
                 **consumer_properties(config),
-                "error_cb": connection.on_error,
+                "error_cb": self._on_error,
                 "stats_cb": self._on_statistics,
                 "logger": client_logger,
             }
@@ -98,6 +103,8 @@ class BroadcastConsumer:
         self._ends: dict[tuple[str, int], int] = {}
         self._emptied = False
         self._suspicions = 0
+        self._cut_off = False
+        self._troubled_until = 0.0
         self._stuck: dict[tuple[str, int], int] = {}
         self._next_check = 0.0
         self._ready = threading.Event()
@@ -185,6 +192,8 @@ class BroadcastConsumer:
             self._hand_over(client, [first, *client.consume(_BATCH, 0)])
         else:
             self._emptied = True
+            if self._cut_off:
+                self._ask_whether_back(client)
         while not self._gone.empty():
             partitions = self._gone.get()
             client.incremental_unassign(partitions)
@@ -198,6 +207,25 @@ class BroadcastConsumer:
             self._resume_at_start(client, topic, number, wanted)
             del self._lost[topic, number]
 
+    def _on_error(self, error: KafkaError) -> None:
+        # Called by the client while it is polled, so in the thread.
+        self._connection.on_error(error)
+        self._expect_trouble()
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._cut_off = True
+
+    def _ask_whether_back(self, client: Consumer) -> None:
+        """Have the client look for the leaders now: by itself it does so once a second."""
+        if self._ends_of(client, list(self._positions(client)), _ASK_TIMEOUT):
+            self._cut_off = False
+            self._connection.on_answer()
+            self._expect_trouble()
+
+    def _expect_trouble(self) -> None:
+        now = time.monotonic()
+        self._troubled_until = now + _TROUBLED_FOR
+        self._next_check = min(self._next_check, now + _CHECK_INTERVAL_IN_TROUBLE)
+
     def _note_starts(self, partitions: Sequence[TopicPartition]) -> None:
         for each in partitions:
             self._starts[each.topic, each.partition] = each.offset
@@ -208,8 +236,10 @@ class BroadcastConsumer:
 
         After an outage librdkafka may stay silent for good, without an error.
         """
-        self._next_check = time.monotonic() + _CHECK_INTERVAL
-        if self._connection.lost:
+        now = time.monotonic()
+        troubled = now < self._troubled_until
+        self._next_check = now + (_CHECK_INTERVAL_IN_TROUBLE if troubled else _CHECK_INTERVAL)
+        if self._cut_off:
             self._suspicions = 0
             return client
         positions = self._positions(client)
@@ -219,7 +249,7 @@ class BroadcastConsumer:
             if self._emptied and positions.get(where, end) < end
         }
         self._emptied = False
-        self._ends = self._ends_of(client, list(positions))
+        self._ends = self._ends_of(client, list(positions), _REQUEST_TIMEOUT)
         # Where another client did not get on either, there is nothing to get.
         suspicious = (behind and behind != self._stuck) or not self._ends
         self._suspicions = self._suspicions + 1 if suspicious else 0
@@ -250,11 +280,11 @@ class BroadcastConsumer:
         }
 
     def _ends_of(
-        self, client: Consumer, partitions: list[tuple[str, int]]
+        self, client: Consumer, partitions: list[tuple[str, int]], timeout: float
     ) -> dict[tuple[str, int], int]:
-        """Return where the log ends, as far as a broker says so within a second."""
+        """Return where the log ends, as far as a broker says so in time."""
         try:
-            answers = _ask_for_ends(client, partitions, _REQUEST_TIMEOUT)
+            answers = _ask_for_ends(client, partitions, timeout)
         except KafkaException:
             return {}
         return {

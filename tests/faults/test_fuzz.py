@@ -217,7 +217,7 @@ def test_every_record_for_a_channel_is_delivered_or_counted(
     ]
     here.router.deliver(addressed)
     counts = here.counts()
-    causes = ("undecodable", "decrypt", "expired")
+    causes = ("undecodable", "decrypt", "replayed", "expired")
     seen = counts["delivered"] + sum(counts[f"dropped.{cause}"] for cause in causes)
     assert seen == len(addressed), counts
     assert len(here.mailbox) == counts["delivered"]

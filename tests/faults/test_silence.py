@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from kafka_layer.kafka import consumer as consumer_module
 from kafka_layer.layer import KafkaChannelLayer
-from tests.faults.traffic import Inbox, Stream, Tally
+from tests.faults.traffic import Inbox, Stream, Tally, figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, stats_of
 from tests.support.waiting import wait_until_async
@@ -42,6 +44,30 @@ async def test_it_is_replaced_and_nothing_is_lost_or_comes_twice(make_layer: Lay
     await stream.settled([inbox])
     assert stream.tallies([inbox]) == [Tally(len(stream.accepted), 0, 0, 0)] * 2
     assert not stats_of(receiver)["errors.consumer"]
+
+
+async def test_after_an_outage_it_looks_more_often(
+    broker: RealBroker, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "_CHECK_INTERVAL", 3600.0)
+    receiver = make_layer()
+    inbox = await Inbox.opened(receiver, "room")
+    stream = Stream(make_layer(), "room", [inbox])
+    stream.start()
+    await stream.goes_on(20)
+    broker.kill()
+    await wait_until_async(lambda: receiver.stats().state != "connected", "the outage to be seen")
+    await asyncio.to_thread(broker.start)
+    await inbox.has("direct", stream.accepted[-1])
+    client = client_of(receiver)
+    client.pause(client.assignment())
+    began = time.monotonic()
+    await wait_until_async(
+        lambda: stats_of(receiver)["consumer.replaced"] == 1, "the consumer to be replaced", 25
+    )
+    figure(f"silent after an outage: replaced after {time.monotonic() - began:.1f} s")
+    await stream.settled([inbox])
+    assert stream.tallies([inbox]) == [Tally(len(stream.accepted), 0, 0, 0)] * 2
 
 
 async def test_one_that_has_nothing_to_read_stays(broker: RealBroker, make_layer: Layers) -> None:
