@@ -17,6 +17,10 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("kafka_layer")
 
+# Each client says by itself, again and again, that it finds no broker: one may have said so just
+# before another was answered.
+_SETTLING = 1.0
+
 
 class Connection:
     """The state of the connection of one server; any thread.
@@ -37,7 +41,7 @@ class Connection:
         self.servers = servers
         self._stats = stats
         self._lock = threading.Lock()
-        self._since = 0.0
+        self._since = float("-inf")
 
     def on_error(self, error: KafkaError) -> None:
         """Take note of what a client reports."""
@@ -78,8 +82,10 @@ class Connection:
         with self._lock:
             if lost == self.lost:
                 return
-            self.lost = lost
             now = time.monotonic()
+            if lost and now - self._since < _SETTLING:
+                return
+            self.lost = lost
             seconds = 0.0 if lost else now - self._since
             self._since = now
         refusal = self.refusal

@@ -216,10 +216,14 @@ class BroadcastConsumer:
 
     def _ask_whether_back(self, client: Consumer) -> None:
         """Have the client look for the leaders now: by itself it does so once a second."""
-        if self._ends_of(client, list(self._positions(client)), _ASK_TIMEOUT):
-            self._cut_off = False
-            self._connection.on_answer()
-            self._expect_trouble()
+        try:
+            for name in self._topics:
+                client.list_topics(name, _ASK_TIMEOUT)
+        except KafkaException:
+            return
+        self._cut_off = False
+        self._connection.on_answer()
+        self._expect_trouble()
 
     def _expect_trouble(self) -> None:
         now = time.monotonic()
@@ -237,8 +241,7 @@ class BroadcastConsumer:
         After an outage librdkafka may stay silent for good, without an error.
         """
         now = time.monotonic()
-        troubled = now < self._troubled_until
-        self._next_check = now + (_CHECK_INTERVAL_IN_TROUBLE if troubled else _CHECK_INTERVAL)
+        self._next_check = now + _CHECK_INTERVAL
         if self._cut_off:
             self._suspicions = 0
             return client
@@ -249,7 +252,10 @@ class BroadcastConsumer:
             if self._emptied and positions.get(where, end) < end
         }
         self._emptied = False
-        self._ends = self._ends_of(client, list(positions), _REQUEST_TIMEOUT)
+        self._ends = self._ends_of(client, list(positions))
+        # Where nobody answers, another client would have to wait as well.
+        if self._ends and now < self._troubled_until:
+            self._next_check = now + _CHECK_INTERVAL_IN_TROUBLE
         # Where another client did not get on either, there is nothing to get.
         suspicious = (behind and behind != self._stuck) or not self._ends
         self._suspicions = self._suspicions + 1 if suspicious else 0
@@ -280,11 +286,11 @@ class BroadcastConsumer:
         }
 
     def _ends_of(
-        self, client: Consumer, partitions: list[tuple[str, int]], timeout: float
+        self, client: Consumer, partitions: list[tuple[str, int]]
     ) -> dict[tuple[str, int], int]:
-        """Return where the log ends, as far as a broker says so in time."""
+        """Return where the log ends, as far as a broker says so within a second."""
         try:
-            answers = _ask_for_ends(client, partitions, timeout)
+            answers = _ask_for_ends(client, partitions, _REQUEST_TIMEOUT)
         except KafkaException:
             return {}
         return {
