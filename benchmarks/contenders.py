@@ -142,12 +142,14 @@ def _kafka_layer(suffix: str = "", label: str = "", **config: Any) -> Contender:
     )
 
 
-def _floor(suffix: str = "", label: str = "", **producer_config: Any) -> Contender:
+def _floor(
+    suffix: str = "", label: str = "bare clients", backend: str = "", **producer_config: Any
+) -> Contender:
     return Contender(
         f"floor{suffix}",
-        f"floor: bare clients{label}",
+        f"floor: {label}",
         servers.kafka,
-        "",
+        backend,
         lambda address: {
             "bootstrap_servers": address,
             "topic": _FLOOR_TOPIC,
@@ -155,7 +157,7 @@ def _floor(suffix: str = "", label: str = "", **producer_config: Any) -> Contend
             "producer_config": producer_config,
         },
         ("confluent-kafka",),
-        by_default=not suffix,
+        by_default=not producer_config,
     )
 
 
@@ -174,6 +176,7 @@ CONTENDERS: Mapping[str, Contender] = {
     each.name: each
     for each in (
         _floor(),
+        _floor(":layer", "smallest layer", "benchmarks.smallest.SmallestLayer"),
         _kafka_layer(),
         _redis(
             "redis-pubsub",
@@ -198,8 +201,8 @@ CONTENDERS: Mapping[str, Contender] = {
         _kafka_layer(":zstd", ", zstd", producer_config={"compression.type": "zstd"}),
         _kafka_layer(":json", ", JSON", serializer_format="json"),
         _kafka_layer(":encrypted", ", encrypted", symmetric_encryption_keys=["benchmark"]),
-        _floor(":acks-1", ", acks=1", **{"acks": "1", "enable.idempotence": False}),
-        _floor(":acks-0", ", acks=0", **{"acks": "0", "enable.idempotence": False}),
+        _floor(":acks-1", "bare clients, acks=1", **{"acks": "1", "enable.idempotence": False}),
+        _floor(":acks-0", "bare clients, acks=0", **{"acks": "0", "enable.idempotence": False}),
     )
 }
 """By name; the floor and our layer first, then the peers."""

@@ -18,6 +18,7 @@ __all__ = ["Picture", "draw"]
 _COLORS = {
     "kafka": "#1f6feb",
     "floor": "#9aa4b2",
+    "floor:layer": "#c9d1d9",
     "redis-pubsub": "#d1495b",
     "redis-core": "#e8a0a8",
     "nats": "#2a9d8f",

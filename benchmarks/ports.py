@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import secrets
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync
-from channels.exceptions import ChannelFull
 
 from .inbox import Inbox
 
-__all__ = ["BarePort", "LayerPort", "Port", "PortSpec"]
+__all__ = ["LayerPort", "Port", "PortSpec"]
 
 Message = dict[str, Any]
-
-_POLL_INTERVAL = 0.01
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,9 @@ class PortSpec:
     def open(self) -> Port:
         """Make the port in this process."""
         if not self.backend:
+            # Only here: the processes of other contenders are not to carry the Kafka client.
+            from .bare import BarePort
+
             return BarePort(**self.config)
         module, _, name = self.backend.rpartition(".")
         return LayerPort(getattr(importlib.import_module(module), name)(**self.config))
@@ -117,112 +114,3 @@ class LayerPort:
         receive, take = self.layer.receive, inbox.take
         while True:
             take(await receive(channel))
-
-
-class BarePort:
-    """One Producer and one Consumer; a message is taken in the thread that consumes.
-
-    Args:
-        bootstrap_servers: The brokers.
-        topic: Where everything goes, keyed by channel or group.
-        partitions: How many partitions it has.
-        producer_config: More librdkafka properties of the producer.
-    """
-
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        topic: str,
-        partitions: int,
-        producer_config: Mapping[str, Any] | None = None,
-    ) -> None:
-        import ormsgpack
-        from confluent_kafka import Producer
-
-        self._servers = bootstrap_servers
-        self._topic = topic
-        self._partitions = partitions
-        self._encode, self._decode = ormsgpack.packb, ormsgpack.unpackb
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "enable.idempotence": True,
-                "linger.ms": 0,
-                "delivery.report.only.error": True,
-                "log_level": 3,
-                **(producer_config or {}),
-            }
-        )
-        self._inboxes: dict[str, Inbox] = {}
-        self._addressees: defaultdict[str, list[Inbox]] = defaultdict(list)
-        self._stop = threading.Event()
-        self._consuming: threading.Thread | None = None
-        self._reporting = threading.Thread(target=self._free_queue, daemon=True)
-        self._reporting.start()
-
-    async def new_channels(self, count: int) -> list[str]:
-        return [f"bare!{secrets.token_urlsafe(12)}" for _ in range(count)]
-
-    async def listen(self, inboxes: Mapping[str, Inbox]) -> None:
-        for channel, inbox in inboxes.items():
-            self._inboxes[channel] = inbox
-            self._addressees[channel].append(inbox)
-        if self._consuming is None:
-            ready = threading.Event()
-            self._consuming = threading.Thread(target=self._consume, args=(ready,), daemon=True)
-            self._consuming.start()
-            await asyncio.to_thread(ready.wait)
-
-    async def join(self, group: str, channels: Sequence[str]) -> None:
-        self._addressees[group] += [self._inboxes[channel] for channel in channels]
-
-    async def send(self, channel: str, message: Message) -> None:
-        self._produce(channel, message)
-
-    group_send = send
-
-    def sync_group_sends(self) -> dict[str, Callable[[str, Message], Any]]:
-        return {"native": self._produce}
-
-    async def close(self) -> None:
-        self._stop.set()
-        await asyncio.to_thread(self._reporting.join)
-        if self._consuming is not None:
-            await asyncio.to_thread(self._consuming.join)
-        await asyncio.to_thread(self._producer.flush, 5)
-
-    def _produce(self, key: str, message: Message) -> None:
-        try:
-            self._producer.produce(self._topic, self._encode(message), key)
-        except BufferError:
-            raise ChannelFull from None
-
-    def _free_queue(self) -> None:
-        # The producer's queue counts a message until its report was polled for.
-        while not self._stop.wait(_POLL_INTERVAL):
-            self._producer.poll(0)
-
-    def _consume(self, ready: threading.Event) -> None:
-        from confluent_kafka import OFFSET_END, Consumer, TopicPartition
-
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self._servers,
-                "group.id": "bare",
-                "log_level": 3,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-            }
-        )
-        ends = [TopicPartition(self._topic, each, OFFSET_END) for each in range(self._partitions)]
-        consumer.assign(consumer.offsets_for_times(ends, 10))
-        ready.set()
-        addressees, decode = self._addressees, self._decode
-        while not self._stop.is_set():
-            first = consumer.poll(0.1)
-            if first is None:
-                continue
-            for record in (first, *consumer.consume(500, 0)):
-                for inbox in addressees.get(record.key().decode(), ()):
-                    inbox.take(decode(record.value()))
-        consumer.close()

@@ -50,10 +50,10 @@ def _targets(report: Report) -> Iterator[str]:
     judged = list(verdicts(report))
     if judged:
         rows = [
-            [each.what, each.found, each.floor, "met" if each.met else "**missed**"]
+            [each.what, each.found, *each.floors, "met" if each.met else "**missed**"]
             for each in judged
         ]
-        yield from _table(["target", "found", "bare clients", ""], rows)
+        yield from _table(["target", "found", "bare clients", "smallest layer", ""], rows)
 
 
 def _subject(report: Report, name: str, pictures: Sequence[str]) -> Iterator[str]:

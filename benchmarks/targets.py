@@ -15,6 +15,7 @@ __all__ = ["Verdict", "verdicts"]
 
 _OURS = "kafka"
 _FLOOR = "floor"
+_FLOORS = (_FLOOR, "floor:layer")
 _PUBSUB = "redis-pubsub"
 _CORE = "redis-core"
 _BEST_PEER = "best peer"
@@ -29,13 +30,14 @@ class Verdict:
         what: What was asked.
         found: What was found.
         met: Whether it is met.
-        floor: What bare clients reach, judged in the same way; empty if they do not take part.
+        floors: What bare clients reach, and the smallest layer, judged in the same way; empty
+            where one does not take part.
     """
 
     what: str
     found: str
     met: bool
-    floor: str = ""
+    floors: Sequence[str] = ("",) * len(_FLOORS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,6 @@ def _judge(report: Report, target: _Target) -> Verdict | None:
     if ours is None or not other:
         return None
     value = ours / other
-    floor = _median(report, target.figure, _FLOOR)
     label = report.labels.get(target.against, target.against)
     bound = f"{target.bound:g} times {label}" if label else f"{target.bound:g} {figure.unit}"
     unit = "times" if label else figure.unit
@@ -100,7 +101,13 @@ def _judge(report: Report, target: _Target) -> Verdict | None:
         f"{definition.title}, {figure.label}: at {'least' if more else 'most'} {bound}",
         f"{value:.3g} {unit}",
         value >= target.bound if more else value <= target.bound,
-        f"{floor / other:.3g} {unit}" if floor is not None and target.against != _FLOOR else "",
+        [
+            f"{floor / other:.3g} {unit}"
+            if each != target.against
+            and (floor := _median(report, target.figure, each)) is not None
+            else ""
+            for each in _FLOORS
+        ],
     )
 
 
