@@ -51,9 +51,6 @@ _CHECK_INTERVAL_IN_TROUBLE = 1.0
 _TROUBLED_FOR = 30.0
 _PATIENCE = 3
 
-# While no broker is there: how long a question waits for one. Records may come at any time.
-_ASK_TIMEOUT = 0.2
-
 
 class BroadcastConsumer:
     """One consumer of one server.
@@ -218,7 +215,7 @@ class BroadcastConsumer:
         """Have the client look for the leaders now: by itself it does so once a second."""
         try:
             for name in self._topics:
-                client.list_topics(name, _ASK_TIMEOUT)
+                client.list_topics(name, _REQUEST_TIMEOUT)
         except KafkaException:
             return
         self._cut_off = False
