@@ -239,7 +239,7 @@ class BroadcastConsumer:
         """
         now = time.monotonic()
         self._next_check = now + _CHECK_INTERVAL
-        if self._cut_off:
+        if self._connection.lost:
             self._suspicions = 0
             return client
         positions = self._positions(client)
@@ -250,8 +250,9 @@ class BroadcastConsumer:
         }
         self._emptied = False
         self._ends = self._ends_of(client, list(positions))
-        # Where nobody answers, another client would have to wait as well.
-        if self._ends and now < self._troubled_until:
+        # Where nobody is answered, another client would have to wait as well. One that is cut off
+        # is alone with that here.
+        if (self._ends or self._cut_off) and now < self._troubled_until:
             self._next_check = now + _CHECK_INTERVAL_IN_TROUBLE
         # Where another client did not get on either, there is nothing to get.
         suspicious = (behind and behind != self._stuck) or not self._ends

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from kafka_layer.kafka import consumer as consumer_module
 from kafka_layer.layer import KafkaChannelLayer
@@ -68,6 +69,63 @@ async def test_after_an_outage_it_looks_more_often(
     figure(f"silent after an outage: replaced after {time.monotonic() - began:.1f} s")
     await stream.settled([inbox])
     assert stream.tallies([inbox]) == [Tally(len(stream.accepted), 0, 0, 0)] * 2
+
+
+class DyingConsumer(Consumer):
+    """Is lost without a trace after an outage, as librdkafka now and then: it asks nobody again."""
+
+    dead = says_so = False
+
+    def __init__(self, properties: dict[str, Any]) -> None:
+        super().__init__(properties)
+        self._on_error = properties["error_cb"]
+
+    def die(self) -> None:
+        self.dead = self.says_so = True
+
+    def poll(self, timeout: float) -> Any:
+        if not self.dead:
+            return super().poll(timeout)
+        time.sleep(timeout)
+        if self.says_so:
+            self.says_so = False
+            self._on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+        return None
+
+    def consume(self, *arguments: Any) -> Any:
+        return [] if self.dead else super().consume(*arguments)
+
+    def list_topics(self, *arguments: Any) -> Any:
+        self._require_life()
+        return super().list_topics(*arguments)
+
+    def offsets_for_times(self, *arguments: Any) -> Any:
+        self._require_life()
+        return super().offsets_for_times(*arguments)
+
+    def _require_life(self) -> None:
+        if self.dead:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
+async def test_one_that_never_finds_a_broker_again_is_replaced(
+    make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "_CHECK_INTERVAL", 3600.0)
+    monkeypatch.setattr(consumer_module, "Consumer", DyingConsumer)
+    receiver = make_layer()
+    inbox = await Inbox.opened(receiver, "room")
+    # It sends, so that it learns that there is a broker.
+    stream = Stream(receiver, "room", [])
+    stream.start()
+    await stream.goes_on(20)
+    client_of(receiver).die()
+    await wait_until_async(
+        lambda: stats_of(receiver)["consumer.replaced"] == 1, "the consumer to be replaced", 25
+    )
+    await inbox.has("group", await stream.stop())
+    assert inbox.numbers("group") == stream.accepted
+    assert receiver.stats().state == "connected"
 
 
 async def test_one_that_has_nothing_to_read_stays(broker: RealBroker, make_layer: Layers) -> None:
