@@ -30,9 +30,11 @@ def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
 
 @pytest.fixture
 def broker(one_broker: RealBroker) -> RealBroker:
-    """The broker of this folder, running, whatever the test before did to it."""
+    """The broker of this folder, ready, whatever the test before did to it."""
     if one_broker.running:
         one_broker.thaw()
+        # One that stood still has to find its controller again; it took more than 4 s, once.
+        one_broker.wait_ready()
     one_broker.start()
     return one_broker
 
