@@ -100,6 +100,7 @@ class BroadcastConsumer:
         self._ends: dict[tuple[str, int], int] = {}
         self._emptied = False
         self._suspicions = 0
+        # Whether this client found no broker and was not answered since; others may have been.
         self._cut_off = False
         self._troubled_until = 0.0
         self._stuck: dict[tuple[str, int], int] = {}

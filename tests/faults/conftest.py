@@ -35,7 +35,8 @@ def broker(one_broker: RealBroker) -> RealBroker:
         one_broker.thaw()
         # One that stood still has to find its controller again; it took more than 4 s, once.
         one_broker.wait_ready()
-    one_broker.start()
+    else:
+        one_broker.start()
     return one_broker
 
 
