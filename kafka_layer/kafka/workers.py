@@ -50,6 +50,9 @@ _POLL = 0.1
 _RETRY = 0.05
 _REJOIN = 1.0
 _GIVE_BACK_TIMEOUT = 2.0
+# A client of the classic protocol that is rebalancing leaves only once its coordinator answers.
+_LEAVE_TIMEOUT = 1.0
+_LEAVE_POLL = 0.01
 
 # How many messages that expired or cannot be read one commit may skip.
 _SKIP = 500
@@ -212,15 +215,30 @@ class WorkConsumer:
             )
             self._serve(client)
         finally:
-            # Leaves the group; on_revoke gives back what no receive has taken.
             self._client = None
-            client.close()
+            try:
+                self._leave(client)
+            finally:
+                client.close()
             self._fetched.clear()
             self._held.clear()
             self._doubtful.clear()
         while not self._stop.is_set() and self._refused is None and not self._channel.wanted:
             self._channel.waiting.wait()
             self._channel.waiting.clear()
+
+    def _leave(self, client: Consumer) -> None:
+        """Leave the group, as a client has to before it closes; on_revoke gives jobs back.
+
+        Closing asks to revoke all that is assigned. Where another revocation waits already, as when
+        a worker has just joined, librdkafka may never answer the second one, and confluent-kafka
+        would hold the interpreter meanwhile: the whole process would stand still. A client that is
+        not closing answers both.
+        """
+        client.unsubscribe()
+        deadline = time.monotonic() + _LEAVE_TIMEOUT
+        while client.assignment() and time.monotonic() < deadline:
+            client.poll(_LEAVE_POLL)
 
     def _serve(self, client: Consumer) -> None:
         last_wanted = time.monotonic()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from kafka_layer.addressing import WorkTopic, topic_name
 from kafka_layer.layer import KafkaChannelLayer
 
-__all__ = ["handed_out", "topic_of"]
+__all__ = ["handed_out", "members", "topic_of"]
 
 _TIMEOUT = 10.0
 
@@ -29,3 +30,11 @@ def handed_out(layer: KafkaChannelLayer, channel: str) -> int:
         return sum(max(0, each.offset) for each in reader.committed(asked, timeout=_TIMEOUT))
     finally:
         reader.close()
+
+
+def members(layer: KafkaChannelLayer, channel: str) -> int:
+    """Return how many workers the broker counts in a worker channel's group."""
+    group = topic_of(layer, channel)
+    admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers, "log_level": 0})
+    described = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT)[group]
+    return len(described.result(_TIMEOUT).members)

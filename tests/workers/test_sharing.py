@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from kafka_layer import server
 from kafka_layer.kafka import workers
+from kafka_layer.kafka.workers import WorkConsumer
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 from tests.workers.conftest import SESSION_MS, working
-from tests.workers.groups import handed_out
+from tests.workers.groups import handed_out, members
 
 REBALANCED = SESSION_MS / 1000
 """Seconds in which a group has noticed who came or left."""
@@ -225,6 +227,82 @@ class TestSharing:
             assert await next_message(layer, channel) == {"n": number}
             worker = layer._server._backplane._workers[0]  # type: ignore[attr-defined]
             await wait_until_async(lambda: worker._client is None, "it to leave the group")  # noqa: B023
+
+
+class ObservedConsumer(Consumer):
+    """Notes whether it is closing, and the partitions that are revoked meanwhile."""
+
+    closed = 0
+    revoked_while_closing: ClassVar[list[Any]] = []
+
+    def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        def noted(callback: Any) -> Any:
+            def revoke(client: Any, partitions: Any) -> None:
+                if self._closing:
+                    self.revoked_while_closing.extend(partitions)
+                callback(client, partitions)
+
+            return revoke
+
+        self._closing = False
+        super().subscribe(
+            topics, on_assign=on_assign, on_revoke=noted(on_revoke), on_lost=noted(on_lost)
+        )
+
+    def close(self) -> None:
+        self._closing = True
+        super().close()
+        type(self).closed += 1
+
+
+class TestLeaving:
+    """A client that closes may never answer its second revocation, nor does its process then."""
+
+    @pytest.fixture(autouse=True)
+    def observed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "Consumer", ObservedConsumer)
+        monkeypatch.setattr(ObservedConsumer, "closed", 0)
+        monkeypatch.setattr(ObservedConsumer, "revoked_while_closing", [])
+
+    async def test_nothing_is_left_to_revoke_when_the_client_closes(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(1))
+        await next_message(layer, channel)
+        await layer.close()
+        assert ObservedConsumer.closed == 1
+        assert ObservedConsumer.revoked_while_closing == []
+
+    async def test_nor_where_another_worker_has_just_come(
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
+        first, second = make_layer(**protocol), make_layer(**protocol)
+        await send(first, channel, range(1))
+        # From then on it answers nothing, so what the other one asks for waits in its client.
+        silent, go_on = threading.Event(), threading.Event()
+
+        def say_nothing_and_leave(worker: Any, client: Any) -> bool:
+            silent.set()
+            assert go_on.wait(30)
+            return False
+
+        monkeypatch.setattr(WorkConsumer, "_is_alone", say_nothing_and_leave)
+        await next_message(first, channel)
+        assert await asyncio.to_thread(silent.wait, 30)
+        job = asyncio.create_task(next_message(second, channel, 30))
+        await wait_until_async(lambda: members(first, channel) == 2, "the other to join")
+        await pass_time(REBALANCED / 2)
+        go_on.set()
+        await wait_until_async(lambda: ObservedConsumer.closed == 1, "the first to leave")
+        assert ObservedConsumer.revoked_while_closing == []
+        await send(second, channel, range(1, 2))
+        assert await job == {"n": 1}
 
 
 class TestFlush:
