@@ -233,12 +233,14 @@ class WorkConsumer:
         Closing asks to revoke all that is assigned. Where another revocation waits already, as when
         a worker has just joined, librdkafka may never answer the second one, and confluent-kafka
         would hold the interpreter meanwhile: the whole process would stand still. A client that is
-        not closing answers both.
+        not closing answers all of them.
         """
         client.unsubscribe()
         deadline = time.monotonic() + _LEAVE_TIMEOUT
-        while client.assignment() and time.monotonic() < deadline:
-            client.poll(_LEAVE_POLL)
+        # An assignment may wait as well, so one look at least; messages come before both.
+        message = client.poll(0)
+        while (message is not None or client.assignment()) and time.monotonic() < deadline:
+            message = client.poll(_LEAVE_POLL)
 
     def _serve(self, client: Consumer) -> None:
         last_wanted = time.monotonic()

@@ -274,6 +274,32 @@ class TestLeaving:
         assert ObservedConsumer.closed == 1
         assert ObservedConsumer.revoked_while_closing == []
 
+    async def test_nor_where_it_has_not_taken_its_share_yet(
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        go_on = threading.Event()
+        serve = WorkConsumer._serve
+
+        def leave_before_it_serves(worker: Any, client: Any) -> None:
+            if go_on.is_set():
+                serve(worker, client)
+            assert go_on.wait(30)
+
+        monkeypatch.setattr(WorkConsumer, "_serve", leave_before_it_serves)
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(1))
+        job = asyncio.create_task(next_message(layer, channel, 30))
+        await wait_until_async(lambda: members(layer, channel) == 1, "the worker to join")
+        await pass_time(REBALANCED / 2)
+        go_on.set()
+        assert await job == {"n": 0}
+        assert ObservedConsumer.closed == 1
+        assert ObservedConsumer.revoked_while_closing == []
+
     async def test_nor_where_another_worker_has_just_come(
         self,
         make_layer: Layers,
@@ -299,7 +325,7 @@ class TestLeaving:
         await wait_until_async(lambda: members(first, channel) == 2, "the other to join")
         await pass_time(REBALANCED / 2)
         go_on.set()
-        await wait_until_async(lambda: ObservedConsumer.closed == 1, "the first to leave")
+        await wait_until_async(lambda: ObservedConsumer.closed, "the first to leave")
         assert ObservedConsumer.revoked_while_closing == []
         await send(second, channel, range(1, 2))
         assert await job == {"n": 1}
