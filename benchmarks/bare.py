@@ -62,12 +62,25 @@ class BareClients:
         self._reporting.start()
 
     def consume(self) -> None:
-        """Consume from now on; blocks until that is settled. Idempotent."""
+        """Consume from now on; blocks until that is settled. Idempotent.
+
+        Raises:
+            KafkaException: No broker says within 10 s where the topic ends.
+        """
         if self._consuming is None:
-            ready = threading.Event()
-            self._consuming = threading.Thread(target=self._consume, args=(ready,), daemon=True)
+            consumer = Consumer(
+                {
+                    "bootstrap.servers": self._servers,
+                    "group.id": "bare",
+                    "log_level": 3,
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                }
+            )
+            ends = [TopicPartition(self._topic, n, OFFSET_END) for n in range(self._partitions)]
+            consumer.assign(consumer.offsets_for_times(ends, 10))
+            self._consuming = threading.Thread(target=self._consume, args=[consumer], daemon=True)
             self._consuming.start()
-            ready.wait()
 
     def produce(self, key: str, message: Mapping[str, Any]) -> None:
         """Write one message.
@@ -93,19 +106,7 @@ class BareClients:
         while not self._stop.wait(_POLL_INTERVAL):
             self._producer.poll(0)
 
-    def _consume(self, ready: threading.Event) -> None:
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self._servers,
-                "group.id": "bare",
-                "log_level": 3,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-            }
-        )
-        ends = [TopicPartition(self._topic, each, OFFSET_END) for each in range(self._partitions)]
-        consumer.assign(consumer.offsets_for_times(ends, 10))
-        ready.set()
+    def _consume(self, consumer: Consumer) -> None:
         while not self._stop.is_set():
             first = consumer.poll(0.1)
             if first is not None:
