@@ -205,6 +205,9 @@ class Backplane(Protocol):
             BrokerUnavailable: If no broker answers.
         """
 
+    def check_workers(self) -> None:
+        """Replace what reads a worker channel and reaches no broker any more; blocks briefly."""
+
     def health(self) -> Health:
         """Tell how the backplane is; no I/O."""
 

@@ -466,6 +466,7 @@ class Server:
                 if left:
                     self.stats.count("dropped.closed", left)
                 self.stats.flush_log()
+                self._backplane.check_workers()
                 if time.monotonic() >= next_refresh or not self._backplane.health().connected:
                     next_refresh = time.monotonic() + _REFRESH_INTERVAL
                     self._refresh()

@@ -127,6 +127,9 @@ class InMemoryBackplane:
     def refresh(self) -> None:
         """Nothing changes behind this backplane."""
 
+    def check_workers(self) -> None:
+        """There is no broker to lose."""
+
     def close(self, timeout: float) -> None:
         """Stop reading."""
         self._closed = True

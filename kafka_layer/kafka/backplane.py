@@ -129,6 +129,16 @@ class KafkaBackplane:
             logger.info("Reading %d new partition(s) from their start", len(added))
             self._consumer.add(added)
 
+    def check_workers(self) -> None:
+        for worker in tuple(self._workers):
+            another = worker.checked()
+            if another is worker:
+                continue
+            with self._lock:
+                self._workers[self._workers.index(worker)] = another
+            if self._closed.is_set():
+                another.stop()
+
     def health(self) -> Health:
         lag = 0 if self._consumer is None else self._consumer.lag
         return Health(not self._connection.lost, self._producer.queued, lag)

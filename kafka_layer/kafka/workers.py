@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import (
@@ -53,6 +53,14 @@ _GIVE_BACK_TIMEOUT = 2.0
 # A client of the classic protocol that is rebalancing leaves only once its coordinator answers.
 _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
+
+# A client in which nothing moved for so long has to show, in this time, that it reaches a broker.
+_SILENT_AFTER = 3.0
+_ANSWER_TIMEOUT = 2.0
+# A commit without an answer is repeated when ``socket.timeout.ms`` is over; what waits for longer,
+# while a broker answers others, and so many looks later still waits, does so for ever.
+_STUCK_AFTER = 12.0
+_PATIENCE = 3
 
 # How many messages that expired or cannot be read one commit may skip.
 _SKIP = 500
@@ -119,9 +127,8 @@ class WorkConsumer:
         stats: Stats,
         connection: Connection,
     ) -> None:
+        self._config = config
         self._topic = topic
-        self._servers = config.bootstrap_servers
-        self._protocol = config.worker_group_protocol
         self._channel = channel
         self._stats = stats
         self._connection = connection
@@ -144,6 +151,12 @@ class WorkConsumer:
         self._count_again = 0.0
         self._paused = False
         self._refused: KafkaError | None = None
+        # What the broker was asked to commit and did not answer yet.
+        self._asked: dict[Partition, int] = {}
+        self._moved_at = self._round_at = time.monotonic()
+        self._suspicions = 0
+        # Another one is in its place: the channel is not its business any more.
+        self._replaced = False
         self._settled = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -158,14 +171,29 @@ class WorkConsumer:
             TopicError: If the broker refuses the group or its protocol.
             ImproperlyConfigured: If librdkafka refuses a property.
         """
-        self._client = new_client(Consumer, self._properties, "consumer_config")
-        self._thread = threading.Thread(
-            target=self._run, name=f"kafka-layer-work-{self._channel.topic.channel}", daemon=True
-        )
-        self._thread.start()
+        self._begin(new_client(Consumer, self._properties, "consumer_config"))
         self._settled.wait(max(0.0, timeout))
         if self._refused is not None:
             raise self._refusal(self._refused)
+
+    def checked(self) -> WorkConsumer:
+        """Return this consumer, or one that took its place; any thread but its own, blocks briefly.
+
+        A commit has no time-out, and a client that was told of no broker waits in it for ever. No
+        other thread can call that client meanwhile.
+        """
+        stuck = self._client is not None and time.monotonic() - self._round_at > _STUCK_AFTER
+        if not stuck or self._stop.is_set() or self._connection.lost:
+            self._suspicions = 0
+            return self
+        self._suspicions += 1
+        if self._suspicions < _PATIENCE:
+            return self
+        another = new_client(Consumer, self._properties, "consumer_config")
+        if not self._is_answered(another):
+            another.close()
+            return self
+        return self._give_way_to(another)
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -181,6 +209,57 @@ class WorkConsumer:
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
         abandon(self._client)
+
+    def _begin(self, client: Consumer) -> None:
+        self._client = client
+        self._round_at = time.monotonic()
+        self._thread = threading.Thread(
+            target=self._run, name=f"kafka-layer-work-{self._channel.topic.channel}", daemon=True
+        )
+        self._thread.start()
+
+    def _is_answered(self, client: Consumer) -> bool:
+        try:
+            client.list_topics(self._topic, _ANSWER_TIMEOUT)
+        except KafkaException:
+            return False
+        return True
+
+    def _is_cut_off(self, client: Consumer) -> bool:
+        """Tell whether a client is not answered where another one is.
+
+        One whose only broker was away for a moment may be told of no broker at all; then it asks
+        nobody any more.
+        """
+        if self._connection.lost or self._is_answered(client):
+            return False
+        another = new_client(Consumer, self._properties, "consumer_config")
+        try:
+            return self._is_answered(another)
+        finally:
+            another.close()
+
+    def _note_replacement(self) -> None:
+        self._stats.count("consumer.replaced")
+        logger.error(
+            "The Kafka consumer of worker channel %s reaches no broker, as another does; that one "
+            "goes on",
+            self._topic,
+        )
+
+    def _give_way_to(self, client: Consumer) -> WorkConsumer:
+        self._replaced = True
+        # Its thread may never notice.
+        self.stop()
+        self._count_doubtful(self._asked)
+        self._note_replacement()
+        another = WorkConsumer(
+            self._config, self._topic, self._channel, self._stats, self._connection
+        )
+        # Nobody waits for its start: what the broker refuses it says in the log.
+        another._settled.set()
+        another._begin(client)
+        return another
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -215,11 +294,11 @@ class WorkConsumer:
             )
             self._serve(client)
         finally:
-            self._client = None
             try:
                 self._leave(client)
             finally:
                 client.close()
+                self._client = None
             self._fetched.clear()
             self._held.clear()
             self._doubtful.clear()
@@ -243,8 +322,14 @@ class WorkConsumer:
             message = client.poll(_LEAVE_POLL)
 
     def _serve(self, client: Consumer) -> None:
-        last_wanted = time.monotonic()
+        last_wanted = self._moved_at = time.monotonic()
         while not self._stop.is_set() and self._refused is None:
+            self._round_at = time.monotonic()
+            if self._round_at - self._moved_at > _SILENT_AFTER:
+                if self._is_cut_off(client):
+                    self._note_replacement()
+                    return
+                self._moved_at = time.monotonic()
             wanted = self._channel.wanted
             if wanted:
                 last_wanted = time.monotonic()
@@ -300,6 +385,7 @@ class WorkConsumer:
             self._on_error(error)
             client_logger.warning("CONSUME %s: %s", self._topic, error.str())
             return False
+        self._moved_at = time.monotonic()
         where = (message.topic() or "", message.partition() or 0)
         holding = self._held.get(where)
         if holding is None:
@@ -318,6 +404,9 @@ class WorkConsumer:
             return
         error = self._commit(client, {each.where: each.offset + 1 for each in batch})
         if error is not None:
+            if self._replaced:
+                # It is counted already, and the other one reads the batch again.
+                return
             if error.code() not in _TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
             # Whatever the error is: the client repeats a commit that got no answer, and what the
@@ -341,13 +430,15 @@ class WorkConsumer:
             _Fetched(self._where(job), job.offset, job.holding, job) for job in reversed(unread)
         )
         first = self._first(unread)
-        if self._commit(client, first) is not None:
+        if self._commit(client, first) is not None and not self._replaced:
             # They are committed anew before they are handed out again.
             for where, offset in first.items():
                 self._doubtful.setdefault(where, offset)
 
     def _unread(self, partitions: Collection[Partition]) -> list[Job]:
         """Take what no receive has taken yet out of the channel, where it can be given back."""
+        if self._replaced:
+            return []
         return self._channel.take_back(
             lambda job: (
                 self._where(job) in partitions and self._held.get(self._where(job)) is job.holding
@@ -374,11 +465,13 @@ class WorkConsumer:
     def _commit(self, client: Consumer, positions: dict[Partition, int]) -> KafkaError | None:
         offsets = [TopicPartition(*where, offset) for where, offset in positions.items()]
         error = None
+        self._asked = positions
         try:
             for answer in client.commit(offsets=offsets, asynchronous=False) or ():
                 error = error or answer.error
         except KafkaException as exception:
             error = kafka_error(exception)
+        self._asked = {}
         if error is not None:
             self._stats.count(f"errors.{error.name()}")
         return error
@@ -418,14 +511,16 @@ class WorkConsumer:
         if first and not self._commit_back(client, first):
             # They are this process's own, then: the position has passed them.
             self._channel.hand_out(unread)
-            self._count_doubtful(revoked)
+            self._count_doubtful(doubtful)
         self._drop(revoked)
         client.incremental_unassign(partitions)
 
     def _on_lost(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         # Others have them by now. What was handed out here is committed and stays here.
         lost = {(each.topic, each.partition) for each in partitions}
-        self._count_doubtful(lost)
+        self._count_doubtful(
+            {where: self._doubtful[where] for where in lost & self._doubtful.keys()}
+        )
         self._drop(lost)
         client.incremental_unassign(partitions)
 
@@ -437,16 +532,18 @@ class WorkConsumer:
             each for each in self._fetched if self._held.get(each.where) is each.holding
         )
 
-    def _count_doubtful(self, partitions: set[Partition]) -> None:
+    def _count_doubtful(self, positions: Mapping[Partition, int]) -> None:
         """Count the messages that nobody may get: whoever dies, none is handed out twice."""
-        for where in partitions & self._doubtful.keys():
+        for (topic, partition), offset in positions.items():
             self._stats.dropped(
                 "doubtful",
-                f"{where[0]}[{where[1]}] from offset {self._doubtful[where]} on: the partition was "
-                "lost while the answer to a commit was missing; another worker may have them",
+                f"{topic}[{partition}] about offset {offset}: the partition was lost while the "
+                "answer to a commit was missing; another worker may have them",
             )
 
     def _count_left(self) -> None:
+        if self._replaced:
+            return
         left = self._channel.take_back(lambda job: True)
         if left:
             self._stats.dropped(
@@ -464,9 +561,10 @@ class WorkConsumer:
             f"receive from worker channel {self._channel.topic.channel!r} "
             f"(consumer group {self._topic})"
         )
-        if self._protocol == "consumer" and "ConsumerGroupHeartbeat" in error.str():
+        protocol = self._config.worker_group_protocol
+        if protocol == "consumer" and "ConsumerGroupHeartbeat" in error.str():
             return TopicError(
                 f"Cannot {what}: {error.str()}. If the broker does not know, or does not allow, "
                 "the group protocol of KIP-848, set worker_group_protocol='classic'."
             )
-        return topic_error(what, error, self._servers)
+        return topic_error(what, error, self._config.bootstrap_servers)

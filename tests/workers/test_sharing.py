@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import Consumer, KafkaError
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from kafka_layer import server
@@ -329,6 +329,97 @@ class TestLeaving:
         assert ObservedConsumer.revoked_while_closing == []
         await send(second, channel, range(1, 2))
         assert await job == {"n": 1}
+
+
+class CutOffConsumer(Consumer):
+    """Is not answered any more, as librdkafka's where it was told of no broker.
+
+    Attributes:
+        cut_off: The client to which that happened.
+        go_on: Ends the commit in which it waits.
+    """
+
+    cut_off: ClassVar[Any] = None
+    go_on: ClassVar[threading.Event]
+
+    def list_topics(self, *arguments: Any) -> Any:
+        if self is CutOffConsumer.cut_off:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        return super().list_topics(*arguments)
+
+    def commit(self, **arguments: Any) -> Any:
+        if self is CutOffConsumer.cut_off:
+            assert self.go_on.wait(30)
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        return super().commit(**arguments)
+
+
+class MuteConsumer(CutOffConsumer):
+    """Is not given messages any more, either."""
+
+    def poll(self, timeout: float = -1) -> Any:
+        if self is CutOffConsumer.cut_off:
+            time.sleep(max(0, timeout))
+            return None
+        return super().poll(timeout)
+
+    def consume(self, *arguments: Any) -> Any:
+        return [] if self is CutOffConsumer.cut_off else super().consume(*arguments)
+
+
+class TestClientsThatAreCutOff:
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("_SILENT_AFTER", "_STUCK_AFTER"):
+            monkeypatch.setattr(workers, name, 0.5)
+        monkeypatch.setattr(CutOffConsumer, "cut_off", None)
+        monkeypatch.setattr(CutOffConsumer, "go_on", threading.Event(), raising=False)
+
+    @pytest.mark.parametrize("kind", [CutOffConsumer, MuteConsumer])
+    async def test_another_one_goes_on_and_no_job_comes_twice(
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        kind: type[CutOffConsumer],
+    ) -> None:
+        monkeypatch.setattr(workers, "Consumer", kind)
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(1))
+        await next_message(layer, channel)
+        worker = layer._server._backplane._workers[0]  # type: ignore[attr-defined]
+        CutOffConsumer.cut_off = worker._client
+        await send(layer, channel, range(1, 6))
+        jobs = asyncio.create_task(next_messages(layer, channel, 5, 40))
+        await wait_until_async(
+            lambda: stats_of(layer)["consumer.replaced"], "another one to go on", 20
+        )
+        # Its group is rid of it, as of one that cannot send heartbeats.
+        CutOffConsumer.go_on.set()
+        assert sorted(each["n"] for each in await jobs) == [1, 2, 3, 4, 5]
+        counted = stats_of(layer)
+        assert counted["consumer.replaced"] == 1
+        assert counted["dropped.doubtful"] == (kind is CutOffConsumer)
+
+    async def test_where_no_other_is_answered_it_stays(
+        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Any] = []
+
+        def nobody_answers(worker: Any, client: Any) -> bool:
+            asked.append(client)
+            return False
+
+        monkeypatch.setattr(WorkConsumer, "_is_answered", nobody_answers)
+        layer = make_layer()
+        await send(layer, channel, range(1))
+        await next_message(layer, channel)
+        job = asyncio.create_task(next_message(layer, channel, 30))
+        await wait_until_async(lambda: len(set(map(id, asked))) > 1, "another one to be tried", 20)
+        await send(layer, channel, range(1, 2))
+        assert await job == {"n": 1}
+        assert stats_of(layer)["consumer.replaced"] == 0
 
 
 class TestFlush:
