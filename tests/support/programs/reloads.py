@@ -33,8 +33,10 @@ def serve() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait()  # as a server does; this thread is a daemon
     while True:
-        # Again and again: the reloader may not have looked at it yet.
-        watched.write_text(f"{time.time_ns()}\n")
+        # Again and again: the reloader may not have looked at it yet. It is never empty again: this
+        # process may end just then, and the next one would take itself for the first.
+        with watched.open("a") as file:
+            file.write(f"{time.time_ns()}\n")
         time.sleep(0.1)
 
 
