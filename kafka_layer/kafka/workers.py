@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import (
@@ -171,7 +171,7 @@ class WorkConsumer:
             TopicError: If the broker refuses the group or its protocol.
             ImproperlyConfigured: If librdkafka refuses a property.
         """
-        self._begin(new_client(Consumer, self._properties, "consumer_config"))
+        self._begin(self._new_client())
         self._settled.wait(max(0.0, timeout))
         if self._refused is not None:
             raise self._refusal(self._refused)
@@ -189,11 +189,8 @@ class WorkConsumer:
         self._suspicions += 1
         if self._suspicions < _PATIENCE:
             return self
-        another = new_client(Consumer, self._properties, "consumer_config")
-        if not self._is_answered(another):
-            another.close()
-            return self
-        return self._give_way_to(another)
+        another = self._answered_client()
+        return self if another is None else self._give_way_to(another)
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -233,11 +230,22 @@ class WorkConsumer:
         """
         if self._connection.lost or self._is_answered(client):
             return False
-        another = new_client(Consumer, self._properties, "consumer_config")
-        try:
-            return self._is_answered(another)
-        finally:
-            another.close()
+        another = self._answered_client()
+        if another is None:
+            return False
+        another.close()
+        return True
+
+    def _answered_client(self) -> Consumer | None:
+        """Return a client that is answered, where a new one is."""
+        client = self._new_client()
+        if self._is_answered(client):
+            return client
+        client.close()
+        return None
+
+    def _new_client(self) -> Consumer:
+        return new_client(Consumer, self._properties, "consumer_config")
 
     def _note_replacement(self) -> None:
         self._stats.count("consumer.replaced")
@@ -282,9 +290,7 @@ class WorkConsumer:
 
     def _take_part(self) -> None:
         """Be a member of the group for as long as receives come."""
-        client = self._client = self._client or new_client(
-            Consumer, self._properties, "consumer_config"
-        )
+        client = self._client = self._client or self._new_client()
         try:
             client.subscribe(
                 [self._topic],
@@ -404,15 +410,11 @@ class WorkConsumer:
             return
         error = self._commit(client, {each.where: each.offset + 1 for each in batch})
         if error is not None:
-            if self._replaced:
-                # It is counted already, and the other one reads the batch again.
-                return
             if error.code() not in _TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
             # Whatever the error is: the client repeats a commit that got no answer, and what the
             # repetition is told (the session ended, say) tells nothing of the first one.
-            for each in batch:
-                self._doubtful.setdefault(each.where, each.offset)
+            self._doubt((each.where, each.offset) for each in batch)
             self._fetched.extendleft(reversed(batch))
             # Rebalances are answered in poll(): without it the commit would fail for ever.
             self._keep(client.poll(_RETRY))
@@ -430,20 +432,27 @@ class WorkConsumer:
             _Fetched(self._where(job), job.offset, job.holding, job) for job in reversed(unread)
         )
         first = self._first(unread)
-        if self._commit(client, first) is not None and not self._replaced:
+        if self._commit(client, first) is not None:
             # They are committed anew before they are handed out again.
-            for where, offset in first.items():
-                self._doubtful.setdefault(where, offset)
+            self._doubt(first.items())
+
+    def _doubt(self, positions: Iterable[tuple[Partition, int]]) -> None:
+        if self._replaced:
+            # It is counted already, and the other one reads them again.
+            return
+        for where, offset in positions:
+            self._doubtful.setdefault(where, offset)
 
     def _unread(self, partitions: Collection[Partition]) -> list[Job]:
         """Take what no receive has taken yet out of the channel, where it can be given back."""
-        if self._replaced:
-            return []
-        return self._channel.take_back(
+        return self._taken_back(
             lambda job: (
                 self._where(job) in partitions and self._held.get(self._where(job)) is job.holding
             )
         )
+
+    def _taken_back(self, wanted: Callable[[Job], bool]) -> list[Job]:
+        return [] if self._replaced else self._channel.take_back(wanted)
 
     def _where(self, job: Job) -> Partition:
         return self._topic, job.partition
@@ -505,7 +514,7 @@ class WorkConsumer:
     def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {(each.topic, each.partition) for each in partitions}
         unread = self._unread(revoked)
-        doubtful = {where: self._doubtful[where] for where in revoked & self._doubtful.keys()}
+        doubtful = self._doubtful_of(revoked)
         first = self._first(unread)
         first.update((where, min(at, first.get(where, at))) for where, at in doubtful.items())
         if first and not self._commit_back(client, first):
@@ -518,11 +527,12 @@ class WorkConsumer:
     def _on_lost(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         # Others have them by now. What was handed out here is committed and stays here.
         lost = {(each.topic, each.partition) for each in partitions}
-        self._count_doubtful(
-            {where: self._doubtful[where] for where in lost & self._doubtful.keys()}
-        )
+        self._count_doubtful(self._doubtful_of(lost))
         self._drop(lost)
         client.incremental_unassign(partitions)
+
+    def _doubtful_of(self, partitions: set[Partition]) -> dict[Partition, int]:
+        return {where: self._doubtful[where] for where in partitions & self._doubtful.keys()}
 
     def _drop(self, partitions: set[Partition]) -> None:
         for where in partitions:
@@ -542,9 +552,7 @@ class WorkConsumer:
             )
 
     def _count_left(self) -> None:
-        if self._replaced:
-            return
-        left = self._channel.take_back(lambda job: True)
+        left = self._taken_back(lambda job: True)
         if left:
             self._stats.dropped(
                 "closed", f"{self._topic}: the broker did not take them back", len(left)
