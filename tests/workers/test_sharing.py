@@ -307,7 +307,6 @@ class TestLeaving:
         protocol: dict[str, Any],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
         first, second = make_layer(**protocol), make_layer(**protocol)
         await send(first, channel, range(1))
         # From then on it answers nothing, so what the other one asks for waits in its client.
@@ -318,8 +317,10 @@ class TestLeaving:
             assert go_on.wait(30)
             return False
 
-        monkeypatch.setattr(WorkConsumer, "_is_alone", say_nothing_and_leave)
+        # Not before: a worker is idle, too, while its first receive waits for its start.
         await next_message(first, channel)
+        monkeypatch.setattr(WorkConsumer, "_is_alone", say_nothing_and_leave)
+        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
         assert await asyncio.to_thread(silent.wait, 30)
         job = asyncio.create_task(next_message(second, channel, 30))
         await wait_until_async(lambda: members(first, channel) == 2, "the other to join")
