@@ -197,6 +197,11 @@ CONTENDERS: Mapping[str, Contender] = {
         _kafka_layer(":capacity-1000", ", capacity=1000", capacity=1000),
         _kafka_layer(":linger-5", ", linger.ms=5", producer_config={"linger.ms": 5}),
         _kafka_layer(":linger-25", ", linger.ms=25", producer_config={"linger.ms": 25}),
+        _kafka_layer(
+            ":in-flight-5",
+            ", 5 requests in flight",
+            producer_config={"max.in.flight.requests.per.connection": 5},
+        ),
         _kafka_layer(":lz4", ", lz4", producer_config={"compression.type": "lz4"}),
         _kafka_layer(":zstd", ", zstd", producer_config={"compression.type": "zstd"}),
         _kafka_layer(":json", ", JSON", serializer_format="json"),

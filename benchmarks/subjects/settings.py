@@ -62,6 +62,7 @@ SUBJECT = Subject(
         "kafka",
         "kafka:linger-5",
         "kafka:linger-25",
+        "kafka:in-flight-5",
         "kafka:lz4",
         "kafka:zstd",
         "kafka:await",

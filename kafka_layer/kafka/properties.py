@@ -24,6 +24,10 @@ def producer_properties(config: LayerConfig) -> dict[str, Any]:
         **_COMMON,
         "enable.idempotence": True,
         "acks": "all",
+        # Of several requests one may overtake another that fails, as a leader dies. librdkafka then
+        # starts a new epoch for all partitions, and what the dying leader of another one had
+        # written without telling is written again (its issue 4953).
+        "max.in.flight.requests.per.connection": 1,
         # Java's default partitioner, so that clients in any language map a key alike.
         "partitioner": "murmur2_random",
         "linger.ms": 0,
