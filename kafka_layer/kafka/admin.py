@@ -58,7 +58,6 @@ K = TypeVar("K")
 _RETRY = 0.02
 _LOOK = 0.05
 _GRACE = 1.0
-_SERVED_TIMEOUT = 1.0
 # Who is not let in hears of it by then, and need not wait for the time-out.
 _FIRST_LOOKS = (0.5, 1.0)
 
@@ -446,45 +445,6 @@ class TopicAdmin:
             WorkLag(topic, self._waiting(topic, partitions), self._members(topic, groups[topic]))
             for topic, partitions in topics.items()
         ]
-
-    def wait_until_served(self, counts: Mapping[str, int]) -> None:
-        """Return once the leaders of new partitions answer for them; only then produce to them.
-
-        Just after its creation a leader refuses the first record for a moment and may take the one
-        that is in flight behind it. The first one, sent again, then counts as a duplicate: it is
-        reported as delivered, without an offset, and is nowhere (4 of 8 times, measured).
-
-        Args:
-            counts: Numbers of partitions by Kafka's names of the topics.
-
-        Raises:
-            TopicError: If one does not answer after ``timeout`` seconds.
-        """
-        deadline = time.monotonic() + self._timeout
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        missing = [
-            TopicPartition(name, number)
-            for name, count in counts.items()
-            for number in range(count)
-        ]
-        while missing:
-            if time.monotonic() >= deadline:
-                raise TopicError(
-                    f"Topics were created, but {len(missing)} partitions, among them "
-                    f"{missing[0].topic}[{missing[0].partition}], are not served after "
-                    f"{self._timeout:g} s. Look at the brokers' logs."
-                )
-            answers = self._client.list_offsets(
-                dict.fromkeys(missing, latest), request_timeout=_SERVED_TIMEOUT
-            )
-            concurrent.futures.wait(answers.values(), _SERVED_TIMEOUT)
-            missing = [
-                partition
-                for partition, future in answers.items()
-                if not future.done() or future.exception() is not None
-            ]
-            if missing:
-                time.sleep(_RETRY)
 
     def _partitions_of(self, prefix: str) -> dict[str, list[TopicPartition]]:
         try:

@@ -217,13 +217,12 @@ class KafkaBackplane:
         logger.info("Creating topics: %s", names)
         with TopicAdmin(self._config, max(0.1, deadline - time.monotonic())) as admin:
             admin.create([topic_spec(self._config, topic) for topic in missing])
-            made = self._look_at_until_there(missing, names, deadline)
-            admin.wait_until_served(made)
+        self._look_at_until_there(missing, names, deadline)
 
     def _look_at_until_there(
         self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float
-    ) -> dict[str, int]:
-        """Wait until this client sees topics that were created; returns their partition counts."""
+    ) -> None:
+        """Return once this client sees topics that were created."""
         missing = topics
         while missing:
             missing = self._look_at(missing, max(0.1, deadline - time.monotonic()))
@@ -232,8 +231,6 @@ class KafkaBackplane:
                     f"Topics were created, but this client does not see them: {names}. "
                     "Grant it DESCRIBE on them, or look at the brokers' logs."
                 )
-        with self._lock:
-            return {name: self._partitions[name] for name in map(self._name, topics)}
 
     def _read_anew(self, missing: Sequence[Topic | WorkTopic], deadline: float) -> None:
         """Let the consumer start at 0 in topics that were deleted while it read them."""

@@ -26,7 +26,8 @@ def producer_properties(config: LayerConfig) -> dict[str, Any]:
         "acks": "all",
         # Of several requests one may overtake another that fails, as a leader dies. librdkafka then
         # starts a new epoch for all partitions, and what the dying leader of another one had
-        # written without telling is written again (its issue 4953).
+        # written without telling is written again (its issue 4953). And the first records to a new
+        # partition could overtake each other: the first of all was taken for a duplicate.
         "max.in.flight.requests.per.connection": 1,
         # Java's default partitioner, so that clients in any language map a key alike.
         "partitioner": "murmur2_random",
