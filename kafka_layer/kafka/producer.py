@@ -305,9 +305,9 @@ class RecordProducer:
 
     def _dispose_retired(self) -> None:
         # What they still hold is reported as failed: the broker may have it, and nothing comes
-        # twice.
+        # twice. They close by themselves, once no other thread is in a call of them.
         while self._retired:
-            _dispose(self._retired.pop(), 0.0)
+            _empty(self._retired.pop(), 0.0)
 
     def _report_with(
         self,
@@ -407,9 +407,13 @@ def _position(message: Message) -> Position:
 
 def _dispose(client: Producer, timeout: float) -> None:
     # close() alone would flush without end while the broker is down.
+    _empty(client, timeout)
+    with contextlib.suppress(KafkaException, SystemError):
+        client.close()
+
+
+def _empty(client: Producer, timeout: float) -> None:
     for step in (partial(client.flush, timeout), client.purge, partial(client.flush, 0.1)):
         # One that failed for good says so once more, out of whichever is the first.
         with contextlib.suppress(KafkaException, SystemError):
             step()
-    with contextlib.suppress(KafkaException, SystemError):
-        client.close()

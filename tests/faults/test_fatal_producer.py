@@ -99,6 +99,20 @@ async def test_an_idle_server_replaces_it_before_it_is_needed(
     assert (await next_messages(there, channel, 1))[0] == {"n": 1}
 
 
+async def test_who_asks_the_old_one_meanwhile_is_answered(
+    broker: EmbeddedBroker, make_layer: Layers
+) -> None:
+    here, _, _ = await pair(make_layer)
+    producer = here._server._backplane._producer  # type: ignore[attr-defined]
+    old = producer.client
+    answer_with(broker, PRODUCE, OUT_OF_ORDER)
+    await here.group_send("room", {"n": 0})
+    await wait_until_async(
+        lambda: producer.client is not old and not producer._retired, "the old one to be let go"
+    )
+    assert old.list_topics(timeout=5).topics
+
+
 async def test_in_the_middle_of_a_burst_every_message_arrives_or_is_reported(
     broker: EmbeddedBroker, make_layer: Layers, failed: list[dict[str, Any]]
 ) -> None:
