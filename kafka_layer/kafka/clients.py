@@ -1,18 +1,18 @@
-"""Making Kafka clients, and letting go of those that a fork has inherited."""
+"""What all Kafka clients share: how they are made, asked, and let go of after a fork."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaException
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import Properties
 from .errors import kafka_error
 
-__all__ = ["abandon", "new_client"]
+__all__ = ["abandon", "ask_for_ends", "ends_of", "new_client", "tells_an_end"]
 
 C = TypeVar("C")
 
@@ -43,3 +43,32 @@ def abandon(client: object) -> None:
     """Keep a client from ever being freed: in a forked child that aborts the process."""
     if client is not None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+
+
+def ask_for_ends(
+    client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
+) -> list[TopicPartition]:
+    """Return, for each partition, the offset of the next record to come, or an error.
+
+    Raises:
+        KafkaException: If no broker answered in ``timeout`` seconds.
+    """
+    asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
+    answers: list[TopicPartition] = client.offsets_for_times(asked, timeout)
+    return answers
+
+
+def tells_an_end(answer: TopicPartition) -> bool:
+    """Tell whether an answer of ``ask_for_ends`` has an offset."""
+    return answer.error is None and answer.offset >= 0
+
+
+def ends_of(
+    client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
+) -> dict[tuple[str, int], int]:
+    """Return where partitions end, as far as their leaders say so; raises like ``ask_for_ends``."""
+    return {
+        (each.topic, each.partition): each.offset
+        for each in ask_for_ends(client, partitions, timeout)
+        if tells_an_end(each)
+    }

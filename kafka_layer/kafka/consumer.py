@@ -12,11 +12,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from confluent_kafka import (
-    OFFSET_END,
     OFFSET_INVALID,
     Consumer,
     KafkaError,
@@ -31,7 +30,7 @@ from ..conf import LayerConfig, Properties
 from ..exceptions import BrokerUnavailable
 from ..stats import Stats
 from ..wire import Headers
-from .clients import abandon, new_client
+from .clients import abandon, ask_for_ends, ends_of, new_client, tells_an_end
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, client_logger, kafka_error
 from .properties import consumer_properties
@@ -289,12 +288,9 @@ class BroadcastConsumer:
     ) -> dict[tuple[str, int], int]:
         """Return where the log ends, as far as a broker says so within a second."""
         try:
-            answers = _ask_for_ends(client, partitions, _REQUEST_TIMEOUT)
+            return ends_of(client, partitions, _REQUEST_TIMEOUT)
         except KafkaException:
             return {}
-        return {
-            (each.topic, each.partition): each.offset for each in answers if _tells_an_end(each)
-        }
 
     def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
         # These may have been fetched before the brokers were lost: they are no sign of life.
@@ -329,13 +325,13 @@ class BroadcastConsumer:
                 raise self._no_offsets(missing, detail)
             asked = [(each.topic, each.partition) for each in missing]
             try:
-                answers = _ask_for_ends(client, asked, min(left, _REQUEST_TIMEOUT))
+                answers = ask_for_ends(client, asked, min(left, _REQUEST_TIMEOUT))
             except KafkaException as exception:
                 detail = kafka_error(exception).str()
                 continue
             missing = []
             for answer in answers:
-                if _tells_an_end(answer):
+                if tells_an_end(answer):
                     found.append(answer)
                 else:
                     detail = str(answer.error or f"offset {answer.offset}")
@@ -385,15 +381,3 @@ class BroadcastConsumer:
             f"the end of {len(missing)} partitions, among them "
             f"{missing[0].topic}[{missing[0].partition}], could not be read: {detail}"
         )
-
-
-def _ask_for_ends(
-    client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
-) -> list[TopicPartition]:
-    asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
-    answers: list[TopicPartition] = client.offsets_for_times(asked, timeout)
-    return answers
-
-
-def _tells_an_end(answer: TopicPartition) -> bool:
-    return answer.error is None and answer.offset >= 0

@@ -31,7 +31,7 @@ from ..conf import LayerConfig, Properties
 from ..exceptions import KafkaLayerError, TopicError
 from ..stats import Stats
 from ..work import Job, WorkChannel
-from .clients import abandon, new_client
+from .clients import abandon, ends_of, new_client
 from .connection import Connection
 from .errors import client_logger, kafka_error, topic_error
 from .properties import work_properties
@@ -54,7 +54,8 @@ _GIVE_BACK_TIMEOUT = 2.0
 _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
 
-# A client in which nothing moved for so long has to show, in this time, that it reaches a broker.
+# How often a client has to show that it gets what the log holds, and where nothing moved since the
+# last time, that it reaches a broker; the broker has so long to answer.
 _SILENT_AFTER = 3.0
 _ANSWER_TIMEOUT = 2.0
 # A commit without an answer is repeated when ``socket.timeout.ms`` is over; what waits for longer,
@@ -153,8 +154,13 @@ class WorkConsumer:
         self._refused: KafkaError | None = None
         # What the broker was asked to commit and did not answer yet.
         self._asked: dict[Partition, int] = {}
-        self._moved_at = self._round_at = time.monotonic()
+        self._moved_at = self._looked_at = self._round_at = time.monotonic()
         self._suspicions = 0
+        # Whether the client had nothing more since the last look, where the log held more than
+        # was read then, and where it did so when a client was replaced for it.
+        self._emptied = False
+        self._behind: dict[Partition, int] = {}
+        self._stuck: dict[Partition, int] = {}
         # Another one is in its place: the channel is not its business any more.
         self._replaced = False
         self._settled = threading.Event()
@@ -247,12 +253,60 @@ class WorkConsumer:
     def _new_client(self) -> Consumer:
         return new_client(Consumer, self._properties, "consumer_config")
 
-    def _note_replacement(self) -> None:
+    def _is_silent(self, client: Consumer) -> bool:
+        """Tell whether a client gets nothing of what the log holds, at two looks in a row.
+
+        After an outage librdkafka may stay silent for good, without an error.
+        """
+        emptied, self._emptied = self._emptied, False
+        asks = emptied and not self._fetched and not self._connection.lost
+        before, self._behind = self._behind, self._behind_of(client) if asks else {}
+        silent = dict(before.items() & self._behind.items())
+        # Where another client did not get on either, there is nothing to get.
+        if not silent or silent == self._stuck:
+            return False
+        self._stuck = silent
+        return True
+
+    def _behind_of(self, client: Consumer) -> dict[Partition, int]:
+        """Return the positions of partitions of which the log holds more, as far as is known.
+
+        What was read is committed when this is asked.
+        """
+        behind = {}
+        try:
+            positions = client.committed(client.assignment(), _ANSWER_TIMEOUT)
+            partitions = [(each.topic, each.partition) for each in positions]
+            ends = ends_of(client, partitions, _ANSWER_TIMEOUT)
+            for each in positions:
+                where = each.topic, each.partition
+                if each.offset < ends.get(where, 0):
+                    # Retention may have taken what was not read.
+                    low, end = client.get_watermark_offsets(each, _ANSWER_TIMEOUT, cached=False)
+                    if max(low, each.offset) < end:
+                        behind[where] = each.offset
+        except KafkaException:
+            return {}
+        return behind
+
+    def _is_dead(self, client: Consumer) -> bool:
+        """Tell, at every look, whether another client has to take the place of this one."""
+        if self._round_at - self._looked_at <= _SILENT_AFTER:
+            return False
+        unmoved = self._moved_at < self._looked_at
+        if unmoved and self._is_cut_off(client):
+            self._note_replacement("reaches no broker, as another does")
+            return True
+        if self._is_silent(client):
+            self._note_replacement("gets nothing that the log holds")
+            return True
+        self._looked_at = time.monotonic()
+        return False
+
+    def _note_replacement(self, why: str) -> None:
         self._stats.count("consumer.replaced")
         logger.error(
-            "The Kafka consumer of worker channel %s reaches no broker, as another does; that one "
-            "goes on",
-            self._topic,
+            "The Kafka consumer of worker channel %s %s; another one goes on", self._topic, why
         )
 
     def _give_way_to(self, client: Consumer) -> WorkConsumer:
@@ -260,7 +314,7 @@ class WorkConsumer:
         # Its thread may never notice.
         self.stop()
         self._count_doubtful(self._asked)
-        self._note_replacement()
+        self._note_replacement("reaches no broker, as another does")
         another = WorkConsumer(
             self._config, self._topic, self._channel, self._stats, self._connection
         )
@@ -328,14 +382,11 @@ class WorkConsumer:
             message = client.poll(_LEAVE_POLL)
 
     def _serve(self, client: Consumer) -> None:
-        last_wanted = self._moved_at = time.monotonic()
+        last_wanted = self._moved_at = self._looked_at = time.monotonic()
         while not self._stop.is_set() and self._refused is None:
             self._round_at = time.monotonic()
-            if self._round_at - self._moved_at > _SILENT_AFTER:
-                if self._is_cut_off(client):
-                    self._note_replacement()
-                    return
-                self._moved_at = time.monotonic()
+            if self._is_dead(client):
+                return
             wanted = self._channel.wanted
             if wanted:
                 last_wanted = time.monotonic()
@@ -375,7 +426,9 @@ class WorkConsumer:
     def _fetch(self, client: Consumer, wanted: int) -> None:
         live = sum(each.job is not None for each in self._fetched)
         if not live:
-            live += self._keep(client.poll(_POLL))
+            message = client.poll(_POLL)
+            self._emptied = self._emptied or message is None
+            live += self._keep(message)
         while live < wanted and len(self._fetched) < _SKIP:
             messages = client.consume(wanted - live, 0)
             if not messages:

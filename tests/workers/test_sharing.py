@@ -50,6 +50,11 @@ async def begin_work(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dic
     return task
 
 
+def worker_of(layer: KafkaChannelLayer) -> Any:
+    """The consumer of a layer's only worker channel."""
+    return layer._server._backplane._workers[0]  # type: ignore[attr-defined]
+
+
 async def pass_time(seconds: float) -> None:
     """Return when messages that are there now are so old."""
     until = time.monotonic() + seconds
@@ -389,8 +394,7 @@ class TestClientsThatAreCutOff:
         layer = make_layer(**protocol)
         await send(layer, channel, range(1))
         await next_message(layer, channel)
-        worker = layer._server._backplane._workers[0]  # type: ignore[attr-defined]
-        CutOffConsumer.cut_off = worker._client
+        CutOffConsumer.cut_off = worker_of(layer)._client
         await send(layer, channel, range(1, 6))
         jobs = asyncio.create_task(next_messages(layer, channel, 5, 40))
         await wait_until_async(
@@ -423,6 +427,85 @@ class TestClientsThatAreCutOff:
         assert stats_of(layer)["consumer.replaced"] == 0
 
 
+class TestClientsThatAreSilent:
+    """librdkafka's consumer may read nothing more after an outage, while brokers answer it."""
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "_SILENT_AFTER", 0.3)
+
+    @pytest.mark.parametrize("silent", [PARTITIONS, 1])
+    async def test_another_one_goes_on_and_every_job_is_done_once(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any], silent: int
+    ) -> None:
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(20))
+        await next_messages(layer, channel, 20)
+        client = worker_of(layer)._client
+        # A paused partition is what a silent one is to the reader.
+        await asyncio.to_thread(client.pause, client.assignment()[:silent])
+        await send(layer, channel, range(20, 60))
+        jobs = await next_messages(layer, channel, 40, 20)
+        assert sorted(each["n"] for each in jobs) == list(range(20, 60))
+        counted = stats_of(layer)
+        assert counted["consumer.replaced"] == 1
+        assert not [name for name in counted if name.startswith("dropped")]
+
+    async def test_one_that_has_nothing_to_read_stays(
+        self, make_layer: Layers, channel: str, looks: list[dict[Any, int]]
+    ) -> None:
+        layer = make_layer()
+        await send(layer, channel, range(8))
+        await next_messages(layer, channel, 8)
+        job = asyncio.create_task(next_message(layer, channel, 30))
+        await wait_until_async(lambda: len(looks) >= 4, "four looks", 20)
+        await send(layer, channel, range(8, 9))
+        assert await job == {"n": 8}
+        assert looks[:4] == [{}] * 4
+        assert stats_of(layer)["consumer.replaced"] == 0
+
+    async def test_one_whose_jobs_take_long_stays(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+    ) -> None:
+        layer = make_layer(**protocol)
+        await send(layer, channel, range(12))
+        for _ in range(12):
+            await next_message(layer, channel)
+            await pass_time(0.4)
+        assert stats_of(layer)["consumer.replaced"] == 0
+
+    async def test_where_another_one_gets_nothing_either_that_one_stays(
+        self,
+        make_layer: Layers,
+        channel: str,
+        looks: list[dict[Any, int]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        layer = make_layer()
+        await send(layer, channel, range(1))
+        await next_message(layer, channel)
+        behind = {("a record that no client can read", 0): 7}
+        monkeypatch.setattr(WorkConsumer, "_behind_of", lambda *_: looks.append(behind) or behind)
+        job = asyncio.create_task(next_message(layer, channel, 30))
+        await wait_until_async(lambda: looks.count(behind) >= 6, "six looks", 20)
+        await send(layer, channel, range(1, 2))
+        assert await job == {"n": 1}
+        assert stats_of(layer)["consumer.replaced"] == 1
+
+    @pytest.fixture
+    def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[Any, int]]:
+        """What each look finds."""
+        found: list[dict[Any, int]] = []
+        look = WorkConsumer._behind_of
+
+        def note(worker: WorkConsumer, client: Consumer) -> dict[Any, int]:
+            found.append(look(worker, client))
+            return found[-1]
+
+        monkeypatch.setattr(WorkConsumer, "_behind_of", note)
+        return found
+
+
 class TestFlush:
     async def test_what_a_worker_had_fetched_before_is_gone(
         self, make_layer: Layers, channel: str, protocol: dict[str, Any]
@@ -433,7 +516,7 @@ class TestFlush:
         await next_message(worker, channel)
         server: Any = worker._server
         await wait_until_async(
-            lambda: server._backplane._workers[0]._fetched, "it to hold what nobody asked for"
+            lambda: worker_of(worker)._fetched, "it to hold what nobody asked for"
         )
         await here.flush()
         await wait_until_async(
