@@ -95,6 +95,11 @@ _REFUSALS = frozenset(
     }
 )
 
+_CUT_OFF = (
+    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
+)
+_SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
+
 Partition = tuple[str, int]
 
 
@@ -295,26 +300,24 @@ class WorkConsumer:
             return False
         unmoved = self._moved_at < self._looked_at
         if unmoved and self._is_cut_off(client):
-            self._note_replacement("reaches no broker, as another does")
+            self._note_replacement(_CUT_OFF)
             return True
         if self._is_silent(client):
-            self._note_replacement("gets nothing that the log holds")
+            self._note_replacement(_SILENT)
             return True
         self._looked_at = time.monotonic()
         return False
 
-    def _note_replacement(self, why: str) -> None:
+    def _note_replacement(self, message: str) -> None:
         self._stats.count("consumer.replaced")
-        logger.error(
-            "The Kafka consumer of worker channel %s %s; another one goes on", self._topic, why
-        )
+        logger.error(message, self._topic)
 
     def _give_way_to(self, client: Consumer) -> WorkConsumer:
         self._replaced = True
         # Its thread may never notice.
         self.stop()
         self._count_doubtful(self._asked)
-        self._note_replacement("reaches no broker, as another does")
+        self._note_replacement(_CUT_OFF)
         another = WorkConsumer(
             self._config, self._topic, self._channel, self._stats, self._connection
         )
