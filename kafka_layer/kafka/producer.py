@@ -10,10 +10,12 @@ import contextlib
 import itertools
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -26,6 +28,7 @@ from ..stats import Stats
 from .clients import abandon, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, client_logger, kafka_error, produce_error
+from .holding import Hold, Pending
 from .properties import producer_properties
 
 __all__ = ["RecordProducer"]
@@ -80,6 +83,7 @@ class RecordProducer:
                 "logger": client_logger,
             }
         )
+        self._hold = Hold(_queue_limit(self._properties), self._hand_over)
         self._lock = threading.Lock()
         self._client: Producer | None = None
         self._failed = threading.Event()
@@ -102,7 +106,7 @@ class RecordProducer:
     def queued(self) -> int:
         """Records that wait for the broker's acknowledgement."""
         client = self._client
-        return 0 if client is None else len(client)
+        return 0 if client is None else len(client) + len(self._hold)
 
     def start(self) -> None:
         """Create the client; no I/O in this thread. Idempotent.
@@ -124,30 +128,38 @@ class RecordProducer:
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Queue a record; see ``kafka_layer.backplane.Backplane.produce``."""
         client = self.client
-        topic, key, value, partition, headers = record
+        topic, key, _, partition, _ = record
         if isinstance(topic, WorkTopic):
             name, partition = self._turn_of(topic)
         else:
             name = self._topics[topic]
             if partition is None:
                 partition = self.own_partition if key is None else _PARTITIONER_DECIDES
+        self._hold.put(client, Pending(record, delivered, name, partition))
+        self._stats.count("sent")
+
+    def _hand_over(self, client: Producer, pending: Pending) -> None:
+        record, delivered, name, partition = pending
         try:
-            if headers or delivered is not None:
-                self._produce_with(client, record, name, partition, delivered)
+            if record.headers or delivered is not None:
+                self._produce_with(client, pending)
             else:
-                client.produce(name, value, key, partition, self._report)
+                client.produce(name, record.value, record.key, partition, self._report)
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
             error = kafka_error(exception)
-            if _is_fatal(error) and self._replace(client):
-                self.produce(record, delivered)
-                return
-            refused = Message(topic=name, partition=partition, key=_bytes(key))
-            refused.set_value(value)
-            self._report(error, refused, record, delivered)
-        else:
-            self._stats.count("sent")
+            another = self._replace(client) if _is_fatal(error) else None
+            if another is not None:
+                self._hand_over(another, pending)
+            else:
+                self._refuse(pending, error)
+
+    def _refuse(self, pending: Pending, error: KafkaError) -> None:
+        record, delivered, name, partition = pending
+        refused = Message(topic=name, partition=partition, key=_bytes(record.key))
+        refused.set_value(record.value)
+        self._report(error, refused, record, delivered)
 
     def settle(self, timeout: float) -> bool:
         """Wait until everything that was queued so far is written, or failed.
@@ -160,7 +172,7 @@ class RecordProducer:
         """
         client = self.client
         try:
-            return client.flush(timeout) == 0
+            return self._flush(client, time.monotonic() + timeout)
         except KafkaException as exception:
             if not _is_fatal(kafka_error(exception)):
                 raise
@@ -169,6 +181,13 @@ class RecordProducer:
                 raise
         self._failed.set()
         return False
+
+    def _flush(self, client: Producer, deadline: float) -> bool:
+        self._hold.release(client)
+        while self._hold and time.monotonic() < deadline:
+            client.flush(_PACE)
+            self._hold.release(client)
+        return client.flush(max(0.0, deadline - time.monotonic())) == 0 and not self._hold
 
     def spread(self, topic: WorkTopic, name: str, partitions: int) -> None:
         """Let the messages of a worker channel go to its partitions in turn.
@@ -193,14 +212,8 @@ class RecordProducer:
         name, turns, partitions = self._work[topic]
         return name, next(turns) % partitions
 
-    def _produce_with(
-        self,
-        client: Producer,
-        record: Outgoing,
-        name: str,
-        partition: int,
-        delivered: Delivered | None,
-    ) -> None:
+    def _produce_with(self, client: Producer, pending: Pending) -> None:
+        record, delivered, name, partition = pending
         # A report does not carry the headers, so the record goes with it.
         report = partial(self._report_with, record, delivered)
         client.produce(
@@ -222,7 +235,11 @@ class RecordProducer:
             client, self._client = self._client, None
         if client is None:
             return
-        _dispose(client, timeout)
+        with contextlib.suppress(KafkaException, SystemError):
+            self._flush(client, deadline)
+        for pending in self._hold.give_up():
+            self._refuse(pending, KafkaError(KafkaError._PURGE_QUEUE))
+        _dispose(client, max(0.0, deadline - time.monotonic()))
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -237,9 +254,10 @@ class RecordProducer:
                 client = self._client
                 if client is None:
                     break
+                self._hold.release(client)
                 self._poll(client)
                 self._awaited.wait(_PACE)
-                if self._failed.is_set() and self._replace(client):
+                if self._failed.is_set() and self._replace(client) is not None:
                     self._failed.clear()
                 self._dispose_retired()
             except Exception:
@@ -283,25 +301,25 @@ class RecordProducer:
                 raise
             self._note_fatal(kafka_error(cause))
 
-    def _replace(self, failed: Producer) -> bool:
+    def _replace(self, failed: Producer) -> Producer | None:
         """Make a new client: after a fatal error every produce of the old one raises.
 
         Returns:
-            Whether there is another client now.
+            The client that there is now, or None where it is too early for another, or closed.
         """
         with self._lock:
             if self._client is not failed:
-                return self._client is not None
+                return self._client
             now = time.monotonic()
             if now < self._next_replacement:
                 self._failed.set()
-                return False
+                return None
             self._next_replacement = now + _REPLACE_INTERVAL
-            self._client = new_client(Producer, self._properties, "producer_config")
+            self._client = another = new_client(Producer, self._properties, "producer_config")
             self._retired.append(failed)
         self._stats.count("producer.replaced")
         logger.error("The Kafka producer was replaced by a new one")
-        return True
+        return another
 
     def _dispose_retired(self) -> None:
         # What they still hold is reported as failed: the broker may have it, and nothing comes
@@ -388,6 +406,11 @@ class RecordProducer:
 def _is_fatal(error: KafkaError) -> bool:
     # What produce() raises afterwards has the code and not the flag.
     return error.fatal() or error.code() == KafkaError._FATAL
+
+
+def _queue_limit(properties: Mapping[str, Any]) -> int:
+    # librdkafka's default; there, 0 is no limit.
+    return int(properties.get("queue.buffering.max.messages", 100_000)) or sys.maxsize
 
 
 def _bytes(key: str | None) -> bytes | None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FLOOD = 100_000
 STALL = 5.0
+HELD_BACK = 1_000
+"""Records that wait outside of the client's queue at most."""
 MEMORY = 200 * 1024 * 1024
 """What a server may grow by: librdkafka fetches at most 64 MiB ahead, then Python's share."""
 
@@ -135,16 +137,18 @@ async def test_an_event_loop_that_stands_still_while_100000_messages_arrive(
     assert latency < 1.0
 
 
+# Of 400 records some are held back before they get to the client.
+@pytest.mark.parametrize("limit", [100, 400])
 class TestProducerQueue:
-    """The broker stands still, and the queue holds 100 records."""
-
-    SMALL = {"queue.buffering.max.messages": 100}  # noqa: RUF012
+    """The broker stands still, and the queue holds few records."""
 
     async def ready(
-        self, make_layer: Callable[..., KafkaChannelLayer], overflow: str
+        self, make_layer: Callable[..., KafkaChannelLayer], overflow: str, limit: int
     ) -> tuple[KafkaChannelLayer, KafkaChannelLayer, str]:
-        here = make_layer(overflow=overflow, producer_config=self.SMALL)
-        there = make_layer()
+        here = make_layer(
+            overflow=overflow, producer_config={"queue.buffering.max.messages": limit}
+        )
+        there = make_layer(capacity=2000)
         channel = await there.new_channel()
         await there.group_add("room", channel)
         await here.group_send("room", {"n": -1})
@@ -153,13 +157,13 @@ class TestProducerQueue:
         return here, there, channel
 
     async def test_raise(
-        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
+        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer], limit: int
     ) -> None:
-        here, there, channel = await self.ready(make_layer, "raise")
+        here, there, channel = await self.ready(make_layer, "raise", limit)
         accepted = []
         broker.freeze()
         try:
-            for number in range(150):
+            for number in range(limit + 50):
                 try:
                     await here.group_send("room", {"n": number})
                     accepted.append(number)
@@ -167,35 +171,35 @@ class TestProducerQueue:
                     pass
         finally:
             broker.thaw()
-        assert len(accepted) == 100
-        received = await next_messages(there, channel, 100)
+        assert len(accepted) == limit
+        received = await next_messages(there, channel, limit)
         assert [each["n"] for each in received] == accepted
         assert stats_of(here)["refused.overflow"] == 50
 
     async def test_discard(
-        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
+        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer], limit: int
     ) -> None:
-        here, there, channel = await self.ready(make_layer, "discard")
+        here, there, channel = await self.ready(make_layer, "discard", limit)
         broker.freeze()
         try:
-            for number in range(150):
+            for number in range(limit + 50):
                 await here.group_send("room", {"n": number})
         finally:
             broker.thaw()
-        received = await next_messages(there, channel, 100)
-        assert [each["n"] for each in received] == list(range(100))
+        received = await next_messages(there, channel, limit)
+        assert [each["n"] for each in received] == list(range(limit))
         assert stats_of(here)["dropped.overflow"] == 50
 
     @pytest.mark.parametrize("way", ["async", "sync"])
     async def test_block(
-        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer], way: str
+        self, broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer], limit: int, way: str
     ) -> None:
-        here, there, channel = await self.ready(make_layer, "block")
+        here, there, channel = await self.ready(make_layer, "block", limit)
         sent = 0
 
         async def send_all() -> None:
             nonlocal sent
-            for number in range(150):
+            for number in range(limit + 50):
                 message = {"n": number}
                 if way == "sync":
                     await asyncio.to_thread(here.group_send_sync, "room", message)
@@ -203,15 +207,40 @@ class TestProducerQueue:
                     await here.group_send("room", message)
                 sent += 1
 
-        receiving = asyncio.create_task(next_messages(there, channel, 150))
+        receiving = asyncio.create_task(next_messages(there, channel, limit + 50))
         broker.freeze()
         try:
             sending = asyncio.create_task(send_all())
-            await wait_until_async(lambda: here.stats().queued == 100, "the queue to be full")
+            await wait_until_async(lambda: here.stats().queued == limit, "the queue to be full")
             # The broker may have taken some at the moment in which it stopped.
-            assert 100 <= sent < 150
+            assert limit <= sent < limit + 50
         finally:
             broker.thaw()
         await asyncio.wait_for(sending, 30)
-        assert [each["n"] for each in await receiving] == list(range(150))
+        assert [each["n"] for each in await receiving] == list(range(limit + 50))
         assert not stats_of(here)["dropped.overflow"]
+
+
+async def test_a_queue_that_is_full_of_bytes(
+    broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
+) -> None:
+    here = make_layer(producer_config={"queue.buffering.max.kbytes": 1024})
+    there = make_layer(capacity=2000)
+    channel = await there.new_channel()
+    await here.send(channel, {"n": -1})
+    await next_messages(there, channel, 1)
+    accepted = []
+    broker.freeze()
+    try:
+        for number in range(2000):
+            try:
+                await here.send(channel, {"n": number, "padding": b"x" * 3000})
+                accepted.append(number)
+            except ChannelFull:
+                pass
+    finally:
+        broker.thaw()
+    received = await next_messages(there, channel, len(accepted))
+    assert [each["n"] for each in received] == accepted
+    assert 300 < len(accepted) < 400 + HELD_BACK
+    assert stats_of(here)["refused.overflow"] == 2000 - len(accepted)

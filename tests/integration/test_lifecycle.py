@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import ormsgpack
 import pytest
 
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.kafka.consumer import BroadcastConsumer
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.signals import produce_failed
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, layer_threads, next_message
 from tests.support.waiting import wait_until, wait_until_async
@@ -191,6 +193,30 @@ class TestBrokerGone:
                 await layer.close()
                 assert time.monotonic() - started < CLOSE_LIMIT
             waiting.cancel()
+
+    async def test_what_a_close_gives_up_is_reported(self, real_broker_tools: None) -> None:
+        reported = []
+
+        def note(value: bytes, **kwargs: object) -> None:
+            reported.append(ormsgpack.unpackb(value)["n"])
+
+        with RealBroker() as broker:
+            # The client takes about 340 of them; the others are held back before it.
+            layer = KafkaChannelLayer(
+                bootstrap_servers=broker.bootstrap_servers,
+                producer_config={"queue.buffering.max.kbytes": 1024},
+            )
+            await layer.group_send("room", {"n": -1})
+            broker.kill()
+            produce_failed.connect(note)
+            try:
+                for number in range(600):
+                    await layer.group_send("room", {"n": number, "padding": b"x" * 3000})
+                await layer.close()
+            finally:
+                produce_failed.disconnect(note)
+        assert sorted(set(reported) - {-1}) == list(range(600))
+        assert len(reported) == len(set(reported))
 
 
 async def bounded_start_and_close(layer: KafkaChannelLayer) -> None:

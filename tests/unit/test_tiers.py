@@ -29,7 +29,7 @@ TIERS: list[set[str]] = [
     {"layer"},
     {"kafka.backplane", "kafka.validation"},
     {"kafka.admin", "kafka.consumer", "kafka.producer", "kafka.rights", "kafka.workers"},
-    {"kafka.clients", "kafka.connection", "kafka.embedded"},
+    {"kafka.clients", "kafka.connection", "kafka.embedded", "kafka.holding"},
     {"kafka.errors", "kafka.properties"},
     {"server"},
     {"router", "commands"},
