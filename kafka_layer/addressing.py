@@ -25,6 +25,7 @@ __all__ = [
     "ServerName",
     "Topic",
     "WorkTopic",
+    "is_group_name",
     "new_channel_name",
     "owner_of",
     "parse_server_name",
@@ -119,6 +120,15 @@ def topic_name(prefix: str, topic: Topic | WorkTopic) -> str:
 def new_channel_name(prefix: str, server: ServerName) -> ChannelName:
     """Return a fresh name for a channel of ``server`` (96 random bits)."""
     return ChannelName(f"{prefix.rstrip('.')}.{server}!{secrets.token_urlsafe(12)}")
+
+
+@functools.lru_cache(maxsize=1000)
+def is_group_name(name: str) -> bool:
+    """Tell whether ``name`` is made of what a group's name may hold; its length is not looked at.
+
+    The last ones are remembered, so ``name`` is no ``ChannelName``, which that would keep alive.
+    """
+    return GROUP_NAME.match(name) is not None
 
 
 @functools.lru_cache(maxsize=1000)

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -20,6 +20,7 @@ from .addressing import (
     ServerName,
     Topic,
     WorkTopic,
+    is_group_name,
     owner_of,
     user_key,
 )
@@ -103,7 +104,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             MessageTooLarge: If the message is larger than the topic allows.
         """
         record = self._record_to(channel, message)
-        return None if record is None else await self._publish(record)
+        if record is None or self._server.try_publish(record):
+            return None
+        return await self._publish(record)
 
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
@@ -123,7 +126,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             ChannelFull: If the producer's queue is full and ``overflow`` is ``raise``.
             MessageTooLarge: If the message is larger than the topic allows.
         """
-        return await self._publish(self._group_record(group, message, exclude))
+        record = self._group_record(group, message, exclude)
+        return None if self._server.try_publish(record) else await self._publish(record)
 
     async def user_send(
         self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
@@ -137,7 +141,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Returns and errors as for ``group_send``.
         """
-        return await self._publish(self._user_record(user_id, message, exclude))
+        record = self._user_record(user_id, message, exclude)
+        return None if self._server.try_publish(record) else await self._publish(record)
 
     async def all_send(
         self, message: dict[str, Any], *, exclude: Collection[str] = ()
@@ -150,7 +155,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Returns and errors as for ``group_send``.
         """
-        return await self._publish(self._all_record(message, exclude))
+        record = self._all_record(message, exclude)
+        return None if self._server.try_publish(record) else await self._publish(record)
 
     async def send_many(
         self, channels: Iterable[str], message: dict[str, Any]
@@ -169,7 +175,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             TypeError, MessageTooLarge: As for ``send``; nobody got the message then.
         """
         records, full = self._records_to(channels, message)
-        positions = [record and await self._publish(record) for record in records]
+        positions = [None if each is None else await self._publish(each) for each in records]
         _require_none_full(full)
         return positions
 
@@ -302,32 +308,37 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def send_sync(self, channel: str, message: dict[str, Any]) -> Position | None:
         """Do what ``send`` does, without an event loop."""
         record = self._record_to(channel, message)
-        return None if record is None else self._publish_sync(record)
+        if record is None or self._server.try_publish(record):
+            return None
+        return self._publish_sync(record)
 
     def group_send_sync(
         self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``group_send`` does, without an event loop."""
-        return self._publish_sync(self._group_record(group, message, exclude))
+        record = self._group_record(group, message, exclude)
+        return None if self._server.try_publish(record) else self._publish_sync(record)
 
     def user_send_sync(
         self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``user_send`` does, without an event loop."""
-        return self._publish_sync(self._user_record(user_id, message, exclude))
+        record = self._user_record(user_id, message, exclude)
+        return None if self._server.try_publish(record) else self._publish_sync(record)
 
     def all_send_sync(
         self, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``all_send`` does, without an event loop."""
-        return self._publish_sync(self._all_record(message, exclude))
+        record = self._all_record(message, exclude)
+        return None if self._server.try_publish(record) else self._publish_sync(record)
 
     def send_many_sync(
         self, channels: Iterable[str], message: dict[str, Any]
     ) -> list[Position | None]:
         """Do what ``send_many`` does, without an event loop."""
         records, full = self._records_to(channels, message)
-        positions = [record and self._publish_sync(record) for record in records]
+        positions = [None if each is None else self._publish_sync(each) for each in records]
         _require_none_full(full)
         return positions
 
@@ -426,6 +437,25 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         with _full_raises():
             return server.round_trip(timeout)
 
+    # Channels' own checks, in one step where there is nothing to refuse: every send makes them.
+
+    def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
+        """Check a channel's name; see ``BaseChannelLayer``."""
+        if (
+            not receive
+            and isinstance(name, str)
+            and len(name) < self.MAX_NAME_LENGTH
+            and self.channel_name_regex.match(name)
+        ):
+            return True
+        return bool(super().require_valid_channel_name(name, receive))
+
+    def require_valid_group_name(self, name: str) -> bool:
+        """Check a group's name; see ``BaseChannelLayer``."""
+        if type(name) is str and len(name) < self.MAX_NAME_LENGTH and is_group_name(name):
+            return True
+        return bool(super().require_valid_group_name(name))
+
     def require_valid_message(self, message: dict[str, Any]) -> None:
         """Check that a message can be sent.
 
@@ -464,12 +494,12 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             server.put(mailbox, payload)
             return None
         if "!" not in channel:
-            return self._sealed(WorkTopic(channel), None, payload)
+            return Outgoing.sealed(self._codec, WorkTopic(channel), None, payload)
         owner = _owner(channel)
         if server.owns(owner):
             server.stats.count("dropped.closed")
             return None
-        return self._sealed(Topic.SEND_CONN, channel, payload, owner.partition)
+        return Outgoing.sealed(self._codec, Topic.SEND_CONN, channel, payload, owner.partition)
 
     def _group_record(
         self, group: str, message: dict[str, Any], exclude: Collection[str]
@@ -477,7 +507,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
         headers = _exclusion(exclude) if exclude else ()
-        return self._sealed(Topic.SEND_GROUP, group, payload, None, headers)
+        return Outgoing.sealed(self._codec, Topic.SEND_GROUP, group, payload, None, headers)
 
     def _group_records(
         self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
@@ -486,12 +516,16 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         for group in groups:
             self.require_valid_group_name(group)
         payload, headers = self._codec.encode(message), _exclusion(exclude)
-        return [self._sealed(Topic.SEND_GROUP, each, payload, None, headers) for each in groups]
+        return [
+            Outgoing.sealed(self._codec, Topic.SEND_GROUP, each, payload, None, headers)
+            for each in groups
+        ]
 
     def _user_record(
         self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
     ) -> Outgoing:
-        return self._sealed(
+        return Outgoing.sealed(
+            self._codec,
             Topic.SEND_USER,
             user_key(user_id),
             self._codec.encode(message),
@@ -504,22 +538,17 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ) -> list[Outgoing]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
         payload = self._codec.encode(message)
-        return [self._sealed(Topic.SEND_USER, key, payload) for key in keys]
+        return [Outgoing.sealed(self._codec, Topic.SEND_USER, key, payload) for key in keys]
 
     def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> Outgoing:
-        return self._sealed(
-            Topic.SEND_ALL, None, self._codec.encode(message), None, _exclusion(exclude)
+        return Outgoing.sealed(
+            self._codec,
+            Topic.SEND_ALL,
+            None,
+            self._codec.encode(message),
+            None,
+            _exclusion(exclude),
         )
-
-    def _sealed(
-        self,
-        topic: Topic | WorkTopic,
-        key: str | None,
-        payload: bytes,
-        partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
-    ) -> Outgoing:
-        return Outgoing.sealed(self._codec, topic, key, payload, partition, headers)
 
     # Behind the API: what waits, once for coroutines and once for threads
 

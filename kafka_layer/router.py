@@ -60,6 +60,13 @@ class Router:
         self._stats = stats
         self._clock = clock
         self._commands = commands
+        # By topic, as each record is looked up: whom a key means.
+        self._addressees: Mapping[Topic, Callable[[str], Sequence[Mailbox]]] = {
+            Topic.SEND_GROUP: registry.groups.of,
+            Topic.SEND_USER: registry.users.of,
+            Topic.SEND_ALL: lambda _: registry.open_channels(),
+            Topic.SEND_CONN: self._channel,
+        }
         self._is_mine = is_mine
         self._flushed_until = float("-inf")
 
@@ -99,7 +106,7 @@ class Router:
         if topic in self._commands and _is_command(topic, headers):
             self._commands[topic](key, self._open(record, key), record)
             return 0
-        mailboxes = self._addressees(topic, key)
+        mailboxes = self._addressees[topic](key)
         if not mailboxes:
             return 0
         if timestamp <= self._flushed_until:
@@ -127,13 +134,7 @@ class Router:
             raise UnreadableRecord("undecodable", "it has no value")
         return self._opener.open(record.topic, key or None, record.value, record.timestamp)
 
-    def _addressees(self, topic: Topic, key: str) -> Sequence[Mailbox]:
-        if topic is Topic.SEND_GROUP:
-            return self._registry.groups.of(key)
-        if topic is Topic.SEND_USER:
-            return self._registry.users.of(key)
-        if topic is Topic.SEND_ALL:
-            return self._registry.open_channels()
+    def _channel(self, key: str) -> Sequence[Mailbox]:
         mailbox = self._registry.mailbox(key)
         if mailbox is None:
             # The inbox partition is shared with other servers, whose channels are not looked for.

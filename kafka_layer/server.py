@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from channels.exceptions import ChannelFull, MessageTooLarge
 
 from .addressing import ServerName, Topic, WorkTopic, owner_of
-from .backplane import Backplane, Delivered, Outgoing, Position
+from .backplane import Backplane, Delivered, Outgoing, Position, QueueFull
 from .clock import BrokerClock
 from .commands import Commands, Question
 from .conf import LayerConfig
@@ -152,8 +152,27 @@ class Server:
             QueueFull: If the backplane's queue is full.
             ProduceFailed: If the record cannot be written at all.
         """
-        self._require_size(record.topic, record.value)
+        if len(record.value) > self._limits[record.topic]:
+            raise self._too_large(record.topic, record.value)
         self._backplane.produce(record, delivered)
+
+    def try_publish(self, record: Outgoing) -> bool:
+        """Do what ``publish`` does, where nothing has to be waited for.
+
+        Returns:
+            Whether that is so: the server sends to the topic already, the queue is not full, and
+            nobody wants the position (``await_produce``).
+
+        Raises:
+            MessageTooLarge, ProduceFailed: As for ``publish``.
+        """
+        if self.config.await_produce or not self.sends_to(record.topic):
+            return False
+        try:
+            self.publish(record)
+        except QueueFull:
+            return False
+        return True
 
     def publish_wanted(self, record: Outgoing) -> Future[Position]:
         """Do what ``publish`` does, and return the record's position to come."""
@@ -227,7 +246,8 @@ class Server:
             ChannelFull: If the channel holds as many messages as it may.
             MessageTooLarge: If it is larger than it might be for a channel of another server.
         """
-        self._require_size(Topic.SEND_CONN, payload)
+        if len(payload) > self._limits[Topic.SEND_CONN]:
+            raise self._too_large(Topic.SEND_CONN, payload)
         if not mailbox.put(Envelope(payload, time.monotonic() + self.config.expiry)):
             self.stats.count("refused.full")
             raise ChannelFull(mailbox.channel)
@@ -451,12 +471,11 @@ class Server:
         if dropped:
             self.stats.count("dropped.flushed", dropped)
 
-    def _require_size(self, topic: Topic | WorkTopic, value: bytes) -> None:
-        if len(value) > self._limits[topic]:
-            raise MessageTooLarge(
-                f"A message of {len(value)} bytes is larger than {topic.value} allows "
-                f"({self._limits[topic]} bytes); raise its max.message.bytes, or send a reference."
-            )
+    def _too_large(self, topic: Topic | WorkTopic, value: bytes) -> Exception:
+        return MessageTooLarge(  # type: ignore[no-any-return]
+            f"A message of {len(value)} bytes is larger than {topic.value} allows "
+            f"({self._limits[topic]} bytes); raise its max.message.bytes, or send a reference."
+        )
 
     def _upkeep(self) -> None:
         next_refresh = time.monotonic() + _REFRESH_INTERVAL

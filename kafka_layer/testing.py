@@ -107,7 +107,7 @@ class InMemoryBackplane:
             partition = zlib.crc32((record.key or "").encode()) % count
         timestamp = time.time()
         offset = self._log.append(record, partition, timestamp)
-        self._stats.count("sent")
+        self._stats.sent.add()
         if delivered is not None:
             name = topic_name(self._config.prefix, record.topic)
             delivered(Position(name, partition, offset, timestamp), None)

@@ -56,6 +56,10 @@ class Codec:
         serializer_format: ``msgpack`` or ``json``, for ``encode``.
         keys: Encryption keys of any length; the first encrypts, all decrypt. None: no encryption.
 
+    Attributes:
+        encode: Serializes a message; ``TypeError`` if it is not a dict or holds what the format
+            cannot carry.
+
     Raises:
         ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
     """
@@ -63,18 +67,8 @@ class Codec:
     def __init__(
         self, serializer_format: Literal["msgpack", "json"], keys: Sequence[bytes] = ()
     ) -> None:
-        self._serialize = _to_json if serializer_format == "json" else _to_msgpack
+        self.encode = _to_json if serializer_format == "json" else _to_msgpack
         self._fernet = _fernet(keys) if keys else None
-
-    def encode(self, message: Mapping[str, Any]) -> bytes:
-        """Serialize a message.
-
-        Raises:
-            TypeError: If the message is not a dict or holds what the format cannot carry.
-        """
-        if not isinstance(message, dict):
-            raise TypeError(f"A message must be a dict, not {type(message).__name__}.")
-        return self._serialize(message)
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """Deserialize what ``encode`` made, in either format.
@@ -183,7 +177,9 @@ def _fernet(keys: Sequence[bytes]) -> MultiFernet:
     )
 
 
-def _to_msgpack(message: dict[str, Any]) -> bytes:
+def _to_msgpack(message: Mapping[str, Any]) -> bytes:
+    if not isinstance(message, dict):
+        raise _no_dict(message)
     try:
         return ormsgpack.packb(message, option=_MSGPACK_OPTIONS)
     except TypeError as error:
@@ -198,7 +194,9 @@ _MSGPACK_OPTIONS = (
 )
 
 
-def _to_json(message: dict[str, Any]) -> bytes:
+def _to_json(message: Mapping[str, Any]) -> bytes:
+    if not isinstance(message, dict):
+        raise _no_dict(message)
     try:
         _require_str_keys(message)
         return json.dumps(
@@ -208,6 +206,10 @@ def _to_json(message: dict[str, Any]) -> bytes:
         binary = "bytes" in str(error) or "float" in str(error)
         mend = "; serializer_format='msgpack' carries that" if binary else ""
         raise TypeError(f"The message cannot be sent as JSON: {error}{mend}.") from None
+
+
+def _no_dict(message: object) -> TypeError:
+    return TypeError(f"A message must be a dict, not {type(message).__name__}.")
 
 
 def _require_str_keys(value: object) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from confluent_kafka import KafkaException
 
 from ..addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
-from ..backplane import Delivered, Health, Outgoing, RecordSink
+from ..backplane import Health, RecordSink
 from ..conf import LayerConfig
 from ..exceptions import BrokerUnavailable, TopicError
 from ..stats import Stats
@@ -49,6 +49,7 @@ class KafkaBackplane:
         self._producer = RecordProducer(
             config, self._names, stats, self._connection, self._repair_topics
         )
+        self.produce = self._producer.produce
         self._consumer: BroadcastConsumer | None = None
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
@@ -103,9 +104,6 @@ class KafkaBackplane:
             with self._lock:
                 self._workers.remove(worker)
             raise
-
-    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
-        self._producer.produce(record, delivered)
 
     def settle(self, timeout: float) -> bool:
         return self._producer.settle(timeout)

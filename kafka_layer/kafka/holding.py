@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from confluent_kafka import Producer
 
@@ -27,20 +26,10 @@ _LARGE = 10_000
 _PATIENCE = 1.0
 
 
-class Pending(NamedTuple):
-    """A record that is ready for the client.
-
-    Attributes:
-        record: The record.
-        delivered: Called with the outcome.
-        topic: Kafka's name of its topic.
-        partition: Number of its partition, or -1 where the client decides.
-    """
-
-    record: Outgoing
-    delivered: Delivered | None
-    topic: str
-    partition: int
+Pending = tuple[Outgoing, Delivered | None, str, int]
+"""A record that is ready for the client: what to call with its outcome, Kafka's name of its topic,
+and the number of its partition, or -1 where the client decides. A plain tuple is made in a seventh
+of the time of a named one."""
 
 
 class Hold:
@@ -85,7 +74,8 @@ class Hold:
             if self._ended:
                 raise ProduceFailed("The channel layer is closed.")
             held.append(pending)
-        urgent = pending.delivered is not None or len(pending.record.value) >= _LARGE
+        record, delivered, _, _ = pending
+        urgent = delivered is not None or len(record.value) >= _LARGE
         if urgent or len(held) >= _MOST:
             self.release(client)
 

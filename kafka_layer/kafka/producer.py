@@ -99,7 +99,7 @@ class RecordProducer:
     def client(self) -> Producer:
         """The client, for metadata requests."""
         if self._client is None:
-            raise ProduceFailed("The channel layer is closed.")
+            raise _closed()
         return self._client
 
     @property
@@ -117,7 +117,7 @@ class RecordProducer:
         """
         with self._lock:
             if self._stop.is_set():
-                raise ProduceFailed("The channel layer is closed.")
+                raise _closed()
             if self._client is None:
                 self._client = new_client(Producer, self._properties, "producer_config")
                 self._thread = threading.Thread(
@@ -127,16 +127,19 @@ class RecordProducer:
 
     def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
         """Queue a record; see ``kafka_layer.backplane.Backplane.produce``."""
-        client = self.client
-        topic, key, _, partition, _ = record
+        client = self._client
+        if client is None:
+            raise _closed()
+        topic, partition = record.topic, record.partition
         if isinstance(topic, WorkTopic):
             name, partition = self._turn_of(topic)
         else:
             name = self._topics[topic]
             if partition is None:
-                partition = self.own_partition if key is None else _PARTITIONER_DECIDES
-        self._hold.put(client, Pending(record, delivered, name, partition))
-        self._stats.count("sent")
+                keyless = record.key is None
+                partition = self.own_partition if keyless else _PARTITIONER_DECIDES
+        self._hold.put(client, (record, delivered, name, partition))
+        self._stats.sent.add()
 
     def _hand_over(self, client: Producer, pending: Pending) -> None:
         record, delivered, name, partition = pending
@@ -401,6 +404,10 @@ class RecordProducer:
             value=message.value(),
             headers=headers,
         )
+
+
+def _closed() -> ProduceFailed:
+    return ProduceFailed("The channel layer is closed.")
 
 
 def _is_fatal(error: KafkaError) -> bool:

@@ -35,11 +35,11 @@ class Client:
         assert client is cast(Producer, self)
         if len(self.taken) >= self.room:
             raise QueueFull
-        self.taken.append(pending.record.value)
+        self.taken.append(pending[0].value)
 
 
 def pending(value: bytes, delivered: Delivered | None = None) -> Pending:
-    return Pending(Outgoing(Topic.SEND_GROUP, "room", value), delivered, "topic", -1)
+    return Outgoing(Topic.SEND_GROUP, "room", value), delivered, "topic", -1
 
 
 def holding(client: Client, limit: int = LIMIT) -> Hold:
@@ -152,7 +152,7 @@ class TestCallbacks:
 
         def take(taker: Producer, record: Pending) -> None:
             client.take(taker, record)
-            if record.record.value == b"1":
+            if record[0].value == b"1":
                 hold.put(taker, pending(b"3", lambda position, error: None))
 
         hold = Hold(LIMIT, take)
@@ -164,7 +164,7 @@ class TestCallbacks:
         client = Client(on_their_way=LOAD)
 
         def take(taker: Producer, record: Pending) -> None:
-            if record.record.value == b"1":
+            if record[0].value == b"1":
                 client.on_their_way = 0
                 put(hold, client, b"2")
             client.take(taker, record)
@@ -178,7 +178,7 @@ class TestCallbacks:
         client = Client(on_their_way=LOAD)
 
         def take(taker: Producer, record: Pending) -> None:
-            if record.record.value == b"1":
+            if record[0].value == b"1":
                 raise ValueError("a bug")
             client.take(taker, record)
 
@@ -195,7 +195,7 @@ class TestGivingUp:
         client = Client(on_their_way=LOAD)
         hold = holding(client)
         put(hold, client, b"1", b"2")
-        assert [each.record.value for each in hold.give_up()] == [b"1", b"2"]
+        assert [each[0].value for each in hold.give_up()] == [b"1", b"2"]
         assert hold.give_up() == []
         release(hold, client)
         assert client.taken == []

@@ -33,13 +33,17 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_counters() -> None:
     stats = Stats()
-    stats.count("sent")
-    stats.count("sent", 4)
+    assert stats.snapshot() == {}
+    stats.count("delivered")
+    stats.count("delivered", 4)
     stats.dropped("full", "detail", 3)
+    stats.sent.add()
     snapshot = stats.snapshot()
-    assert snapshot == {"sent": 5, "dropped.full": 3}
-    stats.count("sent")
-    assert snapshot["sent"] == 5
+    assert snapshot == {"delivered": 5, "dropped.full": 3, "sent": 1}
+    stats.count("delivered")
+    stats.sent.add()
+    assert snapshot["delivered"] == 5
+    assert stats.snapshot() == {"delivered": 6, "dropped.full": 3, "sent": 2}
 
 
 def test_threads_lose_no_count() -> None:
@@ -47,14 +51,17 @@ def test_threads_lose_no_count() -> None:
 
     def count() -> None:
         for _ in range(5000):
-            stats.count("sent")
+            stats.count("delivered")
+            stats.sent.add()
 
     threads: list[Any] = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
+    looks = [stats.snapshot() for _ in range(10)]
     for thread in threads:
         thread.join()
-    assert stats.snapshot() == {"sent": 20_000}
+    assert stats.snapshot() == {"delivered": 20_000, "sent": 20_000}
+    assert [each.get("sent", 0) for each in looks] == sorted(each.get("sent", 0) for each in looks)
 
 
 class TestLog:
