@@ -50,7 +50,9 @@ async def test_it_is_replaced_and_nothing_is_lost_or_comes_twice(make_layer: Lay
 async def test_after_an_outage_it_looks_more_often(
     broker: RealBroker, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_module, "_CHECK_INTERVAL", 3600.0)
+    # A look that no broker answers is followed by the next one after this time.
+    interval = 20.0
+    monkeypatch.setattr(consumer_module, "_CHECK_INTERVAL", interval)
     receiver = make_layer()
     inbox = await Inbox.opened(receiver, "room")
     stream = Stream(make_layer(), "room", [inbox])
@@ -64,7 +66,9 @@ async def test_after_an_outage_it_looks_more_often(
     client.pause(client.assignment())
     began = time.monotonic()
     await wait_until_async(
-        lambda: stats_of(receiver)["consumer.replaced"] == 1, "the consumer to be replaced", 25
+        lambda: stats_of(receiver)["consumer.replaced"] == 1,
+        "the consumer to be replaced sooner than three such looks take",
+        consumer_module._PATIENCE * interval - 5,
     )
     figure(f"silent after an outage: replaced after {time.monotonic() - began:.1f} s")
     await stream.settled([inbox])
