@@ -152,7 +152,8 @@ def user_key(user_id: str | int) -> str:
     """Return a user id as it is written in a record's key.
 
     Raises:
-        TypeError: If the id is not a str or an int, is empty, or has a NUL character in it.
+        TypeError: If the id is not a str or an int, is empty, or has a NUL character or a lone
+            surrogate in it.
     """
     if isinstance(user_id, bool) or not isinstance(user_id, (str, int)) or user_id == "":
         raise TypeError(f"A user id must be a non-empty str or an int, not {user_id!r}.")
@@ -160,4 +161,11 @@ def user_key(user_id: str | int) -> str:
     if "\0" in key:
         # It ends the address that encryption binds a message to.
         raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise TypeError(
+                f"A user id must be text that UTF-8 can carry, unlike {user_id!r}."
+            ) from None
     return key

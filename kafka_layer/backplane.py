@@ -109,7 +109,8 @@ class Health(NamedTuple):
 
 
 Delivered = Callable[[Position | None, Exception | None], None]
-"""Called once for a record, from a thread of the backplane: its position, or what went wrong."""
+"""Called once for a record, from a thread of the backplane or from one that sends: its position, or
+what went wrong."""
 
 
 class RecordSink(Protocol):

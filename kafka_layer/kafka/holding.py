@@ -8,6 +8,7 @@ measured. librdkafka's ``linger.ms`` would do the same, and delay those of an id
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -22,9 +23,6 @@ __all__ = ["Hold", "Pending"]
 _IDLE_UP_TO = 256
 _MOST = 1_000
 _LARGE = 10_000
-# For the thread that releases; it may be the same, called back by the client and closing it.
-_PATIENCE = 1.0
-
 
 Pending = tuple[Outgoing, Delivered | None, str, int]
 """A record that is ready for the client: what to call with its outcome, Kafka's name of its topic,
@@ -39,14 +37,25 @@ class Hold:
 
     Args:
         limit: Records that may wait, here and on their way together.
+        timeout: Seconds that they may wait here for a client that takes no more.
         hand_over: Gives a record to the client; raises ``QueueFull`` where it takes no more.
+        expire: Reports a record that waited for too long.
     """
 
-    def __init__(self, limit: int, hand_over: Callable[[Producer, Pending], None]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        timeout: float,
+        hand_over: Callable[[Producer, Pending], None],
+        expire: Callable[[Pending], None],
+    ) -> None:
         self._limit = limit
+        self._timeout = timeout
         self._hand_over = hand_over
+        self._expire = expire
         self._held: deque[Pending] = deque()
-        self._refused = False
+        # Since when the client takes no more; nothing is accepted from then on.
+        self._refused: float | None = None
         self._ended = False
         self._adding = threading.Lock()
         self._releasing = threading.Lock()
@@ -66,9 +75,9 @@ class Hold:
         if not held and on_their_way <= _IDLE_UP_TO:
             self._hand_over(client, pending)
             return
-        if self._refused:
+        if self._refused is not None:
             self.release(client)
-        if self._refused or on_their_way + len(held) >= self._limit:
+        if self._refused is not None or on_their_way + len(held) >= self._limit:
             raise QueueFull
         with self._adding:
             if self._ended:
@@ -82,34 +91,49 @@ class Hold:
     def release(self, client: Producer) -> None:
         """Hand over what is held back, as far as the client takes it."""
         # The thread that is at it takes what came meanwhile; it may itself be called back here.
-        if not self._releasing.acquire(blocking=False):
-            return
-        try:
-            held = self._held
-            while held:
-                try:
-                    self._hand_over(client, held[0])
-                except QueueFull:
-                    self._refused = True
+        while self._held and self._releasing.acquire(blocking=False):
+            try:
+                if not self._drain(client):
                     return
-                except BaseException:
-                    held.popleft()
-                    raise
-                # Not before: a record of another thread would pass it.
-                held.popleft()
-            self._refused = False
-        finally:
-            self._releasing.release()
+            finally:
+                self._releasing.release()
 
-    def give_up(self) -> list[Pending]:
-        """Return what is held back, and take no more."""
+    def _drain(self, client: Producer) -> bool:
+        held = self._held
+        while held and not self._ended:
+            try:
+                self._hand_over(client, held[0])
+            except QueueFull:
+                now = time.monotonic()
+                self._refused = self._refused or now
+                if now - self._refused < self._timeout:
+                    return False
+                self._expire(held[0])
+            except BaseException:
+                held.popleft()
+                raise
+            # Not before: a record of another thread would pass it.
+            held.popleft()
+        self._refused = None
+        return not self._ended
+
+    def give_up(self, patience: float) -> list[Pending]:
+        """Return what is held back, and take no more.
+
+        Args:
+            patience: Seconds to wait for the thread that releases. It may be the caller, called
+                back by the client; what it is handing over is its own to report.
+        """
+        held = self._held
         with self._adding:
             self._ended = True
-        entered = self._releasing.acquire(timeout=_PATIENCE)
+        entered = self._releasing.acquire(timeout=patience)
         try:
-            given_up = list(self._held)
-            self._held.clear()
-            return given_up
+            in_hand = None if entered or not held else held[0]
+            given_up: list[Pending] = []
+            while held and held[-1] is not in_hand:
+                given_up.append(held.pop())
+            return given_up[::-1]
         finally:
             if entered:
                 self._releasing.release()

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from django.core.exceptions import ImproperlyConfigured
 
 from ..addressing import Topic, WorkTopic
 from ..backplane import Delivered, Outgoing, Position, QueueFull
@@ -40,9 +41,12 @@ _POLL = 0.1
 # a send took 16 us instead of 7, measured. Awaited reports do not wait for it.
 _PACE = 0.01
 _PARTITIONER_DECIDES = -1
+_QUEUE_LIMIT = 100_000  # librdkafka's default
 _EARLIEST = 1_000_000_000.0
 # Where every new client fails for good as well, another is not made more often than that.
 _REPLACE_INTERVAL = 1.0
+# What another thread hands over while this one closes takes no longer.
+_GIVE_UP_PATIENCE = 0.5
 _GIVEN_UP = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
 # A call out of C, which always looks whether an exception is pending.
 _CHECKED_CALL = partial(bool)
@@ -83,7 +87,12 @@ class RecordProducer:
                 "logger": client_logger,
             }
         )
-        self._hold = Hold(_queue_limit(self._properties), self._hand_over)
+        self._hold = Hold(
+            _queue_limit(self._properties),
+            config.expiry,
+            self._hand_over,
+            partial(self._refuse, error=KafkaError(KafkaError._MSG_TIMED_OUT)),
+        )
         self._lock = threading.Lock()
         self._client: Producer | None = None
         self._failed = threading.Event()
@@ -142,6 +151,11 @@ class RecordProducer:
         self._stats.sent.add()
 
     def _hand_over(self, client: Producer, pending: Pending) -> None:
+        """Give a record to the client; what goes wrong is reported as the record's own failure.
+
+        Raises:
+            QueueFull: If the client takes no more.
+        """
         record, delivered, name, partition = pending
         try:
             if record.headers or delivered is not None:
@@ -151,12 +165,17 @@ class RecordProducer:
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
-            error = kafka_error(exception)
-            another = self._replace(client) if _is_fatal(error) else None
-            if another is not None:
-                self._hand_over(another, pending)
-            else:
-                self._refuse(pending, error)
+            self._hand_on(client, pending, kafka_error(exception))
+        except Exception as exception:
+            self._refuse(pending, KafkaError(KafkaError._FAIL, repr(exception)))
+
+    def _hand_on(self, client: Producer, pending: Pending, error: KafkaError) -> None:
+        """Give a record to the client that takes the place of one that failed for good."""
+        another = self._replace(client) if _is_fatal(error) else None
+        if another is not None:
+            self._hand_over(another, pending)
+        else:
+            self._refuse(pending, error)
 
     def _refuse(self, pending: Pending, error: KafkaError) -> None:
         record, delivered, name, partition = pending
@@ -240,7 +259,8 @@ class RecordProducer:
             return
         with contextlib.suppress(KafkaException, SystemError):
             self._flush(client, deadline)
-        for pending in self._hold.give_up():
+        patience = min(_GIVE_UP_PATIENCE, max(0.0, deadline - time.monotonic()))
+        for pending in self._hold.give_up(patience):
             self._refuse(pending, KafkaError(KafkaError._PURGE_QUEUE))
         _dispose(client, max(0.0, deadline - time.monotonic()))
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -273,7 +293,8 @@ class RecordProducer:
     def _poll(self, client: Producer) -> None:
         # A fatal error does not come to error_cb: it is raised here, once.
         try:
-            client.poll(_POLL)
+            # While records are on their way others may be held back.
+            client.poll(_PACE if len(client) else _POLL)
         except KafkaException as exception:
             error = kafka_error(exception)
             if not _is_fatal(error):
@@ -318,7 +339,14 @@ class RecordProducer:
                 self._failed.set()
                 return None
             self._next_replacement = now + _REPLACE_INTERVAL
-            self._client = another = new_client(Producer, self._properties, "producer_config")
+            try:
+                another = new_client(Producer, self._properties, "producer_config")
+            except ImproperlyConfigured as error:
+                # They were good before: files or memory may have run out.
+                logger.error("No new Kafka producer could be made: %s", error)
+                self._failed.set()
+                return None
+            self._client = another
             self._retired.append(failed)
         self._stats.count("producer.replaced")
         logger.error("The Kafka producer was replaced by a new one")
@@ -416,8 +444,9 @@ def _is_fatal(error: KafkaError) -> bool:
 
 
 def _queue_limit(properties: Mapping[str, Any]) -> int:
-    # librdkafka's default; there, 0 is no limit.
-    return int(properties.get("queue.buffering.max.messages", 100_000)) or sys.maxsize
+    # 0 is no limit there, and what is no number librdkafka refuses itself.
+    limit = str(properties.get("queue.buffering.max.messages", _QUEUE_LIMIT))
+    return (int(limit) if limit.isdecimal() else _QUEUE_LIMIT) or sys.maxsize
 
 
 def _bytes(key: str | None) -> bytes | None:

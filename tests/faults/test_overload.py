@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import ormsgpack
 import psutil
 import pytest
 from channels.exceptions import ChannelFull
 
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.signals import produce_failed
 from tests.faults.traffic import figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import next_messages, stats_of
@@ -244,3 +246,40 @@ async def test_a_queue_that_is_full_of_bytes(
     assert [each["n"] for each in received] == accepted
     assert 300 < len(accepted) < 400 + HELD_BACK
     assert stats_of(here)["refused.overflow"] == 2000 - len(accepted)
+
+
+async def test_what_waits_for_a_client_that_is_full_of_bytes_expires(
+    broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
+) -> None:
+    reported = []
+
+    def note(value: bytes, **kwargs: object) -> None:
+        reported.append(ormsgpack.unpackb(value)["n"])
+
+    small = {"queue.buffering.max.kbytes": 1024}
+    here = make_layer(producer_config=small, expiry=5)
+    there = make_layer(capacity=2000, expiry=5)
+    channel = await there.new_channel()
+    await here.send(channel, {"n": -1})
+    await next_messages(there, channel, 1)
+    accepted = []
+    broker.kill()
+    produce_failed.connect(note)
+    try:
+        for number in range(600):
+            try:
+                await here.send(channel, {"n": number, "padding": b"x" * 3000})
+                accepted.append(number)
+            except ChannelFull:
+                pass
+        # Those that the client took when the others expired would be given up after 10 s.
+        await wait_until_async(
+            lambda: len(reported) == len(accepted), "all of them to be given up", 9
+        )
+    finally:
+        produce_failed.disconnect(note)
+        await asyncio.to_thread(broker.start)
+    assert sorted(reported) == accepted
+    assert len(accepted) > 400
+    await here.send(channel, {"n": 600})
+    assert [each["n"] for each in await next_messages(there, channel, 1)] == [600]

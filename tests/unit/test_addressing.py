@@ -131,6 +131,10 @@ class TestUserKeys:
         with pytest.raises(TypeError, match="NUL"):
             user_key("7\0")
 
+    def test_an_id_that_utf_8_cannot_carry_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="UTF-8"):
+            user_key("7\ud800")
+
     @pytest.mark.parametrize("user_id", ["", None, True, False, 1.0, b"7", ["7"]])
     def test_what_is_no_user_id(self, user_id: object) -> None:
         with pytest.raises(TypeError, match="user id"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -26,6 +27,7 @@ class Client:
     def __init__(self, on_their_way: int = 0) -> None:
         self.on_their_way = on_their_way
         self.taken: list[bytes] = []
+        self.expired: list[Pending] = []
         self.room = 1_000_000
 
     def __len__(self) -> int:
@@ -42,8 +44,13 @@ def pending(value: bytes, delivered: Delivered | None = None) -> Pending:
     return Outgoing(Topic.SEND_GROUP, "room", value), delivered, "topic", -1
 
 
-def holding(client: Client, limit: int = LIMIT) -> Hold:
-    return Hold(limit, client.take)
+def holding(
+    client: Client,
+    limit: int = LIMIT,
+    timeout: float = 60.0,
+    take: Callable[[Producer, Pending], None] | None = None,
+) -> Hold:
+    return Hold(limit, timeout, take or client.take, client.expired.append)
 
 
 def put(hold: Hold, client: Client, *values: bytes) -> None:
@@ -145,6 +152,19 @@ class TestAClientThatIsFull:
         release(hold, client)
         assert client.taken == [b"1", b"2", b"3", b"4"]
 
+    def test_what_waits_for_it_for_too_long_is_reported(self) -> None:
+        client = Client(on_their_way=LOAD)
+        client.room = 0
+        hold = holding(client, timeout=0.0)
+        put(hold, client, b"1", b"2")
+        release(hold, client)
+        assert [each[0].value for each in client.expired] == [b"1", b"2"]
+        assert not len(hold)
+        client.room = 1
+        put(hold, client, b"3")
+        release(hold, client)
+        assert client.taken == [b"3"]
+
 
 class TestCallbacks:
     def test_a_record_that_is_sent_while_others_are_released_comes_behind_them(self) -> None:
@@ -155,7 +175,7 @@ class TestCallbacks:
             if record[0].value == b"1":
                 hold.put(taker, pending(b"3", lambda position, error: None))
 
-        hold = Hold(LIMIT, take)
+        hold = holding(client, take=take)
         put(hold, client, b"1", b"2")
         release(hold, client)
         assert client.taken == [b"1", b"2", b"3"]
@@ -169,7 +189,26 @@ class TestCallbacks:
                 put(hold, client, b"2")
             client.take(taker, record)
 
-        hold = Hold(LIMIT, take)
+        hold = holding(client, take=take)
+        put(hold, client, b"1")
+        release(hold, client)
+        assert client.taken == [b"1", b"2"]
+
+    def test_an_awaited_one_that_comes_as_a_release_ends_does_not_wait_for_the_next(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = Client(on_their_way=LOAD)
+        hold = holding(client)
+        drain = hold._drain
+        late = [pending(b"2", lambda position, error: None)]
+
+        def drain_and_be_late(taker: Producer) -> bool:
+            drained = drain(taker)
+            if late:
+                hold.put(taker, late.pop())
+            return drained
+
+        monkeypatch.setattr(hold, "_drain", drain_and_be_late)
         put(hold, client, b"1")
         release(hold, client)
         assert client.taken == [b"1", b"2"]
@@ -182,7 +221,7 @@ class TestCallbacks:
                 raise ValueError("a bug")
             client.take(taker, record)
 
-        hold = Hold(LIMIT, take)
+        hold = holding(client, take=take)
         put(hold, client, b"1", b"2")
         with pytest.raises(ValueError, match="a bug"):
             release(hold, client)
@@ -195,15 +234,30 @@ class TestGivingUp:
         client = Client(on_their_way=LOAD)
         hold = holding(client)
         put(hold, client, b"1", b"2")
-        assert [each[0].value for each in hold.give_up()] == [b"1", b"2"]
-        assert hold.give_up() == []
+        assert [each[0].value for each in hold.give_up(0.1)] == [b"1", b"2"]
+        assert hold.give_up(0.1) == []
         release(hold, client)
         assert client.taken == []
+
+    def test_by_a_callback_leaves_the_record_in_hand_to_who_hands_it_over(self) -> None:
+        client = Client(on_their_way=LOAD)
+        given_up: list[bytes] = []
+
+        def take(taker: Producer, record: Pending) -> None:
+            given_up.extend(each[0].value for each in hold.give_up(0.0))
+            client.take(taker, record)
+
+        hold = holding(client, take=take)
+        put(hold, client, b"1", b"2", b"3")
+        release(hold, client)
+        assert client.taken == [b"1"]
+        assert given_up == [b"2", b"3"]
+        assert not len(hold)
 
     def test_no_record_is_accepted_afterwards(self) -> None:
         client = Client(on_their_way=LOAD)
         hold = holding(client)
-        hold.give_up()
+        hold.give_up(0.1)
         with pytest.raises(ProduceFailed, match="closed"):
             put(hold, client, b"1")
         assert not len(hold)
