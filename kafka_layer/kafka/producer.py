@@ -45,6 +45,9 @@ _QUEUE_LIMIT = 100_000  # librdkafka's default
 _EARLIEST = 1_000_000_000.0
 # Where every new client fails for good as well, another is not made more often than that.
 _REPLACE_INTERVAL = 1.0
+# librdkafka looks for what expired once a second. Held back records that got into its queue when
+# those before them expired would have as long once more.
+_EXPIRY_PRECISION = 1.0
 # What another thread hands over while this one closes takes no longer.
 _GIVE_UP_PATIENCE = 0.5
 _GIVEN_UP = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
@@ -89,7 +92,7 @@ class RecordProducer:
         )
         self._hold = Hold(
             _queue_limit(self._properties),
-            config.expiry,
+            max(config.expiry - _EXPIRY_PRECISION, config.expiry / 2),
             self._hand_over,
             partial(self._refuse, error=KafkaError(KafkaError._MSG_TIMED_OUT)),
         )
