@@ -115,6 +115,10 @@ async def test_an_event_loop_that_stands_still_while_100000_messages_arrive(
         )
         go_on.set()
         woke = time.monotonic()
+        await wait_until_async(
+            lambda: len(slow) + stats_of(there)["dropped.full"] == FLOOD + 1,
+            "the loop that stood still to take what its channel held",
+        )
         await here.group_send("room", {"n": FLOOD})
         await wait_until_async(
             lambda: slow[-1][1] == FLOOD and all(e[-1][1] == FLOOD for e in arrived), "the last one"
