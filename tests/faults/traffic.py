@@ -15,6 +15,7 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
+from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import stats_of
 from tests.support.waiting import wait_until_async
@@ -97,7 +98,11 @@ class Inbox:
 
     async def _receive(self) -> None:
         while True:
-            message = await self.layer.receive(self.channel)
+            try:
+                message = await self.layer.receive(self.channel)
+            except BrokerUnavailable:
+                # A first use, while a broker that stood still finds its controller again.
+                continue
             self.arrived.append((time.monotonic(), message))
 
 
