@@ -25,6 +25,7 @@ __all__ = [
     "ServerName",
     "Topic",
     "WorkTopic",
+    "is_channel_name",
     "is_group_name",
     "new_channel_name",
     "owner_of",
@@ -131,6 +132,12 @@ def is_group_name(name: str) -> bool:
     return GROUP_NAME.match(name) is not None
 
 
+@functools.lru_cache(maxsize=10_000)
+def is_channel_name(name: str) -> bool:
+    """Tell whether ``name`` is made of what a channel's name may hold; as ``is_group_name``."""
+    return CHANNEL_NAME.match(name) is not None
+
+
 @functools.lru_cache(maxsize=1000)
 def parse_server_name(name: str) -> ServerName | None:
     """Return the server that ``name`` (``3-k2f9q0v1``) means, or None if it is no server's name."""
@@ -144,7 +151,11 @@ def owner_of(channel: str) -> ServerName | None:
     Args:
         channel: A channel name with a ``!`` in it.
     """
-    address, _, _ = channel.partition("!")
+    return _owner_of_address(channel.partition("!")[0])
+
+
+@functools.lru_cache(maxsize=1000)
+def _owner_of_address(address: str) -> ServerName | None:
     return parse_server_name(address.rpartition(".")[2])
 
 

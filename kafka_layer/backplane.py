@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,8 +76,9 @@ class Outgoing:
         return cls(topic, key, codec.seal(topic, key, payload), partition, headers)
 
 
-class Record(NamedTuple):
-    """A record that was read.
+@dataclass(slots=True)
+class Record:
+    """A record that was read; nobody changes it.
 
     Attributes:
         topic: Which of the layer's topics.
@@ -116,8 +117,12 @@ what went wrong."""
 class RecordSink(Protocol):
     """Where a backplane hands the records that it reads."""
 
-    def deliver(self, records: Sequence[Record]) -> None:
-        """Take records in the order of their partitions; one thread alone. May block."""
+    def deliver(self, records: Iterable[Record]) -> None:
+        """Take records in the order of their partitions; one thread alone. May block.
+
+        Each is made when it is asked for: hundreds that live at the same time would have Python's
+        garbage collector look at them, again and again.
+        """
 
 
 class QueueFull(Exception):

@@ -20,6 +20,7 @@ from .addressing import (
     ServerName,
     Topic,
     WorkTopic,
+    is_channel_name,
     is_group_name,
     owner_of,
     user_key,
@@ -445,14 +446,15 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             not receive
             and isinstance(name, str)
             and len(name) < self.MAX_NAME_LENGTH
-            and self.channel_name_regex.match(name)
+            # Of a ChannelName [:] makes a plain copy.
+            and is_channel_name(name[:])
         ):
             return True
         return bool(super().require_valid_channel_name(name, receive))
 
     def require_valid_group_name(self, name: str) -> bool:
         """Check a group's name; see ``BaseChannelLayer``."""
-        if type(name) is str and len(name) < self.MAX_NAME_LENGTH and is_group_name(name):
+        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and is_group_name(name[:]):
             return True
         return bool(super().require_valid_group_name(name))
 

@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 from .addressing import ChannelName, ServerName, new_channel_name
 from .conf import LayerConfig
@@ -35,6 +36,7 @@ class Registry:
         bridges: The crossings to the event loops that receive.
         groups: Which channels are in which group.
         users: Which channels serve which user.
+        mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here.
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -44,6 +46,7 @@ class Registry:
         self.groups = Membership(self._lock)
         self.users = Membership(self._lock)
         self._mailboxes: dict[str, Mailbox] = {}
+        self.mailbox: Callable[[str], Mailbox | None] = self._mailboxes.get
         self._names: dict[str, weakref.ref[ChannelName]] = {}
         # Filled by weakref callbacks, which run at any point of any thread: append only, no lock.
         self._collected: deque[str] = deque()
@@ -63,10 +66,6 @@ class Registry:
             self._names[channel] = reference
             self._mailboxes[channel] = mailbox
         return name
-
-    def mailbox(self, channel: str) -> Mailbox | None:
-        """Return the mailbox of a channel, or None if the channel is not (or no longer) here."""
-        return self._mailboxes.get(channel)
 
     def open_mailbox(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel on which somebody receives, whoever that is.

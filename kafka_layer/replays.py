@@ -43,7 +43,7 @@ class Opener:
         self,
         topic: Topic | WorkTopic,
         key: str | None,
-        value: bytes,
+        value: bytes | None,
         written: float,
         place: object = None,
     ) -> bytes:
@@ -52,16 +52,17 @@ class Opener:
         Args:
             topic: The record's topic.
             key: Its key.
-            value: Its value.
+            value: Its value, if it has one.
             written: Its timestamp, in seconds since the epoch.
             place: Where it stands, if it may rightly be read again from there.
 
         Raises:
             UnreadableRecord: As ``Codec.open`` raises it, or if the token is a copy.
         """
-        payload = self._codec.open(topic, key, value)
-        stamp = self._codec.stamp(value)
-        if stamp is not None:
+        codec = self._codec
+        payload = codec.open(topic, key, value)
+        if codec.encrypts and value:
+            stamp = codec.stamp(value)
             self._require_in_time(written - stamp.sealed)
             self._require_new(stamp.number, written, place)
         return payload

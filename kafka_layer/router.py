@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .addressing import Topic
 from .backplane import Record
@@ -56,7 +56,7 @@ class Router:
         self._expiry = config.expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
-        self._opener = Opener(codec, config.expiry)
+        self._open = Opener(codec, config.expiry).open
         self._stats = stats
         self._clock = clock
         self._commands = commands
@@ -70,7 +70,7 @@ class Router:
         self._is_mine = is_mine
         self._flushed_until = float("-inf")
 
-    def deliver(self, records: Sequence[Record]) -> None:
+    def deliver(self, records: Iterable[Record]) -> None:
         """Hand over records in their order; the backplane's reading thread. Blocks on full ones."""
         notify = self._registry.bridges.notify
         delivered = 0
@@ -101,10 +101,10 @@ class Router:
         return self._flushed_until
 
     def _route(self, record: Record) -> int:
-        topic, raw_key, _, headers, timestamp = record
-        key = _text(raw_key)
+        topic, timestamp, headers = record.topic, record.timestamp, record.headers
+        key = _text(record.key)
         if topic in self._commands and _is_command(topic, headers):
-            self._commands[topic](key, self._open(record, key), record)
+            self._commands[topic](key, self._open(topic, key, record.value, timestamp), record)
             return 0
         mailboxes = self._addressees[topic](key)
         if not mailboxes:
@@ -112,14 +112,18 @@ class Router:
         if timestamp <= self._flushed_until:
             self._stats.count("dropped.flushed", len(mailboxes))
             return 0
-        age = max(0.0, self._clock.now() - timestamp)
+        age = self._clock.now() - timestamp
+        if age < 0.0:
+            age = 0.0
         self._stats.arrived(age)
-        if age > self._expiry:
+        expiry = self._expiry
+        if age > expiry:
             self._stats.dropped(
                 "expired", f"{topic.value} {key!r} was {age:.1f} s old", len(mailboxes)
             )
             return 0
-        envelope = Envelope(self._open(record, key), time.monotonic() + self._expiry - age)
+        payload = self._open(topic, key, record.value, timestamp)
+        envelope = Envelope(payload, time.monotonic() + expiry - age)
         if headers:
             left_out = excluded(headers)
             mailboxes = [each for each in mailboxes if each.channel not in left_out]
@@ -128,11 +132,6 @@ class Router:
             if mailbox.put(envelope) or self._put_when_there_is_room(mailbox, envelope):
                 delivered += 1
         return delivered
-
-    def _open(self, record: Record, key: str) -> bytes:
-        if not record.value:
-            raise UnreadableRecord("undecodable", "it has no value")
-        return self._opener.open(record.topic, key or None, record.value, record.timestamp)
 
     def _channel(self, key: str) -> Sequence[Mailbox]:
         mailbox = self._registry.mailbox(key)
@@ -165,7 +164,9 @@ def _is_command(topic: Topic, headers: Sequence[tuple[str, bytes | None]]) -> bo
 
 
 def _text(key: bytes | None) -> str:
+    if not key:
+        return ""
     try:
-        return (key or b"").decode()
+        return key.decode()
     except UnicodeDecodeError:
         raise UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8") from None

@@ -97,12 +97,14 @@ class Stats:
 
     Attributes:
         sent: Counts the records handed to the producer, as ``sent`` of the snapshot.
+        arrived: Notes the age of a record that arrives, in seconds.
     """
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
         self.sent = Tally()
         self._ages: deque[float] = deque(maxlen=_SAMPLES)
+        self.arrived = self._ages.append
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._unlogged: Counter[str] = Counter()
@@ -112,10 +114,6 @@ class Stats:
         """Add to a counter."""
         with self._lock:
             self._counts[name] += number
-
-    def arrived(self, age: float) -> None:
-        """Note the age of a record that arrives, in seconds."""
-        self._ages.append(age)
 
     def percentile(self, share: float) -> float | None:
         """Return the age that ``share`` (0 to 1) of the last arriving records stayed below."""

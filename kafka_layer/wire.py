@@ -59,6 +59,7 @@ class Codec:
     Attributes:
         encode: Serializes a message; ``TypeError`` if it is not a dict or holds what the format
             cannot carry.
+        encrypts: Whether there are keys.
 
     Raises:
         ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
@@ -68,6 +69,7 @@ class Codec:
         self, serializer_format: Literal["msgpack", "json"], keys: Sequence[bytes] = ()
     ) -> None:
         self.encode = _to_json if serializer_format == "json" else _to_msgpack
+        self.encrypts = bool(keys)
         self._fernet = _fernet(keys) if keys else None
 
     def decode(self, payload: bytes) -> dict[str, Any]:
@@ -96,14 +98,16 @@ class Codec:
             return payload
         return self._fernet.encrypt(_address(topic, key) + payload)
 
-    def open(self, topic: Topic | WorkTopic, key: str | None, value: bytes) -> bytes:
+    def open(self, topic: Topic | WorkTopic, key: str | None, value: bytes | None) -> bytes:
         """Return the payload in the value of a record; it may still be undecodable.
 
         Raises:
-            UnreadableRecord: If the token cannot be decrypted or was made for another address, if
-                it is encrypted and no keys are set, or the other way round.
+            UnreadableRecord: If there is no value, if the token cannot be decrypted or was made
+                for another address, if it is encrypted and no keys are set, or the other way round.
         """
-        encrypted = value[:1] == b"g"
+        if not value:
+            raise UnreadableRecord("undecodable", "it has no value")
+        encrypted = value[0] == _TOKEN
         if self._fernet is None:
             if encrypted:
                 raise UnreadableRecord(
@@ -114,14 +118,12 @@ class Codec:
             raise UnreadableRecord("decrypt", "not encrypted, but symmetric_encryption_keys is set")
         return _decrypt(self._fernet, _address(topic, key), value)
 
-    def stamp(self, value: bytes) -> Stamp | None:
-        """Return the stamp of a token that ``open`` took; None where no keys are set.
+    def stamp(self, value: bytes) -> Stamp:
+        """Return the stamp of a token that ``open`` took.
 
         Raises:
             UnreadableRecord: If its base64 is not written as Fernet writes it.
         """
-        if self._fernet is None:
-            return None
         # Fernet's layout: a version byte, the time, and the initialization vector, all of them
         # signed. The text is not: characters that are no base64 are skipped in it.
         if _STAMPED.match(value) is None:

@@ -128,8 +128,6 @@ class WorkChannel:
             self._stats.dropped("expired", f"{self.topic.value} was {age:.1f} s old")
             return None
         try:
-            if not value:
-                raise UnreadableRecord("undecodable", "it has no value")
             # Whoever gives a partition back reads its messages again when it has it anew.
             place = (partition, offset)
             payload = self._opener.open(self.topic, None, value, timestamp, place)

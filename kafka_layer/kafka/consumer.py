@@ -12,8 +12,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -29,7 +29,6 @@ from ..backplane import Record, RecordSink
 from ..conf import LayerConfig, Properties
 from ..exceptions import BrokerUnavailable
 from ..stats import Stats
-from ..wire import Headers
 from .clients import abandon, ask_for_ends, ends_of, new_client, tells_an_end
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, client_logger, kafka_error
@@ -40,7 +39,8 @@ __all__ = ["BroadcastConsumer"]
 logger = logging.getLogger("kafka_layer")
 
 _POLL = 0.1
-_BATCH = 500
+# More would live at the same time than Python's garbage collector lets pass without a look.
+_BATCH = 250
 _REQUEST_TIMEOUT = 1.0
 
 # How often the thread looks whether its client reads what the log holds, more often for a while
@@ -186,7 +186,8 @@ class BroadcastConsumer:
         # consume(500, t) alone would wait for 500 messages or the whole of t.
         first = client.poll(_POLL)
         if first is not None:
-            self._hand_over(client, [first, *client.consume(_BATCH, 0)])
+            messages = [first, *client.consume(_BATCH, 0)]
+            self._sink.deliver(self._records(client, messages))
         else:
             self._emptied = True
             if self._cut_off:
@@ -292,25 +293,23 @@ class BroadcastConsumer:
         except KafkaException:
             return {}
 
-    def _hand_over(self, client: Consumer, messages: list[Message]) -> None:
+    def _records(self, client: Consumer, messages: list[Message]) -> Iterator[Record]:
         # These may have been fetched before the brokers were lost: they are no sign of life.
-        records = []
         topics = self._topics
         for message in messages:
             error = message.error()
             if error is None:
-                records.append(
-                    Record(
-                        topics[message.topic() or ""],
-                        message.key(),
-                        message.value(),
-                        cast(Headers, message.headers() or ()),
-                        message.timestamp()[1] / 1000,
-                    )
+                headers: Any = message.headers()
+                _, timestamp = message.timestamp()
+                yield Record(
+                    topics[message.topic() or ""],
+                    message.key(),
+                    message.value(),
+                    headers or (),
+                    timestamp / 1000,
                 )
             else:
                 self._on_partition_error(client, message, error)
-        self._sink.deliver(records)
 
     def _at_their_ends(
         self, client: Consumer, partitions: list[TopicPartition], deadline: float

@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import Producer
 
-from ..backplane import Delivered, Outgoing, QueueFull
+from ..backplane import Delivered, QueueFull
 from ..exceptions import ProduceFailed
 
 __all__ = ["Hold", "Pending"]
@@ -24,10 +24,11 @@ _IDLE_UP_TO = 256
 _MOST = 1_000
 _LARGE = 10_000
 
-Pending = tuple[Outgoing, Delivered | None, str, int]
-"""A record that is ready for the client: what to call with its outcome, Kafka's name of its topic,
-and the number of its partition, or -1 where the client decides. A plain tuple is made in a seventh
-of the time of a named one."""
+Pending = tuple[str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Delivered | None"]
+"""A record that is ready for the client: Kafka's name of its topic, its value, its key, the number
+of its partition or -1 where the client decides, its headers, and what to call with its outcome. A
+plain tuple is made in a seventh of the time of a named one, and one of nothing but text and numbers
+is none of the garbage collector's business."""
 
 
 class Hold:
@@ -83,8 +84,8 @@ class Hold:
             if self._ended:
                 raise ProduceFailed("The channel layer is closed.")
             held.append(pending)
-        record, delivered, _, _ = pending
-        urgent = delivered is not None or len(record.value) >= _LARGE
+        _, value, _, _, _, delivered = pending
+        urgent = delivered is not None or len(value) >= _LARGE
         if urgent or len(held) >= _MOST:
             self.release(client)
 

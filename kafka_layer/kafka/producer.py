@@ -13,7 +13,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -150,7 +150,8 @@ class RecordProducer:
             if partition is None:
                 keyless = record.key is None
                 partition = self.own_partition if keyless else _PARTITIONER_DECIDES
-        self._hold.put(client, (record, delivered, name, partition))
+        pending = name, record.value, record.key, partition, record.headers, delivered
+        self._hold.put(client, pending)
         self._stats.sent.add()
 
     def _hand_over(self, client: Producer, pending: Pending) -> None:
@@ -159,12 +160,12 @@ class RecordProducer:
         Raises:
             QueueFull: If the client takes no more.
         """
-        record, delivered, name, partition = pending
+        name, value, key, partition, headers, delivered = pending
         try:
-            if record.headers or delivered is not None:
+            if headers or delivered is not None:
                 self._produce_with(client, pending)
             else:
-                client.produce(name, record.value, record.key, partition, self._report)
+                client.produce(name, value, key, partition, self._report)
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
@@ -181,10 +182,10 @@ class RecordProducer:
             self._refuse(pending, error)
 
     def _refuse(self, pending: Pending, error: KafkaError) -> None:
-        record, delivered, name, partition = pending
-        refused = Message(topic=name, partition=partition, key=_bytes(record.key))
-        refused.set_value(record.value)
-        self._report(error, refused, record, delivered)
+        name, value, key, partition, headers, delivered = pending
+        refused = Message(topic=name, partition=partition, key=_bytes(key))
+        refused.set_value(value)
+        self._report(error, refused, headers, delivered)
 
     def settle(self, timeout: float) -> bool:
         """Wait until everything that was queued so far is written, or failed.
@@ -238,17 +239,10 @@ class RecordProducer:
         return name, next(turns) % partitions
 
     def _produce_with(self, client: Producer, pending: Pending) -> None:
-        record, delivered, name, partition = pending
-        # A report does not carry the headers, so the record goes with it.
-        report = partial(self._report_with, record, delivered)
-        client.produce(
-            name,
-            record.value,
-            record.key,
-            partition,
-            on_delivery=report,
-            headers=list(record.headers),
-        )
+        name, value, key, partition, headers, delivered = pending
+        # A report does not carry the headers, so they go with it.
+        report = partial(self._report_with, headers, delivered)
+        client.produce(name, value, key, partition, on_delivery=report, headers=list(headers))
         if delivered is not None:
             self._await_reports(1)
 
@@ -363,7 +357,7 @@ class RecordProducer:
 
     def _report_with(
         self,
-        record: Outgoing,
+        headers: Sequence[tuple[str, bytes]],
         delivered: Delivered | None,
         error: KafkaError | None,
         message: Message,
@@ -371,7 +365,7 @@ class RecordProducer:
         self._take_pending()
         if delivered is not None:
             self._await_reports(-1)
-        self._report(error, message, record, delivered)
+        self._report(error, message, headers, delivered)
 
     def _await_reports(self, change: int) -> None:
         with self._lock:
@@ -391,7 +385,7 @@ class RecordProducer:
         self,
         error: KafkaError | None,
         message: Message,
-        record: Outgoing | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
         delivered: Delivered | None = None,
     ) -> None:
         # An exception here would come out of poll() as a SystemError on Python < 3.12.
@@ -417,7 +411,7 @@ class RecordProducer:
                 failure = produce_error(
                     message.topic() or "", message.key(), error, self._connection.refusal
                 )
-                self._fail(failure, message, list(record.headers) if record else [])
+                self._fail(failure, message, list(headers))
                 if delivered is not None:
                     delivered(None, failure)
         except Exception:

@@ -10,8 +10,7 @@ from typing import cast
 import pytest
 from confluent_kafka import Producer
 
-from kafka_layer.addressing import Topic
-from kafka_layer.backplane import Delivered, Outgoing, QueueFull
+from kafka_layer.backplane import Delivered, QueueFull
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.kafka.holding import Hold, Pending
 
@@ -37,11 +36,11 @@ class Client:
         assert client is cast(Producer, self)
         if len(self.taken) >= self.room:
             raise QueueFull
-        self.taken.append(pending[0].value)
+        self.taken.append(pending[1])
 
 
 def pending(value: bytes, delivered: Delivered | None = None) -> Pending:
-    return Outgoing(Topic.SEND_GROUP, "room", value), delivered, "topic", -1
+    return "topic", value, "room", -1, (), delivered
 
 
 def holding(
@@ -158,7 +157,7 @@ class TestAClientThatIsFull:
         hold = holding(client, timeout=0.0)
         put(hold, client, b"1", b"2")
         release(hold, client)
-        assert [each[0].value for each in client.expired] == [b"1", b"2"]
+        assert [each[1] for each in client.expired] == [b"1", b"2"]
         assert not len(hold)
         client.room = 1
         put(hold, client, b"3")
@@ -172,7 +171,7 @@ class TestCallbacks:
 
         def take(taker: Producer, record: Pending) -> None:
             client.take(taker, record)
-            if record[0].value == b"1":
+            if record[1] == b"1":
                 hold.put(taker, pending(b"3", lambda position, error: None))
 
         hold = holding(client, take=take)
@@ -184,7 +183,7 @@ class TestCallbacks:
         client = Client(on_their_way=LOAD)
 
         def take(taker: Producer, record: Pending) -> None:
-            if record[0].value == b"1":
+            if record[1] == b"1":
                 client.on_their_way = 0
                 put(hold, client, b"2")
             client.take(taker, record)
@@ -217,7 +216,7 @@ class TestCallbacks:
         client = Client(on_their_way=LOAD)
 
         def take(taker: Producer, record: Pending) -> None:
-            if record[0].value == b"1":
+            if record[1] == b"1":
                 raise ValueError("a bug")
             client.take(taker, record)
 
@@ -234,7 +233,7 @@ class TestGivingUp:
         client = Client(on_their_way=LOAD)
         hold = holding(client)
         put(hold, client, b"1", b"2")
-        assert [each[0].value for each in hold.give_up(0.1)] == [b"1", b"2"]
+        assert [each[1] for each in hold.give_up(0.1)] == [b"1", b"2"]
         assert hold.give_up(0.1) == []
         release(hold, client)
         assert client.taken == []
@@ -244,7 +243,7 @@ class TestGivingUp:
         given_up: list[bytes] = []
 
         def take(taker: Producer, record: Pending) -> None:
-            given_up.extend(each[0].value for each in hold.give_up(0.0))
+            given_up.extend(each[1] for each in hold.give_up(0.0))
             client.take(taker, record)
 
         hold = holding(client, take=take)

@@ -191,9 +191,15 @@ class TestEncryption:
                 codec.open(Topic.SEND_GROUP, "room-1", cut)
 
     def test_plain_values_are_refused_where_keys_are_set(self) -> None:
-        for value in (MSGPACK, JSON, b"", b"\x80"):
+        for value in (MSGPACK, JSON, b"\x80"):
             with pytest.raises(UnreadableRecord, match="not encrypted"):
                 Codec("msgpack", [b"secret"]).open(Topic.SEND_GROUP, "room-1", value)
+
+    @pytest.mark.parametrize("keys", [[], [b"secret"]])
+    @pytest.mark.parametrize("value", [None, b""])
+    def test_nothing_is_no_value(self, keys: list[bytes], value: bytes | None) -> None:
+        with pytest.raises(UnreadableRecord, match="it has no value"):
+            Codec("msgpack", keys).open(Topic.SEND_GROUP, "room-1", value)
 
     def test_tokens_are_refused_where_no_keys_are_set(self) -> None:
         token = Codec("msgpack", [b"secret"]).seal(Topic.SEND_GROUP, "room-1", MSGPACK)
