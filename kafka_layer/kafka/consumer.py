@@ -40,7 +40,7 @@ logger = logging.getLogger("kafka_layer")
 
 _POLL = 0.1
 # More would live at the same time than Python's garbage collector lets pass without a look.
-_BATCH = 250
+_BATCH = 100
 _REQUEST_TIMEOUT = 1.0
 
 # How often the thread looks whether its client reads what the log holds, more often for a while

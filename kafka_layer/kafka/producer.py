@@ -96,6 +96,8 @@ class RecordProducer:
             self._hand_over,
             partial(self._refuse, error=KafkaError(KafkaError._MSG_TIMED_OUT)),
         )
+        # One for all: a bound method for each record on its way would be the garbage collector's.
+        self._on_delivery = self._report
         self._lock = threading.Lock()
         self._client: Producer | None = None
         self._failed = threading.Event()
@@ -165,7 +167,7 @@ class RecordProducer:
             if headers or delivered is not None:
                 self._produce_with(client, pending)
             else:
-                client.produce(name, value, key, partition, self._report)
+                client.produce(name, value, key, partition, self._on_delivery)
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
