@@ -61,6 +61,9 @@ GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
 """What a group's name looks like, for ``match``."""
 
 
+_LONGEST_NAME = 99  # of a channel or group, in Channels
+
+
 class WorkTopic(NamedTuple):
     """The topic of a worker channel: a work queue of which each message has one receiver."""
 
@@ -125,17 +128,17 @@ def new_channel_name(prefix: str, server: ServerName) -> ChannelName:
 
 @functools.lru_cache(maxsize=1000)
 def is_group_name(name: str) -> bool:
-    """Tell whether ``name`` is made of what a group's name may hold; its length is not looked at.
+    """Tell whether ``name`` can be a group's name.
 
     The last ones are remembered, so ``name`` is no ``ChannelName``, which that would keep alive.
     """
-    return GROUP_NAME.match(name) is not None
+    return len(name) <= _LONGEST_NAME and GROUP_NAME.match(name) is not None
 
 
 @functools.lru_cache(maxsize=10_000)
 def is_channel_name(name: str) -> bool:
-    """Tell whether ``name`` is made of what a channel's name may hold; as ``is_group_name``."""
-    return CHANNEL_NAME.match(name) is not None
+    """Tell whether ``name`` can be a channel's name; as ``is_group_name``."""
+    return len(name) <= _LONGEST_NAME and CHANNEL_NAME.match(name) is not None
 
 
 @functools.lru_cache(maxsize=1000)
