@@ -183,7 +183,7 @@ class BroadcastConsumer:
         client.close()
 
     def _read(self, client: Consumer) -> None:
-        # consume(500, t) alone would wait for 500 messages or the whole of t.
+        # consume(_BATCH, t) alone would wait for _BATCH messages or the whole of t.
         first = client.poll(_POLL)
         if first is not None:
             messages = [first, *client.consume(_BATCH, 0)]

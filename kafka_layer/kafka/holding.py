@@ -40,6 +40,7 @@ class Hold:
         limit: Records that may wait, here and on their way together.
         timeout: Seconds that they may wait here for a client that takes no more.
         hand_over: Gives a record to the client; raises ``QueueFull`` where it takes no more.
+        on_hold: Called when the first one is held back: ``release`` is due in a moment.
         expire: Reports a record that waited for too long.
     """
 
@@ -48,11 +49,13 @@ class Hold:
         limit: int,
         timeout: float,
         hand_over: Callable[[Producer, Pending], None],
+        on_hold: Callable[[], None],
         expire: Callable[[Pending], None],
     ) -> None:
         self._limit = limit
         self._timeout = timeout
         self._hand_over = hand_over
+        self._on_hold = on_hold
         self._expire = expire
         self._held: deque[Pending] = deque()
         # Since when the client takes no more; nothing is accepted from then on.
@@ -84,6 +87,8 @@ class Hold:
             if self._ended:
                 raise ProduceFailed("The channel layer is closed.")
             held.append(pending)
+            if len(held) == 1:
+                self._on_hold()
         _, value, _, _, _, delivered = pending
         urgent = delivered is not None or len(value) >= _LARGE
         if urgent or len(held) >= _MOST:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ormsgpack
@@ -213,7 +214,7 @@ def test_every_record_for_a_channel_is_delivered_or_counted(
 ) -> None:
     here = receiver()
     addressed = [
-        record._replace(topic=Topic.SEND_GROUP, key=GROUP.encode(), headers=()) for record in batch
+        replace(record, topic=Topic.SEND_GROUP, key=GROUP.encode(), headers=()) for record in batch
     ]
     here.router.deliver(addressed)
     counts = here.counts()
@@ -249,5 +250,5 @@ def test_a_forged_flush_from_the_future_does_not_mute_a_server() -> None:
     ahead = time.time() + 3600
     here.router.deliver([Record(Topic.SEND_ALL, None, value, [("command", b"flush")], ahead)])
     here.registry.open_mailbox(CHANNEL)
-    here.router.deliver([here.sealed(1)._replace(timestamp=time.time() + 2)])
+    here.router.deliver([replace(here.sealed(1), timestamp=time.time() + 2)])
     assert here.counts()["delivered"] == 1

@@ -28,9 +28,13 @@ class Client:
         self.taken: list[bytes] = []
         self.expired: list[Pending] = []
         self.room = 1_000_000
+        self.holds = 0
 
     def __len__(self) -> int:
         return self.on_their_way
+
+    def on_hold(self) -> None:
+        self.holds += 1
 
     def take(self, client: Producer, pending: Pending) -> None:
         assert client is cast(Producer, self)
@@ -49,7 +53,7 @@ def holding(
     timeout: float = 60.0,
     take: Callable[[Producer, Pending], None] | None = None,
 ) -> Hold:
-    return Hold(limit, timeout, take or client.take, client.expired.append)
+    return Hold(limit, timeout, take or client.take, client.on_hold, client.expired.append)
 
 
 def put(hold: Hold, client: Client, *values: bytes) -> None:
@@ -68,6 +72,7 @@ class TestUnderNoLoad:
         put(hold, client, b"1", b"2")
         assert client.taken == [b"1", b"2"]
         assert not len(hold)
+        assert not client.holds
 
     def test_a_full_client_refuses_it(self) -> None:
         client = Client()
@@ -89,6 +94,14 @@ class TestUnderLoad:
         release(hold, client)
         assert client.taken == [b"1", b"2"]
         assert not len(hold)
+
+    def test_the_first_that_waits_is_told(self, client: Client) -> None:
+        hold = holding(client)
+        put(hold, client, b"1", b"2", b"3")
+        assert client.holds == 1
+        release(hold, client)
+        put(hold, client, b"4", b"5")
+        assert client.holds == 2
 
     def test_none_passes_one_that_waits_when_the_load_is_over(self, client: Client) -> None:
         hold = holding(client)
