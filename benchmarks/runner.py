@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from . import machine
+from . import machine, servers
 from .contenders import Running, Started
 from .inbox import Faults
 from .subject import Bench, Skipped, Subject
@@ -88,7 +88,7 @@ def run(
         chosen: Names of the contenders that every subject without variants measures.
         quick: Whether to measure for a short time.
         repetitions: How often, long subjects once less; contenders take turns (A B, A B).
-        warm_up: Seconds of load that come first and do not count.
+        warm_up: Seconds of load on Kafka that come first and do not count.
         keep: Called with the report so far after every subject.
     """
     report = Report(
@@ -103,7 +103,8 @@ def run(
         started.skipped,
     )
     by_name = {each.contender.name: each for each in started.running}
-    _warm_up([by_name[name] for name in chosen if name in by_name], warm_up)
+    on_kafka = [each for each in by_name.values() if each.contender.server is servers.kafka]
+    _warm_up([each for each in on_kafka if each.contender.name in chosen], warm_up)
     began = time.monotonic()
     for subject in subjects:
         names = subject.variants or chosen
