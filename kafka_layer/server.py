@@ -8,7 +8,6 @@ child the layer takes a new one. Nothing here blocks an event loop: what has to 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import threading
 import time
@@ -492,18 +491,23 @@ class Server:
                 self._backplane.check_workers()
                 if time.monotonic() >= next_refresh or not self._backplane.health().connected:
                     next_refresh = time.monotonic() + _REFRESH_INTERVAL
-                    self._refresh()
+                    if not self._refresh():
+                        next_refresh = time.monotonic()
             except Exception:
                 if not self._stopped.is_set():
                     self.stats.count("errors.upkeep")
                     logger.exception("The upkeep of the channel layer failed; it goes on")
 
-    def _refresh(self) -> None:
-        with contextlib.suppress(BrokerUnavailable):
+    def _refresh(self) -> bool:
+        """Look for changes that nobody announces; False where no broker answers."""
+        try:
             self._backplane.refresh()
-            # Who only sends judges no message's age, and may have no right to write this one.
-            if self.receiving or self._work_channels:
-                self._publish_timed(self.commands.probe())
+        except BrokerUnavailable:
+            return False
+        # Who only sends judges no message's age, and may have no right to write this one.
+        if self.receiving or self._work_channels:
+            self._publish_timed(self.commands.probe())
+        return True
 
 
 def close_all(timeout: float) -> None:

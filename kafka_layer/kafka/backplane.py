@@ -31,6 +31,8 @@ logger = logging.getLogger("kafka_layer")
 
 _RETRY = 1.0
 _REPAIR_TIMEOUT = 5.0
+# How often in a row the producer's client is not answered before another client asks.
+_PATIENCE = 3
 
 
 class KafkaBackplane:
@@ -55,6 +57,7 @@ class KafkaBackplane:
         self._partitions: dict[str, int] = {}
         self._workers: list[WorkConsumer] = []
         self._inbox: int | None = None
+        self._unanswered = 0
         self._seed = random.randrange(1 << 16)
         self._closed = threading.Event()
         self._repairing = threading.Lock()
@@ -115,7 +118,16 @@ class KafkaBackplane:
 
     def refresh(self) -> None:
         before = dict(self._partitions)
-        if self._look_at(self._written(), _RETRY):
+        try:
+            missing = self._look_at(self._written(), _RETRY)
+        except BrokerUnavailable:
+            self._unanswered += 1
+            if self._unanswered % _PATIENCE == 0 and self._producer_is_deaf():
+                logger.error("The Kafka producer reaches no broker, as another client does")
+                self._producer.replace()
+            raise
+        self._unanswered = 0
+        if missing:
             self._repair_topics()
         self._connection.on_answer()
         added = [
@@ -279,6 +291,23 @@ class KafkaBackplane:
             self._closed.wait(_RETRY)
         finally:
             self._repairing.release()
+
+    def _producer_is_deaf(self) -> bool:
+        """Tell whether another client is answered, and the producer's is not, given time.
+
+        After an outage librdkafka may leave a client without a broker for good.
+        """
+        try:
+            # To be refused is an answer, too.
+            with contextlib.suppress(TopicError), TopicAdmin(self._config, _RETRY) as admin:
+                admin.inspect(list(self._names.values()))
+        except BrokerUnavailable:
+            return False
+        try:
+            self._look_at(tuple(Topic), _REPAIR_TIMEOUT)
+        except BrokerUnavailable:
+            return not self._closed.is_set()
+        return False
 
     def _was_answered(self) -> bool:
         """Make what is missing; False where no broker answers, so that it is worth another try."""

@@ -237,6 +237,10 @@ class RecordProducer:
         if present is None or present[2] != partitions:
             self._work[topic] = (name, itertools.count(random.randrange(partitions)), partitions)
 
+    def replace(self) -> None:
+        """Go on with another client; what the present one still holds is reported as failed."""
+        self._replace(self.client)
+
     def work_topics(self) -> list[WorkTopic]:
         """Return the topics of the worker channels that this producer has written to."""
         return list(self._work)
@@ -334,7 +338,7 @@ class RecordProducer:
             self._note_fatal(kafka_error(cause))
 
     def _replace(self, failed: Producer) -> Producer | None:
-        """Make a new client: after a fatal error every produce of the old one raises.
+        """Make a new client in the place of one that failed for good.
 
         Returns:
             The client that there is now, or None where it is too early for another, or closed.

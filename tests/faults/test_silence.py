@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from kafka_layer.conf import Properties
 from kafka_layer.kafka import consumer as consumer_module
+from kafka_layer.kafka import producer as producer_module
+from kafka_layer.kafka.backplane import KafkaBackplane
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.traffic import Inbox, Stream, Tally, figure
 from tests.support.kafka import RealBroker
@@ -130,6 +133,69 @@ async def test_one_that_never_finds_a_broker_again_is_replaced(
     await inbox.has("group", await stream.stop())
     assert inbox.numbers("group") == stream.accepted
     assert receiver.stats().state == "connected"
+
+
+async def test_a_producer_that_never_finds_a_broker_is_replaced(
+    make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_client, made = producer_module.new_client, []
+
+    def first_one_is_deaf(kind: Any, properties: Any, keyword: str) -> Any:
+        made.append(keyword)
+        if len(made) == 1:
+            nobody = {"bootstrap.servers": "127.0.0.1:1"}
+            properties = Properties({**properties, **nobody})
+        return new_client(kind, properties, keyword)
+
+    receiver = make_layer()
+    inbox = await Inbox.opened(receiver, "room")
+    monkeypatch.setattr(producer_module, "new_client", first_one_is_deaf)
+    sender = make_layer()
+    for number in range(10):
+        await sender.group_send("room", {"kind": "group", "n": number})
+    await wait_until_async(
+        lambda: stats_of(sender)["producer.replaced"] == 1, "the producer to be replaced", 60
+    )
+    # They may be with the broker, for all that the layer knows, so they are not sent again.
+    await wait_until_async(
+        lambda: stats_of(sender)["dropped.produce"] == 10, "what it held to be reported"
+    )
+    await sender.group_send("room", {"kind": "group", "n": 10})
+    await inbox.has("group", 10)
+    assert inbox.numbers("group") == [10]
+    await wait_until_async(
+        lambda: sender.stats().state == "connected", "an answer to the new producer"
+    )
+    assert len(made) == 2
+    await inbox.close()
+
+
+async def test_a_producer_is_not_replaced_while_no_broker_answers_anybody(
+    broker: RealBroker, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    judge = KafkaBackplane._producer_is_deaf
+
+    def count(backplane: KafkaBackplane) -> bool:
+        nonlocal asked
+        answer = judge(backplane)
+        asked += 1
+        return answer
+
+    monkeypatch.setattr(KafkaBackplane, "_producer_is_deaf", count)
+    receiver = make_layer()
+    inbox = await Inbox.opened(receiver, "room")
+    sender = make_layer()
+    await sender.group_send("room", {"kind": "group", "n": 0})
+    await inbox.has("group", 0)
+    broker.kill()
+    await sender.group_send("room", {"kind": "group", "n": 1})
+    await wait_until_async(lambda: asked >= 2, "the producer to be judged", 60)
+    await asyncio.to_thread(broker.start)
+    await inbox.has("group", 1)
+    assert not stats_of(sender)["producer.replaced"]
+    assert not stats_of(sender)["failed"]
+    await inbox.close()
 
 
 async def test_one_that_has_nothing_to_read_stays(broker: RealBroker, make_layer: Layers) -> None:
