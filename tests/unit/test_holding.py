@@ -17,7 +17,7 @@ from kafka_layer.kafka.holding import Hold, Pending
 LIMIT = 100_000
 LOAD = 257
 LEAST_LARGE = 10_000
-MOST = 1_000
+MOST = 3_000
 
 
 class Client:
