@@ -31,8 +31,9 @@ logger = logging.getLogger("kafka_layer")
 
 _RETRY = 1.0
 _REPAIR_TIMEOUT = 5.0
-# How often in a row the producer's client is not answered before another client asks.
-_PATIENCE = 3
+# How often in a row the producer's client is not answered before another client asks: about 12 s,
+# as a connection that dies in silence is noticed after 10 (socket.timeout.ms).
+_PATIENCE = 6
 
 
 class KafkaBackplane:
