@@ -227,6 +227,18 @@ class TestProducerQueue:
         assert not stats_of(here)["dropped.overflow"]
 
 
+async def send_large(layer: KafkaChannelLayer, channel: str, count: int) -> list[int]:
+    """Send messages of 3 kB; returns the numbers of those that were accepted."""
+    accepted = []
+    for number in range(count):
+        try:
+            await layer.send(channel, {"n": number, "padding": b"x" * 3000})
+            accepted.append(number)
+        except ChannelFull:
+            pass
+    return accepted
+
+
 async def test_a_queue_that_is_full_of_bytes(
     broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
 ) -> None:
@@ -235,15 +247,9 @@ async def test_a_queue_that_is_full_of_bytes(
     channel = await there.new_channel()
     await here.send(channel, {"n": -1})
     await next_messages(there, channel, 1)
-    accepted = []
     broker.freeze()
     try:
-        for number in range(5000):
-            try:
-                await here.send(channel, {"n": number, "padding": b"x" * 3000})
-                accepted.append(number)
-            except ChannelFull:
-                pass
+        accepted = await send_large(here, channel, 5000)
     finally:
         broker.thaw()
     received = await next_messages(there, channel, len(accepted))
@@ -266,16 +272,10 @@ async def test_what_waits_for_a_client_that_is_full_of_bytes_expires(
     channel = await there.new_channel()
     await here.send(channel, {"n": -1})
     await next_messages(there, channel, 1)
-    accepted = []
     broker.kill()
     produce_failed.connect(note)
     try:
-        for number in range(600):
-            try:
-                await here.send(channel, {"n": number, "padding": b"x" * 3000})
-                accepted.append(number)
-            except ChannelFull:
-                pass
+        accepted = await send_large(here, channel, 600)
         # Those that the client took when the others expired would be given up after 10 s.
         await wait_until_async(
             lambda: len(reported) == len(accepted), "all of them to be given up", 9
