@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .addressing import Topic, WorkTopic
+from .addressing import BROADCAST_TOPICS, Topic, WorkTopic
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -24,6 +24,12 @@ __all__ = [
 
 DEFAULT_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 """Topic limit that lets a message of 1 MB pass with its key, headers and batch overhead."""
+
+# One for each server or worker; more of either share them, or do nothing.
+_PARTITIONS = 10
+# Every fetch of every server names them all: with 30 of them, and not 9, each message came 0.1 ms
+# later, measured. Three share the load of as many brokers.
+_BROADCAST_PARTITIONS = 3
 
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -177,9 +183,10 @@ class LayerConfig:
             ImproperlyConfigured: For an unknown keyword or a value that cannot work; the message
                 names the mistake and the mend.
         """
-        default_partitions = _partitions(
-            "default_partitions", keywords.pop("default_partitions", 10)
-        )
+        partitions, broadcast_partitions = _PARTITIONS, _BROADCAST_PARTITIONS
+        given = keywords.pop("default_partitions", None)
+        if given is not None:
+            partitions = broadcast_partitions = _partitions("default_partitions", given)
         default_replication = _replication(
             "default_replication_factor", keywords.pop("default_replication_factor", -1)
         )
@@ -196,13 +203,19 @@ class LayerConfig:
         values = {name: _READERS[name](name, value) for name, value in keywords.items()}
         expiry = values.get("expiry", cls.expiry)
         values["topics"] = _topics(
-            keywords.get("topics", {}), expiry, default_partitions, default_replication
+            keywords.get("topics", {}),
+            expiry,
+            {
+                topic: broadcast_partitions if topic in BROADCAST_TOPICS else partitions
+                for topic in Topic
+            },
+            default_replication,
         )
         patterns = _worker_channels(
-            keywords.get("worker_channels", {}), expiry, default_partitions, default_replication
+            keywords.get("worker_channels", {}), expiry, partitions, default_replication
         )
         # The last one matches every channel.
-        every = _worker_channels({"*": {}}, expiry, default_partitions, default_replication)
+        every = _worker_channels({"*": {}}, expiry, partitions, default_replication)
         values["worker_channels"] = patterns + every
         group_expiry = values.get("group_expiry", cls.group_expiry)
         if group_expiry < expiry:
@@ -434,7 +447,10 @@ def _number(value: object) -> float:
 
 
 def _topics(
-    value: object, expiry: float, default_partitions: int, default_replication: int
+    value: object,
+    expiry: float,
+    default_partitions: Mapping[Topic, int],
+    default_replication: int,
 ) -> Mapping[Topic, TopicSettings]:
     if not isinstance(value, Mapping):
         raise _wrong("topics", value, "a dict of topic names to dicts of settings")
@@ -448,7 +464,7 @@ def _topics(
                 f"topics[{topic.value!r}]",
                 value.get(topic.value, {}),
                 expiry,
-                default_partitions,
+                default_partitions[topic],
                 default_replication,
             )
             for topic in Topic

@@ -33,7 +33,6 @@ def test_bootstrap_servers_is_all_that_is_needed() -> None:
     assert config.bootstrap_servers == "localhost:9092"
     assert config.prefix == "channels"
     assert set(config.topics) == set(Topic)
-    assert {each.partitions for each in config.topics.values()} == {10}
     assert {each.replication_factor for each in config.topics.values()} == {-1}
 
 
@@ -64,6 +63,17 @@ def test_a_topic_overrides_the_defaults_and_the_others_keep_them() -> None:
     assert group.config["retention.ms"] == "120000"
     assert group.config["message.timestamp.type"] == "LogAppendTime"
     assert ack.config["retention.ms"] == "600000"
+
+
+def test_what_every_server_reads_has_few_partitions_unless_told_otherwise() -> None:
+    everything = (*Topic, WorkTopic("mail"))
+    default, told = make(), make(default_partitions=4)
+
+    assert [default.topic_settings(topic).partitions for topic in everything] == [
+        *(3, 3, 3),  # send-group, send-user, send-all
+        *(10, 10, 10, 10),
+    ]
+    assert {told.topic_settings(topic).partitions for topic in everything} == {4}
 
 
 @pytest.mark.parametrize(("expiry", "retention"), [(1, 600_000), (60, 600_000), (3600, 7_200_000)])
