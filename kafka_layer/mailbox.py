@@ -148,6 +148,9 @@ class Mailbox:
 
     def take(self) -> Envelope | None:
         """Return the oldest message, or None; any thread, in practice the receiving loop's."""
+        # Most receives come before their message, and an exception costs as much as all the rest.
+        if not self._items:
+            return None
         try:
             envelope = self._items.popleft()
         except IndexError:

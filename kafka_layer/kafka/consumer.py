@@ -41,6 +41,8 @@ logger = logging.getLogger("kafka_layer")
 _POLL = 0.1
 # More would live at the same time than Python's garbage collector lets pass without a look.
 _BATCH = 100
+# Seconds without a record after which the next one counts as alone.
+_PAUSE = 0.001
 _REQUEST_TIMEOUT = 1.0
 
 # How often the thread looks whether its client reads what the log holds, more often for a while
@@ -184,9 +186,13 @@ class BroadcastConsumer:
 
     def _read(self, client: Consumer) -> None:
         # consume(_BATCH, t) alone would wait for _BATCH messages or the whole of t.
+        asked = time.monotonic()
         first = client.poll(_POLL)
         if first is not None:
-            messages = [first, *client.consume(_BATCH, 0)]
+            messages = [first]
+            # One that was waited for came alone, and does not wait for a look at others.
+            if time.monotonic() - asked < _PAUSE:
+                messages += client.consume(_BATCH, 0)
             self._sink.deliver(self._records(client, messages))
         else:
             self._emptied = True
