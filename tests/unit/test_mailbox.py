@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import random
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -125,6 +127,60 @@ class TestWaking:
         thread.join()
         assert await asyncio.gather(*receives) == [1] * 50
         assert scheduled.count("_wake_due") == 1
+
+    async def test_receives_run_in_the_turn_in_which_they_are_woken(self, bridges: Bridges) -> None:
+        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(5)]
+        receives = [asyncio.create_task(receive(each)) for each in mailboxes]
+        await asyncio.sleep(0)
+        for each in mailboxes:
+            put(each, bridges, 1)
+        assert not any(each.done() for each in receives)  # not within the task that puts
+        done = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(
+            lambda: done.set_result([each.done() for each in receives])
+        )
+        assert await done == [True] * 5
+
+    async def test_a_receive_runs_in_the_context_of_its_task(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        who = contextvars.ContextVar("who", default="nobody")
+
+        async def receive_as(name: str) -> tuple[str, asyncio.Task[Any] | None]:
+            who.set(name)
+            await receive(mailbox)
+            return who.get(), asyncio.current_task()
+
+        receives = [asyncio.create_task(receive_as(name)) for name in "ab"]
+        await asyncio.sleep(0)
+        for number in range(2):
+            await asyncio.to_thread(put, mailbox, bridges, number)
+        assert await asyncio.gather(*receives) == [("a", receives[0]), ("b", receives[1])]
+        assert who.get() == "nobody"
+
+    async def test_messages_that_never_cease_leave_the_loop_time_for_others(
+        self, bridges: Bridges
+    ) -> None:
+        turns = 0
+
+        def put_the_next() -> None:
+            # As a thread may, as soon as a receive waits: in the middle of the waking.
+            put(mailbox, bridges, 1)
+
+        async def receive_many() -> None:
+            for _ in range(100):
+                await receive(mailbox)
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        mailbox = Mailbox("specific.0-a!b", 10, bridges, put_the_next)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(turn)
+        await asyncio.wait_for(asyncio.create_task(receive_many()), 5)
+        assert turns >= 100
 
 
 class TestCancelling:
