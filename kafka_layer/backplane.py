@@ -73,7 +73,8 @@ class Outgoing:
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> Outgoing:
         """Make a record whose value is ``payload``, encrypted where the codec has keys."""
-        return cls(topic, key, codec.seal(topic, key, payload), partition, headers)
+        value = codec.seal(topic, key, payload) if codec.encrypts else payload
+        return cls(topic, key, value, partition, headers)
 
 
 @dataclass(slots=True)
