@@ -204,6 +204,18 @@ class TestCancelling:
         first.cancel()
         assert await asyncio.wait_for(second, 5) == 1
 
+    async def test_a_wait_for_that_is_cancelled_as_its_receive_runs_loses_nothing(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        receiving = asyncio.create_task(asyncio.wait_for(receive(mailbox), 5))
+        await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
+        put(mailbox, bridges, 1)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        # Python < 3.12 returns what was taken, later ones cancel before it is.
+        left = asyncio.wait_for(receive(mailbox), 5) if receiving.cancelled() else receiving
+        assert await left == 1
+
     async def test_a_cancelled_receive_does_not_count_as_waiting(self, mailbox: Mailbox) -> None:
         receiving = asyncio.create_task(receive(mailbox))
         await asyncio.sleep(0)
