@@ -191,7 +191,7 @@ class Mailbox:
         """
         self.due = False
         # These and no more: a thread may put the next message while they run.
-        for waiter in tuple(self._waiters):
+        for waiter in list(self._waiters):
             if not self._items:
                 return
             loop = waiter.get_loop()
@@ -244,7 +244,7 @@ class Mailbox:
 
     def _receives(self) -> int:
         # A loop that was closed under a waiting receive never ends it: that one does not count.
-        return sum(not each.get_loop().is_closed() for each in tuple(self._waiters))
+        return sum(not each.get_loop().is_closed() for each in list(self._waiters))
 
     def _tell_taken(self) -> None:
         left = len(self._items)
@@ -276,10 +276,11 @@ class Bridges:
 
     def note(self, mailbox: Mailbox) -> None:
         """Remember that a loop is to wake ``mailbox``; any thread."""
+        # Before the look at the bridge: a loop that takes over in between clears it.
+        mailbox.due = True
         bridge = mailbox.bridge
         if bridge is None:
             return
-        mailbox.due = True
         bridge.due.append(mailbox)
         if not bridge.noted:
             bridge.noted = True
@@ -368,7 +369,14 @@ class _Bridge:
                 mailbox = self.due.popleft()
             except IndexError:
                 return
-            mailbox.wake(here)
+            try:
+                mailbox.wake(here)
+            except BaseException:
+                # A task ends the loop. Should it run once more, it goes on here.
+                mailbox.due = True
+                self.due.append(mailbox)
+                self.schedule()
+                raise
 
 
 def _no_loop() -> None:
@@ -394,7 +402,8 @@ class _Waiter(asyncio.Future[None]):
     ) -> None:
         """Remember how the task goes on; it calls this when it begins to wait, and nobody else."""
         self._go_on = fn
-        self._context = context or contextvars.copy_context()
+        # An empty context counts as False.
+        self._context = contextvars.copy_context() if context is None else context
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Let the loop call the task, as a plain future does."""

@@ -158,6 +158,22 @@ class TestWaking:
         assert await asyncio.gather(*receives) == [("a", receives[0]), ("b", receives[1])]
         assert who.get() == "nobody"
 
+    async def test_that_context_may_be_empty(self, mailbox: Mailbox, bridges: Bridges) -> None:
+        who = contextvars.ContextVar("who", default="nobody")
+
+        async def receive_and_change() -> str:
+            await receive(mailbox)
+            token = who.set("somebody")
+            await asyncio.sleep(0)
+            changed = who.get()
+            who.reset(token)  # ValueError in another context
+            return changed
+
+        receiving = contextvars.Context().run(asyncio.create_task, receive_and_change())
+        await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
+        await asyncio.to_thread(put, mailbox, bridges, 1)
+        assert await asyncio.wait_for(receiving, 5) == "somebody"
+
     async def test_messages_that_never_cease_leave_the_loop_time_for_others(
         self, bridges: Bridges
     ) -> None:
@@ -266,6 +282,27 @@ class TestLoops:
         timer = threading.Timer(0.05, put, (mailbox, bridges, 2))
         timer.start()
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
+        loop.close()
+
+    def test_a_task_that_ends_its_loop_keeps_no_others_from_waking(self, bridges: Bridges) -> None:
+        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(3)]
+
+        async def receive_and_exit() -> None:
+            await receive(mailboxes[0])
+            raise SystemExit
+
+        async def both() -> list[int]:
+            return [await asyncio.wait_for(each, 5) for each in others]
+
+        loop = asyncio.new_event_loop()
+        exiting = loop.create_task(receive_and_exit())
+        others = [loop.create_task(receive(each)) for each in mailboxes[1:]]
+        loop.run_until_complete(asyncio.sleep(0))
+        in_a_thread(lambda: [put(each, bridges, 7) for each in mailboxes])
+        with pytest.raises(SystemExit):
+            loop.run_forever()
+        assert loop.run_until_complete(both()) == [7, 7]
+        assert isinstance(exiting.exception(), SystemExit)
         loop.close()
 
     def test_two_loops_at_once_share_the_messages(self, bridges: Bridges) -> None:
