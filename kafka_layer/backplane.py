@@ -73,8 +73,7 @@ class Outgoing:
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> Outgoing:
         """Make a record whose value is ``payload``, encrypted where the codec has keys."""
-        value = codec.seal(topic, key, payload) if codec.encrypts else payload
-        return cls(topic, key, value, partition, headers)
+        return cls(topic, key, codec.seal(topic, key, payload), partition, headers)
 
 
 @dataclass(slots=True)
