@@ -200,6 +200,7 @@ class Mailbox:
             else:
                 # It may be closed or stand still: it is told once, and its message stays wanted.
                 self._waiters.pop(waiter, None)
+                # Until it runs it does not count as waiting; this keeps its channel meanwhile.
                 self.last_seen = time.monotonic()
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(waiter.wake)
@@ -391,7 +392,7 @@ class _Waiter(asyncio.Future[None]):
     """What a receive waits on: the task that awaits it goes on within ``wake``.
 
     The task of a plain future is called in the next turn of its loop. For a message to a group that
-    is a sixth of the time of each member, measured, and for one that comes alone another look of
+    is a fifth of the time of each member, measured, and for one that comes alone another look of
     the loop at its sockets.
     """
 
