@@ -25,7 +25,7 @@ __all__ = [
     "ServerName",
     "Topic",
     "WorkTopic",
-    "is_channel_name",
+    "addressee_of",
     "is_group_name",
     "new_channel_name",
     "owner_of",
@@ -135,12 +135,6 @@ def is_group_name(name: str) -> bool:
     return len(name) <= _LONGEST_NAME and GROUP_NAME.match(name) is not None
 
 
-@functools.lru_cache(maxsize=10_000)
-def is_channel_name(name: str) -> bool:
-    """Tell whether ``name`` can be a channel's name; as ``is_group_name``."""
-    return len(name) <= _LONGEST_NAME and CHANNEL_NAME.match(name) is not None
-
-
 @functools.lru_cache(maxsize=1000)
 def parse_server_name(name: str) -> ServerName | None:
     """Return the server that ``name`` (``3-k2f9q0v1``) means, or None if it is no server's name."""
@@ -160,6 +154,20 @@ def owner_of(channel: str) -> ServerName | None:
 @functools.lru_cache(maxsize=1000)
 def _owner_of_address(address: str) -> ServerName | None:
     return parse_server_name(address.rpartition(".")[2])
+
+
+@functools.lru_cache(maxsize=10_000)
+def addressee_of(channel: str) -> ServerName | WorkTopic | None:
+    """Return whom a channel's name means: a server, or whoever works for the channel.
+
+    The last ones are remembered, so ``channel`` is no ``ChannelName``; as for ``is_group_name``.
+
+    Returns:
+        None if it is no legal name, or one that carries no server where it should.
+    """
+    if len(channel) > _LONGEST_NAME or CHANNEL_NAME.match(channel) is None:
+        return None
+    return owner_of(channel) if "!" in channel else WorkTopic(channel)
 
 
 def user_key(user_id: str | int) -> str:

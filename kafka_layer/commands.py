@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .addressing import ServerName, Topic, parse_server_name
-from .backplane import Outgoing, Record
+from .backplane import Outgoing
 from .clock import BrokerClock
 from .exceptions import CommandFailed, UnreadableRecord
 from .registry import Registry
@@ -125,19 +125,20 @@ class Commands:
         return question
 
     def _sealed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Outgoing:
-        return Outgoing.sealed(self._codec, topic, str(to), self._codec.encode(value), to.partition)
+        key = str(to)
+        return topic, key, self._codec.seal(topic, key, self._codec.encode(value)), to.partition, ()
 
     def _to_all(self, command: str, value: dict[str, Any]) -> Outgoing:
         # The header tells it from a message to all; the value repeats it, under encryption.
         headers = [("command", command.encode())]
-        payload = self._codec.encode(value)
-        return Outgoing.sealed(self._codec, Topic.SEND_ALL, None, payload, headers=headers)
+        payload = self._codec.seal(Topic.SEND_ALL, None, self._codec.encode(value))
+        return Topic.SEND_ALL, None, payload, None, headers
 
-    def _on_command(self, key: str, payload: bytes, record: Record) -> None:
+    def _on_command(self, key: str, payload: bytes, written: float) -> None:
         if key != str(self.server):
             return
         value = self._codec.decode(payload)
-        within, age = value.get("within"), self._clock.now() - record.timestamp
+        within, age = value.get("within"), self._clock.now() - written
         if isinstance(within, (int, float)) and age > within:
             # Whoever asked was told that it failed.
             raise UnreadableRecord("expired", f"a command that came {age:.1f} s late: {value!r}")
@@ -155,7 +156,7 @@ class Commands:
         finally:
             self._reply(value, answer)
 
-    def _on_answer(self, key: str, payload: bytes, record: Record) -> None:
+    def _on_answer(self, key: str, payload: bytes, written: float) -> None:
         if key != str(self.server):
             return
         value = self._codec.decode(payload)
@@ -165,10 +166,10 @@ class Commands:
         if question is not None:
             question.take(value)
 
-    def _on_command_to_all(self, key: str, payload: bytes, record: Record) -> None:
+    def _on_command_to_all(self, key: str, payload: bytes, written: float) -> None:
         value = self._codec.decode(payload)
         if value.get("command") == _FLUSH and value.get("server") != str(self.server):
-            self._flush(record.timestamp)
+            self._flush(written)
         elif value.get("command") == _WHO:
             answer = {
                 "id": value.get("id"),
@@ -247,7 +248,8 @@ class Question(_Asked):
         try:
             self.answer.result(max(0.0, deadline - time.monotonic()))
         except concurrent.futures.TimeoutError:
-            raise TimeoutError(f"no answer to the command for {self.record.key}") from None
+            _, key, _, _, _ = self.record
+            raise TimeoutError(f"no answer to the command for {key}") from None
         finally:
             self.forget()
 

@@ -20,9 +20,8 @@ from .addressing import (
     ServerName,
     Topic,
     WorkTopic,
-    is_channel_name,
+    addressee_of,
     is_group_name,
-    owner_of,
     user_key,
 )
 from .backplane import Backplane, Outgoing, Position, QueueFull
@@ -103,6 +102,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Raises:
             TypeError: If the name or the message is not legal.
+            ValueError: If the name is none that ``new_channel()`` gave, and no worker channel's.
             ChannelFull: If a channel of this process holds ``capacity`` messages, or if the
                 producer's queue is full and ``overflow`` is ``raise``.
             MessageTooLarge: If the message is larger than the topic allows.
@@ -176,7 +176,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         Raises:
             ChannelFull: If channels of this process are full; the others got the message.
-            TypeError, MessageTooLarge: As for ``send``; nobody got the message then.
+            TypeError, ValueError, MessageTooLarge: As for ``send``; nobody got the message then.
         """
         records, full = self._records_to(channels, message)
         positions = [None if each is None else await self._publish(each) for each in records]
@@ -446,7 +446,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
         """Check a channel's name; see ``BaseChannelLayer``."""
         # Of a ChannelName [:] makes a plain copy.
-        if isinstance(name, str) and is_channel_name(name[:]) and not receive:
+        if isinstance(name, str) and addressee_of(name[:]) is not None and not receive:
             return True
         return bool(super().require_valid_channel_name(name, receive))
 
@@ -467,39 +467,57 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Behind the API: from arguments to records
 
     def _record_to(self, channel: str, message: dict[str, Any]) -> Outgoing | None:
-        self.require_valid_channel_name(channel)
-        return self._route(channel, self._codec.encode(message))
+        to = self._addressee(channel)
+        return self._route(channel, to, self._codec.encode(message))
 
     def _records_to(
         self, channels: Iterable[str], message: dict[str, Any]
     ) -> tuple[list[Outgoing | None], list[str]]:
-        channels = _names("channels", channels)
-        for channel in channels:
-            self.require_valid_channel_name(channel)
+        addressees = [(each, self._addressee(each)) for each in _names("channels", channels)]
         payload = self._codec.encode(message)
         records: list[Outgoing | None] = []
         full = []
-        for channel in channels:
+        for channel, to in addressees:
             try:
-                records.append(self._route(channel, payload))
+                records.append(self._route(channel, to, payload))
             except ChannelFull:
                 records.append(None)
                 full.append(channel)
         return records, full
 
-    def _route(self, channel: str, payload: bytes) -> Outgoing | None:
+    def _addressee(self, channel: str) -> ServerName | WorkTopic:
+        # Of a ChannelName [:] makes a plain copy.
+        addressee = addressee_of(channel[:]) if isinstance(channel, str) else None
+        if addressee is None:
+            self.require_valid_channel_name(channel)
+            raise ValueError(
+                f"Channel {channel!r} names no server of this layer; "
+                "channel names come from new_channel()."
+            )
+        return addressee
+
+    def _owner(self, channel: str) -> ServerName:
+        owner = self._addressee(channel)
+        if isinstance(owner, WorkTopic):
+            raise ValueError(
+                f"{channel!r} is a worker channel, and those belong to no process: they cannot be "
+                "in a group or serve a user. Send to it directly."
+            )
+        return owner
+
+    def _route(self, channel: str, to: ServerName | WorkTopic, payload: bytes) -> Outgoing | None:
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is not None:
             server.put(mailbox, payload)
             return None
-        if "!" not in channel:
-            return Outgoing.sealed(self._codec, WorkTopic(channel), None, payload)
-        owner = _owner(channel)
-        if server.owns(owner):
+        if isinstance(to, WorkTopic):
+            return to, None, self._codec.seal(to, None, payload), None, ()
+        if server.owns(to):
             server.stats.count("dropped.closed")
             return None
-        return Outgoing.sealed(self._codec, _SEND_CONN, channel, payload, owner.partition)
+        value = self._codec.seal(_SEND_CONN, channel, payload)
+        return _SEND_CONN, channel, value, to.partition, ()
 
     def _group_record(
         self, group: str, message: dict[str, Any], exclude: Collection[str]
@@ -507,7 +525,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
         headers = _exclusion(exclude) if exclude else ()
-        return Outgoing.sealed(self._codec, _SEND_GROUP, group, payload, None, headers)
+        return _SEND_GROUP, group, self._codec.seal(_SEND_GROUP, group, payload), None, headers
 
     def _group_records(
         self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
@@ -516,39 +534,29 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         for group in groups:
             self.require_valid_group_name(group)
         payload, headers = self._codec.encode(message), _exclusion(exclude)
+        seal = self._codec.seal
         return [
-            Outgoing.sealed(self._codec, _SEND_GROUP, each, payload, None, headers)
-            for each in groups
+            (_SEND_GROUP, each, seal(_SEND_GROUP, each, payload), None, headers) for each in groups
         ]
 
     def _user_record(
         self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
     ) -> Outgoing:
-        return Outgoing.sealed(
-            self._codec,
-            Topic.SEND_USER,
-            user_key(user_id),
-            self._codec.encode(message),
-            None,
-            _exclusion(exclude),
-        )
+        topic, key = Topic.SEND_USER, user_key(user_id)
+        value = self._codec.seal(topic, key, self._codec.encode(message))
+        return topic, key, value, None, _exclusion(exclude)
 
     def _user_records(
         self, user_ids: Iterable[str | int], message: dict[str, Any]
     ) -> list[Outgoing]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
-        payload = self._codec.encode(message)
-        return [Outgoing.sealed(self._codec, Topic.SEND_USER, key, payload) for key in keys]
+        topic, payload = Topic.SEND_USER, self._codec.encode(message)
+        return [(topic, key, self._codec.seal(topic, key, payload), None, ()) for key in keys]
 
     def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> Outgoing:
-        return Outgoing.sealed(
-            self._codec,
-            Topic.SEND_ALL,
-            None,
-            self._codec.encode(message),
-            None,
-            _exclusion(exclude),
-        )
+        topic = Topic.SEND_ALL
+        value = self._codec.seal(topic, None, self._codec.encode(message))
+        return topic, None, value, None, _exclusion(exclude)
 
     # Behind the API: what waits, once for coroutines and once for threads
 
@@ -577,7 +585,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return server
 
     async def _publish(self, record: Outgoing) -> Position | None:
-        server = await self._server_for(record.topic)
+        topic, _, _, _, _ = record
+        server = await self._server_for(topic)
         full = None
         while True:
             try:
@@ -592,7 +601,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 await asyncio.sleep(_RETRY_INTERVAL)
 
     def _publish_sync(self, record: Outgoing) -> Position | None:
-        server = self._server_for_sync(record.topic)
+        topic, _, _, _, _ = record
+        server = self._server_for_sync(topic)
         full = None
         while True:
             try:
@@ -607,8 +617,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 time.sleep(_RETRY_INTERVAL)
 
     async def _change(self, command: str, name: str, channel: str) -> None:
-        self.require_valid_channel_name(channel)
-        owner = _owner(channel)
+        owner = self._owner(channel)
         server = await self._receiving_server()
         if server.owns(owner):
             server.registry.change(command, name, channel)
@@ -622,8 +631,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             question.forget()
 
     def _change_sync(self, command: str, name: str, channel: str) -> None:
-        self.require_valid_channel_name(channel)
-        owner = _owner(channel)
+        owner = self._owner(channel)
         server = self._receiving_server_sync()
         if server.owns(owner):
             server.registry.change(command, name, channel)
@@ -645,16 +653,15 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Behind the API: lifecycle
 
     async def _open(self, channel: str) -> tuple[Server, Mailbox]:
-        self.require_valid_channel_name(channel)
+        owner = self._addressee(channel)
         if channel.endswith("!"):
             raise ValueError(
                 f"{channel!r} is the part that all channels of a server share; receive on a whole "
                 "name that new_channel() gave."
             )
-        if "!" not in channel:
+        if isinstance(owner, WorkTopic):
             server = self._server
-            return server, await asyncio.wrap_future(server.start_working(WorkTopic(channel)))
-        owner = _owner(channel)
+            return server, await asyncio.wrap_future(server.start_working(owner))
         server = await self._receiving_server()
         if not server.owns(owner):
             raise ValueError(
@@ -686,7 +693,8 @@ class _Overflow:
     def __init__(self, config: LayerConfig, stats: Stats, record: Outgoing) -> None:
         self._policy = config.overflow
         self._stats = stats
-        self._where = f"the producer's queue is full, {record.topic.value} {record.key!r}"
+        topic, key, _, _, _ = record
+        self._where = f"the producer's queue is full, {topic.value} {key!r}"
         self._deadline = time.monotonic() + config.expiry
 
     def give_up(self) -> bool:
@@ -712,21 +720,6 @@ def _full_raises() -> Iterator[None]:
         yield
     except QueueFull:
         raise ChannelFull("the producer's queue is full") from None
-
-
-def _owner(channel: str) -> ServerName:
-    if "!" not in channel:
-        raise ValueError(
-            f"{channel!r} is a worker channel, and those belong to no process: they cannot be in a "
-            "group or serve a user. Send to it directly."
-        )
-    owner = owner_of(channel)
-    if owner is None:
-        raise ValueError(
-            f"Channel {channel!r} names no server of this layer; "
-            "channel names come from new_channel()."
-        )
-    return owner
 
 
 def _names(argument: str, names: Iterable[T]) -> list[T]:

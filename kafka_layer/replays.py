@@ -59,10 +59,9 @@ class Opener:
         Raises:
             UnreadableRecord: As ``Codec.open`` raises it, or if the token is a copy.
         """
-        codec = self._codec
-        payload = codec.open(topic, key, value)
-        if codec.encrypts and value:
-            stamp = codec.stamp(value)
+        payload = self._codec.open(topic, key, value)
+        if payload is not value and value is not None:
+            stamp = self._codec.stamp(value)
             self._require_in_time(written - stamp.sealed)
             self._require_new(stamp.number, written, place)
         return payload

@@ -151,8 +151,9 @@ class Server:
             QueueFull: If the backplane's queue is full.
             ProduceFailed: If the record cannot be written at all.
         """
-        if len(record.value) > self._limits[record.topic]:
-            raise self._too_large(record.topic, record.value)
+        topic, _, value, _, _ = record
+        if len(value) > self._limits[topic]:
+            raise self._too_large(topic, value)
         self._backplane.produce(record, delivered)
 
     def try_publish(self, record: Outgoing) -> bool:
@@ -166,11 +167,12 @@ class Server:
             MessageTooLarge, ProduceFailed: As for ``publish``.
         """
         # Each call that a lone send makes costs it 2 us, so publish() stands here once more.
-        limit = self._limits.get(record.topic)
+        topic, _, value, _, _ = record
+        limit = self._limits.get(topic)
         if limit is None or not self.sending or self.config.await_produce:
             return False
-        if len(record.value) > limit:
-            raise self._too_large(record.topic, record.value)
+        if len(value) > limit:
+            raise self._too_large(topic, value)
         try:
             self._backplane.produce(record)
         except QueueFull:
@@ -465,7 +467,8 @@ class Server:
         try:
             self.publish(record)
         except Exception as error:
-            self.stats.dropped("answer", f"the answer to {record.key}: {error}")
+            _, asker, _, _, _ = record
+            self.stats.dropped("answer", f"the answer to {asker}: {error}")
 
     def _flush(self, timestamp: float) -> None:
         until = self._router.forget_until(timestamp)

@@ -35,7 +35,7 @@ _POLL = 0.1
 
 _GIVE_BACK_AFTER = 5.0
 
-_QueuedJob = tuple[Outgoing, int, float]
+_QueuedJob = tuple[bytes, int, float]
 
 
 class InMemoryKafkaChannelLayer(KafkaChannelLayer):
@@ -101,15 +101,15 @@ class InMemoryBackplane:
         """Append a record to the log and so to every server's queue."""
         if self._closed:
             raise ProduceFailed("The channel layer is closed.")
-        partition = record.partition
+        topic, key, _, partition, _ = record
         if partition is None:
-            count = self._config.topic_settings(record.topic).partitions
-            partition = zlib.crc32((record.key or "").encode()) % count
+            count = self._config.topic_settings(topic).partitions
+            partition = zlib.crc32((key or "").encode()) % count
         timestamp = time.time()
         offset = self._log.append(record, partition, timestamp)
         self._stats.sent.add()
         if delivered is not None:
-            name = topic_name(self._config.prefix, record.topic)
+            name = topic_name(self._config.prefix, topic)
             delivered(Position(name, partition, offset, timestamp), None)
 
     def health(self) -> Health:
@@ -175,8 +175,8 @@ class InMemoryBackplane:
             jobs.put_back([queued])
             return
         if not isinstance(queued, Job):
-            record, offset, timestamp = queued
-            job = channel.job(record.value, timestamp, 0, offset)
+            value, offset, timestamp = queued
+            job = channel.job(value, timestamp, 0, offset)
             if job is None:
                 return
             queued = job
@@ -250,13 +250,12 @@ class _Log:
                 jobs.clear()
 
     def append(self, outgoing: Outgoing, partition: int, timestamp: float) -> int:
-        topic = outgoing.topic
+        topic, key, value, _, headers = outgoing
         if isinstance(topic, WorkTopic):
             offset = next(self._job_numbers)
-            self.jobs(topic).put((outgoing, offset, timestamp))
+            self.jobs(topic).put((value, offset, timestamp))
             return offset
-        key = None if outgoing.key is None else outgoing.key.encode()
-        record = Record(topic, key, outgoing.value, outgoing.headers, timestamp)
+        record = topic, None if key is None else key.encode(), value, headers, timestamp
         with self._lock:
             offset = self._ends.get((topic, partition), 0)
             self._ends[topic, partition] = offset + 1

@@ -11,7 +11,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import ormsgpack
@@ -59,7 +60,9 @@ class Codec:
     Attributes:
         encode: Serializes a message; ``TypeError`` if it is not a dict or holds what the format
             cannot carry.
-        encrypts: Whether there are keys.
+        seal: Returns the value of a record for a topic, a key and a payload: the payload, encrypted
+            where keys are set. The token holds the address as well, so that it is worth nothing
+            under another one.
 
     Raises:
         ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
@@ -69,8 +72,10 @@ class Codec:
         self, serializer_format: Literal["msgpack", "json"], keys: Sequence[bytes] = ()
     ) -> None:
         self.encode = _to_json if serializer_format == "json" else _to_msgpack
-        self.encrypts = bool(keys)
         self._fernet = _fernet(keys) if keys else None
+        self.seal: Callable[[Topic | WorkTopic, str | None, bytes], bytes] = (
+            _as_it_is if self._fernet is None else partial(_encrypted, self._fernet)
+        )
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """Deserialize what ``encode`` made, in either format.
@@ -88,15 +93,6 @@ class Codec:
         if type(message) is not dict:
             raise UnreadableRecord("undecodable", f"not a map but a {type(message).__name__}")
         return message
-
-    def seal(self, topic: Topic | WorkTopic, key: str | None, payload: bytes) -> bytes:
-        """Return the value of a record: the payload, encrypted where keys are set.
-
-        The token holds the address as well, so that it is worth nothing under another one.
-        """
-        if self._fernet is None:
-            return payload
-        return self._fernet.encrypt(_address(topic, key) + payload)
 
     def open(self, topic: Topic | WorkTopic, key: str | None, value: bytes | None) -> bytes:
         """Return the payload in the value of a record; it may still be undecodable.
@@ -148,8 +144,18 @@ def headers_to_dict(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, st
     return {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
 
 
+def _as_it_is(topic: Topic | WorkTopic, key: str | None, payload: bytes) -> bytes:
+    return payload
+
+
 def _address(topic: Topic | WorkTopic, key: str | None) -> bytes:
     return f"{topic.value}\0{key or ''}\0".encode()
+
+
+def _encrypted(
+    fernet: MultiFernet, topic: Topic | WorkTopic, key: str | None, payload: bytes
+) -> bytes:
+    return fernet.encrypt(_address(topic, key) + payload)
 
 
 def _decrypt(fernet: MultiFernet, address: bytes, token: bytes) -> bytes:

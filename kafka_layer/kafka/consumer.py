@@ -307,7 +307,7 @@ class BroadcastConsumer:
             if error is None:
                 headers: Any = message.headers()
                 _, timestamp = message.timestamp()
-                yield Record(
+                yield (
                     topics[message.topic() or ""],
                     message.key(),
                     message.value(),

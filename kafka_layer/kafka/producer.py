@@ -149,16 +149,14 @@ class RecordProducer:
         client = self._client
         if client is None:
             raise _closed()
-        topic, partition = record.topic, record.partition
+        topic, key, value, partition, headers = record
         if isinstance(topic, WorkTopic):
             name, partition = self._turn_of(topic)
         else:
             name = self._topics[topic]
             if partition is None:
-                keyless = record.key is None
-                partition = self.own_partition if keyless else _PARTITIONER_DECIDES
-        pending = name, record.value, record.key, partition, record.headers, delivered
-        self._hold.put(client, pending)
+                partition = self.own_partition if key is None else _PARTITIONER_DECIDES
+        self._hold.put(client, (name, value, key, partition, headers, delivered))
         self._stats.sent.add()
 
     def _hand_over(self, client: Producer, pending: Pending) -> None:

@@ -274,6 +274,14 @@ class TestUsersAndAll:
         for layer, channel in channels:
             assert await next_message(layer, channel) == MESSAGE
 
+    async def test_send_many_with_a_name_that_means_nobody(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        with pytest.raises(ValueError, match="names no server"):
+            await layer.send_many([channel, "specific!x"], MESSAGE)
+        await layer.send(channel, BARRIER)
+        assert await next_message(layer, channel) == BARRIER
+
 
 class TestSyncTwins:
     async def test_they_do_what_the_others_do(self, make_layer: Layers) -> None:

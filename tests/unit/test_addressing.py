@@ -14,6 +14,8 @@ from kafka_layer.addressing import (
     INBOX_TOPICS,
     ServerName,
     Topic,
+    WorkTopic,
+    addressee_of,
     new_channel_name,
     owner_of,
     parse_server_name,
@@ -84,6 +86,15 @@ class TestChannelNames:
     @pytest.mark.parametrize("name", ["specific!abc", "!abc", "specific.x!abc", "a.3!b", "3-a.b!c"])
     def test_a_name_without_a_server(self, name: str) -> None:
         assert owner_of(name) is None
+        assert addressee_of(name) is None
+
+    def test_whom_a_name_means(self) -> None:
+        assert addressee_of("specific.3-k2f9q0v1!hJ7x") == ServerName(3, "k2f9q0v1")
+        assert addressee_of("thumbnails") == WorkTopic("thumbnails")
+
+    @pytest.mark.parametrize("name", ["", "a b", "jobs\n", "j" * 100, "specific.3-a!b c"])
+    def test_an_illegal_name_means_nobody(self, name: str) -> None:
+        assert addressee_of(name) is None
 
 
 class TestLegalNames:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from kafka_layer.addressing import ServerName, Topic
-from kafka_layer.backplane import Record
 from kafka_layer.clock import BrokerClock
 from kafka_layer.conf import LayerConfig
 from kafka_layer.exceptions import UnreadableRecord
@@ -32,7 +32,7 @@ class Site:
         self.clock = BrokerClock()
         self.commands: list[tuple[Topic, str, bytes]] = []
         handlers = {
-            topic: lambda key, payload, record: self.commands.append((record.topic, key, payload))
+            topic: partial(self._note_command, topic)
             for topic in (Topic.GROUP_MGMT, Topic.ACK, Topic.SEND_ALL)
         }
         self.router = Router(
@@ -46,6 +46,9 @@ class Site:
         )
         self._names: list[str] = []
 
+    def _note_command(self, topic: Topic, key: str, payload: bytes, written: float) -> None:
+        self.commands.append((topic, key, payload))
+
     def channel(self, *, group: str | None = None, user: str | None = None) -> str:
         name = self.registry.new_channel("specific", SERVER)
         self._names.append(name)  # held, or it would be forgotten
@@ -58,7 +61,7 @@ class Site:
     def deliver(self, topic: Topic, key: str | None, *values: object, **record: Any) -> None:
         self.router.deliver(
             [
-                Record(
+                (
                     topic,
                     None if key is None else key.encode(),
                     value
@@ -189,8 +192,8 @@ class TestNothingStopsIt:
     def test_a_key_that_is_not_utf8(self) -> None:
         site = Site()
         channel = site.channel(group="room")
-        bad = Record(Topic.SEND_GROUP, b"\xff", b"\x80", (), time.time())
-        good = Record(Topic.SEND_GROUP, b"room", b"\x81\xa1v\x01", (), time.time())
+        bad = (Topic.SEND_GROUP, b"\xff", b"\x80", (), time.time())
+        good = (Topic.SEND_GROUP, b"room", b"\x81\xa1v\x01", (), time.time())
         site.router.deliver([bad, good])
         assert site.taken(channel) == [1]
         assert site.counted("dropped.undecodable") == 1
@@ -200,7 +203,7 @@ class TestNothingStopsIt:
         site = Site()
         channel = site.channel(group="room")
 
-        def fail(key: str, payload: bytes, record: Record) -> None:
+        def fail(key: str, payload: bytes, written: float) -> None:
             raise error
 
         handlers = {Topic.ACK: fail}
@@ -227,6 +230,15 @@ class TestBackPressure:
         assert site.taken(still) == list(range(4))
         assert site.counted("dropped.full") == 6
         assert time.monotonic() - started < STALLED_AFTER * 2
+
+    def test_what_waited_behind_a_full_channel_is_as_old_as_it_is(self) -> None:
+        site = Site(capacity=4)
+        site.channel(group="room")
+        site.deliver(Topic.SEND_GROUP, "room", *range(6))
+        assert site.counted("dropped.full") == 2
+        oldest = site.stats.percentile(1.0)
+        assert oldest is not None
+        assert oldest >= STALLED_AFTER * 0.9
 
     @pytest.mark.parametrize("shared", [True, False], ids=["one group", "a group each"])
     def test_many_that_stand_still_cost_no_more_time_than_one(self, shared: bool) -> None:
