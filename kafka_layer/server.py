@@ -331,12 +331,16 @@ class Server:
                 return
             self._stopped.set()
         self.sending = self.receiving = False
-        _running.discard(self)
         try:
             self._backplane.close(timeout)
         finally:
             self._closed.set()
+            _running.discard(self)
         self.stats.flush_log()
+
+    def join(self, timeout: float) -> None:
+        """Wait until it is closed, by whichever thread; at most ``timeout`` seconds."""
+        self._closed.wait(timeout)
 
     def abandon(self) -> None:
         """Let go of everything without touching it, in a forked child."""
@@ -518,6 +522,8 @@ def close_all(timeout: float) -> None:
     deadline = time.monotonic() + timeout
     for server in list(_running):
         server.close(max(0.1, deadline - time.monotonic()))
+        # A thread that closes one already would end with the process, and so what it writes.
+        server.join(max(0.1, deadline - time.monotonic()))
 
 
 # Without it a process that sends and ends would lose what it sent. No thread can be started here.

@@ -16,6 +16,7 @@ import pytest
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.kafka.consumer import BroadcastConsumer
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.server import close_all
 from kafka_layer.signals import produce_failed
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, layer_threads, next_message
@@ -104,6 +105,30 @@ class TestEnd:
         for number in range(500):
             assert await next_message(there, channel) == {"n": number}
         await there.close()
+
+    async def test_the_process_waits_for_one_that_closes_already(
+        self, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layer = KafkaChannelLayer(**make_layer.backend.config, prefix=make_layer.prefix)
+        await layer.group_send("room", {})
+        backplane = layer._server._backplane
+        close = backplane.close
+        begun, go_on = threading.Event(), threading.Event()
+
+        def close_slowly(timeout: float) -> None:
+            begun.set()
+            go_on.wait(timeout)
+            close(timeout)
+
+        monkeypatch.setattr(backplane, "close", close_slowly)
+        del layer, backplane  # a thread closes it now
+        assert await asyncio.to_thread(begun.wait, CLOSE_LIMIT), "nothing closed it"
+        at_exit = asyncio.create_task(asyncio.to_thread(close_all, CLOSE_LIMIT))
+        # It has nothing to do but to wait, for the whole of its time.
+        done, _ = await asyncio.wait([at_exit], timeout=0.3)
+        go_on.set()
+        assert not done
+        await asyncio.wait_for(at_exit, CLOSE_LIMIT)
 
     async def test_closing_while_it_starts(self, make_layer: Layers) -> None:
         layer = make_layer()
