@@ -22,7 +22,6 @@ from tests.support.layers import Layers, kafka_backend
 __all__ = ["main"]
 
 _RATE = 50
-_SHORTEST, _LONGEST = 3.0, 12.0
 _CALM = 1.0
 _DEADLINE = 60.0
 
@@ -50,7 +49,7 @@ async def _measure(broker: RealBroker, layers: Layers, options: argparse.Namespa
     lasts: list[float] = []
     for _ in range(options.outages):
         end = rng.choice([broker.kill, broker.halt])
-        away = rng.uniform(_SHORTEST, _LONGEST)
+        away = rng.uniform(*options.away)
         await asyncio.to_thread(end)
         await asyncio.sleep(away)
         with answers_at(broker.bootstrap_servers) as answered:
@@ -90,6 +89,14 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
     parser.add_argument("--outages", type=int, default=25, metavar="N", help="default: 25")
     parser.add_argument("--servers", type=int, default=6, metavar="N", help="receivers: 6")
+    parser.add_argument(
+        "--away",
+        type=float,
+        nargs=2,
+        default=(3.0, 12.0),
+        metavar=("SHORTEST", "LONGEST"),
+        help="seconds without a broker: 3 to 12",
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     return parser.parse_args()
 

@@ -48,7 +48,7 @@ _REQUEST_TIMEOUT = 1.0
 # How often the thread looks whether its client reads what the log holds, more often for a while
 # after the client reported trouble, and how many times in a row it may seem not to.
 _CHECK_INTERVAL = 5.0
-_CHECK_INTERVAL_IN_TROUBLE = 1.0
+_CHECK_INTERVAL_IN_TROUBLE = 0.3
 _TROUBLED_FOR = 30.0
 _PATIENCE = 3
 
