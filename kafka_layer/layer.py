@@ -29,7 +29,7 @@ from .commands import Question
 from .conf import LayerConfig
 from .exceptions import GroupAckTimeout
 from .mailbox import Mailbox
-from .server import Server
+from .server import Server, abandon_all
 from .stats import LayerStats, Stats
 from .wire import Codec, exclude_header
 
@@ -749,6 +749,7 @@ def _after_fork_in_child() -> None:
     for layer in list(_layers):
         layer._server.abandon()
         layer._renew()
+    abandon_all()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

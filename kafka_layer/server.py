@@ -32,7 +32,7 @@ from .stats import LayerStats, Stats
 from .wire import Codec
 from .work import WorkChannel
 
-__all__ = ["START_TIMEOUT", "Server", "close_all"]
+__all__ = ["START_TIMEOUT", "Server", "abandon_all", "close_all"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -524,6 +524,12 @@ def close_all(timeout: float) -> None:
         server.close(max(0.1, deadline - time.monotonic()))
         # A thread that closes one already would end with the process, and so what it writes.
         server.join(max(0.1, deadline - time.monotonic()))
+
+
+def abandon_all() -> None:
+    """Let go of every server, in a forked child: also those that a thread of the parent closes."""
+    for server in list(_running):
+        server.abandon()
 
 
 # Without it a process that sends and ends would lose what it sent. No thread can be started here.

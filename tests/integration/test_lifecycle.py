@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ormsgpack
@@ -123,6 +125,7 @@ class TestEnd:
         monkeypatch.setattr(backplane, "close", close_slowly)
         del layer, backplane  # a thread closes it now
         assert await asyncio.to_thread(begun.wait, CLOSE_LIMIT), "nothing closed it"
+        assert in_a_child(lambda: close_all(CLOSE_LIMIT)) < 1.0, "a child has nothing to wait for"
         at_exit = asyncio.create_task(asyncio.to_thread(close_all, CLOSE_LIMIT))
         # It has nothing to do but to wait, for the whole of its time.
         done, _ = await asyncio.wait([at_exit], timeout=0.3)
@@ -242,6 +245,26 @@ class TestBrokerGone:
                 produce_failed.disconnect(note)
         assert sorted(set(reported) - {-1}) == list(range(600))
         assert len(reported) == len(set(reported))
+
+
+def in_a_child(function: Callable[[], None]) -> float:
+    """Run a function in a forked child and return the seconds that it took there."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if not child:
+        try:
+            started = time.monotonic()
+            function()
+            os.write(writing, repr(time.monotonic() - started).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        took = float(pipe.read())
+    os.waitpid(child, 0)
+    return took
 
 
 async def bounded_start_and_close(layer: KafkaChannelLayer) -> None:
