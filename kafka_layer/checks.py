@@ -14,8 +14,9 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
-from .conf import LayerConfig
-from .configured import (
+from .config.settings import LayerConfig
+from .kafka.validation import Finding, examine_clients
+from .management.installed import (
     BACKEND,
     backend_of,
     channel_layers,
@@ -23,7 +24,6 @@ from .configured import (
     has_topics,
     is_kafka_layer,
 )
-from .kafka.validation import Finding, examine_clients
 
 __all__ = ["TAG", "check_cleartext_credentials", "check_settings"]
 

@@ -14,24 +14,20 @@ from typing import Any, TypeVar
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
-from .addressing import (
-    CHANNEL_NAME,
-    GROUP_NAME,
-    ServerName,
-    Topic,
-    WorkTopic,
-    addressee_of,
-    is_group_name,
-    user_key,
-)
-from .backplane import Backplane, Outgoing, Position, QueueFull
-from .commands import Question
-from .conf import LayerConfig
+from .config.settings import LayerConfig
+from .delivery.mailbox import Mailbox
 from .exceptions import GroupAckTimeout
-from .mailbox import Mailbox
-from .server import Server, abandon_all
-from .stats import LayerStats, Stats
-from .wire import Codec, exclude_header
+from .messages import Position
+from .observe.counters import Stats
+from .server.commands import Question
+from .server.server import Server, abandon_all
+from .stats import LayerStats
+from .transport import Backplane, QueueFull
+from .wire.codec import Codec
+from .wire.headers import exclude_header
+from .wire.names import CHANNEL_NAME, GROUP_NAME, ServerName, addressee_of, is_group_name, user_key
+from .wire.records import Outgoing
+from .wire.topics import Topic, WorkTopic
 
 __all__ = ["KafkaChannelLayer"]
 

@@ -17,8 +17,8 @@ from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
-from .addressing import user_key
 from .layer import KafkaChannelLayer
+from .wire.names import user_key
 
 __all__ = [
     "all_send_on_commit",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kafka_layer.kafka.embedded import EmbeddedBroker
+from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.kafka import RealBroker, missing_tools
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.secure import SecureBroker

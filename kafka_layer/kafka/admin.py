@@ -33,9 +33,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from ..addressing import Topic, WorkTopic, topic_name
-from ..conf import LayerConfig, Properties
+from ..config.settings import LayerConfig, Properties
 from ..exceptions import KafkaLayerError, TopicError
+from ..wire.topics import Topic, WorkTopic, topic_name
 from .clients import new_client
 from .connection import Connection
 from .errors import client_logger, is_refusal, kafka_error, topic_error

@@ -11,19 +11,19 @@ from collections.abc import Iterator, Sequence
 
 from confluent_kafka import KafkaException
 
-from ..addressing import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
-from ..backplane import Health, RecordSink
-from ..conf import LayerConfig
+from ..config.settings import LayerConfig
 from ..exceptions import BrokerUnavailable, TopicError
-from ..stats import Stats
-from ..work import WorkChannel
+from ..jobs.channel import WorkChannel
+from ..observe.counters import Stats
+from ..transport import Health, RecordSink
+from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
+from .acls import ReadRights
 from .admin import TopicAdmin, partition_counts, topic_spec
 from .connection import Connection
-from .consumer import BroadcastConsumer
 from .errors import UNKNOWN_TOPIC
+from .group import WorkConsumer
 from .producer import RecordProducer
-from .rights import ReadRights
-from .workers import WorkConsumer
+from .reader import BroadcastConsumer
 
 __all__ = ["KafkaBackplane"]
 

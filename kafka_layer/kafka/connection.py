@@ -9,8 +9,8 @@ import time
 from confluent_kafka import KafkaError
 
 from ..exceptions import BrokerUnavailable
+from ..observe.counters import Stats
 from ..signals import connection_changed
-from ..stats import Stats
 from . import errors
 
 __all__ = ["Connection"]

@@ -20,16 +20,18 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from django.core.exceptions import ImproperlyConfigured
 
-from ..addressing import Topic, WorkTopic
-from ..backplane import Delivered, Outgoing, Position, QueueFull
-from ..conf import LayerConfig, Properties
+from ..config.settings import LayerConfig, Properties
 from ..exceptions import ProduceFailed
+from ..messages import Position
+from ..observe.counters import Stats
 from ..signals import produce_failed
-from ..stats import Stats
+from ..transport import Delivered, QueueFull
+from ..wire.records import Outgoing
+from ..wire.topics import Topic, WorkTopic
+from .batching import Hold, Pending
 from .clients import abandon, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, client_logger, kafka_error, produce_error
-from .holding import Hold, Pending
 from .properties import producer_properties
 
 __all__ = ["RecordProducer"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..conf import LayerConfig
+from ..config.settings import LayerConfig
 
 __all__ = [
     "admin_properties",

@@ -11,14 +11,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from ..conf import LayerConfig, Properties
+from ..config.settings import LayerConfig, Properties
 from .errors import kafka_error
-from .properties import (
-    admin_properties,
-    consumer_properties,
-    producer_properties,
-    work_properties,
-)
+from .properties import admin_properties, consumer_properties, producer_properties, work_properties
 
 __all__ = ["Finding", "examine_clients"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from channels.exceptions import MessageTooLarge
 
-from kafka_layer.addressing import Topic
+from kafka_layer.wire.topics import Topic
 from tests.support.layers import Layers, next_message, next_messages
 
 SAME_IN_ALL_FORMATS: dict[str, Any] = {

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from kafka_layer.addressing import Topic, topic_name
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.layers import next_message, stats_of
 from tests.support.waiting import wait_until_async
 

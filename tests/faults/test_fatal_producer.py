@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from kafka_layer.kafka import embedded as embedded_module
-from kafka_layer.kafka.embedded import EmbeddedBroker
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.signals import produce_failed
+from kafka_layer.testing import embedded as embedded_module
+from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.faults.traffic import figure
 from tests.support.layers import Layers, embedded_backend, next_messages, stats_of
 from tests.support.waiting import wait_until_async

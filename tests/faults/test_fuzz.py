@@ -13,17 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kafka_layer.addressing import ServerName, Topic
-from kafka_layer.backplane import Outgoing, Record
-from kafka_layer.clock import BrokerClock
-from kafka_layer.commands import Commands
-from kafka_layer.conf import LayerConfig
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.delivery.mailbox import Mailbox
+from kafka_layer.delivery.registry import Registry
 from kafka_layer.exceptions import UnreadableRecord
-from kafka_layer.mailbox import Mailbox
-from kafka_layer.registry import Registry
-from kafka_layer.router import Router
-from kafka_layer.stats import Stats
-from kafka_layer.wire import Codec
+from kafka_layer.observe.counters import Stats
+from kafka_layer.server.clock import BrokerClock
+from kafka_layer.server.commands import Commands
+from kafka_layer.server.router import Router
+from kafka_layer.wire.codec import Codec
+from kafka_layer.wire.names import ServerName
+from kafka_layer.wire.records import Outgoing, Record
+from kafka_layer.wire.topics import Topic
 
 KEYS = (b"secret",)
 SERVER = ServerName.new(0)

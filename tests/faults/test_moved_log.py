@@ -16,11 +16,11 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
-from kafka_layer import server as server_module
-from kafka_layer.addressing import Topic, topic_name
-from kafka_layer.backplane import Record
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.server import server as server_module
+from kafka_layer.wire.records import Record
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.traffic import figure
 from tests.support.kafka import Node, RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of

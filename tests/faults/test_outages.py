@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from kafka_layer.addressing import Topic, topic_name
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.conftest import LayersOn
 from tests.faults.traffic import Inbox, Stream, Tally, answers_at, figure
 from tests.support.kafka import RealBroker, RealCluster

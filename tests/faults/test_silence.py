@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from kafka_layer.conf import Properties
-from kafka_layer.kafka import consumer as consumer_module
+from kafka_layer.config.settings import Properties
 from kafka_layer.kafka import producer as producer_module
+from kafka_layer.kafka import reader as consumer_module
 from kafka_layer.kafka.backplane import KafkaBackplane
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.traffic import Inbox, Stream, Tally, figure

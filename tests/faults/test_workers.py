@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from kafka_layer.kafka.workers import WorkConsumer
+from kafka_layer.kafka.group import WorkConsumer
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from kafka_layer.delivery.mailbox import STALLED_AFTER, Mailbox
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.mailbox import STALLED_AFTER, Mailbox
 from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 

@@ -12,8 +12,8 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from kafka_layer.addressing import Topic, topic_name
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.kafka import fetch_jars
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
@@ -178,7 +178,7 @@ async def test_commands_that_make_no_sense_harm_nobody(
 async def test_partitions_raised_while_servers_run(
     make_layer: Layers, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kafka_layer import server
+    from kafka_layer.server import server
 
     monkeypatch.setattr(server, "_REFRESH_INTERVAL", 0.5)
     here, there = (make_layer(prefix=prefix, default_partitions=4) for _ in range(2))

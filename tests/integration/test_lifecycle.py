@@ -16,9 +16,9 @@ import ormsgpack
 import pytest
 
 from kafka_layer.exceptions import KafkaLayerError
-from kafka_layer.kafka.consumer import BroadcastConsumer
+from kafka_layer.kafka.reader import BroadcastConsumer
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.server import close_all
+from kafka_layer.server.server import close_all
 from kafka_layer.signals import produce_failed
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, layer_threads, next_message

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kafka_layer.addressing import owner_of
 from kafka_layer.exceptions import GroupAckTimeout
+from kafka_layer.wire.names import owner_of
 from tests.scaleout.cluster import MESSAGE, Cluster, inboxes
 from tests.scaleout.conftest import MakeRemote
 from tests.support.layers import Layers, next_message, stats_of

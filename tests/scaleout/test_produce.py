@@ -23,11 +23,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from kafka_layer.addressing import Topic, owner_of, topic_name
-from kafka_layer.backplane import Position
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Position
 from kafka_layer.signals import produce_failed
+from kafka_layer.wire.names import owner_of
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.scaleout.cluster import MESSAGE
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of

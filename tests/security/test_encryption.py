@@ -13,10 +13,10 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from cryptography.fernet import Fernet
 
-from kafka_layer.addressing import WorkTopic
-from kafka_layer.backplane import Position
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.replays import CLOCK_ERROR
+from kafka_layer.messages import Position
+from kafka_layer.wire.encryption import CLOCK_ERROR
+from kafka_layer.wire.topics import WorkTopic
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import consume
 from tests.support.secure import SecureBroker

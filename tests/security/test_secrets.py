@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.views.debug import ExceptionReporter
 
-from kafka_layer.conf import LayerConfig
+from kafka_layer.config.settings import LayerConfig
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import PARTITIONS, Layers, next_message

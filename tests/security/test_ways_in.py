@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from kafka_layer import server
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed
-from kafka_layer.server import START_TIMEOUT
+from kafka_layer.server import server
+from kafka_layer.server.server import START_TIMEOUT
 from tests.support.certificates import Authority
 from tests.support.layers import PARTITIONS, Layers, next_message
 from tests.support.proxy import Proxy

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from kafka_layer.kafka.embedded import EmbeddedBroker
+from kafka_layer.delivery.registry import Registry
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.registry import Registry
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.waiting import wait_until_async
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer
 
-from kafka_layer.addressing import WorkTopic
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.topics import WorkTopic
 from tests.support.kafka import RealBroker
 from tests.support.layers import Backend, kafka_backend
 from tests.support.records import create_topic

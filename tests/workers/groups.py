@@ -5,8 +5,8 @@ from __future__ import annotations
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from kafka_layer.addressing import WorkTopic, topic_name
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.topics import WorkTopic, topic_name
 
 __all__ = ["handed_out", "members", "topic_of"]
 

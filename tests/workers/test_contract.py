@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kafka_layer.kafka.embedded import EmbeddedBroker
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.layers import (
     Backend,
     Layers,

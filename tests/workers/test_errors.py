@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from kafka_layer import server
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.server import server
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import create_topic

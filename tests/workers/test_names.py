@@ -10,7 +10,7 @@ import string
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from kafka_layer.addressing import Topic, WorkTopic, topic_name
+from kafka_layer.wire.topics import Topic, WorkTopic, topic_name
 from tests.support.layers import Backend, Layers, next_message
 from tests.workers.groups import topic_of
 

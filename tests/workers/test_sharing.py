@@ -14,10 +14,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from kafka_layer import server
-from kafka_layer.kafka import workers
-from kafka_layer.kafka.workers import WorkConsumer
+from kafka_layer.kafka import group as workers
+from kafka_layer.kafka.group import WorkConsumer
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.server import server
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 from tests.workers.conftest import SESSION_MS, working

@@ -12,9 +12,7 @@ from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ... import configured
-from ...addressing import CHANNEL_NAME, WorkTopic
-from ...conf import LayerConfig
+from ...config.settings import LayerConfig
 from ...exceptions import KafkaLayerError
 from ...kafka.admin import (
     Difference,
@@ -25,7 +23,10 @@ from ...kafka.admin import (
     topic_spec,
     topic_specs,
 )
-from ..layers import Skipped, add_layer_option, seconds, select, table
+from ...wire.names import CHANNEL_NAME
+from ...wire.topics import WorkTopic
+from .. import installed as configured
+from ..options import Skipped, add_layer_option, seconds, select, table
 
 __all__ = ["Command"]
 

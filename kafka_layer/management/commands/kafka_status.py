@@ -11,11 +11,11 @@ from channels.layers import channel_layers
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...conf import LayerConfig
+from ...config.settings import LayerConfig
 from ...exceptions import KafkaLayerError
 from ...kafka.admin import TopicAdmin, TopicState, WorkLag, differences, topic_specs
 from ...layer import KafkaChannelLayer
-from ..layers import add_layer_option, seconds, select, table
+from ..options import add_layer_option, seconds, select, table
 
 __all__ = ["Command"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from channels.management.commands.runworker import Command as RunWorker
 
-from kafka_layer.runworker import OneAtATimeWorker
+from kafka_layer.worker import OneAtATimeWorker
 
 __all__ = ["Command"]
 
 
 class Command(RunWorker):  # type: ignore[misc]
-    """Same arguments as Channels' own; see ``kafka_layer.runworker`` for the difference."""
+    """Same arguments as Channels' own; see ``kafka_layer.worker`` for the difference."""
 
     worker_class = OneAtATimeWorker

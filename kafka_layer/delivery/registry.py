@@ -1,0 +1,181 @@
+"""Who is here: the channels of this server, which groups they are in and which users they serve.
+
+Knows nothing of Kafka. Every method may be called from any thread; none blocks on anything but a
+lock that guards dictionaries.
+
+A channel is forgotten, with its groups and its user, when nobody can receive on it any more: the
+name object that ``new_channel()`` gave was collected, no receive waits, and ``expiry`` has passed
+since the last one. A handler may run for as long as it likes: its consumer holds the name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from ..config.settings import LayerConfig
+from ..wire.names import ChannelName, ServerName, new_channel_name
+from .mailbox import Bridges, Mailbox
+from .membership import Membership
+
+__all__ = ["Registry"]
+
+_CHANGES = frozenset({"group_add", "group_discard", "user_add", "user_discard"})
+
+
+class Registry:
+    """The channels of one server.
+
+    Args:
+        config: Capacities and expiry times.
+
+    Attributes:
+        bridges: The crossings to the event loops that receive.
+        groups: Which channels are in which group.
+        users: Which channels serve which user.
+        mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here.
+    """
+
+    def __init__(self, config: LayerConfig) -> None:
+        self.bridges = Bridges()
+        self._config = config
+        self._lock = threading.Lock()
+        self.groups = Membership(self._lock)
+        self.users = Membership(self._lock)
+        self._mailboxes: dict[str, Mailbox] = {}
+        self.mailbox: Callable[[str], Mailbox | None] = self._mailboxes.get
+        self._names: dict[str, weakref.ref[ChannelName]] = {}
+        # Filled by weakref callbacks, which run at any point of any thread: append only, no lock.
+        self._collected: deque[str] = deque()
+        self._leaving: deque[tuple[float, Mailbox]] = deque()
+        self._next_full_sweep = time.monotonic() + config.group_expiry
+
+    def new_channel(self, prefix: str, server: ServerName) -> str:
+        """Open a channel and return its name; it lives as long as the name object does."""
+        name = new_channel_name(prefix, server)
+        channel = str(name)
+        collected = self._collected
+        reference = weakref.ref(name, lambda _: collected.append(channel))
+        mailbox = self._new_mailbox(channel)
+        if asyncio._get_running_loop() is not None:
+            mailbox.bridge = self.bridges.to_running_loop()
+        with self._lock:
+            self._names[channel] = reference
+            self._mailboxes[channel] = mailbox
+        return name
+
+    def open_mailbox(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel on which somebody receives, whoever that is.
+
+        A name that was forgotten comes back to life, without its groups.
+        """
+        with self._lock:
+            mailbox = self._mailboxes.get(channel)
+            if mailbox is None:
+                mailbox = self._mailboxes[channel] = self._new_mailbox(channel)
+                self._leave(mailbox)
+            return mailbox
+
+    def open_channels(self) -> list[Mailbox]:
+        """Return every channel that somebody receives on or could receive on."""
+        with self._lock:
+            mailboxes = list(self._mailboxes.values())
+        return [mailbox for mailbox in mailboxes if self.is_open(mailbox)]
+
+    def is_open(self, mailbox: Mailbox) -> bool:
+        """Tell whether somebody receives on a channel, or still holds its name."""
+        if mailbox.receiving:
+            return True
+        name = self._names.get(mailbox.channel)
+        return name is not None and name() is not None
+
+    def change(self, command: str, name: str, channel: str) -> None:
+        """Change a membership, as asked here or by another server.
+
+        A channel that is not, or no longer, here changes nothing: nobody could receive on it.
+
+        Args:
+            command: ``group_add``, ``group_discard``, ``user_add`` or ``user_discard``.
+            name: The group or user.
+            channel: The channel.
+
+        Raises:
+            ValueError: If there is no such command.
+        """
+        if command not in _CHANGES:
+            raise ValueError(f"this server does not know the command {command!r}")
+        kind, _, verb = command.partition("_")
+        membership = self.groups if kind == "group" else self.users
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is not None:
+            (membership.add if verb == "add" else membership.discard)(name, mailbox)
+            if self._mailboxes.get(channel) is not mailbox:
+                # Forgotten between the two: nobody would ever take it out again.
+                with self._lock:
+                    self._forget(mailbox)
+
+    def sweep(self) -> int:
+        """Forget the channels that nobody can receive on any more.
+
+        Returns:
+            How many messages were left in them.
+        """
+        now = time.monotonic()
+        with self._lock:
+            while self._collected:
+                mailbox = self._mailboxes.get(self._collected.popleft())
+                if mailbox is not None:
+                    self._leave(mailbox)
+            left = 0
+            while self._leaving and self._leaving[0][0] <= now:
+                mailbox = self._leaving.popleft()[1]
+                if mailbox.receiving or mailbox.last_seen + self._config.expiry > now:
+                    self._leave(mailbox)
+                else:
+                    left += self._forget(mailbox)
+            if now >= self._next_full_sweep:
+                self._next_full_sweep = now + self._config.group_expiry / 10
+                left += self._sweep_silent(now)
+            return left
+
+    def clear(self) -> int:
+        """Drop all messages and memberships; the channels stay open.
+
+        Returns:
+            How many messages were dropped.
+        """
+        with self._lock:
+            self.groups.clear()
+            self.users.clear()
+            mailboxes = list(self._mailboxes.values())
+        return sum(mailbox.clear() for mailbox in mailboxes)
+
+    def __len__(self) -> int:
+        return len(self._mailboxes)
+
+    def _new_mailbox(self, channel: str) -> Mailbox:
+        return Mailbox(channel, self._config.capacity_of(channel), self.bridges)
+
+    def _leave(self, mailbox: Mailbox) -> None:
+        self._leaving.append((time.monotonic() + self._config.expiry, mailbox))
+
+    def _sweep_silent(self, now: float) -> int:
+        # A name that is held for ever, for instance in a leaked consumer, ends here.
+        silent = [
+            mailbox
+            for mailbox in self._mailboxes.values()
+            if not mailbox.receiving and mailbox.last_seen + self._config.group_expiry <= now
+        ]
+        return sum(self._forget(mailbox) for mailbox in silent)
+
+    def _forget(self, mailbox: Mailbox) -> int:
+        if self._mailboxes.get(mailbox.channel) is mailbox:
+            del self._mailboxes[mailbox.channel]
+            self._names.pop(mailbox.channel, None)
+        self.groups.drop(mailbox)
+        self.users.drop(mailbox)
+        return len(mailbox)

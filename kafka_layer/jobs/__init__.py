@@ -1,0 +1,1 @@
+"""Worker channels: work queues of which each message has one receiver."""

@@ -1,0 +1,90 @@
+"""What the management commands share: which layers are meant, and how results are printed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError, CommandParser
+
+from ..config.settings import LayerConfig
+from . import installed as configured
+
+__all__ = ["Skipped", "add_layer_option", "seconds", "select", "table"]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer that has no topics in Kafka."""
+
+    alias: str
+    backend: str
+    reason: str
+
+
+def add_layer_option(parser: CommandParser) -> None:
+    """Declare the option that chooses layers; its value is for ``select``."""
+    parser.add_argument(
+        "--layer",
+        action="append",
+        dest="aliases",
+        metavar="ALIAS",
+        help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
+    )
+
+
+def seconds(text: str) -> float:
+    """Read an option that is a time-out, in seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 3600")
+    return number
+
+
+def select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[Skipped]]:
+    """Return the settings of the layers that are meant, and notes on those without topics.
+
+    Args:
+        aliases: Which layers; None or empty for all.
+
+    Raises:
+        CommandError: If an alias is unknown, or a layer's settings cannot work.
+    """
+    try:
+        known = configured.channel_layers()
+    except ImproperlyConfigured as error:
+        raise CommandError(str(error)) from None
+    for alias in aliases or ():
+        if alias not in known:
+            raise CommandError(
+                f"There is no layer {alias!r} in CHANNEL_LAYERS; "
+                f"it has {', '.join(map(repr, known)) or 'none'}."
+            )
+    layers, skipped = {}, []
+    for alias in dict.fromkeys(aliases or known):
+        try:
+            backend = configured.backend_of(alias)
+            if configured.has_topics(backend):
+                layers[alias] = configured.config_of(alias, backend)
+                continue
+        except ImproperlyConfigured as error:
+            raise CommandError(f"Layer {alias!r}: {error}") from None
+        reason = (
+            "it keeps its messages in memory"
+            if configured.is_kafka_layer(backend)
+            else f"its backend is {known[alias]['BACKEND']}, which is not on Kafka"
+        )
+        skipped.append(Skipped(alias, known[alias]["BACKEND"], reason))
+    return layers, skipped
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Return rows as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

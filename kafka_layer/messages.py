@@ -1,0 +1,23 @@
+"""What an application gets from the layer beside plain messages."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Position"]
+
+
+class Position(NamedTuple):
+    """Where a record was written.
+
+    Attributes:
+        topic: Kafka's name of the topic.
+        partition: Number of the partition.
+        offset: The record's offset in it.
+        timestamp: The broker's, in seconds since the epoch.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float

@@ -1,0 +1,1 @@
+"""One running layer: its states, what it sends, and where what it reads goes."""

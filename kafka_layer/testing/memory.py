@@ -1,0 +1,276 @@
+"""The layer without a broker, inside one process."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import random
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ..config.settings import LayerConfig
+from ..exceptions import ProduceFailed
+from ..jobs.channel import Job, WorkChannel
+from ..layer import KafkaChannelLayer
+from ..messages import Position
+from ..observe.counters import Stats
+from ..transport import Backplane, Delivered, Health, RecordSink
+from ..wire.records import Outgoing, Record
+from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
+
+__all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
+
+_POLL = 0.1
+
+_GIVE_BACK_AFTER = 5.0
+
+_QueuedJob = tuple[bytes, int, float]
+
+
+class InMemoryKafkaChannelLayer(KafkaChannelLayer):
+    """The layer without a broker, inside one process.
+
+    Args:
+        config: The CONFIG keywords; ``bootstrap_servers`` is not needed.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**{"bootstrap_servers": "in-memory:9092", **config})
+
+    def _make_backplane(self, stats: Stats) -> Backplane:
+        return InMemoryBackplane(self.config, stats)
+
+
+class InMemoryBackplane:
+    """Carries records between the servers of one process that share a prefix.
+
+    See ``kafka_layer.backplane.Backplane`` for the methods. Each server has a thread that
+    reads, as with Kafka, so that back-pressure and ordering behave the same.
+    """
+
+    def __init__(self, config: LayerConfig, stats: Stats) -> None:
+        self._config = config
+        self._stats = stats
+        self._log = _Log.of(config.prefix)
+        self._inbox: int | None = None
+        self._unread: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._workers: list[tuple[threading.Thread, WorkChannel]] = []
+        self._closed = False
+
+    def open_sender(self, timeout: float) -> None:
+        """Nothing has to be opened."""
+
+    def open_receiver(self, sink: RecordSink, timeout: float) -> int:
+        """Start the thread that reads."""
+        if self._inbox is None:
+            self._inbox = random.randrange(
+                min(self._config.topics[topic].partitions for topic in INBOX_TOPICS)
+            )
+            thread = threading.Thread(
+                target=_read, args=(self._unread, sink), name="kafka-layer-memory", daemon=True
+            )
+            thread.start()
+            self._thread = thread  # only now may close() join it
+            self._log.attach(self)
+        return self._inbox
+
+    def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
+        """Nothing has to be opened."""
+
+    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
+        """Start the thread that takes jobs for the receives."""
+        thread = threading.Thread(
+            target=self._work, args=(channel,), name="kafka-layer-memory-work", daemon=True
+        )
+        thread.start()
+        self._workers.append((thread, channel))
+
+    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+        """Append a record to the log and so to every server's queue."""
+        if self._closed:
+            raise ProduceFailed("The channel layer is closed.")
+        topic, key, _, partition, _ = record
+        if partition is None:
+            count = self._config.topic_settings(topic).partitions
+            partition = zlib.crc32((key or "").encode()) % count
+        timestamp = time.time()
+        offset = self._log.append(record, partition, timestamp)
+        self._stats.sent.add()
+        if delivered is not None:
+            name = topic_name(self._config.prefix, topic)
+            delivered(Position(name, partition, offset, timestamp), None)
+
+    def health(self) -> Health:
+        """Tell what a broker would: nothing waits and nothing is cut off."""
+        return Health(connected=True, queued=0, lag=0)
+
+    def settle(self, timeout: float) -> bool:
+        """Nothing is on its way: a record is in the log when it was handed over."""
+        return True
+
+    def clear_work(self, timeout: float) -> None:
+        """Drop the jobs that wait."""
+        self._log.clear_jobs()
+
+    def refresh(self) -> None:
+        """Nothing changes behind this backplane."""
+
+    def check_workers(self) -> None:
+        """There is no broker to lose."""
+
+    def close(self, timeout: float) -> None:
+        """Stop reading."""
+        self._closed = True
+        self._log.detach(self)
+        self._unread.put(None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        for thread, channel in self._workers:
+            channel.waiting.set()
+            thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Leave the log, of which a forked child has a copy for itself."""
+        self._closed = True
+        self._log.abandon(self)
+
+    def offer(self, topic: Topic, partition: int, record: Record) -> None:
+        """Take a record if this server reads it."""
+        if topic in BROADCAST_TOPICS or partition == self._inbox:
+            self._unread.put(record)
+
+    def _work(self, channel: WorkChannel) -> None:
+        jobs = self._log.jobs(channel.topic)
+        last_wanted = time.monotonic()
+        while not self._closed:
+            if channel.wanted:
+                last_wanted = time.monotonic()
+                self._hand_out_next(channel, jobs)
+                continue
+            if time.monotonic() - last_wanted >= _GIVE_BACK_AFTER:
+                jobs.put_back(channel.take_back(lambda job: True))
+            channel.waiting.wait(_POLL)
+            channel.waiting.clear()
+        # A layer that closes loses none that no receive has taken.
+        jobs.put_back(channel.take_back(lambda job: True))
+
+    def _hand_out_next(self, channel: WorkChannel, jobs: _Jobs) -> None:
+        queued = jobs.get(_POLL)
+        if queued is None:
+            return
+        if not channel.wanted:
+            # The receive was cancelled meanwhile: somebody else may wait for it.
+            jobs.put_back([queued])
+            return
+        if not isinstance(queued, Job):
+            value, offset, timestamp = queued
+            job = channel.job(value, timestamp, 0, offset)
+            if job is None:
+                return
+            queued = job
+        channel.hand_out([queued])
+
+
+class _Jobs:
+    """The jobs of one worker channel that no process has taken, the oldest first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._items: deque[_QueuedJob | Job] = deque()
+
+    def put(self, job: _QueuedJob) -> None:
+        with self._changed:
+            self._items.append(job)
+            self._changed.notify()
+
+    def put_back(self, jobs: Sequence[_QueuedJob | Job]) -> None:
+        with self._changed:
+            self._items.extendleft(reversed(jobs))
+            self._changed.notify_all()
+
+    def get(self, timeout: float) -> _QueuedJob | Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items, timeout)
+            return self._items.popleft() if self._items else None
+
+    def clear(self) -> None:
+        with self._changed:
+            self._items.clear()
+
+
+class _Log:
+    """The topics of one prefix: an order of records, and who reads them."""
+
+    _by_prefix: ClassVar[dict[str, _Log]] = {}
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: dict[tuple[Topic, int], int] = {}
+        self._readers: list[InMemoryBackplane] = []
+        self._jobs: dict[WorkTopic, _Jobs] = {}
+        self._job_numbers = itertools.count()
+
+    @classmethod
+    def of(cls, prefix: str) -> _Log:
+        return cls._by_prefix.setdefault(prefix, cls())
+
+    def attach(self, reader: InMemoryBackplane) -> None:
+        with self._lock:
+            self._readers.append(reader)
+
+    def detach(self, reader: InMemoryBackplane) -> None:
+        with self._lock:
+            if reader in self._readers:
+                self._readers.remove(reader)
+
+    def abandon(self, reader: InMemoryBackplane) -> None:
+        # A thread of the parent may have held the lock at the fork.
+        self._lock = threading.Lock()
+        self.detach(reader)
+
+    def jobs(self, topic: WorkTopic) -> _Jobs:
+        with self._lock:
+            return self._jobs.setdefault(topic, _Jobs())
+
+    def clear_jobs(self) -> None:
+        with self._lock:
+            for jobs in self._jobs.values():
+                jobs.clear()
+
+    def append(self, outgoing: Outgoing, partition: int, timestamp: float) -> int:
+        topic, key, value, _, headers = outgoing
+        if isinstance(topic, WorkTopic):
+            offset = next(self._job_numbers)
+            self.jobs(topic).put((value, offset, timestamp))
+            return offset
+        record = topic, None if key is None else key.encode(), value, headers, timestamp
+        with self._lock:
+            offset = self._ends.get((topic, partition), 0)
+            self._ends[topic, partition] = offset + 1
+            for reader in self._readers:
+                reader.offer(topic, partition, record)
+        return offset
+
+
+def _read(unread: queue.SimpleQueue[Record | None], sink: RecordSink) -> None:
+    while True:
+        records: list[Record] = []
+        record = unread.get()
+        while record is not None:
+            records.append(record)
+            if unread.empty():
+                break
+            record = unread.get()
+        _deliver(sink, records)
+        if record is None:
+            return
+
+
+def _deliver(sink: RecordSink, records: Sequence[Record]) -> None:
+    if records:
+        sink.deliver(records)

@@ -1,0 +1,28 @@
+"""Headers of records: whom a message leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+__all__ = ["EXCLUDE", "Headers", "exclude_header", "excluded", "headers_to_dict"]
+
+Headers = list[tuple[str, bytes]]
+
+EXCLUDE = "exclude"
+"""Header: channel names that a group, user or all message skips, comma-separated."""
+
+
+def exclude_header(exclude: Collection[str]) -> Headers:
+    """Return the headers that tell receivers whom to skip; none where nobody is."""
+    return [(EXCLUDE, ",".join(exclude).encode())] if exclude else []
+
+
+def excluded(headers: Iterable[tuple[str, bytes | None]]) -> frozenset[str]:
+    """Return the channel names that a record's headers exclude."""
+    names = headers_to_dict(headers).get(EXCLUDE, "")
+    return frozenset(names.split(",")) if names else frozenset()
+
+
+def headers_to_dict(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """Return a record's headers as text; the last of a repeated name counts."""
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in headers}

@@ -1,0 +1,142 @@
+"""Names of servers, channels, groups and users, and how each is written as a record's key.
+
+Pure functions and values; nothing here does I/O.
+
+A channel name carries its whole address: ``specific.3-k2f9q0v1!hJ7x…`` is the channel ``hJ7x…`` of
+the server ``3-k2f9q0v1``, whose inbox is partition 3 of the inbox topics. So any sender knows the
+partition from the name alone, and raising a partition count never strands a running server.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import secrets
+from typing import NamedTuple
+
+from .topics import WorkTopic
+
+__all__ = [
+    "CHANNEL_NAME",
+    "GROUP_NAME",
+    "ChannelName",
+    "ServerName",
+    "addressee_of",
+    "is_group_name",
+    "new_channel_name",
+    "owner_of",
+    "parse_server_name",
+    "user_key",
+]
+
+
+# Channels' own patterns also match a newline at the end and letters and digits of every script:
+# none of it can stand in a topic's name, and a name would not be what it looks like.
+CHANNEL_NAME = re.compile(r"[a-zA-Z\d\-_.]+(![\w\-.]*)?\Z", re.ASCII)
+"""What a channel's name looks like, for ``match``."""
+
+GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
+"""What a group's name looks like, for ``match``."""
+
+
+_LONGEST_NAME = 99  # of a channel or group, in Channels
+
+
+class ServerName(NamedTuple):
+    """A running layer instance: its inbox partition and a token that no other server has."""
+
+    partition: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.partition}-{self.token}"
+
+    @classmethod
+    def new(cls, partition: int) -> ServerName:
+        """Name a new server that reads ``partition`` of the inbox topics."""
+        return cls(partition, secrets.token_hex(4))
+
+
+class ChannelName(str):
+    """A channel name that can be weakly referenced.
+
+    The layer forgets a channel some time after its name was collected, so whoever received the
+    name from ``new_channel()`` keeps the channel alive by holding on to it.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
+_SERVER_NAME = re.compile(r"([0-9]{1,6})-([0-9a-zA-Z]{1,32})")
+
+
+def new_channel_name(prefix: str, server: ServerName) -> ChannelName:
+    """Return a fresh name for a channel of ``server`` (96 random bits)."""
+    return ChannelName(f"{prefix.rstrip('.')}.{server}!{secrets.token_urlsafe(12)}")
+
+
+@functools.lru_cache(maxsize=1000)
+def is_group_name(name: str) -> bool:
+    """Tell whether ``name`` can be a group's name.
+
+    The last ones are remembered, so ``name`` is no ``ChannelName``, which that would keep alive.
+    """
+    return len(name) <= _LONGEST_NAME and GROUP_NAME.match(name) is not None
+
+
+@functools.lru_cache(maxsize=1000)
+def parse_server_name(name: str) -> ServerName | None:
+    """Return the server that ``name`` (``3-k2f9q0v1``) means, or None if it is no server's name."""
+    match = _SERVER_NAME.fullmatch(name)
+    return ServerName(int(match[1]), match[2]) if match else None
+
+
+def owner_of(channel: str) -> ServerName | None:
+    """Return the server that owns ``channel``, or None if the name does not carry one.
+
+    Args:
+        channel: A channel name with a ``!`` in it.
+    """
+    return _owner_of_address(channel.partition("!")[0])
+
+
+@functools.lru_cache(maxsize=1000)
+def _owner_of_address(address: str) -> ServerName | None:
+    return parse_server_name(address.rpartition(".")[2])
+
+
+@functools.lru_cache(maxsize=10_000)
+def addressee_of(channel: str) -> ServerName | WorkTopic | None:
+    """Return whom a channel's name means: a server, or whoever works for the channel.
+
+    The last ones are remembered, so ``channel`` is no ``ChannelName``; as for ``is_group_name``.
+
+    Returns:
+        None if it is no legal name, or one that carries no server where it should.
+    """
+    if len(channel) > _LONGEST_NAME or CHANNEL_NAME.match(channel) is None:
+        return None
+    return owner_of(channel) if "!" in channel else WorkTopic(channel)
+
+
+def user_key(user_id: str | int) -> str:
+    """Return a user id as it is written in a record's key.
+
+    Raises:
+        TypeError: If the id is not a str or an int, is empty, or has a NUL character or a lone
+            surrogate in it.
+    """
+    if isinstance(user_id, bool) or not isinstance(user_id, (str, int)) or user_id == "":
+        raise TypeError(f"A user id must be a non-empty str or an int, not {user_id!r}.")
+    key = str(user_id)
+    if "\0" in key:
+        # It ends the address that encryption binds a message to.
+        raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise TypeError(
+                f"A user id must be text that UTF-8 can carry, unlike {user_id!r}."
+            ) from None
+    return key

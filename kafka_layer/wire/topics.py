@@ -1,0 +1,56 @@
+"""Which topics a layer has, and what Kafka calls them."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import NamedTuple
+
+__all__ = ["BROADCAST_TOPICS", "INBOX_TOPICS", "Topic", "WorkTopic", "topic_name"]
+
+
+class Topic(str, enum.Enum):
+    """The fixed topics of a layer, by the name that stands behind the prefix."""
+
+    SEND_GROUP = "send-group"
+    SEND_USER = "send-user"
+    SEND_ALL = "send-all"
+    SEND_CONN = "send-conn"
+    GROUP_MGMT = "group-mgmt"
+    ACK = "ack"
+
+
+BROADCAST_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL)
+"""Read by every server, all partitions."""
+
+INBOX_TOPICS = (Topic.SEND_CONN, Topic.GROUP_MGMT, Topic.ACK)
+"""Read by each server on its own inbox partition alone."""
+
+
+class WorkTopic(NamedTuple):
+    """The topic of a worker channel: a work queue of which each message has one receiver."""
+
+    channel: str
+
+    @property
+    def value(self) -> str:
+        """The name that stands behind the prefix.
+
+        Kafka refuses topic names that differ in ``.`` and ``_`` only, and names over 249
+        characters. So ``-`` is written ``--`` and ``_`` is written ``-u``, and what would be too
+        long ends in ``-h`` and a hash: every legal channel name has a legal topic name of its own.
+        """
+        escaped = self.channel.replace("-", "--").replace("_", "-u")
+        if len(escaped) > _LONGEST_WORK_NAME:
+            digest = hashlib.sha256(self.channel.encode()).hexdigest()[:32]
+            escaped = f"{escaped[: _LONGEST_WORK_NAME - 34].rstrip('-')}-h{digest}"
+        return f"work.{escaped}"
+
+
+# With the longest prefix (100) and "-work." (6) within Kafka's 249.
+_LONGEST_WORK_NAME = 140
+
+
+def topic_name(prefix: str, topic: Topic | WorkTopic) -> str:
+    """Return the Kafka name of a topic."""
+    return f"{prefix}-{topic.value}"

@@ -1,0 +1,498 @@
+"""A mailbox: order, bounds, waking, cancelling, loops that come and go, back-pressure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kafka_layer.delivery.mailbox import PATIENCE, STALLED_AFTER, Bridges, Envelope, Mailbox
+from tests.support.waiting import wait_until, wait_until_async
+
+
+@pytest.fixture
+def bridges() -> Bridges:
+    return Bridges()
+
+
+@pytest.fixture
+def mailbox(bridges: Bridges) -> Mailbox:
+    return Mailbox("specific.0-a!b", 10, bridges)
+
+
+def envelope(number: int = 0) -> Envelope:
+    return Envelope(str(number).encode(), time.monotonic() + 60)
+
+
+async def receive(mailbox: Mailbox) -> int:
+    """Do what the layer's receive does."""
+    while True:
+        taken = mailbox.take()
+        if taken is not None:
+            return int(taken.payload)
+        await mailbox.wait()
+
+
+def put(mailbox: Mailbox, bridges: Bridges, number: int) -> None:
+    assert mailbox.put(envelope(number))
+    bridges.notify()
+
+
+class TestQueue:
+    def test_first_in_first_out(self, mailbox: Mailbox) -> None:
+        envelopes = [envelope() for _ in range(3)]
+        assert all(mailbox.put(each) for each in envelopes)
+        assert [mailbox.take() for _ in range(4)] == [*envelopes, None]
+
+    def test_it_holds_its_capacity_and_no_more(self, mailbox: Mailbox) -> None:
+        assert [mailbox.put(envelope()) for _ in range(12)] == [True] * 10 + [False] * 2
+        assert len(mailbox) == 10
+        assert mailbox.take()
+        assert mailbox.put(envelope())
+
+    def test_clear(self, mailbox: Mailbox) -> None:
+        for _ in range(3):
+            mailbox.put(envelope())
+        assert mailbox.clear() == 3
+        assert mailbox.take() is None
+
+
+class TestWaking:
+    async def test_a_put_from_a_thread_wakes_a_receive(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        receiving = asyncio.create_task(receive(mailbox))
+        await asyncio.sleep(0)
+        assert mailbox.receiving
+        await asyncio.to_thread(put, mailbox, bridges, 7)
+        assert await asyncio.wait_for(receiving, 5) == 7
+        assert not mailbox.receiving
+
+    async def test_a_put_from_the_loop_itself_wakes_a_receive(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        receiving = asyncio.create_task(receive(mailbox))
+        await asyncio.sleep(0)
+        put(mailbox, bridges, 7)
+        assert await asyncio.wait_for(receiving, 5) == 7
+
+    async def test_as_many_receives_wake_as_there_are_messages(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        receives = [asyncio.create_task(receive(mailbox)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for number in range(3):
+            mailbox.put(envelope(number))
+        bridges.notify()
+        done, waiting = await asyncio.wait(receives, timeout=5, return_when="FIRST_COMPLETED")
+        while len(done) < 3:
+            more, waiting = await asyncio.wait(waiting, timeout=5, return_when="FIRST_COMPLETED")
+            done |= more
+        assert sorted(each.result() for each in done) == [0, 1, 2]
+        assert len(waiting) == 2
+        for number in (3, 4):
+            put(mailbox, bridges, number)
+        assert sorted(await asyncio.gather(*waiting)) == [3, 4]
+
+    async def test_one_callback_wakes_many_mailboxes(self, bridges: Bridges) -> None:
+        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(50)]
+        receives = [asyncio.create_task(receive(each)) for each in mailboxes]
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        scheduled = []
+        original = loop.call_soon_threadsafe
+
+        def counting(callback: Callable[..., object], *args: object) -> asyncio.Handle:
+            scheduled.append(getattr(callback, "__name__", str(callback)))
+            return original(callback, *args)
+
+        loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
+
+        def put_all() -> None:
+            for each in mailboxes:
+                each.put(envelope(1))
+            bridges.notify()
+
+        thread = threading.Thread(target=put_all)
+        thread.start()
+        thread.join()
+        assert await asyncio.gather(*receives) == [1] * 50
+        assert scheduled.count("_wake_due") == 1
+
+    async def test_receives_run_in_the_turn_in_which_they_are_woken(self, bridges: Bridges) -> None:
+        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(5)]
+        receives = [asyncio.create_task(receive(each)) for each in mailboxes]
+        await asyncio.sleep(0)
+        for each in mailboxes:
+            put(each, bridges, 1)
+        assert not any(each.done() for each in receives)  # not within the task that puts
+        done = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(
+            lambda: done.set_result([each.done() for each in receives])
+        )
+        assert await done == [True] * 5
+
+    async def test_a_receive_runs_in_the_context_of_its_task(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        who = contextvars.ContextVar("who", default="nobody")
+
+        async def receive_as(name: str) -> tuple[str, asyncio.Task[Any] | None]:
+            who.set(name)
+            await receive(mailbox)
+            return who.get(), asyncio.current_task()
+
+        receives = [asyncio.create_task(receive_as(name)) for name in "ab"]
+        await asyncio.sleep(0)
+        for number in range(2):
+            await asyncio.to_thread(put, mailbox, bridges, number)
+        assert await asyncio.gather(*receives) == [("a", receives[0]), ("b", receives[1])]
+        assert who.get() == "nobody"
+
+    async def test_that_context_may_be_empty(self, mailbox: Mailbox, bridges: Bridges) -> None:
+        who = contextvars.ContextVar("who", default="nobody")
+
+        async def receive_and_change() -> str:
+            await receive(mailbox)
+            token = who.set("somebody")
+            await asyncio.sleep(0)
+            changed = who.get()
+            who.reset(token)  # ValueError in another context
+            return changed
+
+        receiving = contextvars.Context().run(asyncio.create_task, receive_and_change())
+        await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
+        await asyncio.to_thread(put, mailbox, bridges, 1)
+        assert await asyncio.wait_for(receiving, 5) == "somebody"
+
+    async def test_messages_that_never_cease_leave_the_loop_time_for_others(
+        self, bridges: Bridges
+    ) -> None:
+        turns = 0
+
+        def put_the_next() -> None:
+            # As a thread may, as soon as a receive waits: in the middle of the waking.
+            put(mailbox, bridges, 1)
+
+        async def receive_many() -> None:
+            for _ in range(100):
+                await receive(mailbox)
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        mailbox = Mailbox("specific.0-a!b", 10, bridges, put_the_next)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(turn)
+        await asyncio.wait_for(asyncio.create_task(receive_many()), 5)
+        assert turns >= 100
+
+
+class TestCancelling:
+    async def test_a_receive_cancelled_in_the_turn_it_was_woken_takes_nothing(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        receiving = asyncio.create_task(receive(mailbox))
+        await asyncio.sleep(0)
+        put(mailbox, bridges, 1)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert await asyncio.wait_for(receive(mailbox), 5) == 1
+
+    async def test_it_wakes_the_next_receive_instead(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        first, second = (asyncio.create_task(receive(mailbox)) for _ in range(2))
+        await asyncio.sleep(0)
+        put(mailbox, bridges, 1)
+        first.cancel()
+        assert await asyncio.wait_for(second, 5) == 1
+
+    async def test_a_wait_for_that_is_cancelled_as_its_receive_runs_loses_nothing(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        receiving = asyncio.create_task(asyncio.wait_for(receive(mailbox), 5))
+        await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
+        put(mailbox, bridges, 1)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        # Python < 3.12 returns what was taken, later ones cancel before it is.
+        left = asyncio.wait_for(receive(mailbox), 5) if receiving.cancelled() else receiving
+        assert await left == 1
+
+    async def test_a_cancelled_receive_does_not_count_as_waiting(self, mailbox: Mailbox) -> None:
+        receiving = asyncio.create_task(receive(mailbox))
+        await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        assert not mailbox.receiving
+
+
+class TestLoops:
+    """A mailbox belongs to the loop that last received; earlier ones may be closed."""
+
+    def test_the_next_loop_takes_over(self, mailbox: Mailbox, bridges: Bridges) -> None:
+        for number in range(5):
+            timer = threading.Timer(0.01, put, (mailbox, bridges, number))
+            timer.start()
+            assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
+
+    def test_a_loop_that_was_closed_under_a_waiting_receive(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        for number in range(3):
+            abandon_a_receive(mailbox)
+            timer = threading.Timer(0.01, put, (mailbox, bridges, number))
+            timer.start()
+            assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
+
+    def test_such_a_receive_does_not_count_as_waiting(self, mailbox: Mailbox) -> None:
+        abandon_a_receive(mailbox)
+        assert not mailbox.receiving
+
+    def test_a_loop_that_was_closed_before_it_ran_its_callback(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        loop = abandon_a_receive(mailbox, close=False)
+        in_a_thread(lambda: put(mailbox, bridges, 1))  # scheduled, and never run
+        loop.close()
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
+        timer = threading.Timer(0.05, put, (mailbox, bridges, 2))
+        timer.start()
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
+
+    def test_a_loop_that_stands_still_and_is_not_closed(
+        self, mailbox: Mailbox, bridges: Bridges
+    ) -> None:
+        loop = abandon_a_receive(mailbox, close=False)
+        in_a_thread(lambda: put(mailbox, bridges, 1))  # scheduled, and never run
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
+        timer = threading.Timer(0.05, put, (mailbox, bridges, 2))
+        timer.start()
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
+        loop.close()
+
+    def test_a_task_that_ends_its_loop_keeps_no_others_from_waking(self, bridges: Bridges) -> None:
+        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(3)]
+
+        async def receive_and_exit() -> None:
+            await receive(mailboxes[0])
+            raise SystemExit
+
+        async def both() -> list[int]:
+            return [await asyncio.wait_for(each, 5) for each in others]
+
+        loop = asyncio.new_event_loop()
+        exiting = loop.create_task(receive_and_exit())
+        others = [loop.create_task(receive(each)) for each in mailboxes[1:]]
+        loop.run_until_complete(asyncio.sleep(0))
+        in_a_thread(lambda: [put(each, bridges, 7) for each in mailboxes])
+        with pytest.raises(SystemExit):
+            loop.run_forever()
+        assert loop.run_until_complete(both()) == [7, 7]
+        assert isinstance(exiting.exception(), SystemExit)
+        loop.close()
+
+    def test_two_loops_at_once_share_the_messages(self, bridges: Bridges) -> None:
+        mailbox = Mailbox("specific.0-a!b", 1000, bridges)
+        received: list[int] = []
+
+        async def receive_until_the_end() -> None:
+            while (number := await asyncio.wait_for(receive(mailbox), 10)) >= 0:
+                received.append(number)
+
+        threads = [
+            threading.Thread(target=asyncio.run, args=(receive_until_the_end(),)) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for number in range(1000):
+            put(mailbox, bridges, number)
+            if not number % 50:
+                wait_until(lambda: not len(mailbox), "the mailbox to be drained")
+        for _ in threads:
+            put(mailbox, bridges, -1)
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert sorted(received) == list(range(1000))
+
+    def test_it_keeps_no_loop_alive(self, mailbox: Mailbox, bridges: Bridges) -> None:
+        async def weak_loop() -> weakref.ref[asyncio.AbstractEventLoop]:
+            await receive(mailbox)
+            return weakref.ref(asyncio.get_running_loop())
+
+        timer = threading.Timer(0.01, put, (mailbox, bridges, 1))
+        timer.start()
+        loop = asyncio.run(weak_loop())
+        gc.collect()
+        assert loop() is None
+
+    async def test_random_cancels_lose_nothing(self, bridges: Bridges) -> None:
+        mailbox = Mailbox("specific.0-a!b", 5000, bridges)
+        received: list[int] = []
+        chance = random.Random(1)
+
+        async def receiver() -> None:
+            while len(received) < 3000:
+                task = asyncio.create_task(receive(mailbox))
+                for _ in range(chance.randrange(3)):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    received.append(await task)
+
+        def sender() -> None:
+            for number in range(3000):
+                put(mailbox, bridges, number)
+
+        receivers = [asyncio.create_task(receiver()) for _ in range(3)]
+        await asyncio.to_thread(sender)
+        await asyncio.wait_for(asyncio.gather(*receivers), 30)
+        assert sorted(received) == list(range(3000))
+
+
+class TestBackPressure:
+    def test_room_is_there_at_once(self, mailbox: Mailbox) -> None:
+        for _ in range(5):
+            mailbox.put(envelope())
+        started = time.monotonic()
+        assert mailbox.wait_for_room(never)
+        assert time.monotonic() - started < 0.1
+
+    def test_it_waits_until_half_is_taken(self, mailbox: Mailbox) -> None:
+        fill(mailbox)
+        result: list[bool] = []
+        waiting = threading.Thread(target=lambda: result.append(mailbox.wait_for_room(never)))
+        waiting.start()
+        for left in range(9, 5, -1):
+            mailbox.take()
+            assert len(mailbox) == left
+            assert waiting.is_alive()
+        mailbox.take()
+        waiting.join(5)
+        assert result == [True]
+
+    def test_one_that_takes_nothing_is_stalled(self, mailbox: Mailbox) -> None:
+        fill(mailbox)
+        started = time.monotonic()
+        assert not mailbox.wait_for_room(never)
+        assert STALLED_AFTER * 0.9 <= time.monotonic() - started < STALLED_AFTER * 3
+        assert mailbox.stalled
+
+    def test_nobody_waits_for_a_stalled_one_until_it_is_drained(self, mailbox: Mailbox) -> None:
+        fill(mailbox)
+        assert not mailbox.wait_for_room(never)
+        for _ in range(9):
+            mailbox.take()
+            started = time.monotonic()
+            assert not mailbox.wait_for_room(never)
+            assert time.monotonic() - started < 0.1
+        mailbox.take()
+        assert not mailbox.stalled
+        assert mailbox.wait_for_room(never)
+
+    def test_one_that_is_slow_but_takes_is_waited_for(self, mailbox: Mailbox) -> None:
+        fill(mailbox)
+        stop = threading.Event()
+
+        def take_slowly() -> None:
+            while not stop.wait(STALLED_AFTER / 2):
+                mailbox.take()
+
+        taking = threading.Thread(target=take_slowly)
+        taking.start()
+        started = time.monotonic()
+        assert mailbox.wait_for_room(never)
+        assert time.monotonic() - started > STALLED_AFTER
+        stop.set()
+        taking.join()
+
+    def test_it_may_hold_up_others_for_so_long_only(self, mailbox: Mailbox) -> None:
+        stop = threading.Event()
+
+        def take_slowly() -> None:
+            while not stop.wait(STALLED_AFTER / 2):
+                if len(mailbox) > 1:
+                    mailbox.take()
+
+        fill(mailbox)
+        taking = threading.Thread(target=take_slowly)
+        taking.start()
+        started = time.monotonic()
+        while mailbox.wait_for_room(lambda: True):
+            fill(mailbox)
+            assert time.monotonic() - started < PATIENCE * 3
+        assert time.monotonic() - started > PATIENCE / 2
+        stop.set()
+        taking.join()
+        mailbox.clear()
+        fill(mailbox)
+        mailbox.clear()
+        assert mailbox.wait_for_room(lambda: True)
+
+    def test_a_capacity_of_one(self, bridges: Bridges) -> None:
+        mailbox = Mailbox("specific.0-a!b", 1, bridges)
+        mailbox.put(envelope())
+        timer = threading.Timer(0.02, mailbox.take)
+        timer.start()
+        assert mailbox.wait_for_room(never)
+        assert mailbox.put(envelope())
+
+
+async def test_a_thread_that_puts_and_a_loop_that_takes_lose_nothing(bridges: Bridges) -> None:
+    mailbox = Mailbox("specific.0-a!b", 20, bridges)
+
+    def put_all() -> None:
+        for number in range(20_000):
+            if not mailbox.put(envelope(number)):
+                bridges.notify()
+                assert mailbox.wait_for_room(never)
+                assert mailbox.put(envelope(number))
+            if not number % 7:
+                bridges.notify()
+        bridges.notify()
+
+    putting = asyncio.create_task(asyncio.to_thread(put_all))
+    received = [await asyncio.wait_for(receive(mailbox), 10) for _ in range(20_000)]
+    await putting
+    assert received == list(range(20_000))
+    await wait_until_async(lambda: not len(mailbox), "the mailbox to be empty")
+
+
+def never() -> bool:
+    return False
+
+
+def fill(mailbox: Mailbox) -> None:
+    while mailbox.put(envelope()):
+        pass
+
+
+def in_a_thread(function: Callable[[], object]) -> None:
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def abandon_a_receive(mailbox: Mailbox, *, close: bool = True) -> asyncio.AbstractEventLoop:
+    """Let a receive wait on a loop that ends, or stops, without cancelling it."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(receive(mailbox))
+    loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    if close:
+        loop.close()
+    return loop

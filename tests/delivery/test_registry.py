@@ -1,0 +1,230 @@
+"""Who is here: channels, their groups and users, and when they are forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+
+import pytest
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.delivery.mailbox import Envelope, Mailbox
+from kafka_layer.delivery.membership import Membership
+from kafka_layer.delivery.registry import Registry
+from kafka_layer.wire.names import ServerName
+from tests.support.waiting import wait_until
+
+SERVER = ServerName(0, "abcdef01")
+
+
+def make_registry(**config: object) -> Registry:
+    return Registry(LayerConfig.from_keywords(bootstrap_servers="a:1", **config))
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return make_registry(expiry=0.1)
+
+
+def new(registry: Registry, prefix: str = "specific") -> str:
+    return registry.new_channel(prefix, SERVER)
+
+
+def mailbox_of(registry: Registry, channel: str) -> Mailbox:
+    mailbox = registry.mailbox(channel)
+    assert mailbox is not None
+    return mailbox
+
+
+def swept(registry: Registry) -> bool:
+    registry.sweep()
+    return not len(registry)
+
+
+class TestChannels:
+    def test_a_new_channel_is_here(self, registry: Registry) -> None:
+        name = new(registry)
+        assert mailbox_of(registry, name).channel == name
+        assert registry.mailbox("specific.0-abcdef01!other") is None
+        assert len(registry) == 1
+
+    def test_capacities(self) -> None:
+        registry = make_registry(capacity=7, channel_capacity={"small.*": 2})
+        assert mailbox_of(registry, new(registry)).capacity == 7
+        assert mailbox_of(registry, new(registry, "small")).capacity == 2
+
+    def test_open_mailbox_finds_or_makes_one(self, registry: Registry) -> None:
+        name = new(registry)
+        assert registry.open_mailbox(name) is registry.mailbox(name)
+        reborn = registry.open_mailbox("specific.0-abcdef01!gone")
+        assert registry.mailbox("specific.0-abcdef01!gone") is reborn
+
+
+class TestChanges:
+    @pytest.mark.parametrize("kind", ["group", "user"])
+    def test_add_and_discard(self, registry: Registry, kind: str) -> None:
+        members = registry.groups if kind == "group" else registry.users
+        first, second = new(registry), new(registry)
+        for name in (first, second, first):
+            registry.change(f"{kind}_add", "x", name)
+        assert [each.channel for each in members.of("x")] == [first, second]
+        registry.change(f"{kind}_discard", "x", first)
+        registry.change(f"{kind}_discard", "x", first)
+        registry.change(f"{kind}_discard", "never", first)
+        assert [each.channel for each in members.of("x")] == [second]
+        registry.change(f"{kind}_discard", "x", second)
+        assert members.of("x") == ()
+        assert len(members) == 0
+
+    def test_a_channel_that_is_not_here_changes_nothing(self, registry: Registry) -> None:
+        registry.change("group_add", "room", "specific.0-abcdef01!gone")
+        assert len(registry.groups) == 0
+
+    @pytest.mark.parametrize("command", ["", "group", "group_send", "flush", "user_remove", "_add"])
+    def test_unknown_commands(self, registry: Registry, command: str) -> None:
+        with pytest.raises(ValueError, match="does not know"):
+            registry.change(command, "room", new(registry))
+
+    def test_clear_keeps_the_channels(self, registry: Registry) -> None:
+        names = [new(registry) for _ in range(3)]
+        for name in names:
+            registry.change("group_add", "room", name)
+            registry.change("user_add", "me", name)
+            mailbox_of(registry, name).put(envelope())
+        assert registry.clear() == 3
+        assert len(registry) == 3
+        assert registry.groups.of("room") == registry.users.of("me") == ()
+        registry.change("group_add", "room", names[0])
+        assert len(registry.groups.of("room")) == 1
+
+    @pytest.mark.parametrize("kind", ["group", "user"])
+    def test_a_channel_that_is_forgotten_in_that_very_moment_leaves_nothing(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        members = registry.groups if kind == "group" else registry.users
+        add = members.add
+
+        def add_to_a_forgotten_one(name: str, mailbox: Mailbox) -> None:
+            wait_until(lambda: swept(registry), "it to be forgotten")
+            add(name, mailbox)
+
+        monkeypatch.setattr(members, "add", add_to_a_forgotten_one)
+        copy = "".join(new(registry))
+        gc.collect()
+        registry.change(f"{kind}_add", "x", copy)
+        assert len(members) == 0
+        assert members.of("x") == ()
+
+
+class TestForgetting:
+    def test_who_holds_the_name_keeps_the_channel(self, registry: Registry) -> None:
+        name = new(registry)
+        registry.change("group_add", "room", name)
+        passes(registry, 0.3)
+        assert registry.is_open(mailbox_of(registry, name))
+        assert len(registry.groups.of("room")) == 1
+
+    def test_a_collected_name_ends_it_with_all_it_had(self, registry: Registry) -> None:
+        name = new(registry)
+        registry.change("group_add", "room", name)
+        registry.change("user_add", "me", name)
+        mailbox = mailbox_of(registry, name)
+        del name
+        gc.collect()
+        assert not registry.is_open(mailbox)
+        wait_until(lambda: swept(registry), "it to be forgotten")
+        assert len(registry.groups) == len(registry.users) == 0
+
+    def test_not_before_expiry(self) -> None:
+        registry = make_registry(expiry=30)
+        copy = "".join(new(registry))
+        gc.collect()
+        registry.sweep()
+        assert registry.mailbox(copy) is not None
+
+    def test_expiry_counts_from_the_last_receive(self) -> None:
+        registry = make_registry(expiry=0.4)
+        copy = "".join(new(registry))
+        mailbox = mailbox_of(registry, copy)
+        gc.collect()
+        deadline = time.monotonic() + 0.8
+        while time.monotonic() < deadline:
+            mailbox.last_seen = time.monotonic()  # as each receive does
+            passes(registry, 0.1)
+        assert registry.mailbox(copy) is mailbox
+        wait_until(lambda: swept(registry), "it to be forgotten")
+
+    async def test_a_waiting_receive_keeps_it(self, registry: Registry) -> None:
+        copy = "".join(new(registry))
+        waiting = asyncio.create_task(mailbox_of(registry, copy).wait())
+        await asyncio.sleep(0)
+        gc.collect()
+        await asyncio.to_thread(passes, registry, 0.3)
+        assert registry.is_open(mailbox_of(registry, copy))
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await asyncio.to_thread(wait_until, lambda: swept(registry), "it to be forgotten")
+
+    def test_it_counts_what_was_left(self, registry: Registry) -> None:
+        copy = "".join(new(registry))
+        for _ in range(3):
+            mailbox_of(registry, copy).put(envelope())
+        gc.collect()
+        left: list[int] = []
+        wait_until(lambda: (left.append(registry.sweep()), not len(registry))[1], "the end")
+        assert sum(left) == 3
+
+    def test_group_expiry_ends_a_silent_one_whoever_holds_it(self) -> None:
+        registry = make_registry(expiry=0.1, group_expiry=0.3)
+        name = new(registry)
+        registry.change("group_add", "room", name)
+        wait_until(lambda: swept(registry), "it to be forgotten")
+        assert len(registry.groups) == 0
+        assert name
+
+    def test_a_reborn_channel_is_forgotten_as_well(self, registry: Registry) -> None:
+        registry.open_mailbox("specific.0-abcdef01!gone")
+        wait_until(lambda: swept(registry), "it to be forgotten")
+
+    def test_open_channels(self, registry: Registry) -> None:
+        names = [new(registry) for _ in range(3)]
+        gone = names.pop()
+        del gone
+        gc.collect()
+        assert [each.channel for each in registry.open_channels()] == names
+
+
+class TestMembership:
+    def test_what_was_read_does_not_change(self, registry: Registry) -> None:
+        membership = Membership(threading.Lock())
+        first, second = (Mailbox(name, 1, registry.bridges) for name in "ab")
+        membership.add("x", first)
+        before = membership.of("x")
+        membership.add("x", second)
+        membership.discard("x", first)
+        assert before == (first,)
+        assert membership.of("x") == (second,)
+
+    def test_drop_takes_it_out_of_everything(self, registry: Registry) -> None:
+        membership = Membership(threading.Lock())
+        mailbox, other = (Mailbox(name, 1, registry.bridges) for name in "ab")
+        for name in ("x", "y", "z"):
+            membership.add(name, mailbox)
+        membership.add("z", other)
+        membership.drop(mailbox)
+        assert len(membership) == 1
+        assert membership.of("z") == (other,)
+
+
+def envelope() -> Envelope:
+    return Envelope(b"\x80", time.monotonic() + 60)
+
+
+def passes(registry: Registry, seconds: float) -> None:
+    """Let time pass, and the registry look for whom to forget."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        registry.sweep()
+        time.sleep(0.01)

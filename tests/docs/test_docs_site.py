@@ -1,0 +1,251 @@
+"""The documentation as a site: it builds without a warning, and what its pages quote is so."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channels import DEFAULT_CHANNEL_LAYER
+from channels.layers import channel_layers
+
+import kafka_layer
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.exceptions import BrokerUnavailable
+from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.pages import files_of
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+
+VARIABLE = "…"
+
+# Shorter pieces between two variables are in every other message.
+_TELLING = 5
+
+
+class Loaded(HTMLParser):
+    """Collects the addresses that a page loads by itself when it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        name = {"link": "href"}.get(tag, "src")
+        self.addresses += [value for each, value in attrs if each == name and value]
+
+
+class Shown(HTMLParser):
+    """Collects the text that a page shows: prose, and what stands in fenced blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = self.code = ""
+        self._inside = [""]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"code", "pre", "script", "style"}:
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside[-1]:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "pre" in self._inside:
+            self.code += data
+        elif self._inside[-1] not in {"script", "style"}:
+            self.text += data
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return what stands in the fenced blocks of a language that have no title."""
+    text = (DOCS / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
+
+
+def texts_of_the_code() -> list[str]:
+    """Return the texts in the package's code, with a mark for what an f-string fills in."""
+    found = []
+    for path in Path(kafka_layer.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(map(_literal, node.values)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                # What logging fills in.
+                found.append(re.sub(r"%(?:\.\d+)?[sdrf]", VARIABLE, node.value))
+    return found
+
+
+def _literal(node: ast.expr) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else VARIABLE
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with every warning an error."""
+    missing = [each for each in ("mkdocs", "mkdocstrings_handlers") if not _is_installed(each)]
+    if missing:
+        reason = "the documentation needs mkdocs and mkdocstrings[python]: pip install -e '.[docs]'"
+        if os.environ.get("KAFKA_LAYER_REQUIRE_BROKER") == "1":
+            pytest.fail(f"{reason} (KAFKA_LAYER_REQUIRE_BROKER=1)", pytrace=False)
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def test_it_builds_and_has_every_page(site: Path) -> None:
+    pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
+
+    assert {path.parent.name for path in site.glob("*/index.html")} == pages
+
+
+def test_its_pages_load_nothing_from_other_hosts(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        loaded = Loaded()
+        loaded.feed(path.read_text())
+        assert [each for each in loaded.addresses if re.match(r"(\w+:)?//", each)] == [], path
+    for path in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kafka_layer.layer.KafkaChannelLayer.group_send",
+        "kafka_layer.layer.KafkaChannelLayer.group_send_sync",
+        "kafka_layer.stats.LayerStats",
+        "kafka_layer.shortcuts.user_send_on_commit",
+        "kafka_layer.consumers.AsyncUserConsumerMixin",
+        "kafka_layer.exceptions.GroupAckTimeout",
+        "kafka_layer.signals.messages_dropped",
+        "kafka_layer.testing.EmbeddedBroker",
+    ],
+)
+def test_the_reference_has_what_is_public(site: Path, name: str) -> None:
+    assert f'id="{name}"' in (site / "api" / "index.html").read_text()
+
+
+def test_no_markup_is_left_for_the_reader(site: Path) -> None:
+    for path in site.glob("**/index.html"):
+        page = Shown()
+        page.feed(path.read_text())
+        # Sphinx's way to refer, and drawings in words: neither means anything here.
+        assert re.findall(r":(?:attr|class|data|exc|func|meth|mod|ref):|``", page.text) == [], path
+        drawing = re.compile(r"^(flowchart|graph|sequenceDiagram)\b", re.MULTILINE)
+        assert not drawing.search(page.code), path
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    code = texts_of_the_code()
+
+    for message in blocks("troubleshooting.md", "text"):
+        parts = [part for part in message.split(VARIABLE) if len(part) >= _TELLING]
+        assert parts, message
+        pattern = ".*".join(re.escape(part) for part in parts)
+        assert any(re.search(pattern, text, re.DOTALL) for text in code), message
+
+
+def test_troubleshooting_knows_every_cause_of_drops() -> None:
+    calls = re.compile(
+        r'(?:dropped\(\s*|UnreadableRecord\(\s*|count\("dropped\.)"?([a-z]+)"', re.DOTALL
+    )
+    causes = {
+        cause
+        for path in Path(kafka_layer.__file__).parent.rglob("*.py")
+        for cause in calls.findall(path.read_text())
+    }
+    section = (DOCS / "troubleshooting.md").read_text().split("## Messages that are dropped\n")[1]
+
+    documented = re.findall(r"^\| `(\w+)` \|", section.split("\n## ")[0], re.MULTILINE)
+
+    assert {"full", "expired", "closed", "retention"} <= causes
+    assert set(documented) == causes
+
+
+def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
+    files = files_of((DOCS / "testing.md").read_text())
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for name in ("DJANGO_SETTINGS_MODULE", "PYTEST_ADDOPTS"):
+        environment.pop(name, None)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len([name for name in files if name.startswith("test_")]) == 5
+    assert "skipped" not in done.stdout
+
+
+def test_the_settings_of_the_deployment_page_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAFKA_CA_FILE", "KAFKA_USER", "KAFKA_PASSWORD"):
+        monkeypatch.setenv(name, "given")
+    security: dict[str, Any] = {}
+    exec(files_of((DOCS / "deployment.md").read_text())["security.py"], security)
+    replication, certificates = (
+        eval(f"{{{each}}}") for each in blocks("deployment.md", "python") if each.startswith('"')
+    )
+
+    for keywords in (replication, certificates, {"client_config": security["CLIENT_CONFIG"]}):
+        LayerConfig.from_keywords(bootstrap_servers="kafka:9093", **keywords)
+
+    taken = LayerConfig.from_keywords(bootstrap_servers="kafka:9093", **replication)
+    for topic in taken.topics.values():
+        assert topic.replication_factor == 3
+        assert topic.config["min.insync.replicas"] == "2"
+
+
+def test_the_health_views_of_the_deployment_page_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = InMemoryKafkaChannelLayer(prefix="health")
+    monkeypatch.setitem(channel_layers.backends, DEFAULT_CHANNEL_LAYER, layer)
+    views: dict[str, Any] = {}
+    exec(files_of((DOCS / "deployment.md").read_text())["health.py"], views)
+
+    assert json.loads(views["alive"](None).content) == {"status": "ok", "layer": "idle"}
+    assert views["started"](None).status_code == 200
+    assert json.loads(views["alive"](None).content)["layer"] == "connected"
+
+
+def test_a_health_view_says_that_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CutOff(InMemoryKafkaChannelLayer):
+        def round_trip_sync(self, timeout: float = 5.0) -> float:
+            raise BrokerUnavailable("nobody answers")
+
+    monkeypatch.setitem(channel_layers.backends, DEFAULT_CHANNEL_LAYER, CutOff())
+    views: dict[str, Any] = {}
+    exec(files_of((DOCS / "deployment.md").read_text())["health.py"], views)
+
+    answer = views["started"](None)
+
+    assert answer.status_code == 503
+    assert json.loads(answer.content)["reason"] == "nobody answers"

@@ -1,0 +1,264 @@
+"""From a record to mailboxes: addresses, age, exclusions, commands, and nothing stops it."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.delivery.mailbox import STALLED_AFTER
+from kafka_layer.delivery.registry import Registry
+from kafka_layer.exceptions import UnreadableRecord
+from kafka_layer.observe.counters import Stats
+from kafka_layer.server.clock import BrokerClock
+from kafka_layer.server.router import Router
+from kafka_layer.wire.codec import Codec
+from kafka_layer.wire.names import ServerName
+from kafka_layer.wire.topics import Topic
+
+SERVER = ServerName(0, "abcdef01")
+
+
+class Site:
+    """A router and all that it works on."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = LayerConfig.from_keywords(bootstrap_servers="a:1", **config)
+        self.registry = Registry(self.config)
+        self.codec = Codec("msgpack", self.config.symmetric_encryption_keys)
+        self.stats = Stats()
+        self.clock = BrokerClock()
+        self.commands: list[tuple[Topic, str, bytes]] = []
+        handlers = {
+            topic: partial(self._note_command, topic)
+            for topic in (Topic.GROUP_MGMT, Topic.ACK, Topic.SEND_ALL)
+        }
+        self.router = Router(
+            self.config,
+            self.registry,
+            self.codec,
+            self.stats,
+            self.clock,
+            handlers,
+            lambda channel: channel.startswith("mine."),
+        )
+        self._names: list[str] = []
+
+    def _note_command(self, topic: Topic, key: str, payload: bytes, written: float) -> None:
+        self.commands.append((topic, key, payload))
+
+    def channel(self, *, group: str | None = None, user: str | None = None) -> str:
+        name = self.registry.new_channel("specific", SERVER)
+        self._names.append(name)  # held, or it would be forgotten
+        if group:
+            self.registry.change("group_add", group, name)
+        if user:
+            self.registry.change("user_add", user, name)
+        return name
+
+    def deliver(self, topic: Topic, key: str | None, *values: object, **record: Any) -> None:
+        self.router.deliver(
+            [
+                (
+                    topic,
+                    None if key is None else key.encode(),
+                    value
+                    if isinstance(value, bytes)
+                    else self.codec.seal(topic, key, self.codec.encode({"v": value})),
+                    record.get("headers", ()),
+                    time.time() - record.get("age", 0.0),
+                )
+                for value in values
+            ]
+        )
+
+    def taken(self, channel: str) -> list[object]:
+        mailbox = self.registry.mailbox(channel)
+        assert mailbox is not None
+        values = []
+        while (envelope := mailbox.take()) is not None:
+            values.append(self.codec.decode(envelope.payload)["v"])
+        return values
+
+    def counted(self, name: str) -> int:
+        return self.stats.snapshot().get(name, 0)
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("keys", [None, ["secret"]], ids=["plain", "encrypted"])
+    def test_each_topic(self, keys: list[str] | None) -> None:
+        site = Site(symmetric_encryption_keys=keys)
+        member, user, other = (
+            site.channel(group="room"),
+            site.channel(user="7"),
+            site.channel(),
+        )
+        site.deliver(Topic.SEND_GROUP, "room", 1, 2)
+        site.deliver(Topic.SEND_USER, "7", 3)
+        site.deliver(Topic.SEND_CONN, other, 4)
+        site.deliver(Topic.SEND_ALL, None, 5)
+        assert site.taken(member) == [1, 2, 5]
+        assert site.taken(user) == [3, 5]
+        assert site.taken(other) == [4, 5]
+        assert site.counted("delivered") == 7
+        assert not site.commands
+
+    def test_nobody_is_addressed(self) -> None:
+        site = Site()
+        channel = site.channel(group="room")
+        for topic in (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_CONN):
+            for key in ("nobody", "", None):
+                site.deliver(topic, key, 1, b"\xc1 garbage is not even opened")
+        assert site.taken(channel) == []
+        assert site.stats.snapshot() == {}
+
+    def test_exclusions(self) -> None:
+        site = Site()
+        first, second = site.channel(group="room"), site.channel(group="room")
+        site.deliver(Topic.SEND_GROUP, "room", 1, headers=[("exclude", f"x!y,{first}".encode())])
+        site.deliver(Topic.SEND_GROUP, "room", 2, headers=[("trace", None)])
+        assert site.taken(first) == [2]
+        assert site.taken(second) == [1, 2]
+
+    def test_commands(self) -> None:
+        site = Site(symmetric_encryption_keys=["secret"])
+        channel = site.channel()
+        site.deliver(Topic.GROUP_MGMT, "0-a", 1)
+        site.deliver(Topic.ACK, "0-a", 2)
+        site.deliver(Topic.SEND_ALL, None, 3, headers=[("command", b"flush")])
+        opened = [(topic, key, site.codec.decode(payload)) for topic, key, payload in site.commands]
+        assert opened == [
+            (Topic.GROUP_MGMT, "0-a", {"v": 1}),
+            (Topic.ACK, "0-a", {"v": 2}),
+            (Topic.SEND_ALL, "", {"v": 3}),
+        ]
+        assert site.taken(channel) == []
+
+
+class TestAge:
+    def test_what_is_older_than_expiry_is_dropped(self) -> None:
+        site = Site(expiry=10)
+        first, second = site.channel(group="room"), site.channel(group="room")
+        site.deliver(Topic.SEND_GROUP, "room", "late", age=11)
+        site.deliver(Topic.SEND_GROUP, "room", "in time", age=9)
+        assert site.taken(first) == site.taken(second) == ["in time"]
+        assert site.counted("dropped.expired") == 2
+
+    def test_the_deadline_counts_from_the_brokers_timestamp(self) -> None:
+        site = Site(expiry=10)
+        channel = site.channel(group="room")
+        site.deliver(Topic.SEND_GROUP, "room", 1, age=9)
+        site.deliver(Topic.SEND_GROUP, "room", 1, age=-5)  # from the future: a clock that differs
+        mailbox = site.registry.mailbox(channel)
+        assert mailbox is not None
+        for expected in (1, 10):
+            envelope = mailbox.take()
+            assert envelope is not None
+            assert envelope.deadline - time.monotonic() == pytest.approx(expected, abs=0.2)
+
+    def test_the_brokers_clock_decides(self) -> None:
+        site = Site(expiry=10)
+        channel = site.channel(group="room")
+        now = time.time()
+        site.clock.observe(now - 100, now, now)  # the broker is 100 s behind this machine
+        site.deliver(Topic.SEND_GROUP, "room", 1, age=105)
+        site.deliver(Topic.SEND_GROUP, "room", 2, age=115)
+        assert site.taken(channel) == [1]
+
+    def test_what_was_written_before_a_flush_is_dropped(self) -> None:
+        site = Site()
+        channel = site.channel(group="room")
+        site.router.forget_until(time.time() - 5)
+        site.router.forget_until(time.time() - 50)  # an older one does not take it back
+        site.deliver(Topic.SEND_GROUP, "room", "before", age=6)
+        site.deliver(Topic.SEND_GROUP, "room", "after", age=4)
+        assert site.taken(channel) == ["after"]
+        assert site.counted("dropped.flushed") == 1
+
+
+class TestNothingStopsIt:
+    def test_what_cannot_be_opened_is_counted_and_skipped(self) -> None:
+        site = Site(symmetric_encryption_keys=["secret"])
+        channel = site.channel(group="room")
+        foreign = Codec("msgpack", [b"other"]).seal(Topic.SEND_GROUP, "room", b"\x80")
+        moved = site.codec.seal(Topic.SEND_GROUP, "elsewhere", b"\x80")
+        site.deliver(Topic.SEND_GROUP, "room", b"\x80", foreign, moved, b"", 1)
+        assert site.taken(channel) == [1]
+        assert site.counted("dropped.decrypt") == 3
+        assert site.counted("dropped.undecodable") == 1
+
+    def test_a_key_that_is_not_utf8(self) -> None:
+        site = Site()
+        channel = site.channel(group="room")
+        bad = (Topic.SEND_GROUP, b"\xff", b"\x80", (), time.time())
+        good = (Topic.SEND_GROUP, b"room", b"\x81\xa1v\x01", (), time.time())
+        site.router.deliver([bad, good])
+        assert site.taken(channel) == [1]
+        assert site.counted("dropped.undecodable") == 1
+
+    @pytest.mark.parametrize("error", [UnreadableRecord("undecodable", "x"), KeyError("bug")])
+    def test_a_command_that_fails(self, error: Exception) -> None:
+        site = Site()
+        channel = site.channel(group="room")
+
+        def fail(key: str, payload: bytes, written: float) -> None:
+            raise error
+
+        handlers = {Topic.ACK: fail}
+        site.router = Router(
+            site.config, site.registry, site.codec, site.stats, site.clock, handlers, bool
+        )
+        site.deliver(Topic.ACK, "0-a", 1)
+        site.deliver(Topic.SEND_GROUP, "room", 1)
+        assert site.taken(channel) == [1]
+        known = isinstance(error, UnreadableRecord)
+        assert site.counted("dropped.undecodable" if known else "errors.routing") == 1
+
+
+class TestBackPressure:
+    def test_one_that_stands_still_drops_alone(self) -> None:
+        site = Site(capacity=4)
+        still, free = site.channel(group="room"), site.channel(group="room")
+        received = []
+        started = time.monotonic()
+        for number in range(10):
+            site.deliver(Topic.SEND_GROUP, "room", number)
+            received += site.taken(free)
+        assert received == list(range(10))
+        assert site.taken(still) == list(range(4))
+        assert site.counted("dropped.full") == 6
+        assert time.monotonic() - started < STALLED_AFTER * 2
+
+    def test_what_waited_behind_a_full_channel_is_as_old_as_it_is(self) -> None:
+        site = Site(capacity=4)
+        site.channel(group="room")
+        site.deliver(Topic.SEND_GROUP, "room", *range(6))
+        assert site.counted("dropped.full") == 2
+        oldest = site.stats.percentile(1.0)
+        assert oldest is not None
+        assert oldest >= STALLED_AFTER * 0.9
+
+    @pytest.mark.parametrize("shared", [True, False], ids=["one group", "a group each"])
+    def test_many_that_stand_still_cost_no_more_time_than_one(self, shared: bool) -> None:
+        site = Site(capacity=4)
+        for number in range(30):
+            site.channel(group="room" if shared else f"room-{number}")
+        started = time.monotonic()
+        for number in range(6):
+            for group in ["room"] if shared else [f"room-{n}" for n in range(30)]:
+                site.deliver(Topic.SEND_GROUP, group, number)
+        assert site.counted("dropped.full") == 60
+        assert time.monotonic() - started < STALLED_AFTER * 2
+
+    def test_nobody_waits_for_a_channel_whose_name_is_gone(self) -> None:
+        site = Site(capacity=4)
+        site.channel(group="room")
+        site._names.clear()
+        started = time.monotonic()
+        for number in range(10):
+            site.deliver(Topic.SEND_GROUP, "room", number)
+        assert time.monotonic() - started < STALLED_AFTER / 2
+        assert site.counted("dropped.closed") == 6

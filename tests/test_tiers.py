@@ -1,0 +1,105 @@
+"""The tiers of the package: imports point down only, and one package alone knows Kafka."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kafka_layer
+
+PACKAGE = Path(kafka_layer.__file__).parent
+
+# From the top down; a module imports from tiers below its own, and from none beside it. A new
+# module needs a place here.
+TIERS: list[set[str]] = [
+    {
+        "apps",
+        "management.commands.kafka_setup_topics",
+        "management.commands.kafka_status",
+        "management.commands.runworker",
+    },
+    {"checks", "management.options"},
+    {"management.installed"},
+    {"consumers", "shortcuts", "testing", "worker"},
+    {"testing.memory"},
+    {"layer", "testing.embedded"},
+    {"kafka.backplane", "kafka.validation"},
+    {"kafka.admin", "kafka.reader", "kafka.producer", "kafka.acls", "kafka.group"},
+    {"kafka.clients", "kafka.connection", "kafka.batching"},
+    {"kafka.errors", "kafka.properties"},
+    {"server.server"},
+    {"server.router", "server.commands"},
+    {"transport"},
+    {"jobs.channel"},
+    {"delivery.registry"},
+    {"delivery.membership"},
+    {"delivery.mailbox", "server.clock", "observe.counters"},
+    {"wire.encryption"},
+    {"wire.codec", "config.settings", "backplane"},
+    {"wire.headers", "wire.names", "wire.records"},
+    {"wire.topics", "exceptions", "signals", "stats", "messages"},
+]
+RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
+
+
+def modules() -> list[str]:
+    names = [
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+    return [name.removesuffix(".__init__") for name in names if name != "__init__"]
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the absolute names that a module imports, in whatever way and place."""
+    folder = PACKAGE.joinpath(*module.split("."))
+    package = ["kafka_layer", *module.split(".")]
+    if folder.is_dir():
+        path = folder / "__init__.py"
+    else:
+        path, package = folder.with_suffix(".py"), package[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(module: str) -> set[str]:
+    """Return the modules of this package that a module imports."""
+    names = {name.removeprefix("kafka_layer.") for name in imports(module)}
+    return names & set(modules())
+
+
+def placed_modules() -> set[str]:
+    """Return the modules that import anything of this package."""
+    return {name for name in modules() if imported_modules(name) or name in RANK}
+
+
+def test_every_module_has_a_place() -> None:
+    assert not placed_modules() - set(RANK), "give the new module its place in TIERS"
+
+
+@pytest.mark.parametrize("module", sorted(RANK))
+def test_imports_point_down(module: str) -> None:
+    upwards = {name for name in imported_modules(module) & set(RANK) if RANK[name] <= RANK[module]}
+    assert not upwards, f"{module} imports {sorted(upwards)}, not below it"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_kafka_is_known_in_one_package_alone(module: str) -> None:
+    known = any(name.split(".")[0] == "confluent_kafka" for name in imports(module))
+    assert not known or module.startswith("kafka.") or module == "testing.embedded"
+
+
+def test_the_client_is_loaded_by_the_first_use_alone() -> None:
+    code = "import sys, kafka_layer.layer; sys.exit('confluent_kafka' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)

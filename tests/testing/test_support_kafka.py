@@ -1,0 +1,230 @@
+"""The real brokers that other tests run on: do they keep, lose and end what they should?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import kafka as support
+from tests.support.kafka import RealBroker, fetch_jars
+from tests.support.records import consume, create_topic, produce
+from tests.support.waiting import wait_until, wait_until_async
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def broker(real_broker_tools: None) -> Iterator[RealBroker]:
+    """A broker of this module's own, to be killed."""
+    with RealBroker() as broker:
+        yield broker
+
+
+class TestSharedBroker:
+    def test_what_is_produced_can_be_consumed(self, kafka: str, prefix: str) -> None:
+        create_topic(kafka, prefix, partitions=3)
+        produce(kafka, prefix, [b"one", b"two"], partition=2)
+        records = consume(kafka, prefix, 2, partition=2)
+        assert [record.value() for record in records] == [b"one", b"two"]
+
+
+class TestRealBroker:
+    def test_port_and_data_outlive_it(self, broker: RealBroker, prefix: str) -> None:
+        servers = broker.bootstrap_servers
+        create_topic(servers, prefix)
+        produce(servers, prefix, [b"before"])
+        broker.kill()
+        assert not broker.running
+        host, port = servers.split(":")
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((host, int(port)))
+        broker.start()
+        assert broker.bootstrap_servers == servers
+        produce(servers, prefix, [b"after"])
+        records = consume(servers, prefix, 2)
+        assert [record.value() for record in records] == [b"before", b"after"]
+
+    def test_a_frozen_one_goes_on_with_what_it_got(self, broker: RealBroker, prefix: str) -> None:
+        create_topic(broker.bootstrap_servers, prefix)
+        broker.freeze()
+        sender = threading.Thread(
+            target=produce, args=(broker.bootstrap_servers, prefix, [b"while frozen"])
+        )
+        sender.start()
+        broker.thaw()
+        sender.join(30)
+        (record,) = consume(broker.bootstrap_servers, prefix, 1)
+        assert record.value() == b"while frozen"
+
+    def test_stop_leaves_nothing(self, real_broker_tools: None) -> None:
+        broker = RealBroker()
+        broker.start()
+        folder, pid = broker.log.parent, broker.pid
+        broker.stop()
+        broker.stop()
+        assert not folder.exists()
+        assert not is_alive(pid)
+        with pytest.raises(RuntimeError, match="was not started"):
+            _ = broker.bootstrap_servers
+
+    def test_one_that_cannot_start_shows_its_log(self, real_broker_tools: None) -> None:
+        broker = RealBroker({"num.partitions": "many"})
+        with pytest.raises(RuntimeError, match=r"Invalid value many for configuration num\.part"):
+            broker.start()
+        assert not broker.running
+
+    def test_a_taken_port_is_given_up_for_another(
+        self, real_broker_tools: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.socket() as thief:
+            thief.bind(("127.0.0.1", 0))
+            thief.listen()
+            monkeypatch.setattr(support, "_Port", FirstTaken(support._Port, thief))
+            with RealBroker() as broker:
+                assert broker.running
+                assert str(thief.getsockname()[1]) not in broker.bootstrap_servers
+
+
+class TestOrphans:
+    """A broker never outlives the Python process that started it, and leaves no data."""
+
+    @pytest.mark.parametrize("ending", ["sys.exit()", "os.kill(os.getpid(), signal.SIGKILL)"])
+    def test_it_ends_with_its_process(self, real_broker_tools: None, ending: str) -> None:
+        # From a thread that has ended long since: that alone must not end the broker.
+        told = run_python(f"""
+            import os, signal, sys, threading
+            from tests.support.kafka import RealBroker
+            broker = RealBroker()
+            starter = threading.Thread(target=broker.start)
+            starter.start()
+            starter.join()
+            broker.wait_ready()
+            if os.fork() == 0:
+                sys.exit()
+            os.wait()
+            broker.wait_ready()
+            print(broker.pid, broker.log.parent, flush=True)
+            {ending}
+        """)
+        pid, folder = told.split()
+        wait_until(lambda: not is_alive(int(pid)), f"broker process {pid} to end")
+        wait_until(lambda: not Path(folder).exists(), f"its folder {folder} to go")
+
+
+class TestJars:
+    def test_two_processes_fetch_once_and_both_get_all(
+        self, real_broker_tools: None, tmp_path: Path
+    ) -> None:
+        stand_in(tmp_path / "bin" / "mvn", copies=fetch_jars())
+        environment = {
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        }
+        program = "from tests.support.kafka import fetch_jars; print(fetch_jars())"
+        runs = [start_python(program, environment) for _ in range(2)]
+        folders = {run.communicate(timeout=60)[0].strip() for run in runs}
+        assert folders == {str(tmp_path / "cache" / "kafka-layer" / fetch_jars().name)}
+        assert (tmp_path / "bin" / "mvn.calls").read_text() == "called\n"
+        (folder,) = folders
+        assert len(list(Path(folder).iterdir())) == len(list(fetch_jars().iterdir()))
+
+    def test_a_failing_maven_leaves_no_half_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stand_in(tmp_path / "bin" / "mvn", says="no such repository", code=1)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        with pytest.raises(RuntimeError, match="no such repository"):
+            fetch_jars()
+        left = [path.name for path in (tmp_path / "cache" / "kafka-layer").iterdir()]
+        assert [name for name in left if not name.endswith(".lock")] == []
+
+    def test_what_is_missing_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert support.missing_tools() == ["java", "mvn"]
+
+
+class TestWaiting:
+    def test_it_returns_what_came(self) -> None:
+        answers = iter([None, 0, "there"])
+        assert wait_until(lambda: next(answers), "an answer") == "there"
+
+    def test_the_error_says_what_was_awaited_and_what_came(self) -> None:
+        with pytest.raises(TimeoutError, match=r"0\.02 s for the sun to rise; .* was 0"):
+            wait_until(lambda: 0, "the sun to rise", 0.02)
+
+    def test_an_exception_ends_the_wait(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            wait_until(lambda: 1 // 0, "nothing")
+
+    def test_the_async_one_lets_the_loop_run(self) -> None:
+        async def scenario() -> str:
+            said: list[str] = []
+            asyncio.get_running_loop().call_soon(said.append, "hello")
+            await wait_until_async(lambda: said, "a word")
+            with pytest.raises(TimeoutError, match="another word"):
+                await wait_until_async(lambda: len(said) > 1, "another word", 0.02)
+            return said[0]
+
+        assert asyncio.run(scenario()) == "hello"
+
+
+class FirstTaken:
+    """Makes ports; the first one is a port on which somebody else listens already."""
+
+    def __init__(self, make: type[support._Port], thief: socket.socket) -> None:
+        self._make, self._taken = make, [thief.getsockname()[1]]
+
+    def __call__(self) -> support._Port:
+        port = self._make()
+        if self._taken:
+            port.number = self._taken.pop()
+        return port
+
+
+def stand_in(path: Path, copies: Path | None = None, says: str = "", code: int = 0) -> None:
+    """Write a program to take Maven's place: it notes its call, and copies a folder of jars."""
+    lines = ["#!/bin/sh", 'echo called >> "$0.calls"', f'echo "{says}"']
+    if copies:
+        lines.append(f'for a; do case "$a" in -Doutput*) cp -r "{copies}" "${{a#*=}}";; esac; done')
+    path.parent.mkdir()
+    path.write_text("\n".join([*lines, f"exit {code}", ""]))
+    path.chmod(0o755)
+
+
+def start_python(program: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_python(program: str) -> str:
+    """Run a program of its own and return what it printed, however it ended."""
+    process = start_python(program, {})
+    printed, _ = process.communicate(timeout=90)
+    assert printed, f"it printed nothing and ended with {process.returncode}"
+    return printed
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits to be collected does not."""
+    ps = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return ps.stdout.strip() != "" and not ps.stdout.startswith("Z")

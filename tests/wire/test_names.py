@@ -1,0 +1,148 @@
+"""Names: what they look like, what can be read from them."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+from channels.layers import BaseChannelLayer
+
+from kafka_layer.wire.names import (
+    CHANNEL_NAME,
+    GROUP_NAME,
+    ServerName,
+    addressee_of,
+    new_channel_name,
+    owner_of,
+    parse_server_name,
+    user_key,
+)
+from kafka_layer.wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
+
+SERVER = ServerName(3, "k2f9q0v1")
+
+
+def test_topic_names() -> None:
+    assert [topic_name("chat", topic) for topic in Topic] == [
+        *("chat-send-group", "chat-send-user", "chat-send-all"),
+        *("chat-send-conn", "chat-group-mgmt", "chat-ack"),
+    ]
+
+
+def test_every_topic_is_read_either_by_all_or_by_one() -> None:
+    assert sorted(BROADCAST_TOPICS + INBOX_TOPICS) == sorted(Topic)
+    assert not set(BROADCAST_TOPICS) & set(INBOX_TOPICS)
+
+
+class TestServerNames:
+    def test_it_reads_back_what_it_writes(self) -> None:
+        assert str(SERVER) == "3-k2f9q0v1"
+        assert parse_server_name("3-k2f9q0v1") == SERVER
+
+    def test_new_ones_differ(self) -> None:
+        names = {ServerName.new(7) for _ in range(1000)}
+        assert len(names) == 1000
+        assert {name.partition for name in names} == {7}
+        assert all(parse_server_name(str(name)) == name for name in names)
+
+    @pytest.mark.parametrize(
+        "name", ["", "3", "3-", "-a", "x-a", "3-a-b", "3-a!b", " 3-a", "3-a\n", "-3-a", "1234567-a"]
+    )
+    def test_what_is_no_server_name(self, name: str) -> None:
+        assert parse_server_name(name) is None
+
+    def test_digits_of_other_scripts_are_none(self) -> None:
+        assert parse_server_name("\N{ARABIC-INDIC DIGIT THREE}-a") is None
+
+
+class TestChannelNames:
+    def test_it_carries_the_server(self) -> None:
+        assert owner_of(new_channel_name("specific", SERVER)) == SERVER
+
+    @pytest.mark.parametrize("prefix", ["specific", "specific.", "a.b", "a-b_c", "7-7"])
+    def test_any_legal_prefix(self, prefix: str) -> None:
+        name = new_channel_name(prefix, SERVER)
+        assert name.startswith(prefix.rstrip(".") + ".")
+        assert owner_of(name) == SERVER
+        BaseChannelLayer().require_valid_channel_name(name)
+
+    def test_new_ones_differ(self) -> None:
+        assert len({new_channel_name("specific", SERVER) for _ in range(10_000)}) == 10_000
+
+    def test_it_is_a_str_that_can_be_weakly_referenced(self) -> None:
+        name = new_channel_name("specific", SERVER)
+        assert isinstance(name, str)
+        assert {str(name): 1}[name] == 1
+        collected: list[object] = []
+        reference = weakref.ref(name, collected.append)
+        del name
+        assert reference() is None
+        assert len(collected) == 1
+
+    @pytest.mark.parametrize("name", ["specific!abc", "!abc", "specific.x!abc", "a.3!b", "3-a.b!c"])
+    def test_a_name_without_a_server(self, name: str) -> None:
+        assert owner_of(name) is None
+        assert addressee_of(name) is None
+
+    def test_whom_a_name_means(self) -> None:
+        assert addressee_of("specific.3-k2f9q0v1!hJ7x") == ServerName(3, "k2f9q0v1")
+        assert addressee_of("thumbnails") == WorkTopic("thumbnails")
+
+    @pytest.mark.parametrize("name", ["", "a b", "jobs\n", "j" * 100, "specific.3-a!b c"])
+    def test_an_illegal_name_means_nobody(self, name: str) -> None:
+        assert addressee_of(name) is None
+
+
+class TestLegalNames:
+    @pytest.mark.parametrize("name", ["a", "room-1", "a.b_c-D9", ".", "-"])
+    def test_both(self, name: str) -> None:
+        assert GROUP_NAME.match(name)
+        assert CHANNEL_NAME.match(name)
+
+    @pytest.mark.parametrize("name", ["a!", "a!b", "specific.3-k2f9q0v1!hJ7_x-."])
+    def test_channels_only(self, name: str) -> None:
+        assert CHANNEL_NAME.match(name)
+        assert not GROUP_NAME.match(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("", " ", "a b", "a/b", "a:b", "a,b", "!", "!a", "a!b!c", "ü", "a!ü", "a\0", "a!\0"),
+            *("a\n", "a!\n", "a!b\n", "\na", "a\nb"),
+            # Digits and letters to Unicode, and not to a topic's name.
+            *("room-\N{ARABIC-INDIC DIGIT THREE}", "a!\N{ARABIC-INDIC DIGIT THREE}"),
+            *("room-\N{FULLWIDTH DIGIT THREE}", "a!\N{FULLWIDTH LATIN SMALL LETTER A}", "a!é"),
+        ],
+    )
+    def test_neither(self, name: str) -> None:
+        assert not GROUP_NAME.match(name)
+        assert not CHANNEL_NAME.match(name)
+
+    def test_they_forbid_no_more_than_channels_does(self) -> None:
+        ascii_letters = [chr(code) for code in range(128) if chr(code) != "\n"]
+        for name in [letter + "!" * more for letter in ascii_letters for more in (0, 1)]:
+            ours, theirs = CHANNEL_NAME.match(name), BaseChannelLayer.channel_name_regex.match(name)
+            assert bool(ours) == bool(theirs), name
+            ours, theirs = GROUP_NAME.match(name), BaseChannelLayer.group_name_regex.match(name)
+            assert bool(ours) == bool(theirs), name
+
+
+class TestUserKeys:
+    def test_a_number_and_its_digits_are_the_same_user(self) -> None:
+        assert user_key(7) == user_key("7") == "7"
+        assert user_key(-1) == "-1"
+        assert user_key("Jörg") == "Jörg"
+
+    def test_it_holds_no_nul(self) -> None:
+        # It ends the address that encryption binds a message to.
+        with pytest.raises(TypeError, match="NUL"):
+            user_key("7\0")
+
+    def test_an_id_that_utf_8_cannot_carry_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="UTF-8"):
+            user_key("7\ud800")
+
+    @pytest.mark.parametrize("user_id", ["", None, True, False, 1.0, b"7", ["7"]])
+    def test_what_is_no_user_id(self, user_id: object) -> None:
+        with pytest.raises(TypeError, match="user id"):
+            user_key(user_id)  # type: ignore[arg-type]
