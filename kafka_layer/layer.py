@@ -9,12 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
 from .config.settings import LayerConfig
+from .config.timings import Timings
 from .delivery.mailbox import Mailbox
 from .exceptions import GroupAckTimeout
 from .messages import Position
@@ -26,15 +28,12 @@ from .transport import Backplane, QueueFull
 from .wire.codec import Codec
 from .wire.headers import exclude_header
 from .wire.names import CHANNEL_NAME, GROUP_NAME, ServerName, addressee_of, is_group_name, user_key
-from .wire.records import Outgoing
+from .wire.records import ProducerRecord
 from .wire.topics import Topic, WorkTopic
 
 __all__ = ["KafkaChannelLayer"]
 
 T = TypeVar("T")
-
-CLOSE_TIMEOUT = 5.0
-"""Seconds that closing may take."""
 
 _RETRY_INTERVAL = 0.005
 
@@ -64,9 +63,10 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     MessageTooLarge = MessageTooLarge
     channel_name_regex = CHANNEL_NAME
     group_name_regex = GROUP_NAME
+    timings = Timings()
 
     def __init__(self, **config: Any) -> None:
-        self.config = LayerConfig.from_keywords(**config)
+        self.config = replace(LayerConfig.from_keywords(**config), timings=self.timings)
         super().__init__(
             expiry=self.config.expiry,
             capacity=self.config.capacity,
@@ -397,7 +397,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Do what ``close`` does, without an event loop; blocks."""
         server = self._server
         self._renew()
-        server.close(CLOSE_TIMEOUT)
+        server.close(self.timings.close)
 
     def stats(self) -> LayerStats:
         """Return what the layer did in this process and how it is now.
@@ -462,16 +462,16 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Behind the API: from arguments to records
 
-    def _record_to(self, channel: str, message: dict[str, Any]) -> Outgoing | None:
+    def _record_to(self, channel: str, message: dict[str, Any]) -> ProducerRecord | None:
         to = self._addressee(channel)
         return self._route(channel, to, self._codec.encode(message))
 
     def _records_to(
         self, channels: Iterable[str], message: dict[str, Any]
-    ) -> tuple[list[Outgoing | None], list[str]]:
+    ) -> tuple[list[ProducerRecord | None], list[str]]:
         addressees = [(each, self._addressee(each)) for each in _names("channels", channels)]
         payload = self._codec.encode(message)
-        records: list[Outgoing | None] = []
+        records: list[ProducerRecord | None] = []
         full = []
         for channel, to in addressees:
             try:
@@ -501,7 +501,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             )
         return owner
 
-    def _route(self, channel: str, to: ServerName | WorkTopic, payload: bytes) -> Outgoing | None:
+    def _route(
+        self, channel: str, to: ServerName | WorkTopic, payload: bytes
+    ) -> ProducerRecord | None:
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is not None:
@@ -517,7 +519,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _group_record(
         self, group: str, message: dict[str, Any], exclude: Collection[str]
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
         headers = _exclusion(exclude) if exclude else ()
@@ -525,7 +527,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _group_records(
         self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
-    ) -> list[Outgoing]:
+    ) -> list[ProducerRecord]:
         groups = _names("groups", groups)
         for group in groups:
             self.require_valid_group_name(group)
@@ -537,19 +539,19 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _user_record(
         self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         topic, key = Topic.SEND_USER, user_key(user_id)
         value = self._codec.seal(topic, key, self._codec.encode(message))
         return topic, key, value, None, _exclusion(exclude)
 
     def _user_records(
         self, user_ids: Iterable[str | int], message: dict[str, Any]
-    ) -> list[Outgoing]:
+    ) -> list[ProducerRecord]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
         topic, payload = Topic.SEND_USER, self._codec.encode(message)
         return [(topic, key, self._codec.seal(topic, key, payload), None, ()) for key in keys]
 
-    def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> Outgoing:
+    def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> ProducerRecord:
         topic = Topic.SEND_ALL
         value = self._codec.seal(topic, None, self._codec.encode(message))
         return topic, None, value, None, _exclusion(exclude)
@@ -580,7 +582,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             server.start_receiving().result()
         return server
 
-    async def _publish(self, record: Outgoing) -> Position | None:
+    async def _publish(self, record: ProducerRecord) -> Position | None:
         topic, _, _, _, _ = record
         server = await self._server_for(topic)
         full = None
@@ -596,7 +598,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     return None
                 await asyncio.sleep(_RETRY_INTERVAL)
 
-    def _publish_sync(self, record: Outgoing) -> Position | None:
+    def _publish_sync(self, record: ProducerRecord) -> Position | None:
         topic, _, _, _, _ = record
         server = self._server_for_sync(topic)
         full = None
@@ -686,7 +688,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 class _Overflow:
     """What one send does while the producer's queue is full."""
 
-    def __init__(self, config: LayerConfig, stats: Stats, record: Outgoing) -> None:
+    def __init__(self, config: LayerConfig, stats: Stats, record: ProducerRecord) -> None:
         self._policy = config.overflow
         self._stats = stats
         topic, key, _, _, _ = record
@@ -736,7 +738,10 @@ def _require_none_full(full: list[str]) -> None:
 def _close_in_background(server: Server) -> None:
     if server.started:
         threading.Thread(
-            target=server.close, args=(CLOSE_TIMEOUT,), name="kafka-layer-close", daemon=True
+            target=server.close,
+            args=(server.config.timings.close,),
+            name="kafka-layer-close",
+            daemon=True,
         ).start()
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from .jobs.channel import WorkChannel
 from .messages import Position
-from .wire.records import Outgoing, Record
+from .wire.records import ProducerRecord, Record
 from .wire.topics import WorkTopic
 
 __all__ = [
@@ -83,7 +83,7 @@ class Backplane(Protocol):
             TopicError: If the topics are missing and cannot be created.
         """
 
-    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+    def produce(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
         """Hand a record over for writing; any thread, never blocks.
 
         Args:

@@ -14,6 +14,24 @@ from tests.support.kafka import RealBroker, missing_tools
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.secure import SecureBroker
 
+# Where every test needs a real Kafka, a broker in the process, or processes of its own.
+_BROKER_FOLDERS = {"integration", "scaleout", "workers", "faults", "security", "e2e", "testing"}
+_BROKER_FIXTURES = {"kafka", "embedded", "secure", "real_broker_tools"}
+_BROKER_BACKENDS = ("kafka", "embedded")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a broker, so that ``-m "not broker"`` leaves it out."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        backend = getattr(item, "callspec", None)
+        if (
+            folder in _BROKER_FOLDERS
+            or _BROKER_FIXTURES & set(getattr(item, "fixturenames", ()))
+            or (backend is not None and any(each in backend.id for each in _BROKER_BACKENDS))
+        ):
+            item.add_marker("broker")
+
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[str]:

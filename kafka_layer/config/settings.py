@@ -13,6 +13,7 @@ from typing import Any, Literal
 from django.core.exceptions import ImproperlyConfigured
 
 from ..wire.topics import BROADCAST_TOPICS, Topic, WorkTopic
+from .timings import Timings
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -147,6 +148,7 @@ class LayerConfig:
         producer_config: librdkafka properties of the producer.
         consumer_config: librdkafka properties of the consumers.
         admin_config: librdkafka properties of the admin client.
+        timings: Time-outs and intervals; no keyword, ``KafkaChannelLayer.timings`` sets them.
     """
 
     bootstrap_servers: str
@@ -168,6 +170,7 @@ class LayerConfig:
     producer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     consumer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     admin_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    timings: Timings = field(default_factory=Timings, repr=False)
 
     @classmethod
     def from_keywords(cls, **keywords: Any) -> LayerConfig:
@@ -190,7 +193,7 @@ class LayerConfig:
         default_replication = _replication(
             "default_replication_factor", keywords.pop("default_replication_factor", -1)
         )
-        known = {each.name for each in fields(cls)}
+        known = {each.name for each in fields(cls)} - {"timings"}
         for name in keywords:
             if name not in known:
                 hint = _OF_CHANNELS_REDIS.get(name)

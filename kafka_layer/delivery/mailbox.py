@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..wire.records import Place
+
 __all__ = ["LOOP_PATIENCE", "PATIENCE", "STALLED_AFTER", "Bridges", "Envelope", "Mailbox"]
 
 STALLED_AFTER = 0.25
@@ -40,14 +42,18 @@ class Envelope:
     Attributes:
         payload: The serialized message; each receiver decodes its own copy.
         deadline: When the message expires, on ``time.monotonic()``.
+        place: Where its record stands in the log: topic, partition, offset and the broker's
+            timestamp in seconds. None for a message that went from channel to channel within the
+            process.
         unreadable: Set once decoding it failed, so that it is reported once.
     """
 
-    __slots__ = ("deadline", "payload", "unreadable")
+    __slots__ = ("deadline", "payload", "place", "unreadable")
 
-    def __init__(self, payload: bytes, deadline: float) -> None:
+    def __init__(self, payload: bytes, deadline: float, place: Place | None = None) -> None:
         self.payload = payload
         self.deadline = deadline
+        self.place = place
         self.unreadable = False
 
 

@@ -16,6 +16,7 @@ from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
 from ..wire.encryption import Opener
+from ..wire.records import Place
 from ..wire.topics import WorkTopic
 
 __all__ = ["Job", "WorkChannel"]
@@ -28,29 +29,33 @@ class Job(Envelope):
     """A message of a worker channel, and where it stands in the channel's topic.
 
     Attributes:
-        written: The record's timestamp, in seconds since the epoch.
-        partition: The record's partition.
-        offset: The record's offset.
+        place: As in ``Envelope``; never None.
         holding: The backplane's mark of the time in which it held the partition; a job of an
             earlier time cannot be given back.
     """
 
-    __slots__ = ("holding", "offset", "partition", "written")
+    __slots__ = ("holding",)
 
-    def __init__(
-        self,
-        payload: bytes,
-        deadline: float,
-        written: float,
-        partition: int,
-        offset: int,
-        holding: object,
-    ) -> None:
-        super().__init__(payload, deadline)
-        self.written = written
-        self.partition = partition
-        self.offset = offset
+    place: Place
+
+    def __init__(self, payload: bytes, deadline: float, place: Place, holding: object) -> None:
+        super().__init__(payload, deadline, place)
         self.holding = holding
+
+    @property
+    def partition(self) -> int:
+        """The record's partition."""
+        return self.place[1]
+
+    @property
+    def offset(self) -> int:
+        """The record's offset."""
+        return self.place[2]
+
+    @property
+    def written(self) -> float:
+        """The record's timestamp, in seconds since the epoch."""
+        return self.place[3]
 
 
 class WorkChannel:
@@ -135,7 +140,7 @@ class WorkChannel:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None
         deadline = time.monotonic() + self._expiry - age
-        return Job(payload, deadline, timestamp, partition, offset, holding)
+        return Job(payload, deadline, (self.topic, partition, offset, timestamp), holding)
 
     def hand_out(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on."""

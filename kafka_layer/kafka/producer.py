@@ -26,7 +26,7 @@ from ..messages import Position
 from ..observe.counters import Stats
 from ..signals import produce_failed
 from ..transport import Delivered, QueueFull
-from ..wire.records import Outgoing
+from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .batching import Hold, Pending
 from .clients import abandon, new_client
@@ -146,7 +146,7 @@ class RecordProducer:
                 )
                 self._thread.start()
 
-    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+    def produce(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
         """Queue a record; see ``kafka_layer.backplane.Backplane.produce``."""
         client = self._client
         if client is None:

@@ -314,6 +314,8 @@ class BroadcastConsumer:
                     message.value(),
                     headers or (),
                     timestamp / 1000,
+                    message.partition() or 0,
+                    message.offset() or 0,
                 )
             else:
                 self._on_partition_error(client, message, error)

@@ -19,7 +19,7 @@ from ..delivery.registry import Registry
 from ..exceptions import CommandFailed, UnreadableRecord
 from ..wire.codec import Codec
 from ..wire.names import ServerName, parse_server_name
-from ..wire.records import Outgoing
+from ..wire.records import ProducerRecord
 from ..wire.topics import Topic
 from .clock import BrokerClock
 
@@ -46,7 +46,7 @@ class Commands:
         codec: Codec,
         registry: Registry,
         clock: BrokerClock,
-        answer: Callable[[Outgoing], None],
+        answer: Callable[[ProducerRecord], None],
         flush: Callable[[float], None],
     ) -> None:
         self._codec = codec
@@ -96,7 +96,7 @@ class Commands:
         """Make a record that comes back to this server itself."""
         return self._question(Topic.ACK, self.name, {"command": _HELLO})
 
-    def probe(self) -> Outgoing:
+    def probe(self) -> ProducerRecord:
         """Make a record that nobody reads; its delivery report tells the broker's time."""
         return self._sealed(Topic.ACK, ServerName(0, "probe"), {})
 
@@ -109,7 +109,7 @@ class Commands:
             self._asked[number] = call
         return call
 
-    def flush(self) -> Outgoing:
+    def flush(self) -> ProducerRecord:
         """Make the record that tells every other server to clear."""
         return self._to_all(_FLUSH, {"command": _FLUSH, "server": str(self.server)})
 
@@ -125,11 +125,11 @@ class Commands:
             self._asked[number] = question
         return question
 
-    def _sealed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Outgoing:
+    def _sealed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> ProducerRecord:
         key = str(to)
         return topic, key, self._codec.seal(topic, key, self._codec.encode(value)), to.partition, ()
 
-    def _to_all(self, command: str, value: dict[str, Any]) -> Outgoing:
+    def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
         # The header tells it from a message to all; the value repeats it, under encryption.
         headers = [("command", command.encode())]
         payload = self._codec.seal(Topic.SEND_ALL, None, self._codec.encode(value))
@@ -195,7 +195,7 @@ class _Asked:
         record: What to write.
     """
 
-    def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
+    def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
         self._commands = commands
         self._number = number
         self.record = record
@@ -216,7 +216,7 @@ class Question(_Asked):
         answer: Resolves when the other server has carried the command out.
     """
 
-    def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
+    def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
         super().__init__(commands, number, record)
         self.answer: Future[None] = Future()
         self.answer.set_running_or_notify_cancel()
@@ -262,7 +262,7 @@ class RollCall(_Asked):
         servers: What each server told: ``server``, ``channels``, ``groups`` and ``users``.
     """
 
-    def __init__(self, commands: Commands, number: int, record: Outgoing) -> None:
+    def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
         super().__init__(commands, number, record)
         self.servers: list[dict[str, Any]] = []
 

@@ -107,7 +107,7 @@ class Router:
         return self._flushed_until
 
     def _route(self, record: Record) -> int:
-        topic, raw_key, value, headers, timestamp = record
+        topic, raw_key, value, headers, timestamp, partition, offset = record
         try:
             key = raw_key.decode() if raw_key else ""
         except UnicodeDecodeError:
@@ -132,7 +132,9 @@ class Router:
             )
             return 0
         envelope = Envelope(
-            self._open(topic, key, value, timestamp), self._monotonic + expiry - age
+            self._open(topic, key, value, timestamp),
+            self._monotonic + expiry - age,
+            (topic, partition, offset, timestamp),
         )
         if headers:
             left_out = excluded(headers)

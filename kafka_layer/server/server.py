@@ -30,27 +30,20 @@ from ..transport import Backplane, Delivered, QueueFull
 from ..wire.codec import Codec
 from ..wire.encryption import Opener
 from ..wire.names import ServerName, owner_of
-from ..wire.records import Outgoing
+from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .clock import BrokerClock
 from .commands import Commands, Question
 from .router import Router
 
-__all__ = ["START_TIMEOUT", "Server", "abandon_all", "close_all"]
+__all__ = ["Server", "abandon_all", "close_all"]
 
 logger = logging.getLogger("kafka_layer")
 
 T = TypeVar("T")
 
-START_TIMEOUT = 4.5
-"""Seconds that a start may take: just under daphne's time-out for a websocket handshake."""
-
-_SWEEP_INTERVAL = 1.0
-_REFRESH_INTERVAL = 30.0
 _UNDO_TIMEOUT = 1.0
 _CLOCK_TIMEOUT = 1.0
-# Seconds that a part of a start gets in any case, however long the parts before it took.
-_LEAST = 0.5
 
 # Room for the key, the headers and what Kafka adds to a record and its batch.
 _RECORD_OVERHEAD = 1024
@@ -143,7 +136,7 @@ class Server:
             return self._work_channels[channel].mailbox
         return mailbox
 
-    def publish(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+    def publish(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
         """Hand a record to the backplane; never blocks. The server must be sending.
 
         Args:
@@ -160,7 +153,7 @@ class Server:
             raise self._too_large(topic, value)
         self._backplane.produce(record, delivered)
 
-    def try_publish(self, record: Outgoing) -> bool:
+    def try_publish(self, record: ProducerRecord) -> bool:
         """Do what ``publish`` does, where nothing has to be waited for.
 
         Returns:
@@ -183,7 +176,7 @@ class Server:
             return False
         return True
 
-    def publish_wanted(self, record: Outgoing) -> Future[Position]:
+    def publish_wanted(self, record: ProducerRecord) -> Future[Position]:
         """Do what ``publish`` does, and return the record's position to come."""
         future: Future[Position] = Future()
         future.set_running_or_notify_cancel()
@@ -355,13 +348,13 @@ class Server:
         self._backplane.abandon()
 
     def _open_sender(self) -> None:
-        self._backplane.open_sender(START_TIMEOUT)
+        self._backplane.open_sender(self.config.timings.start)
         _running.add(self)
         self._once("upkeep", self._upkeep)
         self.sending = True
 
     def _open_receiver(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self.config.timings.start
         self.start_sending().result()
         partition = self._backplane.open_receiver(self._router, deadline - time.monotonic())
         if self.commands.server is None:
@@ -372,19 +365,21 @@ class Server:
         except TimeoutError:
             raise BrokerUnavailable(
                 f"{self.config.bootstrap_servers} did not hand a record back within "
-                f"{START_TIMEOUT} s that this server wrote to its own inbox; the broker is "
-                "overloaded, or cut off."
+                f"{self.config.timings.start} s that this server wrote to its own inbox; the "
+                "broker is overloaded, or cut off."
             ) from None
         self.receiving = True
 
     def _open_work_sender(self, topic: WorkTopic) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self.config.timings.start
         self.start_sending().result()
-        self._backplane.open_work_topic(topic, max(_LEAST, deadline - time.monotonic()))
+        self._backplane.open_work_topic(
+            topic, max(self.config.timings.start_step, deadline - time.monotonic())
+        )
         self._limits[topic] = self._limit_of(topic)
 
     def _open_worker(self, topic: WorkTopic) -> Mailbox:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self.config.timings.start
         self.start_sending().result()
         # Before the first message's age is judged: this machine's clock may be wrong.
         clock_set = threading.Event()
@@ -415,7 +410,7 @@ class Server:
 
     def _publish_timed(
         self,
-        record: Outgoing,
+        record: ProducerRecord,
         failed: Callable[[Exception], None] | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
@@ -471,7 +466,7 @@ class Server:
         owner = owner_of(channel)
         return owner is not None and self.owns(owner)
 
-    def _answer(self, record: Outgoing) -> None:
+    def _answer(self, record: ProducerRecord) -> None:
         try:
             self.publish(record)
         except Exception as error:
@@ -492,8 +487,8 @@ class Server:
         )
 
     def _upkeep(self) -> None:
-        next_refresh = time.monotonic() + _REFRESH_INTERVAL
-        while not self._stopped.wait(_SWEEP_INTERVAL):
+        next_refresh = time.monotonic() + self.config.timings.refresh
+        while not self._stopped.wait(self.config.timings.upkeep):
             try:
                 left = self.registry.sweep()
                 if left:
@@ -501,7 +496,7 @@ class Server:
                 self.stats.flush_log()
                 self._backplane.check_workers()
                 if time.monotonic() >= next_refresh or not self._backplane.health().connected:
-                    next_refresh = time.monotonic() + _REFRESH_INTERVAL
+                    next_refresh = time.monotonic() + self.config.timings.refresh
                     if not self._refresh():
                         next_refresh = time.monotonic()
             except Exception:

@@ -19,7 +19,7 @@ from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
 from ..transport import Backplane, Delivered, Health, RecordSink
-from ..wire.records import Outgoing, Record
+from ..wire.records import ProducerRecord, Record
 from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
@@ -90,7 +90,7 @@ class InMemoryBackplane:
         thread.start()
         self._workers.append((thread, channel))
 
-    def produce(self, record: Outgoing, delivered: Delivered | None = None) -> None:
+    def produce(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
         """Append a record to the log and so to every server's queue."""
         if self._closed:
             raise ProduceFailed("The channel layer is closed.")
@@ -242,16 +242,17 @@ class _Log:
             for jobs in self._jobs.values():
                 jobs.clear()
 
-    def append(self, outgoing: Outgoing, partition: int, timestamp: float) -> int:
+    def append(self, outgoing: ProducerRecord, partition: int, timestamp: float) -> int:
         topic, key, value, _, headers = outgoing
         if isinstance(topic, WorkTopic):
             offset = next(self._job_numbers)
             self.jobs(topic).put((value, offset, timestamp))
             return offset
-        record = topic, None if key is None else key.encode(), value, headers, timestamp
+        raw_key = None if key is None else key.encode()
         with self._lock:
             offset = self._ends.get((topic, partition), 0)
             self._ends[topic, partition] = offset + 1
+            record = topic, raw_key, value, headers, timestamp, partition, offset
             for reader in self._readers:
                 reader.offer(topic, partition, record)
         return offset

@@ -6,16 +6,28 @@ from collections.abc import Sequence
 
 from .topics import Topic, WorkTopic
 
-__all__ = ["Outgoing", "Record"]
+__all__ = ["Place", "ProducerRecord", "Record"]
 
-Outgoing = tuple[
+ProducerRecord = tuple[
     "Topic | WorkTopic", "str | None", bytes, "int | None", Sequence[tuple[str, bytes]]
 ]
-"""A record to be written: which of the layer's topics, the address or None, the value as it stands
-on the wire, the partition (None leaves that to the key, or to the backplane without one), and Kafka
-headers. A plain tuple, as ``Record`` is: every send makes one."""
+"""A record to be written: its topic, the address or None, the value as it stands on the wire, the
+partition (None: the key decides, or the transport where there is no key), and Kafka headers. A
+plain tuple, as ``Record`` is, because every send makes one."""
 
-Record = tuple[Topic, "bytes | None", "bytes | None", Sequence[tuple[str, "bytes | None"]], float]
-"""A record that was read: which of the layer's topics, the raw key, the raw value, Kafka headers
-(none in most records), and the broker's timestamp in seconds since the epoch. A plain tuple, which
-is made and taken apart in half the time of anything with names."""
+Record = tuple[
+    Topic,
+    "bytes | None",
+    "bytes | None",
+    Sequence[tuple[str, "bytes | None"]],
+    float,
+    int,
+    int,
+]
+"""A record that was read: its topic, raw key, raw value, Kafka headers (none in most records), the
+broker's timestamp in seconds since the epoch, its partition and its offset. A plain tuple is made
+and taken apart in half the time of anything with names."""
+
+Place = tuple["Topic | WorkTopic", int, int, float]
+"""Where a record stands in the log: topic, partition, offset, and the broker's timestamp in seconds
+since the epoch."""

@@ -18,7 +18,7 @@ from kafka_layer.wire.topics import Topic
 
 SETTINGS = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVERS = {"bootstrap_servers": "localhost:9092"}
-KEYWORDS = {each.name for each in fields(LayerConfig)} | {
+KEYWORDS = ({each.name for each in fields(LayerConfig)} - {"timings"}) | {
     "default_partitions",
     "default_replication_factor",
 }

@@ -23,7 +23,7 @@ from kafka_layer.server.commands import Commands
 from kafka_layer.server.router import Router
 from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.names import ServerName
-from kafka_layer.wire.records import Outgoing, Record
+from kafka_layer.wire.records import ProducerRecord, Record
 from kafka_layer.wire.topics import Topic
 
 KEYS = (b"secret",)
@@ -117,7 +117,7 @@ class Receiver:
         self.codec = Codec("msgpack", config.symmetric_encryption_keys)
         self.stats = Stats()
         self.registry = Registry(config)
-        self.answers: list[Outgoing] = []
+        self.answers: list[ProducerRecord] = []
         clock = BrokerClock()
         self._commands = Commands(
             self.codec,

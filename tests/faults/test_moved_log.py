@@ -16,9 +16,9 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.server import server as server_module
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.traffic import figure
@@ -152,9 +152,9 @@ def delete_topic(layer: KafkaChannelLayer, name: str) -> None:
 
 
 @pytest.fixture
-def quick_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_refresh(make_layer: Layers) -> None:
     """Let servers look at the topics twice a second instead of twice a minute."""
-    monkeypatch.setattr(server_module, "_REFRESH_INTERVAL", 0.5)
+    make_layer.timings = Timings(refresh=0.5)
 
 
 @pytest.mark.usefixtures("quick_refresh")

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.kafka import fetch_jars
@@ -175,12 +176,8 @@ async def test_commands_that_make_no_sense_harm_nobody(
     assert await next_message(layer, channel) == {"n": 1}
 
 
-async def test_partitions_raised_while_servers_run(
-    make_layer: Layers, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from kafka_layer.server import server
-
-    monkeypatch.setattr(server, "_REFRESH_INTERVAL", 0.5)
+async def test_partitions_raised_while_servers_run(make_layer: Layers, prefix: str) -> None:
+    make_layer.timings = Timings(refresh=0.5)
     here, there = (make_layer(prefix=prefix, default_partitions=4) for _ in range(2))
     channel = await there.new_channel()
     groups = [f"room-{number}" for number in range(60)]

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed
-from kafka_layer.server import server
-from kafka_layer.server.server import START_TIMEOUT
 from tests.support.certificates import Authority
 from tests.support.layers import PARTITIONS, Layers, next_message
 from tests.support.proxy import Proxy
@@ -28,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 
 # A start takes no longer; the rest is for a busy machine. Mostly it is a second.
-IN_TIME = START_TIMEOUT + 1.0
+IN_TIME = Timings().start + 1.0
 
 
 def by_certificate(name: str, password: str = "") -> Way:
@@ -183,9 +182,9 @@ def test_setting_up_topics_says_so(prefix: str, settings: Any, wrong: tuple[Conf
 
 
 async def test_a_connection_that_breaks_is_no_refusal(
-    secure: SecureBroker, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
+    secure: SecureBroker, make_layer: Layers
 ) -> None:
-    monkeypatch.setattr(server, "START_TIMEOUT", 1.0)
+    make_layer.timings = Timings(start=1.0)
     config = secure.new_user()
     with Proxy() as proxy:
         proxy.target = int(config["bootstrap_servers"].rpartition(":")[2])

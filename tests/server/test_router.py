@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from functools import partial
 from typing import Any
@@ -46,6 +47,7 @@ class Site:
             lambda channel: channel.startswith("mine."),
         )
         self._names: list[str] = []
+        self.offsets = itertools.count()
 
     def _note_command(self, topic: Topic, key: str, payload: bytes, written: float) -> None:
         self.commands.append((topic, key, payload))
@@ -70,6 +72,8 @@ class Site:
                     else self.codec.seal(topic, key, self.codec.encode({"v": value})),
                     record.get("headers", ()),
                     time.time() - record.get("age", 0.0),
+                    0,
+                    next(self.offsets),
                 )
                 for value in values
             ]
@@ -193,8 +197,8 @@ class TestNothingStopsIt:
     def test_a_key_that_is_not_utf8(self) -> None:
         site = Site()
         channel = site.channel(group="room")
-        bad = (Topic.SEND_GROUP, b"\xff", b"\x80", (), time.time())
-        good = (Topic.SEND_GROUP, b"room", b"\x81\xa1v\x01", (), time.time())
+        bad = (Topic.SEND_GROUP, b"\xff", b"\x80", (), time.time(), 0, 0)
+        good = (Topic.SEND_GROUP, b"room", b"\x81\xa1v\x01", (), time.time(), 0, 0)
         site.router.deliver([bad, good])
         assert site.taken(channel) == [1]
         assert site.counted("dropped.undecodable") == 1

@@ -108,11 +108,13 @@ class Layers:
 
     Attributes:
         prefix: The prefix they share, unless told otherwise.
+        timings: What the layers made from now on take for their time-outs and intervals.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.prefix = backend.shared_prefix
+        self.timings = KafkaChannelLayer.timings
         self._prefixes = {self.prefix}
         self._layers: list[KafkaChannelLayer] = []
 
@@ -121,7 +123,8 @@ class Layers:
         if prefix is not None and prefix not in self._prefixes:
             self._prefixes.add(prefix)
             self.backend.create_topics(prefix)
-        layer = self.backend.layer_class(
+        base = self.backend.layer_class
+        layer = type(base.__name__, (base,), {"timings": self.timings})(
             **{
                 **self.backend.config,
                 "prefix": prefix or self.prefix,

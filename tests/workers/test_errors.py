@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from channels.exceptions import ChannelFull, MessageTooLarge
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.server import server
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import create_topic
@@ -28,12 +28,14 @@ def nowhere() -> Iterator[str]:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
+TIMINGS = Timings(start=0.5, start_step=0.1)
+
+
 class TestBrokerThatIsAway:
     @pytest.fixture(autouse=True)
-    def quick_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick_starts(self, make_layer: Layers) -> None:
         """A start waits for the broker; here it is known that none will answer."""
-        monkeypatch.setattr(server, "START_TIMEOUT", 0.5)
-        monkeypatch.setattr(server, "_LEAST", 0.1)
+        make_layer.timings = TIMINGS
 
     async def test_a_message_that_no_broker_takes_is_counted(
         self, make_layer: Layers, nowhere: str, channel: str
@@ -49,7 +51,7 @@ class TestBrokerThatIsAway:
         layer = make_layer(bootstrap_servers=nowhere)
         started = time.monotonic()
         await layer.send(channel, {"n": 1})
-        assert time.monotonic() - started < 2 * server.START_TIMEOUT + server._LEAST
+        assert time.monotonic() - started < 2 * TIMINGS.start + TIMINGS.start_step
         # It counts what librdkafka has to tell as well, until that is told.
         await wait_until_async(lambda: layer.stats().queued == 1, "the one message to be queued")
 

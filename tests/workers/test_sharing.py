@@ -14,10 +14,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.kafka import group as workers
 from kafka_layer.kafka.group import WorkConsumer
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.server import server
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 from tests.workers.conftest import SESSION_MS, working
@@ -532,9 +532,9 @@ class TestFlush:
 
 class TestNewPartitions:
     async def test_a_process_that_only_sends_uses_them(
-        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
+        self, make_layer: Layers, channel: str
     ) -> None:
-        monkeypatch.setattr(server, "_REFRESH_INTERVAL", 0.1)
+        make_layer.timings = Timings(refresh=0.1)
         settings = {"worker_channels": {channel: {"partitions": 1}}, "await_produce": True}
         sender = make_layer(**settings)
         first = await sender.send(channel, {})

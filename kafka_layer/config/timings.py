@@ -1,0 +1,27 @@
+"""Every time-out and interval that no setting names, as one value that a test can replace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Timings"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Times of one layer, in seconds; ``KafkaChannelLayer.timings`` holds the value in use.
+
+    Attributes:
+        start: The longest that a start may take: just under daphne's time-out for a websocket
+            handshake.
+        start_step: The least time-out of each step of a start.
+        close: The longest that closing may take.
+        upkeep: Between two rounds of the server's upkeep.
+        refresh: Between two looks at the topics for changes that no broker announces.
+    """
+
+    start: float = 4.5
+    start_step: float = 0.5
+    close: float = 5.0
+    upkeep: float = 1.0
+    refresh: float = 30.0
