@@ -41,7 +41,7 @@ TIERS: list[set[str]] = [
     {"delivery.mailbox", "server.clock", "observe.counters"},
     {"wire.encryption"},
     {"wire.codec", "config.settings", "backplane"},
-    {"wire.headers", "wire.names", "wire.records", "server.tickets", "config.timings"},
+    {"wire.headers", "wire.names", "wire.records", "delivery.tickets", "config.timings"},
     {"wire.topics", "exceptions", "signals", "stats", "messages"},
 ]
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -67,6 +67,14 @@ class Ticket(Generic[T]):
         except concurrent.futures.InvalidStateError:
             return False
         return True
+
+    def on_done(self, callback: Callable[[Ticket[T]], None]) -> None:
+        """Call back once with this ticket: at once if the outcome is there, else when it comes.
+
+        Args:
+            callback: Runs in the thread that decides the outcome; must not block or raise.
+        """
+        self._future.add_done_callback(lambda _: callback(self))
 
     def result(self, timeout: float | None = None) -> T:
         """Block until the outcome is there; for threads without an event loop.
