@@ -41,8 +41,10 @@ TIERS: list[set[str]] = [
     {"delivery.mailbox", "server.clock", "observe.counters"},
     {"wire.encryption"},
     {"wire.codec", "config.settings", "backplane"},
+    {"config.topics"},
+    {"config.keywords"},
     {"wire.headers", "wire.names", "wire.records", "delivery.tickets", "config.timings"},
-    {"wire.topics", "exceptions", "signals", "stats", "messages"},
+    {"wire.topics", "config.librdkafka", "exceptions", "signals", "stats", "messages"},
 ]
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
 

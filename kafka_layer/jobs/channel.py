@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..config.settings import WorkerSettings
+from ..config.topics import WorkerSettings
 from ..delivery.mailbox import Bridges, Envelope, Mailbox
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats

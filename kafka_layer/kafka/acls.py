@@ -14,7 +14,8 @@ from typing import Any
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
 
-from ..config.settings import LayerConfig, Properties
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
 from ..exceptions import TopicError
 from .clients import new_client
 from .errors import client_logger

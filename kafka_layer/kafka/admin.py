@@ -33,7 +33,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from ..config.settings import LayerConfig, Properties
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
 from ..exceptions import KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .clients import new_client

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from django.core.exceptions import ImproperlyConfigured
 
-from ..config.settings import Properties
+from ..config.librdkafka import Properties
 from .errors import kafka_error
 
 __all__ = ["abandon", "ask_for_ends", "ends_of", "new_client", "tells_an_end"]

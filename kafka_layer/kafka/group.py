@@ -27,7 +27,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from ..config.settings import LayerConfig, Properties
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
 from ..exceptions import KafkaLayerError, TopicError
 from ..jobs.channel import Job, WorkChannel
 from ..observe.counters import Stats

@@ -20,7 +20,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from django.core.exceptions import ImproperlyConfigured
 
-from ..config.settings import LayerConfig, Properties
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
 from ..exceptions import ProduceFailed
 from ..messages import Position
 from ..observe.counters import Stats

@@ -24,7 +24,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from ..config.settings import LayerConfig, Properties
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
 from ..transport import RecordSink

@@ -11,7 +11,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from ..config.settings import LayerConfig, Properties
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
 from .errors import kafka_error
 from .properties import admin_properties, consumer_properties, producer_properties, work_properties
 

@@ -12,7 +12,7 @@ from django.core.management import load_command_class
 from django.core.management.base import DjangoHelpFormatter
 
 from kafka_layer import checks
-from kafka_layer.config import settings as conf
+from kafka_layer.config.librdkafka import FORBIDDEN
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.wire.topics import Topic
 
@@ -110,7 +110,7 @@ def test_every_refused_property_is_documented() -> None:
     documented = {"client_config": code(everywhere[1])}
     documented.update({code(row[0])[0]: code(row[1]) for row in others})
 
-    refused = {name: properties for name, properties in conf._FORBIDDEN.items() if properties}
+    refused = {name: properties for name, properties in FORBIDDEN.items() if properties}
 
     assert {name: set(each) for name, each in documented.items()} == {
         name: set(each) for name, each in refused.items()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from kafka_layer.config.settings import Properties
+from kafka_layer.config.librdkafka import Properties
 from kafka_layer.kafka import producer as producer_module
 from kafka_layer.kafka import reader as consumer_module
 from kafka_layer.kafka.backplane import KafkaBackplane

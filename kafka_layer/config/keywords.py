@@ -1,0 +1,225 @@
+"""Readers of CONFIG keywords: each checks one value and returns it in the form the layer uses."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .librdkafka import read_properties
+
+__all__ = [
+    "EXTRA_KEYWORDS",
+    "FROM_CHANNELS_REDIS",
+    "READERS",
+    "read_integer",
+    "read_partitions",
+    "read_replication",
+    "read_seconds",
+    "reject_unknown",
+    "wrong_value",
+]
+
+_SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+_MAX_EXPIRY = 2_147_483
+"""Seconds; librdkafka's message.timeout.ms is an int of 32 bits."""
+
+# What librdkafka's admin client takes.
+_MAX_PARTITIONS = 100_000
+_MAX_REPLICAS = 10_000
+
+EXTRA_KEYWORDS = frozenset({"default_partitions", "default_replication_factor"})
+"""Keywords that only give other settings their defaults, and so are no field of the settings."""
+
+FROM_CHANNELS_REDIS = {
+    "hosts": "that is channels_redis' keyword; name the Kafka brokers in bootstrap_servers.",
+    "random_prefix_length": "that is channels_redis' keyword; remove it.",
+    "on_disconnect": "connect a receiver to kafka_layer.signals.connection_changed instead.",
+    "on_reconnect": "connect a receiver to kafka_layer.signals.connection_changed instead.",
+}
+"""Keywords of channels_redis that this layer does not have, and what to do about each."""
+
+
+def reject_unknown(what: str, name: object, known: Iterable[str], hint: str | None = None) -> None:
+    """Raise ImproperlyConfigured for a name that is none of ``known``.
+
+    Args:
+        what: What the name is of, for the message.
+        name: The unknown name.
+        known: The names that there are.
+        hint: What to do; None for the name that is most alike, or else all of them.
+    """
+    close = difflib.get_close_matches(str(name), known, n=1)
+    mend = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}."
+    raise ImproperlyConfigured(f"Unknown {what} {name!r}; {hint or mend}")
+
+
+def wrong_value(name: str, value: object, wanted: str) -> ImproperlyConfigured:
+    """Return the error for a value that is not ``wanted``."""
+    return ImproperlyConfigured(f"{name} is {value!r}; it must be {wanted}.")
+
+
+def read_integer(name: str, value: object) -> int:
+    """Return a value that is an integer above 0.
+
+    Raises:
+        ImproperlyConfigured: If it is not.
+    """
+    if not _is_integer(value) or value < 1:
+        raise wrong_value(name, value, "an integer of 1 or more")
+    return value
+
+
+def read_partitions(name: str, value: object) -> int:
+    """Return a value that is a number of partitions.
+
+    Raises:
+        ImproperlyConfigured: If it is not.
+    """
+    if not _is_integer(value) or not 1 <= value <= _MAX_PARTITIONS:
+        raise wrong_value(name, value, f"an integer from 1 to {_MAX_PARTITIONS}")
+    return value
+
+
+def read_replication(name: str, value: object) -> int:
+    """Return a value that is a replication factor; -1 means the broker's default.
+
+    Raises:
+        ImproperlyConfigured: If it is not.
+    """
+    if not _is_integer(value) or not (value == -1 or 1 <= value <= _MAX_REPLICAS):
+        raise wrong_value(name, value, "an integer of 1 or more, or -1 for the broker's default")
+    return value
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def read_seconds(name: str, value: object, longest: float = 1e9) -> float:
+    """Return a value that is a number of seconds, from 0.1 to ``longest``.
+
+    Raises:
+        ImproperlyConfigured: If it is not.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0.1 <= value <= longest
+    ):
+        raise wrong_value(name, value, f"a number of seconds from 0.1 to {longest:.0f}")
+    return value
+
+
+def _read_expiry(name: str, value: object) -> float:
+    return read_seconds(name, value, _MAX_EXPIRY)
+
+
+def _read_boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise wrong_value(name, value, "True or False")
+    return value
+
+
+def _read_one_of(*choices: str) -> Any:
+    def read(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise wrong_value(name, value, " or ".join(map(repr, choices)))
+        return value
+
+    return read
+
+
+def _read_servers(name: str, value: object) -> str:
+    wanted = "'host:port', several separated by commas, or a list of them"
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, (list, tuple)) or not value:
+        raise wrong_value(name, value, wanted)
+    servers = []
+    for server in value:
+        if isinstance(server, str) and "@" in server:
+            # The message does not repeat the value: it may hold a password.
+            raise ImproperlyConfigured(
+                f"{name} has a server with an '@'; each must be {wanted}. Credentials belong "
+                "into client_config: sasl.username and sasl.password."
+            )
+        match = _SERVER.fullmatch(server.strip()) if isinstance(server, str) else None
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise ImproperlyConfigured(f"{name} has {server!r}; each server must be {wanted}.")
+        servers.append(match[0])
+    return ",".join(servers)
+
+
+def _read_prefix(name: str, value: object) -> str:
+    if not isinstance(value, str) or not _PREFIX.fullmatch(value) or value in (".", ".."):
+        raise wrong_value(
+            name,
+            value,
+            "1 to 100 ASCII letters, digits, periods, hyphens or underscores, as in a topic name",
+        )
+    return value
+
+
+def _read_channel_capacity(name: str, value: object) -> tuple[tuple[re.Pattern[str], int], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise wrong_value(name, value, "a dict of channel name patterns to capacities")
+    return tuple(
+        (_read_pattern(name, pattern), read_integer(f"{name}[{pattern!r}]", capacity))
+        for pattern, capacity in value.items()
+    )
+
+
+def _read_pattern(name: str, value: object) -> re.Pattern[str]:
+    if isinstance(value, str):
+        return re.compile(fnmatch.translate(value))
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
+        return value
+    raise ImproperlyConfigured(
+        f"{name} has the key {value!r}; each must be a pattern such as 'specific.*', "
+        "or a compiled regular expression of str."
+    )
+
+
+def _read_keys(name: str, value: object) -> tuple[bytes, ...]:
+    if value is None:
+        return ()
+    wanted = "a list of non-empty str or bytes; the first encrypts, all decrypt"
+    if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
+        raise ImproperlyConfigured(f"{name} must be {wanted}.")
+    keys = []
+    for key in value:
+        if not isinstance(key, (str, bytes)) or not key:
+            raise ImproperlyConfigured(f"{name} has an entry that is no key; it must be {wanted}.")
+        keys.append(key.encode() if isinstance(key, str) else key)
+    return tuple(keys)
+
+
+READERS: Mapping[str, Any] = {
+    "bootstrap_servers": _read_servers,
+    "prefix": _read_prefix,
+    "expiry": _read_expiry,
+    "group_expiry": read_seconds,
+    "capacity": read_integer,
+    "channel_capacity": _read_channel_capacity,
+    "symmetric_encryption_keys": _read_keys,
+    "serializer_format": _read_one_of("msgpack", "json"),
+    "await_produce": _read_boolean,
+    "ack_timeout": read_seconds,
+    "overflow": _read_one_of("raise", "block", "discard"),
+    "auto_create_topics": _read_boolean,
+    "worker_group_protocol": _read_one_of("classic", "consumer"),
+    "client_config": read_properties,
+    "producer_config": read_properties,
+    "consumer_config": read_properties,
+    "admin_config": read_properties,
+}
+"""For each keyword that can be read alone: a function of its name and value."""

@@ -1,0 +1,268 @@
+"""How topics are provisioned: what the settings say, and the defaults behind it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..wire.topics import BROADCAST_TOPICS, Topic
+from .keywords import (
+    read_integer,
+    read_partitions,
+    read_replication,
+    read_seconds,
+    reject_unknown,
+    wrong_value,
+)
+
+__all__ = [
+    "DEFAULT_MAX_MESSAGE_BYTES",
+    "TopicDefaults",
+    "TopicSettings",
+    "WorkerSettings",
+    "read_topics",
+    "read_worker_channels",
+]
+
+DEFAULT_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+"""Topic limit that lets a message of 1 MB pass with its key, headers and batch overhead."""
+
+# librdkafka's receive.message.max.bytes is 100,000,000 by default.
+_MAX_MESSAGE_BYTES = 99_999_000
+
+# Up to so many servers, or workers on a channel, have a partition of their own.
+_PARTITIONS = 10
+# librdkafka names all partitions of these topics in each fetch, so more of them delay messages.
+_BROADCAST_PARTITIONS = 3
+
+_ONLY_OF_WORKERS = frozenset({"expiry", "prefetch_count"})
+
+
+@dataclass(frozen=True)
+class TopicSettings:
+    """How one topic is to be provisioned.
+
+    Attributes:
+        partitions: Number of partitions.
+        replication_factor: Copies of each partition; -1 means the broker's default.
+        config: Kafka's topic configs, names to values as strings.
+    """
+
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How one worker channel is to be provisioned and read.
+
+    Attributes:
+        expiry: Seconds after which a message that no worker took is dropped.
+        prefetch_count: How many messages one waiting receive lets its process take.
+        topic: Provisioning of its topic.
+        pattern: Which channels' names it is for, as the settings write it.
+    """
+
+    expiry: float
+    prefetch_count: int
+    topic: TopicSettings
+    pattern: str = "*"
+
+
+@dataclass(frozen=True)
+class TopicDefaults:
+    """What holds for a topic where the settings do not say otherwise for it.
+
+    Attributes:
+        expiry: Seconds after which an undelivered message is dropped.
+        partitions: Of an inbox topic or a worker channel's topic.
+        broadcast_partitions: Of a topic that every server reads.
+        replication_factor: Copies of each partition; -1 means the broker's default.
+    """
+
+    expiry: float
+    partitions: int = _PARTITIONS
+    broadcast_partitions: int = _BROADCAST_PARTITIONS
+    replication_factor: int = -1
+
+    @classmethod
+    def from_keywords(
+        cls, expiry: float, default_partitions: object, default_replication_factor: object
+    ) -> TopicDefaults:
+        """Read the keywords ``default_partitions``, None if not set, and its sibling.
+
+        Raises:
+            ImproperlyConfigured: If a value is no number that Kafka takes.
+        """
+        replication = read_replication("default_replication_factor", default_replication_factor)
+        if default_partitions is None:
+            return cls(expiry, replication_factor=replication)
+        partitions = read_partitions("default_partitions", default_partitions)
+        return cls(expiry, partitions, partitions, replication)
+
+
+def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicSettings]:
+    """Read the keyword ``topics``.
+
+    Args:
+        value: A mapping of topics' names to mappings of settings, if it is right.
+        defaults: What holds where it says nothing.
+
+    Returns:
+        The provisioning of each fixed topic.
+
+    Raises:
+        ImproperlyConfigured: If a name is unknown or a value cannot work.
+    """
+    if not isinstance(value, Mapping):
+        raise wrong_value("topics", value, "a dict of topic names to dicts of settings")
+    names = {topic.value for topic in Topic}
+    for name in value:
+        if name not in names:
+            reject_unknown("topic in topics:", name, names)
+    return MappingProxyType(
+        {
+            topic: _read_topic(
+                f"topics[{topic.value!r}]",
+                value.get(topic.value, {}),
+                defaults.expiry,
+                defaults.broadcast_partitions if topic in BROADCAST_TOPICS else defaults.partitions,
+                defaults.replication_factor,
+            )
+            for topic in Topic
+        }
+    )
+
+
+def read_worker_channels(
+    value: object, defaults: TopicDefaults
+) -> tuple[tuple[re.Pattern[str], WorkerSettings], ...]:
+    """Read the keyword ``worker_channels``.
+
+    Args:
+        value: A mapping of patterns of channels' names to mappings of settings, if it is right.
+        defaults: What holds where it says nothing.
+
+    Returns:
+        The patterns, compiled, with their settings; the last one matches every channel.
+
+    Raises:
+        ImproperlyConfigured: If a setting is unknown or a value cannot work.
+    """
+    if not isinstance(value, Mapping):
+        raise wrong_value("worker_channels", value, "a dict of channel name patterns to settings")
+    found = []
+    for pattern, settings in (*value.items(), ("*", {})):
+        where = f"worker_channels[{pattern!r}]"
+        if not isinstance(pattern, str) or not isinstance(settings, Mapping):
+            raise wrong_value(where, settings, "a dict, and its key a pattern of channel names")
+        expiry = read_seconds(f"{where}['expiry']", settings.get("expiry", defaults.expiry))
+        prefetch = read_integer(f"{where}['prefetch_count']", settings.get("prefetch_count", 1))
+        topic = _read_topic(
+            where,
+            settings,
+            expiry,
+            defaults.partitions,
+            defaults.replication_factor,
+            other=_ONLY_OF_WORKERS,
+        )
+        compiled = re.compile(fnmatch.translate(pattern))
+        found.append((compiled, WorkerSettings(expiry, prefetch, topic, pattern)))
+    return tuple(found)
+
+
+def _read_topic(
+    where: str,
+    value: object,
+    expiry: float,
+    partitions: int,
+    replication_factor: int,
+    other: frozenset[str] = frozenset(),
+) -> TopicSettings:
+    if not isinstance(value, Mapping):
+        raise wrong_value(where, value, "a dict")
+    known = {"partitions", "replication_factor", "config"} | other
+    for name in value:
+        if name not in known:
+            reject_unknown(f"setting in {where}:", name, known)
+    config = value.get("config", {})
+    if not isinstance(config, Mapping):
+        raise wrong_value(f"{where}['config']", config, "a dict of Kafka's topic configs")
+    merged = {
+        **_default_config(expiry),
+        **{
+            name: _read_config_value(f"{where}['config'][{name!r}]", value)
+            for name, value in config.items()
+        },
+    }
+    retention = _read_config_integer(where, merged, "retention.ms", minimum=-1)
+    if 0 <= retention < expiry * 1000:
+        raise ImproperlyConfigured(
+            f"{where} keeps records for retention.ms={retention}, shorter than expiry "
+            f"({expiry} s): messages would be lost before they expire. Raise it, or lower expiry."
+        )
+    largest = _read_config_integer(
+        where, merged, "max.message.bytes", minimum=1024, maximum=_MAX_MESSAGE_BYTES
+    )
+    if "segment.bytes" in merged:
+        # A segment has to hold the largest batch.
+        _read_config_integer(where, merged, "segment.bytes", minimum=largest)
+    if "compact" in merged["cleanup.policy"]:
+        raise ImproperlyConfigured(
+            f"{where} sets cleanup.policy={merged['cleanup.policy']}: compaction would drop "
+            "messages that share a key. Use 'delete'."
+        )
+    replicas = read_replication(
+        f"{where}['replication_factor']", value.get("replication_factor", replication_factor)
+    )
+    if "min.insync.replicas" in merged:
+        in_sync = _read_config_integer(where, merged, "min.insync.replicas", minimum=1)
+        if replicas != -1 and in_sync > replicas:
+            raise ImproperlyConfigured(
+                f"{where} has min.insync.replicas={in_sync}, more than its replication_factor "
+                f"({replicas}): no message could be written. Lower it, or raise that."
+            )
+    return TopicSettings(
+        partitions=read_partitions(f"{where}['partitions']", value.get("partitions", partitions)),
+        replication_factor=replicas,
+        config=MappingProxyType(merged),
+    )
+
+
+def _default_config(expiry: float) -> dict[str, str]:
+    retention = int(max(2 * expiry, 600) * 1000)
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention),
+        # Only closed segments are deleted: without this a quiet topic keeps a week of records.
+        "segment.ms": str(max(60_000, retention // 4)),
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(DEFAULT_MAX_MESSAGE_BYTES),
+    }
+
+
+def _read_config_value(where: str, value: object) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise wrong_value(
+            where, value, "a str, a number or a bool, as Kafka's topic config wants it"
+        )
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read_config_integer(
+    where: str, config: Mapping[str, str], name: str, minimum: int, maximum: int = 2**63 - 1
+) -> int:
+    try:
+        number = int(config[name])
+    except ValueError:
+        number = minimum - 1
+    if not minimum <= number <= maximum:
+        wanted = f"{minimum} or more" if maximum == 2**63 - 1 else f"{minimum} to {maximum}"
+        raise wrong_value(f"{where}['config'][{name!r}]", config[name], f"an integer, {wanted}")
+    return number
