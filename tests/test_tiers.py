@@ -30,7 +30,7 @@ TIERS: list[set[str]] = [
     {"layer", "testing.embedded"},
     {"kafka.backplane", "kafka.validation"},
     {"kafka.admin", "kafka.reader", "kafka.producer", "kafka.acls", "kafka.group"},
-    {"kafka.clients", "kafka.connection", "kafka.batching"},
+    {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.errors", "kafka.properties"},
     {"server.server"},
     {"server.router", "server.commands"},
