@@ -589,7 +589,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         while True:
             try:
                 if self.config.await_produce:
-                    return await asyncio.wrap_future(server.publish_wanted(record))
+                    return await server.publish_wanted(record)
                 server.publish(record)
                 return None
             except QueueFull:

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from .delivery.tickets import Ticket
 from .jobs.channel import WorkChannel
 from .messages import Position
 from .wire.records import ProducerRecord, Record
@@ -16,10 +17,10 @@ from .wire.topics import WorkTopic
 
 __all__ = [
     "Backplane",
-    "Delivered",
     "Health",
     "QueueFull",
     "RecordSink",
+    "SelfTimedPosition",
 ]
 
 
@@ -37,9 +38,14 @@ class Health(NamedTuple):
     lag: int
 
 
-Delivered = Callable[[Position | None, Exception | None], None]
-"""Called once for a record, from a thread of the backplane or from one that sends: its position, or
-what went wrong."""
+class SelfTimedPosition(Position):
+    """A position whose timestamp is this machine's time, not the broker's append time.
+
+    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no time. A clock that
+    follows the broker's must not be set by it.
+    """
+
+    __slots__ = ()
 
 
 class RecordSink(Protocol):
@@ -83,16 +89,37 @@ class Backplane(Protocol):
             TopicError: If the topics are missing and cannot be created.
         """
 
-    def produce(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
-        """Hand a record over for writing; any thread, never blocks.
+    def produce(
+        self,
+        record: ProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        """Queue a record for writing; any thread, never blocks.
 
         Args:
             record: What to write.
-            delivered: Called with the outcome. A failure is reported and counted without it, too.
+            ticket: Gets the record's position, or the error; decided in a thread of the backplane
+                or in the one that calls. Failures are counted without a ticket as well. It is left
+                open if this call raises.
+            waited: Whether the sender's ticket of ``when_room`` was resolved. Senders that did not
+                wait are refused while others wait.
 
         Raises:
-            QueueFull: If the queue is full.
+            QueueFull: If the queue is full, or others wait for room in it.
             ProduceFailed: If the record cannot be written at all.
+        """
+
+    def when_room(self, waited: bool = False) -> Ticket[None]:
+        """Wait for room in the queue, in the order of these calls; any thread, never blocks.
+
+        Args:
+            waited: Whether the sender waited before and found the queue full again: it is served
+                before the others.
+
+        Returns:
+            A ticket: resolved once ``produce(..., waited=True)`` is worth a try, failed with
+            ``ProduceFailed`` if the backplane is closed.
         """
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:

@@ -53,6 +53,7 @@ class KafkaBackplane:
             config, self._names, stats, self._connection, self._repair_topics
         )
         self.produce = self._producer.produce
+        self.when_room = self._producer.when_room
         self._consumer: BroadcastConsumer | None = None
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}

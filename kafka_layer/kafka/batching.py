@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 
 from confluent_kafka import Producer
 
+from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
-from ..transport import Delivered, QueueFull
+from ..messages import Position
+from ..transport import QueueFull
 
 __all__ = ["Hold", "Pending"]
 
@@ -25,11 +27,15 @@ _IDLE_UP_TO = 256
 _MOST = 3_000
 _LARGE = 10_000
 
-Pending = tuple[str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Delivered | None"]
+Pending = tuple[
+    str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Ticket[Position] | None"
+]
 """A record that is ready for the client: Kafka's name of its topic, its value, its key, the number
-of its partition or -1 where the client decides, its headers, and what to call with its outcome. A
-plain tuple is made in a seventh of the time of a named one, and one of nothing but text and numbers
-is none of the garbage collector's business."""
+of its partition or -1 where the client decides, its headers, and the ticket for its outcome.
+
+A plain tuple is made in a seventh of the time of a named one, and one of nothing but text and
+numbers is none of the garbage collector's business.
+"""
 
 
 class Hold:
@@ -68,6 +74,12 @@ class Hold:
     def __len__(self) -> int:
         return len(self._held)
 
+    def room(self, client: Producer) -> int:
+        """Return how many records are taken before the queue is full, as far as is known."""
+        if self._refused is not None:
+            return 0
+        return max(0, self._limit - len(client) - len(self._held))
+
     def put(self, client: Producer, pending: Pending) -> None:
         """Hand a record over, now or with others in a moment.
 
@@ -90,8 +102,8 @@ class Hold:
             held.append(pending)
             if len(held) == 1:
                 self._on_hold()
-        _, value, _, _, _, delivered = pending
-        urgent = delivered is not None or len(value) >= _LARGE
+        _, value, _, _, _, ticket = pending
+        urgent = ticket is not None or len(value) >= _LARGE
         if urgent or len(held) >= _MOST:
             self.release(client)
 

@@ -13,20 +13,28 @@ import random
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+)
 from django.core.exceptions import ImproperlyConfigured
 
 from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
+from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..messages import Position
 from ..observe.counters import Stats
 from ..signals import produce_failed
-from ..transport import Delivered, QueueFull
+from ..transport import QueueFull, SelfTimedPosition
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .batching import Hold, Pending
@@ -112,6 +120,8 @@ class RecordProducer:
         self._forbidden: KafkaError | None = None
         self._retired: list[Producer] = []
         self._next_replacement = 0.0
+        # Senders that wait for room in the queue, the first to be served first.
+        self._waiting: deque[Ticket[None]] = deque()
         self._awaited = threading.Event()
         self._outstanding = 0
         self._stop = threading.Event()
@@ -147,8 +157,15 @@ class RecordProducer:
                 )
                 self._thread.start()
 
-    def produce(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
-        """Queue a record; see ``kafka_layer.backplane.Backplane.produce``."""
+    def produce(
+        self,
+        record: ProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        """Queue a record; see ``kafka_layer.transport.Backplane.produce``."""
+        if self._waiting and not waited:
+            raise QueueFull
         client = self._client
         if client is None:
             raise _closed()
@@ -159,8 +176,32 @@ class RecordProducer:
             name = self._topics[topic]
             if partition is None:
                 partition = self.own_partition if key is None else _PARTITIONER_DECIDES
-        self._hold.put(client, (name, value, key, partition, headers, delivered))
+        self._hold.put(client, (name, value, key, partition, headers, ticket))
         self._stats.sent.add()
+
+    def when_room(self, waited: bool = False) -> Ticket[None]:
+        """Wait for room; see ``kafka_layer.transport.Backplane.when_room``."""
+        ticket: Ticket[None] = Ticket()
+        if waited:
+            self._waiting.appendleft(ticket)
+        else:
+            self._waiting.append(ticket)
+        self._roused.set()
+        if self._stop.is_set():
+            self._refuse_waiting()
+        return ticket
+
+    def _admit_waiting(self, client: Producer) -> None:
+        room = self._hold.room(client) if self._waiting else 0
+        while room > 0 and self._waiting:
+            room -= 1
+            with contextlib.suppress(IndexError):
+                self._waiting.popleft().resolve(None)
+
+    def _refuse_waiting(self) -> None:
+        while self._waiting:
+            with contextlib.suppress(IndexError):
+                self._waiting.popleft().fail(_closed())
 
     def _hand_over(self, client: Producer, pending: Pending) -> None:
         """Give a record to the client; what goes wrong is reported as the record's own failure.
@@ -168,9 +209,9 @@ class RecordProducer:
         Raises:
             QueueFull: If the client takes no more.
         """
-        name, value, key, partition, headers, delivered = pending
+        name, value, key, partition, headers, ticket = pending
         try:
-            if headers or delivered is not None:
+            if headers or ticket is not None:
                 self._produce_with(client, pending)
             else:
                 client.produce(name, value, key, partition, self._on_delivery)
@@ -190,10 +231,10 @@ class RecordProducer:
             self._refuse(pending, error)
 
     def _refuse(self, pending: Pending, error: KafkaError) -> None:
-        name, value, key, partition, headers, delivered = pending
+        name, value, key, partition, headers, ticket = pending
         refused = Message(topic=name, partition=partition, key=_bytes(key))
         refused.set_value(value)
-        self._report(error, refused, headers, delivered)
+        self._report(error, refused, headers, ticket)
 
     def settle(self, timeout: float) -> bool:
         """Wait until everything that was queued so far is written, or failed.
@@ -251,11 +292,11 @@ class RecordProducer:
         return name, next(turns) % partitions
 
     def _produce_with(self, client: Producer, pending: Pending) -> None:
-        name, value, key, partition, headers, delivered = pending
+        name, value, key, partition, headers, ticket = pending
         # A report does not carry the headers, so they go with it.
-        report = partial(self._report_with, headers, delivered)
+        report = partial(self._report_with, headers, ticket)
         client.produce(name, value, key, partition, on_delivery=report, headers=list(headers))
-        if delivered is not None:
+        if ticket is not None:
             self._await_reports(1)
 
     def close(self, timeout: float) -> None:
@@ -263,6 +304,7 @@ class RecordProducer:
         deadline = time.monotonic() + timeout
         self._stop.set()
         self._roused.set()
+        self._refuse_waiting()
         with self._lock:
             client, self._client = self._client, None
         if client is None:
@@ -288,9 +330,10 @@ class RecordProducer:
                 if client is None:
                     break
                 self._hold.release(client)
-                if not self._poll(client) and not self.queued:
+                if not self._poll(client) and not self.queued and not self._waiting:
                     self._roused.wait(_REST)
                     self._roused.clear()
+                self._admit_waiting(client)
                 self._awaited.wait(_PACE)
                 if self._failed.is_set() and self._replace(client) is not None:
                     self._failed.clear()
@@ -374,14 +417,16 @@ class RecordProducer:
     def _report_with(
         self,
         headers: Sequence[tuple[str, bytes]],
-        delivered: Delivered | None,
+        ticket: Ticket[Position] | None,
         error: KafkaError | None,
         message: Message,
     ) -> None:
-        self._take_pending()
-        if delivered is not None:
-            self._await_reports(-1)
-        self._report(error, message, headers, delivered)
+        try:
+            self._take_pending()
+            if ticket is not None:
+                self._await_reports(-1)
+        finally:
+            self._report(error, message, headers, ticket)
 
     def _await_reports(self, change: int) -> None:
         with self._lock:
@@ -403,36 +448,45 @@ class RecordProducer:
         error: KafkaError | None,
         message: Message,
         headers: Sequence[tuple[str, bytes]] = (),
-        delivered: Delivered | None = None,
+        ticket: Ticket[Position] | None = None,
     ) -> None:
         # An exception here would come out of poll() as a SystemError on Python < 3.12.
+        failure: Exception | None = None
         try:
             self._take_pending()
             if error is None:
-                self._connection.on_answer()
-                self._forbidden = None
-                if (message.offset() or 0) < 0:
-                    # The broker called it a duplicate of one whose acknowledgement was lost. It
-                    # may say so of a first record, too, that it refused and never wrote.
-                    self._stats.dropped(
-                        "doubtful", f"{message.topic()} {message.key()!r} was taken for a duplicate"
-                    )
-                if delivered is not None:
-                    delivered(_position(message), None)
+                self._note_written(message)
             else:
-                if error.code() in UNKNOWN_TOPIC:
-                    self._on_unknown_topic()
-                if error.code() in _GIVEN_UP:
-                    # What became of the record tells less than why.
-                    error = self._forbidden or error
-                failure = produce_error(
-                    message.topic() or "", message.key(), error, self._connection.refusal
-                )
+                failure = self._failure(error, message)
                 self._fail(failure, message, list(headers))
-                if delivered is not None:
-                    delivered(None, failure)
         except Exception:
             logger.exception("A delivery report could not be handled")
+        finally:
+            # Whatever else goes wrong: the ticket's holder waits for it without end.
+            if ticket is None:
+                pass
+            elif error is None:
+                ticket.resolve(_position(message))
+            else:
+                ticket.fail(failure or ProduceFailed(error.str()))
+
+    def _note_written(self, message: Message) -> None:
+        self._connection.on_answer()
+        self._forbidden = None
+        if (message.offset() or 0) < 0:
+            # The broker called it a duplicate of one whose acknowledgement was lost. It may say so
+            # of a first record, too, that it refused and never wrote.
+            self._stats.dropped(
+                "doubtful", f"{message.topic()} {message.key()!r} was taken for a duplicate"
+            )
+
+    def _failure(self, error: KafkaError, message: Message) -> Exception:
+        if error.code() in UNKNOWN_TOPIC:
+            self._on_unknown_topic()
+        if error.code() in _GIVEN_UP:
+            # What became of the record tells less than why.
+            error = self._forbidden or error
+        return produce_error(message.topic() or "", message.key(), error, self._connection.refusal)
 
     def _fail(self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]) -> None:
         self._stats.count("failed")
@@ -468,14 +522,15 @@ def _bytes(key: str | None) -> bytes | None:
 
 
 def _position(message: Message) -> Position:
-    timestamp = message.timestamp()[1] / 1000
-    return Position(
-        message.topic() or "",
-        message.partition() or 0,
-        message.offset() or 0,
+    kind, milliseconds = message.timestamp()
+    place = message.topic() or "", message.partition() or 0, message.offset() or 0
+    timestamp = milliseconds / 1000
+    if timestamp < _EARLIEST:
         # The embedded broker reports a constant from 1970 as the time of every record.
-        timestamp if timestamp > _EARLIEST else time.time(),
-    )
+        return SelfTimedPosition(*place, time.time())
+    if kind != TIMESTAMP_LOG_APPEND_TIME:
+        return SelfTimedPosition(*place, timestamp)
+    return Position(*place, timestamp)
 
 
 def _dispose(client: Producer, timeout: float) -> None:

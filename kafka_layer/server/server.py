@@ -21,12 +21,13 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from ..config.settings import LayerConfig
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry
+from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, KafkaLayerError, UnreadableRecord
 from ..jobs.channel import WorkChannel
 from ..messages import Position
 from ..observe.counters import Stats
 from ..stats import LayerStats
-from ..transport import Backplane, Delivered, QueueFull
+from ..transport import Backplane, QueueFull, SelfTimedPosition
 from ..wire.codec import Codec
 from ..wire.encryption import Opener
 from ..wire.names import ServerName, owner_of
@@ -136,12 +137,12 @@ class Server:
             return self._work_channels[channel].mailbox
         return mailbox
 
-    def publish(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
+    def publish(self, record: ProducerRecord, ticket: Ticket[Position] | None = None) -> None:
         """Hand a record to the backplane; never blocks. The server must be sending.
 
         Args:
             record: What to write.
-            delivered: Called with the outcome.
+            ticket: Gets the outcome.
 
         Raises:
             MessageTooLarge: If the record is larger than its topic allows.
@@ -151,7 +152,7 @@ class Server:
         topic, _, value, _, _ = record
         if len(value) > self._limits[topic]:
             raise self._too_large(topic, value)
-        self._backplane.produce(record, delivered)
+        self._backplane.produce(record, ticket)
 
     def try_publish(self, record: ProducerRecord) -> bool:
         """Do what ``publish`` does, where nothing has to be waited for.
@@ -176,12 +177,11 @@ class Server:
             return False
         return True
 
-    def publish_wanted(self, record: ProducerRecord) -> Future[Position]:
+    def publish_wanted(self, record: ProducerRecord) -> Ticket[Position]:
         """Do what ``publish`` does, and return the record's position to come."""
-        future: Future[Position] = Future()
-        future.set_running_or_notify_cancel()
-        self.publish(record, lambda *outcome: _resolve(future, *outcome))
-        return future
+        ticket: Ticket[Position] = Ticket()
+        self.publish(record, ticket)
+        return ticket
 
     def ask(self, owner: ServerName, command: str, name: str, channel: str) -> Question:
         """Send a command to the server that owns a channel. This server must be receiving.
@@ -383,7 +383,7 @@ class Server:
         self.start_sending().result()
         # Before the first message's age is judged: this machine's clock may be wrong.
         clock_set = threading.Event()
-        self._publish_timed(self.commands.probe(), done=clock_set.set)
+        self._publish_timed(self.commands.probe()).on_done(lambda _: clock_set.set())
         clock_set.wait(_CLOCK_TIMEOUT)
         channel = WorkChannel(
             topic,
@@ -398,34 +398,29 @@ class Server:
         return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:
-        def failed(error: Exception) -> None:
-            question.fail(error)
+        def fail(written: Ticket[Position]) -> None:
+            if isinstance(written.error, Exception):
+                question.fail(written.error)
 
         try:
-            self._publish_timed(question.record, failed)
+            self._publish_timed(question.record).on_done(fail)
         except BaseException:
             question.forget()
             raise
         return question
 
-    def _publish_timed(
-        self,
-        record: ProducerRecord,
-        failed: Callable[[Exception], None] | None = None,
-        done: Callable[[], None] | None = None,
-    ) -> None:
+    def _publish_timed(self, record: ProducerRecord) -> Ticket[Position]:
         """Publish a record whose delivery report sets the clock."""
         sent = time.time()
+        ticket: Ticket[Position] = Ticket()
 
-        def delivered(position: Position | None, error: Exception | None) -> None:
-            if position is not None:
-                self._clock.observe(position.timestamp, sent, time.time())
-            elif error is not None and failed is not None:
-                failed(error)
-            if done is not None:
-                done()
+        def set_clock(written: Ticket[Position]) -> None:
+            if written.error is None and not isinstance(written.result(0), SelfTimedPosition):
+                self._clock.observe(written.result(0).timestamp, sent, time.time())
 
-        self.publish(record, delivered)
+        ticket.on_done(set_clock)
+        self.publish(record, ticket)
+        return ticket
 
     def _start(self, what: object, function: Callable[[], T]) -> Future[T]:
         """Open something once, in a thread, so that none of it outlives a close meanwhile."""
@@ -560,10 +555,3 @@ def _in_thread(name: str, function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name=f"kafka-layer-{name}", daemon=True).start()
     return future
-
-
-def _resolve(future: Future[Position], position: Position | None, error: Exception | None) -> None:
-    if error is not None:
-        future.set_exception(error)
-    elif position is not None:
-        future.set_result(position)

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..config.settings import LayerConfig
+from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..jobs.channel import Job, WorkChannel
 from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
-from ..transport import Backplane, Delivered, Health, RecordSink
+from ..transport import Backplane, Health, RecordSink
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 
@@ -90,7 +91,12 @@ class InMemoryBackplane:
         thread.start()
         self._workers.append((thread, channel))
 
-    def produce(self, record: ProducerRecord, delivered: Delivered | None = None) -> None:
+    def produce(
+        self,
+        record: ProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
         """Append a record to the log and so to every server's queue."""
         if self._closed:
             raise ProduceFailed("The channel layer is closed.")
@@ -101,9 +107,13 @@ class InMemoryBackplane:
         timestamp = time.time()
         offset = self._log.append(record, partition, timestamp)
         self._stats.sent.add()
-        if delivered is not None:
+        if ticket is not None:
             name = topic_name(self._config.prefix, topic)
-            delivered(Position(name, partition, offset, timestamp), None)
+            ticket.resolve(Position(name, partition, offset, timestamp))
+
+    def when_room(self, waited: bool = False) -> Ticket[None]:
+        """There is always room."""
+        return Ticket.resolved(None)
 
     def health(self) -> Health:
         """Tell what a broker would: nothing waits and nothing is cut off."""

@@ -10,9 +10,11 @@ from typing import cast
 import pytest
 from confluent_kafka import Producer
 
+from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.kafka.batching import Hold, Pending
-from kafka_layer.transport import Delivered, QueueFull
+from kafka_layer.messages import Position
+from kafka_layer.transport import QueueFull
 
 LIMIT = 100_000
 LOAD = 257
@@ -43,8 +45,8 @@ class Client:
         self.taken.append(pending[1])
 
 
-def pending(value: bytes, delivered: Delivered | None = None) -> Pending:
-    return "topic", value, "room", -1, (), delivered
+def pending(value: bytes, ticket: Ticket[Position] | None = None) -> Pending:
+    return "topic", value, "room", -1, (), ticket
 
 
 def holding(
@@ -124,7 +126,7 @@ class TestUnderLoad:
     def test_an_awaited_one_takes_those_before_it_along(self, client: Client) -> None:
         hold = holding(client)
         put(hold, client, b"1")
-        hold.put(cast(Producer, client), pending(b"2", lambda position, error: None))
+        hold.put(cast(Producer, client), pending(b"2", Ticket()))
         assert client.taken == [b"1", b"2"]
 
     def test_a_large_one_takes_those_before_it_along(self, client: Client) -> None:
@@ -185,7 +187,7 @@ class TestCallbacks:
         def take(taker: Producer, record: Pending) -> None:
             client.take(taker, record)
             if record[1] == b"1":
-                hold.put(taker, pending(b"3", lambda position, error: None))
+                hold.put(taker, pending(b"3", Ticket()))
 
         hold = holding(client, take=take)
         put(hold, client, b"1", b"2")
@@ -212,7 +214,7 @@ class TestCallbacks:
         client = Client(on_their_way=LOAD)
         hold = holding(client)
         drain = hold._drain
-        late = [pending(b"2", lambda position, error: None)]
+        late = [pending(b"2", Ticket())]
 
         def drain_and_be_late(taker: Producer) -> bool:
             drained = drain(taker)

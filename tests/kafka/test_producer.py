@@ -1,0 +1,144 @@
+"""The producer without a broker: outcomes of records, room in its queue, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.producer import RecordProducer
+from kafka_layer.messages import Position
+from kafka_layer.observe.counters import Stats
+from kafka_layer.transport import QueueFull
+from kafka_layer.wire.records import ProducerRecord
+from kafka_layer.wire.topics import Topic, topic_name
+from tests.support.waiting import wait_until
+
+NO_BROKER = "127.0.0.1:1"
+CLOSE_TIMEOUT = 0.2
+
+MakeProducer = Callable[..., RecordProducer]
+
+
+def record(value: bytes = b"x", key: str | None = "room") -> ProducerRecord:
+    return Topic.SEND_GROUP, key, value, None, ()
+
+
+@pytest.fixture
+def make_producer() -> Iterator[MakeProducer]:
+    """Makes producers that reach no broker; closes them at the end."""
+    producers: list[RecordProducer] = []
+
+    def make(queue: int = 100_000, stats: Stats | None = None, **config: Any) -> RecordProducer:
+        settings = LayerConfig.from_keywords(
+            bootstrap_servers=NO_BROKER,
+            producer_config={"queue.buffering.max.messages": queue},
+            **config,
+        )
+        stats = stats or Stats("test")
+        topics = {topic: topic_name("test", topic) for topic in Topic}
+        connection = Connection(NO_BROKER, stats)
+        producer = RecordProducer(settings, topics, stats, connection, lambda: None)
+        producer.start()
+        producers.append(producer)
+        return producer
+
+    yield make
+    for producer in producers:
+        producer.close(CLOSE_TIMEOUT)
+
+
+class TestTickets:
+    def test_closing_fails_the_records_that_were_not_written(
+        self, make_producer: MakeProducer
+    ) -> None:
+        producer = make_producer()
+        tickets: list[Ticket[Position]] = [Ticket() for _ in range(1_000)]
+        for ticket in tickets:
+            producer.produce(record(), ticket)
+        producer.close(CLOSE_TIMEOUT)
+        wait_until(lambda: all(each.done for each in tickets), "every record's outcome")
+        assert all(isinstance(each.error, ProduceFailed) for each in tickets)
+
+    def test_replacing_the_client_fails_the_records_that_were_not_written(
+        self, make_producer: MakeProducer
+    ) -> None:
+        producer = make_producer()
+        tickets: list[Ticket[Position]] = [Ticket() for _ in range(1_000)]
+        for ticket in tickets:
+            producer.produce(record(), ticket)
+        producer.replace()
+        wait_until(lambda: all(each.done for each in tickets), "every record's outcome")
+
+    def test_a_ticket_is_decided_though_the_failure_cannot_be_counted(
+        self, make_producer: MakeProducer
+    ) -> None:
+        class Uncountable(Stats):
+            def dropped(self, cause: str, detail: str, number: int = 1) -> None:
+                raise RuntimeError("a receiver of a signal is a coroutine")
+
+        producer = make_producer(stats=Uncountable("test"))
+        ticket: Ticket[Position] = Ticket()
+        producer.produce(record(), ticket)
+        producer.close(CLOSE_TIMEOUT)
+        wait_until(lambda: ticket.done, "the record's outcome")
+        assert isinstance(ticket.error, ProduceFailed)
+
+
+class TestRoom:
+    def test_who_waits_is_told_in_order_once_there_is_room(
+        self, make_producer: MakeProducer
+    ) -> None:
+        producer = make_producer(queue=2)
+        for _ in range(2):
+            producer.produce(record())
+        with pytest.raises(QueueFull):
+            producer.produce(record())
+        told: list[int] = []
+        tickets = [producer.when_room() for _ in range(4)]
+        for number, ticket in enumerate(tickets):
+            ticket.on_done(lambda _, number=number: told.append(number))  # type: ignore[misc]
+        assert not told
+        producer.replace()
+        wait_until(lambda: told == [0, 1, 2, 3], "the four to be told of the new client's room")
+
+    def test_others_are_refused_while_one_waits(self, make_producer: MakeProducer) -> None:
+        producer = make_producer(queue=2)
+        for _ in range(2):
+            producer.produce(record())
+        waiting = producer.when_room()
+        before: list[bool] = []
+
+        def send_another(_: Ticket[None]) -> None:
+            producer.produce(record(), waited=True)
+            before.append(producer.queued == 1)
+
+        waiting.on_done(send_another)
+        second = producer.when_room()
+        with pytest.raises(QueueFull):
+            producer.produce(record())
+        producer.replace()
+        wait_until(lambda: second.done, "the second to be told")
+        assert before == [True]
+
+    def test_who_found_it_full_again_is_the_first(self, make_producer: MakeProducer) -> None:
+        producer = make_producer(queue=1)
+        producer.produce(record())
+        told: list[str] = []
+        producer.when_room().on_done(lambda _: told.append("new"))
+        producer.when_room(waited=True).on_done(lambda _: told.append("again"))
+        producer.replace()
+        wait_until(lambda: told == ["again", "new"], "both to be told")
+
+    def test_closing_tells_those_that_wait(self, make_producer: MakeProducer) -> None:
+        producer = make_producer(queue=1)
+        producer.produce(record())
+        waiting = producer.when_room()
+        producer.close(CLOSE_TIMEOUT)
+        assert isinstance(waiting.error, ProduceFailed)
+        assert isinstance(producer.when_room().error, ProduceFailed)
