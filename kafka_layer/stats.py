@@ -31,6 +31,8 @@ class LayerStats:
         lag: Records in the log that this server has not read yet, some seconds ago.
         latency_p50: Median age of arriving records, in seconds; None before the first.
         latency_p99: 99th percentile of the same.
+        replaced: Kafka clients that stopped working and were replaced, by kind (``consumer``,
+            ``producer``).
     """
 
     server: str | None = None
@@ -50,3 +52,4 @@ class LayerStats:
     lag: int = 0
     latency_p50: float | None = None
     latency_p99: float | None = None
+    replaced: Mapping[str, int] = field(default_factory=dict)

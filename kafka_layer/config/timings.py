@@ -18,6 +18,10 @@ class Timings:
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
         refresh: Between two looks at the topics for changes that no broker announces.
+        drop_summary: The least time between two log lines about drops of one cause.
+        signals_linger: How long the thread that sends signals waits for another before it ends.
+        close_signals: The least that a close waits for receivers of signals, whatever the rest
+            of it took.
     """
 
     start: float = 4.5
@@ -25,3 +29,6 @@ class Timings:
     close: float = 5.0
     upkeep: float = 1.0
     refresh: float = 30.0
+    drop_summary: float = 10.0
+    signals_linger: float = 1.0
+    close_signals: float = 0.5

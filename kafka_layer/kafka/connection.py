@@ -88,6 +88,8 @@ class Connection:
             self.lost = lost
             seconds = 0.0 if lost else now - self._since
             self._since = now
+            # Under the lock, so that the signals come in the order of the changes.
+            self._stats.signal(connection_changed, Connection, connected=not lost, seconds=seconds)
         refusal = self.refusal
         if lost and refusal is not None:
             logger.error("%s Messages wait until then.", errors.refused(self.servers, refusal))
@@ -96,6 +98,3 @@ class Connection:
         else:
             self._stats.count("reconnects")
             logger.warning("Kafka is back after %.1f s (%s)", seconds, self.servers)
-        connection_changed.send_robust(
-            sender=Connection, prefix=self._stats.prefix, connected=not lost, seconds=seconds
-        )

@@ -491,9 +491,9 @@ class RecordProducer:
     def _fail(self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]) -> None:
         self._stats.count("failed")
         self._stats.dropped("produce", str(failure))
-        produce_failed.send_robust(
-            sender=RecordProducer,
-            prefix=self._stats.prefix,
+        self._stats.signal(
+            produce_failed,
+            RecordProducer,
             error=failure,
             topic=message.topic(),
             key=message.key(),

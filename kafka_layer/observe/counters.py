@@ -1,27 +1,29 @@
-"""One place that counts what the layer did and dropped, and logs drops without flooding."""
+"""What a server counts, and the one object that its parts tell what happens."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from django.dispatch import Signal
+
+from ..config.timings import Timings
 from ..signals import messages_dropped
+from .dispatch import SignalDispatch
+from .events import Observer
+from .log import DropLog
 
-__all__ = ["LOG_INTERVAL", "Stats"]
+__all__ = ["AtomicCounter", "Counters", "Stats"]
 
-logger = logging.getLogger("kafka_layer")
-
-LOG_INTERVAL = 10.0
-"""Seconds between two log lines about drops of one cause."""
-
-
+# Ages that the percentiles are computed from.
 _SAMPLES = 1000
 
 
-class Tally:
+class AtomicCounter:
     """Counts one by one, from any thread, without a lock: that takes most of the time of a count.
 
     Attributes:
@@ -30,44 +32,45 @@ class Tally:
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
-        self._looks = 0
-        self._lock = threading.Lock()
+        self._reads = 0
+        # Re-entrant: a signal handler may interrupt value() and call it.
+        self._lock = threading.RLock()
         self.add = self._numbers.__next__
 
     def value(self) -> int:
         """Return how often ``add`` was called."""
         with self._lock:
-            # To look is to take a number, too.
-            number = next(self._numbers) - self._looks
-            self._looks += 1
+            # Each reading takes a number, too.
+            number = next(self._numbers) - self._reads
+            self._reads += 1
             return number
 
 
-class Stats:
-    """Counters of one server; every method may be called from any thread.
-
-    Args:
-        prefix: The layer's prefix, for signals and log lines.
+class Counters(Observer):
+    """Counts by name; any thread.
 
     Attributes:
-        sent: Counts the records handed to the producer, as ``sent`` of the snapshot.
+        sent: Counts the records handed to the producer.
         arrived: Notes the age of a record that arrives, in seconds.
     """
 
-    def __init__(self, prefix: str = "") -> None:
-        self.prefix = prefix
-        self.sent = Tally()
+    def __init__(self) -> None:
+        self.sent = AtomicCounter()
         self._ages: deque[float] = deque(maxlen=_SAMPLES)
         self.arrived = self._ages.append
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler or a finalizer may interrupt a count and call the layer.
+        self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
-        self._unlogged: Counter[str] = Counter()
-        self._next_log: dict[str, float] = {}
 
-    def count(self, name: str, number: int = 1) -> None:
+    def on_count(self, name: str, number: int = 1) -> None:
         """Add to a counter."""
         with self._lock:
             self._counts[name] += number
+
+    def on_dropped(self, cause: str, number: int, detail: str) -> None:
+        """Add to the counter ``dropped.{cause}``."""
+        if number:
+            self.on_count(f"dropped.{cause}", number)
 
     def percentile(self, share: float) -> float | None:
         """Return the age that ``share`` (0 to 1) of the last arriving records stayed below."""
@@ -76,60 +79,123 @@ class Stats:
 
     def by_name(self, kind: str) -> dict[str, int]:
         """Return the counters ``{kind}.{name}`` by name."""
-        with self._lock:
-            return {
-                name.partition(".")[2]: number
-                for name, number in self._counts.items()
-                if name.startswith(f"{kind}.")
-            }
+        return {
+            name.partition(".")[2]: number
+            for name, number in self._copy().items()
+            if name.startswith(f"{kind}.")
+        }
 
-    def dropped(self, cause: str, detail: str, number: int = 1) -> None:
-        """Count messages that reach nobody, log and signal them: one at once, then summaries.
-
-        Args:
-            cause: Short name of the cause; it becomes the counter ``dropped.{cause}``.
-            detail: What happened to this one, for the log.
-            number: How many messages.
-        """
-        now = time.monotonic()
-        with self._lock:
-            self._counts[f"dropped.{cause}"] += number
-            self._unlogged[cause] += number
-            if now < self._next_log.get(cause, 0.0):
-                return
-            self._next_log[cause] = now + LOG_INTERVAL
-            unlogged = self._unlogged.pop(cause)
-        self._tell(cause, unlogged, detail)
-
-    def flush_log(self) -> None:
-        """Log what was dropped since the last line of its cause, where that is due."""
-        now = time.monotonic()
-        with self._lock:
-            due = {
-                cause: self._unlogged.pop(cause)
-                for cause in list(self._unlogged)
-                if now >= self._next_log.get(cause, 0.0)
-            }
-            for cause in due:
-                self._next_log[cause] = now + LOG_INTERVAL
-        for cause, number in due.items():
-            self._tell(cause, number, "")
+    def replaced(self) -> dict[str, int]:
+        """Return the counters ``{client}.replaced`` by client."""
+        return {
+            name.removesuffix(".replaced"): number
+            for name, number in self._copy().items()
+            if name.endswith(".replaced")
+        }
 
     def snapshot(self) -> dict[str, int]:
         """Return a copy of all counters."""
-        with self._lock:
-            counts = dict(self._counts)
+        counts = self._copy()
         sent = self.sent.value()
         return {**counts, "sent": sent} if sent else counts
 
-    def _tell(self, cause: str, number: int, detail: str) -> None:
-        logger.warning(
-            "%s: %d message(s) dropped (%s)%s",
-            self.prefix,
-            number,
-            cause,
-            f", the last: {detail}" if detail else "",
+    def _copy(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._counts)
+
+
+class Stats:
+    """What the parts of one server tell when something happens; tells the observers.
+
+    Every method may be called from any thread and from an event loop, blocks for nothing, and runs
+    no code of the application in the calling thread; only ``close`` waits.
+
+    Args:
+        prefix: The layer's prefix, for signals and log lines.
+        timings: The layer's times.
+        observers: More of them, beside the counters, the log and the signals.
+
+    Attributes:
+        prefix: The layer's prefix.
+        sent: Counts the records handed to the producer, as ``sent`` of the snapshot.
+        arrived: Notes the age of a record that arrives, in seconds.
+        count: Adds to a counter: its name, and by how much (1 if left out).
+    """
+
+    def __init__(
+        self,
+        prefix: str = "",
+        timings: Timings | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        timings = timings or Timings()
+        self.prefix = prefix
+        self._counters = Counters()
+        self._observers: tuple[Observer, ...] = (
+            self._counters,
+            DropLog(prefix, timings.drop_summary, self._announce),
+            SignalDispatch(self._note_overflow, timings.signals_linger),
+            *observers,
         )
-        messages_dropped.send_robust(
-            sender=Stats, prefix=self.prefix, cause=cause, number=number, detail=detail
-        )
+        self.sent = self._counters.sent
+        self.arrived = self._counters.arrived
+        # Of the three above the counters alone count: no detour where nobody else is told.
+        self.count: Callable[..., None] = self._tell_all if observers else self._counters.on_count
+        self.percentile = self._counters.percentile
+        self.by_name = self._counters.by_name
+        self.replaced = self._counters.replaced
+        self.snapshot = self._counters.snapshot
+
+    def dropped(self, cause: str, detail: str, number: int = 1) -> None:
+        """Tell of messages that reach nobody; they are counted, logged and signalled.
+
+        The first of a cause is logged and signalled at once, further ones in summaries.
+
+        Args:
+            cause: A ``Cause``, or its value; it becomes the counter ``dropped.{cause}``.
+            detail: What happened to this one, for the log.
+            number: How many messages; 0 where none is known to be missing.
+        """
+        for observer in self._observers:
+            observer.on_dropped(cause, number, detail)
+
+    def signal(self, signal: Signal, sender: object, **arguments: Any) -> None:
+        """Send a Django signal, in a thread of its own; its receivers get the prefix as well.
+
+        Signals are sent in the order of the calls. So many may wait as librdkafka's queue has
+        records; more are counted (``errors.signals``) and not sent.
+
+        Args:
+            signal: One of ``kafka_layer.signals``.
+            sender: Its sender.
+            arguments: What its receivers get beside ``prefix``.
+        """
+        named = {"prefix": self.prefix, **arguments}
+        for observer in self._observers:
+            observer.on_signal(signal, sender, named)
+
+    def tick(self) -> None:
+        """Let the observers do what is due by now; the server calls this about once a second."""
+        for observer in self._observers:
+            observer.tick()
+
+    def close(self, timeout: float) -> None:
+        """Log what is not logged yet, and send the signals that wait.
+
+        Args:
+            timeout: Seconds that receivers of signals get.
+        """
+        deadline = time.monotonic() + timeout
+        for observer in self._observers:
+            observer.close(max(0.0, deadline - time.monotonic()))
+
+    def _tell_all(self, name: str, number: int = 1) -> None:
+        for observer in self._observers:
+            observer.on_count(name, number)
+
+    def _announce(self, cause: str, number: int, detail: str) -> None:
+        # A plain str: receivers may serialize it.
+        self.signal(messages_dropped, Stats, cause=str(cause), number=number, detail=detail)
+
+    def _note_overflow(self) -> None:
+        self.count("errors.signals")

@@ -66,7 +66,7 @@ class Server:
     ) -> None:
         self.config = config
         self.codec = codec
-        self.stats = Stats(config.prefix)
+        self.stats = Stats(config.prefix, config.timings)
         self.registry = Registry(config)
         self._clock = BrokerClock()
         self.commands = Commands(codec, self.registry, self._clock, self._answer, self._flush)
@@ -291,6 +291,7 @@ class Server:
             dropped=self.stats.by_name("dropped"),
             refused=self.stats.by_name("refused"),
             errors=self.stats.by_name("errors"),
+            replaced=self.stats.replaced(),
             reconnects=counts.get("reconnects", 0),
             channels=len(mailboxes),
             groups=len(self.registry.groups),
@@ -327,13 +328,16 @@ class Server:
             if self._stopped.is_set():
                 return
             self._stopped.set()
+        deadline = time.monotonic() + timeout
         self.sending = self.receiving = False
         try:
             self._backplane.close(timeout)
+            # Before a thread that waits for the close ends the process.
+            least = min(timeout, self.config.timings.close_signals)
+            self.stats.close(max(least, deadline - time.monotonic()))
         finally:
             self._closed.set()
             _running.discard(self)
-        self.stats.flush_log()
 
     def join(self, timeout: float) -> None:
         """Wait until it is closed, by whichever thread; at most ``timeout`` seconds."""
@@ -488,7 +492,7 @@ class Server:
                 left = self.registry.sweep()
                 if left:
                     self.stats.count("dropped.closed", left)
-                self.stats.flush_log()
+                self.stats.tick()
                 self._backplane.check_workers()
                 if time.monotonic() >= next_refresh or not self._backplane.health().connected:
                     next_refresh = time.monotonic() + self.config.timings.refresh

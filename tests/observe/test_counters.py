@@ -1,34 +1,17 @@
-"""Counters, and log lines that do not flood."""
+"""Counting: from any thread, and while something else of the same thread counts."""
 
 from __future__ import annotations
 
-import logging
+import ast
 import threading
+from pathlib import Path
 from typing import Any
 
-import pytest
+import kafka_layer
+from kafka_layer.observe.counters import AtomicCounter, Stats
+from kafka_layer.observe.events import Cause, Observer
 
-from kafka_layer.observe import counters as stats_module
-from kafka_layer.observe.counters import LOG_INTERVAL, Stats
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(stats_module, "time", clock)
-    return clock
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records]
+PACKAGE = Path(kafka_layer.__file__).parent
 
 
 def test_counters() -> None:
@@ -64,46 +47,128 @@ def test_threads_lose_no_count() -> None:
     assert [each.get("sent", 0) for each in looks] == sorted(each.get("sent", 0) for each in looks)
 
 
-class TestLog:
-    def test_the_first_drop_is_logged_at_once_with_its_detail(
-        self, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        Stats().dropped("full", "channel x", 2)
-        (line,) = lines(caplog)
-        assert "2 message(s) dropped (full)" in line
-        assert "channel x" in line
-        assert caplog.records[0].levelno == logging.WARNING
+def test_counters_by_kind_and_replaced_clients() -> None:
+    stats = Stats()
+    stats.count("refused.full")
+    stats.count("errors._TRANSPORT", 2)
+    stats.count("producer.replaced")
+    stats.count("consumer.replaced", 3)
+    stats.dropped(Cause.EXPIRED, "late")
+    assert stats.by_name("refused") == {"full": 1}
+    assert stats.by_name("errors") == {"_TRANSPORT": 2}
+    assert stats.by_name("dropped") == {"expired": 1}
+    assert stats.replaced() == {"producer": 1, "consumer": 3}
 
-    def test_more_of_them_are_summed_up(
-        self, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        stats = Stats()
-        for _ in range(1000):
-            stats.dropped("full", "a")
-        assert len(lines(caplog)) == 1
-        clock.now += LOG_INTERVAL
-        stats.dropped("full", "b")
-        assert len(lines(caplog)) == 2
-        assert "1000 message(s) dropped (full)" in lines(caplog)[1]
 
-    def test_the_rest_is_logged_without_another_drop(
-        self, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        stats = Stats()
-        for _ in range(10):
-            stats.dropped("full", "a")
-        stats.flush_log()
-        assert len(lines(caplog)) == 1
-        clock.now += LOG_INTERVAL
-        stats.flush_log()
-        stats.flush_log()
-        assert len(lines(caplog)) == 2
-        assert "9 " in lines(caplog)[1]
+def test_what_is_known_not_to_be_missing_is_no_drop() -> None:
+    stats = Stats()
+    stats.dropped("retention", "the log was made anew", 0)
+    assert stats.snapshot() == {}
 
-    def test_each_cause_has_lines_of_its_own(
-        self, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        stats = Stats()
-        stats.dropped("full", "a")
-        stats.dropped("expired", "b")
-        assert len(lines(caplog)) == 2
+
+class Interrupting(str):
+    """A counter's name that calls the stats while it is counted, as a signal handler may."""
+
+    stats: Stats
+
+    @classmethod
+    def named(cls, name: str, stats: Stats) -> Interrupting:
+        self = cls(name)
+        self.stats = stats
+        return self
+
+    def __hash__(self) -> int:
+        self.stats.snapshot()
+        self.stats.count("from the handler")
+        self.stats.dropped("full", "from the handler")
+        return super().__hash__()
+
+    __eq__ = str.__eq__
+
+
+def test_a_call_that_interrupts_a_count_or_a_drop_does_not_deadlock() -> None:
+    stats = Stats()
+    done = threading.Event()
+
+    def interrupted() -> None:
+        stats.count(Interrupting.named("delivered", stats))
+        stats.dropped(Interrupting.named("expired", stats), "detail")
+        stats.tick()
+        done.set()
+
+    threading.Thread(target=interrupted, daemon=True).start()
+    assert done.wait(5), "the call that interrupts waits for the lock of the interrupted one"
+    assert stats.snapshot()["delivered"] == 1
+    assert stats.snapshot()["dropped.full"] > 1
+
+
+def test_a_call_that_interrupts_the_reading_of_an_atomic_counter_does_not_deadlock() -> None:
+    counter = AtomicCounter()
+    counter.add()
+    done = threading.Event()
+
+    def interrupted() -> None:
+        with counter._lock:
+            counter.value()
+        done.set()
+
+    threading.Thread(target=interrupted, daemon=True).start()
+    assert done.wait(5), "value() waits for itself"
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def on_count(self, name: str, number: int) -> None:
+        self.events.append(("count", name, number))
+
+    def on_dropped(self, cause: str, number: int, detail: str) -> None:
+        self.events.append(("dropped", cause, number, detail))
+
+    def tick(self) -> None:
+        self.events.append(("tick",))
+
+    def close(self, timeout: float) -> None:
+        self.events.append(("close",))
+
+
+def test_a_further_observer_is_told_of_everything() -> None:
+    recorder = Recorder()
+    stats = Stats("channels", observers=[recorder])
+    stats.count("delivered", 2)
+    stats.dropped("full", "channel x")
+    stats.tick()
+    stats.close(1.0)
+    assert recorder.events == [
+        ("count", "delivered", 2),
+        ("dropped", "full", 1, "channel x"),
+        ("tick",),
+        ("close",),
+    ]
+    assert stats.snapshot() == {"delivered": 2, "dropped.full": 1}
+
+
+def test_every_cause_that_the_package_names_is_a_cause() -> None:
+    """A cause is public: it is a key of ``LayerStats.dropped`` and has a row in the docs."""
+    named = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+            first = node.args[0]
+            if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+                continue
+            if called in ("dropped", "UnreadableRecord"):
+                named.add(first.value)
+            elif called == "count" and first.value.startswith(("dropped.", "refused.")):
+                named.add(first.value.partition(".")[2])
+    assert named
+    assert named <= {cause.value for cause in Cause}
+
+
+def test_a_cause_reads_as_its_value() -> None:
+    assert f"dropped.{Cause.FULL}" == "dropped.full"
+    assert Cause.FULL == "full"
+    assert {"full": 1}[Cause.FULL] == 1

@@ -1,0 +1,188 @@
+"""Runs the receivers of the layer's Django signals, in a thread of their own.
+
+Receivers are code of the application: they may be slow, raise, use the database, be coroutines, or
+call the layer. None of that may reach a receive, a send, a delivery report or an event loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.dispatch import Signal
+
+from ..signals import connection_changed, messages_dropped, produce_failed
+from .events import Observer
+
+__all__ = ["SignalDispatch"]
+
+logger = logging.getLogger("kafka_layer")
+
+# As many as librdkafka's queue holds by default: all of it may fail at the end of an outage.
+_LIMIT = 100_000
+# Signals between two looks whether the database connections of the thread are still good.
+_BURST = 100
+
+
+class _Event(NamedTuple):
+    signal: Signal
+    sender: object
+    arguments: Mapping[str, Any]
+
+
+class SignalDispatch(Observer):
+    """Sends signals one after another; any thread, and never blocks but in ``close``.
+
+    States, with what leads from one to the other:
+
+    - *idle*: no thread. A signal that has receivers starts one: *running*.
+    - *running*: the thread sends what is queued. It ends once nothing came for ``linger`` seconds,
+      and at once when ``close`` waits for it and all is sent: *idle*.
+
+    There is no closed state: a signal after ``close`` is sent as well, as long as the process can
+    start a thread. In a process that ends none can be started; there ``close`` sends what is left.
+    After a fork the child's layers have dispatchers of their own.
+
+    Args:
+        on_overflow: Called for each signal that is not sent, because too many wait.
+        linger: How long the thread waits for another signal before it ends, in seconds.
+        limit: How many signals may wait.
+    """
+
+    def __init__(self, on_overflow: Callable[[], None], linger: float, limit: int = _LIMIT) -> None:
+        self._on_overflow = on_overflow
+        self._linger = linger
+        self._limit = limit
+        # None ends the thread's wait for more. A SimpleQueue may be interrupted by itself.
+        self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
+        # Held as long as receivers are run, by whichever thread runs them. It is acquired without
+        # blocking, so that a signal handler may interrupt whoever does.
+        self._running = threading.Lock()
+        self._runner: int | None = None
+
+    def on_signal(self, signal: Signal, sender: object, arguments: Mapping[str, Any]) -> None:
+        """Queue a signal that has receivers, and start the thread where none runs."""
+        # has_listeners() takes the signal's lock, and a receiver may be connecting.
+        if not signal.receivers:
+            return
+        if self._events.qsize() >= self._limit:
+            self._on_overflow()
+            return
+        self._events.put(_Event(signal, sender, arguments))
+        self._start()
+
+    def close(self, timeout: float) -> None:
+        """Wait until every signal so far was sent. A receiver that closes a layer does not wait.
+
+        Args:
+            timeout: Seconds that this may block. What is not sent by then is sent later, if the
+                process lives on.
+        """
+        if self._runner == threading.get_ident():
+            return
+        deadline = time.monotonic() + timeout
+        self._events.put(None)
+        if self._running.acquire(timeout=max(0.0, timeout)):
+            # Something is left only where no thread could be started.
+            self._send_queued(0.0, deadline)
+            self._running.release()
+        else:
+            logger.warning(
+                "Receivers of the channel layer's signals did not end within %.1f s of a close; "
+                "%d signal(s) wait behind them",
+                timeout,
+                self._events.qsize() - 1,
+            )
+
+    def _start(self) -> None:
+        if not self._running.acquire(blocking=False):
+            return
+        try:
+            threading.Thread(target=self._run, name="kafka-layer-signals", daemon=True).start()
+        except RuntimeError:
+            # No thread can be started any more; close() comes next.
+            self._running.release()
+
+    def _run(self) -> None:
+        self._send_queued(self._linger, float("inf"))
+        _close_connections()
+        self._running.release()
+        # One that was queued while this thread ended found it running.
+        if not self._events.empty():
+            self._start()
+
+    def _send_queued(self, linger: float, deadline: float) -> None:
+        """Send what is queued until nothing comes for ``linger`` seconds or the deadline."""
+        self._runner = threading.get_ident()
+        sent = 0
+        while time.monotonic() < deadline:
+            try:
+                event = self._events.get(timeout=linger) if linger else self._events.get_nowait()
+            except queue.Empty:
+                break
+            if event is None:
+                # close() waits: what came before it was sent, and what came after comes next.
+                linger = 0.0
+                continue
+            if sent % _BURST == 0:
+                _close_old_connections()
+            sent += 1
+            _send(event)
+            if self._events.empty():
+                sent = 0
+                _close_old_connections()
+        self._runner = None
+
+
+def _send(event: _Event) -> None:
+    try:
+        for _, response in event.signal.send_robust(event.sender, **event.arguments):
+            # Before Django 5 a coroutine is what an asynchronous receiver returns.
+            if inspect.iscoroutine(response):
+                async_to_sync(_awaited)(response)
+    except BaseException:
+        logger.exception("A receiver of a signal of the channel layer failed; others go on")
+
+
+async def _awaited(coroutine: Any) -> None:
+    await coroutine
+
+
+def _close_old_connections() -> None:
+    """Let go of database connections that the server closed, as Django does around a request."""
+    if settings.configured:
+        from django.db import close_old_connections
+
+        try:
+            close_old_connections()
+        except Exception:
+            logger.exception("Old database connections could not be closed")
+
+
+def _close_connections() -> None:
+    """Close the database connections of a thread that ends."""
+    if settings.configured:
+        from django.db import connections
+
+        try:
+            connections.close_all()
+        except Exception:
+            logger.exception("The database connections of a thread could not be closed")
+
+
+def _renew_locks() -> None:
+    # A thread of the parent may have been sending a signal, which takes its lock for a moment.
+    for signal in (connection_changed, messages_dropped, produce_failed):
+        signal.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_locks)

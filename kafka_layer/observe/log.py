@@ -1,0 +1,81 @@
+"""Drops in the log without a flood: the first of a cause at once, further ones in summaries."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from .events import Observer
+
+__all__ = ["DropLog"]
+
+logger = logging.getLogger("kafka_layer")
+
+
+class DropLog(Observer):
+    """Logs drops, and announces the same numbers; any thread.
+
+    Args:
+        prefix: The layer's prefix; each line begins with it.
+        interval: The least number of seconds between two lines about one cause.
+        announce: Called with cause, number and detail of each line; must not block.
+    """
+
+    def __init__(
+        self, prefix: str, interval: float, announce: Callable[[str, int, str], None]
+    ) -> None:
+        self._prefix = prefix
+        self._interval = interval
+        self._announce = announce
+        # Re-entrant: a signal handler or a finalizer may interrupt a call and drop a message, too.
+        self._lock = threading.RLock()
+        # Messages by cause that no line has told of yet.
+        self._unlogged: Counter[str] = Counter()
+        # When a cause may have its next line, on time.monotonic().
+        self._next_line: dict[str, float] = {}
+
+    def on_dropped(self, cause: str, number: int, detail: str) -> None:
+        """Log the first drop of a cause, or one whose line is due; remember others."""
+        if not number:
+            logger.info("%s: nothing is known to be missing (%s): %s", self._prefix, cause, detail)
+            return
+        with self._lock:
+            self._unlogged[cause] += number
+            due = self._take(cause, time.monotonic())
+        if due:
+            self._write(cause, due, detail)
+
+    def tick(self) -> None:
+        """Log what was dropped since the last line of its cause, where that is due."""
+        self._summarize(time.monotonic())
+
+    def close(self, timeout: float) -> None:
+        """Log what was dropped since the last line of each cause, due or not."""
+        self._summarize(float("inf"))
+
+    def _summarize(self, now: float) -> None:
+        with self._lock:
+            due = {cause: self._take(cause, now) for cause in list(self._unlogged)}
+        for cause, number in due.items():
+            if number:
+                self._write(cause, number, "")
+
+    def _take(self, cause: str, now: float) -> int:
+        """Take the number for a line; 0 where the cause had its line a moment ago."""
+        if now < self._next_line.get(cause, 0.0):
+            return 0
+        self._next_line[cause] = time.monotonic() + self._interval
+        return self._unlogged.pop(cause, 0)
+
+    def _write(self, cause: str, number: int, detail: str) -> None:
+        logger.warning(
+            "%s: %d message(s) dropped (%s)%s",
+            self._prefix,
+            number,
+            cause,
+            f", the last: {detail}" if detail else "",
+        )
+        self._announce(cause, number, detail)
