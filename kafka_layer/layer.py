@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
+from .config.realtime import monotonic
 from .config.settings import LayerConfig
 from .config.timings import Timings
 from .delivery.mailbox import Mailbox
@@ -636,7 +637,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return
         question = _ask(server, owner, command, name, channel)
         try:
-            question.result_before(time.monotonic() + self.config.ack_timeout)
+            question.result_before(monotonic() + self.config.ack_timeout)
         except TimeoutError:
             raise self._ack_timeout(owner, command, name, channel) from None
 
@@ -693,14 +694,14 @@ class _Overflow:
         self._stats = stats
         topic, key, _, _, _ = record
         self._where = f"the producer's queue is full, {topic.value} {key!r}"
-        self._deadline = time.monotonic() + config.expiry
+        self._deadline = monotonic() + config.expiry
 
     def give_up(self) -> bool:
         """Return False to try again and True to discard; raises ChannelFull otherwise."""
         if self._policy == "discard":
             self._stats.dropped("overflow", self._where)
             return True
-        if self._policy == "block" and time.monotonic() < self._deadline:
+        if self._policy == "block" and monotonic() < self._deadline:
             return False
         self._stats.count("refused.overflow")
         raise ChannelFull(self._where)

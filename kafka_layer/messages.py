@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Position"]
+__all__ = ["Position", "SelfTimedPosition"]
 
 
 class Position(NamedTuple):
@@ -21,3 +21,13 @@ class Position(NamedTuple):
     partition: int
     offset: int
     timestamp: float
+
+
+class SelfTimedPosition(Position):
+    """A position whose timestamp is this machine's time, not the broker's append time.
+
+    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no time. A clock that
+    follows the broker's must not be set by it.
+    """
+
+    __slots__ = ()

@@ -20,7 +20,6 @@ __all__ = [
     "Health",
     "QueueFull",
     "RecordSink",
-    "SelfTimedPosition",
 ]
 
 
@@ -36,16 +35,6 @@ class Health(NamedTuple):
     connected: bool
     queued: int
     lag: int
-
-
-class SelfTimedPosition(Position):
-    """A position whose timestamp is this machine's time, not the broker's append time.
-
-    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no time. A clock that
-    follows the broker's must not be set by it.
-    """
-
-    __slots__ = ()
 
 
 class RecordSink(Protocol):

@@ -44,7 +44,15 @@ TIERS: list[set[str]] = [
     {"config.topics"},
     {"config.keywords"},
     {"wire.headers", "wire.names", "wire.records", "delivery.tickets", "config.timings"},
-    {"wire.topics", "config.librdkafka", "exceptions", "signals", "stats", "messages"},
+    {
+        "wire.topics",
+        "config.librdkafka",
+        "config.realtime",
+        "exceptions",
+        "signals",
+        "stats",
+        "messages",
+    },
 ]
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
 

@@ -13,12 +13,12 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..config import realtime as time
 from ..wire.records import Place
 
 __all__ = ["LOOP_PATIENCE", "PATIENCE", "STALLED_AFTER", "Bridges", "Envelope", "Mailbox"]

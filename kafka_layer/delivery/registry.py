@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 
+from ..config import realtime as time
 from ..config.settings import LayerConfig
 from ..wire.names import ChannelName, ServerName, new_channel_name
 from .mailbox import Bridges, Mailbox

@@ -7,9 +7,9 @@ hands them over: a job that no receive waits for stays where any other process c
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
+from ..config import realtime as time
 from ..config.topics import WorkerSettings
 from ..delivery.mailbox import Bridges, Envelope, Mailbox
 from ..exceptions import UnreadableRecord

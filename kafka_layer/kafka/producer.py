@@ -28,13 +28,14 @@ from confluent_kafka import (
 from django.core.exceptions import ImproperlyConfigured
 
 from ..config.librdkafka import Properties
+from ..config.realtime import wall_clock
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
-from ..messages import Position
+from ..messages import Position, SelfTimedPosition
 from ..observe.counters import Stats
 from ..signals import produce_failed
-from ..transport import QueueFull, SelfTimedPosition
+from ..transport import QueueFull
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .batching import Hold, Pending
@@ -527,7 +528,7 @@ def _position(message: Message) -> Position:
     timestamp = milliseconds / 1000
     if timestamp < _EARLIEST:
         # The embedded broker reports a constant from 1970 as the time of every record.
-        return SelfTimedPosition(*place, time.time())
+        return SelfTimedPosition(*place, wall_clock())
     if kind != TIMESTAMP_LOG_APPEND_TIME:
         return SelfTimedPosition(*place, timestamp)
     return Position(*place, timestamp)

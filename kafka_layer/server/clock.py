@@ -3,50 +3,168 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["BrokerClock"]
+from ..config.realtime import monotonic, wall_clock
+from ..messages import Position, SelfTimedPosition
+
+__all__ = ["BrokerClock", "TimedRecord"]
 
 logger = logging.getLogger("kafka_layer")
 
+_KEPT_FOR = 600.0
+"""Seconds after which a measurement is forgotten: the machines' clocks may have drifted apart."""
+
+_TOLERANCE = 0.05
+"""Seconds by which two measurements may differ beside their round trips: brokers count in
+milliseconds, and in ``_KEPT_FOR`` two clocks drift apart by some hundredths of a second."""
+
 _WORTH_A_WARNING = 5.0
-_QUICK = 0.05
+
+
+class _Measurement(NamedTuple):
+    """What one record told.
+
+    Attributes:
+        offset: The broker's time less ``monotonic()``, in seconds.
+        error: By how much ``offset`` may be wrong: half the round trip.
+        at: When the record came back, on ``monotonic()``.
+    """
+
+    offset: float
+    error: float
+    at: float
 
 
 class BrokerClock:
     """Tells the age of records although the clocks of servers differ; any thread.
 
-    Corrected from records that this server wrote itself and whose round trip it knows.
+    It runs on ``time.monotonic()``, so a step of this machine's clock changes nothing. Records that
+    this server wrote itself, and whose round trip it knows, set it: the quickest of the last ten
+    minutes, and any that contradicts it. Until the first one it believes this machine's clock.
+
+    Args:
+        now: Seconds that only grow; for tests.
+        wall: This machine's clock, in seconds since the epoch; for tests.
+
+    Attributes:
+        append_times_reported: Whether delivery reports tell when the broker appended a record;
+            True until one did not. Without that a record has to be read back to set the clock.
     """
 
-    def __init__(self) -> None:
-        self._offset = 0.0
-        self._round_trip: float | None = None
+    def __init__(
+        self, now: Callable[[], float] = monotonic, wall: Callable[[], float] = wall_clock
+    ) -> None:
+        self._monotonic = now
+        self._wall = wall
+        self._offset = wall() - now()
+        self._measurements: list[_Measurement] = []
         self._warned = False
+        self.append_times_reported = True
+        self._sender_dated_warned = False
 
     def observe(self, timestamp: float, sent: float, received: float) -> None:
         """Correct the clock by a record of this server's own.
 
         Args:
-            timestamp: The broker's, in seconds since the epoch.
-            sent: When the record was produced, on this machine's ``time.time()``.
+            timestamp: When the broker appended it, in seconds since the epoch.
+            sent: When the record was produced, on ``monotonic()``.
             received: When its report or the record itself came back, on the same clock.
         """
-        round_trip = received - sent
-        # Half the round trip is the error: a slow one, as at a cold start, tells less than none.
-        if self._round_trip is not None and round_trip > max(self._round_trip, _QUICK):
-            return
-        self._round_trip = round_trip
-        self._offset = timestamp - (sent + received) / 2
-        if abs(self._offset) > _WORTH_A_WARNING and not self._warned:
+        error = (received - sent) / 2
+        new = _Measurement(timestamp - (sent + received) / 2, error, received)
+        kept = [each for each in self._measurements if received - each.at <= _KEPT_FOR]
+        best = _best(kept)
+        if best and abs(new.offset - best.offset) > new.error + best.error + _TOLERANCE:
+            # The broker's clock was set, or this machine slept: what was measured before is wrong.
+            kept = []
+        kept.append(new)
+        self._measurements = kept
+        best = _best(kept) or new
+        self._offset = best.offset
+        self._warn_once()
+
+    def now(self) -> float:
+        """Return the broker's time, in seconds since the epoch."""
+        return self._monotonic() + self._offset
+
+    def time(self, topic: str) -> TimedRecord:
+        """Begin to measure by a record that is about to be produced.
+
+        Args:
+            topic: Kafka's name of its topic, for the log.
+        """
+        return TimedRecord(self, topic, self._monotonic)
+
+    def warn_of_sender_dated(self, topic: str) -> None:
+        """Log, once, that a topic keeps the times of its senders."""
+        if not self._sender_dated_warned:
+            self._sender_dated_warned = True
+            logger.warning(
+                "Topic %s keeps the times that senders give (message.timestamp.type=CreateTime), "
+                "so messages of a machine whose clock is wrong expire too early or too late. Set "
+                "message.timestamp.type=LogAppendTime on the topics of this layer; 'manage.py "
+                "kafka_setup_topics' does it.",
+                topic,
+            )
+
+    def _warn_once(self) -> None:
+        behind = self.now() - self._wall()
+        if abs(behind) > _WORTH_A_WARNING and not self._warned:
             self._warned = True
             logger.warning(
                 "This machine's clock is %.1f s %s the Kafka broker's. The layer corrects for it; "
                 "synchronize the clocks (NTP).",
-                abs(self._offset),
-                "behind" if self._offset > 0 else "ahead of",
+                abs(behind),
+                "behind" if behind > 0 else "ahead of",
             )
 
-    def now(self) -> float:
-        """Return the broker's time, in seconds since the epoch."""
-        return time.time() + self._offset
+
+class TimedRecord:
+    """One record of this server's own that sets the clock; its two methods come in any order.
+
+    Only an append time of the broker counts. Where the delivery report carries none, the record's
+    timestamp as it is read back does, if it is read back. One that is read back with the very time
+    that its sender gave says nothing of the broker: then all senders' clocks are taken for right.
+
+    Args:
+        clock: What it sets.
+        topic: Kafka's name of its topic, for the log.
+        now: Seconds that only grow.
+    """
+
+    def __init__(self, clock: BrokerClock, topic: str, now: Callable[[], float]) -> None:
+        self._clock = clock
+        self._topic = topic
+        self._now = now
+        self._sent = now()
+        self._given: float | None = None
+        self._read: tuple[float, float] | None = None
+
+    def reported(self, position: Position) -> None:
+        """Take the record's position; the thread of the delivery report."""
+        if not isinstance(position, SelfTimedPosition):
+            self._clock.observe(position.timestamp, self._sent, self._now())
+            return
+        self._clock.append_times_reported = False
+        self._given = position.timestamp
+        self._compare()
+
+    def read(self, timestamp: float) -> None:
+        """Take the timestamp, in seconds, with which the record was read; the reading thread."""
+        self._read = timestamp, self._now()
+        self._compare()
+
+    def _compare(self) -> None:
+        if self._given is None or self._read is None:
+            return
+        timestamp, received = self._read
+        if timestamp == self._given:
+            self._clock.warn_of_sender_dated(self._topic)
+        self._clock.observe(timestamp, self._sent, received)
+
+
+def _best(measurements: list[_Measurement]) -> _Measurement | None:
+    """Return the most exact one, of equals the latest."""
+    return min(reversed(measurements), key=lambda each: each.error, default=None)

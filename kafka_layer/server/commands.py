@@ -10,11 +10,11 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from ..config.realtime import monotonic
 from ..delivery.registry import Registry
 from ..exceptions import CommandFailed, UnreadableRecord
 from ..wire.codec import Codec
@@ -165,7 +165,7 @@ class Commands:
         with self._lock:
             question = self._asked.get(number) if isinstance(number, int) else None
         if question is not None:
-            question.take(value)
+            question.take(value, written)
 
     def _on_command_to_all(self, key: str, payload: bytes, written: float) -> None:
         value = self._codec.decode(payload)
@@ -200,8 +200,8 @@ class _Asked:
         self._number = number
         self.record = record
 
-    def take(self, answer: dict[str, Any]) -> None:
-        """Take an answer; the thread that reads."""
+    def take(self, answer: dict[str, Any], written: float) -> None:
+        """Take an answer and its record's timestamp; the thread that reads."""
         raise NotImplementedError
 
     def forget(self) -> None:
@@ -213,33 +213,37 @@ class Question(_Asked):
     """A command to one server, and its answer.
 
     Attributes:
-        answer: Resolves when the other server has carried the command out.
+        answer: Resolves, with the timestamp of the answer's record, when the other server has
+            carried the command out.
     """
 
     def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
         super().__init__(commands, number, record)
-        self.answer: Future[None] = Future()
+        self.answer: Future[float] = Future()
         self.answer.set_running_or_notify_cancel()
 
-    def take(self, answer: dict[str, Any]) -> None:
+    def take(self, answer: dict[str, Any], written: float) -> None:
         """Resolve the answer, once; the thread that reads."""
         if not self._commands.withdraw(self._number):
             return
         if answer.get("error"):
             self.answer.set_exception(CommandFailed(str(answer["error"])))
         else:
-            self.answer.set_result(None)
+            self.answer.set_result(written)
 
     def fail(self, error: Exception) -> None:
         """Give the question up, for instance because it could not be written."""
         if self._commands.withdraw(self._number):
             self.answer.set_exception(error)
 
-    def result_before(self, deadline: float) -> None:
+    def result_before(self, deadline: float) -> float:
         """Block until the answer is here.
 
         Args:
             deadline: On ``time.monotonic()``.
+
+        Returns:
+            The timestamp of the answer's record.
 
         Raises:
             TimeoutError: If it is not here by then; it is ignored if it comes later.
@@ -247,7 +251,7 @@ class Question(_Asked):
             ProduceFailed: If the command could not be written.
         """
         try:
-            self.answer.result(max(0.0, deadline - time.monotonic()))
+            return self.answer.result(max(0.0, deadline - monotonic()))
         except concurrent.futures.TimeoutError:
             _, key, _, _, _ = self.record
             raise TimeoutError(f"no answer to the command for {key}") from None
@@ -266,6 +270,6 @@ class RollCall(_Asked):
         super().__init__(commands, number, record)
         self.servers: list[dict[str, Any]] = []
 
-    def take(self, answer: dict[str, Any]) -> None:
+    def take(self, answer: dict[str, Any], written: float) -> None:
         """Note what one server tells; the thread that reads."""
         self.servers.append({name: each for name, each in answer.items() if name != "id"})

@@ -8,9 +8,9 @@ receiver stopped taking is not waited for; it alone loses messages, and they are
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ..config import realtime as time
 from ..config.settings import LayerConfig
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry

@@ -8,9 +8,9 @@ child the layer takes a new one. Nothing here blocks an event loop: what has to 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,22 +18,23 @@ from typing import Any, Literal, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket
-from ..exceptions import BrokerUnavailable, KafkaLayerError, UnreadableRecord
+from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, UnreadableRecord
 from ..jobs.channel import WorkChannel
 from ..messages import Position
 from ..observe.counters import Stats
 from ..stats import LayerStats
-from ..transport import Backplane, QueueFull, SelfTimedPosition
+from ..transport import Backplane, QueueFull
 from ..wire.codec import Codec
 from ..wire.encryption import Opener
 from ..wire.names import ServerName, owner_of
 from ..wire.records import ProducerRecord
-from ..wire.topics import Topic, WorkTopic
-from .clock import BrokerClock
+from ..wire.topics import Topic, WorkTopic, topic_name
+from .clock import BrokerClock, TimedRecord
 from .commands import Commands, Question
 from .router import Router
 
@@ -237,9 +238,9 @@ class Server:
             TimeoutError: If it did not come back in time.
             ProduceFailed: If it could not be written.
         """
-        started = time.monotonic()
+        started = monotonic()
         self._send_question(self.commands.hello()).result_before(started + timeout)
-        return time.monotonic() - started
+        return monotonic() - started
 
     def put(self, mailbox: Mailbox, payload: bytes) -> None:
         """Deliver a message to a channel of this server without a detour.
@@ -250,7 +251,7 @@ class Server:
         """
         if len(payload) > self._limits[Topic.SEND_CONN]:
             raise self._too_large(Topic.SEND_CONN, payload)
-        if not mailbox.put(Envelope(payload, time.monotonic() + self.config.expiry)):
+        if not mailbox.put(Envelope(payload, monotonic() + self.config.expiry)):
             self.stats.count("refused.full")
             raise ChannelFull(mailbox.channel)
         self.registry.bridges.notify()
@@ -262,7 +263,7 @@ class Server:
         Returns:
             The message, or None if it expired or cannot be decoded; that is counted.
         """
-        mailbox.last_seen = now = time.monotonic()
+        mailbox.last_seen = now = monotonic()
         if envelope.deadline < now:
             self.stats.dropped("expired", f"it waited too long in channel {mailbox.channel}")
             return None
@@ -313,10 +314,10 @@ class Server:
             ProduceFailed: If the broker does not take the record that tells the others.
             TopicError: If it refuses to clear the worker channels.
         """
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         # What was sent before must be written before: the flush's timestamp is the border.
         self._backplane.settle(timeout)
-        self._backplane.clear_work(max(0.1, deadline - time.monotonic()))
+        self._backplane.clear_work(max(0.1, deadline - monotonic()))
         flushed = self.publish_wanted(self.commands.flush()).result()
         self._flush(flushed.timestamp)
         # The broker's clock counts milliseconds: what is sent next must not count as older.
@@ -328,13 +329,13 @@ class Server:
             if self._stopped.is_set():
                 return
             self._stopped.set()
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         self.sending = self.receiving = False
         try:
             self._backplane.close(timeout)
             # Before a thread that waits for the close ends the process.
             least = min(timeout, self.config.timings.close_signals)
-            self.stats.close(max(least, deadline - time.monotonic()))
+            self.stats.close(max(least, deadline - monotonic()))
         finally:
             self._closed.set()
             _running.discard(self)
@@ -358,14 +359,14 @@ class Server:
         self.sending = True
 
     def _open_receiver(self) -> None:
-        deadline = time.monotonic() + self.config.timings.start
+        deadline = monotonic() + self.config.timings.start
         self.start_sending().result()
-        partition = self._backplane.open_receiver(self._router, deadline - time.monotonic())
+        partition = self._backplane.open_receiver(self._router, deadline - monotonic())
         if self.commands.server is None:
             self.commands.server = ServerName.new(partition)
         try:
             # It proves that writing and reading work, and warms both clients up.
-            self.round_trip(deadline - time.monotonic())
+            self.round_trip(deadline - monotonic())
         except TimeoutError:
             raise BrokerUnavailable(
                 f"{self.config.bootstrap_servers} did not hand a record back within "
@@ -375,20 +376,19 @@ class Server:
         self.receiving = True
 
     def _open_work_sender(self, topic: WorkTopic) -> None:
-        deadline = time.monotonic() + self.config.timings.start
+        deadline = monotonic() + self.config.timings.start
         self.start_sending().result()
         self._backplane.open_work_topic(
-            topic, max(self.config.timings.start_step, deadline - time.monotonic())
+            topic, max(self.config.timings.start_step, deadline - monotonic())
         )
         self._limits[topic] = self._limit_of(topic)
 
     def _open_worker(self, topic: WorkTopic) -> Mailbox:
-        deadline = time.monotonic() + self.config.timings.start
+        deadline = monotonic() + self.config.timings.start
         self.start_sending().result()
         # Before the first message's age is judged: this machine's clock may be wrong.
-        clock_set = threading.Event()
-        self._publish_timed(self.commands.probe()).on_done(lambda _: clock_set.set())
-        clock_set.wait(_CLOCK_TIMEOUT)
+        with contextlib.suppress(TimeoutError, ProduceFailed):
+            self._probe_clock().result(_CLOCK_TIMEOUT)
         channel = WorkChannel(
             topic,
             self.config.worker_settings(topic.channel),
@@ -397,34 +397,42 @@ class Server:
             self._clock,
             self.registry.bridges,
         )
-        self._backplane.open_work_channel(channel, deadline - time.monotonic())
+        self._backplane.open_work_channel(channel, deadline - monotonic())
         self._work_channels[topic.channel] = channel
         return channel.mailbox
 
     def _send_question(self, question: Question) -> Question:
+        timed = self._timed(question.record)
+        question.answer.add_done_callback(
+            lambda answer: None if answer.exception() else timed.read(answer.result())
+        )
+
         def fail(written: Ticket[Position]) -> None:
             if isinstance(written.error, Exception):
                 question.fail(written.error)
 
         try:
-            self._publish_timed(question.record).on_done(fail)
+            self._publish_timed(question.record, timed).on_done(fail)
         except BaseException:
             question.forget()
             raise
         return question
 
-    def _publish_timed(self, record: ProducerRecord) -> Ticket[Position]:
-        """Publish a record whose delivery report sets the clock."""
-        sent = time.time()
+    def _probe_clock(self) -> Ticket[Position]:
+        """Write a record that nobody reads; its delivery report sets the clock."""
+        record = self.commands.probe()
+        return self._publish_timed(record, self._timed(record))
+
+    def _publish_timed(self, record: ProducerRecord, timed: TimedRecord) -> Ticket[Position]:
         ticket: Ticket[Position] = Ticket()
-
-        def set_clock(written: Ticket[Position]) -> None:
-            if written.error is None and not isinstance(written.result(0), SelfTimedPosition):
-                self._clock.observe(written.result(0).timestamp, sent, time.time())
-
-        ticket.on_done(set_clock)
+        ticket.on_done(
+            lambda written: timed.reported(written.result()) if written.error is None else None
+        )
         self.publish(record, ticket)
         return ticket
+
+    def _timed(self, record: ProducerRecord) -> TimedRecord:
+        return self._clock.time(topic_name(self.config.prefix, record[0]))
 
     def _start(self, what: object, function: Callable[[], T]) -> Future[T]:
         """Open something once, in a thread, so that none of it outlives a close meanwhile."""
@@ -486,7 +494,7 @@ class Server:
         )
 
     def _upkeep(self) -> None:
-        next_refresh = time.monotonic() + self.config.timings.refresh
+        next_refresh = monotonic() + self.config.timings.refresh
         while not self._stopped.wait(self.config.timings.upkeep):
             try:
                 left = self.registry.sweep()
@@ -494,10 +502,10 @@ class Server:
                     self.stats.count("dropped.closed", left)
                 self.stats.tick()
                 self._backplane.check_workers()
-                if time.monotonic() >= next_refresh or not self._backplane.health().connected:
-                    next_refresh = time.monotonic() + self.config.timings.refresh
+                if monotonic() >= next_refresh or not self._backplane.health().connected:
+                    next_refresh = monotonic() + self.config.timings.refresh
                     if not self._refresh():
-                        next_refresh = time.monotonic()
+                        next_refresh = monotonic()
             except Exception:
                 if not self._stopped.is_set():
                     self.stats.count("errors.upkeep")
@@ -510,18 +518,20 @@ class Server:
         except BrokerUnavailable:
             return False
         # Who only sends judges no message's age, and may have no right to write this one.
-        if self.receiving or self._work_channels:
-            self._publish_timed(self.commands.probe())
+        if self.receiving and not self._clock.append_times_reported:
+            self._send_question(self.commands.hello())
+        elif self.receiving or self._work_channels:
+            self._probe_clock()
         return True
 
 
 def close_all(timeout: float) -> None:
     """Close every server of this process within ``timeout`` seconds; registered with ``atexit``."""
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     for server in list(_running):
-        server.close(max(0.1, deadline - time.monotonic()))
+        server.close(max(0.1, deadline - monotonic()))
         # A thread that closes one already would end with the process, and so what it writes.
-        server.join(max(0.1, deadline - time.monotonic()))
+        server.join(max(0.1, deadline - monotonic()))
 
 
 def abandon_all() -> None:

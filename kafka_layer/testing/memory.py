@@ -6,12 +6,12 @@ import itertools
 import queue
 import random
 import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
@@ -19,6 +19,7 @@ from ..jobs.channel import Job, WorkChannel
 from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
+from ..server.clock import BrokerClock
 from ..transport import Backplane, Health, RecordSink
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
@@ -104,8 +105,7 @@ class InMemoryBackplane:
         if partition is None:
             count = self._config.topic_settings(topic).partitions
             partition = zlib.crc32((key or "").encode()) % count
-        timestamp = time.time()
-        offset = self._log.append(record, partition, timestamp)
+        offset, timestamp = self._log.append(record, partition)
         self._stats.sent.add()
         if ticket is not None:
             name = topic_name(self._config.prefix, topic)
@@ -156,13 +156,13 @@ class InMemoryBackplane:
 
     def _work(self, channel: WorkChannel) -> None:
         jobs = self._log.jobs(channel.topic)
-        last_wanted = time.monotonic()
+        last_wanted = monotonic()
         while not self._closed:
             if channel.wanted:
-                last_wanted = time.monotonic()
+                last_wanted = monotonic()
                 self._hand_out_next(channel, jobs)
                 continue
-            if time.monotonic() - last_wanted >= _GIVE_BACK_AFTER:
+            if monotonic() - last_wanted >= _GIVE_BACK_AFTER:
                 jobs.put_back(channel.take_back(lambda job: True))
             channel.waiting.wait(_POLL)
             channel.waiting.clear()
@@ -220,6 +220,8 @@ class _Log:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # It starts as this machine's and goes on alone, as a broker's would.
+        self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
         self._readers: list[InMemoryBackplane] = []
         self._jobs: dict[WorkTopic, _Jobs] = {}
@@ -252,12 +254,13 @@ class _Log:
             for jobs in self._jobs.values():
                 jobs.clear()
 
-    def append(self, outgoing: ProducerRecord, partition: int, timestamp: float) -> int:
+    def append(self, outgoing: ProducerRecord, partition: int) -> tuple[int, float]:
         topic, key, value, _, headers = outgoing
+        timestamp = self._clock.now()
         if isinstance(topic, WorkTopic):
             offset = next(self._job_numbers)
             self.jobs(topic).put((value, offset, timestamp))
-            return offset
+            return offset, timestamp
         raw_key = None if key is None else key.encode()
         with self._lock:
             offset = self._ends.get((topic, partition), 0)
@@ -265,7 +268,7 @@ class _Log:
             record = topic, raw_key, value, headers, timestamp, partition, offset
             for reader in self._readers:
                 reader.offer(topic, partition, record)
-        return offset
+        return offset, timestamp
 
 
 def _read(unread: queue.SimpleQueue[Record | None], sink: RecordSink) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from channels.exceptions import ChannelFull
 
+from kafka_layer.config.realtime import monotonic
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import Layers, begin_receive, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
@@ -197,11 +198,11 @@ class TestExpiry:
         here, there = make_layer(), make_layer(expiry=30)
         channel = await there.new_channel()
         await there.group_add("room", channel)
-        now = time.time()
-        there._server._clock.observe(now + 31, now, now)  # as if all of it took that long
+        now, epoch = monotonic(), time.time()
+        there._server._clock.observe(epoch + 31, now, now)  # as if all of it took that long
         await here.group_send("room", {"n": "late"})
         await wait_until_async(lambda: stats_of(there)["dropped.expired"] == 1, "it to be dropped")
-        there._server._clock.observe(now, now, now)
+        there._server._clock.observe(epoch, now, now)
         await here.group_send("room", {"n": "in time"})
         assert await next_message(there, channel) == {"n": "in time"}
 

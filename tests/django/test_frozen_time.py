@@ -1,0 +1,105 @@
+"""Tests of projects that freeze or move the time: the layer in memory works in them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import secrets
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+from channels.consumer import AsyncConsumer
+from channels.testing import ApplicationCommunicator
+from freezegun import freeze_time
+
+from kafka_layer.testing import InMemoryKafkaChannelLayer
+
+MOMENT = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
+DEADLINE = 10.0
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"frozen-{secrets.token_hex(4)}"
+
+
+@pytest.mark.parametrize("tick", [False, True], ids=["frozen", "ticking"])
+@pytest.mark.parametrize("made_before", [False, True], ids=["made within", "made before"])
+async def test_messages_arrive_however_the_time_is_moved(
+    prefix: str, tick: bool, made_before: bool
+) -> None:
+    async def joined() -> tuple[InMemoryKafkaChannelLayer, str]:
+        layer = InMemoryKafkaChannelLayer(prefix=prefix)
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        return layer, channel
+
+    if made_before:
+        layer, channel = await joined()
+    with freeze_time(MOMENT, tick=tick) as frozen:
+        if not made_before:
+            layer, channel = await joined()
+        for seconds in (0, 30, 61, 4000, -100_000):
+            frozen.move_to(MOMENT + datetime.timedelta(seconds=seconds))
+            await layer.group_send("room", {"at": seconds})
+            await layer.send(channel, {"at": seconds})
+            assert await received(layer, channel) == [{"at": seconds}] * 2
+            await layer.send("jobs", {"at": seconds})
+            assert await received(layer, "jobs", 1) == [{"at": seconds}]
+    assert layer.stats().dropped == {}
+    await layer.close()
+
+
+async def received(layer: InMemoryKafkaChannelLayer, channel: str, count: int = 2) -> list[Any]:
+    """Receive without a time-out: the loop's own clock stands still."""
+    return [await layer.receive(channel) for _ in range(count)]
+
+
+@pytest.mark.parametrize("tick", [False, True], ids=["frozen", "ticking"])
+async def test_a_consumer_works_as_with_channels_layer(
+    prefix: str, tick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = InMemoryKafkaChannelLayer(prefix=prefix)
+    monkeypatch.setattr("channels.consumer.get_channel_layer", lambda alias: layer)
+
+    class Echo(AsyncConsumer):  # type: ignore[misc]
+        async def test_start(self, message: Any) -> None:
+            await self.channel_layer.group_add("room", self.channel_name)
+            await self.send({"type": "test.started"})
+
+        async def chat_message(self, message: Any) -> None:
+            await self.send({"type": "test.echo", "text": message["text"]})
+
+    with freeze_time(MOMENT, tick=tick, real_asyncio=True) as frozen:
+        consumer = ApplicationCommunicator(Echo(), {"type": "test"})
+        await consumer.send_input({"type": "test.start"})
+        assert await consumer.receive_output(DEADLINE) == {"type": "test.started"}
+        frozen.move_to(MOMENT + datetime.timedelta(hours=2))
+        await layer.group_send("room", {"type": "chat.message", "text": "hello"})
+        output = await consumer.receive_output(DEADLINE)
+        assert output == {"type": "test.echo", "text": "hello"}
+        consumer.future.cancel()
+        await asyncio.wait([consumer.future])
+    await layer.close()
+
+
+def test_a_layer_that_is_imported_while_the_time_is_frozen() -> None:
+    code = """
+        import asyncio
+        from freezegun import freeze_time
+
+        async def main():
+            from kafka_layer.testing import InMemoryKafkaChannelLayer
+            layer = InMemoryKafkaChannelLayer(prefix="frozen")
+            channel = await layer.new_channel()
+            await layer.send(channel, {"n": 1})
+            assert await layer.receive(channel) == {"n": 1}
+            await layer.close()
+
+        with freeze_time("2030-01-01"):
+            asyncio.run(main())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
