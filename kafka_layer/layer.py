@@ -27,8 +27,9 @@ from .server.server import Server, abandon_all
 from .stats import LayerStats
 from .transport import Backplane, QueueFull
 from .wire.codec import Codec
+from .wire.encryption import Encryption
 from .wire.headers import exclude_header
-from .wire.names import CHANNEL_NAME, GROUP_NAME, ServerName, addressee_of, is_group_name, user_key
+from .wire.names import CHANNEL_NAME, GROUP_NAME, ServerName, is_group_name, parse_address, user_key
 from .wire.records import ProducerRecord
 from .wire.topics import Topic, WorkTopic
 
@@ -74,7 +75,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             channel_capacity=self.config.channel_capacity,
         )
         self.group_expiry = self.config.group_expiry
-        self._codec = Codec(self.config.serializer_format, self.config.symmetric_encryption_keys)
+        self._codec = Codec(self.config.serializer_format)
+        self._encryption = Encryption(self.config.symmetric_encryption_keys)
         self._server = self._new_server()
         _layers.add(self)
 
@@ -443,7 +445,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
         """Check a channel's name; see ``BaseChannelLayer``."""
         # Of a ChannelName [:] makes a plain copy.
-        if isinstance(name, str) and addressee_of(name[:]) is not None and not receive:
+        if isinstance(name, str) and parse_address(name[:]) is not None and not receive:
             return True
         return bool(super().require_valid_channel_name(name, receive))
 
@@ -464,17 +466,17 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Behind the API: from arguments to records
 
     def _record_to(self, channel: str, message: dict[str, Any]) -> ProducerRecord | None:
-        to = self._addressee(channel)
+        to = self._address(channel)
         return self._route(channel, to, self._codec.encode(message))
 
     def _records_to(
         self, channels: Iterable[str], message: dict[str, Any]
     ) -> tuple[list[ProducerRecord | None], list[str]]:
-        addressees = [(each, self._addressee(each)) for each in _names("channels", channels)]
+        addresses = [(each, self._address(each)) for each in _names("channels", channels)]
         payload = self._codec.encode(message)
         records: list[ProducerRecord | None] = []
         full = []
-        for channel, to in addressees:
+        for channel, to in addresses:
             try:
                 records.append(self._route(channel, to, payload))
             except ChannelFull:
@@ -482,19 +484,19 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 full.append(channel)
         return records, full
 
-    def _addressee(self, channel: str) -> ServerName | WorkTopic:
+    def _address(self, channel: str) -> ServerName | WorkTopic:
         # Of a ChannelName [:] makes a plain copy.
-        addressee = addressee_of(channel[:]) if isinstance(channel, str) else None
-        if addressee is None:
+        address = parse_address(channel[:]) if isinstance(channel, str) else None
+        if address is None:
             self.require_valid_channel_name(channel)
             raise ValueError(
                 f"Channel {channel!r} names no server of this layer; "
                 "channel names come from new_channel()."
             )
-        return addressee
+        return address
 
     def _owner(self, channel: str) -> ServerName:
-        owner = self._addressee(channel)
+        owner = self._address(channel)
         if isinstance(owner, WorkTopic):
             raise ValueError(
                 f"{channel!r} is a worker channel, and those belong to no process: they cannot be "
@@ -511,11 +513,11 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             server.put(mailbox, payload)
             return None
         if isinstance(to, WorkTopic):
-            return to, None, self._codec.seal(to, None, payload), None, ()
+            return to, None, self._encryption.encrypt(to, None, payload), None, ()
         if server.owns(to):
             server.stats.count("dropped.closed")
             return None
-        value = self._codec.seal(_SEND_CONN, channel, payload)
+        value = self._encryption.encrypt(_SEND_CONN, channel, payload)
         return _SEND_CONN, channel, value, to.partition, ()
 
     def _group_record(
@@ -524,7 +526,13 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
         headers = _exclusion(exclude) if exclude else ()
-        return _SEND_GROUP, group, self._codec.seal(_SEND_GROUP, group, payload), None, headers
+        return (
+            _SEND_GROUP,
+            group,
+            self._encryption.encrypt(_SEND_GROUP, group, payload),
+            None,
+            headers,
+        )
 
     def _group_records(
         self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
@@ -533,16 +541,17 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         for group in groups:
             self.require_valid_group_name(group)
         payload, headers = self._codec.encode(message), _exclusion(exclude)
-        seal = self._codec.seal
+        encrypt = self._encryption.encrypt
         return [
-            (_SEND_GROUP, each, seal(_SEND_GROUP, each, payload), None, headers) for each in groups
+            (_SEND_GROUP, each, encrypt(_SEND_GROUP, each, payload), None, headers)
+            for each in groups
         ]
 
     def _user_record(
         self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
     ) -> ProducerRecord:
         topic, key = Topic.SEND_USER, user_key(user_id)
-        value = self._codec.seal(topic, key, self._codec.encode(message))
+        value = self._encryption.encrypt(topic, key, self._codec.encode(message))
         return topic, key, value, None, _exclusion(exclude)
 
     def _user_records(
@@ -550,11 +559,13 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ) -> list[ProducerRecord]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
         topic, payload = Topic.SEND_USER, self._codec.encode(message)
-        return [(topic, key, self._codec.seal(topic, key, payload), None, ()) for key in keys]
+        return [
+            (topic, key, self._encryption.encrypt(topic, key, payload), None, ()) for key in keys
+        ]
 
     def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> ProducerRecord:
         topic = Topic.SEND_ALL
-        value = self._codec.seal(topic, None, self._codec.encode(message))
+        value = self._encryption.encrypt(topic, None, self._codec.encode(message))
         return topic, None, value, None, _exclusion(exclude)
 
     # Behind the API: what waits, once for coroutines and once for threads
@@ -652,7 +663,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Behind the API: lifecycle
 
     async def _open(self, channel: str) -> tuple[Server, Mailbox]:
-        owner = self._addressee(channel)
+        owner = self._address(channel)
         if channel.endswith("!"):
             raise ValueError(
                 f"{channel!r} is the part that all channels of a server share; receive on a whole "
@@ -675,7 +686,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return KafkaBackplane(self.config, stats)
 
     def _new_server(self) -> Server:
-        server = Server(self.config, self._codec, self._make_backplane)
+        server = Server(self.config, self._codec, self._encryption, self._make_backplane)
         # A layer that was dropped closes in the background; at exit the server closes itself.
         self._finalizer = weakref.finalize(self, _close_in_background, server)
         self._finalizer.atexit = False

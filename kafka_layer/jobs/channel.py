@@ -15,7 +15,7 @@ from ..delivery.mailbox import Bridges, Envelope, Mailbox
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
-from ..wire.encryption import Opener
+from ..wire.encryption import ReplayGuard
 from ..wire.records import Place
 from ..wire.topics import WorkTopic
 
@@ -64,7 +64,7 @@ class WorkChannel:
     Args:
         topic: The channel's topic.
         settings: When its messages expire, and how many are taken at once.
-        opener: Opens encrypted values.
+        guard: Decrypts the values of records.
         stats: Counts what is delivered and what is dropped.
         clock: Tells the age of a message.
         bridges: The crossings to the event loops that receive.
@@ -78,7 +78,7 @@ class WorkChannel:
         self,
         topic: WorkTopic,
         settings: WorkerSettings,
-        opener: Opener,
+        guard: ReplayGuard,
         stats: Stats,
         clock: BrokerClock,
         bridges: Bridges,
@@ -89,7 +89,7 @@ class WorkChannel:
         self._expiry = settings.expiry
         self._ahead = settings.prefetch_count - 1
         self._forgotten = 0.0
-        self._opener = opener
+        self._guard = guard
         self._stats = stats
         self._clock = clock
         self._bridges = bridges
@@ -135,7 +135,7 @@ class WorkChannel:
         try:
             # Whoever gives a partition back reads its messages again when it has it anew.
             place = (partition, offset)
-            payload = self._opener.open(self.topic, None, value, timestamp, place)
+            payload = self._guard.decrypt(self.topic, None, value, timestamp, place)
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None

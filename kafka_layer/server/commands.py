@@ -18,6 +18,7 @@ from ..config.realtime import monotonic
 from ..delivery.registry import Registry
 from ..exceptions import CommandFailed, UnreadableRecord
 from ..wire.codec import Codec
+from ..wire.encryption import Encryption
 from ..wire.names import ServerName, parse_server_name
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic
@@ -35,6 +36,7 @@ class Commands:
 
     Args:
         codec: Encodes and decodes the values.
+        encryption: Encrypts them.
         registry: What the commands change.
         clock: Tells the age of a command.
         answer: Sends an answer; called in the thread that read the command.
@@ -44,12 +46,14 @@ class Commands:
     def __init__(
         self,
         codec: Codec,
+        encryption: Encryption,
         registry: Registry,
         clock: BrokerClock,
         answer: Callable[[ProducerRecord], None],
         flush: Callable[[float], None],
     ) -> None:
         self._codec = codec
+        self._encryption = encryption
         self._registry = registry
         self._clock = clock
         self._answer = answer
@@ -127,12 +131,18 @@ class Commands:
 
     def _sealed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> ProducerRecord:
         key = str(to)
-        return topic, key, self._codec.seal(topic, key, self._codec.encode(value)), to.partition, ()
+        return (
+            topic,
+            key,
+            self._encryption.encrypt(topic, key, self._codec.encode(value)),
+            to.partition,
+            (),
+        )
 
     def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
         # The header tells it from a message to all; the value repeats it, under encryption.
         headers = [("command", command.encode())]
-        payload = self._codec.seal(Topic.SEND_ALL, None, self._codec.encode(value))
+        payload = self._encryption.encrypt(Topic.SEND_ALL, None, self._codec.encode(value))
         return Topic.SEND_ALL, None, payload, None, headers
 
     def _on_command(self, key: str, payload: bytes, written: float) -> None:

@@ -16,8 +16,7 @@ from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
-from ..wire.codec import Codec
-from ..wire.encryption import Opener
+from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.headers import excluded
 from ..wire.records import Record
 from ..wire.topics import Topic
@@ -36,7 +35,7 @@ class Router:
     Args:
         config: For ``expiry`` and ``capacity``.
         registry: Who is here.
-        codec: Opens encrypted values.
+        encryption: Decrypts the values of records.
         stats: Counts what is delivered and what is dropped.
         clock: Tells the age of a record.
         commands: What to do with a record of a topic that carries commands; each gets the record's
@@ -49,7 +48,7 @@ class Router:
         self,
         config: LayerConfig,
         registry: Registry,
-        codec: Codec,
+        encryption: Encryption,
         stats: Stats,
         clock: BrokerClock,
         commands: Mapping[Topic, Callable[[str, bytes, float], None]],
@@ -58,7 +57,7 @@ class Router:
         self._expiry = config.expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
-        self._open = Opener(codec, config.expiry).open
+        self._decrypt = ReplayGuard(encryption, config.expiry).decrypt
         self._stats = stats
         self._clock = clock
         self._commands = commands
@@ -113,7 +112,7 @@ class Router:
         except UnicodeDecodeError:
             raise UnreadableRecord("undecodable", f"its key {raw_key!r} is not UTF-8") from None
         if topic in self._commands and _is_command(topic, headers):
-            self._commands[topic](key, self._open(topic, key, value, timestamp), timestamp)
+            self._commands[topic](key, self._decrypt(topic, key, value, timestamp), timestamp)
             return 0
         mailboxes = self._addressees[topic](key)
         if not mailboxes:
@@ -132,7 +131,7 @@ class Router:
             )
             return 0
         envelope = Envelope(
-            self._open(topic, key, value, timestamp),
+            self._decrypt(topic, key, value, timestamp),
             self._monotonic + expiry - age,
             (topic, partition, offset, timestamp),
         )

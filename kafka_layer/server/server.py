@@ -30,7 +30,7 @@ from ..observe.counters import Stats
 from ..stats import LayerStats
 from ..transport import Backplane, QueueFull
 from ..wire.codec import Codec
-from ..wire.encryption import Opener
+from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.names import ServerName, owner_of
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic, topic_name
@@ -58,25 +58,33 @@ class Server:
 
     Args:
         config: The layer's settings.
-        codec: Encodes and opens its messages.
+        codec: Encodes and decodes its messages.
+        encryption: Encrypts and decrypts them.
         backplane: Makes the backplane; gets the counters to use.
     """
 
     def __init__(
-        self, config: LayerConfig, codec: Codec, backplane: Callable[[Stats], Backplane]
+        self,
+        config: LayerConfig,
+        codec: Codec,
+        encryption: Encryption,
+        backplane: Callable[[Stats], Backplane],
     ) -> None:
         self.config = config
         self.codec = codec
+        self._encryption = encryption
         self.stats = Stats(config.prefix, config.timings)
         self.registry = Registry(config)
         self._clock = BrokerClock()
-        self.commands = Commands(codec, self.registry, self._clock, self._answer, self._flush)
+        self.commands = Commands(
+            codec, encryption, self.registry, self._clock, self._answer, self._flush
+        )
         self.sending = False
         self.receiving = False
         self._router = Router(
             config,
             self.registry,
-            codec,
+            encryption,
             self.stats,
             self._clock,
             self.commands.handlers,
@@ -392,7 +400,7 @@ class Server:
         channel = WorkChannel(
             topic,
             self.config.worker_settings(topic.channel),
-            Opener(self.codec, self.config.expiry),
+            ReplayGuard(self._encryption, self.config.expiry),
             self.stats,
             self._clock,
             self.registry.bridges,

@@ -1,45 +1,146 @@
-"""Opening the values of records, and each encrypted one once: a copy of a token is refused.
+"""Encryption of records' values, each bound to its address, and the guard against copies.
 
-A token tells when it was sealed. It is refused where its record was written much later, and where
-another record brought it before; so it need be remembered for some minutes only, and it is if
-there are not too many of them.
+docs/wire-format.md is the contract. ``Encryption`` is a value without state; a ``ReplayGuard``
+remembers the tokens that one reader has seen. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+
 from ..exceptions import UnreadableRecord
-from .codec import Codec
 from .topics import Topic, WorkTopic
 
-__all__ = ["CLOCK_ERROR", "MOST", "Opener"]
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+__all__ = ["CLOCK_ERROR", "MAX_TOKENS", "Encryption", "ReplayGuard", "Stamp"]
 
 CLOCK_ERROR = 300.0
-"""Seconds by which the clock of a sender may differ from the broker's, under encryption."""
+"""Seconds by which a sender's clock may differ from the broker's, under encryption."""
+
+MAX_TOKENS = 100_000
+"""How many tokens a ``ReplayGuard`` remembers for their whole lifetime."""
+
+# base64 of Fernet's version byte, 0x80.
+_TOKEN = ord("g")
+# The first 27 bytes of a token: version, time, and the start of the initialization vector.
+_STAMP_CHARACTERS = 36
+_STAMPED = re.compile(rb"[A-Za-z0-9_-]{%d}" % _STAMP_CHARACTERS)
 
 
-MOST = 100_000
-"""How many tokens a reader remembers in any case, and twice as many at most."""
+class Stamp(NamedTuple):
+    """The part of a token that no other token has.
 
-
-class Opener:
-    """Opens the values of records for one reader; one thread at a time.
-
-    Args:
-        codec: Decrypts them.
-        expiry: Seconds that a record may wait for the broker, in its sender.
+    Attributes:
+        number: Its initialization vector, 128 random bits.
+        sealed: When it was made, in seconds since the epoch, by its sender's clock.
     """
 
-    def __init__(self, codec: Codec, expiry: float) -> None:
-        self._codec = codec
-        self._latest = expiry + CLOCK_ERROR
-        # Two halves: the older one is forgotten when the younger one has served for so long that
-        # nothing in the older one would still be taken, or when it is full.
+    number: int
+    sealed: int
+
+
+class Encryption:
+    """Encrypts and decrypts the values of records; passes them through if there are no keys.
+
+    Any thread may call it.
+
+    Args:
+        keys: Encryption keys of any length; the first encrypts, all decrypt.
+
+    Raises:
+        ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._fernet = _fernet(keys) if keys else None
+
+    def encrypt(self, topic: Topic | WorkTopic, key: str | None, payload: bytes) -> bytes:
+        """Return the value of a record.
+
+        Args:
+            topic: The record's topic.
+            key: Its key. The token holds topic and key, so that it is refused at another address.
+            payload: The message as ``Codec.encode`` returned it.
+        """
+        if self._fernet is None:
+            return payload
+        return self._fernet.encrypt(_address(topic, key) + payload)
+
+    def decrypt(self, topic: Topic | WorkTopic, key: str | None, value: bytes | None) -> bytes:
+        """Return the payload in the value of a record; it may still be undecodable.
+
+        Raises:
+            UnreadableRecord: If there is no value, if the token cannot be decrypted or was made
+                for another address, if it is encrypted and no keys are set, or the other way round.
+        """
+        if not value:
+            raise UnreadableRecord("undecodable", "it has no value")
+        encrypted = value[0] == _TOKEN
+        if self._fernet is None:
+            if encrypted:
+                raise UnreadableRecord(
+                    "decrypt", "encrypted, but symmetric_encryption_keys is not set"
+                )
+            return value
+        if not encrypted:
+            raise UnreadableRecord("decrypt", "not encrypted, but symmetric_encryption_keys is set")
+        return _decrypt(self._fernet, _address(topic, key), value)
+
+    @staticmethod
+    def stamp(value: bytes) -> Stamp:
+        """Return the stamp of a token that ``decrypt`` took.
+
+        Raises:
+            UnreadableRecord: If its base64 is not written as Fernet writes it.
+        """
+        # The signature covers the decoded bytes, and decoding skips characters that are no base64:
+        # with some of those a copy would look like another token.
+        if _STAMPED.match(value) is None:
+            raise UnreadableRecord("decrypt", "the token's base64 has foreign characters")
+        raw = base64.urlsafe_b64decode(value[:_STAMP_CHARACTERS])
+        return Stamp(int.from_bytes(raw[9:25], "big"), int.from_bytes(raw[1:9], "big"))
+
+
+class ReplayGuard:
+    """Decrypts the values of records for one reader and refuses copies of tokens.
+
+    A token is refused if its record was written long after the token was made, and if another
+    record brought the same token before. So a guard has to remember tokens only for the time in
+    which they are young enough, and it does unless more than ``max_tokens`` come in that time.
+
+    One thread at a time may use a guard.
+
+    Args:
+        encryption: Decrypts the values.
+        expiry: Seconds that a record may wait for the broker, in its sender.
+        max_tokens: How many tokens are remembered for their whole lifetime; memory for up to twice
+            as many is used.
+    """
+
+    def __init__(self, encryption: Encryption, expiry: float, max_tokens: int = MAX_TOKENS) -> None:
+        self._encryption = encryption
+        self._max_tokens = max_tokens
+        self._max_delay = expiry + CLOCK_ERROR
+        # Tokens in two generations. The older one is forgotten when the younger one is full, or
+        # spans so many seconds that all tokens of the older one are too late to be taken.
         self._lifetime = expiry + 2 * CLOCK_ERROR
         self._seen: dict[int, object] = {}
         self._seen_before: dict[int, object] = {}
         self._since = float("-inf")
 
-    def open(
+    def __len__(self) -> int:
+        """Return how many tokens are remembered."""
+        return len(self._seen) + len(self._seen_before)
+
+    def decrypt(
         self,
         topic: Topic | WorkTopic,
         key: str | None,
@@ -54,28 +155,29 @@ class Opener:
             key: Its key.
             value: Its value, if it has one.
             written: Its timestamp, in seconds since the epoch.
-            place: Where it stands, if it may rightly be read again from there.
+            place: Its partition and offset, where the same record may be read twice; None refuses
+                the second time.
 
         Raises:
-            UnreadableRecord: As ``Codec.open`` raises it, or if the token is a copy.
+            UnreadableRecord: As ``Encryption.decrypt`` raises it, or if the token is a copy.
         """
-        payload = self._codec.open(topic, key, value)
+        payload = self._encryption.decrypt(topic, key, value)
         if payload is not value and value is not None:
-            stamp = self._codec.stamp(value)
+            stamp = self._encryption.stamp(value)
             self._require_in_time(written - stamp.sealed)
             self._require_new(stamp.number, written, place)
         return payload
 
-    def _require_in_time(self, late: float) -> None:
-        if not -CLOCK_ERROR <= late <= self._latest:
+    def _require_in_time(self, delay: float) -> None:
+        if not -CLOCK_ERROR <= delay <= self._max_delay:
             raise UnreadableRecord(
                 "replayed",
-                f"its token was sealed {late:.0f} s before it was written: it is a copy, or the "
+                f"its token was sealed {delay:.0f} s before it was written: it is a copy, or the "
                 "clock of its sender is wrong",
             )
 
     def _require_new(self, number: int, written: float, place: object) -> None:
-        if written - self._since > self._lifetime or len(self._seen) >= MOST:
+        if written - self._since > self._lifetime or len(self._seen) >= self._max_tokens:
             self._seen_before, self._seen = self._seen, {}
             self._since = written
         for seen in (self._seen, self._seen_before):
@@ -84,3 +186,34 @@ class Opener:
                     return
                 raise UnreadableRecord("replayed", "another record had the same token")
         self._seen[number] = place
+
+
+def _address(topic: Topic | WorkTopic, key: str | None) -> bytes:
+    return f"{topic.value}\0{key or ''}\0".encode()
+
+
+def _decrypt(fernet: MultiFernet, address: bytes, token: bytes) -> bytes:
+    from cryptography.fernet import InvalidToken
+
+    try:
+        plain = fernet.decrypt(token)
+    except InvalidToken:
+        raise UnreadableRecord(
+            "decrypt", "no key in symmetric_encryption_keys decrypts it, or it was tampered with"
+        ) from None
+    if not plain.startswith(address):
+        raise UnreadableRecord("decrypt", "the token was made for another address")
+    return plain[len(address) :]
+
+
+def _fernet(keys: Sequence[bytes]) -> MultiFernet:
+    try:
+        from cryptography.fernet import Fernet, MultiFernet
+    except ImportError:
+        raise ImproperlyConfigured(
+            "symmetric_encryption_keys is set, but cryptography is not installed; "
+            "install kafka-layer[encryption]."
+        ) from None
+    return MultiFernet(
+        Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in keys
+    )

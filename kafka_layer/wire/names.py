@@ -21,10 +21,10 @@ __all__ = [
     "GROUP_NAME",
     "ChannelName",
     "ServerName",
-    "addressee_of",
     "is_group_name",
     "new_channel_name",
     "owner_of",
+    "parse_address",
     "parse_server_name",
     "user_key",
 ]
@@ -60,8 +60,8 @@ class ServerName(NamedTuple):
 class ChannelName(str):
     """A channel name that can be weakly referenced.
 
-    The layer forgets a channel some time after its name was collected, so whoever received the
-    name from ``new_channel()`` keeps the channel alive by holding on to it.
+    The layer forgets a channel some time after the object that ``new_channel()`` returned was
+    collected; a consumer keeps its channel alive by holding that object.
     """
 
     __slots__ = ("__weakref__",)
@@ -79,7 +79,8 @@ def new_channel_name(prefix: str, server: ServerName) -> ChannelName:
 def is_group_name(name: str) -> bool:
     """Tell whether ``name`` can be a group's name.
 
-    The last ones are remembered, so ``name`` is no ``ChannelName``, which that would keep alive.
+    Results are cached, so ``name`` must be a plain str: the cache would keep a ``ChannelName``
+    alive, and with it the channel.
     """
     return len(name) <= _LONGEST_NAME and GROUP_NAME.match(name) is not None
 
@@ -106,13 +107,14 @@ def _owner_of_address(address: str) -> ServerName | None:
 
 
 @functools.lru_cache(maxsize=10_000)
-def addressee_of(channel: str) -> ServerName | WorkTopic | None:
-    """Return whom a channel's name means: a server, or whoever works for the channel.
+def parse_address(channel: str) -> ServerName | WorkTopic | None:
+    """Return the address that a channel's name stands for.
 
-    The last ones are remembered, so ``channel`` is no ``ChannelName``; as for ``is_group_name``.
+    Results are cached, so ``channel`` must be a plain str; as for ``is_group_name``.
 
     Returns:
-        None if it is no legal name, or one that carries no server where it should.
+        The server that owns the channel, or the topic of a worker channel; None if the name is not
+        legal, or has a ``!`` and no server before it.
     """
     if len(channel) > _LONGEST_NAME or CHANNEL_NAME.match(channel) is None:
         return None

@@ -15,8 +15,7 @@ from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.group import WorkConsumer
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
-from kafka_layer.wire.codec import Codec
-from kafka_layer.wire.encryption import Opener
+from kafka_layer.wire.encryption import Encryption, ReplayGuard
 from kafka_layer.wire.topics import WorkTopic
 
 TOPIC = "channels-work.jobs"
@@ -77,7 +76,7 @@ def channel() -> WorkChannel:
     return WorkChannel(
         WorkTopic("jobs"),
         config.worker_settings("jobs"),
-        Opener(Codec("msgpack"), 60),
+        ReplayGuard(Encryption(), 60),
         Stats("channels"),
         BrokerClock(),
         Bridges(),

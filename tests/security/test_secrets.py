@@ -94,7 +94,7 @@ def describe(said: Said, layer: KafkaChannelLayer) -> None:
     said.add(layer, layer.config, layer.stats(), layer._server, layer._codec, vars(layer))
     backplane = layer._server._backplane
     said.add(backplane, backplane._producer, backplane._consumer)  # type: ignore[attr-defined]
-    said.add(layer._server.codec.seal)
+    said.add(layer._encryption, layer._encryption.encrypt)
 
 
 async def test_of_a_layer_at_work(

@@ -18,6 +18,7 @@ from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
 from kafka_layer.server.router import Router
 from kafka_layer.wire.codec import Codec
+from kafka_layer.wire.encryption import Encryption
 from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.topics import Topic
 
@@ -30,7 +31,8 @@ class Site:
     def __init__(self, **config: Any) -> None:
         self.config = LayerConfig.from_keywords(bootstrap_servers="a:1", **config)
         self.registry = Registry(self.config)
-        self.codec = Codec("msgpack", self.config.symmetric_encryption_keys)
+        self.codec = Codec("msgpack")
+        self.encryption = Encryption(self.config.symmetric_encryption_keys)
         self.stats = Stats()
         self.clock = BrokerClock()
         self.commands: list[tuple[Topic, str, bytes]] = []
@@ -41,7 +43,7 @@ class Site:
         self.router = Router(
             self.config,
             self.registry,
-            self.codec,
+            self.encryption,
             self.stats,
             self.clock,
             handlers,
@@ -70,7 +72,7 @@ class Site:
                     None if key is None else key.encode(),
                     value
                     if isinstance(value, bytes)
-                    else self.codec.seal(topic, key, self.codec.encode({"v": value})),
+                    else self.encryption.encrypt(topic, key, self.codec.encode({"v": value})),
                     record.get("headers", ()),
                     time.time() - record.get("age", 0.0),
                     0,
@@ -188,8 +190,8 @@ class TestNothingStopsIt:
     def test_what_cannot_be_opened_is_counted_and_skipped(self) -> None:
         site = Site(symmetric_encryption_keys=["secret"])
         channel = site.channel(group="room")
-        foreign = Codec("msgpack", [b"other"]).seal(Topic.SEND_GROUP, "room", b"\x80")
-        moved = site.codec.seal(Topic.SEND_GROUP, "elsewhere", b"\x80")
+        foreign = Encryption([b"other"]).encrypt(Topic.SEND_GROUP, "room", b"\x80")
+        moved = site.encryption.encrypt(Topic.SEND_GROUP, "elsewhere", b"\x80")
         site.deliver(Topic.SEND_GROUP, "room", b"\x80", foreign, moved, b"", 1)
         assert site.taken(channel) == [1]
         assert site.counted("dropped.decrypt") == 3
@@ -214,7 +216,7 @@ class TestNothingStopsIt:
 
         handlers = {Topic.ACK: fail}
         site.router = Router(
-            site.config, site.registry, site.codec, site.stats, site.clock, handlers, bool
+            site.config, site.registry, site.encryption, site.stats, site.clock, handlers, bool
         )
         site.deliver(Topic.ACK, "0-a", 1)
         site.deliver(Topic.SEND_GROUP, "room", 1)

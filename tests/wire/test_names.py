@@ -11,9 +11,9 @@ from kafka_layer.wire.names import (
     CHANNEL_NAME,
     GROUP_NAME,
     ServerName,
-    addressee_of,
     new_channel_name,
     owner_of,
+    parse_address,
     parse_server_name,
     user_key,
 )
@@ -82,15 +82,15 @@ class TestChannelNames:
     @pytest.mark.parametrize("name", ["specific!abc", "!abc", "specific.x!abc", "a.3!b", "3-a.b!c"])
     def test_a_name_without_a_server(self, name: str) -> None:
         assert owner_of(name) is None
-        assert addressee_of(name) is None
+        assert parse_address(name) is None
 
     def test_whom_a_name_means(self) -> None:
-        assert addressee_of("specific.3-k2f9q0v1!hJ7x") == ServerName(3, "k2f9q0v1")
-        assert addressee_of("thumbnails") == WorkTopic("thumbnails")
+        assert parse_address("specific.3-k2f9q0v1!hJ7x") == ServerName(3, "k2f9q0v1")
+        assert parse_address("thumbnails") == WorkTopic("thumbnails")
 
     @pytest.mark.parametrize("name", ["", "a b", "jobs\n", "j" * 100, "specific.3-a!b c"])
     def test_an_illegal_name_means_nobody(self, name: str) -> None:
-        assert addressee_of(name) is None
+        assert parse_address(name) is None
 
 
 class TestLegalNames:
