@@ -22,6 +22,7 @@ class Timings:
         signals_linger: How long the thread that sends signals waits for another before it ends.
         close_signals: The least that a close waits for receivers of signals, whatever the rest
             of it took.
+        echo: After which an event loop that was not seen to run counts as standing still.
     """
 
     start: float = 4.5
@@ -32,3 +33,4 @@ class Timings:
     drop_summary: float = 10.0
     signals_linger: float = 1.0
     close_signals: float = 0.5
+    echo: float = 1.0

@@ -10,7 +10,6 @@ since the last one. A handler may run for as long as it likes: its consumer hold
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
 from collections import deque
@@ -19,8 +18,9 @@ from collections.abc import Callable
 from ..config import realtime as time
 from ..config.settings import LayerConfig
 from ..wire.names import ChannelName, ServerName, new_channel_name
-from .mailbox import Bridges, Mailbox
+from .mailbox import Mailbox
 from .membership import Membership
+from .wakeups import Wakeups
 
 __all__ = ["Registry"]
 
@@ -34,14 +34,14 @@ class Registry:
         config: Capacities and expiry times.
 
     Attributes:
-        bridges: The crossings to the event loops that receive.
+        wakeups: The event loops that receive.
         groups: Which channels are in which group.
         users: Which channels serve which user.
         mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here.
     """
 
     def __init__(self, config: LayerConfig) -> None:
-        self.bridges = Bridges()
+        self.wakeups = Wakeups(config.timings)
         self._config = config
         self._lock = threading.Lock()
         self.groups = Membership(self._lock)
@@ -53,6 +53,7 @@ class Registry:
         self._collected: deque[str] = deque()
         self._leaving: deque[tuple[float, Mailbox]] = deque()
         self._next_full_sweep = time.monotonic() + config.group_expiry
+        self._error: Exception | None = None
 
     def new_channel(self, prefix: str, server: ServerName) -> str:
         """Open a channel and return its name; it lives as long as the name object does."""
@@ -61,11 +62,11 @@ class Registry:
         collected = self._collected
         reference = weakref.ref(name, lambda _: collected.append(channel))
         mailbox = self._new_mailbox(channel)
-        if asyncio._get_running_loop() is not None:
-            mailbox.bridge = self.bridges.to_running_loop()
         with self._lock:
             self._names[channel] = reference
             self._mailboxes[channel] = mailbox
+            if self._error is not None:
+                mailbox.close(self._error)
         return name
 
     def open_mailbox(self, channel: str) -> Mailbox:
@@ -78,6 +79,8 @@ class Registry:
             if mailbox is None:
                 mailbox = self._mailboxes[channel] = self._new_mailbox(channel)
                 self._leave(mailbox)
+                if self._error is not None:
+                    mailbox.close(self._error)
             return mailbox
 
     def open_channels(self) -> list[Mailbox]:
@@ -88,6 +91,8 @@ class Registry:
 
     def is_open(self, mailbox: Mailbox) -> bool:
         """Tell whether somebody receives on a channel, or still holds its name."""
+        if mailbox.closed:
+            return False
         if mailbox.receiving:
             return True
         name = self._names.get(mailbox.channel)
@@ -154,11 +159,24 @@ class Registry:
             mailboxes = list(self._mailboxes.values())
         return sum(mailbox.clear() for mailbox in mailboxes)
 
+    def close(self, error: Exception) -> int:
+        """Let every receive, those that wait and those to come, raise a copy of ``error``.
+
+        Any thread; may be called again.
+
+        Returns:
+            How many messages were dropped.
+        """
+        with self._lock:
+            self._error = error
+            mailboxes = list(self._mailboxes.values())
+        return sum(mailbox.close(error) for mailbox in mailboxes)
+
     def __len__(self) -> int:
         return len(self._mailboxes)
 
     def _new_mailbox(self, channel: str) -> Mailbox:
-        return Mailbox(channel, self._config.capacity_of(channel), self.bridges)
+        return Mailbox(channel, self._config.capacity_of(channel), self.wakeups)
 
     def _leave(self, mailbox: Mailbox) -> None:
         self._leaving.append((time.monotonic() + self._config.expiry, mailbox))

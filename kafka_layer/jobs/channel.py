@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from ..config import realtime as time
 from ..config.topics import WorkerSettings
-from ..delivery.mailbox import Bridges, Envelope, Mailbox
+from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.wakeups import Wakeups
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
@@ -67,7 +68,7 @@ class WorkChannel:
         guard: Decrypts the values of records.
         stats: Counts what is delivered and what is dropped.
         clock: Tells the age of a message.
-        bridges: The crossings to the event loops that receive.
+        wakeups: The event loops that receive.
 
     Attributes:
         mailbox: What the receives wait on.
@@ -81,24 +82,24 @@ class WorkChannel:
         guard: ReplayGuard,
         stats: Stats,
         clock: BrokerClock,
-        bridges: Bridges,
+        wakeups: Wakeups,
     ) -> None:
         self.topic = topic
         self.waiting = threading.Event()
-        self.mailbox = Mailbox(topic.channel, _UNBOUNDED, bridges, self.waiting.set)
+        self.mailbox = Mailbox(topic.channel, _UNBOUNDED, wakeups, self.waiting.set)
         self._expiry = settings.expiry
         self._ahead = settings.prefetch_count - 1
         self._forgotten = 0.0
         self._guard = guard
         self._stats = stats
         self._clock = clock
-        self._bridges = bridges
+        self._wakeups = wakeups
 
     @property
     def wanted(self) -> int:
-        """How many jobs may be taken for good at this moment: none unless a receive waits."""
-        unserved = self.mailbox.unserved
-        return unserved + self._ahead if unserved else 0
+        """How many jobs may be taken for good now: none unless a receive waits for one."""
+        demand = self.mailbox.demand
+        return demand + self._ahead if demand else 0
 
     @property
     def last_taken(self) -> float:
@@ -181,4 +182,4 @@ class WorkChannel:
     def _put(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self.mailbox.put(job)
-        self._bridges.notify()
+        self._wakeups.flush()

@@ -75,7 +75,7 @@ class Router:
 
     def deliver(self, records: Iterable[Record]) -> None:
         """Hand over records in their order; the backplane's reading thread. Blocks on full ones."""
-        notify = self._registry.bridges.notify
+        flush = self._registry.wakeups.flush
         delivered = 0
         self._look_at_clocks()
         for number, record in enumerate(records, 1):
@@ -88,9 +88,9 @@ class Router:
                 logger.exception("A record of %s was skipped", record[0].value)
             # Receivers start on the first half while the second is handed over.
             if not number % self._slice:
-                notify()
+                flush()
                 self._look_at_clocks()
-        notify()
+        flush()
         if delivered:
             self._stats.count("delivered", delivered)
 
@@ -157,7 +157,7 @@ class Router:
         if not self._registry.is_open(mailbox):
             self._stats.count("dropped.closed")
             return False
-        self._registry.bridges.notify()
+        self._registry.wakeups.flush()
         there_is_room = mailbox.wait_for_room(self._minority_is_behind)
         self._look_at_clocks()
         if there_is_room and mailbox.put(envelope):

@@ -262,7 +262,7 @@ class Server:
         if not mailbox.put(Envelope(payload, monotonic() + self.config.expiry)):
             self.stats.count("refused.full")
             raise ChannelFull(mailbox.channel)
-        self.registry.bridges.notify()
+        self.registry.wakeups.flush()
         self.stats.count("delivered")
 
     def read(self, mailbox: Mailbox, envelope: Envelope) -> dict[str, Any] | None:
@@ -403,7 +403,7 @@ class Server:
             ReplayGuard(self._encryption, self.config.expiry),
             self.stats,
             self._clock,
-            self.registry.bridges,
+            self.registry.wakeups,
         )
         self._backplane.open_work_channel(channel, deadline - monotonic())
         self._work_channels[topic.channel] = channel

@@ -15,18 +15,19 @@ from typing import Any
 
 import pytest
 
-from kafka_layer.delivery.mailbox import PATIENCE, STALLED_AFTER, Bridges, Envelope, Mailbox
+from kafka_layer.delivery.mailbox import PATIENCE, STALLED_AFTER, Envelope, Mailbox
+from kafka_layer.delivery.wakeups import Wakeups
 from tests.support.waiting import wait_until, wait_until_async
 
 
 @pytest.fixture
-def bridges() -> Bridges:
-    return Bridges()
+def wakeups() -> Wakeups:
+    return Wakeups()
 
 
 @pytest.fixture
-def mailbox(bridges: Bridges) -> Mailbox:
-    return Mailbox("specific.0-a!b", 10, bridges)
+def mailbox(wakeups: Wakeups) -> Mailbox:
+    return Mailbox("specific.0-a!b", 10, wakeups)
 
 
 def envelope(number: int = 0) -> Envelope:
@@ -42,9 +43,9 @@ async def receive(mailbox: Mailbox) -> int:
         await mailbox.wait()
 
 
-def put(mailbox: Mailbox, bridges: Bridges, number: int) -> None:
+def put(mailbox: Mailbox, wakeups: Wakeups, number: int) -> None:
     assert mailbox.put(envelope(number))
-    bridges.notify()
+    wakeups.flush()
 
 
 class TestQueue:
@@ -68,31 +69,31 @@ class TestQueue:
 
 class TestWaking:
     async def test_a_put_from_a_thread_wakes_a_receive(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         receiving = asyncio.create_task(receive(mailbox))
         await asyncio.sleep(0)
         assert mailbox.receiving
-        await asyncio.to_thread(put, mailbox, bridges, 7)
+        await asyncio.to_thread(put, mailbox, wakeups, 7)
         assert await asyncio.wait_for(receiving, 5) == 7
         assert not mailbox.receiving
 
     async def test_a_put_from_the_loop_itself_wakes_a_receive(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         receiving = asyncio.create_task(receive(mailbox))
         await asyncio.sleep(0)
-        put(mailbox, bridges, 7)
+        put(mailbox, wakeups, 7)
         assert await asyncio.wait_for(receiving, 5) == 7
 
     async def test_as_many_receives_wake_as_there_are_messages(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         receives = [asyncio.create_task(receive(mailbox)) for _ in range(5)]
         await asyncio.sleep(0)
         for number in range(3):
             mailbox.put(envelope(number))
-        bridges.notify()
+        wakeups.flush()
         done, waiting = await asyncio.wait(receives, timeout=5, return_when="FIRST_COMPLETED")
         while len(done) < 3:
             more, waiting = await asyncio.wait(waiting, timeout=5, return_when="FIRST_COMPLETED")
@@ -100,11 +101,11 @@ class TestWaking:
         assert sorted(each.result() for each in done) == [0, 1, 2]
         assert len(waiting) == 2
         for number in (3, 4):
-            put(mailbox, bridges, number)
+            put(mailbox, wakeups, number)
         assert sorted(await asyncio.gather(*waiting)) == [3, 4]
 
-    async def test_one_callback_wakes_many_mailboxes(self, bridges: Bridges) -> None:
-        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(50)]
+    async def test_one_callback_wakes_many_mailboxes(self, wakeups: Wakeups) -> None:
+        mailboxes = [Mailbox(str(number), 10, wakeups) for number in range(50)]
         receives = [asyncio.create_task(receive(each)) for each in mailboxes]
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
@@ -120,7 +121,7 @@ class TestWaking:
         def put_all() -> None:
             for each in mailboxes:
                 each.put(envelope(1))
-            bridges.notify()
+            wakeups.flush()
 
         thread = threading.Thread(target=put_all)
         thread.start()
@@ -128,12 +129,12 @@ class TestWaking:
         assert await asyncio.gather(*receives) == [1] * 50
         assert scheduled.count("_wake_due") == 1
 
-    async def test_receives_run_in_the_turn_in_which_they_are_woken(self, bridges: Bridges) -> None:
-        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(5)]
+    async def test_receives_run_in_the_turn_in_which_they_are_woken(self, wakeups: Wakeups) -> None:
+        mailboxes = [Mailbox(str(number), 10, wakeups) for number in range(5)]
         receives = [asyncio.create_task(receive(each)) for each in mailboxes]
         await asyncio.sleep(0)
         for each in mailboxes:
-            put(each, bridges, 1)
+            put(each, wakeups, 1)
         assert not any(each.done() for each in receives)  # not within the task that puts
         done = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(
@@ -142,7 +143,7 @@ class TestWaking:
         assert await done == [True] * 5
 
     async def test_a_receive_runs_in_the_context_of_its_task(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         who = contextvars.ContextVar("who", default="nobody")
 
@@ -154,11 +155,11 @@ class TestWaking:
         receives = [asyncio.create_task(receive_as(name)) for name in "ab"]
         await asyncio.sleep(0)
         for number in range(2):
-            await asyncio.to_thread(put, mailbox, bridges, number)
+            await asyncio.to_thread(put, mailbox, wakeups, number)
         assert await asyncio.gather(*receives) == [("a", receives[0]), ("b", receives[1])]
         assert who.get() == "nobody"
 
-    async def test_that_context_may_be_empty(self, mailbox: Mailbox, bridges: Bridges) -> None:
+    async def test_that_context_may_be_empty(self, mailbox: Mailbox, wakeups: Wakeups) -> None:
         who = contextvars.ContextVar("who", default="nobody")
 
         async def receive_and_change() -> str:
@@ -171,17 +172,17 @@ class TestWaking:
 
         receiving = contextvars.Context().run(asyncio.create_task, receive_and_change())
         await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
-        await asyncio.to_thread(put, mailbox, bridges, 1)
+        await asyncio.to_thread(put, mailbox, wakeups, 1)
         assert await asyncio.wait_for(receiving, 5) == "somebody"
 
     async def test_messages_that_never_cease_leave_the_loop_time_for_others(
-        self, bridges: Bridges
+        self, wakeups: Wakeups
     ) -> None:
         turns = 0
 
         def put_the_next() -> None:
             # As a thread may, as soon as a receive waits: in the middle of the waking.
-            put(mailbox, bridges, 1)
+            put(mailbox, wakeups, 1)
 
         async def receive_many() -> None:
             for _ in range(100):
@@ -192,7 +193,7 @@ class TestWaking:
             turns += 1
             loop.call_soon(turn)
 
-        mailbox = Mailbox("specific.0-a!b", 10, bridges, put_the_next)
+        mailbox = Mailbox("specific.0-a!b", 10, wakeups, put_the_next)
         loop = asyncio.get_running_loop()
         loop.call_soon(turn)
         await asyncio.wait_for(asyncio.create_task(receive_many()), 5)
@@ -201,31 +202,31 @@ class TestWaking:
 
 class TestCancelling:
     async def test_a_receive_cancelled_in_the_turn_it_was_woken_takes_nothing(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         receiving = asyncio.create_task(receive(mailbox))
         await asyncio.sleep(0)
-        put(mailbox, bridges, 1)
+        put(mailbox, wakeups, 1)
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await receiving
         assert await asyncio.wait_for(receive(mailbox), 5) == 1
 
     async def test_it_wakes_the_next_receive_instead(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         first, second = (asyncio.create_task(receive(mailbox)) for _ in range(2))
         await asyncio.sleep(0)
-        put(mailbox, bridges, 1)
+        put(mailbox, wakeups, 1)
         first.cancel()
         assert await asyncio.wait_for(second, 5) == 1
 
     async def test_a_wait_for_that_is_cancelled_as_its_receive_runs_loses_nothing(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         receiving = asyncio.create_task(asyncio.wait_for(receive(mailbox), 5))
         await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
-        put(mailbox, bridges, 1)
+        put(mailbox, wakeups, 1)
         receiving.cancel()
         await asyncio.wait([receiving])
         # Python < 3.12 returns what was taken, later ones cancel before it is.
@@ -243,18 +244,18 @@ class TestCancelling:
 class TestLoops:
     """A mailbox belongs to the loop that last received; earlier ones may be closed."""
 
-    def test_the_next_loop_takes_over(self, mailbox: Mailbox, bridges: Bridges) -> None:
+    def test_the_next_loop_takes_over(self, mailbox: Mailbox, wakeups: Wakeups) -> None:
         for number in range(5):
-            timer = threading.Timer(0.01, put, (mailbox, bridges, number))
+            timer = threading.Timer(0.01, put, (mailbox, wakeups, number))
             timer.start()
             assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
 
     def test_a_loop_that_was_closed_under_a_waiting_receive(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         for number in range(3):
             abandon_a_receive(mailbox)
-            timer = threading.Timer(0.01, put, (mailbox, bridges, number))
+            timer = threading.Timer(0.01, put, (mailbox, wakeups, number))
             timer.start()
             assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
 
@@ -263,29 +264,29 @@ class TestLoops:
         assert not mailbox.receiving
 
     def test_a_loop_that_was_closed_before_it_ran_its_callback(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         loop = abandon_a_receive(mailbox, close=False)
-        in_a_thread(lambda: put(mailbox, bridges, 1))  # scheduled, and never run
+        in_a_thread(lambda: put(mailbox, wakeups, 1))  # scheduled, and never run
         loop.close()
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
-        timer = threading.Timer(0.05, put, (mailbox, bridges, 2))
+        timer = threading.Timer(0.05, put, (mailbox, wakeups, 2))
         timer.start()
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
 
     def test_a_loop_that_stands_still_and_is_not_closed(
-        self, mailbox: Mailbox, bridges: Bridges
+        self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         loop = abandon_a_receive(mailbox, close=False)
-        in_a_thread(lambda: put(mailbox, bridges, 1))  # scheduled, and never run
+        in_a_thread(lambda: put(mailbox, wakeups, 1))  # scheduled, and never run
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
-        timer = threading.Timer(0.05, put, (mailbox, bridges, 2))
+        timer = threading.Timer(0.05, put, (mailbox, wakeups, 2))
         timer.start()
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
         loop.close()
 
-    def test_a_task_that_ends_its_loop_keeps_no_others_from_waking(self, bridges: Bridges) -> None:
-        mailboxes = [Mailbox(str(number), 10, bridges) for number in range(3)]
+    def test_a_task_that_ends_its_loop_keeps_no_others_from_waking(self, wakeups: Wakeups) -> None:
+        mailboxes = [Mailbox(str(number), 10, wakeups) for number in range(3)]
 
         async def receive_and_exit() -> None:
             await receive(mailboxes[0])
@@ -298,15 +299,15 @@ class TestLoops:
         exiting = loop.create_task(receive_and_exit())
         others = [loop.create_task(receive(each)) for each in mailboxes[1:]]
         loop.run_until_complete(asyncio.sleep(0))
-        in_a_thread(lambda: [put(each, bridges, 7) for each in mailboxes])
+        in_a_thread(lambda: [put(each, wakeups, 7) for each in mailboxes])
         with pytest.raises(SystemExit):
             loop.run_forever()
         assert loop.run_until_complete(both()) == [7, 7]
         assert isinstance(exiting.exception(), SystemExit)
         loop.close()
 
-    def test_two_loops_at_once_share_the_messages(self, bridges: Bridges) -> None:
-        mailbox = Mailbox("specific.0-a!b", 1000, bridges)
+    def test_two_loops_at_once_share_the_messages(self, wakeups: Wakeups) -> None:
+        mailbox = Mailbox("specific.0-a!b", 1000, wakeups)
         received: list[int] = []
 
         async def receive_until_the_end() -> None:
@@ -319,29 +320,29 @@ class TestLoops:
         for thread in threads:
             thread.start()
         for number in range(1000):
-            put(mailbox, bridges, number)
+            put(mailbox, wakeups, number)
             if not number % 50:
                 wait_until(lambda: not len(mailbox), "the mailbox to be drained")
         for _ in threads:
-            put(mailbox, bridges, -1)
+            put(mailbox, wakeups, -1)
         for thread in threads:
             thread.join(10)
             assert not thread.is_alive()
         assert sorted(received) == list(range(1000))
 
-    def test_it_keeps_no_loop_alive(self, mailbox: Mailbox, bridges: Bridges) -> None:
+    def test_it_keeps_no_loop_alive(self, mailbox: Mailbox, wakeups: Wakeups) -> None:
         async def weak_loop() -> weakref.ref[asyncio.AbstractEventLoop]:
             await receive(mailbox)
             return weakref.ref(asyncio.get_running_loop())
 
-        timer = threading.Timer(0.01, put, (mailbox, bridges, 1))
+        timer = threading.Timer(0.01, put, (mailbox, wakeups, 1))
         timer.start()
         loop = asyncio.run(weak_loop())
         gc.collect()
         assert loop() is None
 
-    async def test_random_cancels_lose_nothing(self, bridges: Bridges) -> None:
-        mailbox = Mailbox("specific.0-a!b", 5000, bridges)
+    async def test_random_cancels_lose_nothing(self, wakeups: Wakeups) -> None:
+        mailbox = Mailbox("specific.0-a!b", 5000, wakeups)
         received: list[int] = []
         chance = random.Random(1)
 
@@ -356,7 +357,7 @@ class TestLoops:
 
         def sender() -> None:
             for number in range(3000):
-                put(mailbox, bridges, number)
+                put(mailbox, wakeups, number)
 
         receivers = [asyncio.create_task(receiver()) for _ in range(3)]
         await asyncio.to_thread(sender)
@@ -443,8 +444,8 @@ class TestBackPressure:
         mailbox.clear()
         assert mailbox.wait_for_room(lambda: True)
 
-    def test_a_capacity_of_one(self, bridges: Bridges) -> None:
-        mailbox = Mailbox("specific.0-a!b", 1, bridges)
+    def test_a_capacity_of_one(self, wakeups: Wakeups) -> None:
+        mailbox = Mailbox("specific.0-a!b", 1, wakeups)
         mailbox.put(envelope())
         timer = threading.Timer(0.02, mailbox.take)
         timer.start()
@@ -452,18 +453,18 @@ class TestBackPressure:
         assert mailbox.put(envelope())
 
 
-async def test_a_thread_that_puts_and_a_loop_that_takes_lose_nothing(bridges: Bridges) -> None:
-    mailbox = Mailbox("specific.0-a!b", 20, bridges)
+async def test_a_thread_that_puts_and_a_loop_that_takes_lose_nothing(wakeups: Wakeups) -> None:
+    mailbox = Mailbox("specific.0-a!b", 20, wakeups)
 
     def put_all() -> None:
         for number in range(20_000):
             if not mailbox.put(envelope(number)):
-                bridges.notify()
+                wakeups.flush()
                 assert mailbox.wait_for_room(never)
                 assert mailbox.put(envelope(number))
             if not number % 7:
-                bridges.notify()
-        bridges.notify()
+                wakeups.flush()
+        wakeups.flush()
 
     putting = asyncio.create_task(asyncio.to_thread(put_all))
     received = [await asyncio.wait_for(receive(mailbox), 10) for _ in range(20_000)]

@@ -199,7 +199,7 @@ class TestForgetting:
 class TestMembership:
     def test_what_was_read_does_not_change(self, registry: Registry) -> None:
         membership = Membership(threading.Lock())
-        first, second = (Mailbox(name, 1, registry.bridges) for name in "ab")
+        first, second = (Mailbox(name, 1, registry.wakeups) for name in "ab")
         membership.add("x", first)
         before = membership.of("x")
         membership.add("x", second)
@@ -209,7 +209,7 @@ class TestMembership:
 
     def test_drop_takes_it_out_of_everything(self, registry: Registry) -> None:
         membership = Membership(threading.Lock())
-        mailbox, other = (Mailbox(name, 1, registry.bridges) for name in "ab")
+        mailbox, other = (Mailbox(name, 1, registry.wakeups) for name in "ab")
         for name in ("x", "y", "z"):
             membership.add(name, mailbox)
         membership.add("z", other)
@@ -228,3 +228,22 @@ def passes(registry: Registry, seconds: float) -> None:
     while time.monotonic() < deadline:
         registry.sweep()
         time.sleep(0.01)
+
+
+class TestClose:
+    async def test_the_receives_of_all_channels_end_with_the_error(
+        self, registry: Registry
+    ) -> None:
+        names = [registry.new_channel("specific", SERVER) for _ in range(3)]
+        receives = [asyncio.create_task(registry.open_mailbox(name).wait()) for name in names]
+        await asyncio.sleep(0)
+        registry.close(LookupError("closed"))
+        done, _ = await asyncio.wait(receives, timeout=5)
+        assert [str(each.exception()) for each in done] == ["closed"] * 3
+
+    async def test_a_channel_that_is_opened_later_is_closed(self, registry: Registry) -> None:
+        registry.close(LookupError("closed"))
+        with pytest.raises(LookupError):
+            await registry.open_mailbox(registry.new_channel("specific", SERVER)).wait()
+        with pytest.raises(LookupError):
+            await registry.open_mailbox("specific.0-abcdef01!forgotten").wait()

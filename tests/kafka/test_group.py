@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from kafka_layer.config.settings import LayerConfig
-from kafka_layer.delivery.mailbox import Bridges
+from kafka_layer.delivery.wakeups import Wakeups
 from kafka_layer.jobs.channel import WorkChannel
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.group import WorkConsumer
@@ -79,7 +79,7 @@ def channel() -> WorkChannel:
         ReplayGuard(Encryption(), 60),
         Stats("channels"),
         BrokerClock(),
-        Bridges(),
+        Wakeups(),
     )
 
 
