@@ -16,13 +16,14 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .config.settings import LayerConfig
 from .kafka.validation import Finding, examine_clients
+from .layer import KafkaChannelLayer
 from .management.installed import (
     BACKEND,
     backend_of,
     channel_layers,
     config_of,
-    has_topics,
     is_kafka_layer,
+    is_on_kafka,
 )
 
 __all__ = ["TAG", "check_cleartext_credentials", "check_settings"]
@@ -49,7 +50,7 @@ def check_settings(
     for alias, backend in _backends(found):
         config = _config(alias, backend, found)
         if config is not None:
-            found += _clients(alias, config) if has_topics(backend) else []
+            found += _clients(alias, config) if is_on_kafka(backend) else []
             found += _risky_topics(alias, config)
             configs[alias] = config
     found += _shared_prefixes(configs)
@@ -88,7 +89,7 @@ def _where(alias: str) -> str:
     return f"CHANNEL_LAYERS[{alias!r}]"
 
 
-def _backends(found: list[CheckMessage]) -> Iterator[tuple[str, type]]:
+def _backends(found: list[CheckMessage]) -> Iterator[tuple[str, type[KafkaChannelLayer]]]:
     """Yield the aliases and classes of this package's layers; adds to ``found`` what is wrong."""
     try:
         aliases = list(channel_layers())
@@ -110,7 +111,9 @@ def _backends(found: list[CheckMessage]) -> Iterator[tuple[str, type]]:
 _BACKEND_HINT = f'The backend of this package is "{BACKEND}".'
 
 
-def _config(alias: str, backend: type, found: list[CheckMessage]) -> LayerConfig | None:
+def _config(
+    alias: str, backend: type[KafkaChannelLayer], found: list[CheckMessage]
+) -> LayerConfig | None:
     """Return the settings of a layer, or None; adds to ``found`` what is wrong with them."""
     try:
         return config_of(alias, backend)

@@ -68,7 +68,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     timings = Timings()
 
     def __init__(self, **config: Any) -> None:
-        self.config = replace(LayerConfig.from_keywords(**config), timings=self.timings)
+        self.config = self.read_config(**config)
         super().__init__(
             expiry=self.config.expiry,
             capacity=self.config.capacity,
@@ -79,6 +79,15 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._encryption = Encryption(self.config.symmetric_encryption_keys)
         self._server = self._new_server()
         _layers.add(self)
+
+    @classmethod
+    def read_config(cls, **config: Any) -> LayerConfig:
+        """Return the settings that a layer with these CONFIG keywords has, without making one.
+
+        Raises:
+            ImproperlyConfigured: For a keyword or value that cannot work.
+        """
+        return replace(LayerConfig.from_keywords(**config), timings=cls.timings)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} prefix={self.config.prefix!r}>"

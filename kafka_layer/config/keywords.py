@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..wire.encryption import Encryption
 from .librdkafka import read_properties
 
 __all__ = [
@@ -200,6 +201,7 @@ def _read_keys(name: str, value: object) -> tuple[bytes, ...]:
         if not isinstance(key, (str, bytes)) or not key:
             raise ImproperlyConfigured(f"{name} has an entry that is no key; it must be {wanted}.")
         keys.append(key.encode() if isinstance(key, str) else key)
+    Encryption(keys)  # raises where cryptography is not installed
     return tuple(keys)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from channels import layers
 from django.core.exceptions import ImproperlyConfigured
@@ -18,8 +18,8 @@ __all__ = [
     "backend_of",
     "channel_layers",
     "config_of",
-    "has_topics",
     "is_kafka_layer",
+    "is_on_kafka",
 ]
 
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
@@ -60,12 +60,12 @@ def backend_of(alias: str) -> type:
     return backend
 
 
-def config_of(alias: str, backend: Any) -> LayerConfig:
+def config_of(alias: str, backend: type[KafkaChannelLayer]) -> LayerConfig:
     """Return the settings of a layer.
 
     Args:
         alias: Its alias in ``CHANNEL_LAYERS``.
-        backend: Its class, for which ``is_kafka_layer`` is true.
+        backend: Its class.
 
     Raises:
         ImproperlyConfigured: If CONFIG cannot work.
@@ -76,18 +76,19 @@ def config_of(alias: str, backend: Any) -> LayerConfig:
             f"CONFIG is a {type(keywords).__name__}; it must be a dict of keywords."
         )
     try:
-        # A subclass may add keywords: only the class knows. Its constructor does no I/O.
-        config: LayerConfig = backend(**keywords).config
+        if backend.__init__ is KafkaChannelLayer.__init__:
+            return backend.read_config(**keywords)
+        # A constructor of the project's own may take keywords that only it knows. It does no I/O.
+        return backend(**keywords).config
     except TypeError as error:
         raise ImproperlyConfigured(f"CONFIG does not fit {backend.__name__}: {error}.") from None
-    return config
 
 
-def is_kafka_layer(backend: type) -> bool:
-    """Tell whether a backend is this package's layer, or made from it."""
+def is_kafka_layer(backend: type) -> TypeGuard[type[KafkaChannelLayer]]:
+    """Tell whether a backend is this package's layer, or a subclass of it."""
     return issubclass(backend, KafkaChannelLayer)
 
 
-def has_topics(backend: type) -> bool:
+def is_on_kafka(backend: type) -> TypeGuard[type[KafkaChannelLayer]]:
     """Tell whether a backend keeps its messages in Kafka's topics."""
     return is_kafka_layer(backend) and not issubclass(backend, InMemoryKafkaChannelLayer)

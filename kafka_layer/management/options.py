@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 
 from ..config.settings import LayerConfig
-from . import installed as configured
+from . import installed
 
 __all__ = ["Skipped", "add_layer_option", "seconds", "select", "table"]
 
@@ -56,7 +56,7 @@ def select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[
         CommandError: If an alias is unknown, or a layer's settings cannot work.
     """
     try:
-        known = configured.channel_layers()
+        known = installed.channel_layers()
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from None
     for alias in aliases or ():
@@ -68,15 +68,15 @@ def select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[
     layers, skipped = {}, []
     for alias in dict.fromkeys(aliases or known):
         try:
-            backend = configured.backend_of(alias)
-            if configured.has_topics(backend):
-                layers[alias] = configured.config_of(alias, backend)
+            backend = installed.backend_of(alias)
+            if installed.is_on_kafka(backend):
+                layers[alias] = installed.config_of(alias, backend)
                 continue
         except ImproperlyConfigured as error:
             raise CommandError(f"Layer {alias!r}: {error}") from None
         reason = (
             "it keeps its messages in memory"
-            if configured.is_kafka_layer(backend)
+            if installed.is_kafka_layer(backend)
             else f"its backend is {known[alias]['BACKEND']}, which is not on Kafka"
         )
         skipped.append(Skipped(alias, known[alias]["BACKEND"], reason))

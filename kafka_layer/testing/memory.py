@@ -40,8 +40,10 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
         config: The CONFIG keywords; ``bootstrap_servers`` is not needed.
     """
 
-    def __init__(self, **config: Any) -> None:
-        super().__init__(**{"bootstrap_servers": "in-memory:9092", **config})
+    @classmethod
+    def read_config(cls, **config: Any) -> LayerConfig:
+        """Do what ``KafkaChannelLayer`` does; ``bootstrap_servers`` may be missing."""
+        return super().read_config(**{"bootstrap_servers": "in-memory:9092", **config})
 
     def _make_backplane(self, stats: Stats) -> Backplane:
         return InMemoryBackplane(self.config, stats)

@@ -27,6 +27,13 @@ class BranchLayer(KafkaChannelLayer):
         super().__init__(**config, prefix=branch)
 
 
+class NeverMadeLayer(KafkaChannelLayer):
+    """A layer of which no instance can be made."""
+
+    def __new__(cls, **config: Any) -> Any:
+        raise AssertionError("a layer was made")
+
+
 def layer(backend: str = KAFKA, **config: Any) -> dict[str, Any]:
     return {"BACKEND": backend, "CONFIG": {"bootstrap_servers": "kafka:9092", **config}}
 
@@ -49,6 +56,13 @@ def only(messages: list[CheckMessage]) -> CheckMessage:
 
 def test_right_settings_pass(found: Any) -> None:
     assert found(default=layer(), other=layer(prefix="other")) == []
+
+
+def test_no_layer_is_made_to_read_its_settings(found: Any) -> None:
+    backend = f"{__name__}.NeverMadeLayer"
+
+    assert found(default=layer(backend)) == []
+    assert only(found(default=layer(backend, expiry="60"))).id == "kafka_layer.E001"
 
 
 def test_no_kafka_layer_is_fine(found: Any, settings: Any) -> None:

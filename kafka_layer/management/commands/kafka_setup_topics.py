@@ -25,7 +25,7 @@ from ...kafka.admin import (
 )
 from ...wire.names import CHANNEL_NAME
 from ...wire.topics import WorkTopic
-from .. import installed as configured
+from .. import installed
 from ..options import Skipped, add_layer_option, seconds, select, table
 
 __all__ = ["Command"]
@@ -136,7 +136,7 @@ class Command(BaseCommand):
         if not reports:
             self.stdout.write(
                 "No layer in CHANNEL_LAYERS keeps its messages in Kafka "
-                f'(BACKEND "{configured.BACKEND}"): there is nothing to do.'
+                f'(BACKEND "{installed.BACKEND}"): there is nothing to do.'
             )
         for report in reports:
             self._print_report(report, wishes)
