@@ -24,37 +24,39 @@ def producer_properties(config: LayerConfig) -> dict[str, Any]:
         **_COMMON,
         "enable.idempotence": True,
         "acks": "all",
-        # Of several requests one may overtake another that fails, as a leader dies. librdkafka then
-        # starts a new epoch for all partitions, and what the dying leader of another one had
-        # written without telling is written again (its issue 4953). And the first records to a new
-        # partition could overtake each other: the first of all was taken for a duplicate.
+        # With several requests in flight librdkafka starts a new epoch for all partitions when a
+        # leader dies and one request overtakes another; records that another leader had written
+        # without an answer are then written twice (librdkafka #4953; raise this when it is closed).
+        # The first records to a new partition may also overtake each other, and the broker takes
+        # the very first one for a duplicate.
         "max.in.flight.requests.per.connection": 1,
         # Java's default partitioner, so that clients in any language map a key alike.
         "partitioner": "murmur2_random",
         "linger.ms": 0,
         "message.max.bytes": max(limits),
-        # A broker judges whole batches: in one over its topic's limit all messages are refused.
+        # A broker refuses all messages of a batch that is larger than its topic's limit.
         "batch.size": min(_BATCH_SIZE, *limits),
-        # What waited for longer than this would be dropped as expired on arrival.
+        # A record that waited longer in the producer would arrive expired, with a new timestamp.
         "message.timeout.ms": int(config.expiry * 1000),
-        # A broker must not make up a topic: the layer provisions them with their settings.
+        # The layer creates topics with their settings; a broker would use its own defaults.
         "allow.auto.create.topics": False,
         **_given(config, config.producer_config),
     }
 
 
 def consumer_properties(config: LayerConfig) -> dict[str, Any]:
-    """Return the properties of the broadcast consumer of a server."""
+    """Return the properties of a server's consumers of broadcast and inbox topics."""
     return {
         **_COMMON,
-        # Partitions are assigned, never subscribed to: servers share the name and nothing else.
+        # librdkafka wants one. Partitions are assigned by hand, so servers that share it share
+        # nothing else.
         "group.id": config.prefix,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
-        # For the lag in layer.stats(); half a millisecond of work each time.
+        # Milliseconds; the lag in layer.stats() comes from it.
         "statistics.interval.ms": 5000,
-        # Does not delay records of partitions that are fetched already, only of added ones.
+        # Delays the first records of added partitions, and none of partitions fetched already.
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
         **_given(config, config.consumer_config),
@@ -68,14 +70,14 @@ def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
         config: The layer's settings.
         topic: Kafka's name of the channel's topic; the consumer group is named like it.
     """
-    # With KIP-848 the broker decides on sessions and assignment, and refuses to be told.
+    # With KIP-848 the broker decides on sessions and assignment and refuses these properties.
     protocol: dict[str, Any] = {"group.protocol": config.worker_group_protocol}
     if config.worker_group_protocol == "classic":
         protocol.update(
             {
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": 10_000,
-                # A share moves with the heartbeats: 6 s to a new worker at the default of 3 s.
+                # Partitions move to a new worker with the heartbeats: in 6 s at the default of 3 s.
                 "heartbeat.interval.ms": 1_000,
             }
         )
@@ -85,15 +87,16 @@ def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
         "group.id": topic,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # A group that has no position yet, or lost it: the queue starts with its oldest message.
+        # A group without a committed offset starts with the oldest message of the queue.
         "auto.offset.reset": "earliest",
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
-        # A receive takes one message at a time; what is fetched ahead costs memory and refetching.
+        # A receive takes one message at a time; prefetched ones cost memory, and are fetched again
+        # when their partition moves to another worker.
         "queued.min.messages": 100,
         "queued.max.messages.kbytes": 4096,
-        # How long fetching rests once that much is there; the default of 1 s starves the worker:
-        # it stood still for 0.66 s after 400 messages, measured.
+        # Milliseconds that fetching pauses once the queue is full. With the default of 1 s a fast
+        # worker empties the queue and then waits.
         "fetch.queue.backoff.ms": 20,
         **_given(config, config.consumer_config),
     }
@@ -105,7 +108,7 @@ def admin_properties(config: LayerConfig) -> dict[str, Any]:
 
 
 def rights_properties(config: LayerConfig) -> dict[str, Any]:
-    """Return the properties of an admin client that is whom the consumers are."""
+    """Return the properties of an admin client with the consumers' credentials."""
     own = config.consumer_config
     return {
         **_COMMON,
@@ -113,21 +116,22 @@ def rights_properties(config: LayerConfig) -> dict[str, Any]:
     }
 
 
-# What properties that say who a client is, and whom it trusts, begin with.
+# How the properties begin that set a client's credentials and the certificates that it trusts.
 _IDENTITY = ("security.", "sasl.", "ssl.", "enable.ssl.", "enable.sasl.", "https.", "oauth_cb")
 
 _BATCH_SIZE = 1_000_000  # librdkafka's own default
 
-# Soon back once a broker's port answers. Not metadata.recovery.strategy=none: a client that is told
-# of no broker, as by one that stood still until its session ended, would never ask anybody again.
 _COMMON = {
+    # A client reconnects soon after a broker's port answers again.
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 200,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 200,
+    # With "none", a client that once got an empty list of brokers, as from one that was paused
+    # until its session ended, would never ask any broker again.
     "metadata.recovery.strategy": "rebootstrap",
-    # A connection that died without a word is noticed when a request gets no answer. The default of
-    # 60 s is as long as messages live.
+    # A connection that is cut silently is noticed when a request gets no answer. The default of 60
+    # s is as long as messages live.
     "socket.timeout.ms": 10_000,
     "enable.metrics.push": False,
     "log.connection.close": False,

@@ -1,4 +1,4 @@
-"""What librdkafka thinks of a layer's settings, found out without contacting a broker."""
+"""What librdkafka refuses or warns about in a layer's settings; contacts no broker."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Finding", "examine_clients"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What librdkafka says about the properties of one client.
+    """One message of librdkafka about the properties of one client.
 
     Attributes:
         client: ``producer``, ``consumer``, ``worker consumer`` or ``admin client``.
-        keyword: The CONFIG keyword of this client alone; client_config may be the cause, too.
+        keyword: The CONFIG keyword for this client alone; the cause may also be client_config.
         text: What librdkafka says.
-        refused: Whether the client cannot be made; else a property has no effect.
+        refused: True if the client cannot be made; False if a property has no effect.
     """
 
     client: str
@@ -37,9 +37,9 @@ class Finding:
 
 
 def examine_clients(config: LayerConfig) -> list[Finding]:
-    """Make and drop one client of each kind; takes some milliseconds and contacts nobody.
+    """Make and drop one client of each kind; takes some milliseconds.
 
-    Files that properties name (certificates, keys) are read. Tokens are not asked for.
+    librdkafka reads the files that properties name (certificates, keys) and asks for no token.
 
     Args:
         config: The layer's settings.
@@ -64,7 +64,7 @@ def _examine(
 ) -> list[Finding]:
     warnings = _Warnings("kafka_layer.validation")
     try:
-        # A client without servers connects to none; its log lines come out with poll().
+        # A client without servers connects to none. poll() hands its log lines to the logger.
         made = make(Properties({**_offline(properties), "logger": warnings}))
         made.poll(0)
     except KafkaException as exception:
@@ -75,7 +75,7 @@ def _examine(
     return [Finding(client, keyword, text, refused=False) for text in warnings.texts]
 
 
-# What several clients refuse shall read the same.
+# Cut off, so that the same refusal of several clients becomes one finding.
 _PREAMBLE = re.compile(r"^Failed to create [^:]+: ")
 
 
@@ -84,7 +84,7 @@ def _offline(properties: Mapping[str, Any]) -> Properties:
         {
             name: value
             for name, value in properties.items()
-            # With these a client asks for a token as soon as it is made, and waits for it.
+            # With these a client's constructor asks for a token and waits for it.
             if name not in ("bootstrap.servers", "oauth_cb")
             and not name.startswith("sasl.oauthbearer.")
         }

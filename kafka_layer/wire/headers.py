@@ -1,4 +1,4 @@
-"""Headers of records: whom a message leaves out."""
+"""Kafka headers of records: the channels that a message skips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXCLUDE = "exclude"
 
 
 def exclude_header(exclude: Collection[str]) -> Headers:
-    """Return the headers that tell receivers whom to skip; none where nobody is."""
+    """Return the headers that name the channels to skip; an empty list if there are none."""
     return [(EXCLUDE, ",".join(exclude).encode())] if exclude else []
 
 

@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 
-# Channels' own patterns also match a newline at the end and letters and digits of every script:
-# none of it can stand in a topic's name, and a name would not be what it looks like.
+# Stricter than Channels' patterns, which also match a newline at the end and letters of every
+# script: a topic's name can hold neither.
 CHANNEL_NAME = re.compile(r"[a-zA-Z\d\-_.]+(![\w\-.]*)?\Z", re.ASCII)
 """What a channel's name looks like, for ``match``."""
 
@@ -39,7 +39,7 @@ GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
 """What a group's name looks like, for ``match``."""
 
 
-_LONGEST_NAME = 99  # of a channel or group, in Channels
+_LONGEST_NAME = 99  # Channels' limit for channels and groups
 
 
 class ServerName(NamedTuple):
@@ -132,7 +132,7 @@ def user_key(user_id: str | int) -> str:
         raise TypeError(f"A user id must be a non-empty str or an int, not {user_id!r}.")
     key = str(user_id)
     if "\0" in key:
-        # It ends the address that encryption binds a message to.
+        # NUL ends the address in a token.
         raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
     if not key.isascii():
         try:

@@ -26,7 +26,7 @@ Record = tuple[
 ]
 """A record that was read: its topic, raw key, raw value, Kafka headers (none in most records), the
 broker's timestamp in seconds since the epoch, its partition and its offset. A plain tuple is made
-and taken apart in half the time of anything with names."""
+and unpacked in half the time of a named one."""
 
 Place = tuple["Topic | WorkTopic", int, int, float]
 """Where a record stands in the log: topic, partition, offset, and the broker's timestamp in seconds
