@@ -9,14 +9,10 @@ returning, so a receive that is cancelled takes none with it.
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 
-from ..config import realtime as time
-from ..wire.records import Place
-from .wakeups import Loop, Receives, Wakeups
+from .wakeups import Envelope, Receives, Wakeups
 
 __all__ = ["LOOP_PATIENCE", "PATIENCE", "STALLED_AFTER", "Envelope", "Mailbox"]
 
@@ -33,28 +29,7 @@ _ROUND = STALLED_AFTER / 5
 _NOTICEABLE = _ROUND / 2
 
 
-class Envelope:
-    """A message on its way to receivers; one object is shared by all mailboxes that hold it.
-
-    Attributes:
-        payload: The serialized message; each receiver decodes its own copy.
-        deadline: When the message expires, on ``time.monotonic()``.
-        place: Where its record stands in the log: topic, partition, offset and the broker's
-            timestamp in seconds. None for a message that went from channel to channel within the
-            process.
-        unreadable: Set once decoding it failed, so that it is reported once.
-    """
-
-    __slots__ = ("deadline", "payload", "place", "unreadable")
-
-    def __init__(self, payload: bytes, deadline: float, place: Place | None = None) -> None:
-        self.payload = payload
-        self.deadline = deadline
-        self.place = place
-        self.unreadable = False
-
-
-class Mailbox:
+class Mailbox(Receives):
     """The messages that wait for the receivers of one channel.
 
     Any thread may ``put``, ``take``, ``clear`` and ``close``; ``wait`` runs in the event loop that
@@ -64,27 +39,20 @@ class Mailbox:
         channel: The channel's name.
         capacity: Messages it holds at most.
         wakeups: The event loops of its server.
-        on_wait: Called when ``demand`` may have risen: in the loop, when a receive begins to wait.
+        on_wait: As for ``Receives``.
 
     Attributes:
-        last_seen: When a receive last waited or took, on ``time.monotonic()``.
         stalled: Whether nothing waits for it, because it stopped taking; ends when it is drained.
     """
 
     __slots__ = (
-        "__weakref__",
         "_held_up",
-        "_items",
-        "_loop",
-        "_receives",
         "_room",
         "_taken",
-        "_wakeups",
         "_watched",
         "_when_full",
         "capacity",
         "channel",
-        "last_seen",
         "stalled",
     )
 
@@ -95,17 +63,10 @@ class Mailbox:
         wakeups: Wakeups,
         on_wait: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(wakeups, on_wait)
         self.channel = channel
         self.capacity = capacity
-        self.last_seen = time.monotonic()
         self.stalled = False
-        self._items: deque[Envelope] = deque()
-        self._receives = Receives(wakeups, self._items, on_wait)
-        self._wakeups = wakeups
-        # The one that last received, or that opened the channel.
-        self._loop: Loop = wakeups.nowhere
-        if asyncio._get_running_loop() is not None:
-            self._loop = wakeups.running_loop()
         self._taken = 0
         # When it became full the last time: how many were taken, and how long its loop was lively.
         self._when_full = 0, 0.0
@@ -115,25 +76,7 @@ class Mailbox:
         self._watched = False
 
     def __len__(self) -> int:
-        return len(self._items)
-
-    @property
-    def receiving(self) -> bool:
-        """Whether a receive waits on the channel at this moment, in a loop that is not closed."""
-        return self._receives.waiting
-
-    @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._receives.error is not None
-
-    @property
-    def demand(self) -> int:
-        """How many receives wait, in loops that run, for which there is no message yet.
-
-        Too low where nobody has asked for some seconds; ``on_wait`` is called when it rises.
-        """
-        return self._receives.demand
+        return len(self._messages)
 
     def put(self, envelope: Envelope) -> bool:
         """Append a message and note that the receives are to be woken; any thread.
@@ -143,63 +86,32 @@ class Mailbox:
         Returns:
             False if the mailbox is full; the message is not in it then.
         """
-        room = self.capacity - len(self._items)
-        if room <= 0:
+        room = self.capacity - len(self._messages)
+        if room <= 0 or self._error is not None:
             return False
-        self._items.append(envelope)
+        self._messages.append(envelope)
         if room == 1:
-            self._when_full = self._taken, self._loop.lively
-        if self._receives.by_loop:
-            self._receives.note()
+            self._when_full = self._taken, self.loop.lively
+        # note(), in place.
+        for loop, waiters in self._by_loop:
+            if waiters:
+                loop.due[self] = None
+                self._wakeups.noted[loop] = None
         return True
 
     def take(self) -> Envelope | None:
         """Return the oldest message, or None; any thread, in practice the receiving loop's."""
         # Most receives come before their message, and an exception costs as much as all the rest.
-        if not self._items:
+        if not self._messages:
             return None
         try:
-            envelope = self._items.popleft()
+            envelope = self._messages.popleft()
         except IndexError:
             return None
         self._taken += 1
         if self._watched:
             self._tell_taken()
         return envelope
-
-    async def wait(self) -> None:
-        """Return when there may be a message to take; another receive may be faster.
-
-        Raises:
-            Exception: The error with which the mailbox was closed.
-        """
-        receives = self._receives
-        receives.raise_if_closed()
-        waiter = receives.enter()
-        self._loop = waiter.loop
-        try:
-            # A put that saw no receive came before it entered, so its message is seen here; so does
-            # a close.
-            if not self._items and receives.error is None:
-                receives.on_demand()
-                await waiter
-        finally:
-            receives.leave(waiter)
-            self.last_seen = time.monotonic()
-        receives.raise_if_closed()
-
-    def close(self, error: Exception) -> int:
-        """Let every receive, those that wait and those to come, raise a copy of ``error``.
-
-        Any thread. Messages that nobody took are dropped, and later ones are refused.
-
-        Returns:
-            How many messages were dropped.
-        """
-        self.capacity = 0
-        dropped = self.clear()
-        self._receives.close(error)
-        return dropped
 
     def wait_for_room(self, holds_up_others: Callable[[], bool]) -> bool:
         """Block until at most half of the capacity is in use; the router's thread alone.
@@ -217,14 +129,14 @@ class Mailbox:
         while not self.stalled:
             self._room.clear()
             self._watched = True
-            if len(self._items) <= self.capacity // 2:
+            if len(self._messages) <= self.capacity // 2:
                 return True
             if self._taken != taken:
-                taken, since = self._taken, self._loop.lively
-            if self._loop.lively - since >= STALLED_AFTER or self._held_up >= PATIENCE:
+                taken, since = self._taken, self.loop.lively
+            if self.loop.lively - since >= STALLED_AFTER or self._held_up >= PATIENCE:
                 self.stalled = True
                 break
-            waited = self._loop.wait(self._room, _ROUND, LOOP_PATIENCE)
+            waited = self.loop.wait(self._room, _ROUND, LOOP_PATIENCE)
             if waited >= _NOTICEABLE and holds_up_others():
                 self._held_up += waited
         return False
@@ -237,7 +149,7 @@ class Mailbox:
         return dropped
 
     def _tell_taken(self) -> None:
-        left = len(self._items)
+        left = len(self._messages)
         if left <= self.capacity // 2:
             self._room.set()
         if not left:

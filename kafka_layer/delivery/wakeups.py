@@ -17,53 +17,66 @@ import copy
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Any
 
 from ..config import realtime as time
 from ..config.timings import Timings
+from ..wire.records import Place
 
-__all__ = ["Loop", "Receives", "Waiter", "Wakeups"]
+__all__ = ["Envelope", "Loop", "Receives", "Waiter", "Wakeups"]
+
+
+class Envelope:
+    """A message on its way to receivers; one object is shared by all mailboxes that hold it.
+
+    Attributes:
+        payload: The serialized message; each receiver decodes its own copy.
+        deadline: When the message expires, on ``time.monotonic()``.
+        place: Where its record stands in the log: topic, partition, offset and the broker's
+            timestamp in seconds. None for a message that went from channel to channel within the
+            process.
+        unreadable: Set once decoding it failed, so that it is reported once.
+    """
+
+    __slots__ = ("deadline", "payload", "place", "unreadable")
+
+    def __init__(self, payload: bytes, deadline: float, place: Place | None = None) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        self.place = place
+        self.unreadable = False
 
 
 class Wakeups:
-    """The event loops of one server, and the channels whose receives are to be woken.
+    """The event loops of one server, and those of them that are to be told of messages.
 
     Args:
         timings: ``echo``: within how many seconds a loop answers that counts as running.
+
+    Attributes:
+        noted: The loops in which something is due since the last ``flush``.
     """
 
     def __init__(self, timings: Timings | None = None) -> None:
         self.timings = timings or Timings()
-        self._noted: deque[Receives] = deque()
+        self.noted: dict[Loop, None] = {}
         # By the id of the event loop. An entry goes with its loop; one of an earlier loop with the
         # same id would be told apart by its reference.
         self._loops: dict[int, Loop] = {}
         # For a channel on which nobody has received yet, and that no loop opened.
         self.nowhere = Loop(None, self.timings.echo)
-
-    def note(self, receives: Receives) -> None:
-        """Remember that there is something for ``receives``; any thread.
-
-        The note takes effect with the next ``flush``.
-        """
-        self._noted.append(receives)
+        # Guards who waits where, when a loop receives for the first time or was closed.
+        self.lock = threading.Lock()
 
     def flush(self) -> None:
         """Wake the receives noted so far, with one callback a loop; any thread; never blocks."""
-        noted = self._noted
-        if not noted:
-            return
-        loops: dict[Loop, None] = {}
-        for _ in range(len(noted)):
+        noted = self.noted
+        while noted:
             try:
-                receives = noted.popleft()
-            except IndexError:  # another thread wakes the rest
-                break
-            for loop in list(receives.by_loop):
-                loop.due[receives] = None
-                loops[loop] = None
-        for loop in loops:
+                loop, _ = noted.popitem()
+            except KeyError:  # another thread was faster
+                return
             loop.schedule()
 
     def running_loop(self) -> Loop:
@@ -231,106 +244,139 @@ class Loop:
     def _drop_due(self) -> None:
         for receives in list(self.due):
             self.due.pop(receives, None)
-            receives.by_loop.pop(self, None)
+            receives.drop(self)
 
 
 class Receives:
-    """The receives that wait on one channel, by the loop that each waits in.
+    """The receives that wait for the messages of one channel, by the loop that each waits in.
 
     Only its own loop adds, wakes and removes a receive; other threads leave notes.
 
     Args:
         wakeups: The loops of its server.
-        messages: What the receives wait for: they are woken while it is not empty.
-        on_wait: Called in its loop when a receive begins to wait, and in a loop's thread when a
-            loop that stood still runs again; must not block or raise.
+        on_wait: Called when ``demand`` may have risen: in the loop, when a receive begins to wait,
+            and when a loop that stood still runs again. Must not block or raise.
 
     Attributes:
-        by_loop: The receives that wait in each loop, in their order; a loop without one is not in
-            it.
-        error: What every receive raises from now on; None while the channel is open.
+        last_seen: When a receive last waited or took, on ``time.monotonic()``.
+        loop: The loop that last waited, or that opened the channel.
     """
 
-    __slots__ = ("__weakref__", "_messages", "_on_wait", "_wakeups", "by_loop", "error")
+    # What is here and in Mailbox is one object, and looked at in place: with a message to a group
+    # each object and each call of a member is a tenth of its time.
+    __slots__ = (
+        "__weakref__",
+        "_by_loop",
+        "_error",
+        "_messages",
+        "_on_wait",
+        "_wakeups",
+        "last_seen",
+        "loop",
+    )
 
-    def __init__(
-        self, wakeups: Wakeups, messages: Sized, on_wait: Callable[[], None] | None = None
-    ) -> None:
-        self.by_loop: dict[Loop, dict[Waiter, None]] = {}
-        self.error: Exception | None = None
+    def __init__(self, wakeups: Wakeups, on_wait: Callable[[], None] | None = None) -> None:
+        self.last_seen = time.monotonic()
+        self.loop = wakeups.nowhere
+        if asyncio._get_running_loop() is not None:
+            self.loop = wakeups.running_loop()
+        self._messages: deque[Envelope] = deque()
+        # Replaced, never changed, so that any thread may look through it. A loop stays until it is
+        # closed, also without a receive that waits.
+        self._by_loop: tuple[tuple[Loop, dict[Waiter, None]], ...] = ()
+        self._error: Exception | None = None
         self._wakeups = wakeups
-        self._messages = messages
         self._on_wait = on_wait
 
-    def note(self) -> None:
-        """Remember that there is a message; takes effect with the next ``Wakeups.flush``."""
-        self._wakeups.note(self)
-
-    def enter(self) -> Waiter:
-        """Begin to wait, in the running loop; the caller awaits the waiter, then calls ``leave``.
-
-        A message that is put from here on wakes it. The caller looks once more for one that was
-        put before.
+    async def wait(self) -> None:
+        """Return when there may be a message to take; another receive may be faster.
 
         Raises:
             Exception: The error with which the channel was closed.
         """
-        loop = self._wakeups.running_loop()
-        waiter = Waiter(loop)
-        waiters = self.by_loop.get(loop)
-        if waiters is None:
-            waiters = self.by_loop[loop] = {}
+        if self._error is not None:
+            raise copy.copy(self._error)
+        running = asyncio.get_running_loop()
+        for entry in self._by_loop:
+            if entry[0].get() is running:
+                break
+        else:
+            entry = self._enter()
+        self.loop, waiters = entry
+        waiter = Waiter(loop=running)
         waiters[waiter] = None
-        loop.seen_running = time.monotonic()
-        return waiter
+        try:
+            # A put that saw no receive came before the line above, so its message is seen here; so
+            # is a close.
+            if not self._messages and self._error is None:
+                if self._on_wait is not None:
+                    self._on_wait()
+                await waiter
+        finally:
+            del waiters[waiter]
+            self.last_seen = time.monotonic()
+        if self._error is not None:
+            # A shared one would gather the traceback of each receive.
+            raise copy.copy(self._error)
 
-    def leave(self, waiter: Waiter) -> None:
-        """End to wait, whatever the reason."""
-        waiters = self.by_loop.get(waiter.loop)
-        if waiters is not None:
-            waiters.pop(waiter, None)
-            if not waiters:
-                self.by_loop.pop(waiter.loop, None)
+    def note(self) -> None:
+        """Remember for each loop in which a receive waits that there is something; any thread.
+
+        The note takes effect with the next ``Wakeups.flush``.
+        """
+        for loop, waiters in self._by_loop:
+            if waiters:
+                loop.due[self] = None
+                self._wakeups.noted[loop] = None
 
     def wake(self, loop: Loop) -> None:
         """Run the receives that wait in ``loop`` while there are messages; a callback of it."""
-        waiters = self.by_loop.get(loop)
-        if waiters is None:
-            return
-        # These and no more: each may wait anew at once.
-        for waiter in list(waiters):
-            if not self._messages and self.error is None:
+        for other, waiters in self._by_loop:
+            if other is loop:
+                # These and no more: each may wait anew at once.
+                for waiter in list(waiters):
+                    if not self._messages and self._error is None:
+                        return
+                    waiter.wake()
                 return
-            waiter.wake()
 
-    def close(self, error: Exception) -> None:
-        """Let every receive raise ``error``, those that wait and those to come; any thread."""
-        self.error = error
+    def close(self, error: Exception) -> int:
+        """Let every receive, those that wait and those to come, raise a copy of ``error``.
+
+        Any thread. Messages that nobody took are dropped.
+
+        Returns:
+            How many messages were dropped.
+        """
+        self._error = error
+        dropped = len(self._messages)
+        self._messages.clear()
         self.note()
         self._wakeups.flush()
-
-    def raise_if_closed(self) -> None:
-        """Raise the error with which the channel was closed, if it was: a copy for each receive."""
-        if self.error is not None:
-            # A shared one would gather the traceback of each receive.
-            raise copy.copy(self.error)
+        return dropped
 
     @property
-    def waiting(self) -> bool:
-        """Whether a receive waits in a loop that is not closed."""
-        return any(not loop.is_closed for loop in list(self.by_loop))
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._error is not None
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a receive waits at this moment, in a loop that is not closed."""
+        return any(waiters and not loop.is_closed for loop, waiters in self._by_loop)
 
     @property
     def demand(self) -> int:
         """How many receives wait, in loops that run, for which there is no message; any thread.
 
-        It may be too low where nobody has asked for a while; ``on_wait`` is called once the loops
-        have shown that they run.
+        Too low where nobody has asked for some seconds; ``on_wait`` is called when it rises.
         """
         count = 0
-        for loop in list(self.by_loop):
+        for loop, waiters in self._by_loop:
+            if not waiters:
+                continue
             if loop.is_running():
-                count += len(self.by_loop.get(loop, ()))
+                count += len(waiters)
             else:
                 loop.tell_when_running(self)
         return max(0, count - len(self._messages)) if count else 0
@@ -339,6 +385,18 @@ class Receives:
         """Tell that ``demand`` may have risen."""
         if self._on_wait is not None:
             self._on_wait()
+
+    def drop(self, loop: Loop) -> None:
+        """Forget the receives of a loop that is closed; any thread."""
+        with self._wakeups.lock:
+            self._by_loop = tuple(each for each in self._by_loop if each[0] is not loop)
+
+    def _enter(self) -> tuple[Loop, dict[Waiter, None]]:
+        entry: tuple[Loop, dict[Waiter, None]] = self._wakeups.running_loop(), {}
+        with self._wakeups.lock:
+            earlier = tuple(each for each in self._by_loop if not each[0].is_closed)
+            self._by_loop = (*earlier, entry)
+        return entry
 
 
 def _no_loop() -> None:
@@ -351,16 +409,9 @@ class Waiter(asyncio.Future[None]):
     The task of a plain future is called in the next turn of its loop. For a message to a group that
     is a fifth of the time of each member, measured, and for one that comes alone another look of
     the loop at its sockets.
-
-    Args:
-        loop: The running loop.
     """
 
-    __slots__ = ("_context", "_go_on", "loop")
-
-    def __init__(self, loop: Loop) -> None:
-        super().__init__(loop=loop.get())
-        self.loop = loop
+    __slots__ = ("_context", "_go_on")
 
     def add_done_callback(
         self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None
