@@ -1,0 +1,241 @@
+"""Receivers of signals can neither break nor delay what the layer does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
+from django.dispatch import Signal
+
+from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.observe.counters import Stats
+from kafka_layer.signals import messages_dropped, produce_failed
+from tests.support.layers import Backend, Layers, backend_named, memory_backend, next_message
+from tests.support.waiting import wait_until, wait_until_async
+
+GONE = "specific.77-deadbeef!x"
+"""A channel of a server that is not there, on a partition that is not there either."""
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return memory_backend()
+
+
+@contextmanager
+def connected(signal: Signal, *receivers: Callable[..., Any]) -> Iterator[None]:
+    for receiver in receivers:
+        signal.connect(receiver)
+    try:
+        yield
+    finally:
+        for receiver in receivers:
+            signal.disconnect(receiver)
+
+
+class Standing:
+    """A receiver that stands still until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, **kwargs: Any) -> None:
+        self.entered.set()
+        assert self.go_on.wait(30)
+
+
+async def expire_one(layer: KafkaChannelLayer, channel: str) -> None:
+    """Let one message expire, and put one behind it that receives can take."""
+    await layer.send(channel, {"type": "expires"})
+    await asyncio.sleep(2 * layer.config.expiry)
+    await layer.send(channel, {"type": "arrives"})
+
+
+async def coroutine(**kwargs: Any) -> None:
+    await asyncio.sleep(0)
+
+
+def raises(**kwargs: Any) -> None:
+    raise ValueError("a receiver that fails")
+
+
+@pytest.mark.parametrize("receiver", [coroutine, raises])
+async def test_receive_returns_the_next_message_whatever_a_receiver_of_a_drop_is(
+    make_layer: Layers, receiver: Callable[..., Any]
+) -> None:
+    layer = make_layer(expiry=0.1)
+    channel = await layer.new_channel()
+    causes: list[str] = []
+
+    def note(cause: str, **kwargs: Any) -> None:
+        causes.append(cause)
+
+    with connected(messages_dropped, receiver, note):
+        await expire_one(layer, channel)
+        assert await next_message(layer, channel) == {"type": "arrives"}
+        await wait_until_async(lambda: causes == ["expired"], "the drop to be told")
+
+
+async def test_receivers_run_in_a_thread_of_their_own(make_layer: Layers) -> None:
+    layer = make_layer(expiry=0.1)
+    channel = await layer.new_channel()
+    threads: list[str] = []
+
+    def note(**kwargs: Any) -> None:
+        threads.append(threading.current_thread().name)
+
+    with connected(messages_dropped, note):
+        await expire_one(layer, channel)
+        await next_message(layer, channel)
+        await wait_until_async(lambda: threads, "the receiver to be called")
+    assert threads == ["kafka-layer-signals"]
+
+
+async def test_a_receiver_that_stands_still_delays_no_receive_and_no_send(
+    make_layer: Layers,
+) -> None:
+    layer = make_layer(expiry=0.1)
+    channel, standing = await layer.new_channel(), Standing()
+    with connected(messages_dropped, standing):
+        await expire_one(layer, channel)
+        assert await next_message(layer, channel, 5) == {"type": "arrives"}
+        assert await asyncio.to_thread(standing.entered.wait, 5)
+        for number in range(10):
+            await layer.send(channel, {"type": "next", "number": number})
+            assert (await next_message(layer, channel, 5))["number"] == number
+        standing.go_on.set()
+
+
+async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Layers) -> None:
+    layer = make_layer(expiry=0.1)
+    channel, told = await layer.new_channel(), []
+
+    def calls(cause: str, **kwargs: Any) -> None:
+        layer.send_sync(channel, {"type": "told", "cause": cause})
+        told.append(layer.stats().dropped)
+
+    with connected(messages_dropped, calls):
+        await layer.send(channel, {"type": "expires"})
+        await asyncio.sleep(0.2)
+        receive = asyncio.create_task(next_message(layer, channel, 5))
+        assert await receive == {"type": "told", "cause": "expired"}
+    assert told == [{"expired": 1}]
+
+
+async def test_a_receiver_that_closes_the_layer_does_not_wait_for_itself(
+    make_layer: Layers,
+) -> None:
+    layer = make_layer(expiry=0.1)
+    channel, took = await layer.new_channel(), []
+
+    def closes(**kwargs: Any) -> None:
+        began = time.monotonic()
+        layer.close_sync()
+        took.append(time.monotonic() - began)
+
+    with connected(messages_dropped, closes):
+        await expire_one(layer, channel)
+        await next_message(layer, channel, 5)
+        await wait_until_async(lambda: took, "the receiver to close the layer")
+    assert took[0] < layer.timings.close / 2
+
+
+def test_close_waits_until_receivers_were_told_of_every_drop(make_layer: Layers) -> None:
+    layer = make_layer()
+    layer.group_send_sync("room", {"type": "x"})
+    numbers: list[int] = []
+
+    def slow(number: int, **kwargs: Any) -> None:
+        time.sleep(0.05)
+        numbers.append(number)
+
+    stats = layer._server.stats
+    with connected(messages_dropped, slow):
+        stats.dropped("full", "told at once")
+        stats.dropped("full", "not told yet", 4)
+        layer.close_sync()
+    assert numbers == [1, 4]
+
+
+def test_close_takes_no_longer_for_a_receiver_that_stands_still(make_layer: Layers) -> None:
+    make_layer.timings = replace(make_layer.timings, close=0.5)
+    layer, standing = make_layer(), Standing()
+    layer.group_send_sync("room", {"type": "x"})
+    with connected(messages_dropped, standing):
+        layer._server.stats.dropped("full", "x")
+        assert standing.entered.wait(5)
+        began = time.monotonic()
+        layer.close_sync()
+        assert time.monotonic() - began < 3
+        standing.go_on.set()
+
+
+def test_database_connections_of_receivers_are_let_go_of() -> None:
+    """Once the server closed one, a receiver would fail for ever: nobody else ends the thread's."""
+    stats, used = Stats("channels", Timings(signals_linger=60)), []
+
+    class Connection(DatabaseWrapper):
+        closed = 0
+
+        def close_if_unusable_or_obsolete(self) -> None:
+            self.closed += 1
+
+        def close(self) -> None:
+            self.closed += 10
+
+    def uses_the_database(**kwargs: Any) -> None:
+        connection = Connection(connections.settings["default"])
+        connections["default"] = connection
+        used.append(connection)
+
+    with connected(messages_dropped, uses_the_database):
+        stats.dropped("full", "x")
+        wait_until(lambda: used and used[0].closed == 1, "Django to look at the connection")
+        stats.close(5)
+    wait_until(lambda: used[0].closed > 10, "the connection to be closed with its thread")
+    assert len(used) == 1
+
+
+@pytest.mark.broker
+class TestDeliveryReports:
+    @pytest.fixture
+    def backend(self, request: pytest.FixtureRequest) -> Backend:
+        return backend_named("embedded", request)
+
+    @pytest.mark.parametrize("signal", [messages_dropped, produce_failed])
+    @pytest.mark.parametrize("receiver", [coroutine, raises])
+    async def test_a_send_that_waits_gets_its_error_whatever_a_receiver_is(
+        self, make_layer: Layers, signal: Signal, receiver: Callable[..., Any]
+    ) -> None:
+        layer = make_layer(await_produce=True)
+        topics: list[str] = []
+
+        def note(topic: str, **kwargs: Any) -> None:
+            topics.append(topic)
+
+        with connected(signal, receiver), connected(produce_failed, note):
+            with pytest.raises(ProduceFailed):
+                await asyncio.wait_for(layer.send(GONE, {"type": "x"}), 20)
+            await wait_until_async(lambda: topics, "produce_failed to be sent")
+
+    async def test_a_receiver_that_stands_still_delays_no_report(self, make_layer: Layers) -> None:
+        layer, standing = make_layer(await_produce=True), Standing()
+        with connected(produce_failed, standing):
+            for _ in range(3):
+                with pytest.raises(ProduceFailed):
+                    await asyncio.wait_for(layer.send(GONE, {"type": "x"}), 20)
+            assert standing.entered.is_set()
+            position = await asyncio.wait_for(layer.group_send("room", {"type": "x"}), 20)
+            assert position is not None
+            standing.go_on.set()
