@@ -28,6 +28,8 @@ class Health(NamedTuple):
 
     Attributes:
         connected: Whether a broker can be reached, as far as is known.
+        doubtful: Whether that is to be asked now: a client found no broker, and none was answered
+            since.
         queued: Records that wait for an acknowledgement.
         lag: Records that were written and not read yet, some seconds ago.
     """
@@ -35,6 +37,7 @@ class Health(NamedTuple):
     connected: bool
     queued: int
     lag: int
+    doubtful: bool = False
 
 
 class RecordSink(Protocol):

@@ -18,6 +18,8 @@ class Timings:
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
         refresh: Between two looks at the topics for changes that no broker announces.
+        connection_doubt: How long no client is answered, after one reported that it finds no
+            broker, before the brokers count as lost: the upkeep asks one within that time.
         drop_summary: The least time between two log lines about drops of one cause.
         signals_linger: How long the thread that sends signals waits for another before it ends.
         close_signals: The least that a close waits for receivers of signals, whatever the rest
@@ -30,6 +32,7 @@ class Timings:
     close: float = 5.0
     upkeep: float = 1.0
     refresh: float = 30.0
+    connection_doubt: float = 1.5
     drop_summary: float = 10.0
     signals_linger: float = 1.0
     close_signals: float = 0.5

@@ -48,7 +48,7 @@ class KafkaBackplane:
         self._config = config
         self._stats = stats
         self._names = {topic: topic_name(config.prefix, topic) for topic in Topic}
-        self._connection = Connection(config.bootstrap_servers, stats)
+        self._connection = Connection(config.bootstrap_servers, stats, config.timings)
         self._producer = RecordProducer(
             config, self._names, stats, self._connection, self._repair_topics
         )
@@ -153,7 +153,8 @@ class KafkaBackplane:
 
     def health(self) -> Health:
         lag = 0 if self._consumer is None else self._consumer.lag
-        return Health(not self._connection.lost, self._producer.queued, lag)
+        connected, doubtful = not self._connection.lost, self._connection.doubtful
+        return Health(connected, self._producer.queued, lag, doubtful)
 
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -1,13 +1,15 @@
-"""Whether any broker can be reached, as both clients of a server see it."""
+"""Whether any broker can be reached, as all clients of a server see it together."""
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
-import time
 
 from confluent_kafka import KafkaError
 
+from ..config.realtime import monotonic
+from ..config.timings import Timings
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
 from ..signals import connection_changed
@@ -17,31 +19,71 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Each client says by itself, again and again, that it finds no broker: one may have said so just
-# before another was answered.
-_SETTLING = 1.0
+
+class _State(enum.Enum):
+    REACHED = enum.auto()
+    SUSPECTED = enum.auto()
+    LOST = enum.auto()
+
+
+_REACHED, _SUSPECTED, _LOST = _State
 
 
 class Connection:
-    """The state of the connection of one server; any thread.
+    """Judges by what the clients report whether the brokers are lost; any thread.
+
+    Each client reports by itself, and once for each outage, that it finds no broker. It may say so
+    while another client is answered: its connection was idle and a broker closed it, or its report
+    is older than the answer. So a report is a suspicion, which time confirms or an answer refutes.
+
+    States, with what leads from one to the other:
+
+    - *reached*: nothing is known to be wrong. A client reports that all brokers are down:
+      *suspected*; *lost* at once if a broker refused this client before.
+    - *suspected*: an answer to any client: *reached*, and nobody hears of it. No answer for
+      ``timings.connection_doubt``: *lost*. ``lost`` and each further error look at the time.
+    - *lost*: an answer to any client: *reached*.
+
+    Entering *lost*, and leaving it, is logged and sent as the signal ``connection_changed``, in the
+    order in which it happens.
 
     Args:
         servers: The bootstrap servers, for the log.
         stats: Counts errors and reconnects.
+        timings: The layer's times.
 
     Attributes:
         servers: The bootstrap servers.
-        lost: Whether all brokers are down.
         refusal: What a broker that does not let this client in said last; None since one answered.
     """
 
-    def __init__(self, servers: str, stats: Stats) -> None:
-        self.lost = False
+    def __init__(self, servers: str, stats: Stats, timings: Timings | None = None) -> None:
         self.refusal: KafkaError | None = None
         self.servers = servers
+        self._doubt = (timings or Timings()).connection_doubt
         self._stats = stats
-        self._lock = threading.Lock()
-        self._since = float("-inf")
+        # Re-entrant: a signal handler that interrupts a change may ask for the state.
+        self._lock = threading.RLock()
+        self._state = _REACHED
+        # When the state became what it is, or was suspected first.
+        self._since = monotonic()
+
+    @property
+    def lost(self) -> bool:
+        """Whether no client was answered for a while since one found no broker."""
+        if self._state is _SUSPECTED:
+            self._confirm()
+        return self._state is _LOST
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether no client was answered since one found no broker: somebody should ask one."""
+        return self._state is not _REACHED
+
+    @property
+    def refused(self) -> bool:
+        """Whether no broker is left, and one that was there did not let this client in."""
+        return self.doubtful and self.refusal is not None
 
     def on_error(self, error: KafkaError) -> None:
         """Take note of what a client reports."""
@@ -50,18 +92,15 @@ class Connection:
         if errors.is_refusal(error) and self._tells_more(error):
             self.refusal = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._change(lost=True)
+            self._suspect()
+        if self._state is _SUSPECTED:
+            self._confirm()
 
     def on_answer(self) -> None:
-        """Take note that a broker answered; cheap while nothing was lost."""
+        """Take note that a broker answered; cheap while nothing is wrong."""
         self.refusal = None
-        if self.lost:
-            self._change(lost=False)
-
-    @property
-    def refused(self) -> bool:
-        """Whether no broker is left, and one that was there did not let this client in."""
-        return self.lost and self.refusal is not None
+        if self._state is not _REACHED:
+            self._refute()
 
     def unavailable(self, detail: str) -> BrokerUnavailable:
         """Return the error for brokers that do not answer, or do not let this client in.
@@ -75,26 +114,40 @@ class Connection:
         return errors.unavailable(self.servers, detail)
 
     def _tells_more(self, error: KafkaError) -> bool:
-        # What the broken connection says follows what the handshake said, and is shorter.
+        # Keep the handshake's error; the transport error that follows it says less.
         return self.refusal is None or error.code() != KafkaError._TRANSPORT
 
-    def _change(self, *, lost: bool) -> None:
+    def _suspect(self) -> None:
         with self._lock:
-            if lost == self.lost:
+            if self._state is _REACHED:
+                self._state = _SUSPECTED
+                self._since = monotonic()
+
+    def _confirm(self) -> None:
+        """Believe a suspicion that no answer refuted in time."""
+        with self._lock:
+            refusal = self.refusal
+            if self._state is not _SUSPECTED or (
+                refusal is None and monotonic() - self._since < self._doubt
+            ):
                 return
-            now = time.monotonic()
-            if lost and now - self._since < _SETTLING:
-                return
-            self.lost = lost
-            seconds = 0.0 if lost else now - self._since
-            self._since = now
-            # Under the lock, so that the signals come in the order of the changes.
-            self._stats.signal(connection_changed, Connection, connected=not lost, seconds=seconds)
-        refusal = self.refusal
-        if lost and refusal is not None:
+            self._state = _LOST
+            self._signal(connected=False, seconds=0.0)
+        if refusal is not None:
             logger.error("%s Messages wait until then.", errors.refused(self.servers, refusal))
-        elif lost:
-            logger.error("No Kafka broker of %s can be reached; messages wait", self.servers)
         else:
-            self._stats.count("reconnects")
-            logger.warning("Kafka is back after %.1f s (%s)", seconds, self.servers)
+            logger.error("No Kafka broker of %s can be reached; messages wait", self.servers)
+
+    def _refute(self) -> None:
+        with self._lock:
+            state, self._state = self._state, _REACHED
+            if state is not _LOST:
+                return
+            seconds = monotonic() - self._since
+            self._signal(connected=True, seconds=seconds)
+        self._stats.count("reconnects")
+        logger.warning("Kafka is back after %.1f s (%s)", seconds, self.servers)
+
+    def _signal(self, *, connected: bool, seconds: float) -> None:
+        # Called under the lock, so that the signals come in the order of the changes.
+        self._stats.signal(connection_changed, Connection, connected=connected, seconds=seconds)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.dispatch import Signal
 
+from ..config.realtime import monotonic
 from ..config.timings import Timings
 from ..signals import messages_dropped
 from .dispatch import SignalDispatch
@@ -185,9 +185,9 @@ class Stats:
         Args:
             timeout: Seconds that receivers of signals get.
         """
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         for observer in self._observers:
-            observer.close(max(0.0, deadline - time.monotonic()))
+            observer.close(max(0.0, deadline - monotonic()))
 
     def _tell_all(self, name: str, number: int = 1) -> None:
         for observer in self._observers:

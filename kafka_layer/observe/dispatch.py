@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.dispatch import Signal
 
+from ..config.realtime import monotonic
 from ..signals import connection_changed, messages_dropped, produce_failed
 from .events import Observer
 
@@ -88,7 +88,7 @@ class SignalDispatch(Observer):
         """
         if self._runner == threading.get_ident():
             return
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         self._events.put(None)
         if self._running.acquire(timeout=max(0.0, timeout)):
             # Something is left only where no thread could be started.
@@ -123,7 +123,7 @@ class SignalDispatch(Observer):
         """Send what is queued until nothing comes for ``linger`` seconds or the deadline."""
         self._runner = threading.get_ident()
         sent = 0
-        while time.monotonic() < deadline:
+        while monotonic() < deadline:
             try:
                 event = self._events.get(timeout=linger) if linger else self._events.get_nowait()
             except queue.Empty:

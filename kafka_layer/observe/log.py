@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 
+from ..config.realtime import monotonic
 from .events import Observer
 
 __all__ = ["DropLog"]
@@ -34,7 +34,7 @@ class DropLog(Observer):
         self._lock = threading.RLock()
         # Messages by cause that no line has told of yet.
         self._unlogged: Counter[str] = Counter()
-        # When a cause may have its next line, on time.monotonic().
+        # When a cause may have its next line.
         self._next_line: dict[str, float] = {}
 
     def on_dropped(self, cause: str, number: int, detail: str) -> None:
@@ -44,13 +44,13 @@ class DropLog(Observer):
             return
         with self._lock:
             self._unlogged[cause] += number
-            due = self._take(cause, time.monotonic())
+            due = self._take(cause, monotonic())
         if due:
             self._write(cause, due, detail)
 
     def tick(self) -> None:
         """Log what was dropped since the last line of its cause, where that is due."""
-        self._summarize(time.monotonic())
+        self._summarize(monotonic())
 
     def close(self, timeout: float) -> None:
         """Log what was dropped since the last line of each cause, due or not."""
@@ -67,7 +67,7 @@ class DropLog(Observer):
         """Take the number for a line; 0 where the cause had its line a moment ago."""
         if now < self._next_line.get(cause, 0.0):
             return 0
-        self._next_line[cause] = time.monotonic() + self._interval
+        self._next_line[cause] = monotonic() + self._interval
         return self._unlogged.pop(cause, 0)
 
     def _write(self, cause: str, number: int, detail: str) -> None:

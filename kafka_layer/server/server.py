@@ -510,8 +510,8 @@ class Server:
                     self.stats.count("dropped.closed", left)
                 self.stats.tick()
                 self._backplane.check_workers()
-                if monotonic() >= next_refresh or not self._backplane.health().connected:
-                    next_refresh = monotonic() + self.config.timings.refresh
+                health = self._backplane.health()
+                if monotonic() >= next_refresh or health.doubtful:
                     if not self._refresh():
                         next_refresh = monotonic()
             except Exception:
