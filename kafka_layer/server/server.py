@@ -512,6 +512,7 @@ class Server:
                 self._backplane.check_workers()
                 health = self._backplane.health()
                 if monotonic() >= next_refresh or health.doubtful:
+                    next_refresh = monotonic() + self.config.timings.refresh
                     if not self._refresh():
                         next_refresh = monotonic()
             except Exception:
