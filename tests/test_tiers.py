@@ -39,6 +39,7 @@ TIERS: list[set[str]] = [
     {"delivery.registry"},
     {"delivery.membership"},
     {"delivery.mailbox", "server.clock", "observe.counters"},
+    {"delivery.backpressure"},
     {"delivery.wakeups"},
     {"observe.dispatch", "observe.log"},
     {"wire.codec", "config.settings", "backplane", "observe.events"},

@@ -25,6 +25,11 @@ class Timings:
         close_signals: The least that a close waits for receivers of signals, whatever the rest
             of it took.
         echo: After which an event loop that was not seen to run counts as standing still.
+        stalled: Without a take, in a loop that runs, after which a full channel counts as stalled.
+        holding_up: For which a full channel that takes now and then may hold up those that keep
+            up, between two drains.
+        blocked_loop: After which an event loop that does not run counts as if it did, so that its
+            channels can stall.
     """
 
     start: float = 4.5
@@ -37,3 +42,6 @@ class Timings:
     signals_linger: float = 1.0
     close_signals: float = 0.5
     echo: float = 1.0
+    stalled: float = 0.25
+    holding_up: float = 1.0
+    blocked_loop: float = 10.0

@@ -9,24 +9,12 @@ returning, so a receive that is cancelled takes none with it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
-from .wakeups import Envelope, Receives, Wakeups
+from .backpressure import Congestion
+from .wakeups import Envelope, Loop, Receives, Wakeups
 
-__all__ = ["LOOP_PATIENCE", "PATIENCE", "STALLED_AFTER", "Envelope", "Mailbox"]
-
-STALLED_AFTER = 0.25
-"""Seconds without a take after which a full mailbox counts as stalled, while its loop runs."""
-
-LOOP_PATIENCE = 10.0
-"""Seconds after which an event loop that does not run counts as if it did."""
-
-PATIENCE = 1.0
-"""Seconds, between two drains, for which a slow mailbox may hold up the ones that keep up."""
-
-_ROUND = STALLED_AFTER / 5
-_NOTICEABLE = _ROUND / 2
+__all__ = ["Envelope", "Mailbox"]
 
 
 class Mailbox(Receives):
@@ -42,19 +30,10 @@ class Mailbox(Receives):
         on_wait: As for ``Receives``.
 
     Attributes:
-        stalled: Whether nothing waits for it, because it stopped taking; ends when it is drained.
+        taken: How many messages were taken from it.
     """
 
-    __slots__ = (
-        "_held_up",
-        "_room",
-        "_taken",
-        "_watched",
-        "_when_full",
-        "capacity",
-        "channel",
-        "stalled",
-    )
+    __slots__ = ("_congestion", "capacity", "channel", "taken")
 
     def __init__(
         self,
@@ -66,14 +45,9 @@ class Mailbox(Receives):
         super().__init__(wakeups, on_wait)
         self.channel = channel
         self.capacity = capacity
-        self.stalled = False
-        self._taken = 0
-        # When it became full the last time: how many were taken, and how long its loop was lively.
-        self._when_full = 0, 0.0
-        self._room = threading.Event()
-        self._held_up = 0.0
-        # Whether take() has to tell anyone: one test in the hot path instead of three.
-        self._watched = False
+        self.taken = 0
+        # From the message that fills it to the take that drains it.
+        self._congestion: Congestion | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -91,7 +65,7 @@ class Mailbox(Receives):
             return False
         self._messages.append(envelope)
         if room == 1:
-            self._when_full = self._taken, self.loop.lively
+            self._fill()
         # note(), in place.
         for loop, waiters in self._by_loop:
             if waiters:
@@ -108,38 +82,10 @@ class Mailbox(Receives):
             envelope = self._messages.popleft()
         except IndexError:
             return None
-        self._taken += 1
-        if self._watched:
-            self._tell_taken()
+        self.taken += 1
+        if self._congestion is not None:
+            self._relieve(self._congestion)
         return envelope
-
-    def wait_for_room(self, holds_up_others: Callable[[], bool]) -> bool:
-        """Block until at most half of the capacity is in use; the router's thread alone.
-
-        Args:
-            holds_up_others: Tells whether channels that keep up wait for this one.
-
-        Returns:
-            False if the mailbox is stalled: nothing was taken while its loop was lively for
-            ``STALLED_AFTER`` seconds, or it held up others for ``PATIENCE`` seconds. It stays so
-            until it was drained.
-        """
-        # Since it is full, not since somebody waits: many that stand still cost no more than one.
-        taken, since = self._when_full
-        while not self.stalled:
-            self._room.clear()
-            self._watched = True
-            if len(self._messages) <= self.capacity // 2:
-                return True
-            if self._taken != taken:
-                taken, since = self._taken, self.loop.lively
-            if self.loop.lively - since >= STALLED_AFTER or self._held_up >= PATIENCE:
-                self.stalled = True
-                break
-            waited = self.loop.wait(self._room, _ROUND, LOOP_PATIENCE)
-            if waited >= _NOTICEABLE and holds_up_others():
-                self._held_up += waited
-        return False
 
     def clear(self) -> int:
         """Drop every message and return how many there were; any thread."""
@@ -148,10 +94,28 @@ class Mailbox(Receives):
             dropped += 1
         return dropped
 
-    def _tell_taken(self) -> None:
+    @property
+    def stalled(self) -> bool:
+        """Whether it stopped taking messages, and was not drained since: nothing waits for it."""
+        congestion = self._congestion
+        return congestion is not None and congestion.stalled and bool(self._messages)
+
+    def congestion(self) -> Congestion:
+        """Return what is known of it since it is full; begins to watch it if nothing is."""
+        congestion = self._congestion
+        if congestion is None:
+            congestion = self._congestion = Congestion(self.taken, self._clocks())
+        return congestion
+
+    def _fill(self) -> None:
+        self.congestion().restart(self.taken, self._clocks())
+
+    def _relieve(self, congestion: Congestion) -> None:
         left = len(self._messages)
-        if left <= self.capacity // 2:
-            self._room.set()
         if not left:
-            self.stalled = self._watched = False
-            self._held_up = 0.0
+            self._congestion = None
+        if left <= self.capacity // 2 and congestion.room is not None:
+            congestion.room.set()
+
+    def _clocks(self) -> dict[Loop, float]:
+        return {loop: loop.ran for loop in self.loops}

@@ -17,7 +17,7 @@ import copy
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import realtime as time
@@ -108,8 +108,7 @@ class Loop:
         get: Returns the event loop, or None once it was garbage-collected.
         due: The receives to be woken in this loop, in their order.
         seen_running: When it was last seen to run, on ``time.monotonic()``.
-        lively: Seconds for which somebody waited for the loop while it ran. A process that gets no
-            processor, or a loop that a handler blocks, is slow but does not refuse to take.
+        ran: For how many seconds it was seen to run while back-pressure waited for its receives.
     """
 
     __slots__ = (
@@ -121,7 +120,7 @@ class Loop:
         "_silent",
         "due",
         "get",
-        "lively",
+        "ran",
         "seen_running",
     )
 
@@ -141,7 +140,7 @@ class Loop:
         # Whether it was asked for an echo that has not come yet.
         self._asked = False
         self._on_running: dict[Receives, None] = {}
-        self.lively = 0.0
+        self.ran = 0.0
         self._silent = 0.0
 
     @property
@@ -177,26 +176,17 @@ class Loop:
         self._on_running[receives] = None
         self.ask()
 
-    def wait(self, event: threading.Event, seconds: float, loop_patience: float) -> float:
-        """Wait for an event, and count the time if the loop runs meanwhile; one thread alone.
+    def count(self, seconds: float, patience: float) -> None:
+        """Count the time since ``ask`` in ``ran``, if the loop ran in it; one thread alone.
 
         Args:
-            event: What is waited for.
-            seconds: How long, at most.
-            loop_patience: Seconds of silence after which the loop counts as if it ran.
-
-        Returns:
-            The seconds that were waited.
+            seconds: The time since then.
+            patience: Seconds of silence after which the loop counts as if it ran.
         """
-        gone = self.is_closed
-        self.ask()
-        started = time.monotonic()
-        event.wait(seconds)
-        waited = time.monotonic() - started
-        if not self._asked or gone or self._silent >= loop_patience:
-            self.lively += min(waited, seconds)
-        self._silent = self._silent + waited if self._asked else 0.0
-        return waited
+        silent = self._asked and not self.is_closed
+        if not silent or self._silent >= patience:
+            self.ran += seconds
+        self._silent = self._silent + seconds if silent else 0.0
 
     def schedule(self) -> None:
         """Have the loop wake what is due; any thread."""
@@ -259,7 +249,6 @@ class Receives:
 
     Attributes:
         last_seen: When a receive last waited or took, on ``time.monotonic()``.
-        loop: The loop that last waited, or that opened the channel.
     """
 
     # What is here and in Mailbox is one object, and looked at in place: with a message to a group
@@ -270,16 +259,16 @@ class Receives:
         "_error",
         "_messages",
         "_on_wait",
+        "_opened_in",
         "_wakeups",
         "last_seen",
-        "loop",
     )
 
     def __init__(self, wakeups: Wakeups, on_wait: Callable[[], None] | None = None) -> None:
         self.last_seen = time.monotonic()
-        self.loop = wakeups.nowhere
-        if asyncio._get_running_loop() is not None:
-            self.loop = wakeups.running_loop()
+        self._opened_in = (
+            wakeups.nowhere if asyncio._get_running_loop() is None else wakeups.running_loop()
+        )
         self._messages: deque[Envelope] = deque()
         # Replaced, never changed, so that any thread may look through it. A loop stays until it is
         # closed, also without a receive that waits.
@@ -302,7 +291,7 @@ class Receives:
                 break
         else:
             entry = self._enter()
-        self.loop, waiters = entry
+        waiters = entry[1]
         waiter = Waiter(loop=running)
         waiters[waiter] = None
         try:
@@ -359,6 +348,11 @@ class Receives:
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._error is not None
+
+    @property
+    def loops(self) -> Sequence[Loop]:
+        """The loops, not closed, that have received; else the one that opened the channel."""
+        return [loop for loop, _ in self._by_loop if not loop.is_closed] or [self._opened_in]
 
     @property
     def receiving(self) -> bool:

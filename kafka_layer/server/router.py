@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..config import realtime as time
 from ..config.settings import LayerConfig
-from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.backpressure import BackPressure
+from ..delivery.mailbox import Mailbox
 from ..delivery.registry import Registry
+from ..delivery.wakeups import Envelope
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..wire.encryption import Encryption, ReplayGuard
@@ -69,6 +71,7 @@ class Router:
             Topic.SEND_CONN: self._channel,
         }
         self._is_mine = is_mine
+        self._back_pressure = BackPressure(config.timings, registry.open_channels)
         self._flushed_until = float("-inf")
         # Not looked at for each record: that took a tenth of the time of all this.
         self._now = self._monotonic = 0.0
@@ -158,7 +161,7 @@ class Router:
             self._stats.count("dropped.closed")
             return False
         self._registry.wakeups.flush()
-        there_is_room = mailbox.wait_for_room(self._minority_is_behind)
+        there_is_room = self._back_pressure.wait_for_room(mailbox)
         self._look_at_clocks()
         if there_is_room and mailbox.put(envelope):
             return True
@@ -167,11 +170,6 @@ class Router:
 
     def _look_at_clocks(self) -> None:
         self._now, self._monotonic = self._clock.now(), time.monotonic()
-
-    def _minority_is_behind(self) -> bool:
-        mailboxes = self._registry.open_channels()
-        behind = sum(len(each) > each.capacity // 2 for each in mailboxes if not each.stalled)
-        return behind * 2 < len(mailboxes)
 
 
 def _is_command(topic: Topic, headers: Sequence[tuple[str, bytes | None]]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kafka_layer.delivery.mailbox import PATIENCE, STALLED_AFTER, Envelope, Mailbox
+from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.wakeups import Wakeups
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -363,123 +363,6 @@ class TestLoops:
         await asyncio.to_thread(sender)
         await asyncio.wait_for(asyncio.gather(*receivers), 30)
         assert sorted(received) == list(range(3000))
-
-
-class TestBackPressure:
-    def test_room_is_there_at_once(self, mailbox: Mailbox) -> None:
-        for _ in range(5):
-            mailbox.put(envelope())
-        started = time.monotonic()
-        assert mailbox.wait_for_room(never)
-        assert time.monotonic() - started < 0.1
-
-    def test_it_waits_until_half_is_taken(self, mailbox: Mailbox) -> None:
-        fill(mailbox)
-        result: list[bool] = []
-        waiting = threading.Thread(target=lambda: result.append(mailbox.wait_for_room(never)))
-        waiting.start()
-        for left in range(9, 5, -1):
-            mailbox.take()
-            assert len(mailbox) == left
-            assert waiting.is_alive()
-        mailbox.take()
-        waiting.join(5)
-        assert result == [True]
-
-    def test_one_that_takes_nothing_is_stalled(self, mailbox: Mailbox) -> None:
-        fill(mailbox)
-        started = time.monotonic()
-        assert not mailbox.wait_for_room(never)
-        assert STALLED_AFTER * 0.9 <= time.monotonic() - started < STALLED_AFTER * 3
-        assert mailbox.stalled
-
-    def test_nobody_waits_for_a_stalled_one_until_it_is_drained(self, mailbox: Mailbox) -> None:
-        fill(mailbox)
-        assert not mailbox.wait_for_room(never)
-        for _ in range(9):
-            mailbox.take()
-            started = time.monotonic()
-            assert not mailbox.wait_for_room(never)
-            assert time.monotonic() - started < 0.1
-        mailbox.take()
-        assert not mailbox.stalled
-        assert mailbox.wait_for_room(never)
-
-    def test_one_that_is_slow_but_takes_is_waited_for(self, mailbox: Mailbox) -> None:
-        fill(mailbox)
-        stop = threading.Event()
-
-        def take_slowly() -> None:
-            while not stop.wait(STALLED_AFTER / 2):
-                mailbox.take()
-
-        taking = threading.Thread(target=take_slowly)
-        taking.start()
-        started = time.monotonic()
-        assert mailbox.wait_for_room(never)
-        assert time.monotonic() - started > STALLED_AFTER
-        stop.set()
-        taking.join()
-
-    def test_it_may_hold_up_others_for_so_long_only(self, mailbox: Mailbox) -> None:
-        stop = threading.Event()
-
-        def take_slowly() -> None:
-            while not stop.wait(STALLED_AFTER / 2):
-                if len(mailbox) > 1:
-                    mailbox.take()
-
-        fill(mailbox)
-        taking = threading.Thread(target=take_slowly)
-        taking.start()
-        started = time.monotonic()
-        while mailbox.wait_for_room(lambda: True):
-            fill(mailbox)
-            assert time.monotonic() - started < PATIENCE * 3
-        assert time.monotonic() - started > PATIENCE / 2
-        stop.set()
-        taking.join()
-        mailbox.clear()
-        fill(mailbox)
-        mailbox.clear()
-        assert mailbox.wait_for_room(lambda: True)
-
-    def test_a_capacity_of_one(self, wakeups: Wakeups) -> None:
-        mailbox = Mailbox("specific.0-a!b", 1, wakeups)
-        mailbox.put(envelope())
-        timer = threading.Timer(0.02, mailbox.take)
-        timer.start()
-        assert mailbox.wait_for_room(never)
-        assert mailbox.put(envelope())
-
-
-async def test_a_thread_that_puts_and_a_loop_that_takes_lose_nothing(wakeups: Wakeups) -> None:
-    mailbox = Mailbox("specific.0-a!b", 20, wakeups)
-
-    def put_all() -> None:
-        for number in range(20_000):
-            if not mailbox.put(envelope(number)):
-                wakeups.flush()
-                assert mailbox.wait_for_room(never)
-                assert mailbox.put(envelope(number))
-            if not number % 7:
-                wakeups.flush()
-        wakeups.flush()
-
-    putting = asyncio.create_task(asyncio.to_thread(put_all))
-    received = [await asyncio.wait_for(receive(mailbox), 10) for _ in range(20_000)]
-    await putting
-    assert received == list(range(20_000))
-    await wait_until_async(lambda: not len(mailbox), "the mailbox to be empty")
-
-
-def never() -> bool:
-    return False
-
-
-def fill(mailbox: Mailbox) -> None:
-    while mailbox.put(envelope()):
-        pass
 
 
 def in_a_thread(function: Callable[[], object]) -> None:

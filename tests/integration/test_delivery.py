@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from kafka_layer.delivery.mailbox import STALLED_AFTER, Mailbox
+from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.mailbox import Mailbox
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.waiting import wait_until_async
+
+STALLED_AFTER = Timings().stalled
 
 BURST = 3000
 RECEIVERS = 20

@@ -11,7 +11,7 @@ import pytest
 
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.config.settings import LayerConfig
-from kafka_layer.delivery.mailbox import STALLED_AFTER
+from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.registry import Registry
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.observe.counters import Stats
@@ -23,6 +23,7 @@ from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.topics import Topic
 
 SERVER = ServerName(0, "abcdef01")
+STALLED_AFTER = Timings().stalled
 
 
 class Site:

@@ -1,0 +1,389 @@
+"""Back-pressure: which full channels are waited for, for how long, and when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.backpressure import BackPressure, Congestion, Verdict
+from kafka_layer.delivery.mailbox import Envelope, Mailbox
+from kafka_layer.delivery.wakeups import Loop, Wakeups
+from tests.support.waiting import wait_until, wait_until_async
+
+TIMINGS = Timings(stalled=0.1, holding_up=0.4, blocked_loop=1.0, echo=0.2)
+CAPACITY = 10
+
+
+def envelope(number: int = 0) -> Envelope:
+    return Envelope(str(number).encode(), time.monotonic() + 60)
+
+
+def fill(mailbox: Mailbox) -> None:
+    while mailbox.put(envelope()):
+        pass
+
+
+class Site:
+    """Back-pressure over some mailboxes."""
+
+    def __init__(self, timings: Timings = TIMINGS) -> None:
+        self.wakeups = Wakeups(timings)
+        self.mailboxes: list[Mailbox] = []
+        self.back_pressure = BackPressure(timings, lambda: self.mailboxes)
+
+    def mailbox(self, capacity: int = CAPACITY) -> Mailbox:
+        self.mailboxes.append(Mailbox("specific.0-a!b", capacity, self.wakeups))
+        return self.mailboxes[-1]
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+@pytest.fixture
+def mailbox(site: Site) -> Mailbox:
+    return site.mailbox()
+
+
+class Taker:
+    """A thread that takes a message from a mailbox every so many seconds."""
+
+    def __init__(self, mailbox: Mailbox, interval: float, at_least: int = 0) -> None:
+        self._stop = threading.Event()
+
+        def take() -> None:
+            while not self._stop.wait(interval):
+                if len(mailbox) > at_least:
+                    mailbox.take()
+
+        self._thread = threading.Thread(target=take)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class TestWaiting:
+    def test_room_is_there_at_once(self, site: Site, mailbox: Mailbox) -> None:
+        for _ in range(5):
+            mailbox.put(envelope())
+        started = time.monotonic()
+        assert site.back_pressure.wait_for_room(mailbox)
+        assert time.monotonic() - started < TIMINGS.stalled
+
+    def test_a_full_channel_is_waited_for_until_half_is_taken(self) -> None:
+        site = Site(Timings(stalled=20.0))
+        mailbox = site.mailbox()
+        fill(mailbox)
+        result: list[bool] = []
+        waiting = threading.Thread(
+            target=lambda: result.append(site.back_pressure.wait_for_room(mailbox))
+        )
+        waiting.start()
+        for left in range(9, 5, -1):
+            mailbox.take()
+            assert len(mailbox) == left
+            assert waiting.is_alive()
+        mailbox.take()
+        waiting.join(5)
+        assert result == [True]
+
+    def test_a_channel_that_takes_nothing_stalls(self, site: Site, mailbox: Mailbox) -> None:
+        fill(mailbox)
+        started = time.monotonic()
+        assert not site.back_pressure.wait_for_room(mailbox)
+        assert TIMINGS.stalled * 0.9 <= time.monotonic() - started < TIMINGS.stalled * 3
+        assert mailbox.stalled
+
+    def test_nothing_waits_for_a_stalled_channel_until_it_is_drained(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        fill(mailbox)
+        assert not site.back_pressure.wait_for_room(mailbox)
+        for _ in range(4):
+            mailbox.take()
+            started = time.monotonic()
+            assert not site.back_pressure.wait_for_room(mailbox)
+            assert time.monotonic() - started < TIMINGS.stalled / 2
+        mailbox.clear()
+        assert not mailbox.stalled
+        assert site.back_pressure.wait_for_room(mailbox)
+
+    def test_a_slow_channel_that_takes_is_waited_for(self, site: Site, mailbox: Mailbox) -> None:
+        fill(mailbox)
+        started = time.monotonic()
+        with Taker(mailbox, TIMINGS.stalled / 2):
+            assert site.back_pressure.wait_for_room(mailbox)
+        assert time.monotonic() - started > TIMINGS.stalled
+
+    def test_a_slow_channel_may_hold_up_the_others_for_so_long_only(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        for _ in range(3):
+            site.mailbox()
+        fill(mailbox)
+        started = time.monotonic()
+        with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
+            while site.back_pressure.wait_for_room(mailbox):
+                fill(mailbox)
+                assert time.monotonic() - started < TIMINGS.holding_up * 5
+        assert time.monotonic() - started > TIMINGS.holding_up / 2
+        mailbox.clear()
+        fill(mailbox)
+        assert site.back_pressure.verdict(mailbox) is Verdict.WAIT, "drained: new patience"
+
+    def test_where_most_are_behind_nobody_is_held_up(self, site: Site, mailbox: Mailbox) -> None:
+        fill(site.mailbox())
+        fill(mailbox)
+        with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
+            assert site.back_pressure.wait_for_room(mailbox)
+        assert mailbox.congestion().held_up == 0.0
+
+    def test_a_capacity_of_one(self, site: Site) -> None:
+        mailbox = site.mailbox(1)
+        mailbox.put(envelope())
+        timer = threading.Timer(0.02, mailbox.take)
+        timer.start()
+        assert site.back_pressure.wait_for_room(mailbox)
+        assert mailbox.put(envelope())
+
+    async def test_a_thread_that_puts_and_a_loop_that_takes_lose_nothing(self) -> None:
+        site = Site(Timings())
+        mailbox = site.mailbox(20)
+
+        def put_all() -> None:
+            for number in range(20_000):
+                if not mailbox.put(envelope(number)):
+                    site.wakeups.flush()
+                    assert site.back_pressure.wait_for_room(mailbox)
+                    assert mailbox.put(envelope(number))
+                if not number % 7:
+                    site.wakeups.flush()
+            site.wakeups.flush()
+
+        async def receive() -> int:
+            while (taken := mailbox.take()) is None:
+                await mailbox.wait()
+            return int(taken.payload)
+
+        putting = asyncio.create_task(asyncio.to_thread(put_all))
+        received = [await asyncio.wait_for(receive(), 10) for _ in range(20_000)]
+        await putting
+        assert received == list(range(20_000))
+        await wait_until_async(lambda: not len(mailbox), "the mailbox to be empty")
+
+
+class TestLoopsThatDoNotRun:
+    """Only time in which all loops run that receive on a channel counts against it."""
+
+    @pytest.fixture
+    def loops(self) -> Iterator[list[asyncio.AbstractEventLoop]]:
+        loops: list[asyncio.AbstractEventLoop] = []
+        yield loops
+        for loop in loops:
+            loop.close()
+
+    def receive_once_in(self, loop: asyncio.AbstractEventLoop, site: Site) -> None:
+        mailbox = site.mailboxes[0]
+
+        async def receive() -> None:
+            while mailbox.take() is None:
+                await mailbox.wait()
+
+        receiving = loop.create_task(receive())
+        loop.run_until_complete(asyncio.sleep(0))
+        mailbox.put(envelope())
+        site.wakeups.flush()
+        loop.run_until_complete(receiving)
+
+    def test_a_channel_of_a_loop_that_stands_still_is_waited_for_longer(
+        self, site: Site, mailbox: Mailbox, loops: list[asyncio.AbstractEventLoop]
+    ) -> None:
+        loops.append(asyncio.new_event_loop())
+        self.receive_once_in(loops[0], site)
+        fill(mailbox)
+        started = time.monotonic()
+        assert not site.back_pressure.wait_for_room(mailbox)
+        assert time.monotonic() - started >= TIMINGS.blocked_loop
+
+    def test_another_loop_that_runs_does_not_count_for_one_that_stands_still(
+        self, site: Site, mailbox: Mailbox, loops: list[asyncio.AbstractEventLoop]
+    ) -> None:
+        loops.append(asyncio.new_event_loop())
+        self.receive_once_in(loops[0], site)
+        stop = threading.Event()
+        entered = threading.Event()
+
+        async def receive_without_a_message() -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(mailbox.wait(), 0.01)
+            entered.set()
+            await asyncio.to_thread(stop.wait, 10)
+
+        running = threading.Thread(target=asyncio.run, args=(receive_without_a_message(),))
+        running.start()
+        assert entered.wait(5)
+        fill(mailbox)
+        started = time.monotonic()
+        assert not site.back_pressure.wait_for_room(mailbox)
+        assert time.monotonic() - started >= TIMINGS.blocked_loop
+        stop.set()
+        running.join()
+
+    def test_a_channel_whose_loop_was_closed_stalls_like_any_other(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        loop = asyncio.new_event_loop()
+        self.receive_once_in(loop, site)
+        loop.close()
+        fill(mailbox)
+        started = time.monotonic()
+        assert not site.back_pressure.wait_for_room(mailbox)
+        assert time.monotonic() - started < TIMINGS.blocked_loop / 2
+
+
+class DrainedWhileItIsJudged:
+    """A channel whose receiver takes everything between two steps of its judgement."""
+
+    def __init__(self, mailbox: Mailbox, drain_at: int) -> None:
+        self._mailbox = mailbox
+        self._drain_at = drain_at
+        self.capacity = mailbox.capacity
+
+    def _step(self) -> Mailbox:
+        self._drain_at -= 1
+        if not self._drain_at:
+            self._mailbox.clear()
+        return self._mailbox
+
+    def __len__(self) -> int:
+        return len(self._step())
+
+    @property
+    def taken(self) -> int:
+        return self._step().taken
+
+    @property
+    def loops(self) -> Sequence[Loop]:
+        return self._step().loops
+
+    @property
+    def stalled(self) -> bool:
+        return self._step().stalled
+
+    def congestion(self) -> Congestion:
+        return self._step().congestion()
+
+
+class TestDrains:
+    """A channel that is drained, at whatever moment, is not stalled."""
+
+    @pytest.mark.parametrize("step", range(1, 8))
+    def test_a_channel_that_is_drained_while_it_is_judged_is_not_stalled(
+        self, site: Site, mailbox: Mailbox, step: int
+    ) -> None:
+        fill(mailbox)
+        site.wakeups.nowhere.ran += TIMINGS.stalled  # the moment before it stalls
+        site.back_pressure.wait_for_room(DrainedWhileItIsJudged(mailbox, step))
+        mailbox.clear()
+        assert not mailbox.stalled
+        lost = 0
+        for _ in range(3):
+            with Taker(mailbox, 0.001):
+                for _ in range(3 * CAPACITY):
+                    if not mailbox.put(envelope()):
+                        lost += not site.back_pressure.wait_for_room(mailbox)
+                        mailbox.put(envelope())
+                wait_until(lambda: not len(mailbox), "the mailbox to be drained")
+        assert lost == 0
+
+
+class Congestions(RuleBasedStateMachine):
+    """The states none, full and stalled, and nothing but the transitions that Congestion lists."""
+
+    @initialize(capacity=st.integers(1, 6))
+    def open(self, capacity: int) -> None:
+        self.site = Site()
+        self.mailbox = self.site.mailbox(capacity)
+        self.site.mailbox()
+        self.site.mailbox()
+        self.loop = self.site.wakeups.nowhere
+        self.state = "none"
+        self.idle = 0.0
+        self.was_taken = False
+        self.held_up = 0.0
+
+    @rule()
+    def put(self) -> None:
+        held = len(self.mailbox)
+        assert self.mailbox.put(envelope()) == (held < self.mailbox.capacity)
+        if held == self.mailbox.capacity - 1:
+            self.idle = 0.0
+            self.was_taken = False
+            if self.state == "none":
+                self.state = "full"
+
+    @rule()
+    def take(self) -> None:
+        if self.mailbox.take() is not None:
+            self.was_taken = True
+            if not len(self.mailbox):
+                self.state = "none"
+                self.held_up = 0.0
+
+    @rule(seconds=st.floats(0.001, TIMINGS.stalled))
+    def the_loop_runs(self, seconds: float) -> None:
+        self.loop.ran += seconds
+        self.idle += seconds
+
+    @rule(seconds=st.floats(0.001, TIMINGS.holding_up))
+    def the_others_wait(self, seconds: float) -> None:
+        if self.state != "none":
+            self.mailbox.congestion().held_up += seconds
+            self.held_up += seconds
+
+    @rule()
+    def judge(self) -> None:
+        verdict = self.site.back_pressure.verdict(self.mailbox)
+        if len(self.mailbox) <= self.mailbox.capacity // 2:
+            assert verdict is Verdict.ROOM
+            return
+        if self.state == "none":
+            # More than half full and never full: it is watched from now on.
+            self.state = "full"
+            self.idle = 0.0
+        if self.was_taken:
+            # Idle from the first look after the take on.
+            self.idle = 0.0
+            self.was_taken = False
+        # Sums of floats: the machine does not ask where it is a matter of rounding.
+        is_due = self.idle >= TIMINGS.stalled + 1e-9 or self.held_up >= TIMINGS.holding_up + 1e-9
+        if self.state == "full" and is_due:
+            self.state = "stalled"
+        if self.state == "stalled":
+            assert verdict is Verdict.STALLED
+        elif self.idle < TIMINGS.stalled - 1e-9 and self.held_up < TIMINGS.holding_up - 1e-9:
+            assert verdict is Verdict.WAIT
+        else:
+            self.state = "stalled" if verdict is Verdict.STALLED else self.state
+
+    @invariant()
+    def it_is_stalled_only_where_it_was_judged_so(self) -> None:
+        assert self.mailbox.stalled == (self.state == "stalled")
+        assert self.state == "none" or len(self.mailbox)
+
+
+TestCongestions = Congestions.TestCase
+TestCongestions.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
