@@ -21,14 +21,14 @@ class Membership:
         self._members: dict[str, dict[Mailbox, None]] = {}
         self._names: dict[Mailbox, set[str]] = {}
         # What the router iterates: replaced, never changed, so it reads without the lock.
-        self._tuples: dict[str, tuple[Mailbox, ...]] = {}
+        self._snapshots: dict[str, tuple[Mailbox, ...]] = {}
 
     def add(self, name: str, mailbox: Mailbox) -> None:
         """Make ``mailbox`` a member of ``name``; nothing changes if it is one."""
         with self._lock:
             self._members.setdefault(name, {})[mailbox] = None
             self._names.setdefault(mailbox, set()).add(name)
-            self._tuples.pop(name, None)
+            self._snapshots.pop(name, None)
 
     def discard(self, name: str, mailbox: Mailbox) -> None:
         """Take ``mailbox`` out of ``name``; nothing changes if it is not in it."""
@@ -40,16 +40,16 @@ class Membership:
                     del self._names[mailbox]
                 self._remove(name, mailbox)
 
-    def of(self, name: str) -> tuple[Mailbox, ...]:
+    def members(self, name: str) -> tuple[Mailbox, ...]:
         """Return the members of ``name`` at this moment."""
-        members = self._tuples.get(name)
+        members = self._snapshots.get(name)
         if members is None:
             if name not in self._members:
                 return ()
             with self._lock:
                 members = tuple(self._members.get(name, ()))
                 if members:
-                    self._tuples[name] = members
+                    self._snapshots[name] = members
         return members
 
     def drop(self, mailbox: Mailbox) -> None:
@@ -61,7 +61,7 @@ class Membership:
         """Take everybody out of everything; the caller holds the lock."""
         self._members.clear()
         self._names.clear()
-        self._tuples.clear()
+        self._snapshots.clear()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -71,4 +71,4 @@ class Membership:
         del members[mailbox]
         if not members:
             del self._members[name]
-        self._tuples.pop(name, None)
+        self._snapshots.pop(name, None)

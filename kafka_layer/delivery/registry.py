@@ -78,7 +78,7 @@ class Registry:
             mailbox = self._mailboxes.get(channel)
             if mailbox is None:
                 mailbox = self._mailboxes[channel] = self._new_mailbox(channel)
-                self._leave(mailbox)
+                self._expire_later(mailbox)
                 if self._error is not None:
                     mailbox.close(self._error)
             return mailbox
@@ -134,12 +134,12 @@ class Registry:
             while self._collected:
                 mailbox = self._mailboxes.get(self._collected.popleft())
                 if mailbox is not None:
-                    self._leave(mailbox)
+                    self._expire_later(mailbox)
             left = 0
             while self._leaving and self._leaving[0][0] <= now:
                 mailbox = self._leaving.popleft()[1]
                 if mailbox.receiving or mailbox.last_seen + self._config.expiry > now:
-                    self._leave(mailbox)
+                    self._expire_later(mailbox)
                 else:
                     left += self._forget(mailbox)
             if now >= self._next_full_sweep:
@@ -178,7 +178,7 @@ class Registry:
     def _new_mailbox(self, channel: str) -> Mailbox:
         return Mailbox(channel, self._config.capacity_of(channel), self.wakeups)
 
-    def _leave(self, mailbox: Mailbox) -> None:
+    def _expire_later(self, mailbox: Mailbox) -> None:
         self._leaving.append((time.monotonic() + self._config.expiry, mailbox))
 
     def _sweep_silent(self, now: float) -> int:

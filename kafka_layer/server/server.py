@@ -36,7 +36,7 @@ from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .clock import BrokerClock, TimedRecord
 from .commands import Commands, Question
-from .router import Router
+from .router import Router, channels_by_name
 
 __all__ = ["Server", "abandon_all", "close_all"]
 
@@ -81,15 +81,8 @@ class Server:
         )
         self.sending = False
         self.receiving = False
-        self._router = Router(
-            config,
-            self.registry,
-            encryption,
-            self.stats,
-            self._clock,
-            self.commands.handlers,
-            self._is_mine,
-        )
+        self._router = Router(config, self.registry, encryption, self.stats, self._clock)
+        self._register_topics()
         self._backplane = backplane(self.stats)
         # The largest value of each topic that can be written to.
         self._limits: dict[Topic | WorkTopic, int] = {t: self._limit_of(t) for t in Topic}
@@ -359,6 +352,18 @@ class Server:
         self._stopped.set()
         _running.discard(self)
         self._backplane.abandon()
+
+    def _register_topics(self) -> None:
+        registry, handlers = self.registry, self.commands.handlers
+        by_name = channels_by_name(registry, self.stats, self._is_mine)
+        self._router.register(Topic.SEND_CONN, by_name)
+        self._router.register(Topic.SEND_GROUP, registry.groups.members)
+        self._router.register(Topic.SEND_USER, registry.users.members)
+        self._router.register(
+            Topic.SEND_ALL, lambda _: registry.open_channels(), handlers[Topic.SEND_ALL]
+        )
+        for topic in (Topic.GROUP_MGMT, Topic.ACK):
+            self._router.register(topic, None, handlers[topic])
 
     def _open_sender(self) -> None:
         self._backplane.open_sender(self.config.timings.start)

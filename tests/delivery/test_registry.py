@@ -69,13 +69,13 @@ class TestChanges:
         first, second = new(registry), new(registry)
         for name in (first, second, first):
             registry.change(f"{kind}_add", "x", name)
-        assert [each.channel for each in members.of("x")] == [first, second]
+        assert [each.channel for each in members.members("x")] == [first, second]
         registry.change(f"{kind}_discard", "x", first)
         registry.change(f"{kind}_discard", "x", first)
         registry.change(f"{kind}_discard", "never", first)
-        assert [each.channel for each in members.of("x")] == [second]
+        assert [each.channel for each in members.members("x")] == [second]
         registry.change(f"{kind}_discard", "x", second)
-        assert members.of("x") == ()
+        assert members.members("x") == ()
         assert len(members) == 0
 
     def test_a_channel_that_is_not_here_changes_nothing(self, registry: Registry) -> None:
@@ -95,9 +95,9 @@ class TestChanges:
             mailbox_of(registry, name).put(envelope())
         assert registry.clear() == 3
         assert len(registry) == 3
-        assert registry.groups.of("room") == registry.users.of("me") == ()
+        assert registry.groups.members("room") == registry.users.members("me") == ()
         registry.change("group_add", "room", names[0])
-        assert len(registry.groups.of("room")) == 1
+        assert len(registry.groups.members("room")) == 1
 
     @pytest.mark.parametrize("kind", ["group", "user"])
     def test_a_channel_that_is_forgotten_in_that_very_moment_leaves_nothing(
@@ -115,7 +115,7 @@ class TestChanges:
         gc.collect()
         registry.change(f"{kind}_add", "x", copy)
         assert len(members) == 0
-        assert members.of("x") == ()
+        assert members.members("x") == ()
 
 
 class TestForgetting:
@@ -124,7 +124,7 @@ class TestForgetting:
         registry.change("group_add", "room", name)
         passes(registry, 0.3)
         assert registry.is_open(mailbox_of(registry, name))
-        assert len(registry.groups.of("room")) == 1
+        assert len(registry.groups.members("room")) == 1
 
     def test_a_collected_name_ends_it_with_all_it_had(self, registry: Registry) -> None:
         name = new(registry)
@@ -201,11 +201,11 @@ class TestMembership:
         membership = Membership(threading.Lock())
         first, second = (Mailbox(name, 1, registry.wakeups) for name in "ab")
         membership.add("x", first)
-        before = membership.of("x")
+        before = membership.members("x")
         membership.add("x", second)
         membership.discard("x", first)
         assert before == (first,)
-        assert membership.of("x") == (second,)
+        assert membership.members("x") == (second,)
 
     def test_drop_takes_it_out_of_everything(self, registry: Registry) -> None:
         membership = Membership(threading.Lock())
@@ -215,7 +215,7 @@ class TestMembership:
         membership.add("z", other)
         membership.drop(mailbox)
         assert len(membership) == 1
-        assert membership.of("z") == (other,)
+        assert membership.members("z") == (other,)
 
 
 def envelope() -> Envelope:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,15 +14,18 @@ import pytest
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.registry import Registry
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
-from kafka_layer.server.router import Router
+from kafka_layer.server.router import Router, channels_by_name
 from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.encryption import Encryption
 from kafka_layer.wire.names import ServerName
+from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
+from tests.support.waiting import wait_until_async
 
 SERVER = ServerName(0, "abcdef01")
 STALLED_AFTER = Timings().stalled
@@ -37,19 +42,20 @@ class Site:
         self.stats = Stats()
         self.clock = BrokerClock()
         self.commands: list[tuple[Topic, str, bytes]] = []
-        handlers = {
-            topic: partial(self._note_command, topic)
-            for topic in (Topic.GROUP_MGMT, Topic.ACK, Topic.SEND_ALL)
-        }
-        self.router = Router(
-            self.config,
-            self.registry,
-            self.encryption,
-            self.stats,
-            self.clock,
-            handlers,
-            lambda channel: channel.startswith("mine."),
+        self.router = Router(self.config, self.registry, self.encryption, self.stats, self.clock)
+        by_name = channels_by_name(
+            self.registry, self.stats, lambda channel: channel.startswith("mine.")
         )
+        self.router.register(Topic.SEND_CONN, by_name)
+        self.router.register(Topic.SEND_GROUP, self.registry.groups.members)
+        self.router.register(Topic.SEND_USER, self.registry.users.members)
+        self.router.register(
+            Topic.SEND_ALL,
+            lambda _: self.registry.open_channels(),
+            partial(self._note_command, Topic.SEND_ALL),
+        )
+        for topic in (Topic.GROUP_MGMT, Topic.ACK):
+            self.router.register(topic, None, partial(self._note_command, topic))
         self._names: list[str] = []
         self.offsets = itertools.count()
 
@@ -93,6 +99,15 @@ class Site:
 
     def counted(self, name: str) -> int:
         return self.stats.snapshot().get(name, 0)
+
+
+class Broken(Mailbox):
+    """A mailbox with a fault."""
+
+    __slots__ = ()
+
+    def put(self, envelope: Envelope) -> bool:
+        raise KeyError("bug")
 
 
 class TestAddresses:
@@ -215,15 +230,59 @@ class TestNothingStopsIt:
         def fail(key: str, payload: bytes, written: float) -> None:
             raise error
 
-        handlers = {Topic.ACK: fail}
-        site.router = Router(
-            site.config, site.registry, site.encryption, site.stats, site.clock, handlers, bool
-        )
+        site.router.register(Topic.ACK, None, fail)
         site.deliver(Topic.ACK, "0-a", 1)
         site.deliver(Topic.SEND_GROUP, "room", 1)
         assert site.taken(channel) == [1]
         known = isinstance(error, UnreadableRecord)
         assert site.counted("dropped.undecodable" if known else "errors.routing") == 1
+
+    def test_an_error_while_records_come_costs_none_of_those_before(self) -> None:
+        site = Site()
+        channel = site.channel(group="room")
+        told: list[bool] = []
+
+        def records() -> Iterator[Record]:
+            yield (Topic.SEND_GROUP, b"room", b"\x81\xa1v\x01", (), time.time(), 0, 0)
+            raise RuntimeError("can't start new thread")
+
+        async def receive() -> None:
+            mailbox = site.registry.mailbox(channel)
+            assert mailbox is not None
+            waiting = asyncio.create_task(mailbox.wait())
+            await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
+            with pytest.raises(RuntimeError):
+                await asyncio.to_thread(site.router.deliver, records())
+            await asyncio.wait_for(waiting, 5)
+            told.append(True)
+
+        asyncio.run(receive())
+        assert told == [True]
+        assert site.counted("delivered") == 1
+
+    def test_a_record_that_fails_for_one_member_is_counted_for_those_before(self) -> None:
+        site = Site()
+        first = site.channel(group="room")
+        broken = Broken("mine.0-a!broken", 10, site.registry.wakeups)
+        site.router.register(
+            Topic.SEND_USER, lambda _: [*site.registry.groups.members("room"), broken]
+        )
+        site.deliver(Topic.SEND_USER, "7", 1)
+        assert site.taken(first) == [1]
+        assert site.counted("delivered") == 1
+        assert site.counted("errors.routing") == 1
+
+
+class TestRegister:
+    def test_a_topic_decides_itself_what_its_keys_mean(self) -> None:
+        site = Site()
+        first, second = site.channel(), site.channel()
+        mailboxes = [site.registry.open_mailbox(name) for name in (first, second)]
+        site.router.register(Topic.SEND_GROUP, lambda key: [mailboxes[int(key)]])
+        site.deliver(Topic.SEND_GROUP, "0", "a")
+        site.deliver(Topic.SEND_GROUP, "1", "b")
+        assert site.taken(first) == ["a"]
+        assert site.taken(second) == ["b"]
 
 
 class TestBackPressure:
