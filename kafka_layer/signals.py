@@ -1,6 +1,10 @@
 """Django signals of the layer.
 
-Receivers run in a thread of the layer, or in the one that closes it, and must not block it.
+Receivers run in a thread of their own, ``kafka-layer-signals``, one after another, in the order in
+which things happened. They may use the database and the layer, may be coroutines, and may take
+their time: nothing but further signals waits for them. 100,000 signals may wait; more are counted
+(``errors.signals``) and not sent. ``close()``, and the end of the process, wait until all are sent,
+for as long as they have (5 s in all).
 """
 
 from __future__ import annotations

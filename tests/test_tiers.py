@@ -31,7 +31,7 @@ TIERS: list[set[str]] = [
     {"kafka.backplane", "kafka.validation"},
     {"kafka.admin", "kafka.reader", "kafka.producer", "kafka.acls", "kafka.group"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
-    {"kafka.errors", "kafka.properties"},
+    {"kafka.errors", "kafka.log", "kafka.properties"},
     {"server.server"},
     {"server.router", "server.commands"},
     {"transport"},

@@ -18,7 +18,7 @@ from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
 from ..exceptions import TopicError
 from .clients import new_client
-from .errors import client_logger
+from .log import client_logger
 from .properties import rights_properties
 
 __all__ = ["ReadRights"]

@@ -39,7 +39,8 @@ from ..exceptions import KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .clients import new_client
 from .connection import Connection
-from .errors import client_logger, is_refusal, kafka_error, topic_error
+from .errors import is_refusal, kafka_error, topic_error
+from .log import client_logger
 from .properties import admin_properties
 
 __all__ = [

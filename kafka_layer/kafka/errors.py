@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -16,7 +13,6 @@ from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, Topi
 
 __all__ = [
     "UNKNOWN_TOPIC",
-    "client_logger",
     "is_refusal",
     "kafka_error",
     "produce_error",
@@ -35,7 +31,7 @@ UNKNOWN_TOPIC = frozenset(
 )
 """A topic or partition that was there is not: deleted, or the brokers were replaced."""
 
-_MENDS = {
+_HINTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this client has no right to use the consumer group",
@@ -55,9 +51,9 @@ _MENDS = {
     "message.timestamp.type=LogAppendTime with 'manage.py kafka_setup_topics'",
 }
 
-_NO_MENDS: Mapping[int, str] = MappingProxyType({})
+_NO_HINTS: Mapping[int, str] = MappingProxyType({})
 _MAY_NOT_WRITE = "this client has no right to do that; grant it an ACL for WRITE"
-_PRODUCE_MENDS = {
+_PRODUCE_HINTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
     # Idempotence asks for it, and a client that may write to any topic has it.
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
@@ -147,53 +143,19 @@ def produce_error(
             "raise that with 'manage.py kafka_setup_topics', or send a reference."
         )
         return too_large
-    said = _sentence(error, _PRODUCE_MENDS)
+    said = _sentence(error, _PRODUCE_HINTS)
     if refusal is not None and error.code() == KafkaError._MSG_TIMED_OUT:
         said += f"; the brokers do not let this client in ({_AFTERTHOUGHT.sub('', refusal.str())})"
     return ProduceFailed(f"The broker did not take {where}: {said}.")
 
 
-def _sentence(error: KafkaError, own: Mapping[int, str] = _NO_MENDS) -> str:
-    mend = own.get(error.code()) or _MENDS.get(error.code())
+def _sentence(error: KafkaError, own: Mapping[int, str] = _NO_HINTS) -> str:
+    hint = own.get(error.code()) or _HINTS.get(error.code())
     said = error.str().rstrip(".")
-    return f"{said} ({mend})" if mend else said
-
-
-class ClientLog(logging.Filter):
-    """Lets one line of each kind through in ten seconds: an outage repeats itself a lot."""
-
-    interval = 10.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._next: dict[str, float] = {}
-        self._held: dict[str, int] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is logged; adds how many of its kind were not."""
-        # librdkafka's lines read "FAIL [rdkafka#producer-1] [thrd:…]: …".
-        kind = record.getMessage().partition(" ")[0]
-        now = time.monotonic()
-        with self._lock:
-            if now < self._next.get(kind, 0.0):
-                self._held[kind] = self._held.get(kind, 0) + 1
-                return False
-            self._next[kind] = now + self.interval
-            held = self._held.pop(kind, 0)
-        if held:
-            record.msg = f"{record.getMessage()} ({held} more like it)"
-            record.args = ()
-        return True
+    return f"{said} ({hint})" if hint else said
 
 
 def kafka_error(exception: KafkaException) -> KafkaError:
     """Return the error that an exception of confluent_kafka carries."""
     error = exception.args[0]
     return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
-
-
-client_logger = logging.getLogger("kafka_layer.librdkafka")
-"""Where the clients' own log lines go."""
-
-client_logger.addFilter(ClientLog())

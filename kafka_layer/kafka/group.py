@@ -34,7 +34,8 @@ from ..jobs.channel import Job, WorkChannel
 from ..observe.counters import Stats
 from .clients import abandon, ends_of, new_client
 from .connection import Connection
-from .errors import client_logger, kafka_error, topic_error
+from .errors import kafka_error, topic_error
+from .log import client_logger
 from .properties import work_properties
 
 __all__ = ["GIVE_BACK_AFTER", "WorkConsumer"]

@@ -41,7 +41,8 @@ from ..wire.topics import Topic, WorkTopic
 from .batching import Hold, Pending
 from .clients import abandon, new_client
 from .connection import Connection
-from .errors import UNKNOWN_TOPIC, client_logger, kafka_error, produce_error
+from .errors import UNKNOWN_TOPIC, kafka_error, produce_error
+from .log import client_logger
 from .properties import producer_properties
 
 __all__ = ["RecordProducer"]

@@ -33,7 +33,8 @@ from ..wire.records import Record
 from ..wire.topics import Topic
 from .clients import abandon, ask_for_ends, ends_of, new_client, tells_an_end
 from .connection import Connection
-from .errors import UNKNOWN_TOPIC, client_logger, kafka_error
+from .errors import UNKNOWN_TOPIC, kafka_error
+from .log import client_logger
 from .properties import consumer_properties
 
 __all__ = ["BroadcastConsumer"]
