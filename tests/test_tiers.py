@@ -30,6 +30,7 @@ TIERS: list[set[str]] = [
     {"layer", "testing.embedded"},
     {"kafka.backplane", "kafka.validation"},
     {"kafka.admin", "kafka.reader", "kafka.producer", "kafka.acls", "kafka.group"},
+    {"kafka.producer_client"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.errors", "kafka.log", "kafka.properties"},
     {"server.server"},

@@ -20,6 +20,10 @@ class Timings:
         refresh: Between two looks at the topics for changes that no broker announces.
         connection_doubt: How long no client is answered, after one reported that it finds no
             broker, before the brokers count as lost: the upkeep asks one within that time.
+        producer_pace: Between two rounds of the producer's thread while records are on their way.
+        producer_rest: The longest that this thread rests where nothing is to be done.
+        producer_replace: The least time between two replacements of a producer that failed for
+            good.
         drop_summary: The least time between two log lines about drops of one cause.
         signals_linger: How long the thread that sends signals waits for another before it ends.
         close_signals: The least that a close waits for receivers of signals, whatever the rest
@@ -38,6 +42,9 @@ class Timings:
     upkeep: float = 1.0
     refresh: float = 30.0
     connection_doubt: float = 1.5
+    producer_pace: float = 0.01
+    producer_rest: float = 0.1
+    producer_replace: float = 1.0
     drop_summary: float = 10.0
     signals_linger: float = 1.0
     close_signals: float = 0.5

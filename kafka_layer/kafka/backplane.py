@@ -91,7 +91,7 @@ class KafkaBackplane:
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         # Known first: what is not there yet is made later, with all that the producer writes to.
-        self._producer.spread(topic, self._name(topic), 1)
+        self._producer.set_round_robin(topic, self._name(topic), 1)
         self._ensure_or_later((topic,), timeout)
 
     def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
@@ -111,7 +111,7 @@ class KafkaBackplane:
             raise
 
     def settle(self, timeout: float) -> bool:
-        return self._producer.settle(timeout)
+        return self._producer.flush(timeout)
 
     def clear_work(self, timeout: float) -> None:
         every_work_topic = f"{self._config.prefix}-work."
@@ -273,9 +273,9 @@ class KafkaBackplane:
             self._partitions.update(counts)
         for topic, name in names.items():
             if name in counts and isinstance(topic, WorkTopic):
-                self._producer.spread(topic, name, counts[name])
+                self._producer.set_round_robin(topic, name, counts[name])
             elif name in counts and topic is Topic.SEND_ALL:
-                self._producer.own_partition = self._seed % counts[name]
+                self._producer.keyless_partition = self._seed % counts[name]
         return [topic for topic, name in names.items() if name not in counts]
 
     def _repair_topics(self) -> None:

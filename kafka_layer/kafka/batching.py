@@ -1,158 +1,297 @@
 """Records that a busy producer holds back for a moment, so that they travel in fewer requests.
 
-With one request in flight, what came in meanwhile is the next one: few records, while the broker
-answers soon. It took 13 to 23 us of its processor for a record flat out, and 2 to 3 with this,
-measured. librdkafka's ``linger.ms`` would do the same, and delay those of an idle server as well.
+With one request in flight, what came in meanwhile is the next request: few records, while the
+broker answers soon. A record then took 13 to 23 µs of the broker's processor, and takes 2 to 3
+with this (docs/performance.md). librdkafka's ``linger.ms`` would do the same, and delay the records
+of an idle server as well.
+
+``Batcher.put`` is a hot path: every send takes it.
 """
 
 from __future__ import annotations
 
+import enum
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
+from ..config.realtime import monotonic
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..messages import Position
 from ..transport import QueueFull
 
-__all__ = ["Hold", "Pending"]
-
-# Up to this many records on their way are no load: a burst goes at once.
-_IDLE_UP_TO = 256
-# So many in any case: fewer would be let go by the sender before the next round, in more requests.
-_MOST = 3_000
-_LARGE = 10_000
+__all__ = ["TICKET", "VALUE", "Batcher", "BatcherState", "Outlet", "Pending"]
 
 Pending = tuple[
     str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Ticket[Position] | None"
 ]
-"""A record that is ready for the client: Kafka's name of its topic, its value, its key, the number
-of its partition or -1 where the client decides, its headers, and the ticket for its outcome.
+"""A record that is ready for librdkafka: Kafka's name of its topic, its value, its key, the number
+of its partition or -1 where librdkafka decides, its headers, and the ticket for its outcome.
 
-A plain tuple is made in a seventh of the time of a named one, and one of nothing but text and
-numbers is none of the garbage collector's business.
+A plain tuple is made in a seventh of the time of a named one, and the garbage collector does not
+track one of text and numbers alone.
 """
 
+VALUE: Final = 1
+TICKET: Final = 5
 
-class Hold:
+# Up to this many records on their way are no load: a burst goes at once.
+_IDLE_UP_TO = 256
+# Hold up to this many until the next round; a lower limit makes more, smaller requests.
+_MOST = 3_000
+# Bytes of a value from which on a record is not held back.
+_LARGE = 10_000
+
+
+class Outlet(Protocol):
+    """Where a ``Batcher`` hands records over."""
+
+    @property
+    def current(self) -> Producer | None:
+        """The client that takes records; its length is the number of records on their way."""
+
+    def enqueue(self, client: Producer, pending: Pending) -> None:
+        """Hand a record over; raises ``QueueFull`` where the client takes no more."""
+
+    def reject(self, pending: Pending, error: KafkaError) -> None:
+        """Report a record as failed."""
+
+
+class BatcherState(enum.Enum):
+    """The states of a ``Batcher``."""
+
+    PASSING = "passing"
+    HOLDING = "holding"
+    FULL = "full"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Batcher:
     """Holds records back while many are on their way; any thread may call each method.
 
     Records of one thread stay in order, among them those that were not held back.
 
+    ======= ================================================== =======
+    state   event                                              next
+    ======= ================================================== =======
+    PASSING put() with few records on their way: handed over   PASSING
+    PASSING put() with many on their way: held back            HOLDING
+    HOLDING release(): the client took all                     PASSING
+    HOLDING release(): the client took some or none            FULL
+    FULL    put(): refused, unless the client takes all now    FULL
+    FULL    release(): the client took all                     PASSING
+    FULL    release(): what waited for ``timeout`` is rejected PASSING
+    any     stop_taking(): put() is refused for good           CLOSING
+    CLOSING close(): what is still held back is rejected       CLOSED
+    ======= ================================================== =======
+
+    While senders wait for room (``when_room``), ``put`` takes the records of these alone.
+
     Args:
+        outlet: Takes the records.
         limit: Records that may wait, here and on their way together.
-        timeout: Seconds that they may wait here for a client that takes no more.
-        hand_over: Gives a record to the client; raises ``QueueFull`` where it takes no more.
-        on_hold: Called when the first one is held back: ``release`` is due in a moment.
-        expire: Reports a record that waited for too long.
+        timeout: Seconds that records may wait here for a client that takes no more.
+        roused: Set when the first record is held back: ``release`` is due in a moment.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        timeout: float,
-        hand_over: Callable[[Producer, Pending], None],
-        on_hold: Callable[[], None],
-        expire: Callable[[Pending], None],
-    ) -> None:
+    def __init__(self, outlet: Outlet, limit: int, timeout: float, roused: threading.Event) -> None:
+        self._outlet = outlet
         self._limit = limit
         self._timeout = timeout
-        self._hand_over = hand_over
-        self._on_hold = on_hold
-        self._expire = expire
+        self._roused = roused
         self._held: deque[Pending] = deque()
-        # Since when the client takes no more; nothing is accepted from then on.
-        self._refused: float | None = None
-        self._ended = False
+        # Since when (monotonic seconds) the client takes none of what is held back; None: it does.
+        self._full_since: float | None = None
+        # How many records were on their way when the client refused one that was not held back.
+        self._full_at: int | None = None
+        # Senders that wait for room, the first to be served first.
+        self._waiting: deque[Ticket[None]] = deque()
+        # Whether put() has more to look at: senders wait, or no more is taken. One flag, because
+        # every send looks at it.
+        self._guarded = False
+        self._stopped = False
+        self._closed = False
+        # Guards appending to _held against close(), and _waiting with _guarded.
         self._adding = threading.Lock()
-        self._releasing = threading.Lock()
+        # Held by the one thread that drains. A delivery callback may send, and so come here again.
+        self._draining = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def room(self, client: Producer) -> int:
-        """Return how many records are taken before the queue is full, as far as is known."""
-        if self._refused is not None:
-            return 0
-        return max(0, self._limit - len(client) - len(self._held))
+    @property
+    def state(self) -> BatcherState:
+        """The present state."""
+        if self._closed:
+            return BatcherState.CLOSED
+        if self._stopped:
+            return BatcherState.CLOSING
+        if self._full_since is not None:
+            return BatcherState.FULL
+        return BatcherState.HOLDING if self._held else BatcherState.PASSING
 
-    def put(self, client: Producer, pending: Pending) -> None:
-        """Hand a record over, now or with others in a moment.
+    @property
+    def has_waiting(self) -> bool:
+        """Whether senders wait for room."""
+        return bool(self._waiting)
+
+    def put(self, pending: Pending, waited: bool = False) -> None:
+        """Take a record and hand it over, now or with others in a moment.
+
+        Args:
+            pending: The record.
+            waited: Whether its sender waited for room (``when_room``).
 
         Raises:
-            QueueFull: If no more may wait, or the client takes no more.
-            ProduceFailed: After ``give_up``.
+            QueueFull: If no more may wait, the client takes no more, or others wait for room.
+            ProduceFailed: After ``stop_taking``.
         """
+        if self._guarded:
+            self._require_turn(waited)
+        client = self._outlet.current
+        if client is None:
+            raise _closed()
         held = self._held
         on_their_way = len(client)
         if not held and on_their_way <= _IDLE_UP_TO:
-            self._hand_over(client, pending)
+            try:
+                self._outlet.enqueue(client, pending)
+            except QueueFull:
+                self._full_at = on_their_way
+                raise
             return
-        if self._refused is not None:
-            self.release(client)
-        if self._refused is not None or on_their_way + len(held) >= self._limit:
+        if self._full_since is not None:
+            self.release()
+        if self._full_since is not None or on_their_way + len(held) >= self._limit:
             raise QueueFull
         with self._adding:
-            if self._ended:
-                raise ProduceFailed("The channel layer is closed.")
+            if self._stopped:
+                raise _closed()
             held.append(pending)
             if len(held) == 1:
-                self._on_hold()
-        _, value, _, _, _, ticket = pending
-        urgent = ticket is not None or len(value) >= _LARGE
+                self._roused.set()
+        urgent = pending[TICKET] is not None or len(pending[VALUE]) >= _LARGE
         if urgent or len(held) >= _MOST:
-            self.release(client)
+            self.release()
 
-    def release(self, client: Producer) -> None:
+    def release(self) -> None:
         """Hand over what is held back, as far as the client takes it."""
-        # The thread that is at it takes what came meanwhile; it may itself be called back here.
-        while self._held and self._releasing.acquire(blocking=False):
+        # Non-blocking: the thread that drains also takes what is added meanwhile.
+        while self._held and self._draining.acquire(blocking=False):
             try:
-                if not self._drain(client):
+                if not self._drain():
                     return
             finally:
-                self._releasing.release()
+                self._draining.release()
 
-    def _drain(self, client: Producer) -> bool:
+    def when_room(self, waited: bool = False) -> Ticket[None]:
+        """Wait for room; see ``kafka_layer.transport.Backplane.when_room``."""
+        ticket: Ticket[None] = Ticket()
+        with self._adding:
+            if not self._stopped:
+                self._guarded = True
+                if waited:
+                    self._waiting.appendleft(ticket)
+                else:
+                    self._waiting.append(ticket)
+        if self._stopped:
+            ticket.fail(_closed())
+        self._roused.set()
+        return ticket
+
+    def admit(self) -> None:
+        """Tell the senders that wait for room, as far as there is any."""
+        room = self._room() if self._waiting else 0
+        while room > 0:
+            with self._adding:
+                if not self._waiting:
+                    break
+                ticket = self._waiting.popleft()
+            # Before others are admitted: a callback of the ticket may send at once.
+            ticket.resolve(None)
+            room -= 1
+        with self._adding:
+            if not self._waiting:
+                self._guarded = self._stopped
+                self._full_at = None
+
+    def stop_taking(self) -> None:
+        """Refuse records from now on, and senders that wait for room."""
+        with self._adding:
+            self._stopped = self._guarded = True
+            waiting, self._waiting = self._waiting, deque()
+        for ticket in waiting:
+            ticket.fail(_closed())
+
+    def close(self, patience: float) -> None:
+        """Reject what is held back. Records are not taken any more.
+
+        Args:
+            patience: Seconds to wait for the thread that drains. It may be the caller, called back
+                by the client; the record that it is handing over is its own to report.
+        """
+        self.stop_taking()
+        self._closed = True
         held = self._held
-        while held and not self._ended:
+        drains = not self._draining.acquire(timeout=patience)
+        try:
+            in_hand = held[0] if drains and held else None
+            rejected: list[Pending] = []
+            while held and held[-1] is not in_hand:
+                rejected.append(held.pop())
+        finally:
+            if not drains:
+                self._draining.release()
+        for pending in reversed(rejected):
+            self._outlet.reject(pending, KafkaError(KafkaError._PURGE_QUEUE))
+
+    def _require_turn(self, waited: bool) -> None:
+        if self._stopped:
+            raise _closed()
+        if self._waiting and not waited:
+            raise QueueFull
+
+    def _room(self) -> int:
+        """Return how many records are taken before the queue is full, as far as is known."""
+        client = self._outlet.current
+        if client is None or self._full_since is not None:
+            return 0
+        on_their_way = len(client)
+        room = self._limit - on_their_way - len(self._held)
+        if self._full_at is not None:
+            # It is full of bytes, whose number nobody tells: as many as were written may try.
+            room = min(room, max(self._full_at - on_their_way, 0 if on_their_way else 1))
+        return room
+
+    def _drain(self) -> bool:
+        """Hand over what is held back; returns False if some stays."""
+        held = self._held
+        while held and not self._closed:
+            client = self._outlet.current
+            if client is None:
+                return False
             try:
-                self._hand_over(client, held[0])
+                self._outlet.enqueue(client, held[0])
             except QueueFull:
-                now = time.monotonic()
-                self._refused = self._refused or now
-                if now - self._refused < self._timeout:
+                now = monotonic()
+                if self._full_since is None:
+                    self._full_since = now
+                if now - self._full_since < self._timeout:
                     return False
-                self._expire(held[0])
+                self._outlet.reject(held[0], KafkaError(KafkaError._MSG_TIMED_OUT))
             except BaseException:
                 held.popleft()
                 raise
-            # Not before: a record of another thread would pass it.
+            # Pop after the hand-over only: an empty queue lets other threads overtake.
             held.popleft()
-        self._refused = None
-        return not self._ended
+        self._full_since = None
+        return not self._closed
 
-    def give_up(self, patience: float) -> list[Pending]:
-        """Return what is held back, and take no more.
 
-        Args:
-            patience: Seconds to wait for the thread that releases. It may be the caller, called
-                back by the client; what it is handing over is its own to report.
-        """
-        held = self._held
-        with self._adding:
-            self._ended = True
-        entered = self._releasing.acquire(timeout=patience)
-        try:
-            in_hand = None if entered or not held else held[0]
-            given_up: list[Pending] = []
-            while held and held[-1] is not in_hand:
-                given_up.append(held.pop())
-            return given_up[::-1]
-        finally:
-            if entered:
-                self._releasing.release()
+def _closed() -> ProduceFailed:
+    return ProduceFailed("The channel layer is closed.")

@@ -108,7 +108,8 @@ async def test_who_asks_the_old_one_meanwhile_is_answered(
     answer_with(broker, PRODUCE, OUT_OF_ORDER)
     await here.group_send("room", {"n": 0})
     await wait_until_async(
-        lambda: producer.client is not old and not producer._retired, "the old one to be let go"
+        lambda: producer.client is not old and not producer._client._retired,
+        "the old one to be let go",
     )
     assert old.list_topics(timeout=5).topics
 

@@ -217,7 +217,9 @@ class TestProducerQueue:
         broker.freeze()
         try:
             sending = asyncio.create_task(send_all())
-            await wait_until_async(lambda: here.stats().queued == limit, "the queue to be full")
+            await wait_until_async(
+                lambda: sent >= limit and here.stats().queued == limit, "the queue to be full"
+            )
             # The broker may have taken some at the moment in which it stopped.
             assert limit <= sent < limit + 50
         finally:

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from kafka_layer.config.librdkafka import Properties
-from kafka_layer.kafka import producer as producer_module
+from kafka_layer.kafka import producer_client as producer_module
 from kafka_layer.kafka import reader as consumer_module
 from kafka_layer.kafka.backplane import KafkaBackplane
 from kafka_layer.layer import KafkaChannelLayer

@@ -1,0 +1,479 @@
+"""The librdkafka producer of a server, and a new one in its place where it fails for good.
+
+A fatal error ends a librdkafka producer: it refuses everything afterwards. One that never finds a
+broker again after an outage is replaced as well. Whatever the old one still holds is reported as
+failed: the broker may have it, and nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+)
+from django.core.exceptions import ImproperlyConfigured
+
+from ..config.librdkafka import Properties
+from ..config.realtime import monotonic, wall_clock
+from ..config.settings import LayerConfig
+from ..delivery.tickets import Ticket
+from ..exceptions import ProduceFailed
+from ..messages import Position, SelfTimedPosition
+from ..observe.counters import Stats
+from ..observe.events import Cause
+from ..signals import produce_failed
+from ..transport import QueueFull
+from .batching import Pending
+from .clients import abandon, new_client
+from .connection import Connection
+from .errors import UNKNOWN_TOPIC, kafka_error, produce_error
+from .log import client_logger
+from .properties import producer_properties
+
+__all__ = ["ClientState", "ProducerClient"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds that purged records get to be reported, and how often: a report takes some 20 µs.
+_REPORT_TIME = 0.1
+_REPORT_ROUNDS = 50
+# Seconds since the epoch (2001). The embedded broker reports a constant from 1970 as the time of
+# every record.
+_EARLIEST = 1_000_000_000.0
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
+# A call into C, after which CPython looks whether an exception is pending.
+_RAISE_PENDING = partial(bool)
+
+
+class ClientState(enum.Enum):
+    """The states of a ``ProducerClient``."""
+
+    NEW = "new"
+    LIVE = "live"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class ProducerClient:
+    """Hands records to librdkafka and reports what became of each; any thread.
+
+    ====== ============================================== ======
+    state  event                                          next
+    ====== ============================================== ======
+    NEW    open()                                         LIVE
+    LIVE   a fatal error of the current client            FAILED
+    LIVE   replace()                                      LIVE
+    FAILED replace(), tend() or enqueue(): a new client   LIVE
+    FAILED the same, but the last new client is too young FAILED
+    any    close()                                        CLOSED
+    ====== ============================================== ======
+
+    Args:
+        config: The layer's settings.
+        stats: Counts what failed.
+        connection: Is told of errors and answers.
+        on_unknown_topic: Called, from any thread, when a topic or partition is not there.
+        roused: Set when the reports are awaited, so that ``poll`` is due at once.
+
+    Attributes:
+        current: The client that takes records; None before ``open`` and after ``close``.
+    """
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        stats: Stats,
+        connection: Connection,
+        on_unknown_topic: Callable[[], None],
+        roused: threading.Event,
+    ) -> None:
+        self.current: Producer | None = None
+        self._properties = producer_properties(config)
+        self._replace_interval = config.timings.producer_replace
+        self._stats = stats
+        self._connection = connection
+        self._on_unknown_topic = on_unknown_topic
+        self._roused = roused
+        # Guards the fields down to _next_replacement. A callback of a client may take it as well.
+        self._lock = threading.RLock()
+        self._closed = False
+        # Counts the clients. Errors name the one that they are of: an old one reports its fatal
+        # error again while it is emptied, when a new one has taken its place.
+        self._generation = 0
+        self._retired: list[Producer] = []
+        self._next_replacement = float("-inf")
+        # The generation that failed for good.
+        self._failed = 0
+        # Why a broker refuses the idempotent producer; None since a record was written.
+        self._forbidden: KafkaError | None = None
+        # How many reports somebody waits for; the event is set where there are any.
+        self._outstanding = 0
+        self._awaited = threading.Event()
+        # The delivery callback of the current client. Bound once: one object less per record on
+        # its way for the garbage collector to track.
+        self._report = partial(self._on_delivery, self._generation)
+
+    @property
+    def state(self) -> ClientState:
+        """The present state."""
+        if self._closed:
+            return ClientState.CLOSED
+        if self.current is None:
+            return ClientState.NEW
+        return ClientState.FAILED if self._failed == self._generation else ClientState.LIVE
+
+    def open(self) -> bool:
+        """Create the client; no I/O in this thread.
+
+        Returns:
+            Whether this call did it.
+
+        Raises:
+            ImproperlyConfigured: If librdkafka refuses a property.
+            ProduceFailed: If it was closed already.
+        """
+        with self._lock:
+            if self._closed:
+                raise ProduceFailed("The channel layer is closed.")
+            if self.current is not None:
+                return False
+            self._make()
+            return True
+
+    def enqueue(self, client: Producer, pending: Pending) -> None:
+        """Hand a record to librdkafka; whatever goes wrong becomes the record's own failure.
+
+        Args:
+            client: What ``current`` was a moment ago.
+            pending: The record.
+
+        Raises:
+            QueueFull: If librdkafka's queue is full.
+        """
+        name, value, key, partition, headers, ticket = pending
+        try:
+            if headers or ticket is not None:
+                # A report does not carry the headers, so the callback keeps them.
+                report = partial(self._on_delivery_with, self._generation, headers, ticket)
+                client.produce(name, value, key, partition, report, headers=list(headers))
+                if ticket is not None:
+                    self._await_reports(1)
+            else:
+                client.produce(name, value, key, partition, self._report)
+        except BufferError:
+            raise QueueFull from None
+        except KafkaException as exception:
+            self._enqueue_on_replacement(client, pending, kafka_error(exception))
+        except Exception as exception:
+            self.reject(pending, KafkaError(KafkaError._FAIL, repr(exception)))
+        if client is not self.current:
+            # Another thread replaced or closed it meanwhile, and may have emptied it already.
+            _discard(client, 0.0)
+
+    def reject(self, pending: Pending, error: KafkaError) -> None:
+        """Report a record as failed that librdkafka does not get."""
+        name, value, key, partition, headers, ticket = pending
+        message = Message(
+            topic=name, partition=partition, key=None if key is None else key.encode()
+        )
+        message.set_value(value)
+        self._settle(self._generation, error, message, headers, ticket)
+
+    def poll(self, timeout: float) -> int:
+        """Serve the delivery reports that have come, in the calling thread.
+
+        Args:
+            timeout: Seconds to wait for one, if somebody awaits a report.
+
+        Returns:
+            How many there were.
+        """
+        with self._lock:
+            client, generation = self.current, self._generation
+        if client is None:
+            return 0
+        with self._noting_failure(generation):
+            return client.poll(timeout if self._outstanding else 0)
+        return 0
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not while a report is awaited."""
+        self._awaited.wait(seconds)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until librdkafka has written everything that it holds, or given it up.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Returns:
+            Whether it holds nothing any more; False if it failed for good.
+        """
+        with self._lock:
+            client, generation = self.current, self._generation
+        if client is None:
+            return True
+        with self._noting_failure(generation):
+            return client.flush(timeout) == 0
+        return False
+
+    def replace(self) -> None:
+        """Go on with a new client; the old one's records are reported as failed."""
+        client = self.current
+        if client is not None:
+            self._replace(client)
+
+    def tend(self) -> None:
+        """Replace a client that failed for good, and empty those that were replaced."""
+        client = self.current
+        if client is not None and self.state is ClientState.FAILED:
+            self._replace(client)
+        while self._retired:
+            # librdkafka frees a client once no thread is in a call of it any more.
+            _discard(self._retired.pop(), 0.0)
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued, and report the rest as failed.
+
+        Args:
+            timeout: Seconds that writing may take.
+        """
+        with self._lock:
+            self._closed = True
+            client, self.current = self.current, None
+        if client is not None:
+            _discard(client, timeout)
+        self.tend()
+
+    def abandon(self) -> None:
+        """Keep the clients from ever being freed: in a forked child that aborts the process."""
+        for client in (self.current, *self._retired):
+            abandon(client)
+
+    def _make(self) -> None:
+        generation = self._generation + 1
+        properties = Properties(
+            {
+                **self._properties,
+                "error_cb": partial(self._on_error, generation),
+                "logger": client_logger,
+            }
+        )
+        client = new_client(Producer, properties, "producer_config")
+        self._generation = generation
+        self._report = partial(self._on_delivery, generation)
+        self.current = client
+
+    def _enqueue_on_replacement(
+        self, client: Producer, pending: Pending, error: KafkaError
+    ) -> None:
+        another = self._replace(client) if _is_fatal(error) else None
+        if another is not None:
+            self.enqueue(another, pending)
+        else:
+            self.reject(pending, error)
+
+    def _replace(self, failed: Producer) -> Producer | None:
+        """Make a new client in the place of one that failed for good.
+
+        Returns:
+            The client that there is now, or None where it is too early for another, or closed.
+        """
+        with self._lock:
+            if self.current is not failed:
+                return self.current
+            now = monotonic()
+            if now < self._next_replacement:
+                self._failed = self._generation
+                return None
+            self._next_replacement = now + self._replace_interval
+            try:
+                self._make()
+            except ImproperlyConfigured as error:
+                # The properties were good before: files or memory may have run out.
+                logger.error("No new Kafka producer could be made: %s", error)
+                self._failed = self._generation
+                return None
+            self._retired.append(failed)
+            another = self.current
+        self._stats.count("producer.replaced")
+        logger.error("The Kafka producer was replaced by a new one")
+        return another
+
+    @contextlib.contextmanager
+    def _noting_failure(self, generation: int) -> Iterator[None]:
+        """Note a fatal error that a call of the client raises, and go on."""
+        # A fatal error does not come to error_cb: it is raised once, by poll or flush.
+        try:
+            yield
+        except KafkaException as exception:
+            error = kafka_error(exception)
+            if not _is_fatal(error):
+                raise
+            self._note_fatal(generation, error)
+        except SystemError:
+            # A callback ran with that exception pending, and took note of it.
+            if self._failed != generation:
+                raise
+
+    def _note_fatal(self, generation: int, error: KafkaError) -> None:
+        self._failed = max(self._failed, generation)
+        if generation != self._generation:
+            return
+        self._stats.count(f"errors.{error.name()}")
+        if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            self._forbidden = error
+        logger.error("The Kafka producer failed for good: %s", error.str())
+
+    def _clear_pending_exception(self, generation: int) -> None:
+        """Take the exception of a fatal error, with which confluent_kafka runs later callbacks.
+
+        The first call out of such a callback would end in a SystemError.
+        """
+        try:
+            _RAISE_PENDING()
+        except SystemError as raised:
+            cause = raised.__cause__
+            if not isinstance(cause, KafkaException):
+                raise
+            self._note_fatal(generation, kafka_error(cause))
+
+    def _on_error(self, generation: int, error: KafkaError) -> None:
+        self._clear_pending_exception(generation)
+        self._connection.on_error(error)
+        if _is_fatal(error):
+            self._failed = max(self._failed, generation)
+
+    def _on_delivery(self, generation: int, error: KafkaError | None, message: Message) -> None:
+        self._settle(generation, error, message, (), None)
+
+    def _on_delivery_with(
+        self,
+        generation: int,
+        headers: Sequence[tuple[str, bytes]],
+        ticket: Ticket[Position] | None,
+        error: KafkaError | None,
+        message: Message,
+    ) -> None:
+        try:
+            self._clear_pending_exception(generation)
+            if ticket is not None:
+                self._await_reports(-1)
+        finally:
+            self._settle(generation, error, message, headers, ticket)
+
+    def _await_reports(self, change: int) -> None:
+        with self._lock:
+            self._outstanding += change
+            if self._outstanding > 0:
+                self._awaited.set()
+                self._roused.set()
+            else:
+                self._awaited.clear()
+
+    def _settle(
+        self,
+        generation: int,
+        error: KafkaError | None,
+        message: Message,
+        headers: Sequence[tuple[str, bytes]],
+        ticket: Ticket[Position] | None,
+    ) -> None:
+        # An exception here would come out of poll() as a SystemError on Python < 3.12.
+        failure: Exception | None = None
+        try:
+            self._clear_pending_exception(generation)
+            if error is None:
+                self._note_written(message)
+            else:
+                failure = self._failure(error, message)
+                self._record_failure(failure, message, list(headers))
+        except Exception:
+            logger.exception("A delivery report could not be handled")
+        finally:
+            # Whatever else goes wrong: the ticket's holder waits for it without end.
+            if ticket is None:
+                pass
+            elif error is None:
+                ticket.resolve(_position(message))
+            else:
+                ticket.fail(failure or ProduceFailed(error.str()))
+
+    def _note_written(self, message: Message) -> None:
+        self._connection.on_answer()
+        self._forbidden = None
+        if (message.offset() or 0) < 0:
+            # The broker called it a duplicate of one whose acknowledgement was lost. It may say so
+            # of a first record, too, that it refused and never wrote.
+            where = f"{message.topic()} {message.key()!r}"
+            self._stats.dropped(Cause.DOUBTFUL, f"{where} was taken for a duplicate")
+
+    def _failure(self, error: KafkaError, message: Message) -> Exception:
+        if error.code() in UNKNOWN_TOPIC:
+            self._on_unknown_topic()
+        if error.code() in _PURGED:
+            # Report the cause (not authorized), not its consequence (purged).
+            error = self._forbidden or error
+        return produce_error(message.topic() or "", message.key(), error, self._connection.refusal)
+
+    def _record_failure(
+        self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
+    ) -> None:
+        self._stats.count("failed")
+        self._stats.dropped(Cause.PRODUCE, str(failure))
+        self._stats.signal(
+            produce_failed,
+            ProducerClient,
+            error=failure,
+            topic=message.topic(),
+            key=message.key(),
+            value=message.value(),
+            headers=headers,
+        )
+
+
+def _is_fatal(error: KafkaError) -> bool:
+    # What produce() raises after a fatal error has the code and not the flag.
+    return error.fatal() or error.code() == KafkaError._FATAL
+
+
+def _position(message: Message) -> Position:
+    kind, milliseconds = message.timestamp()
+    place = message.topic() or "", message.partition() or 0, message.offset() or 0
+    timestamp = milliseconds / 1000
+    if timestamp < _EARLIEST:
+        return SelfTimedPosition(*place, wall_clock())
+    if kind != TIMESTAMP_LOG_APPEND_TIME:
+        return SelfTimedPosition(*place, timestamp)
+    return Position(*place, timestamp)
+
+
+def _discard(client: Producer, timeout: float) -> None:
+    """Write what a client holds, then report the rest as failed; another thread may still use it.
+
+    The client is not closed: ``Producer.close`` waits for calls of other threads, and without end
+    for a record that another thread queues at that moment while no broker answers. The client
+    frees itself with its last reference.
+    """
+    _served(partial(client.flush, timeout))
+    for _ in range(_REPORT_ROUNDS):
+        _served(client.purge)
+        _served(partial(client.flush, _REPORT_TIME))
+        if not len(client):
+            return
+
+
+def _served(call: Callable[[], object]) -> None:
+    # After a fatal error the first of these calls raises it again.
+    with contextlib.suppress(KafkaException, SystemError):
+        call()

@@ -1,0 +1,212 @@
+"""The producer's client: its states, and records queued while it is replaced or closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+from django.core.exceptions import ImproperlyConfigured
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.kafka.batching import Pending
+from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.producer_client import ClientState, ProducerClient
+from kafka_layer.messages import Position
+from kafka_layer.observe.counters import Stats
+
+NO_BROKER = "127.0.0.1:1"
+FATAL = KafkaError(KafkaError._FATAL, "fenced", fatal=True)
+NEW, LIVE, FAILED, CLOSED = ClientState
+
+MakeClient = Callable[..., ProducerClient]
+
+
+def pending(ticket: Ticket[Position] | None = None) -> Pending:
+    return "topic", b"value", "room", -1, (), ticket
+
+
+def fail(client: ProducerClient) -> None:
+    """Let the current client report a fatal error, as librdkafka does."""
+    client._on_error(client._generation, FATAL)
+
+
+@pytest.fixture
+def stats() -> Stats:
+    return Stats("test")
+
+
+@pytest.fixture
+def make_client(stats: Stats) -> Iterator[MakeClient]:
+    """Makes clients that reach no broker, open ones; closes them at the end."""
+    clients: list[ProducerClient] = []
+
+    def make(interval: float = 0.0) -> ProducerClient:
+        config = replace(
+            LayerConfig.from_keywords(bootstrap_servers=NO_BROKER),
+            timings=Timings(producer_replace=interval),
+        )
+        connection = Connection(NO_BROKER, stats)
+        client = ProducerClient(config, stats, connection, lambda: None, threading.Event())
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close(0.0)
+
+
+def current(client: ProducerClient) -> Producer:
+    assert client.current is not None
+    return client.current
+
+
+class TestStates:
+    def test_opening_makes_a_client_once(self, make_client: MakeClient) -> None:
+        client = make_client()
+        assert client.state is NEW
+        assert client.open()
+        assert client.state is LIVE
+        first = client.current
+        assert not client.open()
+        assert client.current is first
+
+    @pytest.mark.parametrize("mend", ["replace", "tend", "enqueue"])
+    def test_a_failed_client_is_replaced(
+        self, make_client: MakeClient, stats: Stats, mend: str
+    ) -> None:
+        client = make_client()
+        client.open()
+        failed = current(client)
+        fail(client)
+        assert client.state is FAILED
+        if mend == "enqueue":
+            client._enqueue_on_replacement(failed, pending(), FATAL)
+        else:
+            getattr(client, mend)()
+        assert client.state is LIVE
+        assert client.current is not failed
+        assert stats.snapshot()["producer.replaced"] == 1
+
+    def test_a_new_client_that_fails_at_once_stays_for_the_interval(
+        self, make_client: MakeClient, stats: Stats
+    ) -> None:
+        client = make_client(interval=3600.0)
+        client.open()
+        fail(client)
+        client.tend()
+        young = client.current
+        fail(client)
+        client.tend()
+        assert (client.state, client.current) == (FAILED, young)
+        assert stats.snapshot()["producer.replaced"] == 1
+
+    def test_an_old_client_that_reports_its_error_again_does_not_fail_the_new_one(
+        self, make_client: MakeClient
+    ) -> None:
+        client = make_client()
+        client.open()
+        generation = client._generation
+        fail(client)
+        client.tend()
+        client._on_error(generation, FATAL)
+        assert client.state is LIVE
+
+    def test_a_client_that_cannot_be_made_leaves_the_failed_one(
+        self, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*arguments: object) -> Producer:
+            raise ImproperlyConfigured("no memory")
+
+        client = make_client()
+        client.open()
+        fail(client)
+        with monkeypatch.context() as patch:
+            patch.setattr("kafka_layer.kafka.producer_client.new_client", refuse)
+            client.tend()
+        assert client.state is FAILED
+        client.tend()
+        assert client.state is LIVE
+
+    def test_closing_is_for_good(self, make_client: MakeClient) -> None:
+        client = make_client()
+        client.open()
+        fail(client)
+        client.close(0.0)
+        client.tend()
+        assert client.state is CLOSED
+        assert client.current is None
+        with pytest.raises(ProduceFailed, match="closed"):
+            client.open()
+
+
+class TestRecordsOfOtherThreads:
+    """A thread may have taken the client just before another thread replaces or closes it."""
+
+    @pytest.mark.parametrize("end", ["replace", "close"])
+    def test_a_record_queued_after_the_end_is_reported_as_failed(
+        self, make_client: MakeClient, stats: Stats, end: str
+    ) -> None:
+        client = make_client()
+        client.open()
+        taken = current(client)
+        if end == "close":
+            client.close(0.0)
+        else:
+            client.replace()
+            client.tend()
+        ticket: Ticket[Position] = Ticket()
+        client.enqueue(taken, pending(ticket))
+        client.enqueue(taken, pending())
+        with pytest.raises(ProduceFailed):
+            ticket.result(5)
+        assert stats.snapshot()["failed"] == 2
+
+    def test_a_record_queued_while_it_is_closed_does_not_keep_the_close(
+        self, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``Producer.close`` waited for such a record until it expired, as no broker answered."""
+        queued: list[Ticket[Position]] = []
+
+        class Late(Producer):
+            def purge(self, *arguments: object, **keywords: object) -> None:
+                super().purge(*arguments, **keywords)
+                super().flush(0.1)
+                if not queued:
+                    queued.append(Ticket())
+                    client.enqueue(self, pending(queued[0]))
+
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.Producer", Late)
+        client = make_client()
+        client.open()
+        began = time.monotonic()
+        client.close(0.0)
+        assert time.monotonic() - began < 5
+        with pytest.raises(ProduceFailed):
+            queued[0].result(5)
+
+    def test_a_request_of_another_thread_does_not_keep_the_close(
+        self, make_client: MakeClient
+    ) -> None:
+        client = make_client()
+        client.open()
+        asking = threading.Event()
+
+        def ask(kafka: Producer) -> None:
+            asking.set()
+            with pytest.raises(Exception, match="metadata"):
+                kafka.list_topics(timeout=2)
+
+        thread = threading.Thread(target=ask, args=(current(client),))
+        thread.start()
+        asking.wait(5)
+        began = time.monotonic()
+        client.close(0.0)
+        assert time.monotonic() - began < 1.5
+        thread.join(10)
