@@ -19,6 +19,7 @@ from .config.realtime import monotonic
 from .config.settings import LayerConfig
 from .config.timings import Timings
 from .delivery.mailbox import Mailbox
+from .delivery.registry import ChannelForgotten
 from .exceptions import GroupAckTimeout
 from .messages import Position
 from .observe.counters import Stats
@@ -256,7 +257,10 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             # From here to the return there is no await once a message was taken.
             envelope = mailbox.take()
             if envelope is None:
-                await mailbox.wait()
+                try:
+                    await mailbox.wait()
+                except ChannelForgotten:
+                    mailbox = server.registry.open_mailbox(str(channel))
                 continue
             message = server.read(mailbox, envelope)
             if message is not None:

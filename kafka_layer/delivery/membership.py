@@ -1,74 +1,151 @@
-"""Which mailboxes belong to which group or user."""
+"""Which channels are in which group, or serve which user."""
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 from .mailbox import Mailbox
 
-__all__ = ["Membership"]
+__all__ = ["Membership", "MembershipListener"]
+
+logger = logging.getLogger("kafka_layer")
+
+
+class MembershipListener(Protocol):
+    """Is told which names have members on this server, in the order in which that changes.
+
+    Called in the thread that makes the change, with the membership locked: must not block.
+    """
+
+    def first_in(self, name: str) -> None:
+        """Take note that a name has its first member."""
+
+    def last_out(self, name: str) -> None:
+        """Take note that a name has no member any more."""
 
 
 class Membership:
     """Names (of groups, of users) and the mailboxes that belong to each.
 
-    Args:
-        lock: Guards the dictionaries; the methods without a word on it take it themselves.
+    Any thread may call any method, also a signal handler or a finalizer that interrupts another one
+    of them in the same thread: its change is carried out right after the one it interrupted.
     """
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        # Re-entrant: who interrupts its holder would wait for itself.
+        self._lock = threading.RLock()
+        self._changes: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
+        self._changing = False
         self._members: dict[str, dict[Mailbox, None]] = {}
         self._names: dict[Mailbox, set[str]] = {}
-        # What the router iterates: replaced, never changed, so it reads without the lock.
+        # What the router iterates: replaced, never changed, so that it reads without the lock.
         self._snapshots: dict[str, tuple[Mailbox, ...]] = {}
+        self._listeners: list[MembershipListener] = []
+
+    def listen(self, listener: MembershipListener) -> None:
+        """Tell a listener of every first and last member, those that are there already at once."""
+        self._carry_out(self._listen, listener)
 
     def add(self, name: str, mailbox: Mailbox) -> None:
         """Make ``mailbox`` a member of ``name``; nothing changes if it is one."""
-        with self._lock:
-            self._members.setdefault(name, {})[mailbox] = None
-            self._names.setdefault(mailbox, set()).add(name)
-            self._snapshots.pop(name, None)
+        self._carry_out(self._add, name, mailbox)
 
     def discard(self, name: str, mailbox: Mailbox) -> None:
         """Take ``mailbox`` out of ``name``; nothing changes if it is not in it."""
-        with self._lock:
-            names = self._names.get(mailbox)
-            if names and name in names:
-                names.discard(name)
-                if not names:
-                    del self._names[mailbox]
-                self._remove(name, mailbox)
+        self._carry_out(self._discard, name, mailbox)
+
+    def drop(self, mailbox: Mailbox) -> None:
+        """Take ``mailbox`` out of everything."""
+        self._carry_out(self._drop, mailbox)
+
+    def clear(self) -> None:
+        """Take every mailbox out of everything."""
+        self._carry_out(self._clear)
 
     def members(self, name: str) -> tuple[Mailbox, ...]:
-        """Return the members of ``name`` at this moment."""
+        """Return the members of ``name`` at this moment, in the order in which they were added."""
         members = self._snapshots.get(name)
         if members is None:
             if name not in self._members:
                 return ()
-            with self._lock:
+            self._carry_out(self._take_snapshot, name)
+            members = self._snapshots.get(name)
+            if members is None:  # changed, or not carried out yet
                 members = tuple(self._members.get(name, ()))
-                if members:
-                    self._snapshots[name] = members
         return members
-
-    def drop(self, mailbox: Mailbox) -> None:
-        """Take ``mailbox`` out of everything; the caller holds the lock."""
-        for name in self._names.pop(mailbox, ()):
-            self._remove(name, mailbox)
-
-    def clear(self) -> None:
-        """Take everybody out of everything; the caller holds the lock."""
-        self._members.clear()
-        self._names.clear()
-        self._snapshots.clear()
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def _carry_out(self, change: Callable[..., None], *args: object) -> None:
+        with self._lock:
+            self._changes.append((change, args))
+            # Where this call interrupts another one, that one carries it out.
+            while self._changes and not self._changing:
+                self._changing = True
+                try:
+                    while self._changes:
+                        change, args = self._changes.popleft()
+                        change(*args)
+                finally:
+                    self._changing = False
+
+    def _listen(self, listener: MembershipListener) -> None:
+        self._listeners.append(listener)
+        for name in self._members:
+            self._tell(listener, name, is_in=True)
+
+    def _add(self, name: str, mailbox: Mailbox) -> None:
+        members = self._members.get(name)
+        if members is None:
+            self._members[name] = {mailbox: None}
+            self._tell_all(name, is_in=True)
+        else:
+            members[mailbox] = None
+        self._names.setdefault(mailbox, set()).add(name)
+        self._snapshots.pop(name, None)
+
+    def _discard(self, name: str, mailbox: Mailbox) -> None:
+        names = self._names.get(mailbox)
+        if names and name in names:
+            names.discard(name)
+            if not names:
+                del self._names[mailbox]
+            self._remove(name, mailbox)
+
+    def _drop(self, mailbox: Mailbox) -> None:
+        for name in self._names.pop(mailbox, ()):
+            self._remove(name, mailbox)
+
+    def _clear(self) -> None:
+        for mailbox in list(self._names):
+            self._drop(mailbox)
+
+    def _take_snapshot(self, name: str) -> None:
+        if name in self._members:
+            self._snapshots[name] = tuple(self._members[name])
 
     def _remove(self, name: str, mailbox: Mailbox) -> None:
         members = self._members[name]
         del members[mailbox]
         if not members:
             del self._members[name]
+            self._tell_all(name, is_in=False)
         self._snapshots.pop(name, None)
+
+    def _tell_all(self, name: str, *, is_in: bool) -> None:
+        for listener in self._listeners:
+            self._tell(listener, name, is_in=is_in)
+
+    def _tell(self, listener: MembershipListener, name: str, *, is_in: bool) -> None:
+        try:
+            if is_in:
+                listener.first_in(name)
+            else:
+                listener.last_out(name)
+        except Exception:
+            logger.exception("A listener of memberships failed")

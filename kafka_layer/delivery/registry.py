@@ -1,7 +1,7 @@
-"""Who is here: the channels of this server, which groups they are in and which users they serve.
+"""The channels of this server: which there are, and when each is forgotten.
 
-Knows nothing of Kafka. Every method may be called from any thread; none blocks on anything but a
-lock that guards dictionaries.
+Knows nothing of Kafka. Any thread may call any method, and so may a signal handler or a finalizer
+that interrupts one of them: nothing here waits for a lock.
 
 A channel is forgotten, with its groups and its user, when nobody can receive on it any more: the
 name object that ``new_channel()`` gave was collected, no receive waits, and ``expiry`` has passed
@@ -10,7 +10,6 @@ since the last one. A handler may run for as long as it likes: its consumer hold
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -22,13 +21,20 @@ from .mailbox import Mailbox
 from .membership import Membership
 from .wakeups import Wakeups
 
-__all__ = ["Registry"]
+__all__ = ["ChannelForgotten", "Registry"]
 
 _CHANGES = frozenset({"group_add", "group_discard", "user_add", "user_discard"})
 
 
+class ChannelForgotten(Exception):
+    """A receive found its mailbox just before it was forgotten; it opens the channel anew."""
+
+
 class Registry:
     """The channels of one server.
+
+    A channel is *held* while its name object lives, *leaving* from then on, *forgotten* in the end;
+    a receive brings a forgotten one back as leaving, without its groups.
 
     Args:
         config: Capacities and expiry times.
@@ -37,20 +43,21 @@ class Registry:
         wakeups: The event loops that receive.
         groups: Which channels are in which group.
         users: Which channels serve which user.
-        mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here.
+        mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here. Not a
+            method, as each send and each receive calls it.
     """
 
     def __init__(self, config: LayerConfig) -> None:
         self.wakeups = Wakeups(config.timings)
+        self.groups = Membership()
+        self.users = Membership()
         self._config = config
-        self._lock = threading.Lock()
-        self.groups = Membership(self._lock)
-        self.users = Membership(self._lock)
         self._mailboxes: dict[str, Mailbox] = {}
         self.mailbox: Callable[[str], Mailbox | None] = self._mailboxes.get
         self._names: dict[str, weakref.ref[ChannelName]] = {}
-        # Filled by weakref callbacks, which run at any point of any thread: append only, no lock.
+        # Filled by weakref callbacks, which run at any point of any thread: append only.
         self._collected: deque[str] = deque()
+        # Channels that are leaving, and when to look at each again.
         self._leaving: deque[tuple[float, Mailbox]] = deque()
         self._next_full_sweep = time.monotonic() + config.group_expiry
         self._error: Exception | None = None
@@ -60,34 +67,28 @@ class Registry:
         name = new_channel_name(prefix, server)
         channel = str(name)
         collected = self._collected
-        reference = weakref.ref(name, lambda _: collected.append(channel))
-        mailbox = self._new_mailbox(channel)
-        with self._lock:
-            self._names[channel] = reference
-            self._mailboxes[channel] = mailbox
-            if self._error is not None:
-                mailbox.close(self._error)
+        self._names[channel] = weakref.ref(name, lambda _: collected.append(channel))
+        mailbox = self._mailboxes[channel] = self._new_mailbox(channel)
+        self._close_late(mailbox)
         return name
 
     def open_mailbox(self, channel: str) -> Mailbox:
-        """Return the mailbox of a channel on which somebody receives, whoever that is.
+        """Return the channel's mailbox; make one if the channel was forgotten.
 
-        A name that was forgotten comes back to life, without its groups.
+        It comes back without its groups.
         """
-        with self._lock:
-            mailbox = self._mailboxes.get(channel)
-            if mailbox is None:
-                mailbox = self._mailboxes[channel] = self._new_mailbox(channel)
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is None:
+            made = self._new_mailbox(channel)
+            mailbox = self._mailboxes.setdefault(channel, made)
+            if mailbox is made:
                 self._expire_later(mailbox)
-                if self._error is not None:
-                    mailbox.close(self._error)
-            return mailbox
+                self._close_late(mailbox)
+        return mailbox
 
     def open_channels(self) -> list[Mailbox]:
         """Return every channel that somebody receives on or could receive on."""
-        with self._lock:
-            mailboxes = list(self._mailboxes.values())
-        return [mailbox for mailbox in mailboxes if self.is_open(mailbox)]
+        return [each for each in list(self._mailboxes.values()) if self.is_open(each)]
 
     def is_open(self, mailbox: Mailbox) -> bool:
         """Tell whether somebody receives on a channel, or still holds its name."""
@@ -120,32 +121,30 @@ class Registry:
             (membership.add if verb == "add" else membership.discard)(name, mailbox)
             if self._mailboxes.get(channel) is not mailbox:
                 # Forgotten between the two: nobody would ever take it out again.
-                with self._lock:
-                    self._forget(mailbox)
+                membership.drop(mailbox)
 
     def sweep(self) -> int:
-        """Forget the channels that nobody can receive on any more.
+        """Forget the channels that nobody can receive on any more; one thread alone.
 
         Returns:
             How many messages were left in them.
         """
         now = time.monotonic()
-        with self._lock:
-            while self._collected:
-                mailbox = self._mailboxes.get(self._collected.popleft())
-                if mailbox is not None:
-                    self._expire_later(mailbox)
-            left = 0
-            while self._leaving and self._leaving[0][0] <= now:
-                mailbox = self._leaving.popleft()[1]
-                if mailbox.receiving or mailbox.last_seen + self._config.expiry > now:
-                    self._expire_later(mailbox)
-                else:
-                    left += self._forget(mailbox)
-            if now >= self._next_full_sweep:
-                self._next_full_sweep = now + self._config.group_expiry / 10
-                left += self._sweep_silent(now)
-            return left
+        while self._collected:
+            mailbox = self._mailboxes.get(self._collected.popleft())
+            if mailbox is not None:
+                self._expire_later(mailbox)
+        left = 0
+        while self._leaving and self._leaving[0][0] <= now:
+            mailbox = self._leaving.popleft()[1]
+            if mailbox.receiving or mailbox.last_seen + self._config.expiry > now:
+                self._expire_later(mailbox)
+            else:
+                left += self._forget(mailbox)
+        if now >= self._next_full_sweep:
+            self._next_full_sweep = now + self._config.group_expiry / 10
+            left += self._forget_silent(now)
+        return left
 
     def clear(self) -> int:
         """Drop all messages and memberships; the channels stay open.
@@ -153,24 +152,21 @@ class Registry:
         Returns:
             How many messages were dropped.
         """
-        with self._lock:
-            self.groups.clear()
-            self.users.clear()
-            mailboxes = list(self._mailboxes.values())
-        return sum(mailbox.clear() for mailbox in mailboxes)
+        self.groups.clear()
+        self.users.clear()
+        return sum(mailbox.clear() for mailbox in list(self._mailboxes.values()))
 
     def close(self, error: Exception) -> int:
         """Let every receive, those that wait and those to come, raise a copy of ``error``.
 
-        Any thread; may be called again.
+        May be called again.
 
         Returns:
             How many messages were dropped.
         """
-        with self._lock:
-            self._error = error
-            mailboxes = list(self._mailboxes.values())
-        return sum(mailbox.close(error) for mailbox in mailboxes)
+        # First: a channel that is opened from here on closes itself.
+        self._error = error
+        return sum(mailbox.close(error) for mailbox in list(self._mailboxes.values()))
 
     def __len__(self) -> int:
         return len(self._mailboxes)
@@ -178,14 +174,18 @@ class Registry:
     def _new_mailbox(self, channel: str) -> Mailbox:
         return Mailbox(channel, self._config.capacity_of(channel), self.wakeups)
 
+    def _close_late(self, mailbox: Mailbox) -> None:
+        if self._error is not None:
+            mailbox.close(self._error)
+
     def _expire_later(self, mailbox: Mailbox) -> None:
         self._leaving.append((time.monotonic() + self._config.expiry, mailbox))
 
-    def _sweep_silent(self, now: float) -> int:
+    def _forget_silent(self, now: float) -> int:
         # A name that is held for ever, for instance in a leaked consumer, ends here.
         silent = [
             mailbox
-            for mailbox in self._mailboxes.values()
+            for mailbox in list(self._mailboxes.values())
             if not mailbox.receiving and mailbox.last_seen + self._config.group_expiry <= now
         ]
         return sum(self._forget(mailbox) for mailbox in silent)
@@ -194,6 +194,8 @@ class Registry:
         if self._mailboxes.get(mailbox.channel) is mailbox:
             del self._mailboxes[mailbox.channel]
             self._names.pop(mailbox.channel, None)
+        # A receive that found the mailbox before it went would wait in it for ever.
+        left = mailbox.close(ChannelForgotten(mailbox.channel))
         self.groups.drop(mailbox)
         self.users.drop(mailbox)
-        return len(mailbox)
+        return left

@@ -66,8 +66,9 @@ class Wakeups:
         self._loops: dict[int, Loop] = {}
         # For a channel on which nobody has received yet, and that no loop opened.
         self.nowhere = Loop(None, self.timings.echo)
-        # Guards who waits where, when a loop receives for the first time or was closed.
-        self.lock = threading.Lock()
+        # Guards who waits where, when a loop receives for the first time or was closed. Re-entrant
+        # for a signal handler that sends: who interrupts its holder would wait for itself.
+        self.lock = threading.RLock()
 
     def flush(self) -> None:
         """Wake the receives noted so far, with one callback a loop; any thread; never blocks."""

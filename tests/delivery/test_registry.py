@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import time
 
 import pytest
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
-from kafka_layer.delivery.membership import Membership
-from kafka_layer.delivery.registry import Registry
+from kafka_layer.delivery.registry import ChannelForgotten, Registry
 from kafka_layer.wire.names import ServerName
 from tests.support.waiting import wait_until
 
@@ -188,34 +186,25 @@ class TestForgetting:
         registry.open_mailbox("specific.0-abcdef01!gone")
         wait_until(lambda: swept(registry), "it to be forgotten")
 
+    async def test_a_receive_that_found_its_mailbox_just_before_ends_and_may_open_it_anew(
+        self, registry: Registry
+    ) -> None:
+        copy = "".join(new(registry))
+        mailbox = mailbox_of(registry, copy)
+        gc.collect()
+        await asyncio.to_thread(wait_until, lambda: swept(registry), "it to be forgotten")
+        with pytest.raises(ChannelForgotten):
+            await asyncio.wait_for(mailbox.wait(), 5)
+        reborn = registry.open_mailbox(copy)
+        assert reborn.put(envelope())
+        await asyncio.wait_for(reborn.wait(), 5)
+
     def test_open_channels(self, registry: Registry) -> None:
         names = [new(registry) for _ in range(3)]
         gone = names.pop()
         del gone
         gc.collect()
         assert [each.channel for each in registry.open_channels()] == names
-
-
-class TestMembership:
-    def test_what_was_read_does_not_change(self, registry: Registry) -> None:
-        membership = Membership(threading.Lock())
-        first, second = (Mailbox(name, 1, registry.wakeups) for name in "ab")
-        membership.add("x", first)
-        before = membership.members("x")
-        membership.add("x", second)
-        membership.discard("x", first)
-        assert before == (first,)
-        assert membership.members("x") == (second,)
-
-    def test_drop_takes_it_out_of_everything(self, registry: Registry) -> None:
-        membership = Membership(threading.Lock())
-        mailbox, other = (Mailbox(name, 1, registry.wakeups) for name in "ab")
-        for name in ("x", "y", "z"):
-            membership.add(name, mailbox)
-        membership.add("z", other)
-        membership.drop(mailbox)
-        assert len(membership) == 1
-        assert membership.members("z") == (other,)
 
 
 def envelope() -> Envelope:
