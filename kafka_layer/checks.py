@@ -160,7 +160,7 @@ def _risky_topics(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
     for name, (safe, problem, hint) in _RISKS.items():
         risky: dict[str, list[str]] = {}
         for topic, settings in every.items():
-            value = settings.config.get(name, "-1")
+            value = settings.config.get(name, "the broker's default")
             if not safe(value):
                 risky.setdefault(value, []).append(topic)
         for value, topics in risky.items():
@@ -185,7 +185,7 @@ _RISKS: Mapping[str, tuple[Callable[[str], bool], str, str]] = {
         "Remove it, or set some minutes; never less than expiry.",
     ),
     "retention.bytes": (
-        lambda value: value == "-1",
+        lambda value: value in ("-1", "the broker's default"),
         "lets the broker delete messages that have not expired when many arrive",
         "Remove it: retention.ms bounds the size as well.",
     ),

@@ -76,7 +76,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             channel_capacity=self.config.channel_capacity,
         )
         self.group_expiry = self.config.group_expiry
-        self._codec = Codec(self.config.serializer_format)
+        self._codec = Codec(self.config.serializer_format, self.config.serializer)
         self._encryption = Encryption(self.config.symmetric_encryption_keys)
         self._server = self._new_server()
         _layers.add(self)

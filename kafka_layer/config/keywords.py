@@ -6,10 +6,12 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
+from ..wire.codec import Serializer
 from ..wire.encryption import Encryption
 from .librdkafka import read_properties
 
@@ -205,6 +207,23 @@ def _read_keys(name: str, value: object) -> tuple[bytes, ...]:
     return tuple(keys)
 
 
+def _read_serializer(name: str, value: object) -> Serializer | None:
+    wanted = "an object, a class or the dotted path of one, with the methods dumps and loads"
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"{name} is {value!r}, which cannot be imported: {error}; it must be {wanted}."
+            ) from None
+    made = value() if isinstance(value, type) else value
+    if not callable(getattr(made, "dumps", None)) or not callable(getattr(made, "loads", None)):
+        raise wrong_value(name, value, wanted)
+    return cast("Serializer", made)
+
+
 READERS: Mapping[str, Any] = {
     "bootstrap_servers": _read_servers,
     "prefix": _read_prefix,
@@ -214,6 +233,7 @@ READERS: Mapping[str, Any] = {
     "channel_capacity": _read_channel_capacity,
     "symmetric_encryption_keys": _read_keys,
     "serializer_format": _read_one_of("msgpack", "json"),
+    "serializer": _read_serializer,
     "await_produce": _read_boolean,
     "ack_timeout": read_seconds,
     "overflow": _read_one_of("raise", "block", "discard"),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..wire.codec import Serializer
 from ..wire.topics import Topic, WorkTopic
 from .keywords import EXTRA_KEYWORDS, FROM_CHANNELS_REDIS, READERS, reject_unknown
 from .librdkafka import require_timeout_within
@@ -31,6 +32,8 @@ class LayerConfig:
         channel_capacity: Compiled patterns of channel names with their own capacities.
         symmetric_encryption_keys: Keys of the payload encryption; the first encrypts.
         serializer_format: ``msgpack`` or ``json``, for what this process sends.
+        serializer: Writes the messages of this process instead, and reads those that it wrote; None
+            for ``serializer_format``.
         await_produce: Whether sends wait for the broker's acknowledgement.
         ack_timeout: Seconds to wait for another server's acknowledgement.
         overflow: What a send does when the producer's queue is full.
@@ -54,6 +57,7 @@ class LayerConfig:
     channel_capacity: tuple[tuple[re.Pattern[str], int], ...] = ()
     symmetric_encryption_keys: tuple[bytes, ...] = field(default=(), repr=False)
     serializer_format: Literal["msgpack", "json"] = "msgpack"
+    serializer: Serializer | None = None
     await_produce: bool = False
     ack_timeout: float = 5
     overflow: Literal["raise", "block", "discard"] = "raise"
@@ -104,7 +108,7 @@ class LayerConfig:
         values["worker_channels"] = read_worker_channels(
             keywords.get("worker_channels", {}), defaults
         )
-        group_expiry = values.get("group_expiry", cls.group_expiry)
+        group_expiry = values.setdefault("group_expiry", max(cls.group_expiry, expiry))
         if group_expiry < expiry:
             raise ImproperlyConfigured(
                 f"group_expiry ({group_expiry} s) is shorter than expiry ({expiry} s); "
@@ -144,4 +148,4 @@ class LayerConfig:
 
     def max_message_bytes(self, topic: Topic | WorkTopic) -> int:
         """Return the size limit of one record batch of ``topic``, in bytes."""
-        return int(self.topic_settings(topic).config["max.message.bytes"])
+        return self.topic_settings(topic).max_message_bytes

@@ -32,6 +32,9 @@ __all__ = [
 DEFAULT_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 """Topic limit that lets a message of 1 MB pass with its key, headers and batch overhead."""
 
+# Kafka's own default, where the settings leave max.message.bytes to the broker.
+_BROKERS_MAX_MESSAGE_BYTES = 1_048_588
+
 # librdkafka's receive.message.max.bytes is 100,000,000 by default.
 _MAX_MESSAGE_BYTES = 99_999_000
 
@@ -50,12 +53,15 @@ class TopicSettings:
     Attributes:
         partitions: Number of partitions.
         replication_factor: Copies of each partition; -1 means the broker's default.
-        config: Kafka's topic configs, names to values as strings.
+        config: Kafka's topic configs, names to values as strings; those that the settings leave to
+            the broker are missing.
+        max_message_bytes: Size limit of one record batch, in bytes.
     """
 
     partitions: int
     replication_factor: int
     config: Mapping[str, str]
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -194,15 +200,18 @@ def _read_topic(
     config = value.get("config", {})
     if not isinstance(config, Mapping):
         raise wrong_value(f"{where}['config']", config, "a dict of Kafka's topic configs")
+    given = {
+        name: _read_config_value(f"{where}['config'][{name!r}]", value)
+        for name, value in config.items()
+    }
+    # None leaves a config to the broker: it is neither sent nor compared.
     merged = {
-        **_default_config(expiry),
-        **{
-            name: _read_config_value(f"{where}['config'][{name!r}]", value)
-            for name, value in config.items()
-        },
+        name: value
+        for name, value in {**_default_config(expiry), **given}.items()
+        if value is not None
     }
     retention = _read_config_integer(where, merged, "retention.ms", minimum=-1)
-    if 0 <= retention < expiry * 1000:
+    if retention is not None and 0 <= retention < expiry * 1000:
         raise ImproperlyConfigured(
             f"{where} keeps records for retention.ms={retention}, shorter than expiry "
             f"({expiry} s): messages would be lost before they expire. Raise it, or lower expiry."
@@ -210,10 +219,11 @@ def _read_topic(
     largest = _read_config_integer(
         where, merged, "max.message.bytes", minimum=1024, maximum=_MAX_MESSAGE_BYTES
     )
-    if "segment.bytes" in merged:
-        # A segment has to hold the largest batch.
-        _read_config_integer(where, merged, "segment.bytes", minimum=largest)
-    if "compact" in merged["cleanup.policy"]:
+    if largest is None:
+        largest = _BROKERS_MAX_MESSAGE_BYTES
+    # A segment has to hold the largest batch.
+    _read_config_integer(where, merged, "segment.bytes", minimum=largest)
+    if "compact" in merged.get("cleanup.policy", ""):
         raise ImproperlyConfigured(
             f"{where} sets cleanup.policy={merged['cleanup.policy']}: compaction would drop "
             "messages that share a key. Use 'delete'."
@@ -221,17 +231,17 @@ def _read_topic(
     replicas = read_replication(
         f"{where}['replication_factor']", value.get("replication_factor", replication_factor)
     )
-    if "min.insync.replicas" in merged:
-        in_sync = _read_config_integer(where, merged, "min.insync.replicas", minimum=1)
-        if replicas != -1 and in_sync > replicas:
-            raise ImproperlyConfigured(
-                f"{where} has min.insync.replicas={in_sync}, more than its replication_factor "
-                f"({replicas}): no message could be written. Lower it, or raise that."
-            )
+    in_sync = _read_config_integer(where, merged, "min.insync.replicas", minimum=1)
+    if in_sync is not None and replicas != -1 and in_sync > replicas:
+        raise ImproperlyConfigured(
+            f"{where} has min.insync.replicas={in_sync}, more than its replication_factor "
+            f"({replicas}): no message could be written. Lower it, or raise that."
+        )
     return TopicSettings(
         partitions=read_partitions(f"{where}['partitions']", value.get("partitions", partitions)),
         replication_factor=replicas,
         config=MappingProxyType(merged),
+        max_message_bytes=largest,
     )
 
 
@@ -247,17 +257,20 @@ def _default_config(expiry: float) -> dict[str, str]:
     }
 
 
-def _read_config_value(where: str, value: object) -> str:
+def _read_config_value(where: str, value: object) -> str | None:
+    if value is None:
+        return None
     if not isinstance(value, (str, int, float)):
-        raise wrong_value(
-            where, value, "a str, a number or a bool, as Kafka's topic config wants it"
-        )
+        raise wrong_value(where, value, "a str, a number, a bool, or None for the broker's default")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_config_integer(
     where: str, config: Mapping[str, str], name: str, minimum: int, maximum: int = 2**63 - 1
-) -> int:
+) -> int | None:
+    """Return a topic config that is an integer; None if it is left to the broker."""
+    if name not in config:
+        return None
     try:
         number = int(config[name])
     except ValueError:

@@ -19,7 +19,7 @@ __all__ = [
 def producer_properties(config: LayerConfig) -> dict[str, Any]:
     """Return the properties of the one producer of a server."""
     topics = [*config.topics.values(), *(each.topic for _, each in config.worker_channels)]
-    limits = [int(topic.config["max.message.bytes"]) for topic in topics]
+    limits = [topic.max_message_bytes for topic in topics]
     return {
         **_COMMON,
         "enable.idempotence": True,

@@ -77,7 +77,13 @@ class Server:
         self.registry = Registry(config)
         self._clock = BrokerClock()
         self.commands = Commands(
-            codec, encryption, self.registry, self._clock, self._answer, self._flush
+            # Servers of a project understand each other whatever serializer each of them has.
+            Codec(config.serializer_format),
+            encryption,
+            self.registry,
+            self._clock,
+            self._answer,
+            self._flush,
         )
         self.sending = False
         self.receiving = False

@@ -1,30 +1,45 @@
 """A message as bytes, and back. docs/wire-format.md is the contract.
 
-The first byte tells the format: ``{`` starts a JSON object, and a msgpack map starts otherwise.
-What a process *sends* is set by ``serializer_format``; every process reads both. Nothing here does
-I/O.
+The first byte tells the format: ``{`` starts a JSON object, 0xc1 what a project's own serializer
+wrote, and a msgpack map starts otherwise. The settings say what a process *sends*; every process
+reads msgpack and JSON. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import ormsgpack
 
 from ..exceptions import UnreadableRecord
+from .plain import MAX_DEPTH, NotPlain, is_too_deep, plain, plain_value
 
-__all__ = ["Codec"]
+__all__ = ["Codec", "Serializer"]
 
 _JSON = ord("{")
+_OWN_SERIALIZER = b"\xc1"  # no msgpack value starts with it
 
-# Without these ormsgpack writes a dataclass as a map, a datetime and a UUID as text.
+# Without these ormsgpack writes a dataclass as a map, a datetime, a UUID and an Enum as their
+# values, and the items of a dict's subclass in the order in which they were stored. It hands all of
+# them to plain_value instead.
 _MSGPACK_OPTIONS = (
     ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_DATETIME
     | ormsgpack.OPT_PASSTHROUGH_UUID
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
 )
+
+
+class Serializer(Protocol):
+    """What the setting ``serializer`` names: a project's own way to write and read messages."""
+
+    def dumps(self, message: dict[str, Any]) -> bytes:
+        """Return a message as bytes; raises TypeError if it cannot be sent. Any thread."""
+
+    def loads(self, data: bytes) -> dict[str, Any]:
+        """Return a new dict of what ``dumps`` returned. Any thread."""
 
 
 class Codec:
@@ -32,25 +47,33 @@ class Codec:
 
     Args:
         serializer_format: ``msgpack`` or ``json``, for ``encode``.
+        serializer: Writes all messages instead, and reads what another process's wrote.
     """
 
-    def __init__(self, serializer_format: Literal["msgpack", "json"]) -> None:
-        self._writes_json = serializer_format == "json"
+    def __init__(
+        self,
+        serializer_format: Literal["msgpack", "json"],
+        serializer: Serializer | None = None,
+    ) -> None:
+        self._serializer = serializer
+        self._writes_msgpack = serializer_format == "msgpack" and serializer is None
 
     def encode(self, message: dict[str, Any]) -> bytes:
         """Serialize a message.
 
         Raises:
-            TypeError: If it is not a dict or holds what the format cannot carry.
+            TypeError: If it is not a dict or holds what the format cannot carry; the text names the
+                place in the message.
         """
         if not isinstance(message, dict):
             raise TypeError(f"A message must be a dict, not {type(message).__name__}.")
-        if self._writes_json:
-            return _to_json(message)
+        if not self._writes_msgpack:
+            serializer = self._serializer
+            return _to_json(message) if serializer is None else _dumps(serializer, message)
         try:
-            return ormsgpack.packb(message, option=_MSGPACK_OPTIONS)
-        except TypeError as error:
-            raise TypeError(f"The message cannot be sent: {error}") from None
+            return ormsgpack.packb(message, plain_value, _MSGPACK_OPTIONS)
+        except TypeError:
+            return ormsgpack.packb(_plain(message, as_json=False))
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """Deserialize what ``encode`` made, in either format.
@@ -62,33 +85,55 @@ class Codec:
             UnreadableRecord: If the payload is not a map.
         """
         try:
-            message = json.loads(payload) if payload[0] == _JSON else ormsgpack.unpackb(payload)
+            if payload[0] == _JSON:
+                message = json.loads(payload)
+                if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and is_too_deep(message):
+                    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+            else:
+                message = ormsgpack.unpackb(payload)
         except (ValueError, IndexError, RecursionError) as error:
-            raise UnreadableRecord("undecodable", f"not a message: {error}") from None
+            if payload[:1] != _OWN_SERIALIZER:
+                raise UnreadableRecord("undecodable", f"not a message: {error}") from None
+            message = _loads(self._serializer, payload[1:])
         if type(message) is not dict:
             raise UnreadableRecord("undecodable", f"not a map but a {type(message).__name__}")
         return message
 
 
-def _to_json(message: Mapping[str, Any]) -> bytes:
+def _dumps(serializer: Serializer, message: dict[str, Any]) -> bytes:
+    data = serializer.dumps(message)
+    if not isinstance(data, bytes):
+        raise TypeError(f"serializer.dumps() returned {type(data).__name__}, not bytes.")
+    return _OWN_SERIALIZER + data
+
+
+def _loads(serializer: Serializer | None, data: bytes) -> object:
+    if serializer is None:
+        raise UnreadableRecord(
+            "undecodable", "written by a project's own serializer, and serializer is not set"
+        )
     try:
-        _require_str_keys(message)
-        return json.dumps(
-            message, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        ).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        binary = "bytes" in str(error) or "float" in str(error)
-        mend = "; serializer_format='msgpack' carries that" if binary else ""
-        raise TypeError(f"The message cannot be sent as JSON: {error}{mend}.") from None
+        return serializer.loads(data)
+    except Exception as error:
+        # A project's code may raise anything, and receive() must go on with the next message.
+        raise UnreadableRecord("undecodable", f"serializer.loads() raised {error!r}") from error
 
 
-def _require_str_keys(value: object) -> None:
-    # json.dumps would turn the key 1 into "1" without a word.
-    if isinstance(value, dict):
-        for key, each in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"dict keys must be str, not {key!r}")
-            _require_str_keys(each)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            _require_str_keys(each)
+def _to_json(message: dict[str, Any]) -> bytes:
+    try:
+        # The quickest check of the keys, the depth and the types.
+        ormsgpack.packb(message, plain_value, _MSGPACK_OPTIONS)
+        return _dump_json(message)
+    except (TypeError, ValueError):
+        return _dump_json(_plain(message, as_json=True))
+
+
+def _dump_json(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _plain(message: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    try:
+        return plain(message, as_json)
+    except NotPlain as error:
+        raise TypeError(f"The message cannot be sent: {error}.") from None

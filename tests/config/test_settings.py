@@ -89,6 +89,62 @@ def test_retention_of_just_expiry_is_enough() -> None:
     assert config.topics[Topic.ACK].config["retention.ms"] == "60000"
 
 
+LEFT_TO_THE_BROKER = dict.fromkeys(
+    (
+        *("cleanup.policy", "retention.ms", "segment.ms", "message.timestamp.type"),
+        *("max.message.bytes", "segment.bytes", "min.insync.replicas", "compression.type"),
+    )
+)
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_TO_THE_BROKER))
+def test_a_topic_config_of_none_is_left_to_the_broker(name: str) -> None:
+    wanted = dict(make().topics[Topic.ACK].config)
+    wanted.pop(name, None)
+    config = make(
+        topics={"ack": {"config": {name: None}}}, worker_channels={"mail": {"config": {name: None}}}
+    )
+
+    assert config.topics[Topic.ACK].config == wanted
+    assert config.worker_settings("mail").topic.config == wanted
+    assert config.topics[Topic.SEND_ALL].config == make().topics[Topic.SEND_ALL].config
+
+
+def test_all_topic_configs_may_be_left_to_the_broker() -> None:
+    config = make(expiry=700_000, topics={"ack": {"config": LEFT_TO_THE_BROKER}})
+
+    assert config.topics[Topic.ACK].config == {}
+
+
+@pytest.mark.parametrize(("given", "limit"), [({}, 2_097_152), (5000, 5000), (None, 1_048_588)])
+def test_the_largest_message_of_a_topic(given: Any, limit: int) -> None:
+    config = {} if given == {} else {"max.message.bytes": given}
+
+    assert make(topics={"ack": {"config": config}}).max_message_bytes(Topic.ACK) == limit
+
+
+@pytest.mark.parametrize(("expiry", "group_expiry"), [(60, 86_400), (86_401, 86_401)])
+def test_group_expiry_is_a_day_and_never_under_expiry(expiry: int, group_expiry: int) -> None:
+    assert make(expiry=expiry).group_expiry == group_expiry
+
+
+class OwnSerializer:
+    def dumps(self, message: dict[str, Any]) -> bytes:
+        return b""
+
+    def loads(self, data: bytes) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [OwnSerializer, OwnSerializer(), f"{__name__}.OwnSerializer"],
+    ids=["class", "object", "path"],
+)
+def test_a_serializer_is_an_object_a_class_or_a_path(given: Any) -> None:
+    assert isinstance(make(serializer=given).serializer, OwnSerializer)
+
+
 def test_topic_config_values_are_written_as_kafka_writes_them() -> None:
     config = make(
         topics={"ack": {"config": {"preallocate": True, "min.cleanable.dirty.ratio": 0.5}}}
@@ -175,7 +231,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"expiry": 3_000_000, "group_expiry": 4_000_000}, "expiry is 3000000; it must be"),
     ({"expiry": True}, "expiry is True"),
     ({"expiry": "60"}, "expiry is '60'"),
-    ({"expiry": 100_000}, "group_expiry (86400 s) is shorter than expiry (100000 s)"),
+    (
+        {"expiry": 100_000, "group_expiry": 86_400},
+        "group_expiry (86400 s) is shorter than expiry (100000 s)",
+    ),
     ({"group_expiry": 59}, "group_expiry (59 s) is shorter than expiry (60 s)"),
     ({"group_expiry": float("inf")}, "group_expiry is inf"),
     ({"capacity": 0}, "capacity is 0; it must be an integer of 1 or more"),
@@ -206,9 +265,17 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"topics": {"ack": {"partitions": "3"}}}, "topics['ack']['partitions'] is '3'"),
     ({"topics": {"ack": {"config": []}}}, "topics['ack']['config'] is []"),
     (
-        {"topics": {"ack": {"config": {"retention.ms": None}}}},
-        "topics['ack']['config']['retention.ms'] is None; it must be a str, a number or a bool",
+        {"topics": {"ack": {"config": {"retention.ms": []}}}},
+        "['retention.ms'] is []; it must be a str, a number, a bool, or None for the broker",
     ),
+    (
+        {"topics": {"ack": {"config": {"max.message.bytes": None, "segment.bytes": 1_048_587}}}},
+        "['segment.bytes'] is '1048587'; it must be an integer, 1048588 or more",
+    ),
+    ({"serializer": 1}, "serializer is 1; it must be an object, a class or the dotted path of one"),
+    ({"serializer": []}, "with the methods dumps and loads"),
+    ({"serializer": "nowhere.Serializer"}, "serializer is 'nowhere.Serializer', which cannot be"),
+    ({"serializer": "json.dumps"}, "with the methods dumps and loads"),
     ({"topics": {"ack": {"config": {"retention.ms": "1h"}}}}, "is '1h'; it must be an integer"),
     (
         {"topics": {"ack": {"config": {"retention.ms": 59_999}}}},

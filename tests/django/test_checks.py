@@ -224,6 +224,7 @@ def test_e004_does_not_hide_the_other_layers(found: Any) -> None:
     [
         ("message.timestamp.type", "CreateTime", "lets the clocks of all senders decide"),
         ("retention.ms", -1, "keeps every message for ever"),
+        ("message.timestamp.type", None, "lets the clocks of all senders decide"),
         ("retention.bytes", 1_000_000, "delete messages that have not expired"),
     ],
 )
@@ -238,9 +239,15 @@ def test_w001_risky_topic_configs(found: Any, name: str, value: object, said: st
     )
 
     assert message.id == "kafka_layer.W001"
-    assert message.msg.startswith(f"{name}={value} (topics['ack'], worker_channels['mail']) ")
+    shown = "the broker's default" if value is None else value
+    assert message.msg.startswith(f"{name}={shown} (topics['ack'], worker_channels['mail']) ")
     assert said in message.msg
     assert str(message.hint).startswith("Remove it")
+
+
+@pytest.mark.parametrize("name", ["cleanup.policy", "retention.ms", "retention.bytes"])
+def test_topic_configs_that_may_well_be_left_to_the_broker(found: Any, name: str) -> None:
+    assert found(default=layer(topics={"ack": {"config": {name: None}}})) == []
 
 
 def test_w002_two_layers_on_the_same_topics(found: Any) -> None:

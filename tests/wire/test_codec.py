@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -104,3 +106,51 @@ class TestMessages:
         with pytest.raises(UnreadableRecord) as caught:
             Codec("msgpack").decode(payload)
         assert caught.value.cause == "undecodable"
+
+
+class Own:
+    """A serializer that carries decimals."""
+
+    def dumps(self, message: dict[str, Any]) -> bytes:
+        return repr({name: str(value) for name, value in message.items()}).encode()
+
+    def loads(self, data: bytes) -> dict[str, Any]:
+        return {name: Decimal(value) for name, value in ast.literal_eval(data.decode()).items()}
+
+
+class TestASerializerOfOnesOwn:
+    @pytest.mark.parametrize("serializer_format", ["msgpack", "json"])
+    def test_it_writes_and_reads_all_messages(self, serializer_format: Any) -> None:
+        codec = Codec(serializer_format, Own())
+        payload = codec.encode({"price": Decimal("1.50")})
+        assert payload == b"\xc1{'price': '1.50'}"
+        assert codec.decode(payload) == {"price": Decimal("1.50")}
+
+    @pytest.mark.parametrize("payload", [MSGPACK, JSON], ids=["msgpack", "json"])
+    def test_messages_of_processes_without_it_are_read(self, payload: bytes) -> None:
+        assert Codec("msgpack", Own()).decode(payload) == MESSAGE
+
+    def test_a_process_without_it_says_so(self) -> None:
+        with pytest.raises(UnreadableRecord, match="serializer is not set") as caught:
+            Codec("msgpack").decode(Codec("msgpack", Own()).encode({}))
+        assert caught.value.cause == "undecodable"
+
+    @pytest.mark.parametrize("data", [b"{'a': 'no number'}", b"nothing", b"", b"1"])
+    def test_what_it_cannot_read_is_undecodable(self, data: bytes) -> None:
+        with pytest.raises(UnreadableRecord) as caught:
+            Codec("msgpack", Own()).decode(b"\xc1" + data)
+        assert caught.value.cause == "undecodable"
+
+    def test_its_results_are_checked(self) -> None:
+        class Wrong:
+            def dumps(self, message: dict[str, Any]) -> Any:
+                return "text"
+
+            def loads(self, data: bytes) -> Any:
+                return ["a list"]
+
+        codec = Codec("msgpack", Wrong())
+        with pytest.raises(TypeError, match="returned str, not bytes"):
+            codec.encode({})
+        with pytest.raises(UnreadableRecord, match="not a map but a list"):
+            codec.decode(b"\xc1")
