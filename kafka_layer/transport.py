@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .delivery.tickets import Ticket
-from .jobs.channel import WorkChannel
 from .messages import Position
-from .wire.records import ProducerRecord, Record
+from .wire.records import Place, ProducerRecord, Record
 from .wire.topics import WorkTopic
 
 __all__ = [
     "Backplane",
+    "CarriedJob",
     "Health",
+    "JobSink",
     "QueueFull",
     "RecordSink",
 ]
@@ -48,6 +50,77 @@ class RecordSink(Protocol):
 
         Each is made when it is asked for: hundreds that live at the same time would have Python's
         garbage collector look at them, again and again.
+        """
+
+
+class CarriedJob(Protocol):
+    """A job as a backplane sees it."""
+
+    @property
+    def partition(self) -> int:
+        """The partition of its record."""
+
+    @property
+    def offset(self) -> int:
+        """The offset of its record."""
+
+    @property
+    def assignment(self) -> object:
+        """What ``JobSink.accept`` was given: the time in which the backplane had the partition."""
+
+
+J = TypeVar("J", bound=CarriedJob)
+
+
+class JobSink(Protocol[J]):
+    """The receives of one worker channel, to which a backplane hands jobs.
+
+    A job that was assigned belongs to this process and to nobody else, until it is returned.
+    The properties may be read by any thread.
+
+    Attributes:
+        topic: The channel's topic.
+        changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
+    """
+
+    topic: WorkTopic
+    changed: threading.Event
+
+    @property
+    def demand(self) -> int:
+        """How many jobs may be assigned at this moment: none unless a receive waits."""
+
+    @property
+    def unclaimed(self) -> int:
+        """How many jobs were assigned that no receive has taken yet."""
+
+    @property
+    def last_seen(self) -> float:
+        """When a receive last began to wait or took a job, on ``time.monotonic()``."""
+
+    def accept(self, value: bytes | None, place: Place, assignment: object) -> J | None:
+        """Make a job of a record; the thread that serves the sink.
+
+        Args:
+            value: The record's value.
+            place: Where it stands.
+            assignment: The mark that the job is to carry.
+
+        Returns:
+            The job, or None if it expired, was flushed or cannot be read; that is counted.
+        """
+
+    def assign(self, jobs: Sequence[J]) -> None:
+        """Give jobs to the receives that wait; the thread that serves the sink."""
+
+    def return_unclaimed(self, which: Callable[[J], bool]) -> list[J]:
+        """Take jobs back that were assigned and that no receive has taken yet.
+
+        Args:
+            which: Tells which ones; the others stay.
+
+        Returns:
+            These jobs, in the order in which they were assigned.
         """
 
 
@@ -123,7 +196,7 @@ class Backplane(Protocol):
             TopicError: If the topic is missing and cannot be created.
         """
 
-    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
+    def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
         """Start to serve the receives of a worker channel, which share its messages with others.
 
         Blocks for at most ``timeout`` seconds; once it returned, receives are served as soon as

@@ -34,6 +34,17 @@ class Timings:
             up, between two drains.
         blocked_loop: After which an event loop that does not run counts as if it did, so that its
             channels can stall.
+        job_unclaimed: After which a job that was handed out, and that no receive took, is given
+            back to the other workers.
+        job_doubt: For which receives that took nothing count as no demand, at first; doubled each
+            time up to ``worker_idle``. A receive that begins to wait or takes a job ends it.
+        worker_pause: Without demand, after which a worker fetches nothing more.
+        worker_idle: Without demand, after which a worker leaves its share to the others.
+        worker_look: Between two looks whether a worker's client gets what the log holds.
+        worker_answer: The longest that the requests of such a look wait for the broker.
+        worker_stuck: After which a call of a worker's client that has not returned is suspected: a
+            commit that no broker answers is repeated by librdkafka when ``socket.timeout.ms`` is
+            over.
     """
 
     start: float = 4.5
@@ -52,3 +63,10 @@ class Timings:
     stalled: float = 0.25
     holding_up: float = 1.0
     blocked_loop: float = 10.0
+    job_unclaimed: float = 0.1
+    job_doubt: float = 1.0
+    worker_pause: float = 1.0
+    worker_idle: float = 5.0
+    worker_look: float = 3.0
+    worker_answer: float = 2.0
+    worker_stuck: float = 12.0

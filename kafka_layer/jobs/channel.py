@@ -1,7 +1,7 @@
 """The receives of this process on one worker channel, and the jobs handed to them.
 
-Knows nothing of Kafka. A backplane asks how many receives wait, takes that many jobs for good, and
-hands them over: a job that no receive waits for stays where any other process can have it.
+Knows nothing of Kafka. A backplane asks how many receives wait, takes that many jobs for this
+process, and assigns them: a job that no receive waits for stays where another process can have it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from ..config import realtime as time
+from ..config.realtime import monotonic
 from ..config.topics import WorkerSettings
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.wakeups import Wakeups
@@ -31,17 +31,17 @@ class Job(Envelope):
 
     Attributes:
         place: As in ``Envelope``; never None.
-        holding: The backplane's mark of the time in which it held the partition; a job of an
+        assignment: The backplane's mark of the time in which it had the partition; a job of an
             earlier time cannot be given back.
     """
 
-    __slots__ = ("holding",)
+    __slots__ = ("assignment",)
 
     place: Place
 
-    def __init__(self, payload: bytes, deadline: float, place: Place, holding: object) -> None:
+    def __init__(self, payload: bytes, deadline: float, place: Place, assignment: object) -> None:
         super().__init__(payload, deadline, place)
-        self.holding = holding
+        self.assignment = assignment
 
     @property
     def partition(self) -> int:
@@ -54,13 +54,13 @@ class Job(Envelope):
         return self.place[2]
 
     @property
-    def written(self) -> float:
-        """The record's timestamp, in seconds since the epoch."""
+    def timestamp(self) -> float:
+        """When it was written, by the broker's clock, in seconds since the epoch."""
         return self.place[3]
 
 
 class WorkChannel:
-    """One worker channel of one server.
+    """One worker channel of one server; the ``JobSink`` that a backplane serves.
 
     Args:
         topic: The channel's topic.
@@ -72,7 +72,7 @@ class WorkChannel:
 
     Attributes:
         mailbox: What the receives wait on.
-        waiting: Set when a receive begins to wait; whoever serves the channel clears it.
+        changed: Set when a receive begins to wait; the thread that serves the channel clears it.
     """
 
     def __init__(
@@ -85,48 +85,46 @@ class WorkChannel:
         wakeups: Wakeups,
     ) -> None:
         self.topic = topic
-        self.waiting = threading.Event()
-        self.mailbox = Mailbox(topic.channel, _UNBOUNDED, wakeups, self.waiting.set)
+        self.changed = threading.Event()
+        self.mailbox = Mailbox(topic.channel, _UNBOUNDED, wakeups, self._on_wait)
+        self._waited_at = 0.0
         self._expiry = settings.expiry
         self._ahead = settings.prefetch_count - 1
-        self._forgotten = 0.0
+        self._flushed_until = 0.0
         self._guard = guard
         self._stats = stats
         self._clock = clock
         self._wakeups = wakeups
 
     @property
-    def wanted(self) -> int:
-        """How many jobs may be taken for good now: none unless a receive waits for one."""
+    def demand(self) -> int:
+        """How many jobs may be assigned at this moment: none unless a receive waits."""
         demand = self.mailbox.demand
         return demand + self._ahead if demand else 0
 
     @property
-    def last_taken(self) -> float:
-        """When a receive last waited or took, on ``time.monotonic()``."""
-        return self.mailbox.last_seen
+    def unclaimed(self) -> int:
+        """How many jobs were assigned that no receive has taken yet."""
+        return len(self.mailbox)
 
-    def job(
-        self,
-        value: bytes | None,
-        timestamp: float,
-        partition: int,
-        offset: int,
-        holding: object = None,
-    ) -> Job | None:
-        """Make a job of a record.
+    @property
+    def last_seen(self) -> float:
+        """When a receive last began to wait or took a job, on ``time.monotonic()``."""
+        return max(self._waited_at, self.mailbox.last_seen)
+
+    def accept(self, value: bytes | None, place: Place, assignment: object) -> Job | None:
+        """Make a job of a record; the thread that serves the channel.
 
         Args:
             value: The record's value.
-            timestamp: The broker's, in seconds since the epoch.
-            partition: The record's partition.
-            offset: The record's offset.
-            holding: As in ``Job``.
+            place: Where it stands.
+            assignment: As in ``Job``.
 
         Returns:
             The job, or None if it expired, was flushed or cannot be read; that is counted.
         """
-        if timestamp <= self._forgotten:
+        _, partition, offset, timestamp = place
+        if timestamp <= self._flushed_until:
             self._stats.count("dropped.flushed")
             return None
         age = max(0.0, self._clock.now() - timestamp)
@@ -134,19 +132,18 @@ class WorkChannel:
             self._stats.dropped("expired", f"{self.topic.value} was {age:.1f} s old")
             return None
         try:
-            # Whoever gives a partition back reads its messages again when it has it anew.
-            place = (partition, offset)
-            payload = self._guard.decrypt(self.topic, None, value, timestamp, place)
+            # A partition that is revoked and assigned again is read from its committed offset, so
+            # the same place may come twice.
+            payload = self._guard.decrypt(self.topic, None, value, timestamp, (partition, offset))
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None
-        deadline = time.monotonic() + self._expiry - age
-        return Job(payload, deadline, (self.topic, partition, offset, timestamp), holding)
+        return Job(payload, monotonic() + self._expiry - age, place, assignment)
 
-    def hand_out(self, jobs: Sequence[Job]) -> None:
+    def assign(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on."""
-        # A flush may have come since they were made.
-        wanted = [job for job in jobs if job.written > self._forgotten]
+        # A flush may have come since they were accepted.
+        wanted = [job for job in jobs if job.timestamp > self._flushed_until]
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
         self._stats.count("delivered", len(wanted))
@@ -159,25 +156,29 @@ class WorkChannel:
             timestamp: The broker's, in seconds since the epoch.
 
         Returns:
-            How many of the jobs that were handed out were dropped.
+            How many of the jobs that were assigned were dropped.
         """
-        self._forgotten = max(self._forgotten, timestamp)
+        self._flushed_until = max(self._flushed_until, timestamp)
         return self.mailbox.clear()
 
-    def take_back(self, wanted: Callable[[Job], bool]) -> list[Job]:
-        """Return the jobs that were handed out and that no receive has taken yet.
+    def return_unclaimed(self, which: Callable[[Job], bool]) -> list[Job]:
+        """Take jobs back that were assigned and that no receive has taken yet.
 
         Args:
-            wanted: Which ones; the others stay.
+            which: Tells which ones; the others stay.
         """
-        taken: list[Job] = []
+        returned: list[Job] = []
         kept: list[Job] = []
         while (job := self.mailbox.take()) is not None:
             if isinstance(job, Job):
-                (taken if wanted(job) else kept).append(job)
+                (returned if which(job) else kept).append(job)
         self._put(kept)
-        self._stats.count("delivered", -len(taken))
-        return taken
+        self._stats.count("delivered", -len(returned))
+        return returned
+
+    def _on_wait(self) -> None:
+        self._waited_at = monotonic()
+        self.changed.set()
 
     def _put(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -8,20 +8,20 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from confluent_kafka import KafkaException
 
 from ..config.settings import LayerConfig
 from ..exceptions import BrokerUnavailable, TopicError
-from ..jobs.channel import WorkChannel
 from ..observe.counters import Stats
-from ..transport import Health, RecordSink
+from ..transport import Health, JobSink, RecordSink
 from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 from .acls import ReadRights
 from .admin import TopicAdmin, partition_counts, topic_spec
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC
-from .group import WorkConsumer
+from .member import GroupMember
 from .producer import RecordProducer
 from .reader import BroadcastConsumer
 
@@ -57,7 +57,7 @@ class KafkaBackplane:
         self._consumer: BroadcastConsumer | None = None
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
-        self._workers: list[WorkConsumer] = []
+        self._workers: list[GroupMember] = []
         self._inbox: int | None = None
         self._unanswered = 0
         self._seed = random.randrange(1 << 16)
@@ -94,10 +94,10 @@ class KafkaBackplane:
         self._producer.set_round_robin(topic, self._name(topic), 1)
         self._ensure_or_later((topic,), timeout)
 
-    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
+    def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self._ensure_topics((channel.topic,), timeout)
-        worker = WorkConsumer(
+        worker = GroupMember(
             self._config, self._name(channel.topic), channel, self._stats, self._connection
         )
         with self._lock:
@@ -143,13 +143,7 @@ class KafkaBackplane:
 
     def check_workers(self) -> None:
         for worker in tuple(self._workers):
-            another = worker.checked()
-            if another is worker:
-                continue
-            with self._lock:
-                self._workers[self._workers.index(worker)] = another
-            if self._closed.is_set():
-                another.stop()
+            worker.check()
 
     def health(self) -> Health:
         lag = 0 if self._consumer is None else self._consumer.lag
@@ -178,7 +172,7 @@ class KafkaBackplane:
     def _allowed_to_read(
         self,
         topics: Sequence[Topic | WorkTopic],
-        reader: BroadcastConsumer | WorkConsumer,
+        reader: BroadcastConsumer | GroupMember,
         deadline: float,
     ) -> Iterator[None]:
         """Start a reader inside; it is stopped where that fails or it may not read the topics."""
@@ -191,7 +185,7 @@ class KafkaBackplane:
             reader.stop()
             raise
 
-    def _readers(self) -> list[BroadcastConsumer | WorkConsumer]:
+    def _readers(self) -> list[BroadcastConsumer | GroupMember]:
         consumer = [] if self._consumer is None else [self._consumer]
         return [*consumer, *self._workers]
 

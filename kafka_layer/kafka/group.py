@@ -1,23 +1,22 @@
-"""The consumer of one worker channel: a member of a consumer group that shares the messages.
+"""One membership in the consumer group of a worker channel: a client, and the thread that owns it.
 
-A message's position is committed before the message is handed to a receive that waits, so nothing
-is handed out twice, whoever dies. Only as much is taken as receives wait for, times
-``prefetch_count``. What was fetched and not handed out belongs to whoever gets the partition next;
-what was handed out and no receive takes is uncommitted, to the same end. A process whose receives
-stop gives its share back to the others after some seconds.
+A job's position is committed before the job is assigned to a receive that waits, so no job is
+assigned twice, whichever process dies. A member takes as many jobs as receives wait for, times
+``prefetch_count``. What it fetched beyond that belongs to the member that is assigned the partition
+next; what it assigned and no receive takes is uncommitted, to the same end. A process whose
+receives stop leaves the group after some seconds.
 
-One thread owns every call on the client.
+``commits.py`` keeps the positions, ``pacing.py`` says when, ``liveness.py`` judges the client.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import enum
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container
+from typing import Any
 
 from confluent_kafka import (
     Consumer,
@@ -28,47 +27,34 @@ from confluent_kafka import (
 )
 
 from ..config.librdkafka import Properties
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
-from ..exceptions import KafkaLayerError, TopicError
-from ..jobs.channel import Job, WorkChannel
 from ..observe.counters import Stats
-from .clients import abandon, ends_of, new_client
+from ..transport import CarriedJob, JobSink
+from .clients import ends_of, new_client
+from .commits import Commits, Positions
 from .connection import Connection
-from .errors import kafka_error, topic_error
+from .errors import kafka_error
+from .liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
 from .log import client_logger
+from .pacing import Pacing
 from .properties import work_properties
 
-__all__ = ["GIVE_BACK_AFTER", "WorkConsumer"]
+__all__ = ["Ending", "GroupClient", "Membership"]
 
-logger = logging.getLogger("kafka_layer")
-
-GIVE_BACK_AFTER = 5.0
-"""Seconds without a receive after which this process leaves the group to others."""
-
-# Seconds without a receive after which what was handed out and not taken is taken back.
-_TAKE_BACK_AFTER = 0.1
-_PAUSE_AFTER = 1.0
+# Seconds: the longest wait for a first message and for demand; between two tries; for metadata.
 _POLL = 0.1
 _RETRY = 0.05
-_REJOIN = 1.0
+_LIST_TIMEOUT = 1.0
+# The longest that giving positions back may take, in seconds.
 _GIVE_BACK_TIMEOUT = 2.0
 # A client of the classic protocol that is rebalancing leaves only once its coordinator answers.
 _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
-
-# How often a client has to show that it gets what the log holds, and where nothing moved since the
-# last time, that it reaches a broker; the broker has so long to answer.
-_SILENT_AFTER = 3.0
-_ANSWER_TIMEOUT = 2.0
-# A commit without an answer is repeated when ``socket.timeout.ms`` is over; what waits for longer,
-# while a broker answers others, and so many looks later still waits, does so for ever.
-_STUCK_AFTER = 12.0
-_PATIENCE = 3
-
 # How many messages that expired or cannot be read one commit may skip.
 _SKIP = 500
 
-# What a commit says while the group is rebalancing or the coordinator moves: ask again.
+# Errors of a commit while the group is rebalancing or its coordinator moves: worth another try.
 _TRY_AGAIN = frozenset(
     {
         KafkaError.REBALANCE_IN_PROGRESS,
@@ -88,7 +74,7 @@ _TRY_AGAIN = frozenset(
     }
 )
 
-# What no retry of this process mends.
+# Errors that no retry of this process mends.
 _REFUSALS = frozenset(
     {
         KafkaError._FATAL,
@@ -97,281 +83,172 @@ _REFUSALS = frozenset(
     }
 )
 
-_CUT_OFF = (
-    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
-)
-_SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
 
-Partition = tuple[str, int]
+class Ending(enum.Enum):
+    """Why a membership ended."""
 
-
-class _Fetched(NamedTuple):
-    """A message that was fetched and not committed yet."""
-
-    where: Partition
-    offset: int
-    # The mark of the time in which this member held the partition.
-    holding: object
-    # None if it expired or cannot be read: only its position has to be committed.
-    job: Job | None
+    LEFT = "no receive waits, and other members share the work"
+    STOPPED = "the channel closes, or the membership was deserted"
+    DEAD = "the client does not work, while another one is answered"
+    REFUSED = "the broker refuses the group or its protocol"
+    FAILED = "an error that nobody expected; it is logged"
 
 
-class WorkConsumer:
-    """Serves the receives of one worker channel of one server.
+class GroupClient:
+    """A client of the group, and what it reported.
+
+    Attributes:
+        consumer: confluent_kafka's consumer. One thread owns every call on it: calls of several
+            threads starve each other.
+        refusal: The first error that no retry mends; None if there was none.
+    """
+
+    def __init__(self, config: LayerConfig, topic: str, stats: Stats) -> None:
+        self.refusal: KafkaError | None = None
+        self._topic = topic
+        self._stats = stats
+        properties = Properties(
+            {
+                **work_properties(config, topic),
+                "error_cb": self.on_error,
+                "logger": client_logger,
+            }
+        )
+        self.consumer: Consumer = new_client(Consumer, properties, "consumer_config")
+
+    def is_answered(self, timeout: float) -> bool:
+        """Tell whether a broker answers it within ``timeout`` seconds; blocks meanwhile."""
+        try:
+            self.consumer.list_topics(self._topic, timeout)
+        except KafkaException:
+            return False
+        return True
+
+    def on_error(self, error: KafkaError) -> None:
+        """Take note of an error; called within the client's calls."""
+        self._stats.count(f"errors.{error.name()}")
+        if error.fatal() or error.code() in _REFUSALS:
+            # The first one names the cause.
+            self.refusal = self.refusal or error
+
+
+class Membership:
+    """One client's time in the group, from its subscription to its end; lives once.
+
+    ``run`` and the callbacks within it are the business of one thread, which owns every call on
+    the client. Another thread may desert the membership while that thread hangs in a call: from
+    then on nothing is taken back or doubted here, because another member reads it again.
 
     Args:
         config: The layer's settings.
-        topic: Kafka's name of the channel's topic.
-        channel: The receives.
+        topic: Kafka's name of the topic.
+        client: The client; ``run`` closes it.
+        sink: The receives.
         stats: Counts what went wrong.
-        connection: Is told of errors.
+        connection: Tells whether all brokers are down.
+        liveness: The judge of the client, which outlives it.
+        is_answered_elsewhere: Tells whether another client of this process is answered; blocks.
+        settled: Set once the group has assigned something.
+        stop: Ends it.
+
+    Attributes:
+        called_at: When the last round of calls on the client began, on ``time.monotonic()``.
+        answered: Whether a broker answered the client when it was last asked.
+        deserted: Whether another membership is in its place.
     """
 
     def __init__(
         self,
         config: LayerConfig,
         topic: str,
-        channel: WorkChannel,
+        client: GroupClient,
+        sink: JobSink[Any],
         stats: Stats,
         connection: Connection,
+        liveness: Liveness,
+        is_answered_elsewhere: Callable[[], bool],
+        settled: threading.Event,
+        stop: threading.Event,
     ) -> None:
-        self._config = config
+        self.client = client
+        self.called_at = monotonic()
+        self.answered = True
+        self.deserted = False
+        self._timings = config.timings
         self._topic = topic
-        self._channel = channel
+        self._consumer = client.consumer
+        self._sink = sink
         self._stats = stats
         self._connection = connection
-        self._properties = Properties(
-            {
-                **work_properties(config, topic),
-                "error_cb": self._on_error,
-                "logger": client_logger,
-            }
-        )
-        self._client: Consumer | None = None
-        # The partitions of this member, each with a mark of this one time that it holds it: a
-        # message that was fetched in an earlier time is fetched again by whoever holds it now.
-        self._held: dict[Partition, object] = {}
-        # Fetched and not committed, in the order in which they came.
-        self._fetched: deque[_Fetched] = deque()
-        # Where a commit failed and may have taken effect all the same: its first offset.
-        self._doubtful: dict[Partition, int] = {}
+        self._liveness = liveness
+        self._is_answered_elsewhere = is_answered_elsewhere
+        self._settled = settled
+        self._stop = stop
+        self._commits: Commits[CarriedJob] = Commits()
+        self._pacing = Pacing(config.timings, monotonic())
+        # The commit that the broker was asked for and has not answered, by its first offsets.
+        self._asked: Positions = {}
+        self._paused = False
         self._partitions = 0
         self._count_again = 0.0
-        self._paused = False
-        self._refused: KafkaError | None = None
-        # What the broker was asked to commit and did not answer yet.
-        self._asked: dict[Partition, int] = {}
-        self._moved_at = self._looked_at = self._round_at = time.monotonic()
-        self._suspicions = 0
-        # Whether the client had nothing more since the last look, where the log held more than
-        # was read then, and where it did so when a client was replaced for it.
+        # Since the last look: whether a message came, and whether the client had none for a poll.
+        self._progressed = False
         self._emptied = False
-        self._behind: dict[Partition, int] = {}
-        self._stuck: dict[Partition, int] = {}
-        # Another one is in its place: the channel is not its business any more.
-        self._replaced = False
-        self._settled = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        # The assignments at the last look; a client has had no time to read the ones since.
+        self._looked_at: dict[int, object] = {}
 
-    def start(self, timeout: float) -> None:
-        """Join the group; returns once that is settled, or the time is up and it goes on.
-
-        Args:
-            timeout: Seconds that this may block.
-
-        Raises:
-            TopicError: If the broker refuses the group or its protocol.
-            ImproperlyConfigured: If librdkafka refuses a property.
-        """
-        self._begin(self._new_client())
-        self._settled.wait(max(0.0, timeout))
-        if self._refused is not None:
-            raise self._refusal(self._refused)
-
-    def checked(self) -> WorkConsumer:
-        """Return this consumer, or one that took its place; any thread but its own, blocks briefly.
-
-        A commit has no time-out, and a client that was told of no broker waits in it for ever. No
-        other thread can call that client meanwhile.
-        """
-        stuck = self._client is not None and time.monotonic() - self._round_at > _STUCK_AFTER
-        if not stuck or self._stop.is_set() or self._connection.lost:
-            self._suspicions = 0
-            return self
-        self._suspicions += 1
-        if self._suspicions < _PATIENCE:
-            return self
-        another = self._answered_client()
-        return self if another is None else self._give_way_to(another)
-
-    def stop(self) -> None:
-        """Ask the thread to end, without waiting for it."""
-        self._stop.set()
-        self._channel.waiting.set()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the thread to end, at most ``timeout`` seconds."""
-        self.stop()
-        if self._thread is not None:
-            self._thread.join(timeout)
-
-    def abandon(self) -> None:
-        """Keep the client from ever being freed: in a forked child that aborts the process."""
-        abandon(self._client)
-
-    def _begin(self, client: Consumer) -> None:
-        self._client = client
-        self._round_at = time.monotonic()
-        self._thread = threading.Thread(
-            target=self._run, name=f"kafka-layer-work-{self._channel.topic.channel}", daemon=True
-        )
-        self._thread.start()
-
-    def _is_answered(self, client: Consumer) -> bool:
+    def run(self) -> Ending:
+        """Be a member for as long as there is demand, or nobody else wants the share."""
         try:
-            client.list_topics(self._topic, _ANSWER_TIMEOUT)
-        except KafkaException:
-            return False
-        return True
-
-    def _is_cut_off(self, client: Consumer) -> bool:
-        """Tell whether a client is not answered where another one is.
-
-        One whose only broker was away for a moment may be told of no broker at all; then it asks
-        nobody any more.
-        """
-        if self._connection.lost or self._is_answered(client):
-            return False
-        another = self._answered_client()
-        if another is None:
-            return False
-        another.close()
-        return True
-
-    def _answered_client(self) -> Consumer | None:
-        """Return a client that is answered, where a new one is."""
-        client = self._new_client()
-        if self._is_answered(client):
-            return client
-        client.close()
-        return None
-
-    def _new_client(self) -> Consumer:
-        return new_client(Consumer, self._properties, "consumer_config")
-
-    def _is_silent(self, client: Consumer) -> bool:
-        """Tell whether a client gets nothing of what the log holds, at two looks in a row.
-
-        After an outage librdkafka may stay silent for good, without an error.
-        """
-        emptied, self._emptied = self._emptied, False
-        asks = emptied and not self._fetched and not self._connection.lost
-        before, self._behind = self._behind, self._behind_of(client) if asks else {}
-        silent = dict(before.items() & self._behind.items())
-        # Where another client did not get on either, there is nothing to get.
-        if not silent or silent == self._stuck:
-            return False
-        self._stuck = silent
-        return True
-
-    def _behind_of(self, client: Consumer) -> dict[Partition, int]:
-        """Return the positions of partitions of which the log holds more, as far as is known.
-
-        What was read is committed when this is asked.
-        """
-        behind = {}
-        try:
-            positions = client.committed(client.assignment(), _ANSWER_TIMEOUT)
-            partitions = [(each.topic, each.partition) for each in positions]
-            ends = ends_of(client, partitions, _ANSWER_TIMEOUT)
-            for each in positions:
-                where = each.topic, each.partition
-                if each.offset < ends.get(where, 0):
-                    # Retention may have taken what was not read.
-                    low, end = client.get_watermark_offsets(each, _ANSWER_TIMEOUT, cached=False)
-                    if max(low, each.offset) < end:
-                        behind[where] = each.offset
-        except KafkaException:
-            return {}
-        return behind
-
-    def _is_dead(self, client: Consumer) -> bool:
-        """Tell, at every look, whether another client has to take the place of this one."""
-        if self._round_at - self._looked_at <= _SILENT_AFTER:
-            return False
-        unmoved = self._moved_at < self._looked_at
-        if unmoved and self._is_cut_off(client):
-            self._note_replacement(_CUT_OFF)
-            return True
-        if self._is_silent(client):
-            self._note_replacement(_SILENT)
-            return True
-        self._looked_at = time.monotonic()
-        return False
-
-    def _note_replacement(self, message: str) -> None:
-        self._stats.count("consumer.replaced")
-        logger.error(message, self._topic)
-
-    def _give_way_to(self, client: Consumer) -> WorkConsumer:
-        self._replaced = True
-        # Its thread may never notice.
-        self.stop()
-        self._count_doubtful(self._asked)
-        self._note_replacement(_CUT_OFF)
-        another = WorkConsumer(
-            self._config, self._topic, self._channel, self._stats, self._connection
-        )
-        # Nobody waits for its start: what the broker refuses it says in the log.
-        another._settled.set()
-        another._begin(client)
-        return another
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._take_part()
-            except Exception:
-                self._stats.count("errors.worker")
-                logger.exception("The thread of worker channel %s goes on", self._topic)
-                self._stop.wait(_RETRY)
-            if self._refused is not None:
-                client_logger.error("REFUSED %s", self._refusal(self._refused))
-                if not self._settled.is_set():
-                    # start() raises it.
-                    self._settled.set()
-                    return
-                # It worked before, so it may work again; a fatal error needs a new client.
-                self._refused = None
-                self._stop.wait(_REJOIN)
-        self._count_left()
-
-    def _take_part(self) -> None:
-        """Be a member of the group for as long as receives come."""
-        client = self._client = self._client or self._new_client()
-        try:
-            client.subscribe(
+            self._consumer.subscribe(
                 [self._topic],
                 on_assign=self._on_assign,
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,
             )
-            self._serve(client)
+            return self._serve()
         finally:
             try:
-                self._leave(client)
+                self._leave()
             finally:
-                client.close()
-                self._client = None
-            self._fetched.clear()
-            self._held.clear()
-            self._doubtful.clear()
-        while not self._stop.is_set() and self._refused is None and not self._channel.wanted:
-            self._channel.waiting.wait()
-            self._channel.waiting.clear()
+                self._consumer.close()
 
-    def _leave(self, client: Consumer) -> None:
+    def desert(self) -> None:
+        """Note that another membership takes its place while this one hangs; any thread."""
+        self.deserted = True
+        self._count_in_doubt(self._asked)
+
+    def _serve(self) -> Ending:
+        sink, pacing = self._sink, self._pacing
+        self._liveness.begin(monotonic())
+        while not (self._stop.is_set() or self.deserted):
+            self.called_at = now = monotonic()
+            if self.client.refusal is not None:
+                return Ending.REFUSED
+            if self._is_dead(now):
+                return Ending.DEAD
+            seen = sink.last_seen
+            if pacing.has_unclaimed(sink.unclaimed, seen, now):
+                self._take_back(now)
+            demand = pacing.demand(sink.demand, seen, now)
+            if demand:
+                self._resume()
+                self._fetch(demand)
+                self._assign()
+                continue
+            idle = pacing.idle_for(seen, now)
+            if idle >= self._timings.worker_idle and not self._is_alone():
+                return Ending.LEFT
+            if idle >= self._timings.worker_pause:
+                # poll() has to go on, to answer rebalances; a paused partition fetches nothing.
+                self._pause()
+            if idle >= _POLL:
+                self._accept(self._consumer.poll(0))
+            sink.changed.wait(_POLL)
+            sink.changed.clear()
+        return Ending.STOPPED
+
+    def _leave(self) -> None:
         """Leave the group, as a client has to before it closes; on_revoke gives jobs back.
 
         Closing asks to revoke all that is assigned. Where another revocation waits already, as when
@@ -379,258 +256,230 @@ class WorkConsumer:
         would hold the interpreter meanwhile: the whole process would stand still. A client that is
         not closing answers all of them.
         """
-        client.unsubscribe()
-        deadline = time.monotonic() + _LEAVE_TIMEOUT
-        # An assignment may wait as well, so one look at least; messages come before both.
-        message = client.poll(0)
-        while (message is not None or client.assignment()) and time.monotonic() < deadline:
-            message = client.poll(_LEAVE_POLL)
+        consumer = self._consumer
+        consumer.unsubscribe()
+        deadline = monotonic() + _LEAVE_TIMEOUT
+        # At least once, because an assignment may be queued. Messages come before rebalance events.
+        message = consumer.poll(0)
+        while (message is not None or consumer.assignment()) and monotonic() < deadline:
+            message = consumer.poll(_LEAVE_POLL)
 
-    def _serve(self, client: Consumer) -> None:
-        last_wanted = self._moved_at = self._looked_at = time.monotonic()
-        while not self._stop.is_set() and self._refused is None:
-            self._round_at = time.monotonic()
-            if self._is_dead(client):
-                return
-            wanted = self._channel.wanted
-            if wanted:
-                last_wanted = time.monotonic()
-                self._resume(client)
-                self._fetch(client, wanted)
-                self._hand_out(client)
-                continue
-            idle = time.monotonic() - max(last_wanted, self._channel.last_taken)
-            if idle >= GIVE_BACK_AFTER and not self._is_alone(client):
-                return
-            if idle >= _TAKE_BACK_AFTER:
-                self._take_back(client)
-            if idle >= _PAUSE_AFTER:
-                # Rebalances are answered in poll(), and it must not bring messages for ever.
-                self._pause(client)
-            if idle >= _POLL:
-                self._keep(client.poll(0))
-            self._channel.waiting.wait(_POLL)
-            self._channel.waiting.clear()
+    # Jobs
 
-    def _is_alone(self, client: Consumer) -> bool:
-        """Tell whether no other member holds a share; a new one would get its own at once.
-
-        Then nobody waits for what this process holds, and leaving would only cost it time when its
-        job is done: a group without members waits for the broker's
-        ``group.initial.rebalance.delay.ms`` before it assigns anything.
-        """
-        now = time.monotonic()
-        if now >= self._count_again:
-            self._count_again = now + GIVE_BACK_AFTER
-            with contextlib.suppress(KafkaException):
-                metadata = client.list_topics(self._topic, timeout=_REJOIN)
-                self._partitions = len(metadata.topics[self._topic].partitions)
-        # One partition tells nothing: the others may have none.
-        return len(self._held) >= max(2, self._partitions)
-
-    def _fetch(self, client: Consumer, wanted: int) -> None:
-        live = sum(each.job is not None for each in self._fetched)
-        if not live:
-            message = client.poll(_POLL)
+    def _fetch(self, demand: int) -> None:
+        jobs = self._commits.jobs
+        if not jobs:
+            message = self._consumer.poll(_POLL)
             self._emptied = self._emptied or message is None
-            live += self._keep(message)
-        while live < wanted and len(self._fetched) < _SKIP:
-            messages = client.consume(wanted - live, 0)
+            jobs += self._accept(message)
+        while jobs < demand and self._commits.messages < _SKIP:
+            messages = self._consumer.consume(demand - jobs, 0)
             if not messages:
                 break
-            live += sum(map(self._keep, messages))
+            jobs += sum(map(self._accept, messages))
 
-    def _keep(self, message: Message | None) -> bool:
+    def _accept(self, message: Message | None) -> bool:
         """Take a message from the client; tells whether a receive can have it."""
         if message is None:
             return False
         error = message.error()
         if error is not None:
-            self._on_error(error)
+            self.client.on_error(error)
             client_logger.warning("CONSUME %s: %s", self._topic, error.str())
             return False
-        self._moved_at = time.monotonic()
-        where = (message.topic() or "", message.partition() or 0)
-        holding = self._held.get(where)
-        if holding is None:
+        self._progressed = True
+        partition, offset = message.partition() or 0, message.offset() or 0
+        assignment = self._commits.assigned.get(partition)
+        if assignment is None:
             # Fetched before a rebalance that came in the same call: another member's by now.
             return False
-        offset = message.offset() or 0
-        timestamp = message.timestamp()[1] / 1000
-        job = self._channel.job(message.value(), timestamp, where[1], offset, holding)
-        self._fetched.append(_Fetched(where, offset, holding, job))
+        place = (self._sink.topic, partition, offset, message.timestamp()[1] / 1000)
+        job = self._sink.accept(message.value(), place, assignment)
+        self._commits.fetch(partition, offset, job)
         return job is not None
 
-    def _hand_out(self, client: Consumer) -> None:
+    def _assign(self) -> None:
+        """Commit what receives wait for, and assign it to them."""
         # Asked again: a receive may have been cancelled while poll() waited.
-        batch = self._next(self._channel.wanted)
+        demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
+        batch = self._commits.next_batch(demand)
         if not batch:
             return
-        error = self._commit(client, {each.where: each.offset + 1 for each in batch})
-        if error is not None:
+        self._asked = batch.first
+        error = self._commit(batch.positions)
+        self._asked = {}
+        if error is None:
+            self._sink.assign(self._commits.commit_succeeded(batch))
+            self._pacing.assign(monotonic())
+        elif not self.deserted:
             if error.code() not in _TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
-            # Whatever the error is: the client repeats a commit that got no answer, and what the
-            # repetition is told (the session ended, say) tells nothing of the first one.
-            self._doubt((each.where, each.offset) for each in batch)
-            self._fetched.extendleft(reversed(batch))
+            self._commits.commit_failed(batch)
             # Rebalances are answered in poll(): without it the commit would fail for ever.
-            self._keep(client.poll(_RETRY))
-            return
-        for each in batch:
-            self._doubtful.pop(each.where, None)
-        self._channel.hand_out([each.job for each in batch if each.job is not None])
+            self._accept(self._consumer.poll(_RETRY))
 
-    def _take_back(self, client: Consumer) -> None:
-        """Uncommit what was handed out while no receive takes it: who dies now loses none of it."""
-        unread = self._unread(self._held.keys())
-        if not unread:
+    def _take_back(self, now: float) -> None:
+        """Uncommit what no receive takes, so that a process that dies now loses none of it."""
+        jobs = self._unclaimed(self._commits.assigned)
+        if not jobs:
             return
-        self._fetched.extendleft(
-            _Fetched(self._where(job), job.offset, job.holding, job) for job in reversed(unread)
-        )
-        first = self._first(unread)
-        if self._commit(client, first) is not None:
-            # They are committed anew before they are handed out again.
-            self._doubt(first.items())
+        self._pacing.take_back(now)
+        positions = self._commits.take_back(jobs)
+        if self._commit(positions) is not None:
+            # They are committed again before they are assigned again.
+            self._commits.doubt(positions)
 
-    def _doubt(self, positions: Iterable[tuple[Partition, int]]) -> None:
-        if self._replaced:
-            # It is counted already, and the other one reads them again.
-            return
-        for where, offset in positions:
-            self._doubtful.setdefault(where, offset)
-
-    def _unread(self, partitions: Collection[Partition]) -> list[Job]:
-        """Take what no receive has taken yet out of the channel, where it can be given back."""
-        return self._taken_back(
-            lambda job: (
-                self._where(job) in partitions and self._held.get(self._where(job)) is job.holding
-            )
+    def _unclaimed(self, partitions: Container[int]) -> list[CarriedJob]:
+        """Take what no receive has taken out of the sink, where it can be given back."""
+        if self.deserted:
+            return []
+        return self._sink.return_unclaimed(
+            lambda job: job.partition in partitions and self._commits.is_current(job)
         )
 
-    def _taken_back(self, wanted: Callable[[Job], bool]) -> list[Job]:
-        return [] if self._replaced else self._channel.take_back(wanted)
+    # Positions
 
-    def _where(self, job: Job) -> Partition:
-        return self._topic, job.partition
-
-    def _first(self, jobs: Sequence[Job]) -> dict[Partition, int]:
-        first: dict[Partition, int] = {}
-        for job in jobs:
-            where = self._where(job)
-            first[where] = min(job.offset, first.get(where, job.offset))
-        return first
-
-    def _next(self, wanted: int) -> list[_Fetched]:
-        batch: list[_Fetched] = []
-        while self._fetched and wanted > 0:
-            batch.append(self._fetched.popleft())
-            wanted -= batch[-1].job is not None
-        return batch
-
-    def _commit(self, client: Consumer, positions: dict[Partition, int]) -> KafkaError | None:
-        offsets = [TopicPartition(*where, offset) for where, offset in positions.items()]
+    def _commit(self, positions: Positions) -> KafkaError | None:
+        offsets = [TopicPartition(self._topic, *each) for each in positions.items()]
         error = None
-        self._asked = positions
         try:
-            for answer in client.commit(offsets=offsets, asynchronous=False) or ():
+            for answer in self._consumer.commit(offsets=offsets, asynchronous=False) or ():
                 error = error or answer.error
         except KafkaException as exception:
             error = kafka_error(exception)
-        self._asked = {}
         if error is not None:
             self._stats.count(f"errors.{error.name()}")
         return error
 
-    def _commit_back(self, client: Consumer, positions: dict[Partition, int]) -> bool:
-        deadline = time.monotonic() + _GIVE_BACK_TIMEOUT
-        while (error := self._commit(client, positions)) is not None:
-            if error.code() not in _TRY_AGAIN or time.monotonic() >= deadline:
+    def _commit_back(self, positions: Positions) -> bool:
+        deadline = monotonic() + _GIVE_BACK_TIMEOUT
+        while (error := self._commit(positions)) is not None:
+            if error.code() not in _TRY_AGAIN or monotonic() >= deadline:
                 return False
-            # Another member's coming or going is on its way through the broker.
+            # A rebalance is in progress; commits fail until it is over.
             time.sleep(_RETRY)
         return True
 
-    def _pause(self, client: Consumer) -> None:
-        if not self._paused:
-            self._paused = True
-            client.pause(client.assignment())
-
-    def _resume(self, client: Consumer) -> None:
-        if self._paused:
-            self._paused = False
-            client.resume(client.assignment())
-
-    def _on_assign(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        self._held.update({(each.topic, each.partition): object() for each in partitions})
-        client.incremental_assign(partitions)
-        if self._paused:
-            client.pause(partitions)
-        self._settled.set()
-
-    def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        revoked = {(each.topic, each.partition) for each in partitions}
-        unread = self._unread(revoked)
-        doubtful = self._doubtful_of(revoked)
-        first = self._first(unread)
-        first.update((where, min(at, first.get(where, at))) for where, at in doubtful.items())
-        if first and not self._commit_back(client, first):
-            # They are this process's own, then: the position has passed them.
-            self._channel.hand_out(unread)
-            self._count_doubtful(doubtful)
-        self._drop(revoked)
-        client.incremental_unassign(partitions)
-
-    def _on_lost(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        # Others have them by now. What was handed out here is committed and stays here.
-        lost = {(each.topic, each.partition) for each in partitions}
-        self._count_doubtful(self._doubtful_of(lost))
-        self._drop(lost)
-        client.incremental_unassign(partitions)
-
-    def _doubtful_of(self, partitions: set[Partition]) -> dict[Partition, int]:
-        return {where: self._doubtful[where] for where in partitions & self._doubtful.keys()}
-
-    def _drop(self, partitions: set[Partition]) -> None:
-        for where in partitions:
-            self._held.pop(where, None)
-            self._doubtful.pop(where, None)
-        self._fetched = deque(
-            each for each in self._fetched if self._held.get(each.where) is each.holding
-        )
-
-    def _count_doubtful(self, positions: Mapping[Partition, int]) -> None:
-        """Count the messages that nobody may get: whoever dies, none is handed out twice."""
-        for (topic, partition), offset in positions.items():
+    def _count_in_doubt(self, positions: Positions) -> None:
+        """Count messages whose commit is in doubt as dropped: to deliver them could be twice."""
+        for partition, offset in positions.items():
             self._stats.dropped(
                 "doubtful",
-                f"{topic}[{partition}] about offset {offset}: the partition was lost while the "
-                "answer to a commit was missing; another worker may have them",
+                f"{self._topic}[{partition}] about offset {offset}: the partition was lost while "
+                "the answer to a commit was missing; another worker may have them",
             )
 
-    def _count_left(self) -> None:
-        left = self._taken_back(lambda job: True)
-        if left:
-            self._stats.dropped(
-                "closed", f"{self._topic}: the broker did not take them back", len(left)
-            )
+    # Rebalances, called within the client's calls
 
-    def _on_error(self, error: KafkaError) -> None:
-        self._stats.count(f"errors.{error.name()}")
-        if error.fatal() or error.code() in _REFUSALS:
-            # The first one names the cause.
-            self._refused = self._refused or error
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._commits.assign([each.partition for each in partitions])
+        consumer.incremental_assign(partitions)
+        if self._paused:
+            consumer.pause(partitions)
+        self._settled.set()
 
-    def _refusal(self, error: KafkaError) -> KafkaLayerError:
-        what = (
-            f"receive from worker channel {self._channel.topic.channel!r} "
-            f"(consumer group {self._topic})"
-        )
-        protocol = self._config.worker_group_protocol
-        if protocol == "consumer" and "ConsumerGroupHeartbeat" in error.str():
-            return TopicError(
-                f"Cannot {what}: {error.str()}. If the broker does not know, or does not allow, "
-                "the group protocol of KIP-848, set worker_group_protocol='classic'."
-            )
-        return topic_error(what, error, self._config.bootstrap_servers)
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        revoked = {each.partition for each in partitions}
+        unclaimed = self._unclaimed(revoked)
+        positions = {} if self.deserted else self._commits.to_give_back(revoked, unclaimed)
+        given_back = not positions or self._commit_back(positions)
+        in_doubt = self._commits.revoke(revoked)
+        if not given_back:
+            # The positions have passed these jobs, so no other member gets them.
+            self._sink.assign(unclaimed)
+            self._count_in_doubt(in_doubt)
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Other members have the partitions by now. What was assigned here is committed, and stays.
+        in_doubt = self._commits.revoke({each.partition for each in partitions})
+        if not self.deserted:
+            self._count_in_doubt(in_doubt)
+        consumer.incremental_unassign(partitions)
+
+    def _is_alone(self) -> bool:
+        """Tell whether no other member has a share; a new one would get its own at once.
+
+        Then nobody waits for what this process holds, and leaving would only cost it time when its
+        job is done: a group without members waits for the broker's
+        ``group.initial.rebalance.delay.ms`` before it assigns anything.
+        """
+        now = monotonic()
+        if now >= self._count_again:
+            self._count_again = now + self._timings.worker_idle
+            with contextlib.suppress(KafkaException):
+                metadata = self._consumer.list_topics(self._topic, timeout=_LIST_TIMEOUT)
+                self._partitions = len(metadata.topics[self._topic].partitions)
+        # One partition tells nothing: the other members may have none.
+        return len(self._commits.assigned) >= max(2, self._partitions)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._consumer.pause(self._consumer.assignment())
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(self._consumer.assignment())
+
+    # Liveness
+
+    def _is_dead(self, now: float) -> bool:
+        """Tell, where a look is due, whether another client has to take the place of this one."""
+        if not self._liveness.is_due(now):
+            return False
+        if self._connection.lost:
+            # No client gets anything: that says nothing of this one.
+            self._liveness.begin(now)
+            return False
+        evidence = self._evidence()
+        self._progressed = self._emptied = False
+        self._looked_at = dict(self._commits.assigned)
+        self.answered = evidence is not UNANSWERED
+        now = monotonic()
+        if not self.answered:
+            self._liveness.alert(now)
+        return self._liveness.judge(evidence, now, self._is_answered_elsewhere) is Verdict.REPLACE
+
+    def _evidence(self) -> Evidence:
+        if self._emptied and not self._commits.messages:
+            behind = self._behind()
+            if behind is not None:
+                return Behind(behind)
+        elif self._progressed:
+            return PROGRESSED
+        answered = self.client.is_answered(self._timings.worker_answer)
+        return ANSWERED if answered else UNANSWERED
+
+    def _behind(self) -> dict[tuple[str, int], int] | None:
+        """Return where the log holds more than was read; all that was read is committed.
+
+        Partitions that were assigned since the last look are left out: their first fetch may be
+        under way.
+
+        Returns:
+            The committed positions of these partitions; None if there is nothing to ask for, or
+            the broker did not tell.
+        """
+        timeout = self._timings.worker_answer
+        asked = [
+            (self._topic, partition)
+            for partition, assignment in self._commits.assigned.items()
+            if self._looked_at.get(partition) is assignment
+        ]
+        behind: dict[tuple[str, int], int] = {}
+        if not asked:
+            return None
+        try:
+            ends = ends_of(self._consumer, asked, timeout)
+            for each in self._consumer.committed([TopicPartition(*it) for it in asked], timeout):
+                where = each.topic, each.partition
+                if each.offset < ends.get(where, 0):
+                    # Retention may have taken what was not read.
+                    low, end = self._consumer.get_watermark_offsets(each, timeout, cached=False)
+                    if max(low, each.offset) < end:
+                        behind[where] = each.offset
+        except KafkaException:
+            return None
+        return behind

@@ -482,7 +482,7 @@ class Server:
                 return _failed(_closed_meanwhile())
             start = self._starts.get(what)
             if start is None or (start.done() and start.exception() is not None):
-                start = self._starts[what] = _in_thread(str(what), function)
+                start = self._starts[what] = _in_thread(_plain_name(what), function)
             return start
 
     def _limit_of(self, topic: Topic | WorkTopic) -> int:
@@ -572,6 +572,11 @@ def _failed(error: Exception) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_exception(error)
     return future
+
+
+def _plain_name(what: object) -> str:
+    kind = what[0] if isinstance(what, tuple) else what
+    return {"upkeep": "upkeep", "working": "start-jobs"}.get(str(kind), f"start-{kind}")
 
 
 def _in_thread(name: str, function: Callable[[], T]) -> Future[T]:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import random
 import threading
 import zlib
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
-from ..jobs.channel import Job, WorkChannel
 from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
-from ..transport import Backplane, Health, RecordSink
+from ..transport import Backplane, Health, JobSink, RecordSink
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
+from .jobs import JobServer, WaitingJobs
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
-
-_POLL = 0.1
-
-_GIVE_BACK_AFTER = 5.0
-
-_QueuedJob = tuple[bytes, int, float]
 
 
 class InMemoryKafkaChannelLayer(KafkaChannelLayer):
@@ -63,7 +54,7 @@ class InMemoryBackplane:
         self._inbox: int | None = None
         self._unread: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._workers: list[tuple[threading.Thread, WorkChannel]] = []
+        self._job_servers: list[JobServer] = []
         self._closed = False
 
     def open_sender(self, timeout: float) -> None:
@@ -86,13 +77,12 @@ class InMemoryBackplane:
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         """Nothing has to be opened."""
 
-    def open_work_channel(self, channel: WorkChannel, timeout: float) -> None:
-        """Start the thread that takes jobs for the receives."""
-        thread = threading.Thread(
-            target=self._work, args=(channel,), name="kafka-layer-memory-work", daemon=True
-        )
-        thread.start()
-        self._workers.append((thread, channel))
+    def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
+        """Start the thread that gives jobs to the receives."""
+        jobs = self._log.jobs(channel.topic)
+        server = JobServer(jobs, channel, self._config.timings)
+        server.start()
+        self._job_servers.append(server)
 
     def produce(
         self,
@@ -142,9 +132,10 @@ class InMemoryBackplane:
         self._unread.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-        for thread, channel in self._workers:
-            channel.waiting.set()
-            thread.join(timeout)
+        for server in self._job_servers:
+            server.stop()
+        for server in self._job_servers:
+            server.join(timeout)
 
     def abandon(self) -> None:
         """Leave the log, of which a forked child has a copy for itself."""
@@ -155,64 +146,6 @@ class InMemoryBackplane:
         """Take a record if this server reads it."""
         if topic in BROADCAST_TOPICS or partition == self._inbox:
             self._unread.put(record)
-
-    def _work(self, channel: WorkChannel) -> None:
-        jobs = self._log.jobs(channel.topic)
-        last_wanted = monotonic()
-        while not self._closed:
-            if channel.wanted:
-                last_wanted = monotonic()
-                self._hand_out_next(channel, jobs)
-                continue
-            if monotonic() - last_wanted >= _GIVE_BACK_AFTER:
-                jobs.put_back(channel.take_back(lambda job: True))
-            channel.waiting.wait(_POLL)
-            channel.waiting.clear()
-        # A layer that closes loses none that no receive has taken.
-        jobs.put_back(channel.take_back(lambda job: True))
-
-    def _hand_out_next(self, channel: WorkChannel, jobs: _Jobs) -> None:
-        queued = jobs.get(_POLL)
-        if queued is None:
-            return
-        if not channel.wanted:
-            # The receive was cancelled meanwhile: somebody else may wait for it.
-            jobs.put_back([queued])
-            return
-        if not isinstance(queued, Job):
-            value, offset, timestamp = queued
-            job = channel.job(value, timestamp, 0, offset)
-            if job is None:
-                return
-            queued = job
-        channel.hand_out([queued])
-
-
-class _Jobs:
-    """The jobs of one worker channel that no process has taken, the oldest first."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._items: deque[_QueuedJob | Job] = deque()
-
-    def put(self, job: _QueuedJob) -> None:
-        with self._changed:
-            self._items.append(job)
-            self._changed.notify()
-
-    def put_back(self, jobs: Sequence[_QueuedJob | Job]) -> None:
-        with self._changed:
-            self._items.extendleft(reversed(jobs))
-            self._changed.notify_all()
-
-    def get(self, timeout: float) -> _QueuedJob | Job | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._items, timeout)
-            return self._items.popleft() if self._items else None
-
-    def clear(self) -> None:
-        with self._changed:
-            self._items.clear()
 
 
 class _Log:
@@ -226,8 +159,7 @@ class _Log:
         self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
         self._readers: list[InMemoryBackplane] = []
-        self._jobs: dict[WorkTopic, _Jobs] = {}
-        self._job_numbers = itertools.count()
+        self._jobs: dict[WorkTopic, WaitingJobs] = {}
 
     @classmethod
     def of(cls, prefix: str) -> _Log:
@@ -247,9 +179,9 @@ class _Log:
         self._lock = threading.Lock()
         self.detach(reader)
 
-    def jobs(self, topic: WorkTopic) -> _Jobs:
+    def jobs(self, topic: WorkTopic) -> WaitingJobs:
         with self._lock:
-            return self._jobs.setdefault(topic, _Jobs())
+            return self._jobs.setdefault(topic, WaitingJobs())
 
     def clear_jobs(self) -> None:
         with self._lock:
@@ -260,9 +192,7 @@ class _Log:
         topic, key, value, _, headers = outgoing
         timestamp = self._clock.now()
         if isinstance(topic, WorkTopic):
-            offset = next(self._job_numbers)
-            self.jobs(topic).put((value, offset, timestamp))
-            return offset, timestamp
+            return self.jobs(topic).send(value, timestamp), timestamp
         raw_key = None if key is None else key.encode()
         with self._lock:
             offset = self._ends.get((topic, partition), 0)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from kafka_layer.kafka.group import WorkConsumer
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
+from tests.workers.clients import use_commits
 
 JOBS = "jobs"
 
@@ -86,24 +86,23 @@ async def test_a_commit_that_took_effect_and_was_answered_with_an_error(
 ) -> None:
     # As when the connection broke after the commit, and the client repeated it.
     channel = f"{JOBS}.{code}".replace("-", "minus")
+    consumers = use_commits(monkeypatch, None)
     layer = make_layer()
     for number in range(5):
         await layer.send(channel, {"n": number})
     first = await next_message(layer, channel)
-    commit = WorkConsumer._commit
-    committed: list[object] = []
+    committed = len(consumers.committed_positions)
 
-    def commit_and_fail(worker: Any, client: Any, positions: Any) -> KafkaError | None:
-        error = commit(worker, client, positions)
-        committed.append(positions)
-        return error or KafkaError(code)
+    def commit_and_fail(positions: object, commit: Any) -> KafkaError:
+        commit()
+        return KafkaError(code)
 
-    monkeypatch.setattr(WorkConsumer, "_commit", commit_and_fail)
+    consumers.outcome = staticmethod(commit_and_fail)
     worker = Inbox(layer, channel)
     worker.begin()
-    await wait_until_async(lambda: committed, "a commit")
+    await wait_until_async(lambda: len(consumers.committed_positions) > committed, "a commit")
     await worker.close()
-    monkeypatch.setattr(WorkConsumer, "_commit", commit)
+    consumers.outcome = None
     await layer.close()
     others = await next_messages(make_layer(), channel, 4)
     assert sorted(each["n"] for each in (first, *others)) == list(range(5))

@@ -11,15 +11,14 @@ from collections import Counter
 from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.kafka import group as workers
-from kafka_layer.kafka.group import WorkConsumer
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
+from tests.workers.clients import NotedConsumer, use, use_commits
 from tests.workers.conftest import SESSION_MS, working
 from tests.workers.groups import handed_out, members
 
@@ -198,50 +197,56 @@ class TestSharing:
         got = await next_messages(working, channel, 100)
         took = time.monotonic() - started
         assert {message["n"] for message in got} == set(range(1, 101))
-        assert took < workers.GIVE_BACK_AFTER + 2 * REBALANCED
+        assert took < Timings().worker_idle + 2 * REBALANCED
 
     async def test_the_last_one_stays_in_the_group_and_gives_way_to_a_new_one_at_once(
-        self,
-        make_layer: Layers,
-        channel: str,
-        protocol: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
     ) -> None:
         # Joining a group that is empty costs the broker's group.initial.rebalance.delay.ms.
-        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
+        make_layer.timings = Timings(worker_idle=0.2)
         first = make_layer(**protocol)
         await send(first, channel, range(1))
         await next_message(first, channel)
-        worker = first._server._backplane._workers[0]  # type: ignore[attr-defined]
-        await wait_until_async(lambda: worker._partitions == PARTITIONS, "it to count partitions")
-        assert worker._client is not None
+        worker = worker_of(first)
+        await pass_time(1.0)
+        assert worker.is_member
         second = make_layer(**protocol)
         await send(first, channel, range(40))
         assert len(await next_messages(second, channel, 40, 3 * REBALANCED)) == 40
-        await wait_until_async(lambda: worker._client is None, "the first to leave the group")
+        await wait_until_async(lambda: not worker.is_member, "the first to leave the group")
 
     async def test_it_comes_back_when_it_receives_again(
-        self,
-        make_layer: Layers,
-        channel: str,
-        protocol: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
     ) -> None:
-        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
+        make_layer.timings = Timings(worker_idle=0.2)
         # One partition: it cannot know that it is the last one, so it leaves.
         layer = make_layer(**protocol, worker_channels={channel: {"partitions": 1}})
         await send(layer, channel, range(3))
         for number in range(3):
             assert await next_message(layer, channel) == {"n": number}
-            worker = layer._server._backplane._workers[0]  # type: ignore[attr-defined]
-            await wait_until_async(lambda: worker._client is None, "it to leave the group")  # noqa: B023
+            worker = worker_of(layer)
+            await wait_until_async(lambda: not worker.is_member, "it to leave the group")  # noqa: B023
 
 
-class ObservedConsumer(Consumer):
+class ObservedConsumer(NotedConsumer):
     """Notes whether it is closing, and the partitions that are revoked meanwhile."""
 
     closed = 0
     revoked_while_closing: ClassVar[list[Any]] = []
+    # What happens before its first poll, and within its requests for metadata.
+    before_it_serves: ClassVar[Any] = None
+    when_it_counts_partitions: ClassVar[Any] = None
+
+    def poll(self, timeout: float = -1) -> Any:
+        before, type(self).before_it_serves = self.before_it_serves, None
+        if before is not None:
+            before()
+        return super().poll(timeout)
+
+    def list_topics(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.when_it_counts_partitions is not None:
+            type(self).when_it_counts_partitions()
+        return super().list_topics(*arguments, **keywords)
 
     def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         def noted(callback: Any) -> Any:
@@ -266,38 +271,40 @@ class ObservedConsumer(Consumer):
 class TestLeaving:
     """A client that closes may never answer its second revocation, nor does its process then."""
 
-    @pytest.fixture(autouse=True)
-    def observed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(workers, "Consumer", ObservedConsumer)
-        monkeypatch.setattr(ObservedConsumer, "closed", 0)
-        monkeypatch.setattr(ObservedConsumer, "revoked_while_closing", [])
+    @pytest.fixture
+    def observed(self, monkeypatch: pytest.MonkeyPatch) -> type[ObservedConsumer]:
+        kind = use(ObservedConsumer, monkeypatch)
+        kind.revoked_while_closing = []
+        return kind
 
     async def test_nothing_is_left_to_revoke_when_the_client_closes(
-        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        observed: type[ObservedConsumer],
     ) -> None:
         layer = make_layer(**protocol)
         await send(layer, channel, range(1))
         await next_message(layer, channel)
         await layer.close()
-        assert ObservedConsumer.closed == 1
-        assert ObservedConsumer.revoked_while_closing == []
+        assert observed.closed == 1
+        assert observed.revoked_while_closing == []
 
-    async def test_nor_where_it_has_not_taken_its_share_yet(
+    async def test_nothing_is_left_to_revoke_where_it_has_not_taken_its_share_yet(
         self,
         make_layer: Layers,
         channel: str,
         protocol: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
+        observed: type[ObservedConsumer],
     ) -> None:
         go_on = threading.Event()
-        serve = WorkConsumer._serve
 
-        def leave_before_it_serves(worker: Any, client: Any) -> None:
-            if go_on.is_set():
-                serve(worker, client)
+        def wait_and_leave() -> None:
             assert go_on.wait(30)
+            raise RuntimeError("leaves before it serves, as the test wants it")
 
-        monkeypatch.setattr(WorkConsumer, "_serve", leave_before_it_serves)
+        observed.before_it_serves = staticmethod(wait_and_leave)
         layer = make_layer(**protocol)
         await send(layer, channel, range(1))
         job = asyncio.create_task(next_message(layer, channel, 30))
@@ -305,42 +312,43 @@ class TestLeaving:
         await pass_time(REBALANCED / 2)
         go_on.set()
         assert await job == {"n": 0}
-        assert ObservedConsumer.closed == 1
-        assert ObservedConsumer.revoked_while_closing == []
+        assert observed.closed == 1
+        assert observed.revoked_while_closing == []
 
-    async def test_nor_where_another_worker_has_just_come(
+    async def test_nothing_is_left_to_revoke_where_another_worker_has_just_come(
         self,
         make_layer: Layers,
         channel: str,
         protocol: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
+        observed: type[ObservedConsumer],
     ) -> None:
+        make_layer.timings = Timings(worker_idle=0.2, worker_look=1e9)
         first, second = make_layer(**protocol), make_layer(**protocol)
         await send(first, channel, range(1))
         # From then on it answers nothing, so what the other one asks for waits in its client.
         silent, go_on = threading.Event(), threading.Event()
 
-        def say_nothing_and_leave(worker: Any, client: Any) -> bool:
+        def say_nothing_and_leave() -> None:
             silent.set()
             assert go_on.wait(30)
-            return False
+            # It does not learn that it is alone, so it leaves.
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
         # Not before: a worker is idle, too, while its first receive waits for its start.
         await next_message(first, channel)
-        monkeypatch.setattr(WorkConsumer, "_is_alone", say_nothing_and_leave)
-        monkeypatch.setattr(workers, "GIVE_BACK_AFTER", 0.2)
+        observed.when_it_counts_partitions = staticmethod(say_nothing_and_leave)
         assert await asyncio.to_thread(silent.wait, 30)
         job = asyncio.create_task(next_message(second, channel, 30))
         await wait_until_async(lambda: members(first, channel) == 2, "the other to join")
         await pass_time(REBALANCED / 2)
         go_on.set()
-        await wait_until_async(lambda: ObservedConsumer.closed, "the first to leave")
-        assert ObservedConsumer.revoked_while_closing == []
+        await wait_until_async(lambda: observed.closed, "the first to leave")
+        assert observed.revoked_while_closing == []
         await send(second, channel, range(1, 2))
         assert await job == {"n": 1}
 
 
-class CutOffConsumer(Consumer):
+class CutOffConsumer(NotedConsumer):
     """Is not answered any more, as librdkafka's where it was told of no broker.
 
     Attributes:
@@ -355,6 +363,11 @@ class CutOffConsumer(Consumer):
         if self is CutOffConsumer.cut_off:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         return super().list_topics(*arguments)
+
+    def committed(self, *arguments: Any) -> Any:
+        if self is CutOffConsumer.cut_off:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        return super().committed(*arguments)
 
     def commit(self, **arguments: Any) -> Any:
         if self is CutOffConsumer.cut_off:
@@ -378,9 +391,8 @@ class MuteConsumer(CutOffConsumer):
 
 class TestClientsThatAreCutOff:
     @pytest.fixture(autouse=True)
-    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("_SILENT_AFTER", "_STUCK_AFTER"):
-            monkeypatch.setattr(workers, name, 0.5)
+    def impatient(self, make_layer: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_layer.timings = Timings(worker_look=0.5, worker_stuck=0.5)
         monkeypatch.setattr(CutOffConsumer, "cut_off", None)
         monkeypatch.setattr(CutOffConsumer, "go_on", threading.Event(), raising=False)
 
@@ -393,11 +405,11 @@ class TestClientsThatAreCutOff:
         monkeypatch: pytest.MonkeyPatch,
         kind: type[CutOffConsumer],
     ) -> None:
-        monkeypatch.setattr(workers, "Consumer", kind)
+        consumers = use(kind, monkeypatch)
         layer = make_layer(**protocol)
         await send(layer, channel, range(1))
         await next_message(layer, channel)
-        CutOffConsumer.cut_off = worker_of(layer)._client
+        CutOffConsumer.cut_off = consumers.made[-1]
         await send(layer, channel, range(1, 6))
         jobs = asyncio.create_task(next_messages(layer, channel, 5, 40))
         await wait_until_async(
@@ -415,11 +427,13 @@ class TestClientsThatAreCutOff:
     ) -> None:
         asked: list[Any] = []
 
-        def nobody_answers(worker: Any, client: Any) -> bool:
-            asked.append(client)
-            return False
+        def nobody_answers(consumer: Any, *arguments: Any, **keywords: Any) -> Any:
+            asked.append(consumer)
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
-        monkeypatch.setattr(WorkConsumer, "_is_answered", nobody_answers)
+        consumers = use(NotedConsumer, monkeypatch)
+        monkeypatch.setattr(consumers, "committed", nobody_answers)
+        monkeypatch.setattr(consumers, "list_topics", nobody_answers)
         layer = make_layer()
         await send(layer, channel, range(1))
         await next_message(layer, channel)
@@ -430,21 +444,54 @@ class TestClientsThatAreCutOff:
         assert stats_of(layer)["consumer.replaced"] == 0
 
 
+class AskingConsumer(NotedConsumer):
+    """Notes each look at its positions.
+
+    Attributes:
+        looks: The numbers of the partitions that were asked for, at each look.
+        set_back: By how much the positions that it tells are too low: to the layer, the log holds
+            records that no client can read.
+    """
+
+    looks: ClassVar[list[list[int]]]
+    set_back = 0
+
+    def committed(self, partitions: Any, *arguments: Any) -> Any:
+        self.looks.append([each.partition for each in partitions])
+        told = super().committed(partitions, *arguments)
+        for each in told:
+            if each.offset > 0:
+                each.offset -= self.set_back
+        return told
+
+
 class TestClientsThatAreSilent:
     """librdkafka's consumer may read nothing more after an outage, while brokers answer it."""
 
     @pytest.fixture(autouse=True)
-    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(workers, "_SILENT_AFTER", 0.3)
+    def impatient(self, make_layer: Layers) -> None:
+        make_layer.timings = Timings(worker_look=0.3)
+
+    @pytest.fixture
+    def consumers(self, monkeypatch: pytest.MonkeyPatch) -> type[AskingConsumer]:
+        """The consumers of this test."""
+        kind = use(AskingConsumer, monkeypatch)
+        kind.looks = []
+        return kind
 
     @pytest.mark.parametrize("silent", [PARTITIONS, 1])
     async def test_another_one_goes_on_and_every_job_is_done_once(
-        self, make_layer: Layers, channel: str, protocol: dict[str, Any], silent: int
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        consumers: type[AskingConsumer],
+        silent: int,
     ) -> None:
         layer = make_layer(**protocol)
         await send(layer, channel, range(20))
         await next_messages(layer, channel, 20)
-        client = worker_of(layer)._client
+        client = consumers.made[-1]
         # A paused partition is what a silent one is to the reader.
         await asyncio.to_thread(client.pause, client.assignment()[:silent])
         await send(layer, channel, range(20, 60))
@@ -455,16 +502,15 @@ class TestClientsThatAreSilent:
         assert not [name for name in counted if name.startswith("dropped")]
 
     async def test_one_that_has_nothing_to_read_stays(
-        self, make_layer: Layers, channel: str, looks: list[dict[Any, int]]
+        self, make_layer: Layers, channel: str, consumers: type[AskingConsumer]
     ) -> None:
         layer = make_layer()
         await send(layer, channel, range(8))
         await next_messages(layer, channel, 8)
         job = asyncio.create_task(next_message(layer, channel, 30))
-        await wait_until_async(lambda: len(looks) >= 4, "four looks", 20)
+        await wait_until_async(lambda: len(consumers.looks) >= 4, "four looks", 20)
         await send(layer, channel, range(8, 9))
         assert await job == {"n": 8}
-        assert looks[:4] == [{}] * 4
         assert stats_of(layer)["consumer.replaced"] == 0
 
     async def test_one_whose_jobs_take_long_stays(
@@ -478,52 +524,55 @@ class TestClientsThatAreSilent:
         assert stats_of(layer)["consumer.replaced"] == 0
 
     async def test_where_another_one_gets_nothing_either_that_one_stays(
-        self,
-        make_layer: Layers,
-        channel: str,
-        looks: list[dict[Any, int]],
-        monkeypatch: pytest.MonkeyPatch,
+        self, make_layer: Layers, channel: str, consumers: type[AskingConsumer]
     ) -> None:
         layer = make_layer()
         await send(layer, channel, range(1))
         await next_message(layer, channel)
-        behind = {("a record that no client can read", 0): 7}
-        monkeypatch.setattr(WorkConsumer, "_behind_of", lambda *_: looks.append(behind) or behind)
+        consumers.set_back = 1
         job = asyncio.create_task(next_message(layer, channel, 30))
-        await wait_until_async(lambda: looks.count(behind) >= 6, "six looks", 20)
+        await wait_until_async(
+            lambda: stats_of(layer)["consumer.replaced"], "it to be replaced once", 20
+        )
+        looks = len(consumers.looks)
+        await wait_until_async(lambda: len(consumers.looks) >= looks + 6, "six looks", 20)
         await send(layer, channel, range(1, 2))
         assert await job == {"n": 1}
         assert stats_of(layer)["consumer.replaced"] == 1
 
-    @pytest.fixture
-    def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[Any, int]]:
-        """What each look finds."""
-        found: list[dict[Any, int]] = []
-        look = WorkConsumer._behind_of
 
-        def note(worker: WorkConsumer, client: Consumer) -> dict[Any, int]:
-            found.append(look(worker, client))
-            return found[-1]
+class PollingConsumer(NotedConsumer):
+    """Counts the messages that it returned."""
 
-        monkeypatch.setattr(WorkConsumer, "_behind_of", note)
-        return found
+    messages = 0
+
+    def poll(self, timeout: float = -1) -> Any:
+        message = super().poll(timeout)
+        if message is not None:
+            type(self).messages += 1
+        return message
 
 
 class TestFlush:
     async def test_what_a_worker_had_fetched_before_is_gone(
-        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
+        self,
+        make_layer: Layers,
+        channel: str,
+        protocol: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        consumers = use(PollingConsumer, monkeypatch)
         here, worker = make_layer(), make_layer(**protocol)
         await worker.new_channel()  # a server that reads what is sent to all
         await send(here, channel, range(50))
         await next_message(worker, channel)
         server: Any = worker._server
         await wait_until_async(
-            lambda: worker_of(worker)._fetched, "it to hold what nobody asked for"
+            lambda: consumers.messages > 1, "it to hold what no receive waits for"
         )
         await here.flush()
         await wait_until_async(
-            lambda: server._work_channels[channel]._forgotten, "the worker to read of the flush"
+            lambda: server._work_channels[channel]._flushed_until, "the worker to read of the flush"
         )
         await here.send(channel, {"n": "fresh"})
         assert await next_message(worker, channel) == {"n": "fresh"}
@@ -581,13 +630,9 @@ class TestPrefetch:
         assert handed_out(layer, channel) == 20
 
     async def test_a_layer_that_closes_leaves_the_rest_to_the_next(
-        self,
-        make_layer: Layers,
-        channel: str,
-        protocol: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
     ) -> None:
-        monkeypatch.setattr(workers, "_TAKE_BACK_AFTER", 1e9)
+        make_layer.timings = Timings(job_unclaimed=1e9)
         settings = {**protocol, **self.settings(channel)}
         first = make_layer(**settings)
         await send(first, channel, range(20))
@@ -600,16 +645,16 @@ class TestPrefetch:
     async def test_a_commit_back_that_fails_costs_nothing(
         self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        commit = workers.WorkConsumer._commit
         failed: list[object] = []
 
-        def fail_to_go_back(worker: Any, client: Any, positions: Any) -> KafkaError | None:
+        def fail_to_go_back(positions: dict[int, int], commit: Any) -> KafkaError | None:
             if 1 in positions.values() and len(failed) < 3:
                 failed.append(positions)
                 return KafkaError(KafkaError._TIMED_OUT)
-            return commit(worker, client, positions)
+            commit()
+            return None
 
-        monkeypatch.setattr(workers.WorkConsumer, "_commit", fail_to_go_back)
+        use_commits(monkeypatch, fail_to_go_back)
         layer = make_layer(**self.settings(channel))
         await send(layer, channel, range(20))
         await next_message(layer, channel)
@@ -706,13 +751,13 @@ class TestNothingIsLost:
     async def test_a_commit_whose_answer_is_lost_costs_nothing(
         self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        commit = workers.WorkConsumer._commit
         answers = iter([KafkaError(KafkaError._TRANSPORT), KafkaError(KafkaError._TIMED_OUT)] * 5)
 
-        def commit_and_lose_the_answer(*arguments: Any) -> KafkaError | None:
-            return commit(*arguments) or next(answers, None)
+        def commit_and_lose_the_answer(positions: object, commit: Any) -> KafkaError | None:
+            commit()
+            return next(answers, None)
 
-        monkeypatch.setattr(workers.WorkConsumer, "_commit", commit_and_lose_the_answer)
+        use_commits(monkeypatch, commit_and_lose_the_answer)
         layer = make_layer()
         await send(layer, channel, range(20))
         got = await next_messages(layer, channel, 20)
@@ -722,24 +767,20 @@ class TestNothingIsLost:
     async def test_a_message_whose_commit_is_in_doubt_is_given_back(
         self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        commit = workers.WorkConsumer._commit
-        committed: list[object] = []
+        def commit_and_lose_the_answer(positions: object, commit: Any) -> KafkaError:
+            commit()
+            return KafkaError(KafkaError._TIMED_OUT)
 
-        def commit_and_lose_the_answer(
-            worker: Any, client: Any, positions: Any
-        ) -> KafkaError | None:
-            error = commit(worker, client, positions)
-            committed.append(positions)
-            return error or KafkaError(KafkaError._TIMED_OUT)
-
+        consumers = use_commits(monkeypatch, None)
         layer = make_layer()
         await send(layer, channel, range(5))
         await next_message(layer, channel)
-        monkeypatch.setattr(workers.WorkConsumer, "_commit", commit_and_lose_the_answer)
+        committed = len(consumers.committed_positions)
+        consumers.outcome = staticmethod(commit_and_lose_the_answer)
         receive = await begin_work(layer, channel)
-        await wait_until_async(lambda: committed, "a commit")
+        await wait_until_async(lambda: len(consumers.committed_positions) > committed, "a commit")
         receive.cancel()
         await asyncio.wait([receive])
-        monkeypatch.setattr(workers.WorkConsumer, "_commit", commit)
+        consumers.outcome = None
         await layer.close()
         assert len(await next_messages(make_layer(), channel, 4)) == 4

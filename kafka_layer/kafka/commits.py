@@ -1,0 +1,197 @@
+"""What a member of a worker group has fetched and assigned to receives, and what it commits. Pure.
+
+Knows neither a client nor a channel: ``group.py`` tells what happened and does what it is told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from ..transport import CarriedJob
+
+__all__ = ["Batch", "Commits", "Positions"]
+
+J = TypeVar("J", bound=CarriedJob)
+
+Positions = dict[int, int]
+"""An offset for each partition."""
+
+
+class Batch(Generic[J]):
+    """Messages whose positions one commit takes.
+
+    Attributes:
+        messages: The partition, the offset, the token of the assignment and the job of each; the
+            job is None where the message expired or cannot be read.
+    """
+
+    __slots__ = ("messages",)
+
+    def __init__(self, messages: list[tuple[int, int, object, J | None]]) -> None:
+        self.messages = messages
+
+    def __bool__(self) -> bool:
+        return bool(self.messages)
+
+    @property
+    def jobs(self) -> list[J]:
+        """What receives can have of it, in order."""
+        return [job for _, _, _, job in self.messages if job is not None]
+
+    @property
+    def positions(self) -> Positions:
+        """What to commit: the offset behind the last message of each partition."""
+        return {partition: offset + 1 for partition, offset, _, _ in self.messages}
+
+    @property
+    def first(self) -> Positions:
+        """The offset of the first message of each partition."""
+        return _first((partition, offset) for partition, offset, _, _ in self.messages)
+
+
+class Commits(Generic[J]):
+    """The messages and positions of one member of a worker group; one thread alone.
+
+    A partition is *unassigned*, *assigned* after ``assign``, and unassigned again after ``revoke``.
+    Each assignment has a token, which its jobs carry: a job of an earlier assignment belongs to
+    whoever was assigned the partition since, and is neither handed out nor given back here.
+
+    A message of an assigned partition is
+
+    ========== ================================ =======================================
+    state      entered by                       left by
+    ========== ================================ =======================================
+    fetched    ``fetch``                        ``next_batch``, ``revoke``
+    committing ``next_batch``                   ``commit_succeeded``, ``commit_failed``
+    claimable  ``commit_succeeded``             ``take_back``; for good once it is taken
+    fetched    ``commit_failed``, ``take_back`` ``next_batch``, ``revoke``
+    ========== ================================ =======================================
+
+    An assigned partition is besides *in doubt* from the first offset of a commit that failed, until
+    another commit of it succeeds: the error may belong to a repetition by librdkafka, while the
+    first attempt took effect. Where a partition in doubt is lost, nobody knows whether the next
+    member gets the messages of that commit.
+    """
+
+    def __init__(self) -> None:
+        self._assignments: dict[int, object] = {}
+        self._fetched: deque[tuple[int, int, object, J | None]] = deque()
+        self._in_doubt: Positions = {}
+
+    @property
+    def assigned(self) -> Mapping[int, object]:
+        """The partitions of this member, each with the token of its assignment."""
+        return self._assignments
+
+    @property
+    def messages(self) -> int:
+        """How many messages are fetched and not committed."""
+        return len(self._fetched)
+
+    @property
+    def jobs(self) -> int:
+        """How many of these are jobs that a receive can have."""
+        return sum(job is not None for _, _, _, job in self._fetched)
+
+    def assign(self, partitions: Iterable[int]) -> None:
+        """Note that the group assigned partitions to this member."""
+        for partition in partitions:
+            self._assignments[partition] = object()
+
+    def is_current(self, job: J) -> bool:
+        """Tell whether the partition is still assigned as it was when the job was fetched."""
+        return self._assignments.get(job.partition) is job.assignment
+
+    def fetch(self, partition: int, offset: int, job: J | None) -> None:
+        """Note a message that the client returned of an assigned partition.
+
+        Args:
+            partition: Its partition.
+            offset: Its offset.
+            job: The job; None if the message expired or cannot be read, so that only its position
+                has to be committed.
+        """
+        self._fetched.append((partition, offset, self._assignments[partition], job))
+
+    def next_batch(self, demand: int) -> Batch[J]:
+        """Return the oldest messages, with as many jobs as receives wait for, to be committed.
+
+        Args:
+            demand: How many receives wait.
+        """
+        messages = []
+        while self._fetched and demand > 0:
+            message = self._fetched.popleft()
+            messages.append(message)
+            demand -= message[3] is not None
+        return Batch(messages)
+
+    def commit_succeeded(self, batch: Batch[J]) -> list[J]:
+        """Note that a batch is committed; returns its jobs, which are this member's to hand out."""
+        for partition in batch.positions:
+            self._in_doubt.pop(partition, None)
+        return batch.jobs
+
+    def commit_failed(self, batch: Batch[J]) -> None:
+        """Note that the outcome of a batch's commit is unknown; its messages are fetched again."""
+        self.doubt(batch.first)
+        self._fetched.extendleft(reversed(batch.messages))
+
+    def take_back(self, jobs: Iterable[J]) -> Positions:
+        """Note that no receive took these jobs, in their order.
+
+        Returns:
+            What to commit, so that whoever is assigned the partitions next gets the jobs.
+        """
+        messages = [(job.partition, job.offset, job.assignment, job) for job in jobs]
+        self._fetched.extendleft(reversed(messages))
+        return _first((partition, offset) for partition, offset, _, _ in messages)
+
+    def doubt(self, first: Mapping[int, int]) -> None:
+        """Note that the outcome of a commit is unknown.
+
+        Args:
+            first: The first offset in each partition that the next member may get or not.
+        """
+        for partition, offset in first.items():
+            self._in_doubt[partition] = min(offset, self._in_doubt.get(partition, offset))
+
+    def in_doubt(self, partitions: Iterable[int]) -> Positions:
+        """Return where those of ``partitions`` are in doubt that are."""
+        return {each: self._in_doubt[each] for each in partitions if each in self._in_doubt}
+
+    def to_give_back(self, partitions: Iterable[int], unclaimed: Iterable[J]) -> Positions:
+        """Return what to commit of partitions that are about to be revoked, so that none is lost.
+
+        Args:
+            partitions: These.
+            unclaimed: Their jobs that were handed out and not taken.
+        """
+        first = _first((job.partition, job.offset) for job in unclaimed)
+        for partition, offset in self.in_doubt(partitions).items():
+            first[partition] = min(offset, first.get(partition, offset))
+        return first
+
+    def revoke(self, partitions: Collection[int]) -> Positions:
+        """Note that partitions are not assigned any more; forgets what was fetched of them.
+
+        Returns:
+            Where they are in doubt.
+        """
+        left_in_doubt = self.in_doubt(partitions)
+        for partition in partitions:
+            self._assignments.pop(partition, None)
+            self._in_doubt.pop(partition, None)
+        self._fetched = deque(
+            each for each in self._fetched if self._assignments.get(each[0]) is each[2]
+        )
+        return left_in_doubt
+
+
+def _first(places: Iterable[tuple[int, int]]) -> Positions:
+    first: Positions = {}
+    for partition, offset in places:
+        first[partition] = min(offset, first.get(partition, offset))
+    return first

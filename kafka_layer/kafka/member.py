@@ -1,0 +1,294 @@
+"""What serves the receives of one worker channel: one membership in its group after another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError
+
+from ..config.realtime import monotonic
+from ..config.settings import LayerConfig
+from ..exceptions import KafkaLayerError, TopicError
+from ..observe.counters import Stats
+from ..transport import JobSink
+from .clients import abandon
+from .connection import Connection
+from .errors import topic_error
+from .group import Ending, GroupClient, Membership
+from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
+from .log import client_logger
+
+__all__ = ["GroupMember"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds after an error that nobody expected, and after the broker refused.
+_RETRY = 0.05
+_REJOIN = 1.0
+# Looks in a row that must find a client silent, and a call of it that does not return.
+_SILENT_LOOKS = 2
+_STUCK_LOOKS = 3
+
+_CUT_OFF = (
+    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
+)
+_SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
+
+
+class GroupMember:
+    """Serves the receives of one worker channel of one server, by one membership after another.
+
+    A thread begins a membership when there is demand, and serves it until it ends. A membership
+    that hangs in a call of its client never ends: ``check`` deserts it together with its thread,
+    and begins the next one in a new thread.
+
+    Args:
+        config: The layer's settings.
+        topic: Kafka's name of the channel's topic; the consumer group is named like it.
+        sink: The receives.
+        stats: Counts what went wrong.
+        connection: Tells whether all brokers are down.
+    """
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        topic: str,
+        sink: JobSink[Any],
+        stats: Stats,
+        connection: Connection,
+    ) -> None:
+        self._config = config
+        self._topic = topic
+        self._sink = sink
+        self._stats = stats
+        self._connection = connection
+        look = config.timings.worker_look
+        # A client that is not answered is asked once more, and soon.
+        self._liveness = Liveness(_SILENT_LOOKS, look, alert_interval=look / 10, alert_for=look)
+        self._another = _Another(self._new_client, config.timings.worker_answer)
+        # Judges whether the calls of the client return; asked by the thread that calls ``check``.
+        self._returns = Liveness(_STUCK_LOOKS, 0)
+        # Set once the group assigned or refused, or ``start`` has waited for as long as it may.
+        self._settled = threading.Event()
+        self._refusal: KafkaError | None = None
+        self._stop = threading.Event()
+        # Guards that a membership and its thread are exchanged together, and not after a stop.
+        self._lock = threading.Lock()
+        self._membership: Membership | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it takes part in the group, or tries to, at this moment."""
+        return self._membership is not None
+
+    def start(self, timeout: float) -> None:
+        """Join the group; returns once that is settled, or the time is up and it goes on.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Raises:
+            TopicError: If the broker refuses the group or its protocol.
+            ImproperlyConfigured: If librdkafka refuses a property.
+        """
+        with self._lock:
+            self._begin(self._another)
+        self._settled.wait(max(0.0, timeout))
+        self._settled.set()
+        if self._refusal is not None:
+            raise self._error_of(self._refusal)
+
+    def check(self) -> None:
+        """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
+
+        A commit has no time-out, and a client that was told of no broker waits in it for ever. No
+        other thread can call that client meanwhile.
+        """
+        membership = self._membership
+        if membership is None or self._stop.is_set() or self._connection.lost:
+            return
+        now = monotonic()
+        hangs = now - membership.called_at > self._config.timings.worker_stuck
+        another = _Another(self._new_client, self._config.timings.worker_answer)
+        evidence = UNANSWERED if hangs else ANSWERED
+        if self._returns.judge(evidence, now, another.is_answered) is not Verdict.REPLACE:
+            return
+        with self._lock:
+            if not self._stop.is_set() and self._membership is membership:
+                self._begin(another)
+                membership.desert()
+                self._note_replacement(_CUT_OFF)
+        another.close()
+
+    def stop(self) -> None:
+        """Ask the thread to end, without waiting for it."""
+        self._stop.set()
+        self._sink.changed.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, at most ``timeout`` seconds."""
+        self.stop()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Keep the client from ever being freed: in a forked child that aborts the process."""
+        if self._membership is not None:
+            abandon(self._membership.client.consumer)
+
+    def _begin(self, another: _Another) -> None:
+        """Begin a membership in a new thread; under the lock."""
+        membership = self._new_membership(another.take())
+        thread = threading.Thread(
+            target=self._run,
+            args=(membership,),
+            name=f"kafka-layer-work-{self._sink.topic.channel}",
+            daemon=True,
+        )
+        thread.start()
+        self._membership, self._thread = membership, thread
+
+    def _run(self, membership: Membership) -> None:
+        """Serve one membership after another, until this member is stopped or it is deserted."""
+        while True:
+            ending = self._serve(membership)
+            with self._lock:
+                if membership.deserted:
+                    return
+                self._membership = None
+            refusal = membership.client.refusal
+            if ending is Ending.REFUSED and refusal is not None and self._is_final(refusal):
+                return
+            if ending is Ending.LEFT:
+                self._wait_for_demand()
+            client = self._next_client()
+            if client is None:
+                break
+            membership = self._new_membership(client)
+            with self._lock:
+                self._membership = membership
+        self._another.close()
+        self._count_left()
+
+    def _new_membership(self, client: GroupClient) -> Membership:
+        return Membership(
+            self._config,
+            self._topic,
+            client,
+            self._sink,
+            self._stats,
+            self._connection,
+            self._liveness,
+            self._another.is_answered,
+            self._settled,
+            self._stop,
+        )
+
+    def _next_client(self) -> GroupClient | None:
+        while not self._stop.is_set():
+            try:
+                return self._another.take()
+            except Exception as error:
+                self._note_error(error)
+                self._stop.wait(_REJOIN)
+        return None
+
+    def _new_client(self) -> GroupClient:
+        return GroupClient(self._config, self._topic, self._stats)
+
+    def _serve(self, membership: Membership) -> Ending:
+        try:
+            ending = membership.run()
+        except Exception as error:
+            self._note_error(error)
+            self._stop.wait(_RETRY)
+            return Ending.FAILED
+        if ending is Ending.DEAD:
+            self._note_replacement(_SILENT if membership.answered else _CUT_OFF)
+        return ending
+
+    def _wait_for_demand(self) -> None:
+        while not self._stop.is_set() and not self._sink.demand:
+            self._sink.changed.wait()
+            self._sink.changed.clear()
+
+    def _is_final(self, refusal: KafkaError) -> bool:
+        """Tell whether ``start`` raises this refusal, so that the thread is to end."""
+        self._refusal = refusal
+        client_logger.error("REFUSED %s", self._error_of(refusal))
+        if not self._settled.is_set():
+            self._settled.set()
+            return True
+        # The group worked before, so it may work again; a fatal error needs a new client.
+        self._refusal = None
+        self._stop.wait(_REJOIN)
+        return False
+
+    def _note_error(self, error: Exception) -> None:
+        self._stats.count("errors.worker")
+        logger.error("The thread of worker channel %s goes on", self._topic, exc_info=error)
+
+    def _note_replacement(self, message: str) -> None:
+        self._stats.count("consumer.replaced")
+        logger.error(message, self._topic)
+
+    def _count_left(self) -> None:
+        left = self._sink.return_unclaimed(lambda job: True)
+        if left:
+            self._stats.dropped(
+                "closed", f"{self._topic}: the broker did not take them back", len(left)
+            )
+
+    def _error_of(self, refusal: KafkaError) -> KafkaLayerError:
+        what = (
+            f"receive from worker channel {self._sink.topic.channel!r} "
+            f"(consumer group {self._topic})"
+        )
+        protocol = self._config.worker_group_protocol
+        if protocol == "consumer" and "ConsumerGroupHeartbeat" in refusal.str():
+            return TopicError(
+                f"Cannot {what}: {refusal.str()}. If the broker does not know, or does not allow, "
+                "the group protocol of KIP-848, set worker_group_protocol='classic'."
+            )
+        return topic_error(what, refusal, self._config.bootstrap_servers)
+
+
+class _Another:
+    """A second client, made to find out whether it is answered where the first one is not.
+
+    Args:
+        new_client: Makes it.
+        timeout: Seconds that a broker has to answer it.
+    """
+
+    def __init__(self, new_client: Callable[[], GroupClient], timeout: float) -> None:
+        self._new_client = new_client
+        self._timeout = timeout
+        self._client: GroupClient | None = None
+
+    def is_answered(self) -> bool:
+        """Tell whether a new client is answered; it is kept then."""
+        client = self._new_client()
+        if client.is_answered(self._timeout):
+            self._client = client
+            return True
+        client.consumer.close()
+        return False
+
+    def take(self) -> GroupClient:
+        """Return the client that was answered, else a new one; it is the caller's from now on."""
+        client, self._client = self._client, None
+        return client or self._new_client()
+
+    def close(self) -> None:
+        """Close the client that was answered, if it was not taken."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.consumer.close()

@@ -1,0 +1,92 @@
+"""When a worker channel is given jobs, takes back what nobody took, and leaves its group. Pure."""
+
+from __future__ import annotations
+
+from ..config.timings import Timings
+
+__all__ = ["Pacing"]
+
+
+class Pacing:
+    """Follows the demand of one worker channel over time; one thread alone.
+
+    The channel is
+
+    ========= =============================================== =================================
+    state     entered                                         left
+    ========= =============================================== =================================
+    *wanting* when a receive waits                            no receive waits, or ``take_back``
+    *idle*    no receive waits                                when a receive waits
+    *doubted* by ``take_back``: jobs were assigned and no   by the next sign of life, or after
+              receive took them, as where an event loop is    a while that doubles each time
+              blocked
+    ========= =============================================== =================================
+
+    While it is doubted a receive that waits is no demand: its jobs would be committed and
+    uncommitted again and again, and kept from the other members of the group meanwhile.
+
+    Args:
+        timings: The layer's times.
+        now: ``time.monotonic()``, as wherever a time is passed below.
+    """
+
+    def __init__(self, timings: Timings, now: float) -> None:
+        self._timings = timings
+        self._wanted_at = now
+        self._assigned_at: float | None = None
+        # Doubted: jobs were taken back then, and receives count again at the latest from then on.
+        self._doubted_at: float | None = None
+        self._doubted_until = 0.0
+        self._doubted_for = timings.job_doubt
+
+    def demand(self, waiting: int, seen: float, now: float) -> int:
+        """Return how many jobs are wanted.
+
+        Args:
+            waiting: How many the receives that wait would take.
+            seen: When a receive last began to wait, or took a job.
+            now: The time.
+        """
+        if self._doubted_at is not None:
+            if seen < self._doubted_at:
+                return waiting if now >= self._doubted_until else 0
+            self._doubted_at = None
+            self._doubted_for = self._timings.job_doubt
+        if waiting > 0:
+            self._wanted_at = now
+        return waiting
+
+    def assign(self, now: float) -> None:
+        """Note that jobs were assigned to receives."""
+        self._assigned_at = now
+
+    def has_unclaimed(self, unclaimed: int, seen: float, now: float) -> bool:
+        """Tell whether jobs have to be taken back, because no receive took them for too long.
+
+        Args:
+            unclaimed: How many were assigned and not taken.
+            seen: As for ``demand``.
+            now: The time.
+        """
+        if not unclaimed:
+            return False
+        last = max(seen, self._wanted_at if self._assigned_at is None else self._assigned_at)
+        return now - last >= self._timings.job_unclaimed
+
+    def take_back(self, now: float) -> None:
+        """Note that jobs which no receive took are taken back.
+
+        Args:
+            now: The time just before: a receive that was seen since then counts.
+        """
+        if self._doubted_at is not None:
+            self._doubted_for = min(2 * self._doubted_for, self._timings.worker_idle)
+        self._doubted_at = now
+        self._doubted_until = now + self._doubted_for
+        if self._assigned_at is not None:
+            # A receive that took nothing has wanted nothing.
+            self._wanted_at = min(self._wanted_at, self._assigned_at)
+
+    def idle_for(self, seen: float, now: float) -> float:
+        """Return for how many seconds nothing has been wanted or taken."""
+        return now - max(self._wanted_at, seen)

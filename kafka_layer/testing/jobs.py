@@ -1,0 +1,139 @@
+"""The worker channels of the layer in memory: jobs that wait, and what gives them to receives."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..config.realtime import monotonic
+from ..config.timings import Timings
+from ..kafka.pacing import Pacing
+from ..transport import JobSink
+
+__all__ = ["JobRecord", "JobServer", "WaitingJobs"]
+
+_POLL = 0.1
+
+
+class JobRecord(NamedTuple):
+    """A job as it was sent.
+
+    Attributes:
+        offset: Its number in its channel.
+        value: As it stands on the wire.
+        timestamp: When it was sent, in seconds since the epoch.
+    """
+
+    offset: int
+    value: bytes
+    timestamp: float
+
+
+class WaitingJobs:
+    """The jobs of one worker channel that no server has, the oldest first; any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._records: deque[JobRecord] = deque()
+        self._sent = 0
+
+    def send(self, value: bytes, timestamp: float) -> int:
+        """Add a job; returns its offset."""
+        with self._changed:
+            offset = self._sent
+            self._sent += 1
+            self._records.append(JobRecord(offset, value, timestamp))
+            self._changed.notify()
+        return offset
+
+    def give_back(self, records: Iterable[JobRecord]) -> None:
+        """Add jobs that a server had, and that no receive took."""
+        with self._changed:
+            self._records = deque(sorted([*records, *self._records]))
+            self._changed.notify_all()
+
+    def take(self, timeout: float) -> JobRecord | None:
+        """Return the oldest job, which waits no more; None if there is none in ``timeout`` s."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._records, timeout)
+            return self._records.popleft() if self._records else None
+
+    def clear(self) -> None:
+        """Drop them all."""
+        with self._changed:
+            self._records.clear()
+
+
+class JobServer:
+    """Gives the jobs of one worker channel to the receives of one server, in a thread.
+
+    Args:
+        jobs: The channel's jobs.
+        sink: The receives.
+        timings: The layer's times, as for a worker on Kafka.
+    """
+
+    def __init__(self, jobs: WaitingJobs, sink: JobSink[Any], timings: Timings) -> None:
+        self._jobs = jobs
+        self._sink = sink
+        self._pacing = Pacing(timings, monotonic())
+        # What was assigned and may not have been taken, the oldest first.
+        self._assigned: deque[JobRecord] = deque()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"kafka-layer-work-{sink.topic.channel}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to serve the receives."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to give back what no receive took, and to end."""
+        self._stopped.set()
+        self._sink.changed.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, at most ``timeout`` seconds."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        sink, pacing = self._sink, self._pacing
+        while not self._stopped.is_set():
+            now, seen = monotonic(), sink.last_seen
+            if pacing.has_unclaimed(sink.unclaimed, seen, now):
+                pacing.take_back(now)
+                self._give_back()
+            if pacing.demand(sink.demand, seen, now):
+                self._assign_next()
+                continue
+            sink.changed.wait(_POLL)
+            sink.changed.clear()
+        # A layer that closes loses none that no receive has taken.
+        self._give_back()
+
+    def _assign_next(self) -> None:
+        record = self._jobs.take(_POLL)
+        if record is None:
+            return
+        if not self._sink.demand:
+            # The receive was cancelled meanwhile: another server may have one that waits.
+            self._jobs.give_back([record])
+            return
+        topic = self._sink.topic
+        job = self._sink.accept(record.value, (topic, 0, record.offset, record.timestamp), None)
+        if job is None:
+            return
+        # Receives take the oldest first, so of what was assigned the last ones are unclaimed.
+        for _ in range(len(self._assigned) - self._sink.unclaimed):
+            self._assigned.popleft()
+        self._assigned.append(record)
+        self._sink.assign([job])
+        self._pacing.assign(monotonic())
+
+    def _give_back(self) -> None:
+        unclaimed = {job.offset for job in self._sink.return_unclaimed(lambda job: True)}
+        self._jobs.give_back(each for each in self._assigned if each.offset in unclaimed)
+        self._assigned.clear()

@@ -1,0 +1,261 @@
+"""What a member of a worker group commits and gives back, whatever the group and the broker do."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kafka_layer.kafka.commits import Commits
+
+PARTITIONS = [0, 1]
+MEMBERS = [0, 1]
+MESSAGES = 8
+
+
+class FakeJob(NamedTuple):
+    partition: int
+    offset: int
+    assignment: object
+
+
+@pytest.fixture
+def commits() -> Commits[FakeJob]:
+    return Commits()
+
+
+def fetch(commits: Commits[FakeJob], partition: int, *offsets: int) -> list[FakeJob]:
+    """Let messages arrive; returns their jobs."""
+    jobs = [FakeJob(partition, each, commits.assigned[partition]) for each in offsets]
+    for job in jobs:
+        commits.fetch(partition, job.offset, job)
+    return jobs
+
+
+class TestBatches:
+    def test_a_batch_has_as_many_jobs_as_receives_wait_for_in_order(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0, 1])
+        jobs = fetch(commits, 0, 5, 6) + fetch(commits, 1, 2)
+        batch = commits.next_batch(2)
+        assert batch.jobs == jobs[:2]
+        assert batch.positions == {0: 7}
+        assert commits.next_batch(9).positions == {1: 3}
+
+    def test_messages_without_a_job_are_committed_with_the_job_behind_them(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0])
+        commits.fetch(0, 4, None)
+        fetch(commits, 0, 5, 6)
+        batch = commits.next_batch(1)
+        assert [job.offset for job in batch.jobs] == [5]
+        assert batch.positions == {0: 6}
+        assert (commits.messages, commits.jobs) == (1, 1)
+
+    def test_without_demand_there_is_nothing_to_commit(self, commits: Commits[FakeJob]) -> None:
+        commits.assign([0])
+        fetch(commits, 0, 1)
+        assert not commits.next_batch(0)
+
+    def test_a_batch_whose_commit_failed_comes_again_and_leaves_its_partition_in_doubt(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0])
+        jobs = fetch(commits, 0, 5, 6, 7)
+        commits.commit_failed(commits.next_batch(2))
+        assert commits.in_doubt([0]) == {0: 5}
+        batch = commits.next_batch(3)
+        assert batch.jobs == jobs
+        assert commits.commit_succeeded(batch) == jobs
+        assert commits.in_doubt([0]) == {}
+
+
+class TestGivingBack:
+    def test_jobs_that_no_receive_took_are_uncommitted_from_the_first_one(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0])
+        fetch(commits, 0, 7, 8, 9)
+        jobs = commits.commit_succeeded(commits.next_batch(2))
+        assert commits.take_back(jobs) == {0: 7}
+        assert [job.offset for job in commits.next_batch(3).jobs] == [7, 8, 9]
+
+    def test_a_job_of_an_earlier_assignment_is_not_this_members_to_give_back(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0])
+        [job] = fetch(commits, 0, 7)
+        assert commits.is_current(job)
+        commits.revoke([0])
+        assert not commits.is_current(job)
+        # Another member may have gone on to any offset: committing 7 would repeat all those.
+        commits.assign([0])
+        assert not commits.is_current(job)
+
+    def test_a_revoked_partition_goes_back_to_its_first_unclaimed_job_or_first_doubt(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0, 1])
+        unclaimed = fetch(commits, 0, 7, 8)
+        commits.doubt({1: 4})
+        assert commits.to_give_back([0, 1], unclaimed) == {0: 7, 1: 4}
+        commits.doubt({0: 3})
+        assert commits.to_give_back([0], unclaimed) == {0: 3}
+        assert commits.to_give_back([1], []) == {1: 4}
+
+    def test_what_was_fetched_of_a_revoked_partition_is_forgotten(
+        self, commits: Commits[FakeJob]
+    ) -> None:
+        commits.assign([0, 1])
+        fetch(commits, 0, 7)
+        fetch(commits, 1, 3)
+        commits.doubt({0: 7})
+        assert commits.revoke([0]) == {0: 7}
+        assert [job.partition for job in commits.next_batch(5).jobs] == [1]
+        assert commits.in_doubt([0]) == {}
+
+
+class Member:
+    """One member of the group, as ``kafka/group.py`` drives it."""
+
+    def __init__(self) -> None:
+        self.commits: Commits[FakeJob] = Commits()
+        # Where the client goes on in each partition that is assigned to it.
+        self.positions: dict[int, int] = {}
+        self.fetched: set[tuple[int, int]] = set()
+        self.unclaimed: list[FakeJob] = []
+
+    def forget(self, partition: int) -> None:
+        self.fetched = {each for each in self.fetched if each[0] != partition}
+
+
+OUTCOMES = st.sampled_from(["answered", "lost", "refused"])
+
+
+class GroupMachine(RuleBasedStateMachine):
+    """Two members share two partitions while commits fail and partitions come and go.
+
+    A commit is answered, or its answer is lost after it took effect, or it did not take effect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.committed = dict.fromkeys(PARTITIONS, 0)
+        self.owner: dict[int, int] = {}
+        self.members = [Member() for _ in MEMBERS]
+        self.taken: list[tuple[int, int]] = []
+        # Messages that may be lost, because their commit was in doubt when the partition was lost.
+        self.counted: dict[int, int] = {}
+
+    def commit(self, positions: dict[int, int], outcome: str) -> bool:
+        if outcome != "refused":
+            self.committed.update(positions)
+        return outcome == "answered"
+
+    def held(self, index: int) -> list[int]:
+        return [partition for partition, owner in self.owner.items() if owner == index]
+
+    @precondition(lambda self: len(self.owner) < len(PARTITIONS))
+    @rule(index=st.sampled_from(MEMBERS), count=st.integers(1, len(PARTITIONS)))
+    def assign(self, index: int, count: int) -> None:
+        free = [partition for partition in PARTITIONS if partition not in self.owner]
+        for partition in free[:count]:
+            self.owner[partition] = index
+            self.members[index].commits.assign([partition])
+            self.members[index].positions[partition] = self.committed[partition]
+
+    @precondition(lambda self: self.owner)
+    @rule(index=st.sampled_from(MEMBERS), demand=st.integers(1, 3), outcome=OUTCOMES)
+    def fetch_and_assign(self, index: int, demand: int, outcome: str) -> None:
+        member = self.members[index]
+        for partition in self.held(index):
+            offset = member.positions[partition]
+            if offset < MESSAGES:
+                member.positions[partition] = offset + 1
+                fetch(member.commits, partition, offset)
+                member.fetched.add((partition, offset))
+        batch = member.commits.next_batch(demand)
+        if self.commit(batch.positions, outcome):
+            jobs = member.commits.commit_succeeded(batch)
+            member.unclaimed += jobs
+            member.fetched -= {(job.partition, job.offset) for job in jobs}
+        else:
+            member.commits.commit_failed(batch)
+
+    @precondition(lambda self: any(member.unclaimed for member in self.members))
+    @rule(index=st.sampled_from(MEMBERS))
+    def take(self, index: int) -> None:
+        member = self.members[index]
+        if member.unclaimed:
+            job = member.unclaimed.pop(0)
+            self.taken.append((job.partition, job.offset))
+
+    def return_unclaimed(self, member: Member, partitions: list[int]) -> list[FakeJob]:
+        mine = [
+            job
+            for job in member.unclaimed
+            if job.partition in partitions and member.commits.is_current(job)
+        ]
+        member.unclaimed = [job for job in member.unclaimed if job not in mine]
+        return mine
+
+    @precondition(lambda self: any(member.unclaimed for member in self.members))
+    @rule(index=st.sampled_from(MEMBERS), outcome=OUTCOMES)
+    def take_back(self, index: int, outcome: str) -> None:
+        member = self.members[index]
+        jobs = self.return_unclaimed(member, PARTITIONS)
+        positions = member.commits.take_back(jobs)
+        member.fetched |= {(job.partition, job.offset) for job in jobs}
+        if not self.commit(positions, outcome):
+            member.commits.doubt(positions)
+
+    @precondition(lambda self: self.owner)
+    @rule(nth=st.sampled_from(PARTITIONS), back=st.booleans())
+    def revoke(self, nth: int, back: bool) -> None:
+        partition = sorted(self.owner)[nth % len(self.owner)]
+        member = self.members[self.owner[partition]]
+        unclaimed = self.return_unclaimed(member, [partition])
+        positions = member.commits.to_give_back([partition], unclaimed)
+        given_back = not positions or self.commit(positions, "answered" if back else "refused")
+        in_doubt = member.commits.revoke([partition])
+        member.forget(partition)
+        if not given_back:
+            member.unclaimed += unclaimed
+            self.count(in_doubt)
+        del self.owner[partition]
+
+    @precondition(lambda self: self.owner)
+    @rule(nth=st.sampled_from(PARTITIONS))
+    def lose(self, nth: int) -> None:
+        partition = sorted(self.owner)[nth % len(self.owner)]
+        member = self.members[self.owner.pop(partition)]
+        self.count(member.commits.revoke([partition]))
+        member.forget(partition)
+
+    def count(self, in_doubt: dict[int, int]) -> None:
+        for partition, offset in in_doubt.items():
+            self.counted[partition] = min(offset, self.counted.get(partition, offset))
+
+    @invariant()
+    def no_job_is_taken_twice(self) -> None:
+        assert len(self.taken) == len(set(self.taken))
+
+    @invariant()
+    def no_job_is_lost_that_is_not_counted(self) -> None:
+        here = set(self.taken)
+        for member in self.members:
+            # A member commits what it has fetched again, or gives it back.
+            here |= member.fetched | {(job.partition, job.offset) for job in member.unclaimed}
+        for partition, end in self.committed.items():
+            first_counted = self.counted.get(partition, end)
+            missing = {(partition, offset) for offset in range(min(end, first_counted))} - here
+            assert not missing
+
+
+TestGroup = GroupMachine.TestCase
+TestGroup.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
