@@ -21,6 +21,7 @@ from .config.timings import Timings
 from .delivery.mailbox import Mailbox
 from .delivery.registry import ChannelForgotten
 from .exceptions import GroupAckTimeout
+from .jobs.ack import JobInHand
 from .messages import Position
 from .observe.counters import Stats
 from .server.commands import Question
@@ -265,6 +266,27 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             message = server.read(mailbox, envelope)
             if message is not None:
                 return message
+
+    async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
+        """Do what ``receive`` does on a worker channel, for a worker that reports how jobs end.
+
+        Args:
+            channel: The name of a worker channel.
+
+        Returns:
+            The message; and its job, on which the worker calls ``done()`` or ``failed(error)``.
+
+        Raises:
+            TypeError: If the name is not legal.
+            ValueError: If the channel is no worker channel.
+            TopicError: If its topic or consumer group is refused.
+        """
+        if not isinstance(self._address(channel), WorkTopic):
+            raise ValueError(f"{channel!r} is no worker channel, so it has no jobs; use receive().")
+        server = self._server
+        if server.mailbox(channel) is None:
+            server, _ = await self._open(channel)
+        return await server.receive_job(channel)
 
     # Groups
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from channels.worker import Worker
 
@@ -28,7 +28,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
     """Channels' worker with one message a channel in hand, and a stop that loses none.
 
     SIGTERM or SIGINT: it takes no more messages, finishes those in hand and ends. A second one
-    ends it at once. An application that fails costs the message that it was working on.
+    ends it at once. How a job ended, its handler returned or raised, is reported to the layer.
 
     Args:
         application: The ASGI application.
@@ -47,19 +47,19 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
         super().__init__(
             self._tracked(application), list(channels), channel_layer, max_applications
         )
-        self._in_hand = {channel: _InHand() for channel in channels}
+        self._hands = {channel: _Hand() for channel in channels}
 
     async def handle(self) -> None:
         """Listen on all channels until a signal says to stop, or one of them fails."""
-        listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._in_hand]
+        listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._hands]
         self._stop_on_signals(listeners)
         # A channel that failed alone would be a worker that seems to work.
         await asyncio.wait(listeners, return_when=asyncio.FIRST_COMPLETED)
         for listener in listeners:
             listener.cancel()
         results = await asyncio.gather(*listeners, return_exceptions=True)
-        for each in self._in_hand.values():
-            await each.done.wait()
+        for hand in self._hands.values():
+            await hand.empty.wait()
         await self._clear_away_ended()
         for result in results:
             if isinstance(result, Exception):
@@ -67,18 +67,26 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
 
     async def listener(self, channel: str) -> None:
         """Take the messages of one channel, each when the one before is done."""
-        in_hand = self._in_hand[channel]
+        hand = self._hands[channel]
         scope = {"type": "channel", "channel": channel}
         while True:
-            await in_hand.done.wait()
-            message = await self.channel_layer.receive(channel)
+            await hand.empty.wait()
+            message, job = await self._receive(channel)
             if not message.get("type", None):
                 # Any program may have written it, so it must not end the worker.
                 logger.error("A message on %s has no type and is dropped: %r", channel, message)
+                job.failed(ValueError("The message has no type."))
                 continue
             await self._clear_away_ended()
-            in_hand.done.clear()
+            hand.take(job)
             self.get_or_create_application_instance(channel, scope).put_nowait(message)
+
+    async def _receive(self, channel: str) -> tuple[_Message, _Job]:
+        receive_job = getattr(self.channel_layer, "receive_job", None)
+        if receive_job is None:  # another package's layer
+            return await self.channel_layer.receive(channel), _UntrackedJob()
+        received: tuple[_Message, _Job] = await receive_job(channel)
+        return received
 
     async def _clear_away_ended(self) -> None:
         """Report and forget the applications that ended.
@@ -108,29 +116,80 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
 
     def _tracked(self, application: Any) -> Any:
         async def run(scope: _Message, receive: _Receive, send: Any) -> None:
-            in_hand = self._in_hand[scope["channel"]]
+            hand = self._hands[scope["channel"]]
 
             async def tracked() -> _Message:
-                # A consumer asks for a message when it is done with the one before.
-                if in_hand.taken:
-                    in_hand.done.set()
+                # A consumer asks for a message when its handler of the one before returned.
+                if hand.begun:
+                    hand.done()
                 message = await receive()
-                in_hand.taken = True
+                hand.begun = True
                 return message
 
             try:
                 await application(scope, tracked, send)
-            finally:
-                in_hand.taken = False
-                in_hand.done.set()
+            except BaseException as error:
+                hand.failed(error)
+                raise
+            if hand.begun:
+                hand.done()
+            else:
+                hand.failed(RuntimeError("The application ended before it received the message."))
 
         return run
 
 
-class _InHand:
-    """The message of one channel that the application works on."""
+class _Job(Protocol):
+    """A job, as ``KafkaChannelLayer.receive_job`` returns it."""
+
+    def done(self) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
+
+class _UntrackedJob:
+    """A message of a layer that does not want to know how it ends."""
+
+    def done(self) -> None:
+        pass
+
+    def failed(self, error: BaseException) -> None:
+        pass
+
+
+class _Hand:
+    """What a worker has of one channel: nothing, or one job.
+
+    Attributes:
+        empty: Set while there is nothing.
+        begun: Whether the application has received the job.
+    """
 
     def __init__(self) -> None:
-        self.done = asyncio.Event()
-        self.done.set()
-        self.taken = False
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self.begun = False
+        self._job: _Job | None = None
+
+    def take(self, job: _Job) -> None:
+        """Take a job; the hand must be empty."""
+        self._job = job
+        self.empty.clear()
+
+    def done(self) -> None:
+        """Note that the application has nothing left to do; the job's end is reported."""
+        job = self._let_go()
+        if job is not None:
+            job.done()
+
+    def failed(self, error: BaseException) -> None:
+        """Note that the application failed, or was cancelled, at the job."""
+        job = self._let_go()
+        if job is not None:
+            job.failed(error)
+
+    def _let_go(self) -> _Job | None:
+        job, self._job = self._job, None
+        self.begun = False
+        self.empty.set()
+        return job

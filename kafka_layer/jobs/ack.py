@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..observe.counters import Stats
-from .channel import Job
+from .job import Job
 
 __all__ = ["AckPolicy", "AtMostOnce", "JobInHand"]
 

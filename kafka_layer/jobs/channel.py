@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..config.realtime import monotonic
 from ..config.topics import WorkerSettings
@@ -19,44 +20,46 @@ from ..server.clock import BrokerClock
 from ..wire.encryption import ReplayGuard
 from ..wire.records import Place
 from ..wire.topics import WorkTopic
+from .ack import AckPolicy, JobInHand
+from .job import Job
 
-__all__ = ["Job", "WorkChannel"]
+__all__ = ["WorkChannel"]
+
+Read = Callable[[Mailbox, Envelope], "dict[str, Any] | None"]
 
 # A mailbox of jobs holds no more than receives wait for; nothing is ever refused.
 _UNBOUNDED = 1 << 30
 
 
-class Job(Envelope):
-    """A message of a worker channel, and where it stands in the channel's topic.
+class _JobMailbox(Mailbox):
+    """A mailbox of jobs, which tells the policy of each that a receive takes."""
 
-    Attributes:
-        place: As in ``Envelope``; never None.
-        assignment: The backplane's mark of the time in which it had the partition; a job of an
-            earlier time cannot be given back.
-    """
+    __slots__ = ("_policy",)
 
-    __slots__ = ("assignment",)
+    def __init__(
+        self, channel: str, wakeups: Wakeups, on_wait: Callable[[], None], policy: AckPolicy
+    ) -> None:
+        super().__init__(channel, _UNBOUNDED, wakeups, on_wait)
+        self._policy = policy
 
-    place: Place
+    def take(self) -> Job | None:
+        """Return the oldest job, which the caller has from now on, or None."""
+        job = self.remove()
+        if job is not None:
+            self._policy.taken(job)
+        return job
 
-    def __init__(self, payload: bytes, deadline: float, place: Place, assignment: object) -> None:
-        super().__init__(payload, deadline, place)
-        self.assignment = assignment
+    def remove(self) -> Job | None:
+        """Return the oldest job, which no receive has taken, or None."""
+        job = super().take()
+        return job if isinstance(job, Job) else None
 
-    @property
-    def partition(self) -> int:
-        """The record's partition."""
-        return self.place[1]
-
-    @property
-    def offset(self) -> int:
-        """The record's offset."""
-        return self.place[2]
-
-    @property
-    def timestamp(self) -> float:
-        """When it was written, by the broker's clock, in seconds since the epoch."""
-        return self.place[3]
+    def clear(self) -> int:
+        """Drop every job and return how many there were; any thread."""
+        dropped = 0
+        while self.remove() is not None:
+            dropped += 1
+        return dropped
 
 
 class WorkChannel:
@@ -69,6 +72,7 @@ class WorkChannel:
         stats: Counts what is delivered and what is dropped.
         clock: Tells the age of a message.
         wakeups: The event loops that receive.
+        policy: Is told of the jobs that receives take, and how they end.
 
     Attributes:
         mailbox: What the receives wait on.
@@ -83,10 +87,12 @@ class WorkChannel:
         stats: Stats,
         clock: BrokerClock,
         wakeups: Wakeups,
+        policy: AckPolicy,
     ) -> None:
         self.topic = topic
+        self.policy = policy
         self.changed = threading.Event()
-        self.mailbox = Mailbox(topic.channel, _UNBOUNDED, wakeups, self._on_wait)
+        self.mailbox = _JobMailbox(topic.channel, wakeups, self._on_wait, policy)
         self._waited_at = 0.0
         self._expiry = settings.expiry
         self._ahead = settings.prefetch_count - 1
@@ -95,6 +101,27 @@ class WorkChannel:
         self._stats = stats
         self._clock = clock
         self._wakeups = wakeups
+
+    async def receive(self, read: Read) -> tuple[dict[str, Any], JobInHand]:
+        """Wait for a job, whose end the caller reports; in any event loop.
+
+        Args:
+            read: Decodes a job; None if it expired or cannot be read.
+
+        Returns:
+            The message, and what its end is reported to.
+        """
+        mailbox = self.mailbox
+        while True:
+            # From here to the return there is no await once a job was taken.
+            job = mailbox.take()
+            if job is None:
+                await mailbox.wait()
+                continue
+            message = read(mailbox, job)
+            if message is not None:
+                return message, JobInHand(job, self.policy)
+            self.policy.done(job)
 
     @property
     def demand(self) -> int:
@@ -169,9 +196,8 @@ class WorkChannel:
         """
         returned: list[Job] = []
         kept: list[Job] = []
-        while (job := self.mailbox.take()) is not None:
-            if isinstance(job, Job):
-                (returned if which(job) else kept).append(job)
+        while (job := self.mailbox.remove()) is not None:
+            (returned if which(job) else kept).append(job)
         self._put(kept)
         self._stats.count("delivered", -len(returned))
         return returned

@@ -24,6 +24,7 @@ from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, UnreadableRecord
+from ..jobs.ack import AtMostOnce, JobInHand
 from ..jobs.channel import WorkChannel
 from ..messages import Position
 from ..observe.counters import Stats
@@ -144,6 +145,10 @@ class Server:
         if mailbox is None and channel in self._work_channels:
             return self._work_channels[channel].mailbox
         return mailbox
+
+    async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
+        """Wait for a job of a worker channel that is open here; see ``WorkChannel.receive``."""
+        return await self._work_channels[channel].receive(self.read)
 
     def publish(self, record: ProducerRecord, ticket: Ticket[Position] | None = None) -> None:
         """Hand a record to the backplane; never blocks. The server must be sending.
@@ -415,6 +420,7 @@ class Server:
             self.stats,
             self._clock,
             self.registry.wakeups,
+            AtMostOnce(self.stats),
         )
         self._backplane.open_work_channel(channel, deadline - monotonic())
         self._work_channels[topic.channel] = channel

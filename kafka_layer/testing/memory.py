@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
+import weakref
 import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -36,8 +37,12 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
         """Do what ``KafkaChannelLayer`` does; ``bootstrap_servers`` may be missing."""
         return super().read_config(**{"bootstrap_servers": "in-memory:9092", **config})
 
+    _shared: _Shared | None = None
+
     def _make_backplane(self, stats: Stats) -> Backplane:
-        return InMemoryBackplane(self.config, stats)
+        # What was sent lives as long as a layer of its prefix: not until the next test.
+        self._shared = self._shared or _Shared.of(self.config.prefix)
+        return InMemoryBackplane(self.config, stats, self._shared.log)
 
 
 class InMemoryBackplane:
@@ -47,10 +52,10 @@ class InMemoryBackplane:
     reads, as with Kafka, so that back-pressure and ordering behave the same.
     """
 
-    def __init__(self, config: LayerConfig, stats: Stats) -> None:
+    def __init__(self, config: LayerConfig, stats: Stats, log: _Log) -> None:
         self._config = config
         self._stats = stats
-        self._log = _Log.of(config.prefix)
+        self._log = log
         self._inbox: int | None = None
         self._unread: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -148,10 +153,27 @@ class InMemoryBackplane:
             self._unread.put(record)
 
 
+class _Shared:
+    """What the layers of one prefix share; forgotten with the last of these layers."""
+
+    _by_prefix: ClassVar[weakref.WeakValueDictionary[str, _Shared]] = weakref.WeakValueDictionary()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        # Their servers hold the log alone: one that still closes keeps no prefix.
+        self.log = _Log()
+
+    @classmethod
+    def of(cls, prefix: str) -> _Shared:
+        with cls._lock:
+            shared = cls._by_prefix.get(prefix)
+            if shared is None:
+                shared = cls._by_prefix[prefix] = cls()
+            return shared
+
+
 class _Log:
     """The topics of one prefix: an order of records, and who reads them."""
-
-    _by_prefix: ClassVar[dict[str, _Log]] = {}
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,10 +182,6 @@ class _Log:
         self._ends: dict[tuple[Topic, int], int] = {}
         self._readers: list[InMemoryBackplane] = []
         self._jobs: dict[WorkTopic, WaitingJobs] = {}
-
-    @classmethod
-    def of(cls, prefix: str) -> _Log:
-        return cls._by_prefix.setdefault(prefix, cls())
 
     def attach(self, reader: InMemoryBackplane) -> None:
         with self._lock:

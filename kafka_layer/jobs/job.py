@@ -1,0 +1,41 @@
+"""A job: a message of a worker channel, from its record to the receive that takes it."""
+
+from __future__ import annotations
+
+from ..delivery.mailbox import Envelope
+from ..wire.records import Place
+
+__all__ = ["Job"]
+
+
+class Job(Envelope):
+    """A message of a worker channel, and where it stands in the channel's topic.
+
+    Attributes:
+        place: As in ``Envelope``; never None.
+        assignment: The backplane's mark of the time in which it had the partition; a job of an
+            earlier time cannot be given back.
+    """
+
+    __slots__ = ("assignment",)
+
+    place: Place
+
+    def __init__(self, payload: bytes, deadline: float, place: Place, assignment: object) -> None:
+        super().__init__(payload, deadline, place)
+        self.assignment = assignment
+
+    @property
+    def partition(self) -> int:
+        """The record's partition."""
+        return self.place[1]
+
+    @property
+    def offset(self) -> int:
+        """The record's offset."""
+        return self.place[2]
+
+    @property
+    def timestamp(self) -> float:
+        """When it was written, by the broker's clock, in seconds since the epoch."""
+        return self.place[3]
