@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ class Worker(AsyncConsumer):  # type: ignore[misc]
         gate = message.get("gate")
         while gate and not Path(gate).exists():  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.01)
+        _write("ended", message["n"])
+
+    async def blocking(self, message: dict[str, Any]) -> None:
+        """Do the job in ``seconds``, for which it blocks the event loop."""
+        _write("began", message["n"])
+        time.sleep(message["seconds"])  # noqa: ASYNC251
         _write("ended", message["n"])
 
     async def failing(self, message: dict[str, Any]) -> None:

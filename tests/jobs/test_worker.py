@@ -1,0 +1,126 @@
+"""The worker of ``runworker`` tells the layer how each job ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from channels.consumer import AsyncConsumer, SyncConsumer
+from channels.exceptions import StopConsumer
+from channels.layers import InMemoryChannelLayer
+
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.worker import OneAtATimeWorker
+from tests.support.layers import Backend, Layers, memory_backend, stats_of
+from tests.support.waiting import wait_until_async
+
+
+@pytest.fixture(scope="session")
+def backend() -> Backend:
+    return memory_backend()
+
+
+@pytest.fixture
+def layer(make_layer: Layers) -> KafkaChannelLayer:
+    return make_layer(prefix="worker")
+
+
+class Consumer(AsyncConsumer):  # type: ignore[misc]
+    async def good(self, message: dict[str, Any]) -> None:
+        pass
+
+    async def bad(self, message: dict[str, Any]) -> None:
+        raise RuntimeError("fails on purpose")
+
+    async def last(self, message: dict[str, Any]) -> None:
+        raise StopConsumer
+
+
+class BlockingConsumer(SyncConsumer):  # type: ignore[misc]
+    def good(self, message: dict[str, Any]) -> None:
+        pass
+
+    def bad(self, message: dict[str, Any]) -> None:
+        raise RuntimeError("fails on purpose")
+
+
+@contextlib.asynccontextmanager
+async def working(layer: Any, application: Any) -> AsyncIterator[OneAtATimeWorker]:
+    worker = OneAtATimeWorker(application, ["jobs"], layer)
+    task = asyncio.create_task(worker.handle())
+    yield worker
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def ended(layer: KafkaChannelLayer) -> tuple[int, int]:
+    """How many jobs were reported as done, and as failed."""
+    counted = stats_of(layer)
+    return counted["jobs.done"], counted["jobs.failed"]
+
+
+@pytest.mark.parametrize("consumer", [Consumer, BlockingConsumer])
+async def test_a_handler_that_returned_is_done_and_one_that_raised_failed(
+    layer: KafkaChannelLayer, consumer: Any
+) -> None:
+    for kind in ("good", "bad", "good", "unheard-of", "good"):
+        await layer.send("jobs", {"type": kind})
+    async with working(layer, consumer.as_asgi()):
+        await wait_until_async(lambda: ended(layer) == (3, 2), "five jobs to end")
+
+
+async def test_a_consumer_that_stops_has_done_its_job(layer: KafkaChannelLayer) -> None:
+    for kind in ("last", "good", "last"):
+        await layer.send("jobs", {"type": kind})
+    async with working(layer, Consumer.as_asgi()):
+        await wait_until_async(lambda: ended(layer) == (3, 0), "three jobs to end")
+
+
+async def test_a_message_without_type_failed(layer: KafkaChannelLayer) -> None:
+    await layer.send("jobs", {"n": 1})
+    await layer.send("jobs", {"type": "good"})
+    async with working(layer, Consumer.as_asgi()):
+        await wait_until_async(lambda: ended(layer) == (1, 1), "two jobs to end")
+
+
+async def test_a_job_that_the_application_did_not_even_receive_failed(
+    layer: KafkaChannelLayer,
+) -> None:
+    async def application(scope: object, receive: object, send: object) -> None:
+        pass
+
+    await layer.send("jobs", {"type": "good"})
+    async with working(layer, application):
+        await wait_until_async(lambda: ended(layer) == (0, 1), "the job to end")
+
+
+async def test_a_job_is_not_done_before_its_handler_returned(layer: KafkaChannelLayer) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def application(scope: object, receive: Any, send: object) -> None:
+        await receive()
+        begun.set()
+        await go_on.wait()
+
+    await layer.send("jobs", {"type": "good"})
+    async with working(layer, application):
+        await asyncio.wait_for(begun.wait(), 10)
+        assert ended(layer) == (0, 0)
+        go_on.set()
+        await wait_until_async(lambda: ended(layer) == (1, 0), "the job to end")
+
+
+async def test_a_layer_of_another_package_is_served_without_reports() -> None:
+    done: list[Any] = []
+
+    async def application(scope: object, receive: Any, send: object) -> None:
+        while True:
+            done.append(await receive())
+
+    other = InMemoryChannelLayer()
+    await other.send("jobs", {"type": "good"})
+    async with working(other, application):
+        await wait_until_async(lambda: done == [{"type": "good"}], "the job to arrive")
