@@ -69,6 +69,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     group_name_regex = GROUP_NAME
     timings = Timings()
 
+    _hears_all = True
+
     def __init__(self, **config: Any) -> None:
         self.config = self.read_config(**config)
         super().__init__(
@@ -287,6 +289,13 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if server.mailbox(channel) is None:
             server, _ = await self._open(channel)
         return await server.receive_job(channel)
+
+    def leave_audience(self) -> None:
+        """Have ``all_send`` reach no channel of this process any more; ``runworker`` does that.
+
+        A consumer of jobs has a channel, too, and most have no handler for messages to all.
+        """
+        self._hears_all = self._server.registry.hears_all = False
 
     # Groups
 
@@ -722,6 +731,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _new_server(self) -> Server:
         server = Server(self.config, self._codec, self._encryption, self._make_backplane)
+        server.registry.hears_all = self._hears_all
         # A layer that was dropped closes in the background; at exit the server closes itself.
         self._finalizer = weakref.finalize(self, _close_in_background, server)
         self._finalizer.atexit = False

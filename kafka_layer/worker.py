@@ -14,6 +14,7 @@ import signal
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
+from channels.layers import channel_layers
 from channels.worker import Worker
 
 __all__ = ["OneAtATimeWorker"]
@@ -51,6 +52,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
 
     async def handle(self) -> None:
         """Listen on all channels until a signal says to stop, or one of them fails."""
+        self._leave_audiences()
         listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._hands]
         self._stop_on_signals(listeners)
         # A channel that failed alone would be a worker that seems to work.
@@ -80,6 +82,14 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
             await self._clear_away_ended()
             hand.take(job)
             self.get_or_create_application_instance(channel, scope).put_nowait(message)
+
+    def _leave_audiences(self) -> None:
+        """Keep messages to all from the consumers, on whichever layer each has its channel."""
+        layers = [channel_layers[alias] for alias in channel_layers.configs]
+        for layer in (self.channel_layer, *layers):
+            leave = getattr(layer, "leave_audience", None)
+            if leave is not None:
+                leave()
 
     async def _receive(self, channel: str) -> tuple[_Message, _Job]:
         receive_job = getattr(self.channel_layer, "receive_job", None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..config import realtime as time
 from ..config.settings import LayerConfig
@@ -45,12 +45,14 @@ class Registry:
         users: Which channels serve which user.
         mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here. Not a
             method, as each send and each receive calls it.
+        hears_all: Whether messages to all are for the channels here.
     """
 
     def __init__(self, config: LayerConfig) -> None:
         self.wakeups = Wakeups(config.timings)
         self.groups = Membership()
         self.users = Membership()
+        self.hears_all = True
         self._config = config
         self._mailboxes: dict[str, Mailbox] = {}
         self.mailbox: Callable[[str], Mailbox | None] = self._mailboxes.get
@@ -89,6 +91,10 @@ class Registry:
     def open_channels(self) -> list[Mailbox]:
         """Return every channel that somebody receives on or could receive on."""
         return [each for each in list(self._mailboxes.values()) if self.is_open(each)]
+
+    def audience(self) -> Sequence[Mailbox]:
+        """Return every channel that a message to all is for."""
+        return self.open_channels() if self.hears_all else ()
 
     def is_open(self, mailbox: Mailbox) -> bool:
         """Tell whether somebody receives on a channel, or still holds its name."""

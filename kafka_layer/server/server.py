@@ -371,7 +371,7 @@ class Server:
         self._router.register(Topic.SEND_GROUP, registry.groups.members)
         self._router.register(Topic.SEND_USER, registry.users.members)
         self._router.register(
-            Topic.SEND_ALL, lambda _: registry.open_channels(), handlers[Topic.SEND_ALL]
+            Topic.SEND_ALL, lambda _: registry.audience(), handlers[Topic.SEND_ALL]
         )
         for topic in (Topic.GROUP_MGMT, Topic.ACK):
             self._router.register(topic, None, handlers[topic])

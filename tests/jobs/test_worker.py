@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.exceptions import StopConsumer
-from channels.layers import InMemoryChannelLayer
+from channels.layers import InMemoryChannelLayer, channel_layers
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.worker import OneAtATimeWorker
@@ -31,6 +31,9 @@ def layer(make_layer: Layers) -> KafkaChannelLayer:
 class Consumer(AsyncConsumer):  # type: ignore[misc]
     async def good(self, message: dict[str, Any]) -> None:
         pass
+
+    async def slow(self, message: dict[str, Any]) -> None:
+        await asyncio.sleep(0.005)
 
     async def bad(self, message: dict[str, Any]) -> None:
         raise RuntimeError("fails on purpose")
@@ -124,3 +127,41 @@ async def test_a_layer_of_another_package_is_served_without_reports() -> None:
     await other.send("jobs", {"type": "good"})
     async with working(other, application):
         await wait_until_async(lambda: done == [{"type": "good"}], "the job to arrive")
+
+
+async def test_consumers_of_a_worker_are_no_audience_of_messages_to_all(
+    layer: KafkaChannelLayer, settings: Any
+) -> None:
+    # A consumer without a handler for them raised, and the job in hand was lost.
+    listener = layer
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "kafka_layer.testing.InMemoryKafkaChannelLayer",
+            "CONFIG": {"prefix": layer.config.prefix},
+        }
+    }
+    own = channel_layers["default"]
+    channel = await listener.new_channel()
+    async with working(own, Consumer.as_asgi()):
+        await listener.send("jobs", {"type": "good"})
+        await wait_until_async(lambda: sum(ended(own)) == 1, "the consumer to have its channel")
+        for _ in range(20):
+            await listener.send("jobs", {"type": "slow"})
+            await listener.all_send({"type": "news"})
+        await wait_until_async(lambda: sum(ended(own)) == 21, "21 jobs to end")
+        for _ in range(20):
+            assert (await listener.receive(channel))["type"] == "news"
+        assert ended(own) == (21, 0)
+        assert own.stats().channels == 1
+    await own.close()
+
+
+async def test_a_worker_stays_no_audience_after_a_close(layer: KafkaChannelLayer) -> None:
+    layer.leave_audience()
+    await layer.close()
+    channel = await layer.new_channel()
+    await layer.all_send({"type": "news"})
+    await layer.send(channel, {"type": "direct"})
+    await layer.send("jobs", {"type": "job"})
+    assert await layer.receive(channel) == {"type": "direct"}
+    assert stats_of(layer)["delivered"] == 1
