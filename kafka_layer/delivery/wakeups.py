@@ -249,7 +249,7 @@ class Receives:
             and when a loop that stood still runs again. Must not block or raise.
 
     Attributes:
-        last_seen: When a receive last waited or took, on ``time.monotonic()``.
+        last_seen: When a receive last gave up or took, on ``time.monotonic()``; who takes sets it.
     """
 
     # What is here and in Mailbox is one object, and looked at in place: with a message to a group
@@ -284,8 +284,6 @@ class Receives:
         Raises:
             Exception: The error with which the channel was closed.
         """
-        if self._error is not None:
-            raise copy.copy(self._error)
         running = asyncio.get_running_loop()
         for entry in self._by_loop:
             if entry[0].get() is running:
@@ -302,9 +300,12 @@ class Receives:
                 if self._on_wait is not None:
                     self._on_wait()
                 await waiter
+        except BaseException:
+            # Where it was woken instead, it takes a message, or waits again.
+            self.last_seen = time.monotonic()
+            raise
         finally:
             del waiters[waiter]
-            self.last_seen = time.monotonic()
         if self._error is not None:
             # A shared one would gather the traceback of each receive.
             raise copy.copy(self._error)
