@@ -10,6 +10,7 @@ drained.
 from __future__ import annotations
 
 import enum
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -42,8 +43,9 @@ class Congestion:
     stalled  nothing waits for it until it is drained                drained
     ======== ======================================================= ===========================
 
-    A channel that is drained lets go of its congestion as a whole, so that nothing that was found
-    out about it outlives the drain: what a thread still writes here is read by nobody.
+    A channel is drained when a receive takes its last message, or finds none. It then lets go of
+    its congestion as a whole, so that nothing that was found out about it outlives the drain: what
+    a thread still writes here is read by nobody.
 
     Args:
         taken: How many messages the channel's receives have taken so far.
@@ -53,9 +55,11 @@ class Congestion:
         room: Set when half of the capacity is free; None unless a thread waits for that.
         held_up: For how many seconds the others had to wait for the channel.
         stalled: Whether it is stalled.
+        none_expires_before: The earliest deadline among its messages when it was last looked for,
+            on ``time.monotonic()``; minus infinity since it was filled anew.
     """
 
-    __slots__ = ("_since", "_taken", "held_up", "room", "stalled")
+    __slots__ = ("_since", "_taken", "held_up", "none_expires_before", "room", "stalled")
 
     def __init__(self, taken: int, clocks: Mapping[Loop, float]) -> None:
         self.room: threading.Event | None = None
@@ -67,6 +71,7 @@ class Congestion:
         """Count the idle time from now on: a message was taken, or the channel is full anew."""
         self._taken = taken
         self._since = dict(clocks)
+        self.none_expires_before = -math.inf
 
     def idle(self, taken: int, clocks: Mapping[Loop, float]) -> float:
         """Return for how many seconds nothing was taken while *all* loops that receive ran.

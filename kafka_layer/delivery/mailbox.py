@@ -9,8 +9,10 @@ returning, so a receive that is cancelled takes none with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+from ..config import realtime as time
 from .backpressure import Congestion
 from .wakeups import Envelope, Loop, Receives, Wakeups
 
@@ -61,7 +63,7 @@ class Mailbox(Receives):
             False if the mailbox is full; the message is not in it then.
         """
         room = self.capacity - len(self._messages)
-        if room <= 0 or self._error is not None:
+        if room <= 0:
             return False
         self._messages.append(envelope)
         if room == 1:
@@ -77,6 +79,8 @@ class Mailbox(Receives):
         """Return the oldest message, or None; any thread, in practice the receiving loop's."""
         # Most receives come before their message, and an exception costs as much as all the rest.
         if not self._messages:
+            # A receive that finds nothing keeps up, whatever emptied the mailbox.
+            self._congestion = None
             return None
         try:
             envelope = self._messages.popleft()
@@ -86,6 +90,35 @@ class Mailbox(Receives):
         if self._congestion is not None:
             self._relieve(self._congestion)
         return envelope
+
+    def drop_expired(self) -> int:
+        """Drop the messages that are too old to be received, where it is full; any thread.
+
+        It makes room, and tells nothing of the receives: a stalled mailbox stays so.
+
+        Returns:
+            How many messages were dropped.
+        """
+        congestion, now = self.congestion(), time.monotonic()
+        if now < congestion.none_expires_before:
+            return 0
+        dropped, earliest = 0, math.inf
+        for envelope in self._messages.copy():
+            if envelope.deadline >= now:
+                earliest = min(earliest, envelope.deadline)
+                continue
+            try:
+                self._messages.remove(envelope)
+            except ValueError:  # a receive was faster
+                continue
+            dropped += 1
+        congestion.none_expires_before = earliest
+        return dropped
+
+    def close(self, error: Exception) -> int:
+        """Do what ``Receives.close`` does, and refuse later messages."""
+        self.capacity = 0
+        return super().close(error)
 
     def clear(self) -> int:
         """Drop every message and return how many there were; any thread."""

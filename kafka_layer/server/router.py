@@ -26,7 +26,7 @@ from ..wire.records import Record
 from ..wire.topics import Topic
 from .clock import BrokerClock
 
-__all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
+__all__ = ["OnCommand", "Resolve", "Router", "channels_by_name", "make_room"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -175,16 +175,31 @@ class Router:
         if not self._registry.is_open(mailbox):
             self._stats.count("dropped.closed")
             return False
+        if make_room(mailbox, self._stats) and mailbox.put(envelope):
+            return True
         self._registry.wakeups.flush()
         there_is_room = self._back_pressure.wait_for_room(mailbox)
         self._read_clocks()
-        if there_is_room and mailbox.put(envelope):
+        if (there_is_room or make_room(mailbox, self._stats)) and mailbox.put(envelope):
             return True
         self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
         return False
 
     def _read_clocks(self) -> None:
         self._now, self._monotonic = self._clock.now(), time.monotonic()
+
+
+def make_room(mailbox: Mailbox, stats: Stats) -> bool:
+    """Drop the messages of a full mailbox that are too old to be received, and count them.
+
+    Returns:
+        Whether there were any.
+    """
+    expired = mailbox.drop_expired()
+    if expired:
+        detail = f"they waited too long in channel {mailbox.channel}"
+        stats.dropped("expired", detail, expired)
+    return expired > 0
 
 
 def channels_by_name(registry: Registry, stats: Stats, is_mine: Callable[[str], bool]) -> Resolve:

@@ -37,7 +37,7 @@ from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .clock import BrokerClock, TimedRecord
 from .commands import Commands, Question
-from .router import Router, channels_by_name
+from .router import Router, channels_by_name, make_room
 
 __all__ = ["Server", "abandon_all", "close_all"]
 
@@ -263,7 +263,14 @@ class Server:
         """
         if len(payload) > self._limits[Topic.SEND_CONN]:
             raise self._too_large(Topic.SEND_CONN, payload)
-        if not mailbox.put(Envelope(payload, monotonic() + self.config.expiry)):
+        envelope = Envelope(payload, monotonic() + self.config.expiry)
+        if not mailbox.put(envelope) and not (
+            make_room(mailbox, self.stats) and mailbox.put(envelope)
+        ):
+            if mailbox.closed:
+                # Forgotten after it was looked up: nobody could receive the message.
+                self.stats.count("dropped.closed")
+                return
             self.stats.count("refused.full")
             raise ChannelFull(mailbox.channel)
         self.registry.wakeups.flush()

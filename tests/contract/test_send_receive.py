@@ -170,6 +170,25 @@ class TestCapacity:
 
 
 class TestExpiry:
+    @pytest.mark.parametrize("by_group", [False, True], ids=["send", "group_send"])
+    async def test_messages_that_waited_too_long_hold_no_room(
+        self, make_layer: Layers, by_group: bool
+    ) -> None:
+        layer = make_layer(capacity=3, expiry=0.5)
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        for number in range(3):
+            await layer.send(channel, {"n": number})
+        await passed(0.6)
+        if by_group:
+            await layer.group_send("room", {"n": "fresh"})
+        else:
+            await layer.send(channel, {"n": "fresh"})
+        assert await next_message(layer, channel) == {"n": "fresh"}
+        counted = stats_of(layer)
+        assert counted["dropped.expired"] == 3
+        assert "dropped.full" not in counted
+
     async def test_a_message_that_waits_too_long_is_not_received(self, make_layer: Layers) -> None:
         layer = make_layer(expiry=0.2)
         channel = await layer.new_channel()

@@ -310,6 +310,64 @@ class TestDrains:
         assert lost == 0
 
 
+class TestExpiredMessages:
+    """Messages that are too old to be received hold no room."""
+
+    def stale(self, mailbox: Mailbox, count: int) -> None:
+        for _ in range(count):
+            assert mailbox.put(Envelope(b"stale", time.monotonic() - 1))
+
+    def test_they_are_dropped_where_a_mailbox_is_full(self, site: Site) -> None:
+        mailbox = site.mailbox(3)
+        self.stale(mailbox, 3)
+        assert not mailbox.put(envelope())
+        assert mailbox.drop_expired() == 3
+        assert mailbox.put(envelope(7))
+        taken = mailbox.take()
+        assert taken is not None
+        assert taken.payload == b"7"
+
+    def test_those_behind_fresh_ones_are_dropped_as_well(self, site: Site) -> None:
+        mailbox = site.mailbox(3)
+        mailbox.put(envelope(1))
+        self.stale(mailbox, 1)
+        mailbox.put(envelope(2))
+        assert mailbox.drop_expired() == 1
+        assert mailbox.drop_expired() == 0
+        taken = [mailbox.take(), mailbox.take()]
+        assert [each and each.payload for each in taken] == [b"1", b"2"]
+
+    def test_a_full_mailbox_is_looked_through_once_and_not_for_each_message(
+        self, site: Site
+    ) -> None:
+        mailbox = site.mailbox(1)
+        soon = Envelope(b"1", time.monotonic() + 0.05)
+        mailbox.put(soon)
+        assert mailbox.drop_expired() == 0
+        assert mailbox.congestion().none_expires_before == soon.deadline
+        wait_until(mailbox.drop_expired, "the message to expire")
+        assert mailbox.put(envelope())
+
+    def test_a_stalled_mailbox_whose_messages_expire_stays_so_until_a_receive_comes(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        self.stale(mailbox, CAPACITY)
+        assert not site.back_pressure.wait_for_room(mailbox)
+        assert mailbox.drop_expired() == CAPACITY
+        fill(mailbox)
+        assert site.back_pressure.verdict(mailbox) is Verdict.STALLED
+
+    def test_a_receive_that_comes_to_a_mailbox_that_expiry_emptied_is_waited_for_again(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        self.stale(mailbox, CAPACITY)
+        assert not site.back_pressure.wait_for_room(mailbox)
+        mailbox.drop_expired()
+        assert mailbox.take() is None
+        fill(mailbox)
+        assert site.back_pressure.verdict(mailbox) is Verdict.WAIT
+
+
 class Congestions(RuleBasedStateMachine):
     """The states none, full and stalled, and nothing but the transitions that Congestion lists."""
 
@@ -339,9 +397,9 @@ class Congestions(RuleBasedStateMachine):
     def take(self) -> None:
         if self.mailbox.take() is not None:
             self.was_taken = True
-            if not len(self.mailbox):
-                self.state = "none"
-                self.held_up = 0.0
+        if not len(self.mailbox):
+            self.state = "none"
+            self.held_up = 0.0
 
     @rule(seconds=st.floats(0.001, TIMINGS.stalled))
     def the_loop_runs(self, seconds: float) -> None:

@@ -320,6 +320,18 @@ class TestBackPressure:
         assert site.counted("dropped.full") == 60
         assert time.monotonic() - started < STALLED_AFTER * 2
 
+    def test_messages_that_expired_make_room(self) -> None:
+        site = Site(capacity=3, expiry=0.2)
+        channel = site.channel(group="room")
+        site.deliver(Topic.SEND_GROUP, "room", *range(3))
+        mailbox = site.registry.mailbox(channel)
+        assert mailbox is not None
+        time.sleep(0.25)  # the age itself is what is tested
+        site.deliver(Topic.SEND_GROUP, "room", "fresh")
+        assert site.taken(channel) == ["fresh"]
+        assert site.counted("dropped.expired") == 3
+        assert site.counted("dropped.full") == 0
+
     def test_nobody_waits_for_a_channel_whose_name_is_gone(self) -> None:
         site = Site(capacity=4)
         site.channel(group="room")
