@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks``."""
+"""The command: ``python -m benchmarks``, and ``python -m benchmarks pair`` for two versions."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from . import page, plots, tables
-from .contenders import CONTENDERS, Contender, from_settings, start
-from .runner import Report, run
-from .subjects import SUBJECTS
+from . import pair, plots, tables
+from .contenders import CONTENDERS, checkout, start
+from .report import Report, run, warm_up
+from .subjects import DOCUMENTED, PAIRED, SUBJECTS
 from .workers import preload
 
-__all__ = ["main"]
-
-_PRELOADED = ["benchmarks.subjects", "kafka_layer.layer", "kafka_layer.kafka.backplane"]
+_LIBRARIES = ["channels.layers", "confluent_kafka", "ormsgpack", "django", "cryptography.fernet"]
 
 
 def main() -> int:
-    """Measure, or read an earlier run, and write what was asked for."""
-    options = _options()
+    """Measure, and write what was asked for."""
     # A run that is ended takes its servers with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    if options.read:
-        report = Report.from_json(json.loads(options.read.read_text()))
-    else:
-        report = _measured(options)
-    _keep(report, options.json)
+    if sys.argv[1:2] == ["pair"]:
+        return _pair(_pair_options(sys.argv[2:]))
+    options = _options(sys.argv[1:])
+    report = _measured(options)
     text = tables.markdown(report)
     if options.markdown:
         options.markdown.write_text(text)
@@ -42,12 +40,24 @@ def main() -> int:
     return 0
 
 
-def _keep(report: Report, path: Path | None) -> None:
-    if path:
-        path.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+def _measured(options: argparse.Namespace) -> Report:
+    variants = [name for each in options.only for name in each.variants]
+    taking_part = [CONTENDERS[name] for name in dict.fromkeys([*options.layers, *variants])]
+    backends = [each.backend.rpartition(".")[0] for each in taking_part]
+    preload(["benchmarks.subjects", *_LIBRARIES, *filter(None, backends)])
+
+    def keep(report: Report) -> None:
+        if options.json:
+            options.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
+
+    with start(taking_part) as started:
+        for name, reason in started.skipped.items():
+            print(f"  {name} is left out: {reason}", file=sys.stderr)
+        repetitions = options.repeat or (1 if options.quick else 3)
+        return run(started, options.only, options.layers, repetitions, options.quick, keep)
 
 
-def _fill(path: Path, report: Report, pictures: Iterable[plots.Picture]) -> None:
+def _fill(path: Path, report: Report, pictures: Sequence[plots.Picture]) -> None:
     """Fill the marked places of a page, with pictures by their paths relative to it."""
     shown: dict[str, list[str]] = {}
     for each in pictures:
@@ -55,62 +65,51 @@ def _fill(path: Path, report: Report, pictures: Iterable[plots.Picture]) -> None
         shown.setdefault(each.subject, []).append(f"![{each.title}]({relative})")
     sections = tables.sections(report, shown)
     text = path.read_text()
-    for name in sections.keys() - set(page.places(text)):
+    for name in sections.keys() - set(tables.places(text)):
         print(f"  {path} has no place for {name}", file=sys.stderr)
-    path.write_text(page.fill(text, sections))
+    path.write_text(tables.fill(text, sections))
 
 
-def _measured(options: argparse.Namespace) -> Report:
-    known: dict[str, Contender] = dict(CONTENDERS)
-    if options.settings:
-        known.update((each.name, each) for each in from_settings(options.settings))
-    default = [each.name for each in known.values() if each.by_default]
-    names = _chosen("layers", options.layers, known, default)
-    subjects = _chosen("subjects", options.only, SUBJECTS, list(SUBJECTS))
-    variants = [variant for name in subjects for variant in SUBJECTS[name].variants]
-    taking_part = [known[name] for name in dict.fromkeys([*names, *variants])]
-    backends = [each.backend.rpartition(".")[0] for each in taking_part]
-    preload([*_PRELOADED, *filter(None, backends)])
-    with start(taking_part) as started:
-        for name, reason in started.skipped.items():
-            print(f"  {name} is left out: {reason}", file=sys.stderr)
-        return run(
-            started,
-            [SUBJECTS[name] for name in subjects],
-            names,
-            quick=options.quick,
-            repetitions=options.repeat or (1 if options.quick else 3),
-            warm_up=(10.0 if options.quick else 45.0)
-            if options.warm_up is None
-            else options.warm_up,
-            keep=lambda report: _keep(report, options.json),
-        )
+def _pair(options: argparse.Namespace) -> int:
+    preload(["benchmarks.subjects", *_LIBRARIES])
+    with start([checkout("before", options.against), checkout("after", Path.cwd())]) as started:
+        if started.skipped:
+            raise SystemExit("; ".join(started.skipped.values()))
+        warm_up(started.running, options.warm_up)
+        found, failed = pair.compare(started.running, options.figures or PAIRED, options.minutes)
+    print("\n".join([*pair.report(found), *failed]))
+    return int(bool(failed))
 
 
-def _chosen(what: str, given: str | None, known: object, default: list[str]) -> list[str]:
-    names = given.split(",") if given else default
-    unknown = [name for name in names if name not in known]  # type: ignore[operator]
-    if unknown:
-        raise SystemExit(f"Unknown {what}: {', '.join(unknown)}; known: {', '.join(known)}.")  # type: ignore[call-overload]
-    return names
+def _pair_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks pair", description=pair.__doc__)
+    add = parser.add_argument
+    add("--against", type=Path, required=True, metavar="PATH", help="a checkout: the one before")
+    add("--minutes", type=float, default=9.0, metavar="N", help="for how long: 9")
+    add("--warm-up", type=float, default=20.0, metavar="SECONDS", help="20")
+    known = ", ".join(each.name for each in PAIRED)
+    add("figures", nargs="*", type=SUBJECTS.__getitem__, help=f"subjects; default: {known}")
+    return parser.parse_args(arguments)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    default = [each.name for each in CONTENDERS.values() if each.by_default]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few minutes, rough figures")
-    parser.add_argument("--only", metavar="NAMES", help=f"subjects, of: {', '.join(SUBJECTS)}")
-    parser.add_argument("--layers", metavar="NAMES", help=f"of: {', '.join(CONTENDERS)}")
-    parser.add_argument(
-        "--settings", type=Path, metavar="FILE", help="more layers, as JSON like CHANNEL_LAYERS"
-    )
-    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions: 3, or 1 with --quick")
-    parser.add_argument("--warm-up", type=float, metavar="SECONDS", help="45, or 10 with --quick")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples here")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots (PNG) here")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="fill this page's marked places")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="an earlier --json; no new run")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a few minutes, rough figures")
+    subjects, layers = _names(SUBJECTS), _names({name: name for name in CONTENDERS})
+    add("--only", type=subjects, default=list(DOCUMENTED.values()), help=", ".join(SUBJECTS))
+    add("--layers", type=layers, default=default, help=", ".join(CONTENDERS))
+    add("--repeat", type=int, metavar="N", help="repetitions: 3, or 1 with --quick")
+    add("--json", type=Path, metavar="FILE", help="write all samples here")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    add("--plots", type=Path, metavar="DIR", help="write plots (PNG) here")
+    add("--page", type=Path, metavar="FILE", help="fill this page's marked places")
+    return parser.parse_args(arguments)
+
+
+def _names(known: Any) -> Callable[[str], list[Any]]:
+    return lambda given: [known[name] for name in given.split(",")]
 
 
 if __name__ == "__main__":

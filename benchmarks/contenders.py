@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import servers
-from .ports import PortSpec
 from .servers import Missing, Server
-
-__all__ = ["CONTENDERS", "Contender", "Running", "from_settings", "start"]
+from .workers import PortSpec
 
 _PREFIX = f"bench-{secrets.token_hex(3)}"
 _FLOOR_TOPIC = f"{_PREFIX}-floor"
@@ -36,20 +32,22 @@ class Contender:
     Attributes:
         name: As on the command line.
         label: As in tables.
-        server: Starts what it needs; None if it needs nothing.
+        server: Starts what it needs.
         backend: Dotted path of its class; empty for bare clients.
         config: Its keywords, from its server's address.
         packages: Distributions whose versions belong in the report; the first must be installed.
         by_default: Whether it is measured when nobody is named.
+        source: The folder that its package is imported from; empty for the usual one.
     """
 
     name: str
     label: str
-    server: Callable[[], AbstractContextManager[Server]] | None
+    server: Callable[[], AbstractContextManager[Server]]
     backend: str
     config: Callable[[str], dict[str, Any]]
-    packages: tuple[str, ...] = ()
+    packages: tuple[str, ...]
     by_default: bool = True
+    source: str = ""
 
     @property
     def is_floor(self) -> bool:
@@ -59,28 +57,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Running:
-    """A contender whose server runs.
-
-    Attributes:
-        contender: Which one.
-        spec: What its workers are told.
-        server: Its server, if it has one.
-    """
+    """A contender whose server runs, and what its workers are told."""
 
     contender: Contender
     spec: PortSpec
-    server: Server | None
+    server: Server
 
 
 @dataclass
 class Started:
-    """All contenders that run.
-
-    Attributes:
-        running: They.
-        skipped: The others, with the reason.
-        versions: Of servers and packages.
-    """
+    """The contenders that run, why others do not, and versions of servers and packages."""
 
     running: list[Running] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -93,41 +79,30 @@ def start(contenders: list[Contender]) -> Iterator[Started]:
     started = Started()
     up: dict[Any, Server] = {}
     with ExitStack() as stack:
-        for contender in contenders:
+        for each in contenders:
             try:
-                _require_packages(contender)
-                server = None
-                if contender.server is not None:
-                    if contender.server not in up:
-                        up[contender.server] = stack.enter_context(contender.server())
-                    server = up[contender.server]
+                if not _version(each.packages[0]):
+                    raise Missing(f"the package {each.packages[0]} is not installed")
+                if each.server not in up:
+                    up[each.server] = stack.enter_context(each.server())
             except Missing as reason:
-                started.skipped[contender.name] = str(reason)
+                started.skipped[each.name] = str(reason)
                 continue
-            for package in contender.packages:
-                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                    started.versions[package] = importlib.metadata.version(package)
-            if server is not None:
-                name, _, version = server.version.partition(" ")
-                started.versions[name] = version
-            config = contender.config(server.address if server else "")
-            started.running.append(Running(contender, PortSpec(contender.backend, config), server))
+            server = up[each.server]
+            name, _, started.versions[name] = server.version.partition(" ")
+            versions = {package: _version(package) for package in each.packages}
+            started.versions |= {package: found for package, found in versions.items() if found}
+            spec = PortSpec(each.name, each.backend, each.config(server.address), each.source)
+            started.running.append(Running(each, spec, server))
         if servers.kafka in up:
-            _create_floor_topic(up[servers.kafka].address)
-        try:
-            yield started
-        finally:
-            if servers.kafka in up and up[servers.kafka].pid is None:
-                _delete_topics(up[servers.kafka].address)
+            stack.enter_context(_floor_topic(up[servers.kafka]))
+        yield started
 
 
-def from_settings(path: Path) -> list[Contender]:
-    """Read contenders from a JSON file like ``CHANNEL_LAYERS``; their servers must run."""
-    layers: Mapping[str, Any] = json.loads(path.read_text())
-    return [
-        Contender(name, name, None, each["BACKEND"], lambda _, each=each: each.get("CONFIG", {}))
-        for name, each in layers.items()
-    ]
+def checkout(name: str, folder: Path) -> Contender:
+    """Return kafka_layer as it is in a folder, with topics of its own."""
+    made = _kafka_layer(prefix=f"{_PREFIX}-{name}")
+    return replace(made, name=name, label=name, source=str(folder.resolve()))
 
 
 def _kafka_layer(suffix: str = "", label: str = "", **config: Any) -> Contender:
@@ -142,68 +117,65 @@ def _kafka_layer(suffix: str = "", label: str = "", **config: Any) -> Contender:
     )
 
 
+def _producer(suffix: str, label: str, **properties: Any) -> Contender:
+    return _kafka_layer(suffix, label, producer_config=properties)
+
+
 def _floor(
-    suffix: str = "", label: str = "bare clients", backend: str = "", **producer_config: Any
+    suffix: str = "", label: str = "bare clients", backend: str = "", **properties: Any
 ) -> Contender:
+    given = {"topic": _FLOOR_TOPIC, "partitions": _FLOOR_PARTITIONS, "producer_config": properties}
     return Contender(
         f"floor{suffix}",
         f"floor: {label}",
         servers.kafka,
         backend,
-        lambda address: {
-            "bootstrap_servers": address,
-            "topic": _FLOOR_TOPIC,
-            "partitions": _FLOOR_PARTITIONS,
-            "producer_config": producer_config,
-        },
+        lambda address: {"bootstrap_servers": address, **given},
         ("confluent-kafka",),
-        by_default=not producer_config,
+        by_default=not properties,
     )
 
 
 def _redis(name: str, label: str, backend: str) -> Contender:
     return Contender(
         name,
-        label,
+        f"channels_redis {label}",
         servers.redis,
-        backend,
+        f"channels_redis.{backend}",
         lambda address: {"hosts": [f"redis://{address}"], "capacity": _ROOMY},
         ("channels-redis", "redis", "hiredis"),
     )
 
 
+_nats = Contender(
+    "nats",
+    "channels-nats",
+    servers.nats,
+    "channels_nats.NatsChannelLayer",
+    lambda address: {"servers": f"nats://{address}", "capacity": _ROOMY},
+    ("channels-nats", "nats-py"),
+)
+
 CONTENDERS: Mapping[str, Contender] = {
     each.name: each
     for each in (
         _floor(),
-        _floor(":layer", "smallest layer", "benchmarks.smallest.SmallestLayer"),
+        _floor(":layer", "smallest layer", "benchmarks.floor.SmallestLayer"),
         _kafka_layer(),
-        _redis(
-            "redis-pubsub",
-            "channels_redis pub/sub",
-            "channels_redis.pubsub.RedisPubSubChannelLayer",
-        ),
-        _redis("redis-core", "channels_redis core", "channels_redis.core.RedisChannelLayer"),
-        Contender(
-            "nats",
-            "channels-nats",
-            servers.nats,
-            "channels_nats.NatsChannelLayer",
-            lambda address: {"servers": f"nats://{address}", "capacity": _ROOMY},
-            ("channels-nats", "nats-py"),
-        ),
+        _redis("redis-pubsub", "pub/sub", "pubsub.RedisPubSubChannelLayer"),
+        _redis("redis-core", "core", "core.RedisChannelLayer"),
+        _nats,
         # Settings that trade one thing for another; named on the command line only.
         _kafka_layer(":await", ", await_produce", await_produce=True),
         _kafka_layer(":capacity-1000", ", capacity=1000", capacity=1000),
-        _kafka_layer(":linger-5", ", linger.ms=5", producer_config={"linger.ms": 5}),
-        _kafka_layer(":linger-25", ", linger.ms=25", producer_config={"linger.ms": 25}),
-        _kafka_layer(
-            ":in-flight-5",
-            ", 5 requests in flight",
-            producer_config={"max.in.flight.requests.per.connection": 5},
+        _producer(":linger-5", ", linger.ms=5", **{"linger.ms": 5}),
+        _producer(":linger-25", ", linger.ms=25", **{"linger.ms": 25}),
+        _producer(
+            *(":in-flight-5", ", 5 requests in flight"),
+            **{"max.in.flight.requests.per.connection": 5},
         ),
-        _kafka_layer(":lz4", ", lz4", producer_config={"compression.type": "lz4"}),
-        _kafka_layer(":zstd", ", zstd", producer_config={"compression.type": "zstd"}),
+        _producer(":lz4", ", lz4", **{"compression.type": "lz4"}),
+        _producer(":zstd", ", zstd", **{"compression.type": "zstd"}),
         _kafka_layer(":json", ", JSON", serializer_format="json"),
         _kafka_layer(":encrypted", ", encrypted", symmetric_encryption_keys=["benchmark"]),
         _floor(":acks-1", "bare clients, acks=1", **{"acks": "1", "enable.idempotence": False}),
@@ -213,27 +185,25 @@ CONTENDERS: Mapping[str, Contender] = {
 """By name; the floor and our layer first, then the peers."""
 
 
-def _require_packages(contender: Contender) -> None:
-    for package in contender.packages[:1]:
-        try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise Missing(f"the package {package} is not installed") from None
+def _version(package: str) -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return ""
 
 
-def _create_floor_topic(address: str) -> None:
+@contextlib.contextmanager
+def _floor_topic(kafka: Server) -> Iterator[None]:
+    """Make the floor's topic; a broker that goes on afterwards is left without any of this run."""
     from confluent_kafka.admin import AdminClient, NewTopic
 
+    client = AdminClient({"bootstrap.servers": kafka.address})
     topic = NewTopic(_FLOOR_TOPIC, num_partitions=_FLOOR_PARTITIONS)
-    client = AdminClient({"bootstrap.servers": address})
-    for future in client.create_topics([topic]).values():
-        future.result()
-
-
-def _delete_topics(address: str) -> None:
-    from confluent_kafka.admin import AdminClient
-
-    client = AdminClient({"bootstrap.servers": address})
-    ours = [name for name in client.list_topics(timeout=10).topics if name.startswith(_PREFIX)]
-    for future in client.delete_topics(ours).values():
-        future.result()
+    client.create_topics([topic])[_FLOOR_TOPIC].result()
+    try:
+        yield
+    finally:
+        if kafka.pid is None:
+            topics = client.list_topics(timeout=10).topics
+            ours = [name for name in topics if name.startswith(_PREFIX)]
+            for future in client.delete_topics(ours).values():
+                future.result()

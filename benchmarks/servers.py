@@ -13,9 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Missing", "Server", "free_port", "kafka", "listens", "nats", "redis"]
-
-_START_TIMEOUT = 10.0
+__all__ = ["Missing", "Server", "await_port", "free_port", "kafka", "nats", "redis"]
 
 
 class Missing(Exception):
@@ -24,13 +22,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server.
-
-    Attributes:
-        address: ``host:port``; several separated by commas.
-        version: What it is, for the report.
-        pid: Its process, or None if it was not started here.
-    """
+    """A running server: its address, what it is, and its process (None: not started here)."""
 
     address: str
     version: str
@@ -39,11 +31,7 @@ class Server:
 
 @contextlib.contextmanager
 def kafka() -> Iterator[Server]:
-    """Use the brokers in ``KAFKA_BOOTSTRAP_SERVERS``, or start one.
-
-    Raises:
-        Missing: If there is none and the programs to start one are not installed.
-    """
+    """Use the brokers in ``KAFKA_BOOTSTRAP_SERVERS``, or start one."""
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if given:
         yield Server(given, "Kafka (KAFKA_BOOTSTRAP_SERVERS)")
@@ -60,29 +48,19 @@ def kafka() -> Iterator[Server]:
 
 @contextlib.contextmanager
 def redis() -> Iterator[Server]:
-    """Start a Redis that keeps nothing on disk.
-
-    Raises:
-        Missing: If redis-server is not installed.
-    """
-    port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    """Start a Redis that keeps nothing on disk."""
     version = _version("redis-server", "--version")
-    with _running(["redis-server", *options], port) as pid:
-        yield Server(f"127.0.0.1:{port}", f"Redis {version}", pid)
+    options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]
+    with _running(["redis-server", *options], f"Redis {version}") as server:
+        yield server
 
 
 @contextlib.contextmanager
 def nats() -> Iterator[Server]:
-    """Start a NATS server.
-
-    Raises:
-        Missing: If nats-server is not installed.
-    """
-    port = free_port()
+    """Start a NATS server."""
     version = _version("nats-server", "--version")
-    with _running(["nats-server", "-a", "127.0.0.1", "-p", str(port)], port) as pid:
-        yield Server(f"127.0.0.1:{port}", f"NATS {version}", pid)
+    with _running(["nats-server", "-a", "127.0.0.1", "-p"], f"NATS {version}") as server:
+        yield server
 
 
 def free_port() -> int:
@@ -92,10 +70,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def listens(port: int) -> bool:
-    """Return whether something listens on a port of 127.0.0.1."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+def await_port(process: subprocess.Popen[bytes], port: int, timeout: float = 10.0) -> None:
+    """Return when a process listens on a port of 127.0.0.1; Missing if it ends, or takes longer."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise Missing(f"{process.args!r} did not start to listen on port {port}")
 
 
 def _version(program: str, option: str) -> str:
@@ -107,23 +90,14 @@ def _version(program: str, option: str) -> str:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], port: int) -> Iterator[int]:
+def _running(command: Sequence[str], version: str) -> Iterator[Server]:
+    port = free_port()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([*command, str(port)], cwd=folder, **quiet)  # type: ignore[call-overload]
         try:
-            _wait_for(process, port)
-            yield process.pid
+            await_port(process, port)
+            yield Server(f"127.0.0.1:{port}", version, process.pid)
         finally:
             process.terminate()
             process.wait()
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
-        if listens(port):
-            return
-        time.sleep(0.02)
-    raise Missing(f"{process.args!r} did not start to listen on port {port}")

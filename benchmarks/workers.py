@@ -1,32 +1,32 @@
-"""Worker processes that run coroutines when told to, and the handles that tell them.
+"""Worker processes that run coroutines when told to, and what those find there.
 
 The parent sends a module-level coroutine function and its arguments; the worker calls it with its
-:class:`Context` first and sends the result back. Several may run in one worker at a time.
+:class:`Context` first and sends the result back. Several may run in one worker at a time. A worker
+uses a *port*: a channel layer, through its public API alone, or bare Kafka clients.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import importlib
 import itertools
 import logging
 import multiprocessing
+import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .inbox import Inbox
-from .ports import Port, PortSpec
+from asgiref.sync import async_to_sync
 
-__all__ = ["Context", "Pending", "Worker", "WorkerError", "preload"]
+from tests.support.counting import Inbox
 
 Job = Callable[..., Awaitable[Any]]
 
-CALL_TIMEOUT = 120.0
-"""Seconds after which a call to a worker counts as hung."""
-
+_CALL_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 10.0
 
 _forked = multiprocessing.get_context("forkserver")
@@ -39,127 +39,165 @@ def preload(modules: list[str]) -> None:
 
 
 class WorkerError(Exception):
-    """Something was raised in a worker.
-
-    Attributes:
-        kind: Name of the exception's class.
-    """
+    """Something was raised in a worker; ``kind`` is the name of the exception's class."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
 
 
-class Context:
-    """What a coroutine finds inside its worker process.
+@dataclass(frozen=True)
+class PortSpec:
+    """Says which port to open; it is what a worker process is told.
 
     Attributes:
-        spec: The port that the worker is told to use.
-        inboxes: The channels that are listened to.
+        name: The contender's.
+        backend: Dotted path of the layer's class; empty for bare Kafka clients.
+        config: Its keywords.
+        source: The folder that the layer's package is imported from; empty for the usual one.
+    """
+
+    name: str
+    backend: str
+    config: Mapping[str, Any]
+    source: str = ""
+
+    def find(self) -> Any:
+        """Import what the port needs and return its class."""
+        if self.source and self.source not in sys.path:
+            sys.path.insert(0, self.source)
+        # Only here: the processes of other contenders are not to carry the Kafka client.
+        module, _, name = (self.backend or "benchmarks.floor.BarePort").rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+
+class LayerPort:
+    """A channel layer, just constructed; the floor's port has the same methods."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.send = layer.send
+        self.group_send = layer.group_send
+        self._listeners: list[asyncio.Task[None]] = []
+
+    async def new_channels(self, count: int) -> list[str]:
+        return [await self.layer.new_channel() for _ in range(count)]
+
+    async def listen(self, inboxes: Mapping[str, Inbox]) -> None:
+        self._listeners += [asyncio.create_task(self._fill(*each)) for each in inboxes.items()]
+        await asyncio.sleep(0)
+
+    async def join(self, group: str, channels: Sequence[str]) -> None:
+        for channel in channels:
+            await self.layer.group_add(group, channel)
+
+    def sync_group_sends(self) -> dict[str, Any]:
+        """Return the ways to send to a group from synchronous code."""
+        ways = {"bridged": async_to_sync(self.layer.group_send)}
+        if hasattr(type(self.layer), "group_send_sync"):
+            ways["native"] = self.layer.group_send_sync
+        return ways
+
+    async def close(self) -> None:
+        for listener in self._listeners:
+            listener.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
+        for name in ("close_pools", "close"):
+            if hasattr(type(self.layer), name):
+                await getattr(self.layer, name)()
+                return
+
+    async def _fill(self, channel: str, inbox: Inbox) -> None:
+        receive, take = self.layer.receive, inbox.take
+        while True:
+            take(await receive(channel))
+
+
+class Context:
+    """What a coroutine finds inside its worker process: its port, the channels that are listened
+    to, and what subjects note from one job to the next.
     """
 
     def __init__(self, spec: PortSpec) -> None:
         self.spec = spec
         self.inboxes: dict[str, Inbox] = {}
-        self._port: Port | None = None
+        self.notes: dict[str, Any] = {}
+        self._port: Any = None
 
     @property
-    def port(self) -> Port:
+    def port(self) -> Any:
         """The worker's port; made at first use."""
         if self._port is None:
-            self._port = self.spec.open()
+            made = self.spec.find()(**self.spec.config)
+            self._port = LayerPort(made) if self.spec.backend else made
         return self._port
-
-    async def close(self) -> None:
-        """Free what was opened."""
-        if self._port is not None:
-            await self._port.close()
 
 
 class Worker:
     """A worker process, seen from the parent.
 
-    Args:
-        spec: The port it uses.
-        fresh: Whether it starts as a new interpreter. Otherwise it is forked from a process that
-            has imported everything: faster, and it shares that memory.
-
-    Attributes:
-        log: What it logged, the first line of each kind; complete after :meth:`close`.
+    With ``fresh`` it starts as a new interpreter. Otherwise it is forked from a process that has
+    imported everything: faster, and it shares that memory.
     """
 
     def __init__(self, spec: PortSpec, *, fresh: bool = False) -> None:
         context = _fresh if fresh else _forked
-        self.log: list[str] = []
+        self._name = spec.name
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_main, args=(theirs, spec), daemon=True)
         self._process.start()
         theirs.close()
         self._numbers = itertools.count()
-        self._answers: dict[int, tuple[Any, WorkerError | None]] = {}
-        self._closing: Pending | None = None
+        self._answers: dict[int, tuple[Any, tuple[str, str] | None]] = {}
 
-    def start(self, job: Job, *args: Any) -> Pending:
-        """Begin to run ``job(context, *args)`` in the worker."""
+    def start(self, job: Job, *args: Any) -> Callable[..., Any]:
+        """Begin to run ``job(context, *args)``; what is returned waits for its result."""
         number = next(self._numbers)
         self._connection.send((number, job, args))
-        return Pending(self, number)
+        return lambda timeout=_CALL_TIMEOUT: self._result(number, timeout)
 
-    def call(self, job: Job, *args: Any, timeout: float = CALL_TIMEOUT) -> Any:
-        """Run ``job(context, *args)`` in the worker and return its result."""
-        return self.start(job, *args).result(timeout)
+    def call(self, job: Job, *args: Any) -> Any:
+        """Run ``job(context, *args)`` and return its result, or raise WorkerError."""
+        return self.start(job, *args)()
 
-    def begin_close(self) -> None:
-        """Ask the process to free what it opened; several may do so at the same time."""
-        with contextlib.suppress(OSError):
-            self._closing = self.start(_close)
-
-    def close(self) -> None:
-        """End the process."""
+    def end(self) -> None:
+        """End the process, once it has closed what it opened."""
         try:
-            closing = self._closing or self.start(_close)
-            self.log = closing.result(_CLOSE_TIMEOUT)
+            self.start(_close)(_CLOSE_TIMEOUT)
             self._connection.send(None)
             self._process.join(_CLOSE_TIMEOUT)
         except (TimeoutError, OSError, EOFError, WorkerError) as error:
-            self.log = [f"it did not close: {error}"]
+            print(f"    {self._name}: a worker did not close: {error}", file=sys.stderr)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
         self._connection.close()
 
-    def _wait_for(self, number: int, timeout: float) -> Any:
+    def _result(self, number: int, timeout: float) -> Any:
         deadline = time.monotonic() + timeout
         while number not in self._answers:
             if not self._connection.poll(max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(f"a worker gave no answer within {timeout} s")
-            answered, result, error = self._connection.recv()
-            self._answers[answered] = result, error and WorkerError(*error)
+            answered, *answer = self._connection.recv()
+            self._answers[answered] = tuple(answer)
         result, error = self._answers.pop(number)
         if error is not None:
-            raise error
+            raise WorkerError(*error)
         return result
 
 
-class Pending:
-    """A coroutine that runs in a worker."""
-
-    def __init__(self, worker: Worker, number: int) -> None:
-        self._worker = worker
-        self._number = number
-
-    def result(self, timeout: float = CALL_TIMEOUT) -> Any:
-        """Wait for its result.
-
-        Raises:
-            WorkerError: If it raised.
-            TimeoutError: If it takes longer than ``timeout`` seconds.
-        """
-        return self._worker._wait_for(self._number, timeout)
+async def _close(context: Context) -> None:
+    """Free what was opened."""
+    if context._port is not None:
+        await context._port.close()
 
 
 def _main(connection: Connection, spec: PortSpec) -> None:
-    logging.getLogger().addHandler(_log)
+    seen: set[object] = set()
+    logging.basicConfig(format=f"    {spec.name} logged: %(message).200s")
+    # The first line of each kind.
+    logging.root.handlers[0].addFilter(lambda line: line.msg not in seen and not seen.add(line.msg))  # type: ignore[func-returns-value]
+    spec.find()
     asyncio.run(_serve(connection, Context(spec)))
 
 
@@ -185,31 +223,10 @@ async def _serve(connection: Connection, context: Context) -> None:
     await ended.wait()
 
 
-async def _run(
-    connection: Connection, context: Context, number: int, job: Job, args: tuple[Any, ...]
-) -> None:
+async def _run(connection: Connection, context: Context, number: int, job: Job, args: Any) -> None:
     try:
         result = await job(context, *args)
     except Exception as error:
         connection.send((number, None, (type(error).__name__, traceback.format_exc())))
     else:
         connection.send((number, result, None))
-
-
-async def _close(context: Context) -> list[str]:
-    await context.close()
-    return list(_log.first.values())
-
-
-class _LogOnce(logging.Handler):
-    """Keeps the first line of each kind that is logged."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.first: dict[tuple[str, str], str] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.first.setdefault((record.name, str(record.msg)), record.getMessage())
-
-
-_log = _LogOnce()

@@ -1,45 +1,30 @@
-"""The subjects of the benchmarks, one a module, in the order in which they are measured."""
+"""The subjects of the benchmarks, in the order in which they are measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ..subject import Subject
-from . import (
-    beside,
-    fanout,
-    footprint,
-    groups,
-    jobs,
-    latency,
-    members,
-    membership,
-    scale,
-    settings,
-    sockets,
-    startup,
-    synchronous,
-    throughput,
+from .jobs import beside, jobs
+from .memberships import commands, members, membership
+from .messages import fanout, groups, latency, scale, settings, throughput
+from .processes import calls, footprint, startup, synchronous
+from .sockets import sockets
+
+DOCUMENTED: Mapping[str, Subject] = {
+    each.name: each
+    for each in (
+        *(latency, groups, throughput, fanout, members, synchronous, membership, jobs, beside),
+        *(startup, footprint, scale, sockets, settings),
+    )
+}
+"""By name: those of docs/performance.md, which compares layers."""
+
+SUBJECTS: Mapping[str, Subject] = {**DOCUMENTED, "calls": calls, "commands": commands}
+"""All of them, by name."""
+
+PAIRED = (
+    *(latency, calls, throughput, fanout, members, synchronous, membership, commands),
+    *(startup, footprint, jobs),
 )
-
-__all__ = ["SUBJECTS"]
-
-_MODULES = (
-    latency,
-    groups,
-    throughput,
-    fanout,
-    members,
-    synchronous,
-    membership,
-    jobs,
-    beside,
-    startup,
-    footprint,
-    scale,
-    sockets,
-    settings,
-)
-
-SUBJECTS: Mapping[str, Subject] = {module.SUBJECT.name: module.SUBJECT for module in _MODULES}
-"""By name."""
+"""What two versions of the layer are compared by."""

@@ -1,80 +1,67 @@
-"""Worker channels: jobs that exactly one of several processes should do."""
+"""Worker channels: jobs that exactly one of several processes should do, and what they disturb."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from .. import traffic
-from ..inbox import Faults, percentile
-from ..subject import Bench, Figure, Outcome, Subject
-from ..workers import Context, Worker
+from tests.support.counting import Tally
 
-__all__ = ["SUBJECT", "WORKERS", "begin", "collect", "early", "judge", "stop"]
+from .. import traffic
+from ..subject import Bench, Outcome, Skipped, percentiles, subject
+from ..workers import Context, Worker
 
 WORKERS = (1, 2, 3)
 
 _READY_TIMEOUT = 30.0
-_QUIET = 2.0
-_JOIN_QUIET = 5.0
-_LATE = 0.5
+_QUIET, _JOIN_QUIET, _LATE = 2.0, 5.0, 0.5
 _WARM_UP = -1
-_SENDERS = 10
+_BEFORE = 0.1
+_PHASES = {
+    "alone": "nothing else",
+    "channel": "500/s to a channel",
+    "waiting": "worker channel, no jobs",
+    "working": "worker channel, 500 jobs/s",
+}
 
 
 class Done(NamedTuple):
-    """A job that a worker got: its sender and number, the seconds it took, and when it came."""
+    """A job that a worker got: sender and number, the milliseconds it took, and when it came."""
 
     job: tuple[int, int]
     latency: float
     at: float
 
 
-class _Jobs:
-    """The jobs that one worker process got."""
-
-    def __init__(self) -> None:
-        self.got: list[Done] = []
-        self.task: asyncio.Task[None] | None = None
-
-
-_jobs = _Jobs()
-
-
 async def work(context: Context, channel: str) -> None:
-    """Begin to receive jobs, one after another as runworker does; once is enough."""
-    if _jobs.task is not None:
-        return
+    """Receive jobs from now on, one after another as runworker does; once is enough."""
 
     async def run() -> None:
-        receive = context.port.layer.receive  # type: ignore[attr-defined]
         while True:
-            job = await receive(channel)
+            job = await context.port.layer.receive(channel)
             now = time.monotonic()
-            _jobs.got.append(Done((job["s"], job["n"]), now - job["t"], now))
+            done = Done((job["s"], job["n"]), (now - job["t"]) * 1000, now)
+            context.notes["got"].append(done)
 
-    _jobs.task = asyncio.create_task(run())
-    await asyncio.sleep(0)
-
-
-async def stop(context: Context) -> None:
-    """End the work."""
-    if _jobs.task is not None:
-        _jobs.task.cancel()
-        await asyncio.wait([_jobs.task])
-
-
-async def progress(context: Context) -> int:
-    """Return how many jobs came."""
-    return len(_jobs.got)
+    if "got" not in context.notes:
+        context.notes["got"] = []
+        context.notes["task"] = asyncio.create_task(run())
+        await asyncio.sleep(0)
 
 
 async def results(context: Context) -> list[Done]:
     """Return the jobs that came, and forget them."""
-    got, _jobs.got = _jobs.got, []
-    return [each for each in got if each.job[1] != _WARM_UP]
+    got, context.notes["got"] = context.notes["got"], []
+    return list(got)
+
+
+async def stop(context: Context) -> None:
+    """End the work."""
+    context.notes["task"].cancel()
+    await asyncio.wait([context.notes["task"]])
 
 
 async def send_warm_up(context: Context, channel: str) -> None:
@@ -82,104 +69,138 @@ async def send_warm_up(context: Context, channel: str) -> None:
     await context.port.send(channel, traffic.message(0, _WARM_UP))
 
 
-def measure(bench: Bench) -> Outcome:
-    values: dict[str, float] = {}
-    faults = Faults()
-    done_twice = done = 0
-    jobs = bench.pick(2_000, 6_000)
-    for count in WORKERS:
-        channel = bench.unique("jobs")
-        with bench.workers(1 + count) as (sender, *workers):
-            if count == 1:
-                kept = early(sender, workers, channel)
-                values["early"] = 1000 * kept.lost / kept.expected
-                faults += kept
-                if kept.lost == kept.expected:
-                    return Outcome(values, faults)
-            begin(sender, workers, channel)
-            if count == 1:
-                seconds = bench.pick(2.0, 4.0)
-                sent = sender.call(traffic.send_paced, "send", [channel], 20.0, seconds)
-                got = collect(workers, sent.messages)
-                latencies = [each.latency * 1000 for each in got]
-                values["idle_p50"] = percentile(latencies, 0.50)
-                values["idle_p99"] = percentile(latencies, 0.99)
-                faults += judge(got, sent.messages)
-            sent = sender.call(
-                traffic.send_flat_out, "send", [channel], 30.0, _SENDERS, jobs // _SENDERS
-            )
-            got = collect(workers, sent.messages)
-            judged = judge(got, sent.messages)
-            faults += judged
-            done += judged.expected
-            done_twice += judged.twice
-            took = max(each.at for each in got) - sent.began
-            values[f"workers_{count}"] = len({each.job for each in got}) / took
-            for worker in workers:
-                worker.call(stop)
-    values["twice"] = 1000 * done_twice / done
-    return Outcome(values, faults)
+class _Crew:
+    """Workers on a channel of their own, and a process that sends to it."""
 
+    def __init__(self, bench: Bench, sender: Worker, workers: list[Worker]) -> None:
+        self.channel = bench.unique("jobs")
+        self.sender = sender
+        self.workers = workers
 
-def early(sender: Worker, workers: list[Worker], channel: str) -> Faults:
-    """Send jobs that nobody waits for yet, then begin to work."""
-    sent = sender.call(traffic.send_paced, "send", [channel], 200.0, 0.5)
-    for worker in workers:
-        worker.call(work, channel)
-    return judge(collect(workers, sent.messages, _JOIN_QUIET), sent.messages)
+    def early(self) -> Tally:
+        """Send jobs that nobody waits for yet, then begin to work."""
+        sent = self.sender.call(traffic.paced, "send", [self.channel], 200.0, 0.5)
+        for worker in self.workers:
+            worker.call(work, self.channel)
+        return self.collect(sent.messages, _JOIN_QUIET)[1]
 
+    def begin(self) -> None:
+        """Return once every worker has got a job, or after a while in which not all did."""
+        self.sender.call(send_warm_up, self.channel)
+        for worker in self.workers:
+            worker.call(work, self.channel)
+        idle = list(self.workers)
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while time.monotonic() < deadline:
+            idle = [each for each in idle if not each.call(results)]
+            if not idle:
+                break
+            for _ in range(10):
+                self.sender.call(send_warm_up, self.channel)
+            time.sleep(0.05)
+        self.collect(0)
 
-def begin(sender: Worker, workers: list[Worker], channel: str) -> None:
-    """Return once every worker has got a job, or after a while in which not all did."""
-    sender.call(send_warm_up, channel)
-    for worker in workers:
-        worker.call(work, channel)
-    deadline = time.monotonic() + _READY_TIMEOUT
-    while time.monotonic() < deadline:
-        if all(worker.call(progress) for worker in workers):
-            break
-        for _ in range(10):
-            sender.call(send_warm_up, channel)
-        time.sleep(0.05)
-    collect(workers, 0)
-
-
-def collect(workers: list[Worker], expected: int, quiet: float = _QUIET) -> list[Done]:
-    """Return the jobs that came once all did, or nothing comes any more."""
-    seen, since = -1, time.monotonic()
-    while True:
-        count = sum(worker.call(progress) for worker in workers)
-        now = time.monotonic()
-        if count != seen:
-            seen, since = count, now
+    def collect(self, expected: int, quiet: float = _QUIET) -> tuple[list[Done], Tally]:
+        """Return the jobs that came, all or as many as come, and what became of those expected."""
+        got: list[Done] = []
+        since = time.monotonic()
         # What is done twice comes late: wait for quiet in any case.
-        if now - since > (quiet if count < expected else _LATE):
-            return [each for worker in workers for each in worker.call(results)]
-        time.sleep(0.05)
+        while time.monotonic() - since <= (quiet if len(got) < expected else _LATE):
+            new = [each for worker in self.workers for each in worker.call(results)]
+            if new:
+                got += (each for each in new if each.job[1] != _WARM_UP)
+                since = time.monotonic()
+            time.sleep(0.05)
+        times_done = Counter(each.job for each in got)
+        return got, Tally(expected, expected - len(times_done), len(got) - len(times_done))
 
 
-def judge(got: list[Done], expected: int) -> Faults:
-    """Return what went wrong with jobs of which all should have come once."""
-    times_done = Counter(each.job for each in got)
-    twice = sum(times - 1 for times in times_done.values())
-    return Faults(expected, expected - len(times_done), twice)
-
-
-SUBJECT = Subject(
-    "jobs",
+@subject(
     "Worker channels",
     "Ten tasks of one process send jobs to a channel without a '!', one to three others receive, "
     "one job after another; from the first send to the last hand-over. Before that, 100 jobs while "
     "no worker runs: a layer that loses them all has no queue, and nothing else is measured of it.",
-    [
-        *(
-            Figure(f"workers_{count}", f"{count} worker{'s'[: count - 1]}", "jobs/s", "more")
-            for count in WORKERS
-        ),
-        Figure("idle_p50", "p50 to hand-over, 20/s", "ms"),
-        Figure("idle_p99", "p99 to hand-over, 20/s", "ms"),
-        Figure("twice", "done twice", "of 1,000"),
-        Figure("early", "lost: sent while no worker ran", "of 1,000"),
-    ],
-    measure,
+    *(f"workers_{count}: {count} worker{'s'[: count - 1]} (jobs/s, more)" for count in WORKERS),
+    *("idle_p50: p50 to hand-over, 20/s (ms)", "idle_p99: p99 to hand-over, 20/s (ms)"),
+    *("twice: done twice (of 1,000)", "early: lost: sent while no worker ran (of 1,000)"),
 )
+def jobs(bench: Bench) -> Iterator[Outcome]:
+    while True:
+        values: dict[str, float] = {}
+        tally = at_work = Tally()
+        for count in WORKERS:
+            with bench.workers(1 + count) as (sender, *workers):
+                crew = _Crew(bench, sender, workers)
+                if count == 1:
+                    kept = crew.early()
+                    values["early"] = 1000 * kept.lost / kept.expected
+                    tally += kept
+                    if kept.lost == kept.expected:
+                        break
+                crew.begin()
+                if count == 1:
+                    slow = (traffic.paced, "send", [crew.channel], 20.0, bench.pick(2.0, 4.0))
+                    got, found = crew.collect(sender.call(*slow).messages)
+                    values |= percentiles([each.latency for each in got], "idle_")
+                    tally += found
+                fast = (traffic.flat_out, "send", [crew.channel], 30.0, bench.pick(200, 600))
+                sent = sender.call(*fast)
+                got, found = crew.collect(sent.messages)
+                at_work += found
+                took = max(each.at for each in got) - sent.began
+                values[f"workers_{count}"] = (found.expected - found.lost) / took
+                for worker in workers:
+                    worker.call(stop)
+        if at_work.expected:
+            values["twice"] = 1000 * at_work.twice / at_work.expected
+        yield Outcome(values, tally + at_work)
+
+
+@subject(
+    "Broadcasts beside a worker channel",
+    "50 group messages a second to a member in another process. What else that process receives "
+    "meanwhile: nothing; 500 messages a second to a channel; a worker channel on which it waits; "
+    "500 jobs a second on it. The difference between the second and the last is what the worker "
+    "channel itself disturbs.",
+    *(f"{phase}_p50: p50, {label} (ms)" for phase, label in _PHASES.items()),
+    *(f"{phase}_p99: p99, {label} (ms)" for phase, label in _PHASES.items()),
+    long=True,
+)
+def beside(bench: Bench) -> Iterator[Outcome]:
+    with bench.workers(2) as (other, receiver):
+        if _Crew(bench, other, [receiver]).early().lost:
+            raise Skipped("it has no queue: jobs that were sent while no worker ran are lost")
+    while True:
+        with bench.workers(3) as (sender, other, receiver):
+            yield _beside(bench, sender, _Crew(bench, other, [receiver]), bench.pick(1.5, 3.0))
+
+
+def _beside(bench: Bench, sender: Worker, crew: _Crew, seconds: float) -> Outcome:
+    values: dict[str, float] = {}
+    [receiver] = crew.workers
+    _, ordinary = bench.channels([receiver], 2, True)
+    group = bench.unique("group")
+    receiver.call(traffic.join, group, 1)
+    sending = (traffic.paced, "group_send", [group], 50.0)
+    tally = bench.exchange(sender, [receiver], 1, *sending, 0.6).tally
+    for phase in _PHASES:
+        if phase == "waiting":
+            crew.begin()
+        receiver.call(traffic.restart)
+        others = lambda: traffic.Sent(0, 0, 0)  # noqa: E731
+        if address := {"channel": ordinary, "working": crew.channel}.get(phase):
+            others = crew.sender.start(traffic.paced, "send", [address], 500.0, seconds)
+            # The first messages of a process have nothing to do with it.
+            time.sleep(_BEFORE)
+        sent = sender.call(*sending, seconds - _BEFORE).messages
+        beside = others().messages
+        # Jobs come to no inbox.
+        expected = sent + (beside if phase == "channel" else 0)
+        inboxes = receiver.call(traffic.drain, expected)
+        tally += Tally.of(expected, inboxes)
+        if phase == "working":
+            tally += crew.collect(beside)[1]
+        latencies = [each * 1000 for each in inboxes[0].latencies]
+        values |= percentiles(latencies, f"{phase}_")
+    receiver.call(stop)
+    return Outcome(values, tally)

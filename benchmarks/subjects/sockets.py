@@ -6,16 +6,14 @@ import asyncio
 import json
 import resource
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from .. import traffic, webservers
-from ..inbox import Faults, Inbox, percentile
-from ..subject import Bench, Figure, Outcome, Skipped, Subject
-from ..websocket import Client, connect
+from tests.support.counting import Inbox, Tally
+
+from .. import traffic, web
+from ..subject import Bench, Outcome, Skipped, percentiles, subject
 from ..workers import Context
-
-__all__ = ["SUBJECT"]
 
 _SERVERS = 2
 _CLIENTS = 2000
@@ -27,50 +25,26 @@ _GIVEN_UP_AFTER = 2.0
 _QUIET = 1.5
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What the clients of one phase heard.
-
-    Attributes:
-        sent: Messages that went to rooms.
-        p50: Median milliseconds from socket to socket.
-        p99: The same for the slowest of a hundred.
-        per_second: Deliveries a second until the senders stopped.
-        deliveries: All of them, each counted once.
-        faults: What went wrong.
-    """
-
-    sent: int
-    p50: float
-    p99: float
-    per_second: float
-    deliveries: int
-    faults: Faults
-
-
 class _Crowd:
     """The clients in one process: client ``i`` is in room ``i // _MEMBERS``."""
 
     def __init__(self, size: int) -> None:
         self.inboxes = [Inbox(keep_latencies=True) for _ in range(size)]
-        self.clients: list[Client] = []
+        self.clients: list[web.Client] = []
         # One of each room, on all servers in turn.
         self.senders = [room * _MEMBERS + room % _SERVERS for room in range(size // _MEMBERS)]
-        self.numbers = dict.fromkeys(self.senders, 0)
-        self.sent = 0
         self._sent_at = dict.fromkeys(self.senders, 0.0)
         self._echo = False
+        self.reset()
 
     async def connect(self, ports: Sequence[int]) -> None:
         """Connect all, each to the servers in turn."""
         free = asyncio.Semaphore(_AT_A_TIME)
 
-        async def one(index: int) -> Client:
+        async def one(index: int) -> web.Client:
             async with free:
-                path = f"/room-{index // _MEMBERS}"
-                return await connect(
-                    ports[index % len(ports)], path, lambda text: self._take(index, text)
-                )
+                port, path = ports[index % len(ports)], f"/room-{index // _MEMBERS}"
+                return await web.connect(port, path, lambda text: self._take(index, text))
 
         self.clients = await asyncio.gather(*map(one, range(len(self.inboxes))))
 
@@ -81,11 +55,11 @@ class _Crowd:
             inbox.reset()
         self.numbers = dict.fromkeys(self.senders, 0)
 
-    async def pace(self, rate: float, seconds: float) -> None:
-        """Send to the rooms in turn."""
+    async def pace(self, seconds: float) -> None:
+        """Send to the rooms in turn, at a fixed rate."""
         began = time.monotonic()
-        for number in range(int(rate * seconds)):
-            pause = began + number / rate - time.monotonic()
+        for number in range(int(_RATE * seconds)):
+            pause = began + number / _RATE - time.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
             self._send(self.senders[number % len(self.senders)])
@@ -132,73 +106,76 @@ class _Crowd:
             self._send(index)
 
 
-_crowds: list[_Crowd] = []
-
-
 async def gather(context: Context, ports: Sequence[int], size: int) -> float:
     """Connect clients; return how many seconds it took."""
     _allow_files(size)
-    crowd = _Crowd(size)
-    _crowds.append(crowd)
+    crowd = context.notes["crowd"] = _Crowd(size)
     began = time.monotonic()
     await crowd.connect(ports)
     return time.monotonic() - began
 
 
-async def chat(context: Context, way: str, seconds: float) -> Heard:
-    """Send for some seconds: ``pace`` at a fixed rate, ``echo`` as fast as it goes."""
-    [crowd] = _crowds
+async def chat(context: Context, way: str, seconds: float) -> dict[str, Any]:
+    """Send for some seconds, by ``pace`` or ``echo``; return what the clients heard."""
+    crowd: _Crowd = context.notes["crowd"]
     crowd.reset()
     began = time.monotonic()
-    await (crowd.echo(seconds) if way == "echo" else crowd.pace(_RATE, seconds))
+    await getattr(crowd, way)(seconds)
     per_second = crowd.heard / (time.monotonic() - began)
     await crowd.settle()
     gone = sum(client.lost for client in crowd.clients)
     if gone:
         raise ConnectionError(f"{gone} of {len(crowd.clients)} websockets were closed")
-    latencies = [each * 1000 for inbox in crowd.inboxes for each in inbox.latencies]
-    return Heard(
-        crowd.sent,
-        percentile(latencies, 0.50),
-        percentile(latencies, 0.99),
-        per_second,
-        crowd.heard,
-        Faults.of(crowd.sent * _MEMBERS, crowd.inboxes),
-    )
+    return {
+        **percentiles([each * 1000 for inbox in crowd.inboxes for each in inbox.latencies]),
+        "per_second": per_second,
+        "deliveries": crowd.heard,
+        "tally": Tally.of(crowd.sent * _MEMBERS, crowd.inboxes),
+    }
 
 
 async def leave(context: Context) -> None:
     """Close all connections."""
-    for client in _crowds.pop().clients:
+    for client in context.notes.pop("crowd").clients:
         client.end()
 
 
-def measure(bench: Bench) -> Outcome:
+@subject(
+    "End to end, from websocket to websocket",
+    f"{_CLIENTS:,} websocket clients of one process on {_SERVERS} daphne processes, in rooms of "
+    f"{_MEMBERS}, half of each on either server; a consumer of Channels passes what a client says "
+    f"to its room. First {_RATE:.0f} messages a second; then at full load: one client of each room "
+    "sends again as soon as its own message came back to it.",
+    "deliveries: deliveries at full load (1/s, more)",
+    *("full_p50: p50 at full load (ms)", "full_p99: p99 at full load (ms)"),
+    f"paced_p50: p50, {_RATE:.0f} messages/s (ms)",
+    f"paced_p99: p99, {_RATE:.0f} messages/s (ms)",
+    "cpu: both daphnes' processor (µs/delivery)",
+    "connected: connecting and joining (clients/s, more)",
+    long=True,
+)
+def sockets(bench: Bench) -> Iterator[Outcome]:
     clients = bench.pick(_CLIENTS // 5, _CLIENTS)
     _allow_files(clients)
-    with (
-        webservers.running(bench.running.spec, _SERVERS) as servers,
-        bench.workers(1) as [crowd],
-    ):
-        took = crowd.call(gather, [server.port for server in servers], clients, timeout=120.0)
-        faults = crowd.call(chat, "echo", bench.pick(0.5, 1.5)).faults
-        paced = crowd.call(chat, "pace", bench.pick(2.0, 4.0))
-        before = sum(server.cpu_seconds() for server in servers)
-        full = crowd.call(chat, "echo", bench.pick(2.0, 4.0))
-        used = sum(server.cpu_seconds() for server in servers) - before
-        crowd.call(leave)
-    return Outcome(
-        {
-            "deliveries": full.per_second,
-            "full_p50": full.p50,
-            "full_p99": full.p99,
-            "paced_p50": paced.p50,
-            "paced_p99": paced.p99,
-            "cpu": used * 1e6 / full.deliveries,
+    while True:
+        with web.serving(bench.running.spec, _SERVERS) as servers, bench.workers(1) as [crowd]:
+            took = crowd.call(gather, list(servers), clients)
+            warm = crowd.call(chat, "echo", bench.pick(0.5, 1.5))
+            paced = crowd.call(chat, "pace", bench.pick(2.0, 4.0))
+            before = sum(map(web.cpu_seconds, servers.values()))
+            full = crowd.call(chat, "echo", bench.pick(2.0, 4.0))
+            used = sum(map(web.cpu_seconds, servers.values())) - before
+            crowd.call(leave)
+        values = {
+            "deliveries": full["per_second"],
+            "full_p50": full["p50"],
+            "full_p99": full["p99"],
+            "paced_p50": paced["p50"],
+            "paced_p99": paced["p99"],
+            "cpu": used * 1e6 / full["deliveries"],
             "connected": clients / took,
-        },
-        faults + paced.faults + full.faults,
-    )
+        }
+        yield Outcome(values, warm["tally"] + paced["tally"] + full["tally"])
 
 
 def _allow_files(count: int) -> None:
@@ -209,24 +186,3 @@ def _allow_files(count: int) -> None:
         raise Skipped(f"{wanted} open files are needed, and the system allows {hard}")
     if 0 <= soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-SUBJECT = Subject(
-    "sockets",
-    "End to end, from websocket to websocket",
-    f"{_CLIENTS:,} websocket clients of one process on {_SERVERS} daphne processes, in rooms of "
-    f"{_MEMBERS}, half of each on either server; a consumer of Channels passes what a client says "
-    f"to its room. First {_RATE:.0f} messages a second; then at full load: one client of each room "
-    "sends again as soon as its own message came back to it.",
-    [
-        Figure("deliveries", "deliveries at full load", "1/s", "more"),
-        Figure("full_p50", "p50 at full load", "ms"),
-        Figure("full_p99", "p99 at full load", "ms"),
-        Figure("paced_p50", f"p50, {_RATE:.0f} messages/s", "ms"),
-        Figure("paced_p99", f"p99, {_RATE:.0f} messages/s", "ms"),
-        Figure("cpu", "both daphnes' processor", "µs/delivery"),
-        Figure("connected", "connecting and joining", "clients/s", "more"),
-    ],
-    measure,
-    long=True,
-)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,35 +15,11 @@ from channels.exceptions import ChannelFull
 
 from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.counting import Tally, tally
 from tests.support.layers import stats_of
 from tests.support.waiting import wait_until_async
 
 __all__ = ["Inbox", "Stream", "Tally", "answers_at", "figure", "tally"]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What became of messages that were sent.
-
-    Attributes:
-        sent: How many were accepted.
-        missing: How many of them never arrived.
-        twice: How many arrived again.
-        disordered: How many arrived behind a later one.
-    """
-
-    sent: int
-    missing: int
-    twice: int
-    disordered: int
-
-
-def tally(sent: Iterable[int], received: Sequence[int]) -> Tally:
-    """Compare the numbers that were sent, rising ones, with those that arrived."""
-    wanted = set(sent)
-    twice = sum(number - 1 for number in Counter(received).values())
-    disordered = sum(b < a for a, b in itertools.pairwise(received))
-    return Tally(len(wanted), len(wanted - set(received)), twice, disordered)
 
 
 @dataclass

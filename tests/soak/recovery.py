@@ -1,9 +1,11 @@
-"""How soon servers get messages again: ``python -m benchmarks.recovery --outages 25``.
+"""How soon servers get messages again: ``python -m tests.soak.recovery --outages 25``.
 
 A broker is killed or shut down again and again, and comes back after some seconds, while one layer
 sends to a group that has a member on each of several others. Counted from the moment at which the
 broker's port answers; what was lost, came twice or out of order is counted, too.
 """
+
+# ruff: noqa: T201
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ import sys
 from collections.abc import Iterator
 from statistics import median
 
-from tests.faults.traffic import Inbox, Stream, Tally, answers_at
+from tests.faults.traffic import Inbox, Stream, answers_at
+from tests.support.counting import Tally
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, kafka_backend
 
@@ -86,7 +89,7 @@ def _arrivals(inbox: Inbox, number: int) -> Iterator[float]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.recovery", description=__doc__)
     parser.add_argument("--outages", type=int, default=25, metavar="N", help="default: 25")
     parser.add_argument("--servers", type=int, default=6, metavar="N", help="receivers: 6")
     parser.add_argument(

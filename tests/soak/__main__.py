@@ -1,7 +1,9 @@
-"""The command: ``python -m benchmarks.soak --minutes 20 --seed 1``.
+"""The command: ``python -m tests.soak --minutes 20 --seed 1``.
 
 Ends with status 1 where a promise of docs/reliability.md was broken.
 """
+
+# ruff: noqa: T201
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .counts import NOTHING, Episode, Result, broken_promises, count
-from .faults import KINDS, Fault, plan
+from .faults import KINDS, plan
 from .site import Site, running
 
 __all__ = ["main"]
@@ -33,7 +35,8 @@ def main() -> int:
         site.open(receivers=3, senders=1, workers=2)
         began = time.monotonic()
         site.settle(began)
-        episodes, broken = _break(site, options.seed, began + options.minutes * 60, options.only)
+        until = began + options.minutes * 60
+        episodes, broken = _break(site, options.seed, until, options.only or sorted(KINDS))
         minutes = (time.monotonic() - began) / 60
         reports = {} if broken else {**site.finish(), **site.killed}
     result = count(site.diaries(), episodes, site.killed)
@@ -50,66 +53,67 @@ def main() -> int:
 
 
 def _break(
-    site: Site, seed: int, until: float, only: Sequence[str]
+    site: Site, seed: int, until: float, kinds: list[str]
 ) -> tuple[list[Episode], list[str]]:
     episodes: list[Episode] = []
-    for fault in plan(seed):
+    for fault in plan(seed, kinds):
         if time.monotonic() + fault.pause + fault.seconds >= until:
             break
-        if only and fault.kind not in only:
-            continue
         time.sleep(fault.pause)
         began = time.monotonic()
-        ended = KINDS[fault.kind].inflict(site, fault)
+        KINDS[fault.kind].inflict(site, fault)
+        ended = time.monotonic()
         try:
             took = site.settle(ended)
         except TimeoutError as error:
             episodes.append(Episode(fault.kind, began, ended, time.monotonic()))
             return episodes, [f"after {fault.kind}: {error}"]
         episodes.append(Episode(fault.kind, began, ended, ended + took))
-        _tell(fault, took)
+        print(f"{fault.kind} for {fault.seconds} s; well again {took:.1f} s later", flush=True)
     return episodes, []
 
 
-def _tell(fault: Fault, took: float) -> None:
-    print(f"{fault.kind} for {fault.seconds} s; well again {took:.1f} s later", flush=True)
-
-
 def _table_of_kinds(result: Result) -> str:
-    lines = [
-        "| to | accepted | received | lost | cut off with their sender | twice | out of order |",
-        "|---|---|---|---|---|---|---|",
+    heads = ("to", "accepted", "received", "lost", "cut off with their sender", "twice")
+    rows = [
+        (
+            kind,
+            *(f"{each:,}" for each in (counts.accepted, counts.received, counts.lost.total())),
+            *(f"{each:,}" for each in (counts.cut_off, counts.twice.total())),
+            f"{counts.disordered.total():,}",
+        )
+        for kind, counts in result.by_kind.items()
     ]
-    for kind, counts in result.by_kind.items():
-        numbers = (counts.accepted, counts.received, counts.lost.total(), counts.cut_off)
-        more = (counts.twice.total(), counts.disordered.total())
-        lines.append(" | ".join([f"| {kind}", *(f"{each:,}" for each in (*numbers, *more))]) + " |")
-    return "\n".join(lines) + "\n"
+    return _table((*heads, "out of order"), rows)
 
 
 def _table_of_faults(result: Result, episodes: Sequence[Episode]) -> str:
-    lines = [
-        "| fault | times | lost | twice | out of order | well again after | jobs after |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = ("fault", "times", "lost", "twice", "out of order", "well again after", "jobs after")
     times = Counter(episode.kind for episode in episodes)
+    rows = []
     for fault in (*sorted(times), NOTHING):
         of_all = [
             (counts.lost[fault], counts.twice[fault], counts.disordered[fault])
             for counts in result.by_kind.values()
         ]
-        lost, twice, disordered = map(sum, zip(*of_all, strict=True))
         after = [
             f"{of_kind[fault]:.2f} s" if fault in of_kind else ""
             for of_kind in result.recovery.values()
         ]
-        cells = (fault, times[fault] or "", lost, twice, disordered, *after)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        failed = sum(number for (each, _), number in result.failed.items() if each == fault)
+        commands = f"{result.commands[fault]} / {failed} / {result.slowest.get(fault, 0):.2f} s"
+        sums = map(sum, zip(*of_all, strict=True))
+        rows.append((fault, str(times[fault] or ""), *map(str, sums), *after, commands))
+    return _table((*heads, "commands / failed / slowest"), rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="default: 20")
     parser.add_argument(
         "--seed", type=int, default=random.randrange(10**6), help="reproduces a sequence of faults"

@@ -17,18 +17,22 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
+from kafka_layer.wire.topics import Topic, WorkTopic
 from tests.support.kafka import RealBroker
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
-from .server import GROUP, JOBS, USER, Role
+from .server import ALL, GROUP, JOBS, USER, Role
 
-__all__ = ["Process", "Site", "running"]
+__all__ = ["PARTITIONS", "TOPICS", "Process", "Site", "running"]
 
 PREFIX = "soak"
 PARTITIONS = 4
 EXPIRY = 90
 """Seconds; longer than any outage here, so that all that is accepted must arrive."""
+
+TOPICS = [*(each.value for each in Topic), WorkTopic(JOBS).value]
+"""Of the layer, without its prefix."""
 
 _ANSWER = 60.0
 _SETTLE = 90.0
@@ -48,7 +52,7 @@ class Process:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.soak.server", json.dumps(asdict(role))],
+                [sys.executable, "-m", "tests.soak.server", json.dumps(asdict(role))],
                 cwd=_REPOSITORY,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -118,6 +122,7 @@ class Site:
         receivers: Processes that receive and send; none of them dies.
         senders: Processes that only send.
         workers: Processes that receive jobs.
+        commander: The process that gives commands to the receivers' servers.
         killed: What those that were killed had counted just before, by name.
     """
 
@@ -128,9 +133,10 @@ class Site:
         self.receivers: list[Process] = []
         self.senders: list[Process] = []
         self.workers: list[Process] = []
+        self.commander: Process | None = None
         self.killed: dict[str, dict[str, Any]] = {}
         self._rate = rate
-        self._channels: dict[str, str] = {}
+        self._channels: dict[str, tuple[str, str]] = {}
 
     def open(self, receivers: int, senders: int, workers: int) -> None:
         """Start the processes, and sending once all that receive are ready."""
@@ -139,16 +145,22 @@ class Site:
             for number in range(1, receivers + 1)
         ]
         self.workers = [self._start(f"w{number}", works=True) for number in range(1, workers + 1)]
+        self.senders = [
+            self._start(f"s{number}", rate=self._rate) for number in range(1, senders + 1)
+        ]
+        self.commander = self._start("c1", commands=True)
         for each in (*self.receivers, *self.workers):
             each.begin("open")
         self._channels = {each.role.name: each.answer() for each in self.receivers}
         for each in self.workers:
             each.answer()
-        self.senders = [
-            self._start(f"s{number}", rate=self._rate) for number in range(1, senders + 1)
-        ]
-        for each in (*self.receivers, *self.senders):
-            each.ask("send", self._channels)
+        self._tell()
+
+    @property
+    def everybody(self) -> list[Process]:
+        """All processes that run."""
+        commander = [self.commander] if self.commander is not None else []
+        return [*self.receivers, *self.senders, *self.workers, *commander]
 
     def replace(self, crew: list[Process], number: int) -> None:
         """Kill one of ``senders`` or ``workers`` and start another one in its place."""
@@ -160,16 +172,30 @@ class Site:
         name = f"{stem}.{int(generation or 1) + 1}"
         new = self._start(name, works=role.works, rate=role.rate)
         new.ask("open")
-        if role.rate:
-            new.ask("send", self._channels)
         crew[number % len(crew)] = new
+        self._tell()
+
+    def restart(self, process: Process) -> None:
+        """Let a process close its layer and use it again; the others learn its new channel."""
+        opened = process.ask("restart")
+        if opened:
+            self._channels[process.role.name] = opened
+            self._tell()
 
     def add_partition(self, topic: str) -> None:
         """Raise the number of partitions of one of the layer's topics by one."""
-        name = f"{PREFIX}-{topic}"
-        admin = AdminClient({"bootstrap.servers": self.broker.bootstrap_servers})
-        present = len(admin.list_topics(name, timeout=20).topics[name].partitions)
-        admin.create_partitions([NewPartitions(name, present + 1)])[name].result(20)
+        admin, name = self._admin(), f"{PREFIX}-{topic}"
+
+        def add() -> None:
+            present = len(admin.list_topics(name, timeout=20).topics[name].partitions)
+            admin.create_partitions([NewPartitions(name, present + 1)])[name].result(20)
+
+        retried(add)
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete one of the layer's topics; the layers make it anew."""
+        admin, name = self._admin(), f"{PREFIX}-{topic}"
+        retried(lambda: admin.delete_topics([name])[name].result(20))
 
     def settle(self, since: float) -> float:
         """Wait until messages of every sender, sent after ``since``, have arrived everywhere.
@@ -192,26 +218,24 @@ class Site:
     def finish(self) -> dict[str, dict[str, Any]]:
         """End sending, wait until nothing is on its way, and return what each server counted."""
         self.settle(time.monotonic())
-        for each in (*self.receivers, *self.senders):
+        for each in self.everybody:
             each.ask("stop")
-        everybody = [*self.receivers, *self.senders, *self.workers]
         wait_until(
-            lambda: not any(each.ask("report")["queued"] for each in everybody),
+            lambda: not any(each.ask("report")["queued"] for each in self.everybody),
             "all queues of producers to be empty",
             _SETTLE,
             pause=0.3,
         )
         self._wait_until_still()
-        reports = {each.role.name: each.ask("report") for each in everybody}
+        reports = {each.role.name: each.ask("report") for each in self.everybody}
         self.close()
         return reports
 
     def close(self) -> None:
         """End all processes."""
-        everybody = [*self.receivers, *self.senders, *self.workers]
-        for each in everybody:
+        for each in self.everybody:
             each.close()
-        self.receivers, self.senders, self.workers = [], [], []
+        self.receivers, self.senders, self.workers, self.commander = [], [], [], None
 
     def diaries(self) -> Iterator[tuple[str, str]]:
         """Return what all processes ever wrote down: the name of one and a line of it."""
@@ -220,6 +244,15 @@ class Site:
                 for line in file:
                     if line.endswith("\n"):  # the last one of a process that was killed may not
                         yield path.stem, line
+
+    def _tell(self) -> None:
+        """Let all send to the channels that there are."""
+        peers = dict(self._channels.values())
+        for each in self.everybody:
+            each.ask("send", peers)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.broker.bootstrap_servers})
 
     def _start(self, name: str, **what: Any) -> Process:
         config = {
@@ -242,7 +275,8 @@ class Site:
                 return False
             for receiver in self.receivers:
                 name = receiver.role.name
-                ways = (f"{to} {sender.role.name}" for to in (GROUP, USER, name))
+                to_it = (GROUP, USER, ALL, self._channels[name][0])
+                ways = (f"{to} {sender.role.name}" for to in to_it)
                 if any(found[name].get(way, 0.0) < since for way in ways):
                     return False
         return True

@@ -1,0 +1,173 @@
+"""The floor: bare Kafka clients, and the smallest channel layer that can be written with them.
+
+Bare clients are a Producer, a Consumer and a msgpack map in each record. The smallest layer has
+what no layer can do without: a coroutine for each call, one call into the event loop for each
+batch, and a queue for each channel. It has nothing else: no checks of names or messages, no expiry,
+no capacity, no word about what is lost, no other server's channels in groups, one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ormsgpack
+from channels.exceptions import ChannelFull
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+
+from tests.support.counting import Inbox
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+_QUIET = {"log_level": 3}
+_PRODUCER = {"enable.idempotence": True, "linger.ms": 0, "delivery.report.only.error": True}
+_CONSUMER = {"group.id": "bare", "enable.auto.commit": False, "enable.auto.offset.store": False}
+
+
+class _BareClients:
+    """The least that a program on Kafka needs, with the settings that our layer has, too.
+
+    Everything goes to one topic, keyed by channel or group.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        partitions: int,
+        producer_config: Mapping[str, Any],
+    ) -> None:
+        self._servers = {"bootstrap.servers": bootstrap_servers, **_QUIET}
+        self._topic, self._partitions = topic, partitions
+        self._producer = Producer({**self._servers, **_PRODUCER, **producer_config})
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._free_queue, daemon=True)]
+        self._threads[0].start()
+
+    def _begin(self) -> None:
+        """Consume from now on; blocks until that is settled. Idempotent."""
+        if len(self._threads) == 1:
+            consumer = Consumer({**self._servers, **_CONSUMER})
+            ends = [TopicPartition(self._topic, n, OFFSET_END) for n in range(self._partitions)]
+            consumer.assign(consumer.offsets_for_times(ends, 10))
+            consuming = threading.Thread(target=self._consume, args=[consumer], daemon=True)
+            consuming.start()
+            self._threads.append(consuming)
+
+    def _produce(self, key: str, message: Mapping[str, Any]) -> None:
+        try:
+            self._producer.produce(self._topic, ormsgpack.packb(message), key)
+        except BufferError:
+            raise ChannelFull from None
+
+    def _take(self, records: Sequence[Message]) -> None:
+        """Get what was consumed, in the thread that consumes."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(self._producer.flush, 5)
+
+    def _free_queue(self) -> None:
+        # The producer's queue counts a message until its report was polled for.
+        while not self._stop.wait(0.01):
+            self._producer.poll(0)
+
+    def _consume(self, consumer: Consumer) -> None:
+        while not self._stop.is_set():
+            first = consumer.poll(0.1)
+            if first is not None:
+                self._take([first, *consumer.consume(500, 0)])
+        consumer.close()
+
+
+class BarePort(_BareClients):
+    """A port of bare clients; a message is taken in the thread that consumes."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self._inboxes: dict[str, Inbox] = {}
+        self._addressees: defaultdict[str, list[Inbox]] = defaultdict(list)
+
+    async def new_channels(self, count: int) -> list[str]:
+        return [f"bare!{secrets.token_urlsafe(12)}" for _ in range(count)]
+
+    async def listen(self, inboxes: Mapping[str, Inbox]) -> None:
+        for channel, inbox in inboxes.items():
+            self._inboxes[channel] = inbox
+            self._addressees[channel].append(inbox)
+        await asyncio.to_thread(self._begin)
+
+    async def join(self, group: str, channels: Sequence[str]) -> None:
+        self._addressees[group] += [self._inboxes[channel] for channel in channels]
+
+    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        self._produce(channel, message)
+
+    group_send = send
+
+    def sync_group_sends(self) -> dict[str, Any]:
+        return {"native": self._produce}
+
+    def _take(self, records: Sequence[Message]) -> None:
+        for record in records:
+            for inbox in self._addressees.get(record.key().decode(), ()):
+                inbox.take(ormsgpack.unpackb(record.value()))
+
+
+class SmallestLayer(_BareClients):
+    """A channel layer for one event loop."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self._queues: dict[str, asyncio.Queue[bytes]] = {}
+        # Of a key: its own channel, or the members of the group.
+        self._addressees: defaultdict[bytes, dict[str, asyncio.Queue[bytes]]] = defaultdict(dict)
+        self._loop: Any = None
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            await asyncio.to_thread(self._begin)
+        name = f"{prefix}!{secrets.token_urlsafe(12)}"
+        self._queues[name] = asyncio.Queue()
+        await self.group_add(name, name)
+        return name
+
+    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        _require_no_worker_channel(channel)
+        self._produce(channel, message)
+
+    async def receive(self, channel: str) -> Any:
+        _require_no_worker_channel(channel)
+        return ormsgpack.unpackb(await self._queues[channel].get())
+
+    async def group_add(self, group: str, channel: str) -> None:
+        self._addressees[group.encode()][channel] = self._queues[channel]
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        self._addressees[group.encode()].pop(channel, None)
+
+    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+        self._produce(group, message)
+
+    def _take(self, records: Sequence[Message]) -> None:
+        batch = [(record.key(), record.value()) for record in records]
+        self._loop.call_soon_threadsafe(self._hand_over, batch)
+
+    def _hand_over(self, batch: list[tuple[bytes, bytes]]) -> None:
+        for key, value in batch:
+            for queue in self._addressees.get(key, {}).values():
+                queue.put_nowait(value)
+
+
+def _require_no_worker_channel(channel: str) -> None:
+    if "!" not in channel:
+        raise NotImplementedError("it has no worker channels")

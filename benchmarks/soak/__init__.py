@@ -1,1 +1,0 @@
-"""A long run with random faults that counts every message: ``python -m benchmarks.soak``."""

@@ -1,0 +1,164 @@
+"""Daphne processes that serve the smallest project with websockets, and a client that costs little.
+
+Every path of the project is a room. The client speaks as much of RFC 6455 as text messages of up to
+64 KiB need, so that thousands of them do not slow what they measure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .servers import Missing, await_port, free_port
+from .workers import PortSpec
+
+_LAYERS = "BENCHMARK_LAYERS"
+_ROOT = Path(__file__).parent.parent
+_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
+_FINAL = _MASKED = 0x80
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@contextlib.contextmanager
+def serving(spec: PortSpec, count: int) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+    """Run daphne processes with a channel layer; yields them by port."""
+    layers = {"default": {"BACKEND": spec.backend, "CONFIG": dict(spec.config)}}
+    environment = {**os.environ, _LAYERS: json.dumps(layers)}
+    command = [sys.executable, "-m", "daphne", "-v", "0", "--websocket_connect_timeout", "60"]
+    with tempfile.TemporaryFile() as printed, contextlib.ExitStack() as stack:
+        servers = {}
+        for port in [free_port() for _ in range(count)]:
+            server = subprocess.Popen(
+                [*command, "-b", "127.0.0.1", "-p", str(port), f"{__name__}:application"],
+                cwd=_ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+            )
+            stack.callback(_end, server)
+            servers[port] = server
+        try:
+            for port, server in servers.items():
+                await_port(server, port, 30.0)
+        except Missing as error:
+            printed.seek(0)
+            raise RuntimeError(f"{error}; it printed: {printed.read().decode()}") from None
+        yield servers
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Return the processor time that a process has used, user and system."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Client:
+    """A connection, open; ``take`` gets each text message. A zero mask is allowed: there is no
+    proxy in between that could be fooled.
+
+    Attributes:
+        lost: Whether the connection ended although nobody asked for it.
+    """
+
+    def __init__(self, streams: Streams, take: Callable[[bytes], None]) -> None:
+        self.lost = False
+        self._reader, self._writer = streams
+        self._take = take
+        self._reading = asyncio.create_task(self._read())
+
+    def send(self, text: bytes, kind: int = _TEXT) -> None:
+        """Send a text message of less than 64 KiB."""
+        size = len(text)
+        length = bytes((size,)) if size < 126 else b"\x7e" + size.to_bytes(2, "big")
+        head = bytes((_FINAL | kind, _MASKED | length[0])) + length[1:]
+        self._writer.write(head + bytes(4) + text)
+
+    def end(self) -> None:
+        """Say goodbye and close."""
+        self._reading.cancel()
+        self.send((1000).to_bytes(2, "big"), _CLOSE)
+        self._writer.close()
+
+    async def _read(self) -> None:
+        read = self._reader.readexactly
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, size = await read(2)
+                if size == 126:
+                    size = int.from_bytes(await read(2), "big")
+                payload = await read(size)
+                if kind & 0x0F == _TEXT:
+                    self._take(payload)
+                elif kind & 0x0F == _PING:
+                    self.send(payload, _PONG)
+        self.lost = True
+
+
+async def connect(port: int, path: str, take: Callable[[bytes], None]) -> Client:
+    """Connect to 127.0.0.1, within 60 s; ConnectionError if the server refuses."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    key = base64.b64encode(os.urandom(16)).decode()
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+    )
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60.0)
+    if b" 101 " not in answer.splitlines()[0]:
+        raise ConnectionError(f"the server answered {answer.splitlines()[0].decode()}")
+    return Client((reader, writer), take)
+
+
+def _project() -> Any:
+    """Set Django up and return the project's application; in daphne's process only."""
+    import django
+    from channels.generic.websocket import AsyncWebsocketConsumer
+    from channels.routing import ProtocolTypeRouter
+    from django.conf import settings
+
+    settings.configure(CHANNEL_LAYERS=json.loads(os.environ[_LAYERS]))
+    django.setup()
+
+    class Room(AsyncWebsocketConsumer):  # type: ignore[misc]
+        """Passes what a browser says to everybody in the room."""
+
+        async def connect(self) -> None:
+            self.room = self.scope["path"].strip("/")
+            await self.channel_layer.group_add(self.room, self.channel_name)
+            # The handshake ends here: who is connected is a member.
+            await self.accept()
+
+        async def disconnect(self, code: int) -> None:
+            await self.channel_layer.group_discard(self.room, self.channel_name)
+
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            message = {"type": "room.message", "text": text_data}
+            await self.channel_layer.group_send(self.room, message)
+
+        async def room_message(self, event: dict[str, Any]) -> None:
+            await self.send(text_data=event["text"])
+
+    return ProtocolTypeRouter({"websocket": Room.as_asgi()})
+
+
+if _LAYERS in os.environ:
+    application = _project()
