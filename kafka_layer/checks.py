@@ -1,7 +1,6 @@
 """Django's system checks: settings that cannot work, or that hardly can be meant.
 
-They contact no broker; ``manage.py kafka_setup_topics --check`` does. docs/settings.md lists the
-ids.
+They contact no broker; ``manage.py kafka_setup_topics --check`` does.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
@@ -26,7 +25,7 @@ from .management.installed import (
     is_on_kafka,
 )
 
-__all__ = ["TAG", "check_cleartext_credentials", "check_settings"]
+__all__ = ["TAG", "check_apps", "check_cleartext_credentials", "check_settings"]
 
 TAG = "kafka_layer"
 """Runs these checks alone: ``manage.py check --tag kafka_layer``."""
@@ -55,6 +54,32 @@ def check_settings(
             configs[alias] = config
     found += _shared_prefixes(configs)
     return found
+
+
+@register(TAG)
+def check_apps(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: object
+) -> list[CheckMessage]:
+    """Check that ``runworker`` is this package's, if there is a layer with worker channels.
+
+    Args:
+        app_configs: Ignored; the order of all apps counts.
+        kwargs: Ignored.
+
+    Returns:
+        A warning if ``channels`` stands before ``kafka_layer`` in INSTALLED_APPS.
+    """
+    order = [app.name for app in apps.get_app_configs() if app.name in ("channels", "kafka_layer")]
+    if order != ["channels", "kafka_layer"] or not any(_backends([])):
+        return []
+    return [
+        Warning(
+            "INSTALLED_APPS has channels before kafka_layer, so runworker is that of Channels: it "
+            "takes jobs as fast as they come, and loses those in its memory when it ends.",
+            hint='Put "kafka_layer" before "channels" in INSTALLED_APPS.',
+            id="kafka_layer.W005",
+        )
+    ]
 
 
 @register(TAG, deploy=True)
@@ -108,6 +133,10 @@ def _backends(found: list[CheckMessage]) -> Iterator[tuple[str, type[KafkaChanne
             yield alias, backend
 
 
+_KEYWORDS_HINT = (
+    "All keywords, with their values and defaults: "
+    "python -m pydoc kafka_layer.config.settings.LayerConfig"
+)
 _BACKEND_HINT = f'The backend of this package is "{BACKEND}".'
 
 
@@ -122,7 +151,7 @@ def _config(
     if "cryptography is not installed" in problem:
         hint, number = "Run: pip install 'kafka-layer[encryption]'", "E002"
     else:
-        hint, number = "docs/settings.md lists the keywords, their values and defaults.", "E001"
+        hint, number = _KEYWORDS_HINT, "E001"
     found.append(Error(problem, hint=hint, obj=_where(alias), id=f"kafka_layer.{number}"))
     return None
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .wire.names import UserId
+
 __all__ = ["AsyncUserConsumerMixin", "UserConsumerMixin"]
 
 if TYPE_CHECKING:
@@ -28,9 +30,9 @@ else:
 
 class _UserId(_Consumer):
     # Who was registered: by the time of the disconnect the user may have logged out.
-    _registered_user: str | int | None = None
+    _registered_user: UserId | None = None
 
-    def get_user_id(self) -> str | int | None:
+    def get_user_id(self) -> UserId | None:
         """Return the id under which this connection is reached; None registers nothing.
 
         The primary key of ``scope["user"]``, if it is logged in. Override it for other ids.
@@ -38,9 +40,8 @@ class _UserId(_Consumer):
         user = self.scope.get("user")
         if user is None or not user.is_authenticated:
             return None
-        key: str | int = user.pk
-        # A UUID, for instance, is written as text.
-        return key if isinstance(key, (str, int)) else str(key)
+        key: UserId = user.pk
+        return key
 
 
 class AsyncUserConsumerMixin(_UserId):

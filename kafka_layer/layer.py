@@ -31,7 +31,15 @@ from .transport import Backplane, QueueFull
 from .wire.codec import Codec
 from .wire.encryption import Encryption
 from .wire.headers import exclude_header
-from .wire.names import CHANNEL_NAME, GROUP_NAME, ServerName, is_group_name, parse_address, user_key
+from .wire.names import (
+    CHANNEL_NAME,
+    GROUP_NAME,
+    ServerName,
+    UserId,
+    is_group_name,
+    parse_address,
+    user_key,
+)
 from .wire.records import ProducerRecord
 from .wire.topics import Topic, WorkTopic
 
@@ -146,7 +154,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return None if self._server.try_publish(record) else await self._publish(record)
 
     async def user_send(
-        self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self, user_id: UserId, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Send a message to every channel of a user, on all servers.
 
@@ -206,7 +214,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return [await self._publish(record) for record in records]
 
     async def user_send_many(
-        self, user_ids: Iterable[str | int], message: dict[str, Any]
+        self, user_ids: Iterable[UserId], message: dict[str, Any]
     ) -> list[Position | None]:
         """Send one message to several users.
 
@@ -328,20 +336,20 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Users
 
-    async def user_add(self, user_id: str | int, channel: str) -> None:
+    async def user_add(self, user_id: UserId, channel: str) -> None:
         """Let a channel serve a user; ``user_send`` reaches it from then on.
 
         A user may have many channels on many servers.
 
         Args:
-            user_id: A non-empty str or an int; 7 and "7" are the same user.
+            user_id: A non-empty str, an int or a UUID; 7 and "7" are the same user.
             channel: A name that ``new_channel()`` gave, in any process.
 
         Errors as for ``group_add``.
         """
         await self._change("user_add", user_key(user_id), channel)
 
-    async def user_discard(self, user_id: str | int, channel: str) -> None:
+    async def user_discard(self, user_id: UserId, channel: str) -> None:
         """Stop a channel from serving a user; nothing changes if it does not.
 
         Args and errors as for ``user_add``.
@@ -367,7 +375,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return None if self._server.try_publish(record) else self._publish_sync(record)
 
     def user_send_sync(
-        self, user_id: str | int, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self, user_id: UserId, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``user_send`` does, without an event loop."""
         record = self._user_record(user_id, message, exclude)
@@ -396,7 +404,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return [self._publish_sync(each) for each in self._group_records(groups, message, exclude)]
 
     def user_send_many_sync(
-        self, user_ids: Iterable[str | int], message: dict[str, Any]
+        self, user_ids: Iterable[UserId], message: dict[str, Any]
     ) -> list[Position | None]:
         """Do what ``user_send_many`` does, without an event loop."""
         return [self._publish_sync(record) for record in self._user_records(user_ids, message)]
@@ -411,11 +419,11 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_group_name(group)
         self._change_sync("group_discard", group, channel)
 
-    def user_add_sync(self, user_id: str | int, channel: str) -> None:
+    def user_add_sync(self, user_id: UserId, channel: str) -> None:
         """Do what ``user_add`` does, without an event loop."""
         self._change_sync("user_add", user_key(user_id), channel)
 
-    def user_discard_sync(self, user_id: str | int, channel: str) -> None:
+    def user_discard_sync(self, user_id: UserId, channel: str) -> None:
         """Do what ``user_discard`` does, without an event loop."""
         self._change_sync("user_discard", user_key(user_id), channel)
 
@@ -592,14 +600,14 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         ]
 
     def _user_record(
-        self, user_id: str | int, message: dict[str, Any], exclude: Collection[str]
+        self, user_id: UserId, message: dict[str, Any], exclude: Collection[str]
     ) -> ProducerRecord:
         topic, key = Topic.SEND_USER, user_key(user_id)
         value = self._encryption.encrypt(topic, key, self._codec.encode(message))
         return topic, key, value, None, _exclusion(exclude)
 
     def _user_records(
-        self, user_ids: Iterable[str | int], message: dict[str, Any]
+        self, user_ids: Iterable[UserId], message: dict[str, Any]
     ) -> list[ProducerRecord]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
         topic, payload = Topic.SEND_USER, self._codec.encode(message)
@@ -810,4 +818,5 @@ def _after_fork_in_child() -> None:
     abandon_all()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,14 +1,18 @@
 """Sending with the database: after the transaction commits, and not at all after a rollback.
 
 Outside a transaction the message goes out at once. Names and messages are checked and copied when
-a shortcut is called; what can go wrong later (``ChannelFull``, or the broker's refusal with
-``await_produce``) comes out of the ``atomic`` block that commits. Any thread may call them.
+a shortcut is called. What fails later (``ChannelFull``, ``MessageTooLarge``, or the broker's
+refusal with ``await_produce``) is logged and counted as ``on_commit`` in ``layer.stats().errors``.
+The transaction is committed by then: an error would only keep the hooks behind this one from
+running. With ``robust=False`` it is raised, out of the ``atomic`` block that commits. Any thread
+may call the shortcuts.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -18,7 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from .layer import KafkaChannelLayer
-from .wire.names import user_key
+from .wire.names import UserId, user_key
 
 __all__ = [
     "all_send_on_commit",
@@ -28,11 +32,15 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger("kafka_layer")
+
+
 def send_on_commit(
     channel: str,
     message: dict[str, Any],
     *,
     using: str | None = None,
+    robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
 ) -> None:
     """Send a message to one channel when the transaction commits.
@@ -41,6 +49,7 @@ def send_on_commit(
         channel: A channel's name.
         message: As for ``KafkaChannelLayer.send``; it is copied now.
         using: Alias of the database; None for the default one.
+        robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
 
     Raises:
@@ -49,7 +58,7 @@ def send_on_commit(
     """
     backend = _layer(layer)
     backend.require_valid_channel_name(channel)
-    transaction.on_commit(partial(backend.send_sync, channel, _copy(backend, message)), using=using)
+    _on_commit(backend, using, robust, backend.send_sync, channel, _copy(backend, message))
 
 
 def group_send_on_commit(
@@ -58,6 +67,7 @@ def group_send_on_commit(
     *,
     exclude: Collection[str] = (),
     using: str | None = None,
+    robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
 ) -> None:
     """Send a message to a group when the transaction commits.
@@ -67,43 +77,42 @@ def group_send_on_commit(
         message: As for ``KafkaChannelLayer.group_send``; it is copied now.
         exclude: Names of channels that do not get it.
         using: Alias of the database; None for the default one.
+        robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
 
     Errors as for ``send_on_commit``.
     """
     backend = _layer(layer)
     backend.require_valid_group_name(group)
-    transaction.on_commit(
-        partial(backend.group_send_sync, group, _copy(backend, message), exclude=_names(exclude)),
-        using=using,
-    )
+    send = partial(backend.group_send_sync, exclude=_names(exclude))
+    _on_commit(backend, using, robust, send, group, _copy(backend, message))
 
 
 def user_send_on_commit(
-    user_id: str | int,
+    user_id: UserId,
     message: dict[str, Any],
     *,
     exclude: Collection[str] = (),
     using: str | None = None,
+    robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
 ) -> None:
     """Send a message to a user when the transaction commits.
 
     Args:
-        user_id: A non-empty str or an int.
+        user_id: A non-empty str, an int or a UUID.
         message: As for ``KafkaChannelLayer.user_send``; it is copied now.
         exclude: Names of channels that do not get it.
         using: Alias of the database; None for the default one.
+        robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
 
     Errors as for ``send_on_commit``.
     """
     backend = _layer(layer)
     user_key(user_id)
-    transaction.on_commit(
-        partial(backend.user_send_sync, user_id, _copy(backend, message), exclude=_names(exclude)),
-        using=using,
-    )
+    send = partial(backend.user_send_sync, exclude=_names(exclude))
+    _on_commit(backend, using, robust, send, user_id, _copy(backend, message))
 
 
 def all_send_on_commit(
@@ -111,6 +120,7 @@ def all_send_on_commit(
     *,
     exclude: Collection[str] = (),
     using: str | None = None,
+    robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
 ) -> None:
     """Send a message to every open channel when the transaction commits.
@@ -119,15 +129,14 @@ def all_send_on_commit(
         message: As for ``KafkaChannelLayer.all_send``; it is copied now.
         exclude: Names of channels that do not get it.
         using: Alias of the database; None for the default one.
+        robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
 
     Errors as for ``send_on_commit``.
     """
     backend = _layer(layer)
-    transaction.on_commit(
-        partial(backend.all_send_sync, _copy(backend, message), exclude=_names(exclude)),
-        using=using,
-    )
+    send = partial(backend.all_send_sync, exclude=_names(exclude))
+    _on_commit(backend, using, robust, send, _copy(backend, message))
 
 
 def _layer(alias: str) -> KafkaChannelLayer:
@@ -138,6 +147,23 @@ def _layer(alias: str) -> KafkaChannelLayer:
             "(in tests: kafka_layer.testing.InMemoryKafkaChannelLayer)."
         )
     return layer
+
+
+def _on_commit(
+    layer: KafkaChannelLayer,
+    using: str | None,
+    robust: bool,
+    send: Callable[..., object],
+    *arguments: object,
+) -> None:
+    def send_robustly() -> None:
+        try:
+            send(*arguments)
+        except Exception:
+            layer._server.stats.count("errors.on_commit")
+            logger.exception("A message was not sent after the commit of its transaction")
+
+    transaction.on_commit(send_robustly if robust else partial(send, *arguments), using=using)
 
 
 def _copy(layer: KafkaChannelLayer, message: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 import re
 import secrets
+import uuid
+from collections.abc import Collection
 from typing import NamedTuple
 
 from .topics import WorkTopic
@@ -21,6 +23,7 @@ __all__ = [
     "GROUP_NAME",
     "ChannelName",
     "ServerName",
+    "UserId",
     "is_group_name",
     "new_channel_name",
     "owner_of",
@@ -121,16 +124,26 @@ def parse_address(channel: str) -> ServerName | WorkTopic | None:
     return owner_of(channel) if "!" in channel else WorkTopic(channel)
 
 
-def user_key(user_id: str | int) -> str:
-    """Return a user id as it is written in a record's key.
+UserId = str | int | uuid.UUID
+"""What identifies a user: the primary key, mostly."""
+
+
+def user_key(user_id: UserId) -> str:
+    """Return a user id as it is written in a record's key: its text.
+
+    Args:
+        user_id: A str, an int or a UUID. The id of another class, such as an ObjectId, is taken too
+            if the class defines its own text.
 
     Raises:
-        TypeError: If the id is not a str or an int, is empty, or has a NUL character or a lone
+        TypeError: If the id can be no primary key, is empty, or has a NUL character or a lone
             surrogate in it.
     """
-    if isinstance(user_id, bool) or not isinstance(user_id, (str, int)) or user_id == "":
-        raise TypeError(f"A user id must be a non-empty str or an int, not {user_id!r}.")
+    if not isinstance(user_id, (str, int)):
+        _require_id(user_id)
     key = str(user_id)
+    if isinstance(user_id, bool) or not key:
+        raise _no_user_id(user_id)
     if "\0" in key:
         # NUL ends the address in a token.
         raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
@@ -142,3 +155,21 @@ def user_key(user_id: str | int) -> str:
                 f"A user id must be text that UTF-8 can carry, unlike {user_id!r}."
             ) from None
     return key
+
+
+def _require_id(value: object) -> None:
+    if isinstance(value, uuid.UUID):
+        return
+    # A user in place of its id would be addressed by its name.
+    if (
+        value is None
+        or isinstance(value, (float, complex, bytes, bytearray, memoryview, Collection))
+        or callable(value)
+        or hasattr(value, "pk")
+        or (type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__)
+    ):
+        raise _no_user_id(value)
+
+
+def _no_user_id(value: object) -> TypeError:
+    return TypeError(f"A user id must be a non-empty str, an int or a UUID, not {value!r}.")

@@ -14,7 +14,7 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
-from kafka_layer.checks import TAG, check_cleartext_credentials, check_settings
+from kafka_layer.checks import TAG, check_apps, check_cleartext_credentials, check_settings
 from kafka_layer.layer import KafkaChannelLayer
 
 KAFKA = "kafka_layer.layer.KafkaChannelLayer"
@@ -86,7 +86,7 @@ def test_e001_wrong_configuration_verbatim(found: Any) -> None:
     assert message.id == "kafka_layer.E001"
     assert message.msg == ("expiry is '60'; it must be a number of seconds from 0.1 to 2147483.")
     assert message.obj == "CHANNEL_LAYERS['broken']"
-    assert "docs/settings.md" in str(message.hint)
+    assert "pydoc kafka_layer.config.settings.LayerConfig" in str(message.hint)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +263,36 @@ def test_w002_two_layers_on_the_same_topics(found: Any) -> None:
     assert message.obj == "CHANNEL_LAYERS['second']"
     assert "the same topics as CHANNEL_LAYERS['default']: prefix 'channels' on b:1" in message.msg
     assert "a prefix of its own" in str(message.hint)
+
+
+@pytest.mark.parametrize(
+    ("apps", "right"),
+    [
+        (["kafka_layer", "channels"], True),
+        (["daphne", "kafka_layer", "django.contrib.auth", "channels"], True),
+        (["channels", "kafka_layer"], False),
+        (["channels", "django.contrib.contenttypes", "kafka_layer"], False),
+        (["kafka_layer"], True),
+    ],
+)
+def test_w005_the_runworker_of_channels(settings: Any, apps: list[str], right: bool) -> None:
+    settings.INSTALLED_APPS = [each for each in apps if "." not in each]
+    settings.CHANNEL_LAYERS = {"default": layer()}
+
+    found = check_apps()
+
+    if right:
+        assert found == []
+    else:
+        assert only(found).id == "kafka_layer.W005"
+        assert 'Put "kafka_layer" before "channels"' in str(only(found).hint)
+
+
+def test_w005_is_for_projects_with_a_kafka_layer(settings: Any) -> None:
+    settings.INSTALLED_APPS = ["channels", "kafka_layer"]
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+    assert check_apps() == []
 
 
 def test_w003_a_property_without_effect(found: Any) -> None:

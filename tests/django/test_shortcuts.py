@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from channels.exceptions import MessageTooLarge
 from channels.layers import channel_layers, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, connections, transaction
@@ -22,11 +23,13 @@ from kafka_layer.shortcuts import (
     send_on_commit,
     user_send_on_commit,
 )
+from kafka_layer.testing import InMemoryKafkaChannelLayer
 from tests.support.layers import Backend, Layers, backend_named, memory_backend, next_message
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MESSAGE = {"type": "chat.message", "text": "committed"}
+SMALL = {"max.message.bytes": 2048}
 NOW: dict[str, Any] = {"type": "sent at once"}
 
 
@@ -183,6 +186,55 @@ class TestTransactions:
         yield "other"
         connections["other"].close()
         del connections["other"]
+
+
+class TestAfterTheCommit:
+    """What goes wrong in a send that was put off until the commit."""
+
+    @pytest.fixture
+    def way(self, request: pytest.FixtureRequest, receiver: Receiver) -> Iterator[Way]:
+        """A shortcut whose send raises ChannelFull or MessageTooLarge when its time has come."""
+        full = InMemoryKafkaChannelLayer(prefix="full", topics={"send-group": {"config": SMALL}})
+        before = channel_layers.set("default", full)
+        yield Way("group_send", full, receiver)
+        full.close_sync()
+        if before is not None:
+            channel_layers.set("default", before)
+
+    def test_an_error_is_logged_and_counted_and_the_other_hooks_run(
+        self, way: Way, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ran = []
+        with transaction.atomic():
+            transaction.on_commit(lambda: ran.append("before"))
+            way.on_commit({"text": "x" * 2000})
+            transaction.on_commit(lambda: ran.append("after"))
+
+        assert ran == ["before", "after"]
+        layer = channel_layers["default"]
+        assert layer.stats().errors == {"on_commit": 1}
+        (record,) = [each for each in caplog.records if each.name == "kafka_layer"]
+        assert "not sent after the commit" in record.message
+        assert record.exc_info is not None
+        assert record.exc_info[0] is MessageTooLarge
+
+    def test_outside_a_transaction_as_well(self, way: Way) -> None:
+        way.on_commit({"text": "x" * 2000})
+
+        assert channel_layers["default"].stats().errors == {"on_commit": 1}
+
+    def test_it_is_raised_where_asked_for(self, way: Way) -> None:
+        ran = []
+
+        def commit() -> None:
+            with transaction.atomic():
+                way.on_commit({"text": "x" * 2000}, robust=False)
+                transaction.on_commit(lambda: ran.append("after"))
+
+        with pytest.raises(MessageTooLarge):
+            commit()
+        assert ran == []
+        assert channel_layers["default"].stats().errors == {}
 
 
 class TestTheMessage:

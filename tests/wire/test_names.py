@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import weakref
 
 import pytest
@@ -133,6 +134,26 @@ class TestUserKeys:
         assert user_key(-1) == "-1"
         assert user_key("Jörg") == "Jörg"
 
+    def test_a_uuid_is_its_text(self) -> None:
+        assert user_key(uuid.UUID(int=7)) == "00000000-0000-0000-0000-000000000007"
+
+    def test_an_id_of_a_class_with_a_text_of_its_own_is_taken(self) -> None:
+        class ObjectId:
+            def __str__(self) -> str:
+                return "65f0"
+
+        assert user_key(ObjectId()) == user_key("65f0")  # type: ignore[arg-type]
+
+    def test_a_user_in_place_of_its_id_is_refused(self) -> None:
+        class User:
+            pk = 7
+
+            def __str__(self) -> str:
+                return "ann"
+
+        with pytest.raises(TypeError, match="user id"):
+            user_key(User())  # type: ignore[arg-type]
+
     def test_it_holds_no_nul(self) -> None:
         # It ends the address that encryption binds a message to.
         with pytest.raises(TypeError, match="NUL"):
@@ -142,7 +163,7 @@ class TestUserKeys:
         with pytest.raises(TypeError, match="UTF-8"):
             user_key("7\ud800")
 
-    @pytest.mark.parametrize("user_id", ["", None, True, False, 1.0, b"7", ["7"]])
+    @pytest.mark.parametrize("user_id", ["", None, True, 1.0, b"7", ["7"], ("7",), object(), str])
     def test_what_is_no_user_id(self, user_id: object) -> None:
         with pytest.raises(TypeError, match="user id"):
             user_key(user_id)  # type: ignore[arg-type]
