@@ -1,4 +1,4 @@
-"""What a server needs of the thing that carries its records, and nothing else.
+"""What a server needs of the thing that carries its records, and nothing else: small protocols.
 
 ``kafka_layer.kafka.backplane.KafkaBackplane`` is the real one;
 ``kafka_layer.testing.InMemoryBackplane`` carries records inside one process.
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .delivery.tickets import Ticket
@@ -21,7 +21,11 @@ __all__ = [
     "Health",
     "JobSink",
     "QueueFull",
+    "Receiver",
     "RecordSink",
+    "Sender",
+    "Topics",
+    "WorkQueue",
 ]
 
 
@@ -43,13 +47,13 @@ class Health(NamedTuple):
 
 
 class RecordSink(Protocol):
-    """Where a backplane hands the records that it reads."""
+    """Takes the records that a reading thread reads."""
 
-    def deliver(self, records: Iterable[Record]) -> None:
-        """Take records in the order of their partitions; one thread alone. May block.
+    def deliver(self, records: Sequence[Record]) -> None:
+        """Take records, in the order of their partitions; the reading thread alone. May block.
 
-        Each is made when it is asked for: hundreds that live at the same time would have Python's
-        garbage collector look at them, again and again.
+        Args:
+            records: At most a few hundred.
         """
 
 
@@ -128,8 +132,8 @@ class QueueFull(Exception):
     """The backplane's queue of records to be written is full."""
 
 
-class Backplane(Protocol):
-    """Carries records between servers. One belongs to one server and lives once."""
+class Sender(Protocol):
+    """Writes records; any thread."""
 
     def open_sender(self, timeout: float) -> None:
         """Get ready to write; blocks for at most ``timeout`` seconds.
@@ -141,17 +145,13 @@ class Backplane(Protocol):
             ImproperlyConfigured: If the client refuses its configuration.
         """
 
-    def open_receiver(self, sink: RecordSink, timeout: float) -> int:
-        """Start to read; blocks for at most ``timeout`` seconds.
+    def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
+        """Get ready to write to a worker channel; blocks for at most ``timeout`` seconds.
 
-        Once it has returned, every record that is written from then on reaches ``sink``.
-
-        Returns:
-            The partition of the inbox topics that this server reads.
+        Returns normally, too, when no broker answers. The sender must be open.
 
         Raises:
-            BrokerUnavailable: If no broker answers in time.
-            TopicError: If the topics are missing and cannot be created.
+            TopicError: If the topic is missing and cannot be created.
         """
 
     def produce(
@@ -187,14 +187,42 @@ class Backplane(Protocol):
             ``ProduceFailed`` if the backplane is closed.
         """
 
-    def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
-        """Get ready to write to a worker channel; blocks for at most ``timeout`` seconds.
+    def settle(self, timeout: float) -> bool:
+        """Wait until everything that was handed over is written or failed.
 
-        Returns normally, too, when no broker answers. The sender must be open.
+        Args:
+            timeout: Seconds that this may block.
+
+        Returns:
+            Whether that is so.
+        """
+
+
+class Receiver(Protocol):
+    """Reads what is addressed to a server."""
+
+    def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
+        """Start to read, in two threads; blocks for at most ``timeout`` seconds.
+
+        Once it has returned, every record that is written from then on reaches a sink. Commands
+        and their answers are read apart, so that they do not wait while ``data`` blocks.
+
+        Args:
+            data: Gets the records with messages, and the commands among them that are for all.
+            control: Gets the records of ``CONTROL_TOPICS``.
+            timeout: Seconds.
+
+        Returns:
+            The partition of the inbox topics that this server reads.
 
         Raises:
-            TopicError: If the topic is missing and cannot be created.
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the topics are missing and cannot be created.
         """
+
+
+class WorkQueue(Protocol):
+    """Shares the messages of worker channels among those who receive from them."""
 
     def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
         """Start to serve the receives of a worker channel, which share its messages with others.
@@ -205,16 +233,6 @@ class Backplane(Protocol):
         Raises:
             BrokerUnavailable: If no broker answers in time.
             TopicError: If the topic is missing and cannot be created, or may not be read.
-        """
-
-    def settle(self, timeout: float) -> bool:
-        """Wait until everything that was handed over is written or failed.
-
-        Args:
-            timeout: Seconds that this may block.
-
-        Returns:
-            Whether that is so.
         """
 
     def clear_work(self, timeout: float) -> None:
@@ -228,15 +246,23 @@ class Backplane(Protocol):
             TopicError: If the broker refuses.
         """
 
+
+class Topics(Protocol):
+    """Notices what nobody announces: new partitions, topics made anew, clients that are silent."""
+
     def refresh(self) -> None:
-        """Look for changes that nobody announces, such as new partitions; blocks briefly.
+        """Look at the topics that records are written to; blocks briefly.
 
         Raises:
             BrokerUnavailable: If no broker answers.
         """
 
-    def check_workers(self) -> None:
-        """Replace what reads a worker channel and reaches no broker any more; blocks briefly."""
+    def check(self) -> None:
+        """Look after everything that reads; blocks briefly. To be called every second or so."""
+
+
+class Backplane(Sender, Receiver, WorkQueue, Topics, Protocol):
+    """All of it: carries the records of one server, and lives once."""
 
     def health(self) -> Health:
         """Tell how the backplane is; no I/O."""

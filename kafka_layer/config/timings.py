@@ -17,13 +17,20 @@ class Timings:
         start_step: The least time-out of each step of a start.
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
-        refresh: Between two looks at the topics for changes that no broker announces.
+        refresh: Between two looks at the partition counts for changes that no broker announces.
         connection_doubt: How long no client is answered, after one reported that it finds no
             broker, before the brokers count as lost: the upkeep asks one within that time.
         producer_pace: Between two rounds of the producer's thread while records are on their way.
         producer_rest: The longest that this thread rests where nothing is to be done.
         producer_replace: The least time between two replacements of a producer that failed for
             good.
+        topics: Between two looks whether topics were made anew or got partitions, by servers that
+            receive.
+        look: Between two looks whether a client that reads gets what the log holds.
+        look_in_trouble: The same, for the time of ``trouble`` after an error of the client.
+        trouble: How long an error of a client counts as trouble.
+        request: How long brokers get to answer a small request that can be repeated.
+        repair: How long one attempt to make missing topics may take.
         drop_summary: The least time between two log lines about drops of one cause.
         signals_linger: How long the thread that sends signals waits for another before it ends.
         close_signals: The least that a close waits for receivers of signals, whatever the rest
@@ -56,6 +63,12 @@ class Timings:
     producer_pace: float = 0.01
     producer_rest: float = 0.1
     producer_replace: float = 1.0
+    topics: float = 3.0
+    look: float = 5.0
+    look_in_trouble: float = 0.3
+    trouble: float = 30.0
+    request: float = 1.0
+    repair: float = 5.0
     drop_summary: float = 10.0
     signals_linger: float = 1.0
     close_signals: float = 0.5

@@ -7,70 +7,35 @@ one among the records, some time after the start.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
+from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
-from ..config.librdkafka import Properties
-from ..config.settings import LayerConfig
 from ..exceptions import TopicError
-from .clients import new_client
-from .log import client_logger
-from .properties import rights_properties
 
-__all__ = ["ReadRights"]
+__all__ = ["require_read"]
 
 
-class ReadRights:
-    """A question about topics, under way; a context manager. One thread at a time.
-
-    It is asked with the consumers' credentials when it is made, and answered while other things
-    happen: the connection takes 10 to 80 ms.
+def require_read(answers: Mapping[str, Future[Any]], timeout: float) -> None:
+    """Wait for what a broker tells of topics; nothing happens where it does not tell.
 
     Args:
-        config: The layer's settings.
-        names: Kafka's names of the topics.
-        timeout: Seconds that the brokers get to answer.
+        answers: Descriptions to come, with the operations that the client is authorized to, by
+            Kafka's names of the topics.
+        timeout: Seconds that this may block.
 
     Raises:
-        ImproperlyConfigured: If librdkafka refuses a property.
+        TopicError: If the client may not read one of the topics.
     """
-
-    def __init__(self, config: LayerConfig, names: Sequence[str], timeout: float) -> None:
-        # Nothing is logged: the other clients do.
-        quiet = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
-        self._timeout = timeout
-        properties = Properties({**rights_properties(config), **quiet})
-        self._client = new_client(AdminClient, properties, "consumer_config")
-        self._answers: Mapping[str, Future[Any]] = self._client.describe_topics(
-            TopicCollection(list(names)),
-            include_authorized_operations=True,
-            request_timeout=timeout,
+    concurrent.futures.wait(answers.values(), timeout)
+    forbidden = [name for name, answer in answers.items() if _is_forbidden(answer)]
+    if forbidden:
+        raise TopicError(
+            f"Cannot read {', '.join(forbidden)} (this client has no right to do that; "
+            "grant it an ACL for READ)."
         )
-
-    def __enter__(self) -> ReadRights:  # noqa: PYI034 (Self needs Python 3.11)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        # librdkafka's client has no close() of its own.
-        self._client.__exit__(None, None, None)
-
-    def require(self) -> None:
-        """Wait for the answer; nothing happens where a broker does not tell.
-
-        Raises:
-            TopicError: If this client may not read one of the topics.
-        """
-        concurrent.futures.wait(self._answers.values(), self._timeout)
-        forbidden = [name for name, answer in self._answers.items() if _is_forbidden(answer)]
-        if forbidden:
-            raise TopicError(
-                f"Cannot read {', '.join(forbidden)} (this client has no right to do that; "
-                "grant it an ACL for READ)."
-            )
 
 
 def _is_forbidden(answer: Future[Any]) -> bool:

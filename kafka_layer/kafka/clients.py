@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..config.librdkafka import Properties
 from .errors import kafka_error
 
-__all__ = ["abandon", "ask_for_ends", "ends_of", "new_client", "tells_an_end"]
+__all__ = ["abandon", "ask_for_ends", "ends_of", "new_client"]
 
 C = TypeVar("C")
 
@@ -47,28 +47,34 @@ def abandon(client: object) -> None:
 
 def ask_for_ends(
     client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
-) -> list[TopicPartition]:
-    """Return, for each partition, the offset of the next record to come, or an error.
+) -> tuple[dict[tuple[str, int], int], str]:
+    """Ask brokers where partitions end; the thread that owns the client.
+
+    Args:
+        client: Any consumer.
+        partitions: Which ones, each as Kafka's name of the topic and the number.
+        timeout: Seconds that this may block.
+
+    Returns:
+        The offset of the next record to come, for the partitions whose leaders tell it, and why
+        the others do not.
 
     Raises:
-        KafkaException: If no broker answered in ``timeout`` seconds.
+        KafkaException: If no broker answered in time.
     """
     asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
-    answers: list[TopicPartition] = client.offsets_for_times(asked, timeout)
-    return answers
-
-
-def tells_an_end(answer: TopicPartition) -> bool:
-    """Tell whether an answer of ``ask_for_ends`` has an offset."""
-    return answer.error is None and answer.offset >= 0
+    ends = {}
+    detail = ""
+    for answer in client.offsets_for_times(asked, timeout):
+        if answer.error is None and answer.offset >= 0:
+            ends[answer.topic, answer.partition] = answer.offset
+        else:
+            detail = str(answer.error or f"offset {answer.offset}")
+    return ends, detail
 
 
 def ends_of(
     client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
 ) -> dict[tuple[str, int], int]:
-    """Return where partitions end, as far as their leaders say so; raises like ``ask_for_ends``."""
-    return {
-        (each.topic, each.partition): each.offset
-        for each in ask_for_ends(client, partitions, timeout)
-        if tells_an_end(each)
-    }
+    """Return where partitions end, as far as their leaders tell; raises like ``ask_for_ends``."""
+    return ask_for_ends(client, partitions, timeout)[0]

@@ -1,22 +1,21 @@
-"""The consumer of a server: reads the broadcast topics and its own inbox, and hands records over.
+"""Reads partitions and hands their records to a sink: one thread, one Kafka client.
 
-One thread owns every call on the client, because concurrent calls starve each other. Partitions
-are assigned with explicit offsets and without a consumer group, so a server that comes or goes
-never disturbs another.
+The thread alone calls the client, because concurrent calls starve each other. Partitions are
+assigned with explicit offsets and without a consumer group, so a reader that comes or goes never
+disturbs another.
+
+``Reader._read`` and ``Reader._records`` run for each record: a hot path.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import (
-    OFFSET_INVALID,
     Consumer,
     KafkaError,
     KafkaException,
@@ -25,128 +24,125 @@ from confluent_kafka import (
 )
 
 from ..config.librdkafka import Properties
-from ..config.settings import LayerConfig
+from ..config.timings import Timings
+from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
 from ..transport import RecordSink
 from ..wire.records import Record
 from ..wire.topics import Topic
-from .clients import abandon, ask_for_ends, ends_of, new_client, tells_an_end
+from .clients import abandon, ask_for_ends, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
+from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
 from .log import client_logger
-from .properties import consumer_properties
+from .positions import Partition, PartitionState, Positions, Start
 
-__all__ = ["BroadcastConsumer"]
+__all__ = ["Reader"]
 
 logger = logging.getLogger("kafka_layer")
 
+# Seconds that a poll without a record takes, and so how soon the thread sees a wish or its end.
 _POLL = 0.1
-# More would live at the same time than Python's garbage collector lets pass without a look.
+# Records in one batch: fewer than gc's generation-0 threshold (700), or each batch triggers a
+# collection.
 _BATCH = 100
 # Seconds without a record after which the next one counts as alone.
 _PAUSE = 0.001
-_REQUEST_TIMEOUT = 1.0
-
-# How often the thread looks whether its client reads what the log holds, more often for a while
-# after the client reported trouble, and how many times in a row it may seem not to.
-_CHECK_INTERVAL = 5.0
-_CHECK_INTERVAL_IN_TROUBLE = 0.3
-_TROUBLED_FOR = 30.0
+# Seconds between two questions for ends that a broker does not know yet.
+_RETRY = 0.02
+# Looks in a row at which a client must seem to be silent.
 _PATIENCE = 3
 
 
-class BroadcastConsumer:
-    """One consumer of one server.
+class Reader:
+    """Reads whatever partitions are wanted; ``want`` and ``stop`` may be called from any thread.
 
     Args:
-        config: The layer's settings.
-        topics: The layer's topics by Kafka's names.
-        sink: Gets the records, in the consumer's thread.
+        name: Says what is read, in the names of threads and in log lines: ``data``, ``control``.
+        properties: librdkafka's properties of the client.
+        topics: The topics of the records by Kafka's names.
+        sink: Gets the records, in the reader's thread.
         stats: Counts what was missed and what went wrong.
         connection: Is told of errors.
         on_unknown_topic: Called, from the thread, when a topic or partition is not there.
+        timings: When the thread looks whether its client still works.
 
     Attributes:
-        lag: Records that the log holds and this server has not read, some seconds ago.
+        lag: Records that the log held and this reader had not read, at the thread's last look.
     """
 
     def __init__(
         self,
-        config: LayerConfig,
+        name: str,
+        properties: Mapping[str, Any],
         topics: Mapping[str, Topic],
         sink: RecordSink,
         stats: Stats,
         connection: Connection,
         on_unknown_topic: Callable[[], None],
+        timings: Timings,
     ) -> None:
+        self.lag = 0
+        self._name = name
         self._topics = topics
         self._sink = sink
+        self._timeout = timings.request
         self._stats = stats
         self._connection = connection
         self._on_unknown_topic = on_unknown_topic
-        self.lag = 0
         self._properties = Properties(
-            {
-                **consumer_properties(config),
-                "error_cb": self._on_error,
-                "stats_cb": self._on_statistics,
-                "logger": client_logger,
-            }
+            {**properties, "error_cb": self._on_error, "logger": client_logger}
         )
         self._client: Consumer | None = None
-        self._added: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
-        self._gone: queue.SimpleQueue[list[TopicPartition]] = queue.SimpleQueue()
-        # Partitions whose position is gone from the log, and what it was.
-        self._lost: dict[tuple[str, int], int] = {}
-        # Where partitions were begun, and what _checked found out the last time.
-        self._starts: dict[tuple[str, int], int] = {}
-        self._ends: dict[tuple[str, int], int] = {}
+        # Made to see whether another client is answered; the thread drops it or goes on with it.
+        self._spare: Consumer | None = None
+        self._positions = Positions()
+        # The last wish, until the thread takes it: a wish is whole, so the last one counts.
+        self._wish: Mapping[Partition, Start] | None = None
+        self._liveness = Liveness(
+            _PATIENCE,
+            timings.look,
+            alert_interval=timings.look_in_trouble,
+            alert_for=timings.trouble,
+        )
+        # Whether poll() returned nothing since the last look.
         self._emptied = False
-        self._suspicions = 0
         # Whether this client found no broker and was not answered since; others may have been.
         self._cut_off = False
-        self._troubled_until = 0.0
-        self._stuck: dict[tuple[str, int], int] = {}
-        self._next_check = 0.0
-        self._ready = threading.Event()
-        self._error: Exception | None = None
+        self._started: Ticket[None] = Ticket()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, partitions: Sequence[tuple[str, int]], timeout: float) -> None:
-        """Read from the present ends of ``partitions`` on; returns once that is settled.
+    def start(self, wish: Mapping[Partition, Start], timeout: float) -> Ticket[None]:
+        """Begin to read, in the thread; to be called once.
 
         Args:
-            partitions: Kafka's topic names and partition numbers.
-            timeout: Seconds that this may block.
+            wish: As for ``want``.
+            timeout: Seconds until the start has failed.
 
-        Raises:
-            BrokerUnavailable: If the offsets cannot be had in time.
-            ImproperlyConfigured: If librdkafka refuses a property.
+        Returns:
+            A ticket that is resolved once every record that is written from then on will be read.
+            It fails with BrokerUnavailable if the offsets cannot be had in time, and with
+            ImproperlyConfigured if librdkafka refuses a property.
         """
         self._thread = threading.Thread(
             target=self._run,
-            args=([TopicPartition(*each) for each in partitions], time.monotonic() + timeout),
-            name="kafka-layer-consumer",
+            args=(wish, time.monotonic() + timeout),
+            name=f"kafka-layer-{self._name}",
             daemon=True,
         )
         self._thread.start()
-        self._ready.wait()
-        if self._error is not None:
-            raise self._error
+        return self._started
 
-    def add(self, partitions: Sequence[tuple[str, int]]) -> None:
-        """Read new partitions from their first record on; any thread."""
-        self._added.put([TopicPartition(name, number, 0) for name, number in partitions])
+    def want(self, wish: Mapping[Partition, Start]) -> None:
+        """Read these partitions and no others; never blocks.
 
-    def read_anew(self, partitions: Sequence[tuple[str, int]]) -> None:
-        """Forget the positions in partitions that are gone; any thread.
-
-        A topic of the same name starts at 0. Once it holds more than the old one did, nothing
-        would tell that the old position is wrong.
+        Args:
+            wish: Each partition with its start. What is read already goes on where it is, unless
+                its topic has another id: then it is begun anew.
         """
-        self._gone.put([TopicPartition(name, number, 0) for name, number in partitions])
+        self._wish = wish
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -159,235 +155,301 @@ class BroadcastConsumer:
             self._thread.join(timeout)
 
     def abandon(self) -> None:
-        """Keep the client from ever being freed: in a forked child that aborts the process."""
+        """Keep the clients from ever being freed: in a forked child that aborts the process."""
         abandon(self._client)
+        abandon(self._spare)
 
-    def _run(self, partitions: list[TopicPartition], deadline: float) -> None:
+    def _run(self, wish: Mapping[Partition, Start], deadline: float) -> None:
         try:
-            self._client = client = new_client(Consumer, self._properties, "consumer_config")
-            ends = self._at_their_ends(client, partitions, deadline)
-            client.assign(ends)
-            self._note_starts(ends)
+            self._client = self._new_client()
+            self._positions.want(wish)
+            self._begin(self._client, deadline)
         except Exception as error:
-            self._error = error
-            self._ready.set()
             if self._client is not None:
                 self._client.close()
+            self._started.fail(error)
             return
-        self._ready.set()
-        self._next_check = time.monotonic() + _CHECK_INTERVAL
+        self._liveness.begin(time.monotonic())
+        self._started.resolve(None)
         while not self._stop.is_set():
             try:
-                self._read(client)
-                if time.monotonic() >= self._next_check:
-                    client = self._checked(client)
+                self._go_on(self._client)
             except Exception:
                 self._stats.count("errors.consumer")
-                logger.exception("The consumer's thread goes on after an error")
+                logger.exception("The thread that reads %s goes on after an error", self._name)
                 self._stop.wait(_POLL)
-        client.close()
+        self._client.close()
+
+    def _begin(self, client: Consumer, deadline: float) -> None:
+        """Settle all starts before anything is read: explicit offsets lose nothing."""
+        detail = "no time was left"
+        while self._positions.unsettled:
+            left = deadline - time.monotonic()
+            if left <= 0 or self._stop.is_set():
+                raise self._no_offsets(detail)
+            detail = self._settle_ends(client, min(left, self._timeout)) or detail
+            # Just after its creation a topic may have no leader for a moment.
+            if self._positions.unsettled:
+                self._stop.wait(_RETRY)
+        client.assign(_offsets(self._positions.take_everything()))
+
+    def _go_on(self, client: Consumer) -> None:
+        self._read(client)
+        if self._wish is not None:
+            client = self._take_wish(client)
+        if self._positions.unsettled:
+            self._settle(client)
+        if self._positions.changed:
+            self._apply_changes(client)
+        now = time.monotonic()
+        if self._liveness.is_due(now):
+            self._look(client, now)
 
     def _read(self, client: Consumer) -> None:
         # consume(_BATCH, t) alone would wait for _BATCH messages or the whole of t.
         asked = time.monotonic()
         first = client.poll(_POLL)
-        if first is not None:
-            messages = [first]
-            # One that was waited for came alone, and does not wait for a look at others.
-            if time.monotonic() - asked < _PAUSE:
-                messages += client.consume(_BATCH, 0)
-            self._sink.deliver(self._records(client, messages))
-        else:
+        if first is None:
             self._emptied = True
             if self._cut_off:
                 self._ask_whether_back(client)
-        while not self._gone.empty():
-            partitions = self._gone.get()
-            client.incremental_unassign(partitions)
-            client.incremental_assign(partitions)
-            self._note_starts(partitions)
-        while not self._added.empty():
-            partitions = self._added.get()
-            client.incremental_assign(partitions)
-            self._note_starts(partitions)
-        for (topic, number), wanted in list(self._lost.items()):
-            self._resume_at_start(client, topic, number, wanted)
-            del self._lost[topic, number]
+            return
+        messages = [first]
+        # poll() had to wait, so this record is alone: hand it on without a second call.
+        if time.monotonic() - asked < _PAUSE:
+            messages += client.consume(_BATCH, 0)
+        failed: list[Message] = []
+        records = self._records(messages, failed)
+        try:
+            if records:
+                self._sink.deliver(records)
+        finally:
+            for message in failed:
+                self._on_partition_error(message)
+
+    def _records(self, messages: Sequence[Message], failed: list[Message]) -> list[Record]:
+        """Return the records of messages; those that tell of an error are added to ``failed``."""
+        # These may have been fetched before the brokers were lost: they are no sign of life.
+        topics = self._topics
+        records: list[Record] = []
+        for message in messages:
+            if message.error() is not None:
+                failed.append(message)
+                continue
+            try:
+                headers: Any = message.headers()
+                records.append(
+                    (
+                        topics[message.topic() or ""],
+                        message.key(),
+                        message.value(),
+                        headers or (),
+                        message.timestamp()[1] / 1000,
+                        message.partition() or 0,
+                        message.offset() or 0,
+                    )
+                )
+            except Exception as error:
+                self._stats.dropped("undecodable", f"a record of {message.topic()}: {error!r}")
+        if self._positions.skipped:
+            return [record for record in records if not self._is_skipped(record)]
+        return records
+
+    def _is_skipped(self, record: Record) -> bool:
+        topic, _, _, _, _, partition, offset = record
+        name = next(name for name, each in self._topics.items() if each is topic)
+        first, last = self._positions.skipped.get((name, partition), (0, 0))
+        if offset >= last:
+            self._positions.skipped.pop((name, partition), None)
+        return first <= offset < last
 
     def _on_error(self, error: KafkaError) -> None:
         # Called by the client while it is polled, so in the thread.
         self._connection.on_error(error)
-        self._expect_trouble()
+        self._liveness.alert(time.monotonic())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._cut_off = True
+
+    def _on_partition_error(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            return
+        self._stats.count(f"errors.{error.name()}")
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            partition = message.topic() or "", message.partition() or 0
+            # Not position(): that is unknown before the first record of a partition was read.
+            offset = message.offset()
+            self._positions.lose(partition, -1 if offset is None else offset)
+            return
+        if error.code() in UNKNOWN_TOPIC:
+            self._on_unknown_topic()
+        client_logger.warning("CONSUME %s: %s", message.topic(), error.str())
 
     def _ask_whether_back(self, client: Consumer) -> None:
         """Have the client look for the leaders now: by itself it does so once a second."""
         try:
             for name in self._topics:
-                client.list_topics(name, _REQUEST_TIMEOUT)
+                client.list_topics(name, self._timeout)
         except KafkaException:
             return
         self._cut_off = False
         self._connection.on_answer()
-        self._expect_trouble()
+        self._liveness.alert(time.monotonic())
 
-    def _expect_trouble(self) -> None:
-        now = time.monotonic()
-        self._troubled_until = now + _TROUBLED_FOR
-        self._next_check = min(self._next_check, now + _CHECK_INTERVAL_IN_TROUBLE)
-
-    def _note_starts(self, partitions: Sequence[TopicPartition]) -> None:
-        for each in partitions:
-            self._starts[each.topic, each.partition] = each.offset
-            self._ends.pop((each.topic, each.partition), None)
-
-    def _checked(self, client: Consumer) -> Consumer:
-        """Return a client that reads: another one where this one does not get what the log holds.
-
-        After an outage librdkafka may stay silent for good, without an error.
-        """
-        now = time.monotonic()
-        self._next_check = now + _CHECK_INTERVAL
-        if self._connection.lost:
-            self._suspicions = 0
+    def _take_wish(self, client: Consumer) -> Consumer:
+        """Take the last wish; returns the client to go on with."""
+        wish, self._wish = self._wish, None
+        if wish is None:
             return client
-        positions = self._positions(client)
-        behind = {
-            where: positions[where]
-            for where, end in self._ends.items()
-            if self._emptied and positions.get(where, end) < end
-        }
-        self._emptied = False
-        self._ends = self._ends_of(client, list(positions))
-        # Where nobody is answered, another client would have to wait as well. One that is cut off
-        # is alone with that here.
-        if (self._ends or self._cut_off) and now < self._troubled_until:
-            self._next_check = now + _CHECK_INTERVAL_IN_TROUBLE
-        # Where another client did not get on either, there is nothing to get.
-        suspicious = (behind and behind != self._stuck) or not self._ends
-        self._suspicions = self._suspicions + 1 if suspicious else 0
-        if self._suspicions < _PATIENCE:
-            return client
-        self._suspicions = 0
-        self._stuck = behind
-        return self._replaced(client, positions)
-
-    def _replaced(self, client: Consumer, positions: dict[tuple[str, int], int]) -> Consumer:
-        """Go on with a new client where the old one stopped."""
-        self._client = another = new_client(Consumer, self._properties, "consumer_config")
-        another.assign([TopicPartition(*where, offset) for where, offset in positions.items()])
-        self._starts, self._ends = positions, {}
-        self._stats.count("consumer.replaced")
-        logger.error("The Kafka consumer got nothing that the log holds; a new one goes on")
-        # It may take its time, or never end.
-        threading.Thread(target=client.close, name="kafka-layer-closing", daemon=True).start()
-        return another
-
-    def _positions(self, client: Consumer) -> dict[tuple[str, int], int]:
-        """Return the offset of the next record of each partition."""
-        return {
-            (each.topic, each.partition): each.offset
-            if each.offset >= 0
-            else self._starts[each.topic, each.partition]
-            for each in client.position(client.assignment())
-        }
-
-    def _ends_of(
-        self, client: Consumer, partitions: list[tuple[str, int]]
-    ) -> dict[tuple[str, int], int]:
-        """Return where the log ends, as far as a broker says so within a second."""
-        try:
-            return ends_of(client, partitions, _REQUEST_TIMEOUT)
-        except KafkaException:
-            return {}
-
-    def _records(self, client: Consumer, messages: list[Message]) -> Iterator[Record]:
-        # These may have been fetched before the brokers were lost: they are no sign of life.
-        topics = self._topics
-        for message in messages:
-            error = message.error()
-            if error is None:
-                headers: Any = message.headers()
-                _, timestamp = message.timestamp()
-                yield (
-                    topics[message.topic() or ""],
-                    message.key(),
-                    message.value(),
-                    headers or (),
-                    timestamp / 1000,
-                    message.partition() or 0,
-                    message.offset() or 0,
+        self._note_positions(client)
+        before = len(self._positions)
+        anew = self._positions.want(wish)
+        if len(self._positions) > before:
+            logger.info(
+                "Reading %d new partition(s) of %s from their start",
+                len(self._positions) - before,
+                self._name,
+            )
+        for topic, unread in anew.items():
+            logger.warning("Topic %s was deleted and made anew; it is read from its start", topic)
+            if unread:
+                self._stats.dropped(
+                    "retention", f"{topic} was deleted with {unread} that were not read", unread
                 )
-            else:
-                self._on_partition_error(client, message, error)
+        # A client that knew the topic may take what brokers say of the new one for outdated, as
+        # its leader epoch is lower, and stay silent for good.
+        return self._replace(client) if anew else client
 
-    def _at_their_ends(
-        self, client: Consumer, partitions: list[TopicPartition], deadline: float
-    ) -> list[TopicPartition]:
-        """Look the ends up until every partition has one: explicit offsets lose nothing."""
-        found: list[TopicPartition] = []
-        missing = partitions
-        detail = "no time was left"
-        while missing:
-            left = deadline - time.monotonic()
-            if left <= 0 or self._stop.is_set():
-                raise self._no_offsets(missing, detail)
-            asked = [(each.topic, each.partition) for each in missing]
-            try:
-                answers = ask_for_ends(client, asked, min(left, _REQUEST_TIMEOUT))
-            except KafkaException as exception:
-                detail = kafka_error(exception).str()
-                continue
-            missing = []
-            for answer in answers:
-                if tells_an_end(answer):
-                    found.append(answer)
-                else:
-                    detail = str(answer.error or f"offset {answer.offset}")
-                    missing.append(answer)
-            # Just after its creation a topic may have no leader for a moment.
-            if missing:
-                self._stop.wait(0.02)
-        return found
+    def _settle(self, client: Consumer) -> None:
+        """Ask for what the starts of partitions depend on; tried again while nobody answers."""
+        try:
+            self._settle_ends(client, self._timeout)
+            for partition in self._positions.partitions_in(PartitionState.LOST):
+                self._resume(client, partition)
+        except KafkaException as exception:
+            client_logger.warning("RESUME %s: %s", self._name, kafka_error(exception).str())
 
-    def _on_statistics(self, statistics: str) -> None:
-        # What is fetched and not read yet, and what is not fetched yet.
-        self.lag = sum(
-            partition["fetchq_cnt"] + max(0, partition["hi_offset"] - partition["next_offset"])
-            for topic in json.loads(statistics).get("topics", {}).values()
-            for partition in topic.get("partitions", {}).values()
-            if partition["next_offset"] >= 0
-        )
+    def _settle_ends(self, client: Consumer, timeout: float) -> str:
+        """Begin partitions whose ends a broker tells; returns why others have none."""
+        waiting = self._positions.partitions_in(PartitionState.ENDING, PartitionState.ANEW)
+        if not waiting:
+            return ""
+        try:
+            ends, detail = ask_for_ends(client, waiting, timeout)
+        except KafkaException as exception:
+            return kafka_error(exception).str()
+        for (topic, number), count in self._positions.settle(ends).items():
+            self._stats.dropped(
+                "doubtful",
+                f"{topic}[{number}] was made anew, and read before that was noticed: {count} "
+                "records there are skipped, which may have been handed on already",
+                count,
+            )
+        return detail
 
-    def _on_partition_error(self, client: Consumer, message: Message, error: KafkaError) -> None:
-        self._stats.count(f"errors.{error.name()}")
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            partition = message.topic() or "", message.partition() or 0
-            # Not position(): that is unknown before the first record of a partition was read.
-            wanted = message.offset()
-            self._lost[partition] = OFFSET_INVALID if wanted is None else wanted
-        else:
-            if error.code() in UNKNOWN_TOPIC:
-                self._on_unknown_topic()
-            client_logger.warning("CONSUME %s: %s", message.topic(), error.str())
-
-    def _resume_at_start(self, client: Consumer, topic: str, number: int, wanted: int) -> None:
-        partition = TopicPartition(topic, number)
-        low, high = client.get_watermark_offsets(partition, _REQUEST_TIMEOUT, cached=False)
-        missed = max(0, low - wanted) if 0 <= wanted <= high else 0
-        # seek() raises in this state; taking the partition off and on works.
-        client.incremental_unassign([partition])
-        client.incremental_assign([TopicPartition(topic, number, low)])
-        self._note_starts([TopicPartition(topic, number, low)])
+    def _resume(self, client: Consumer, partition: Partition) -> None:
+        where = TopicPartition(*partition)
+        low, high = client.get_watermark_offsets(where, self._timeout, cached=False)
+        missed = self._positions.resume(partition, low, high)
+        topic, number = partition
         self._stats.dropped(
             "retention",
-            f"{topic}[{number}] was at {wanted}, its log now holds {low} to {high}",
+            f"the position in {topic}[{number}] is gone, its log now holds {low} to {high}",
             missed,
         )
 
-    def _no_offsets(self, missing: list[TopicPartition], detail: str) -> BrokerUnavailable:
-        return self._connection.unavailable(
-            f"the end of {len(missing)} partitions, among them "
-            f"{missing[0].topic}[{missing[0].partition}], could not be read: {detail}"
+    def _apply_changes(self, client: Consumer) -> None:
+        # Not seek(): it raises in the state after an error.
+        removed, added = self._positions.take_changes()
+        if removed:
+            client.incremental_unassign([TopicPartition(*where) for where in removed])
+        if added:
+            client.incremental_assign(_offsets(added))
+
+    def _look(self, client: Consumer, now: float) -> None:
+        """Look whether the client reads what the log holds; go on with another if it does not."""
+        if self._connection.lost:
+            # No client of this server is answered: there is nothing to be learnt of this one.
+            self._liveness.begin(now)
+            return
+        evidence = self._evidence(client)
+        verdict = self._liveness.judge(evidence, now, lambda: self._is_answered_anew(evidence))
+        spare, self._spare = self._spare, None
+        if verdict is Verdict.REPLACE:
+            logger.error(
+                "The Kafka consumer got nothing that the log holds; a new one goes on (%s)",
+                self._name,
+            )
+            self._replace(client, spare)
+
+    def _evidence(self, client: Consumer) -> Evidence:
+        self._note_positions(client)
+        partitions = self._positions.partitions_in(PartitionState.READING, PartitionState.LOST)
+        try:
+            ends, _ = ask_for_ends(client, partitions, self._timeout)
+        except KafkaException:
+            return UNANSWERED
+        if partitions and not ends:
+            return UNANSWERED
+        emptied, self._emptied = self._emptied, False
+        behind = self._positions.behind(ends)
+        self.lag = self._positions.note_ends(ends)
+        return Behind(behind) if emptied else PROGRESSED
+
+    def _is_answered_anew(self, evidence: Evidence) -> bool:
+        """Tell whether a new client is told an end that would give it something to read."""
+        behind = evidence.positions if isinstance(evidence, Behind) else {}
+        asked = list(behind) or self._positions.partitions_in(PartitionState.READING)
+        self._spare = self._new_client()
+        try:
+            ends, _ = ask_for_ends(self._spare, asked, self._timeout)
+        except KafkaException:
+            ends = {}
+        if not ends:
+            _close_apart(self._spare)
+            self._spare = None
+        return bool(ends)
+
+    def _replace(self, client: Consumer, another: Consumer | None = None) -> Consumer:
+        """Go on with a new client where the old one stopped."""
+        self._note_positions(client)
+        self._client = another = another or self._new_client()
+        another.assign(_offsets(self._positions.take_everything()))
+        self._emptied = self._cut_off = False
+        self._liveness.begin(time.monotonic())
+        self._stats.count("consumer.replaced")
+        _close_apart(client)
+        return another
+
+    def _note_positions(self, client: Consumer) -> None:
+        if self._positions.changed:
+            # Where the client is has nothing to do with where partitions are to be.
+            self._apply_changes(client)
+        self._positions.note(
+            {
+                (each.topic, each.partition): each.offset
+                for each in client.position(client.assignment())
+                if each.offset >= 0
+            }
         )
+
+    def _new_client(self) -> Consumer:
+        return new_client(Consumer, self._properties, "consumer_config")
+
+    def _no_offsets(self, detail: str) -> BrokerUnavailable:
+        missing = self._positions.partitions_in(PartitionState.ENDING)
+        topic, number = missing[0]
+        return self._connection.unavailable(
+            f"the end of {len(missing)} partitions, among them {topic}[{number}], could not be "
+            f"read: {detail}"
+        )
+
+
+def _offsets(positions: Mapping[Partition, int]) -> list[TopicPartition]:
+    return [TopicPartition(*where, offset) for where, offset in positions.items()]
+
+
+def _close_apart(client: Consumer) -> None:
+    """Close a client in a thread of its own: that may block for long, or for ever."""
+    closing = threading.Thread(target=client.close, name="kafka-layer-closing", daemon=True)
+    closing.start()

@@ -89,6 +89,8 @@ class Server:
         self.sending = False
         self.receiving = False
         self._router = Router(config, self.registry, encryption, self.stats, self._clock)
+        # Commands and acknowledgements are read by a thread of their own.
+        self._control = Router(config, self.registry, encryption, self.stats, self._clock)
         self._register_topics()
         self._backplane = backplane(self.stats)
         # The largest value of each topic that can be written to.
@@ -381,7 +383,7 @@ class Server:
             Topic.SEND_ALL, lambda _: registry.audience(), handlers[Topic.SEND_ALL]
         )
         for topic in (Topic.GROUP_MGMT, Topic.ACK):
-            self._router.register(topic, None, handlers[topic])
+            self._control.register(topic, None, handlers[topic])
 
     def _open_sender(self) -> None:
         self._backplane.open_sender(self.config.timings.start)
@@ -392,7 +394,9 @@ class Server:
     def _open_receiver(self) -> None:
         deadline = monotonic() + self.config.timings.start
         self.start_sending().result()
-        partition = self._backplane.open_receiver(self._router, deadline - monotonic())
+        partition = self._backplane.open_receiver(
+            self._router, self._control, deadline - monotonic()
+        )
         if self.commands.server is None:
             self.commands.server = ServerName.new(partition)
         try:
@@ -533,7 +537,7 @@ class Server:
                 if left:
                     self.stats.count("dropped.closed", left)
                 self.stats.tick()
-                self._backplane.check_workers()
+                self._backplane.check()
                 health = self._backplane.health()
                 if monotonic() >= next_refresh or health.doubtful:
                     next_refresh = monotonic() + self.config.timings.refresh

@@ -19,7 +19,14 @@ from ..observe.counters import Stats
 from ..server.clock import BrokerClock
 from ..transport import Backplane, Health, JobSink, RecordSink
 from ..wire.records import ProducerRecord, Record
-from ..wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
+from ..wire.topics import (
+    BROADCAST_TOPICS,
+    CONTROL_TOPICS,
+    INBOX_TOPICS,
+    Topic,
+    WorkTopic,
+    topic_name,
+)
 from .jobs import JobServer, WaitingJobs
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
@@ -57,25 +64,31 @@ class InMemoryBackplane:
         self._stats = stats
         self._log = log
         self._inbox: int | None = None
-        self._unread: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        # What the two threads that read are to take.
+        self._data: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._control: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._job_servers: list[JobServer] = []
         self._closed = False
 
     def open_sender(self, timeout: float) -> None:
         """Nothing has to be opened."""
 
-    def open_receiver(self, sink: RecordSink, timeout: float) -> int:
-        """Start the thread that reads."""
+    def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
+        """Start the threads that read."""
         if self._inbox is None:
             self._inbox = random.randrange(
                 min(self._config.topics[topic].partitions for topic in INBOX_TOPICS)
             )
-            thread = threading.Thread(
-                target=_read, args=(self._unread, sink), name="kafka-layer-memory", daemon=True
-            )
-            thread.start()
-            self._thread = thread  # only now may close() join it
+            for name, unread, sink in (
+                ("data", self._data, data),
+                ("control", self._control, control),
+            ):
+                thread = threading.Thread(
+                    target=_read, args=(unread, sink), name=f"kafka-layer-{name}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)  # only now may close() join it
             self._log.attach(self)
         return self._inbox
 
@@ -127,16 +140,18 @@ class InMemoryBackplane:
     def refresh(self) -> None:
         """Nothing changes behind this backplane."""
 
-    def check_workers(self) -> None:
+    def check(self) -> None:
         """There is no broker to lose."""
 
     def close(self, timeout: float) -> None:
         """Stop reading."""
         self._closed = True
         self._log.detach(self)
-        self._unread.put(None)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        self._data.put(None)
+        self._control.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout)
         for server in self._job_servers:
             server.stop()
         for server in self._job_servers:
@@ -150,7 +165,7 @@ class InMemoryBackplane:
     def offer(self, topic: Topic, partition: int, record: Record) -> None:
         """Take a record if this server reads it."""
         if topic in BROADCAST_TOPICS or partition == self._inbox:
-            self._unread.put(record)
+            (self._control if topic in CONTROL_TOPICS else self._data).put(record)
 
 
 class _Shared:

@@ -6,7 +6,14 @@ import enum
 import hashlib
 from typing import NamedTuple
 
-__all__ = ["BROADCAST_TOPICS", "INBOX_TOPICS", "Topic", "WorkTopic", "topic_name"]
+__all__ = [
+    "BROADCAST_TOPICS",
+    "CONTROL_TOPICS",
+    "INBOX_TOPICS",
+    "Topic",
+    "WorkTopic",
+    "topic_name",
+]
 
 
 class Topic(str, enum.Enum):
@@ -25,6 +32,9 @@ BROADCAST_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL)
 
 INBOX_TOPICS = (Topic.SEND_CONN, Topic.GROUP_MGMT, Topic.ACK)
 """Read by each server on its own inbox partition alone."""
+
+CONTROL_TOPICS = (Topic.GROUP_MGMT, Topic.ACK)
+"""The inbox topics that carry commands and their answers, and no messages of the application."""
 
 
 class WorkTopic(NamedTuple):

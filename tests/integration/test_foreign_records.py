@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
+from tests.support.inspect import partitions_read
 from tests.support.kafka import fetch_jars
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
@@ -189,13 +190,12 @@ async def test_partitions_raised_while_servers_run(make_layer: Layers, prefix: s
     receiving = asyncio.create_task(next_messages(there, channel, 600))
     await asyncio.to_thread(raise_partitions, here, 12)
     fresh = make_layer(prefix=prefix)  # a sender that sees the new partitions at once
-    positions: set[int] = set()
     for number in range(10):
         for group in groups:
             sender = fresh if number % 2 else here
             await sender.group_send(group, {"group": group, "n": number})
     await wait_until_async(
-        lambda: positions.update(p for _, p in of_consumer(there)) or len(positions) == 12,
+        lambda: len(partitions_read(there, Topic.SEND_GROUP)) == 12,
         "the server to read all 12 partitions",
         20,
     )
@@ -211,13 +211,6 @@ def raise_partitions(layer: KafkaChannelLayer, count: int) -> None:
     names = [topic_name(layer.config.prefix, topic) for topic in Topic]
     for future in admin.create_partitions([NewPartitions(name, count) for name in names]).values():
         future.result(20)
-
-
-def of_consumer(layer: KafkaChannelLayer) -> list[tuple[str, int]]:
-    """The partitions of send-group that a layer's backplane knows."""
-    name = topic_name(layer.config.prefix, Topic.SEND_GROUP)
-    backplane: Any = layer._server._backplane
-    return [(name, number) for number in range(backplane._partitions[name])]
 
 
 def dropped(layer: KafkaChannelLayer, cause: str) -> int:

@@ -16,7 +16,7 @@ import ormsgpack
 import pytest
 
 from kafka_layer.exceptions import KafkaLayerError
-from kafka_layer.kafka.reader import BroadcastConsumer
+from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.server import close_all
 from kafka_layer.signals import produce_failed
@@ -149,15 +149,16 @@ class TestEnd:
     ) -> None:
         layer = make_layer()
         server = layer._server
-        start = BroadcastConsumer.start
+        start = Reader.start
         opened = threading.Event()
 
-        def start_and_tell_late(*arguments: Any) -> None:
-            start(*arguments)
+        def start_and_tell_late(*arguments: Any) -> Any:
+            started = start(*arguments)
             opened.set()
             assert server._closed.wait(10), "close() was not over in 10 s"
+            return started
 
-        monkeypatch.setattr(BroadcastConsumer, "start", start_and_tell_late)
+        monkeypatch.setattr(Reader, "start", start_and_tell_late)
         starting = asyncio.create_task(layer.new_channel())
         await wait_until_async(opened.is_set, "the consumer to run")
         await layer.close()

@@ -93,7 +93,7 @@ def describe(said: Said, layer: KafkaChannelLayer) -> None:
     """Note how a layer and its parts show themselves."""
     said.add(layer, layer.config, layer.stats(), layer._server, layer._codec, vars(layer))
     backplane = layer._server._backplane
-    said.add(backplane, backplane._producer, backplane._consumer)  # type: ignore[attr-defined]
+    said.add(backplane, backplane._producer, backplane._readers)  # type: ignore[attr-defined]
     said.add(layer._encryption, layer._encryption.encrypt)
 
 

@@ -1,0 +1,323 @@
+"""Which partitions a reader reads, from where, and how far it is: the one owner of that. Pure.
+
+Callers state the whole wish, each partition with its start. ``Positions`` works out the difference
+to what is read, and the reader applies it to its client.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Changes", "From", "Partition", "PartitionState", "Positions", "Start"]
+
+Partition = tuple[str, int]
+"""Kafka's name of the topic, and the number of the partition."""
+
+
+class From(enum.Enum):
+    """Where in the log a partition is begun, if not at an offset."""
+
+    BEGINNING = "beginning"
+    """At offset 0: the partition is new, so everything in it is for this reader."""
+
+    END = "end"
+    """At the end that the broker tells when the partition is begun."""
+
+
+class Start(NamedTuple):
+    """Where reading begins in a partition that is not read yet.
+
+    Attributes:
+        at: The offset of the first record, or one of ``From``.
+        topic_id: Kafka's id of the topic, None where it is unknown. A topic that was deleted and
+            made anew has another id, and is begun anew at offset 0, whatever ``at`` says.
+    """
+
+    at: From | int
+    topic_id: str | None = None
+
+
+class PartitionState(enum.Enum):
+    """Where a wanted partition is; a partition that nobody wants is in none of these states."""
+
+    ENDING = "ending"
+    """To be begun at its end, which is not known yet. Not assigned."""
+
+    ANEW = "anew"
+    """Its topic was made anew; its end is not known yet, nor so how much of it was read already
+    before that was noticed. Not assigned."""
+
+    READING = "reading"
+    """Assigned to the client at an offset."""
+
+    LOST = "lost"
+    """Assigned to the client, which has stopped there: the log does not hold its position."""
+
+
+class Changes(NamedTuple):
+    """What the client's assignment lacks.
+
+    Attributes:
+        removed: Partitions to take off first.
+        added: Partitions to put on then, each with the offset of the first record to read. One may
+            be in both: it goes on at another offset.
+    """
+
+    removed: frozenset[Partition]
+    added: Mapping[Partition, int]
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added)
+
+
+@dataclass
+class _Entry:
+    """One wanted partition."""
+
+    state: PartitionState
+    topic_id: str | None
+    # The next offset to be read, as far as is known; None until the start is settled.
+    position: int | None = None
+    # Where it was when the topic's id was last confirmed. All records before it are of that topic.
+    confirmed: int | None = None
+    # Its end when that was last asked for.
+    end: int | None = None
+
+
+class Positions:
+    """The partitions of one reader; for the reader's thread alone.
+
+    ========= =========================================================== =========
+    state     event                                                       state
+    ========= =========================================================== =========
+    (none)    ``want``, from the end                                      ENDING
+    (none)    ``want``, from the beginning or an offset                   READING
+    ENDING    ``settle``, with the end                                    READING
+    ENDING    ``want``, with another topic id                             READING
+    READING   ``lose``: the broker says that its offset is out of range   LOST
+    READING   ``want``, with another topic id                             ANEW
+    LOST      ``resume``, with the ends of what the log holds             READING
+    LOST      ``want``, with another topic id                             ANEW
+    ANEW      ``settle``, with the end                                    READING
+    ANEW      ``want``, with yet another topic id                         ANEW
+    (any)     ``want``, without it                                        (none)
+    ========= =========================================================== =========
+
+    READING and LOST partitions are the client's assignment once ``take_changes`` is applied.
+
+    Attributes:
+        unsettled: Whether a partition is ENDING, ANEW or LOST, so that a broker has to be asked.
+        skipped: For partitions whose topic was made anew: the offsets in it, from the first to
+            before the second, that may have been handed on before that was noticed.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Partition, _Entry] = {}
+        self._removed: set[Partition] = set()
+        self._added: dict[Partition, int] = {}
+        self.unsettled = False
+        self.skipped: dict[Partition, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def changed(self) -> bool:
+        """Whether ``take_changes`` would return any."""
+        return bool(self._removed or self._added)
+
+    def state(self, partition: Partition) -> PartitionState | None:
+        """Return the state of a partition; None if it is not wanted."""
+        entry = self._entries.get(partition)
+        return None if entry is None else entry.state
+
+    def partitions_in(self, *states: PartitionState) -> list[Partition]:
+        """Return the partitions in any of these states."""
+        return [where for where, entry in self._entries.items() if entry.state in states]
+
+    def want(self, wish: Mapping[Partition, Start]) -> dict[str, int]:
+        """Take a wish, the whole of it: what is read and not named is not wanted any more.
+
+        The positions must have been noted just before: those of topics whose id the wish confirms
+        count as confirmed.
+
+        Args:
+            wish: Partitions and their starts. The start of one that is read already is ignored,
+                unless its topic has another id.
+
+        Returns:
+            Kafka's names of topics that were made anew while they were read, each with the number
+            of records in the old topic that were not read, as far as is known.
+        """
+        for where in self._entries.keys() - wish.keys():
+            self._take_off(where)
+            del self._entries[where]
+            self.skipped.pop(where, None)
+        anew: dict[str, int] = {}
+        for where, start in wish.items():
+            entry = self._entries.get(where)
+            if entry is None:
+                self._begin(where, start)
+            elif start.topic_id is None or entry.topic_id in (None, start.topic_id):
+                entry.topic_id = start.topic_id or entry.topic_id
+                if entry.state is PartitionState.READING:
+                    entry.confirmed = entry.position
+            else:
+                anew[where[0]] = anew.get(where[0], 0) + self._unread(entry)
+                self._begin_anew(where, entry, start.topic_id)
+        self._look_for_unsettled()
+        return anew
+
+    def settle(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Begin partitions whose end is known now.
+
+        Args:
+            ends: The offset of the next record to come, of any partitions.
+
+        Returns:
+            The partitions of topics made anew in which records are skipped, as they may have been
+            handed on already, and how many.
+        """
+        doubtful = {}
+        for where in self.partitions_in(PartitionState.ENDING, PartitionState.ANEW):
+            if where not in ends:
+                continue
+            entry, end = self._entries[where], ends[where]
+            if entry.state is PartitionState.ENDING:
+                self._put_on(where, end)
+                continue
+            first, last = entry.confirmed or 0, entry.position or 0
+            # A client that read on in the new topic is not beyond its end.
+            if first < last <= end:
+                self.skipped[where] = first, last
+                doubtful[where] = last - first
+            self._put_on(where, 0)
+        self._look_for_unsettled()
+        return doubtful
+
+    def lose(self, partition: Partition, position: int) -> None:
+        """Note that the log does not hold a position any more.
+
+        Args:
+            partition: One that may not be wanted any more.
+            position: The offset that the broker refused, -1 if the client does not tell.
+        """
+        entry = self._entries.get(partition)
+        if entry is not None and entry.state is PartitionState.READING:
+            entry.state = PartitionState.LOST
+            entry.position = position if position >= 0 else entry.position
+            self.unsettled = True
+
+    def resume(self, partition: Partition, low: int, high: int) -> int:
+        """Go on with a LOST partition at the oldest record there is.
+
+        Args:
+            partition: The partition.
+            low: The offset of the oldest record in the log.
+            high: The offset of the next record to come.
+
+        Returns:
+            How many records the log held once and this reader did not read.
+        """
+        entry = self._entries[partition]
+        position = entry.position or 0
+        if position > high:
+            # It was one in another log: the topic was made anew, and its next id is no news.
+            missed, entry.topic_id = self._unread(entry), None
+        else:
+            missed = max(0, low - position)
+        self._take_off(partition)
+        self._put_on(partition, low)
+        self._look_for_unsettled()
+        return missed
+
+    def note(self, positions: Mapping[Partition, int]) -> None:
+        """Note how far the client has read: the next offset of partitions that it has read from."""
+        for where, position in positions.items():
+            entry = self._entries.get(where)
+            if entry is not None and entry.state is PartitionState.READING:
+                entry.position = position
+
+    def behind(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Return the partitions that are read no further than they could be, with their positions.
+
+        These are the partitions that are before the end that the last call of ``note_ends`` told,
+        beyond the end that is told now, or of which no end is told though others have one.
+
+        Args:
+            ends: The ends now, asked for after the positions were noted.
+        """
+        found = {}
+        for where in self.partitions_in(PartitionState.READING):
+            entry = self._entries[where]
+            position, end = entry.position or 0, ends.get(where)
+            if end is None or position > end or (entry.end is not None and position < entry.end):
+                found[where] = position
+        return found
+
+    def note_ends(self, ends: Mapping[Partition, int]) -> int:
+        """Note where partitions end; returns how many records are there and not read."""
+        for where, end in ends.items():
+            if where in self._entries:
+                self._entries[where].end = end
+        return sum(
+            # Of a log that ends before the position, made anew or cut, nothing was read.
+            entry.end if (entry.position or 0) > entry.end else self._unread(entry)
+            for entry in self._entries.values()
+            if entry.end is not None
+        )
+
+    def take_changes(self) -> Changes:
+        """Return what the client's assignment lacks; the caller applies it."""
+        changes = Changes(frozenset(self._removed), self._added)
+        self._removed, self._added = set(), {}
+        return changes
+
+    def take_everything(self) -> dict[Partition, int]:
+        """Return the assignment of a client that takes the place of the present one."""
+        self.take_changes()
+        assigned = self.partitions_in(PartitionState.READING, PartitionState.LOST)
+        return {where: self._entries[where].position or 0 for where in assigned}
+
+    def _begin(self, where: Partition, start: Start) -> None:
+        entry = self._entries[where] = _Entry(PartitionState.ENDING, start.topic_id)
+        if start.at is From.BEGINNING:
+            self._put_on(where, 0)
+        elif isinstance(start.at, int):
+            self._put_on(where, start.at)
+        else:
+            entry.position = None
+
+    def _begin_anew(self, where: Partition, entry: _Entry, topic_id: str) -> None:
+        entry.topic_id, entry.end = topic_id, None
+        if entry.state is PartitionState.ENDING:
+            # Nothing of the old topic was read, and everything in the new one is newer.
+            self._put_on(where, 0)
+            return
+        self._take_off(where)
+        self.skipped.pop(where, None)
+        entry.state = PartitionState.ANEW
+
+    def _put_on(self, where: Partition, offset: int) -> None:
+        entry = self._entries[where]
+        entry.state = PartitionState.READING
+        entry.position = entry.confirmed = offset
+        entry.end = None
+        self._added[where] = offset
+
+    def _take_off(self, where: Partition) -> None:
+        assigned = self._entries[where].state in (PartitionState.READING, PartitionState.LOST)
+        if self._added.pop(where, None) is None and assigned:
+            self._removed.add(where)
+
+    def _look_for_unsettled(self) -> None:
+        self.unsettled = any(
+            entry.state is not PartitionState.READING for entry in self._entries.values()
+        )
+
+    def _unread(self, entry: _Entry) -> int:
+        """Return how many records before the end that was told last are not read."""
+        return max(0, (entry.end or 0) - (entry.position or 0))

@@ -1,0 +1,395 @@
+"""The topics of one server: that they are there, how many partitions they have, and which they are.
+
+Brokers announce no change of a topic. So the topics are looked at: by the producer's client, which
+learns the partition counts by that itself, and by a client of the consumers' identity, which tells
+the ids as well. A topic that was deleted and made anew has another id; its name, its count and
+often even its end tell nothing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from ..config.librdkafka import Properties
+from ..config.settings import LayerConfig
+from ..exceptions import BrokerUnavailable, TopicError
+from ..wire.topics import Topic, WorkTopic, topic_name
+from .admin import TopicAdmin, partition_counts, topic_spec
+from .clients import abandon, new_client
+from .connection import Connection
+from .errors import kafka_error
+from .log import client_logger
+from .producer import RecordProducer
+from .properties import rights_properties
+
+__all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds between two attempts of a repair, and after one until the next may begin: what it did has
+# taken effect by then.
+_RETRY = 1.0
+# What brokers older than 2.8, which have no ids, tell in their place.
+_NO_ID = frozenset({"None", "AAAAAAAAAAAAAAAAAAAAAA"})
+# A topic list that was read so many seconds ago is not read again.
+_FRESH = 1.0
+
+
+class KnownTopic(NamedTuple):
+    """What is known of a topic.
+
+    Attributes:
+        partitions: How many it has.
+        topic_id: Kafka's id of it; None where only its name and its partitions were told.
+    """
+
+    partitions: int
+    topic_id: str | None = None
+
+
+@dataclass
+class KnownTopics:
+    """What brokers told of topics, put together; not for several threads at once. Pure.
+
+    Brokers may lag behind: one may still tell what another has told better. So a topic never gets
+    fewer partitions, and never an earlier id again.
+
+    Attributes:
+        topics: What is known, by Kafka's names of the topics.
+    """
+
+    topics: dict[str, KnownTopic] = field(default_factory=dict)
+    _earlier_ids: set[str] = field(default_factory=set)
+
+    def learn(self, told: Mapping[str, KnownTopic]) -> None:
+        """Take what a broker told."""
+        for name, new in told.items():
+            known = self.topics.get(name)
+            if new.topic_id in self._earlier_ids:
+                continue
+            if known is None:
+                self.topics[name] = new
+            elif new.topic_id is None or known.topic_id in (None, new.topic_id):
+                partitions = max(known.partitions, new.partitions)
+                self.topics[name] = KnownTopic(partitions, new.topic_id or known.topic_id)
+            else:
+                self._earlier_ids.add(known.topic_id or "")
+                self.topics[name] = new
+
+
+class TopicWatch:
+    """A client that tells of topics what the consumers of this server would be told; any thread.
+
+    It is kept open, because a connection takes longer than an answer.
+
+    Args:
+        config: The layer's settings.
+
+    Raises:
+        ImproperlyConfigured: If librdkafka refuses a property.
+    """
+
+    def __init__(self, config: LayerConfig) -> None:
+        # Nothing is logged, and in an outage it does not hurry: the other clients do.
+        own = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
+        unhurried = {"reconnect.backoff.max.ms": 2_000}
+        properties = Properties({**rights_properties(config), **own, **unhurried})
+        self._client = new_client(AdminClient, properties, "consumer_config")
+
+    def ask(
+        self, names: Iterable[str], timeout: float, *, rights: bool = False
+    ) -> Mapping[str, Future[Any]]:
+        """Ask for topics; returns at once.
+
+        Args:
+            names: Kafka's names of the topics.
+            timeout: Seconds that the brokers get to answer.
+            rights: Whether to ask as well for what this client may do with them.
+
+        Returns:
+            The descriptions to come.
+        """
+        answers: Mapping[str, Future[Any]] = self._client.describe_topics(
+            TopicCollection(list(names)),
+            include_authorized_operations=rights,
+            request_timeout=timeout,
+        )
+        return answers
+
+    def close(self) -> None:
+        """Free the client."""
+        # librdkafka's admin client has no close() of its own.
+        self._client.__exit__(None, None, None)
+
+    def abandon(self) -> None:
+        """Keep the client from ever being freed: in a forked child that hangs."""
+        abandon(self._client)
+
+
+class LayerTopics:
+    """Knows and provides the topics of one server; any thread, its methods block.
+
+    Args:
+        config: The layer's settings.
+        producer: Its client is asked for partition counts, and learns them by that itself.
+        connection: The state of the producer's connection, for errors.
+        on_change: Called with all that is known, after every look, in the order of the looks. Must
+            not block.
+    """
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        producer: RecordProducer,
+        connection: Connection,
+        on_change: Callable[[Mapping[str, KnownTopic]], None],
+    ) -> None:
+        self._config = config
+        self._producer = producer
+        self._connection = connection
+        self._on_change = on_change
+        self._known = KnownTopics()
+        # Guards _known and the order of on_change.
+        self._lock = threading.Lock()
+        self._watch: TopicWatch | None = None
+        # All that were ever ensured, in a fixed order: those are looked at and repaired.
+        self._topics: dict[Topic | WorkTopic, None] = {}
+        self._read_at: dict[str, float] = {}
+        # What the last look of the watch found missing.
+        self._missing: frozenset[str] = frozenset()
+        self._closed = threading.Event()
+        # Held while a repair runs or is about to: one at a time.
+        self._repairing = threading.Lock()
+
+    @property
+    def known(self) -> Mapping[str, KnownTopic]:
+        """What is known, by Kafka's names of the topics."""
+        with self._lock:
+            return dict(self._known.topics)
+
+    @property
+    def work_topics(self) -> list[WorkTopic]:
+        """The topics of worker channels that were ensured."""
+        return [topic for topic in tuple(self._topics) if isinstance(topic, WorkTopic)]
+
+    def name(self, topic: Topic | WorkTopic) -> str:
+        """Return Kafka's name of a topic."""
+        return topic_name(self._config.prefix, topic)
+
+    def watch(self) -> TopicWatch:
+        """Return the watch; the first call opens it, and it looks from then on.
+
+        Raises:
+            ImproperlyConfigured: If librdkafka refuses a property.
+        """
+        with self._lock:
+            if self._watch is None:
+                self._watch = TopicWatch(self._config)
+            return self._watch
+
+    def ensure(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
+        """Learn the partition counts; create what is missing, where the settings allow it.
+
+        Args:
+            topics: Which ones. Those that were read within the last second are not read again.
+            timeout: Seconds that this may block.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If topics are missing and cannot be created.
+        """
+        self._topics.update(dict.fromkeys(topics))
+        recently = time.monotonic() - _FRESH
+        stale = [each for each in topics if self._read_at.get(self.name(each), 0.0) < recently]
+        if stale:
+            self._ensure(stale, timeout)
+
+    def ensure_or_later(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
+        """Do what ``ensure`` does, in the background where no broker answers."""
+        try:
+            self.ensure(topics, timeout)
+        except BrokerUnavailable as error:
+            logger.warning("%s Messages wait in the producer's queue until then.", error)
+            self.repair()
+
+    def read_counts(self, timeout: float) -> None:
+        """Learn the partition counts of all topics of this server.
+
+        What is missing is repaired in the background.
+
+        Args:
+            timeout: Seconds that this may block.
+
+        Raises:
+            BrokerUnavailable: If no broker answers the producer's client in time.
+        """
+        if self._read(tuple(self._topics), timeout):
+            self.repair()
+
+    def look(self, timeout: float) -> None:
+        """Have the watch tell counts and ids, if it is open; nothing happens without an answer.
+
+        What is missing for the first time is repaired in the background.
+
+        Args:
+            timeout: Seconds that this may block.
+        """
+        with self._lock:
+            watch = self._watch
+        if watch is None or self._closed.is_set():
+            return
+        names = [self.name(topic) for topic in tuple(self._topics)]
+        try:
+            missing = self.learn(watch.ask(names, timeout), timeout)
+        except KafkaException:
+            return
+        before, self._missing = self._missing, missing
+        if missing - before:
+            self.repair()
+
+    def learn(self, answers: Mapping[str, Future[Any]], timeout: float) -> frozenset[str]:
+        """Take what the watch tells.
+
+        Args:
+            answers: From ``TopicWatch.ask``.
+            timeout: Seconds to wait for them.
+
+        Returns:
+            Kafka's names of the topics that do not exist.
+        """
+        concurrent.futures.wait(answers.values(), timeout)
+        told, missing = {}, set()
+        for name, answer in answers.items():
+            error = answer.exception() if answer.done() else None
+            if isinstance(error, KafkaException):
+                if kafka_error(error).code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    missing.add(name)
+            elif answer.done() and error is None:
+                description = answer.result()
+                topic_id = str(description.topic_id)
+                told[name] = KnownTopic(
+                    len(description.partitions), None if topic_id in _NO_ID else topic_id
+                )
+        self._learn(told)
+        return frozenset(missing)
+
+    def is_answered_elsewhere(self) -> bool:
+        """Tell whether brokers answer a new client, but not the producer's own, given time."""
+        try:
+            # A refusal is an answer, too.
+            with (
+                contextlib.suppress(TopicError),
+                TopicAdmin(self._config, self._config.timings.request) as admin,
+            ):
+                admin.inspect([self.name(topic) for topic in Topic])
+        except BrokerUnavailable:
+            return False
+        try:
+            self._read(tuple(Topic), self._config.timings.repair)
+        except BrokerUnavailable:
+            return not self._closed.is_set()
+        return False
+
+    def repair(self) -> None:
+        """Look whether topics are gone, and make them anew; in a thread, once at a time."""
+        if self._closed.is_set() or not self._repairing.acquire(blocking=False):
+            return
+        try:
+            threading.Thread(target=self._repair, name="kafka-layer-topics", daemon=True).start()
+        except RuntimeError as error:
+            # No thread can be started now; what reports the next error tries it again.
+            self._repairing.release()
+            logger.error("Missing topics could not be looked for: %s", error)
+
+    def close(self) -> None:
+        """End; a repair that runs ends by itself. Blocks briefly."""
+        self._closed.set()
+        with self._lock:
+            watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
+
+    def abandon(self) -> None:
+        """Let go of everything without touching it, in a forked child."""
+        # New ones: a thread of the parent may have held the old ones at the fork.
+        self._closed, self._lock = threading.Event(), threading.Lock()
+        self._closed.set()
+        if self._watch is not None:
+            self._watch.abandon()
+
+    def _learn(self, told: Mapping[str, KnownTopic]) -> None:
+        with self._lock:
+            self._known.learn(told)
+            self._on_change(dict(self._known.topics))
+
+    def _ensure(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        missing = self._read(topics, timeout)
+        if not missing:
+            return
+        names = ", ".join(map(self.name, missing))
+        if not self._config.auto_create_topics:
+            raise TopicError(
+                f"Topics are missing (or this client may not see them): {names}. "
+                "Run 'manage.py kafka_setup_topics', or set auto_create_topics=True."
+            )
+        logger.info("Creating topics: %s", names)
+        with TopicAdmin(self._config, max(0.1, deadline - time.monotonic())) as admin:
+            admin.create([topic_spec(self._config, topic) for topic in missing])
+        self._read_until_there(missing, names, deadline)
+        # They have ids that the readers have to know of before they read on.
+        self.look(self._config.timings.request)
+
+    def _read_until_there(
+        self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float
+    ) -> None:
+        """Return once the producer's client sees topics that were created."""
+        missing = topics
+        while missing:
+            missing = self._read(missing, max(0.1, deadline - time.monotonic()))
+            if missing and time.monotonic() >= deadline:
+                raise TopicError(
+                    f"Topics were created, but this client does not see them: {names}. "
+                    "Grant it DESCRIBE on them, or look at the brokers' logs."
+                )
+
+    def _read(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> list[Topic | WorkTopic]:
+        """Learn the partition counts of topics; returns those that do not exist."""
+        names = {topic: self.name(topic) for topic in topics}
+        counts = partition_counts(self._producer.client, names.values(), self._connection, timeout)
+        now = time.monotonic()
+        self._read_at.update(dict.fromkeys(counts, now))
+        self._learn({name: KnownTopic(count) for name, count in counts.items()})
+        return [topic for topic, name in names.items() if name not in counts]
+
+    def _repair(self) -> None:
+        try:
+            while not (self._closed.is_set() or self._was_repaired()):
+                self._closed.wait(_RETRY)
+            self._closed.wait(_RETRY)
+        finally:
+            self._repairing.release()
+
+    def _was_repaired(self) -> bool:
+        """Make what is missing; False where no broker answers, so that it is worth another try."""
+        try:
+            # It also tells the producer, which would believe for minutes that they are missing.
+            self._ensure(tuple(self._topics), self._config.timings.repair)
+        except BrokerUnavailable:
+            return False
+        except Exception as error:
+            if not self._closed.is_set():
+                logger.error("%s", error)
+                self._closed.wait(self._config.timings.repair)
+        return True

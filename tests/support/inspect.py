@@ -1,0 +1,37 @@
+"""The questions that tests ask of the inside of a layer, each in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kafka_layer.kafka.backplane import KafkaBackplane
+from kafka_layer.kafka.reader import Reader
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.topics import CONTROL_TOPICS, Topic, topic_name
+
+__all__ = ["backplane_of", "consumer_of", "partitions_read", "reader_of"]
+
+
+def backplane_of(layer: KafkaChannelLayer) -> KafkaBackplane:
+    """Return what carries the records of a layer."""
+    backplane = layer._server._backplane
+    assert isinstance(backplane, KafkaBackplane)
+    return backplane
+
+
+def reader_of(layer: KafkaChannelLayer, topic: Topic) -> Reader:
+    """Return what reads a topic for a layer that receives."""
+    data, control = (reader for reader, _ in backplane_of(layer)._readers)
+    return control if topic in CONTROL_TOPICS else data
+
+
+def consumer_of(layer: KafkaChannelLayer, topic: Topic) -> Any:
+    """Return the client that reads a topic at this moment."""
+    return reader_of(layer, topic)._client
+
+
+def partitions_read(layer: KafkaChannelLayer, topic: Topic) -> set[int]:
+    """Return the partitions of a topic that are assigned to the layer's client."""
+    name = topic_name(layer.config.prefix, topic)
+    assigned = consumer_of(layer, topic).assignment()
+    return {each.partition for each in assigned if each.topic == name}
