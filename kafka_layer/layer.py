@@ -264,6 +264,8 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         mailbox = server.mailbox(channel)
         if mailbox is None:
             server, mailbox = await self._open(channel)
+        if mailbox.received_by is not str:
+            mailbox.received_by = channel.__class__
         while True:
             # From here to the return there is no await once a message was taken.
             envelope = mailbox.take()

@@ -33,9 +33,12 @@ class Mailbox(Receives):
 
     Attributes:
         taken: How many messages were taken from it.
+        received_by: ``str`` once a receive named the channel by a copy of its name, ``ChannelName``
+            while all did by the object that ``new_channel()`` returned, None before the first.
+            Set by ``receive``.
     """
 
-    __slots__ = ("_congestion", "capacity", "channel", "taken")
+    __slots__ = ("_congestion", "capacity", "channel", "received_by", "taken")
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Mailbox(Receives):
         super().__init__(wakeups, on_wait)
         self.channel = channel
         self.capacity = capacity
+        self.received_by: type[str] | None = None
         self.taken = 0
         # From the message that fills it to the take that drains it.
         self._congestion: Congestion | None = None

@@ -3,9 +3,12 @@
 Knows nothing of Kafka. Any thread may call any method, and so may a signal handler or a finalizer
 that interrupts one of them: nothing here waits for a lock.
 
-A channel is forgotten, with its groups and its user, when nobody can receive on it any more: the
-name object that ``new_channel()`` gave was collected, no receive waits, and ``expiry`` has passed
-since the last one. A handler may run for as long as it likes: its consumer holds the name.
+A channel is forgotten, with its groups and its user, when nobody can receive on it any more. The
+name object that ``new_channel()`` returned tells: while it lives, a handler may run for as long as
+it likes, because its consumer holds the name. Once it was collected, a channel on which that object
+alone has received, as a websocket's, is forgotten by the next sweep. A copy of the text may be
+somewhere where no receive has come yet, or where a copy has received: such a channel is forgotten
+when no receive waits and ``expiry`` has passed since the last one.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ class ChannelForgotten(Exception):
 class Registry:
     """The channels of one server.
 
-    A channel is *held* while its name object lives, *leaving* from then on, *forgotten* in the end;
-    a receive brings a forgotten one back as leaving, without its groups.
+    A channel is *held* while its name object lives; then *leaving*, where a copy of the name may
+    still receive; *forgotten* in the end. A receive brings a forgotten one back as leaving, without
+    its groups.
 
     Args:
         config: Capacities and expiry times.
@@ -136,11 +140,15 @@ class Registry:
             How many messages were left in them.
         """
         now = time.monotonic()
+        left = 0
         while self._collected:
             mailbox = self._mailboxes.get(self._collected.popleft())
-            if mailbox is not None:
+            if mailbox is None:
+                continue
+            if mailbox.received_by is ChannelName and not mailbox.receiving:
+                left += self._forget(mailbox)
+            else:
                 self._expire_later(mailbox)
-        left = 0
         while self._leaving and self._leaving[0][0] <= now:
             mailbox = self._leaving.popleft()[1]
             if mailbox.receiving or mailbox.last_seen + self._config.expiry > now:

@@ -63,11 +63,15 @@ class ServerName(NamedTuple):
 class ChannelName(str):
     """A channel name that can be weakly referenced.
 
-    The layer forgets a channel some time after the object that ``new_channel()`` returned was
-    collected; a consumer keeps its channel alive by holding that object.
+    The layer forgets a channel once the object that ``new_channel()`` returned was collected and
+    nobody receives with a copy of its text; a consumer keeps its channel by holding that object.
     """
 
     __slots__ = ("__weakref__",)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # A copy is text: it keeps no channel alive.
+        return str, (str(self),)
 
 
 _SERVER_NAME = re.compile(r"([0-9]{1,6})-([0-9a-zA-Z]{1,32})")

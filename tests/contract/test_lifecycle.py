@@ -162,6 +162,43 @@ class TestLifeOfAChannel:
         await here.send(copy, BARRIER)
         assert await waiting == BARRIER
 
+    async def test_a_websocket_that_is_gone_is_forgotten_long_before_expiry(
+        self, make_layer: Layers
+    ) -> None:
+        here, there = make_layer(), make_layer(expiry=60)
+        registry = there._server.registry
+        for _ in range(2):
+            # As a consumer does: it receives by the very name, and ends in a receive.
+            name = await there.new_channel()
+            await there.group_add("room", name)
+            await there.send(name, MESSAGE)
+            assert await next_message(there, name) == MESSAGE
+            waiting = await begin_receive(there, name)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            del name, waiting
+        gc.collect()
+        await wait_until_async(lambda: not len(there._server.registry), "both to be forgotten", 3)
+        assert len(registry.groups) == 0
+        await here.group_send("room", MESSAGE)
+
+    async def test_a_copy_that_receives_keeps_the_channel_while_it_handles_a_message(
+        self, make_layer: Layers
+    ) -> None:
+        layer = make_layer(expiry=60)
+        name = await layer.new_channel()
+        copy = "".join(name)
+        await layer.group_add("room", name)
+        await layer.send(name, MESSAGE)
+        assert await next_message(layer, copy) == MESSAGE
+        await layer.send(name, MESSAGE)
+        assert await next_message(layer, name) == MESSAGE
+        del name
+        gc.collect()
+        await sweeps(layer, 0.3)  # no receive waits: it handles the message
+        await layer.group_send("room", BARRIER)
+        assert await next_message(layer, copy) == BARRIER
+
     async def test_not_before_expiry_has_passed(self, make_layer: Layers) -> None:
         layer = make_layer(expiry=5)
         copy = "".join(await layer.new_channel())
@@ -185,6 +222,24 @@ class TestLifeOfAChannel:
         )
         await layer.group_send("room", MESSAGE)
         assert await waiting == MESSAGE
+
+    async def test_a_receive_that_found_its_channel_just_before_it_was_forgotten(
+        self, make_layer: Layers
+    ) -> None:
+        here, there = make_layer(), make_layer(expiry=0.2)
+        copy = "".join(await there.new_channel())
+        gc.collect()
+        registry = there._server.registry
+        found = registry.mailbox
+        orphan = found(copy)
+        await wait_until_async(lambda: is_empty_after_sweep(registry), "it to be forgotten")
+        registry.mailbox = lambda _: orphan
+        waiting = asyncio.create_task(there.receive(copy))
+        await asyncio.sleep(0)
+        registry.mailbox = found
+        await wait_until_async(lambda: found(copy) is not None, "it to come back", 2)
+        await here.send(copy, MESSAGE)
+        assert await asyncio.wait_for(waiting, 5) == MESSAGE
 
     async def test_messages_of_a_forgotten_channel_are_counted(self, make_layer: Layers) -> None:
         layer = make_layer(expiry=0.2)

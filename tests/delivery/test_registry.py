@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import time
+from collections.abc import Callable
 
 import pytest
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.registry import ChannelForgotten, Registry
-from kafka_layer.wire.names import ServerName
+from kafka_layer.wire.names import ChannelName, ServerName
 from tests.support.waiting import wait_until
 
 SERVER = ServerName(0, "abcdef01")
@@ -39,6 +42,12 @@ def mailbox_of(registry: Registry, channel: str) -> Mailbox:
 def swept(registry: Registry) -> bool:
     registry.sweep()
     return not len(registry)
+
+
+def repickled(name: str) -> str:
+    loaded = pickle.loads(pickle.dumps(name))
+    assert isinstance(loaded, str)
+    return loaded
 
 
 class TestChannels:
@@ -109,9 +118,9 @@ class TestChanges:
             add(name, mailbox)
 
         monkeypatch.setattr(members, "add", add_to_a_forgotten_one)
-        copy = "".join(new(registry))
+        name = "".join(new(registry))
         gc.collect()
-        registry.change(f"{kind}_add", "x", copy)
+        registry.change(f"{kind}_add", "x", name)
         assert len(members) == 0
         assert members.members("x") == ()
 
@@ -135,40 +144,61 @@ class TestForgetting:
         wait_until(lambda: swept(registry), "it to be forgotten")
         assert len(registry.groups) == len(registry.users) == 0
 
-    def test_not_before_expiry(self) -> None:
-        registry = make_registry(expiry=30)
-        copy = "".join(new(registry))
+    def test_a_channel_on_which_its_name_object_alone_received_goes_with_it(self) -> None:
+        registry = make_registry(expiry=3600)
+        name = new(registry)
+        registry.change("group_add", "room", name)
+        mailbox_of(registry, name).received_by = type(name)
+        registry.sweep()
+        assert len(registry) == 1
+        del name
         gc.collect()
         registry.sweep()
-        assert registry.mailbox(copy) is not None
+        assert len(registry) == len(registry.groups) == 0
+
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, str, "".join, repickled])
+    def test_a_copy_of_a_name_is_text(
+        self, registry: Registry, copied: Callable[[str], str]
+    ) -> None:
+        name = new(registry)
+        assert type(name) is ChannelName
+        assert type(copied(name)) is str
+        assert copied(name) == name
+
+    def test_not_before_expiry(self) -> None:
+        registry = make_registry(expiry=30)
+        name = "".join(new(registry))
+        gc.collect()
+        registry.sweep()
+        assert registry.mailbox(name) is not None
 
     def test_expiry_counts_from_the_last_receive(self) -> None:
         registry = make_registry(expiry=0.4)
-        copy = "".join(new(registry))
-        mailbox = mailbox_of(registry, copy)
+        name = "".join(new(registry))
+        mailbox = mailbox_of(registry, name)
         gc.collect()
         deadline = time.monotonic() + 0.8
         while time.monotonic() < deadline:
             mailbox.last_seen = time.monotonic()  # as each receive does
             passes(registry, 0.1)
-        assert registry.mailbox(copy) is mailbox
+        assert registry.mailbox(name) is mailbox
         wait_until(lambda: swept(registry), "it to be forgotten")
 
     async def test_a_waiting_receive_keeps_it(self, registry: Registry) -> None:
-        copy = "".join(new(registry))
-        waiting = asyncio.create_task(mailbox_of(registry, copy).wait())
+        name = "".join(new(registry))
+        waiting = asyncio.create_task(mailbox_of(registry, name).wait())
         await asyncio.sleep(0)
         gc.collect()
         await asyncio.to_thread(passes, registry, 0.3)
-        assert registry.is_open(mailbox_of(registry, copy))
+        assert registry.is_open(mailbox_of(registry, name))
         waiting.cancel()
         await asyncio.wait([waiting])
         await asyncio.to_thread(wait_until, lambda: swept(registry), "it to be forgotten")
 
     def test_it_counts_what_was_left(self, registry: Registry) -> None:
-        copy = "".join(new(registry))
+        name = "".join(new(registry))
         for _ in range(3):
-            mailbox_of(registry, copy).put(envelope())
+            mailbox_of(registry, name).put(envelope())
         gc.collect()
         left: list[int] = []
         wait_until(lambda: (left.append(registry.sweep()), not len(registry))[1], "the end")
@@ -189,13 +219,13 @@ class TestForgetting:
     async def test_a_receive_that_found_its_mailbox_just_before_ends_and_may_open_it_anew(
         self, registry: Registry
     ) -> None:
-        copy = "".join(new(registry))
-        mailbox = mailbox_of(registry, copy)
+        name = "".join(new(registry))
+        mailbox = mailbox_of(registry, name)
         gc.collect()
         await asyncio.to_thread(wait_until, lambda: swept(registry), "it to be forgotten")
         with pytest.raises(ChannelForgotten):
             await asyncio.wait_for(mailbox.wait(), 5)
-        reborn = registry.open_mailbox(copy)
+        reborn = registry.open_mailbox(name)
         assert reborn.put(envelope())
         await asyncio.wait_for(reborn.wait(), 5)
 
