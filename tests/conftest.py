@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,13 @@ from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.kafka import RealBroker, missing_tools
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.secure import SecureBroker
+from tests.support.shared import SharedBroker
+
+_SHARED = pytest.StashKey[SharedBroker | None]()
 
 # Where every test needs a real Kafka, a broker in the process, or processes of its own.
 _BROKER_FOLDERS = {"integration", "scaleout", "workers", "faults", "security", "e2e", "testing"}
-_BROKER_FIXTURES = {"kafka", "embedded", "secure", "real_broker_tools"}
+_BROKER_FIXTURES = {"kafka", "shared_broker", "embedded", "secure", "real_broker_tools"}
 _BROKER_BACKENDS = ("kafka", "embedded")
 
 
@@ -33,20 +37,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("broker")
 
 
-@pytest.fixture(scope="session")
-def kafka() -> Iterator[str]:
-    """The bootstrap servers of a real Kafka.
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the processes of pytest-xdist share one broker."""
+    shared = node.config.stash.setdefault(_SHARED, None) or SharedBroker()
+    node.config.stash[_SHARED] = shared
+    node.workerinput["shared_broker"] = str(shared.folder)
 
-    ``KAFKA_BOOTSTRAP_SERVERS`` names one that runs; else one is started. Where neither is
-    possible the test is skipped, or fails when ``KAFKA_LAYER_REQUIRE_BROKER=1`` asks for it.
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what the processes shared."""
+    shared = config.stash.get(_SHARED, None)
+    if shared is not None:
+        shared.close()
+
+
+@pytest.fixture(scope="session")
+def shared_broker(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The bootstrap servers of the one broker that this test run starts for all tests.
+
+    Its groups notice a dead member within ``SESSION_MS``. Where no broker can be started the test
+    is skipped, or fails when ``KAFKA_LAYER_REQUIRE_BROKER=1`` asks for it.
     """
-    servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if servers:
-        yield servers
-        return
     require_real_broker()
+    folder = getattr(request.config, "workerinput", {}).get("shared_broker")
+    if folder is not None:
+        yield SharedBroker.address(Path(folder))
+        return
     with RealBroker() as broker:
         yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> str:
+    """The bootstrap servers of a real Kafka.
+
+    ``KAFKA_BOOTSTRAP_SERVERS`` names one that runs; else it is the shared one.
+    """
+    servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    return servers or str(request.getfixturevalue("shared_broker"))
 
 
 @pytest.fixture(scope="session")

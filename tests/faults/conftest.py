@@ -16,15 +16,7 @@ LayersOn = Callable[[str], Layers]
 @pytest.fixture(scope="package")
 def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
     """A broker for all tests of this folder: a start takes longer than most of them."""
-    # Workers learn of their share, and of others that are gone, within seconds.
-    groups = {
-        "group.min.session.timeout.ms": 1_000,
-        "group.consumer.min.session.timeout.ms": 1_000,
-        "group.consumer.session.timeout.ms": 3_000,
-        "group.consumer.min.heartbeat.interval.ms": 100,
-        "group.consumer.heartbeat.interval.ms": 500,
-    }
-    with RealBroker(groups) as broker:
+    with RealBroker() as broker:
         yield broker
 
 

@@ -1,9 +1,8 @@
-"""Worker channels on a broker of their own, whose groups notice a dead worker within seconds."""
+"""Worker channels on the shared broker, whose groups notice a dead worker within seconds."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from confluent_kafka import Consumer
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import WorkTopic
-from tests.support.kafka import RealBroker
 from tests.support.layers import Backend, kafka_backend
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until
@@ -21,31 +19,18 @@ SESSION_MS = 3_000
 
 
 @pytest.fixture(scope="session")
-def broker(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A real Kafka with short sessions in both protocols."""
-    properties = {
-        "group.min.session.timeout.ms": 1_000,
-        "group.consumer.min.session.timeout.ms": 1_000,
-        "group.consumer.session.timeout.ms": SESSION_MS,
-        "group.consumer.min.heartbeat.interval.ms": 100,
-        "group.consumer.heartbeat.interval.ms": 500,
-    }
-    with RealBroker(properties) as started:
-        # The first group of all waits for the broker to create the topic of positions.
-        create_topic(started.bootstrap_servers, "warm-up")
-        consumer = Consumer(
-            {"bootstrap.servers": started.bootstrap_servers, "group.id": "warm-up", "log_level": 0}
-        )
-        consumer.subscribe(["warm-up"])
-        wait_until(lambda: consumer.poll(0.05) or consumer.assignment(), "a group to form", 30)
-        consumer.close()
-        yield started
+def kafka(shared_broker: str) -> str:
+    """What layers of this folder run on, once it has formed a first group.
 
-
-@pytest.fixture(scope="session")
-def kafka(broker: RealBroker) -> str:
-    """What layers of this folder run on."""
-    return broker.bootstrap_servers
+    The first group of all waits for the broker to create the topic of positions.
+    """
+    name = f"warm-up-{secrets.token_hex(4)}"
+    create_topic(shared_broker, name)
+    consumer = Consumer({"bootstrap.servers": shared_broker, "group.id": name, "log_level": 0})
+    consumer.subscribe([name])
+    wait_until(lambda: consumer.poll(0.05) or consumer.assignment(), "a group to form", 30)
+    consumer.close()
+    return shared_broker
 
 
 @pytest.fixture(scope="session")
