@@ -55,7 +55,7 @@ _SEND_CONN, _SEND_GROUP = Topic.SEND_CONN, Topic.SEND_GROUP
 _layers: weakref.WeakSet[KafkaChannelLayer] = weakref.WeakSet()
 
 
-class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
     """A channel layer whose messages travel through Kafka topics.
 
     The constructor does no I/O and starts nothing; the first call starts what it needs. Every
@@ -82,9 +82,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def __init__(self, **config: Any) -> None:
         self.config = self.read_config(**config)
         super().__init__(
-            expiry=self.config.expiry,
+            expiry=self.config.expiry,  # type: ignore[arg-type, unused-ignore]
             capacity=self.config.capacity,
-            channel_capacity=self.config.channel_capacity,
+            channel_capacity=self.config.channel_capacity,  # type: ignore[arg-type, unused-ignore]
         )
         self.group_expiry = self.config.group_expiry
         self._codec = Codec(self.config.serializer_format, self.config.serializer)
@@ -106,7 +106,9 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Sending
 
-    async def send(self, channel: str, message: dict[str, Any]) -> Position | None:
+    async def send(  # type: ignore[override, unused-ignore]
+        self, channel: str, message: dict[str, Any]
+    ) -> Position | None:
         """Send a message to one channel.
 
         A channel of this process is served at once, without a way through Kafka.
@@ -132,7 +134,7 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return None
         return await self._publish(record)
 
-    async def group_send(
+    async def group_send(  # type: ignore[override, unused-ignore]
         self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Send a message to every channel of a group, on all servers.
@@ -496,14 +498,14 @@ class KafkaChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Channels' own checks, in one step where there is nothing to refuse: every send makes them.
 
-    def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
+    def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """Check a channel's name; see ``BaseChannelLayer``."""
         # Of a ChannelName [:] makes a plain copy.
         if isinstance(name, str) and parse_address(name[:]) is not None and not receive:
             return True
         return bool(super().require_valid_channel_name(name, receive))
 
-    def require_valid_group_name(self, name: str) -> bool:
+    def require_valid_group_name(self, name: object) -> bool:
         """Check a group's name; see ``BaseChannelLayer``."""
         if isinstance(name, str) and is_group_name(name[:]):
             return True

@@ -17,10 +17,9 @@ from functools import partial
 from typing import Any
 
 from channels import DEFAULT_CHANNEL_LAYER
-from channels.layers import get_channel_layer
-from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
+from . import get_layer
 from .layer import KafkaChannelLayer
 from .wire.names import UserId, user_key
 
@@ -56,7 +55,7 @@ def send_on_commit(
         TypeError: If the name or the message is not legal.
         ImproperlyConfigured: If there is no such layer, or it is not a KafkaChannelLayer.
     """
-    backend = _layer(layer)
+    backend = get_layer(layer)
     backend.require_valid_channel_name(channel)
     _on_commit(backend, using, robust, backend.send_sync, channel, _copy(backend, message))
 
@@ -82,7 +81,7 @@ def group_send_on_commit(
 
     Errors as for ``send_on_commit``.
     """
-    backend = _layer(layer)
+    backend = get_layer(layer)
     backend.require_valid_group_name(group)
     send = partial(backend.group_send_sync, exclude=_names(exclude))
     _on_commit(backend, using, robust, send, group, _copy(backend, message))
@@ -109,7 +108,7 @@ def user_send_on_commit(
 
     Errors as for ``send_on_commit``.
     """
-    backend = _layer(layer)
+    backend = get_layer(layer)
     user_key(user_id)
     send = partial(backend.user_send_sync, exclude=_names(exclude))
     _on_commit(backend, using, robust, send, user_id, _copy(backend, message))
@@ -134,19 +133,9 @@ def all_send_on_commit(
 
     Errors as for ``send_on_commit``.
     """
-    backend = _layer(layer)
+    backend = get_layer(layer)
     send = partial(backend.all_send_sync, exclude=_names(exclude))
     _on_commit(backend, using, robust, send, _copy(backend, message))
-
-
-def _layer(alias: str) -> KafkaChannelLayer:
-    layer = get_channel_layer(alias)
-    if not isinstance(layer, KafkaChannelLayer):
-        raise ImproperlyConfigured(
-            f"CHANNEL_LAYERS[{alias!r}] is {layer!r}; the shortcuts need a KafkaChannelLayer "
-            "(in tests: kafka_layer.testing.InMemoryKafkaChannelLayer)."
-        )
-    return layer
 
 
 def _on_commit(

@@ -25,7 +25,7 @@ _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 
 
-class OneAtATimeWorker(Worker):  # type: ignore[misc]
+class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
     """Channels' worker with one message a channel in hand, and a stop that loses none.
 
     SIGTERM or SIGINT: it takes no more messages, finishes those in hand and ends. A second one
@@ -81,7 +81,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
                 continue
             await self._clear_away_ended()
             hand.take(job)
-            self.get_or_create_application_instance(channel, scope).put_nowait(message)
+            self.get_or_create_application_instance(channel, scope).put_nowait(message)  # type: ignore[no-untyped-call, unused-ignore]
 
     def _leave_audiences(self) -> None:
         """Keep messages to all from the consumers, on whichever layer each has its channel."""
@@ -108,7 +108,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc]
             if future.done():
                 del self.application_instances[channel]
                 if not future.cancelled() and future.exception() is not None:
-                    await self.application_exception(future.exception(), details)
+                    await self.application_exception(future.exception(), details)  # type: ignore[no-untyped-call, unused-ignore]
 
     def _stop_on_signals(self, listeners: Sequence[asyncio.Future[None]]) -> None:
         loop = asyncio.get_running_loop()

@@ -524,7 +524,7 @@ class Server:
             self.stats.count("dropped.flushed", dropped)
 
     def _too_large(self, topic: Topic | WorkTopic, value: bytes) -> Exception:
-        return MessageTooLarge(  # type: ignore[no-any-return]
+        return MessageTooLarge(  # type: ignore[no-any-return, unused-ignore]
             f"A message of {len(value)} bytes is larger than {topic.value} allows "
             f"({self._limits[topic]} bytes); raise its max.message.bytes, or send a reference."
         )

@@ -215,7 +215,7 @@ class _Report:
     rows: list[_Row]
 
 
-class _Names(BaseChannelLayer):  # type: ignore[misc]
+class _Names(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
     """Judges names as the layer does."""
 
     channel_name_regex = CHANNEL_NAME

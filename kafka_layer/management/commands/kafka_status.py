@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from channels.layers import channel_layers
 from django.core.exceptions import ImproperlyConfigured
@@ -149,7 +149,7 @@ def _look(alias: str, config: LayerConfig, timeout: float, wait: float) -> _Repo
     servers: list[dict[str, Any]] = []
     round_trip = None
     if len(states) == len(specs):
-        layer: KafkaChannelLayer = channel_layers.make_backend(alias)
+        layer = cast(KafkaChannelLayer, channel_layers.make_backend(alias))
         try:
             round_trip = layer.round_trip_sync(timeout)
             own = layer.stats().server

@@ -9,7 +9,7 @@ from kafka_layer.worker import OneAtATimeWorker
 __all__ = ["Command"]
 
 
-class Command(RunWorker):  # type: ignore[misc]
+class Command(RunWorker):  # type: ignore[misc, unused-ignore]
     """Same arguments as Channels' own; see ``kafka_layer.worker`` for the difference."""
 
     worker_class = OneAtATimeWorker
