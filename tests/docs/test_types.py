@@ -1,0 +1,123 @@
+"""Every Python block of the docs and the README type-checks: mypy, strict, with Channels' stubs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import kafka_layer
+
+REPOSITORY = Path(kafka_layer.__file__).parents[1]
+PAGES = sorted([*REPOSITORY.glob("docs/*.md"), REPOSITORY / "README.md"])
+
+_BLOCK = re.compile(r'^```python(?: title="([^"]+)")?\n(.*?)^```$', re.S | re.M)
+
+# What the pages take for granted: names that the reader's own program has.
+_KNOWN = """
+import logging
+import os
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter
+
+import kafka_layer
+from kafka_layer.consumers import AsyncUserConsumerMixin
+from kafka_layer.layer import KafkaChannelLayer
+
+logger = logging.getLogger(__name__)
+layer: KafkaChannelLayer = kafka_layer.get_layer()
+channel: str
+channel_of_another_process: str
+first_channel: str
+second_channel: str
+order: Any
+metrics: Any
+producer: Any
+SECRET: str
+CHANNEL_LAYERS: dict[str, Any]
+"""
+
+
+# types-channels has no words for an ASGI application in a path().
+_OF_THE_STUBS = re.compile(r"_ExtendedURLPattern|_ASGIApplicationProtocol")
+
+
+def module(code: str) -> str:
+    """Return a block as a module: entries of a dict in a dict, what awaits in a function."""
+    if code.startswith('"') and code.rstrip().endswith((",", "}")):
+        return f"_SETTINGS: dict[str, object] = {{\n{code}\n}}\n"
+    if "await " in code and not re.search(r"^(async def|class) ", code, re.M):
+        return f"async def _block() -> None:\n{textwrap.indent(code, '    ')}"
+    return code
+
+
+def modules_of(page: Path) -> dict[str, str]:
+    """Return the blocks of a page as modules, by file name."""
+    found = {}
+    for number, (title, code) in enumerate(_BLOCK.findall(page.read_text())):
+        name = title or f"{page.stem.replace('-', '_')}_{number}.py"
+        found[name] = code if title else f"from _known import *\n\n{module(code)}"
+    return found
+
+
+def batches() -> list[dict[str, str]]:
+    """Return the modules of all pages in as few folders as their names allow."""
+    folders: list[dict[str, str]] = []
+    for page in PAGES:
+        modules = modules_of(page)
+        folder = next((each for each in folders if not each.keys() & modules.keys()), None)
+        if folder is None:
+            folders.append(modules)
+        else:
+            folder.update(modules)
+    return folders
+
+
+def errors(modules: dict[str, str], folder: Path) -> list[str]:
+    """Return what mypy says about modules that are written into a folder."""
+    for name, code in {**modules, "_known.py": _KNOWN}.items():
+        (folder / name).write_text(code)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-pretty"),
+            # As for an installed package: the errors of its own are not the reader's.
+            *("--config-file", "", "--follow-imports", "silent", "--implicit-reexport"),
+            *("--cache-dir", str(REPOSITORY / ".mypy_cache" / "docs")),
+            *modules,
+        ],
+        cwd=folder,
+        env={"MYPYPATH": f"{folder}:{REPOSITORY}", "PATH": "", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    return [
+        each for each in lines if ": error: " in each and not _OF_THE_STUBS.search(each)
+    ] + done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("number", range(len(batches())))
+def test_the_python_blocks_of_the_pages_are_right(number: int, tmp_path: Path) -> None:
+    assert errors(batches()[number], tmp_path) == []
+
+
+def test_the_checker_finds_what_is_wrong(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nawait layer.group_send('room', {}, exlude=[])\n```\n"
+        "```python\nclass A(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):\n"
+        "    async def connect(self):\n        pass\n```\n"
+    )
+
+    said = "\n".join(errors(modules_of(page), tmp_path))
+
+    assert 'page_0.py:4: error: Unexpected keyword argument "exlude"' in said
+    assert "page_1.py:4: error: Function is missing a return type annotation" in said
