@@ -40,7 +40,8 @@ _QUEUE_LIMIT = 100_000  # librdkafka's default
 # librdkafka looks once a second for expired records. A held record that enters librdkafka's queue
 # gets message.timeout.ms anew, so it is expired here, a second early.
 _EXPIRY_PRECISION = 1.0
-# Seconds that close() waits for a thread that is handing a record over.
+# Seconds that close() waits for a thread that is handing a record over, and at least for the
+# reports on what could not be written.
 _CLOSE_PATIENCE = 0.5
 
 
@@ -58,7 +59,7 @@ class RecordProducer:
     serving nothing is queued and nobody waits                resting
     resting a record is held back or awaited, a sender waits, serving
             or ``producer_rest`` seconds have passed
-    any     close()                                           ended
+    any     close(): the records not written are reported     ended
     ======= ================================================= =======
 
     Args:
@@ -96,7 +97,7 @@ class RecordProducer:
             self._roused,
         )
         self.when_room = self._batcher.when_room
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -186,20 +187,22 @@ class RecordProducer:
         self._client.replace()
 
     def close(self, timeout: float) -> None:
-        """Write what is queued, give up the rest, free the client.
+        """Write what is queued, report the rest as failed, free the client.
 
         Args:
-            timeout: Seconds that this may block.
+            timeout: Seconds that writing may take; half a second more for the reports on the rest.
         """
         deadline = monotonic() + timeout
         self._batcher.stop_taking()
-        self._stop.set()
-        self._roused.set()
         self.flush(timeout)
         self._batcher.close(min(_CLOSE_PATIENCE, max(0.0, deadline - monotonic())))
-        self._client.close(max(0.0, deadline - monotonic()))
+        self._client.close()
+        self._ended.set()
+        self._roused.set()
+        # The thread reports what could not be written. Where that takes longer than there is time
+        # it goes on after this call.
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(max(0.0, deadline - monotonic()))
+            self._thread.join(max(_CLOSE_PATIENCE, deadline - monotonic()))
 
     def abandon(self) -> None:
         """Let go of the clients without touching them, in a forked child."""
@@ -210,14 +213,14 @@ class RecordProducer:
         return name, next(turns) % partitions
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             try:
                 self._serve()
             except Exception:
-                if self._stop.wait(self._timings.producer_rest):
-                    break
                 self._stats.count("errors.producer")
                 logger.exception("The producer's thread goes on after an error")
+                self._ended.wait(self._timings.producer_rest)
+        self._client.tend()
 
     def _serve(self) -> None:
         self._batcher.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,6 +89,24 @@ class TestTickets:
         producer.close(CLOSE_TIMEOUT)
         wait_until(lambda: ticket.done, "the record's outcome")
         assert isinstance(ticket.error, ProduceFailed)
+
+
+class TestClosing:
+    def test_reports_on_records_that_were_not_written_take_no_longer_than_the_close_may(
+        self, make_producer: MakeProducer
+    ) -> None:
+        class Slow(Stats):
+            def dropped(self, cause: str, detail: str, number: int = 1) -> None:
+                time.sleep(0.01)
+
+        producer = make_producer(stats=Slow("test"))
+        tickets: list[Ticket[Position]] = [Ticket() for _ in range(400)]
+        for ticket in tickets:
+            producer.produce(record(), ticket)
+        began = time.monotonic()
+        producer.close(CLOSE_TIMEOUT)
+        assert time.monotonic() - began < 2
+        wait_until(lambda: all(each.done for each in tickets), "every record's outcome")
 
 
 class TestRoom:

@@ -59,7 +59,8 @@ def make_client(stats: Stats) -> Iterator[MakeClient]:
 
     yield make
     for client in clients:
-        client.close(0.0)
+        client.close()
+        client.tend()
 
 
 def current(client: ProducerClient) -> Producer:
@@ -138,7 +139,7 @@ class TestStates:
         client = make_client()
         client.open()
         fail(client)
-        client.close(0.0)
+        client.close()
         client.tend()
         assert client.state is CLOSED
         assert client.current is None
@@ -157,10 +158,10 @@ class TestRecordsOfOtherThreads:
         client.open()
         taken = current(client)
         if end == "close":
-            client.close(0.0)
+            client.close()
         else:
             client.replace()
-            client.tend()
+        client.tend()
         ticket: Ticket[Position] = Ticket()
         client.enqueue(taken, pending(ticket))
         client.enqueue(taken, pending())
@@ -186,7 +187,8 @@ class TestRecordsOfOtherThreads:
         client = make_client()
         client.open()
         began = time.monotonic()
-        client.close(0.0)
+        client.close()
+        client.tend()
         assert time.monotonic() - began < 5
         with pytest.raises(ProduceFailed):
             queued[0].result(5)
@@ -207,6 +209,7 @@ class TestRecordsOfOtherThreads:
         thread.start()
         asking.wait(5)
         began = time.monotonic()
-        client.close(0.0)
+        client.close()
+        client.tend()
         assert time.monotonic() - began < 1.5
         thread.join(10)
