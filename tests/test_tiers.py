@@ -61,6 +61,7 @@ TIERS: list[set[str]] = [
         "delivery.tickets",
         "kafka.pacing",
     },
+    {"config.threads"},
     {
         "wire.topics",
         "config.librdkafka",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ..config import realtime as time
+from ..config.threads import new_event
 from ..config.timings import Timings
 from .wakeups import Loop
 
@@ -127,7 +128,7 @@ class BackPressure:
     def __init__(self, timings: Timings, channels: Callable[[], Sequence[Bounded]]) -> None:
         self._timings = timings
         self._channels = channels
-        self._room = threading.Event()
+        self._room = new_event()
         self._round = timings.stalled / 5
 
     def wait_for_room(self, channel: Bounded) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from ..config.threads import RLock
 from .mailbox import Mailbox
 
 __all__ = ["Membership", "MembershipListener"]
@@ -37,7 +37,7 @@ class Membership:
 
     def __init__(self) -> None:
         # Re-entrant: who interrupts its holder would wait for itself.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._changes: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
         self._changing = False
         self._members: dict[str, dict[Mailbox, None]] = {}

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import realtime as time
+from ..config.threads import RLock
 from ..config.timings import Timings
 from ..wire.records import Place
 
@@ -68,7 +68,7 @@ class Wakeups:
         self.nowhere = Loop(None, self.timings.echo)
         # Guards who waits where, when a loop receives for the first time or was closed. Re-entrant
         # for a signal handler that sends: who interrupts its holder would wait for itself.
-        self.lock = threading.RLock()
+        self.lock = RLock()
 
     def flush(self) -> None:
         """Wake the receives noted so far, with one callback a loop; any thread; never blocks."""

@@ -6,11 +6,11 @@ process, and assigns them: a job that no receive waits for stays where another p
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config.realtime import monotonic
+from ..config.threads import new_event
 from ..config.topics import WorkerSettings
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.wakeups import Wakeups
@@ -91,7 +91,7 @@ class WorkChannel:
     ) -> None:
         self.topic = topic
         self.policy = policy
-        self.changed = threading.Event()
+        self.changed = new_event()
         self.mailbox = _JobMailbox(topic.channel, wakeups, self._on_wait, policy)
         self._waited_at = 0.0
         self._expiry = settings.expiry

@@ -6,13 +6,13 @@ one among the records, some time after the start.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
+from ..config.threads import wait_for_futures
 from ..exceptions import TopicError
 
 __all__ = ["require_read"]
@@ -29,7 +29,7 @@ def require_read(answers: Mapping[str, Future[Any]], timeout: float) -> None:
     Raises:
         TopicError: If the client may not read one of the topics.
     """
-    concurrent.futures.wait(answers.values(), timeout)
+    wait_for_futures(answers.values(), timeout)
     forbidden = [name for name, answer in answers.items() if _is_forbidden(answer)]
     if forbidden:
         raise TopicError(

@@ -5,7 +5,6 @@ Serves ``kafka_setup_topics`` and the start of a layer alike.
 
 from __future__ import annotations
 
-import concurrent.futures
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -35,6 +34,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
+from ..config.threads import sleep, wait_for_futures
 from ..exceptions import KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .clients import new_client
@@ -231,7 +231,7 @@ def partition_counts(
                 if connection.refused or time.monotonic() >= deadline:
                     raise connection.unavailable(f"look at {name}: {error.str()}") from None
                 patience = next(looks, timeout)
-                time.sleep(_RETRY)
+                sleep(_RETRY)
                 continue
             connection.refusal = None
             if topic.error is not None and topic.error.code() in _MISSING:
@@ -240,7 +240,7 @@ def partition_counts(
                 counts[name] = len(topic.partitions)
                 break
             # Just created: its leaders are being elected.
-            time.sleep(_RETRY)
+            sleep(_RETRY)
     return counts
 
 
@@ -543,7 +543,7 @@ class TopicAdmin:
                     f"The brokers took the changes, but after {self._timeout:g} s "
                     f"{'; '.join(waiting)}. Look at the brokers' logs, then run this again."
                 )
-            time.sleep(_RETRY)
+            sleep(_RETRY)
 
     def _configs(self, names: Sequence[str]) -> Mapping[str, tuple[Mapping[str, str] | None, str]]:
         """Return for each topic its configs, or None and the reason why they stay unknown."""
@@ -580,7 +580,7 @@ class TopicAdmin:
         except KafkaException as exception:
             raise self._failure(what, kafka_error(exception)) from None
         deadline = time.monotonic() + self._timeout + _GRACE
-        while concurrent.futures.wait(answers.values(), _LOOK).not_done:
+        while not wait_for_futures(answers.values(), _LOOK):
             self._client.poll(0)
             trouble = self._trouble
             # A login that was refused will be refused again: nobody need wait for the time-out.

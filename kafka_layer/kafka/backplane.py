@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config.settings import LayerConfig
+from ..config.threads import Lock, new_event
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
@@ -70,14 +70,14 @@ class KafkaBackplane:
         self._liveness = Liveness(_PATIENCE, config.timings.upkeep)
         self.produce = self._producer.produce
         self.when_room = self._producer.when_room
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._inbox: int | None = None
         # Readers that have started, with the topics that each reads.
         self._readers: list[tuple[Reader, _Share]] = []
         self._workers: dict[WorkTopic, GroupMember] = {}
         self._seed = random.randrange(1 << 16)
         self._next_look = 0.0
-        self._closed = threading.Event()
+        self._closed = new_event()
 
     def open_sender(self, timeout: float) -> None:
         self._producer.start()
@@ -173,7 +173,7 @@ class KafkaBackplane:
         self._topics.close()
 
     def abandon(self) -> None:
-        self._closed = threading.Event()
+        self._closed = new_event()
         self._closed.set()
         self._topics.abandon()
         self._producer.abandon()

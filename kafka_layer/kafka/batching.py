@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from confluent_kafka import KafkaError, Producer
 
 from ..config.realtime import monotonic
+from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..messages import Position
@@ -117,9 +118,9 @@ class Batcher:
         self._stopped = False
         self._closed = False
         # Guards appending to _held against close(), and _waiting with _guarded.
-        self._adding = threading.Lock()
+        self._adding = Lock()
         # Held by the one thread that drains. A delivery callback may send, and so come here again.
-        self._draining = threading.Lock()
+        self._draining = Lock()
 
     def __len__(self) -> int:
         return len(self._held)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import logging
-import threading
 
 from confluent_kafka import KafkaError
 
 from ..config.realtime import monotonic
+from ..config.threads import RLock
 from ..config.timings import Timings
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
@@ -63,7 +63,7 @@ class Connection:
         self._doubt = (timings or Timings()).connection_doubt
         self._stats = stats
         # Re-entrant: a signal handler that interrupts a change may ask for the state.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._state = _REACHED
         # When the state became what it is, or was suspected first.
         self._since = monotonic()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import threading
-import time
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -29,6 +28,7 @@ from confluent_kafka import (
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..config.threads import sleep
 from ..observe.counters import Stats
 from ..transport import CarriedJob, JobSink
 from .clients import ends_of, new_client
@@ -357,7 +357,7 @@ class Membership:
             if error.code() not in _TRY_AGAIN or monotonic() >= deadline:
                 return False
             # A rebalance is in progress; commits fail until it is over.
-            time.sleep(_RETRY)
+            sleep(_RETRY)
         return True
 
     def _count_in_doubt(self, positions: Positions) -> None:

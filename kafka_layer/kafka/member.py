@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..config.threads import Lock, new_event, new_thread
 from ..exceptions import KafkaLayerError, TopicError
 from ..observe.counters import Stats
 from ..transport import JobSink
@@ -73,11 +74,11 @@ class GroupMember:
         # Judges whether the calls of the client return; asked by the thread that calls ``check``.
         self._returns = Liveness(_STUCK_LOOKS, 0)
         # Set once the group assigned or refused, or ``start`` has waited for as long as it may.
-        self._settled = threading.Event()
+        self._settled = new_event()
         self._refusal: KafkaError | None = None
-        self._stop = threading.Event()
+        self._stop = new_event()
         # Guards that a membership and its thread are exchanged together, and not after a stop.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._membership: Membership | None = None
         self._thread: threading.Thread | None = None
 
@@ -146,11 +147,10 @@ class GroupMember:
     def _begin(self, another: _Another) -> None:
         """Begin a membership in a new thread; under the lock."""
         membership = self._new_membership(another.take())
-        thread = threading.Thread(
+        thread = new_thread(
             target=self._run,
             args=(membership,),
             name=f"kafka-layer-work-{self._sink.topic.channel}",
-            daemon=True,
         )
         thread.start()
         self._membership, self._thread = membership, thread

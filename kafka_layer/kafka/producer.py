@@ -20,6 +20,7 @@ from confluent_kafka import Producer
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..config.threads import is_current, new_event, new_thread, require_native_threads
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..messages import Position
@@ -88,7 +89,7 @@ class RecordProducer:
         self._stats = stats
         self._timings = config.timings
         # Ends the thread's rest.
-        self._roused = threading.Event()
+        self._roused = new_event()
         self._client = ProducerClient(config, stats, connection, on_unknown_topic, self._roused)
         self._batcher = Batcher(
             self._client,
@@ -97,7 +98,7 @@ class RecordProducer:
             self._roused,
         )
         self.when_room = self._batcher.when_room
-        self._ended = threading.Event()
+        self._ended = new_event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -122,11 +123,12 @@ class RecordProducer:
         """Create the client; no I/O in this thread. Idempotent.
 
         Raises:
-            ImproperlyConfigured: If librdkafka refuses a property.
+            ImproperlyConfigured: If librdkafka refuses a property, or eventlet replaced threads.
             ProduceFailed: If it was closed already.
         """
+        require_native_threads()
         if self._client.open():
-            thread = threading.Thread(target=self._run, name="kafka-layer-producer", daemon=True)
+            thread = new_thread(target=self._run, name="kafka-layer-producer")
             thread.start()
             self._thread = thread  # only now may close() join it
 
@@ -201,7 +203,7 @@ class RecordProducer:
         self._roused.set()
         # The thread reports what could not be written. Where that takes longer than there is time
         # it goes on after this call.
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and not is_current(self._thread):
             self._thread.join(max(_CLOSE_PATIENCE, deadline - monotonic()))
 
     def abandon(self) -> None:

@@ -26,6 +26,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic, wall_clock
 from ..config.settings import LayerConfig
+from ..config.threads import RLock, new_event
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..messages import Position, SelfTimedPosition
@@ -105,7 +106,7 @@ class ProducerClient:
         self._on_unknown_topic = on_unknown_topic
         self._roused = roused
         # Guards the fields down to _next_replacement. A callback of a client may take it as well.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._closed = False
         # Counts the clients. Errors name the one that they are of: an old one reports its fatal
         # error again while it is emptied, when a new one has taken its place.
@@ -118,7 +119,7 @@ class ProducerClient:
         self._forbidden: KafkaError | None = None
         # How many reports somebody waits for; the event is set where there are any.
         self._outstanding = 0
-        self._awaited = threading.Event()
+        self._awaited = new_event()
         # The delivery callback of the current client. Bound once: one object less per record on
         # its way for the garbage collector to track.
         self._report = partial(self._on_delivery, self._generation)

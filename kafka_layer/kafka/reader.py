@@ -24,6 +24,7 @@ from confluent_kafka import (
 )
 
 from ..config.librdkafka import Properties
+from ..config.threads import new_event, new_thread
 from ..config.timings import Timings
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
@@ -111,7 +112,7 @@ class Reader:
         # Whether this client found no broker and was not answered since; others may have been.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
-        self._stop = threading.Event()
+        self._stop = new_event()
         self._thread: threading.Thread | None = None
 
     def start(self, wish: Mapping[Partition, Start], timeout: float) -> Ticket[None]:
@@ -126,11 +127,10 @@ class Reader:
             It fails with BrokerUnavailable if the offsets cannot be had in time, and with
             ImproperlyConfigured if librdkafka refuses a property.
         """
-        self._thread = threading.Thread(
+        self._thread = new_thread(
             target=self._run,
             args=(wish, time.monotonic() + timeout),
             name=f"kafka-layer-{self._name}",
-            daemon=True,
         )
         self._thread.start()
         return self._started
@@ -451,5 +451,5 @@ def _offsets(positions: Mapping[Partition, int]) -> list[TopicPartition]:
 
 def _close_apart(client: Consumer) -> None:
     """Close a client in a thread of its own: that may block for long, or for ever."""
-    closing = threading.Thread(target=client.close, name="kafka-layer-closing", daemon=True)
+    closing = new_thread(target=client.close, name="kafka-layer-closing")
     closing.start()

@@ -8,10 +8,8 @@ often even its end tell nothing.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
+from ..config.threads import Lock, new_event, new_thread, wait_for_futures
 from ..exceptions import BrokerUnavailable, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .admin import TopicAdmin, partition_counts, topic_spec
@@ -161,16 +160,16 @@ class LayerTopics:
         self._on_change = on_change
         self._known = KnownTopics()
         # Guards _known and the order of on_change.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._watch: TopicWatch | None = None
         # All that were ever ensured, in a fixed order: those are looked at and repaired.
         self._topics: dict[Topic | WorkTopic, None] = {}
         self._read_at: dict[str, float] = {}
         # What the last look of the watch found missing.
         self._missing: frozenset[str] = frozenset()
-        self._closed = threading.Event()
+        self._closed = new_event()
         # Held while a repair runs or is about to: one at a time.
-        self._repairing = threading.Lock()
+        self._repairing = Lock()
 
     @property
     def known(self) -> Mapping[str, KnownTopic]:
@@ -268,7 +267,7 @@ class LayerTopics:
         Returns:
             Kafka's names of the topics that do not exist.
         """
-        concurrent.futures.wait(answers.values(), timeout)
+        wait_for_futures(answers.values(), timeout)
         told, missing = {}, set()
         for name, answer in answers.items():
             error = answer.exception() if answer.done() else None
@@ -306,7 +305,7 @@ class LayerTopics:
         if self._closed.is_set() or not self._repairing.acquire(blocking=False):
             return
         try:
-            threading.Thread(target=self._repair, name="kafka-layer-topics", daemon=True).start()
+            new_thread(target=self._repair, name="kafka-layer-topics").start()
         except RuntimeError as error:
             # No thread can be started now; what reports the next error tries it again.
             self._repairing.release()
@@ -323,7 +322,7 @@ class LayerTopics:
     def abandon(self) -> None:
         """Let go of everything without touching it, in a forked child."""
         # New ones: a thread of the parent may have held the old ones at the fork.
-        self._closed, self._lock = threading.Event(), threading.Lock()
+        self._closed, self._lock = new_event(), Lock()
         self._closed.set()
         if self._watch is not None:
             self._watch.abandon()

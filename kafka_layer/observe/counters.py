@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from django.dispatch import Signal
 
 from ..config.realtime import monotonic
+from ..config.threads import RLock
 from ..config.timings import Timings
 from ..signals import messages_dropped
 from .dispatch import SignalDispatch
@@ -34,7 +34,7 @@ class AtomicCounter:
         self._numbers = itertools.count()
         self._reads = 0
         # Re-entrant: a signal handler may interrupt value() and call it.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self.add = self._numbers.__next__
 
     def value(self) -> int:
@@ -59,7 +59,7 @@ class Counters(Observer):
         self._ages: deque[float] = deque(maxlen=_SAMPLES)
         self.arrived = self._ages.append
         # Re-entrant: a signal handler or a finalizer may interrupt a count and call the layer.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._counts: Counter[str] = Counter()
 
     def on_count(self, name: str, number: int = 1) -> None:

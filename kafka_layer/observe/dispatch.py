@@ -19,6 +19,7 @@ from django.conf import settings
 from django.dispatch import Signal
 
 from ..config.realtime import monotonic
+from ..config.threads import Lock, SimpleQueue, new_thread
 from ..signals import connection_changed, messages_dropped, produce_failed
 from .events import Observer
 
@@ -62,10 +63,10 @@ class SignalDispatch(Observer):
         self._linger = linger
         self._limit = limit
         # None ends the thread's wait for more. A SimpleQueue may be interrupted by itself.
-        self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[_Event | None] = SimpleQueue()
         # Held as long as receivers are run, by whichever thread runs them. It is acquired without
         # blocking, so that a signal handler may interrupt whoever does.
-        self._running = threading.Lock()
+        self._running = Lock()
         self._runner: int | None = None
 
     def on_signal(self, signal: Signal, sender: object, arguments: Mapping[str, Any]) -> None:
@@ -106,7 +107,7 @@ class SignalDispatch(Observer):
         if not self._running.acquire(blocking=False):
             return
         try:
-            threading.Thread(target=self._run, name="kafka-layer-signals", daemon=True).start()
+            new_thread(target=self._run, name="kafka-layer-signals").start()
         except RuntimeError:
             # No thread can be started any more; close() comes next.
             self._running.release()
@@ -181,7 +182,7 @@ def _close_connections() -> None:
 def _renew_locks() -> None:
     # A thread of the parent may have been sending a signal, which takes its lock for a moment.
     for signal in (connection_changed, messages_dropped, produce_failed):
-        signal.lock = threading.Lock()
+        signal.lock = Lock()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

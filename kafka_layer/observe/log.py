@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable
 
 from ..config.realtime import monotonic
+from ..config.threads import RLock
 from .events import Observer
 
 __all__ = ["DropLog"]
@@ -31,7 +31,7 @@ class DropLog(Observer):
         self._interval = interval
         self._announce = announce
         # Re-entrant: a signal handler or a finalizer may interrupt a call and drop a message, too.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         # Messages by cause that no line has told of yet.
         self._unlogged: Counter[str] = Counter()
         # When a cause may have its next line.

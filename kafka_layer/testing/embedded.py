@@ -16,6 +16,7 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, cimpl
 
 from ..config.settings import LayerConfig
+from ..config.threads import Lock, new_event, new_thread
 from ..kafka.errors import kafka_error
 from ..wire.topics import Topic, WorkTopic, topic_name
 
@@ -108,7 +109,7 @@ class EmbeddedBroker:
             raise ValueError(f"brokers={brokers}: an embedded cluster needs at least 1 broker")
         self._brokers = brokers
         self._owner_pid = os.getpid()
-        self._lock = threading.Lock()  # guards _cluster, also from being freed while in use
+        self._lock = Lock()  # guards _cluster, also from being freed while in use
         self._cluster: _Cluster | None = None
 
     def start(self) -> None:
@@ -273,10 +274,8 @@ class _Cluster:
         The mock can lose the wake-up of an operation that follows closely on another one,
         and then sleeps on for up to a second. Any traffic wakes it too.
         """
-        done = threading.Event()
-        waker = threading.Thread(
-            target=self._knock_until, args=(done,), name="kafka-embedded-waker", daemon=True
-        )
+        done = new_event()
+        waker = new_thread(target=self._knock_until, args=(done,), name="kafka-embedded-waker")
         with contextlib.suppress(RuntimeError):  # at exit there are no new threads: it may wait
             waker.start()
         try:

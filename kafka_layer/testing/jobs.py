@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..config.realtime import monotonic
+from ..config.threads import new_condition, new_event, new_thread
 from ..config.timings import Timings
 from ..kafka.pacing import Pacing
 from ..transport import JobSink
@@ -35,7 +35,7 @@ class WaitingJobs:
     """The jobs of one worker channel that no server has, the oldest first; any thread."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = new_condition()
         self._records: deque[JobRecord] = deque()
         self._sent = 0
 
@@ -81,10 +81,8 @@ class JobServer:
         self._pacing = Pacing(timings, monotonic())
         # What was assigned and may not have been taken, the oldest first.
         self._assigned: deque[JobRecord] = deque()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name=f"kafka-layer-work-{sink.topic.channel}", daemon=True
-        )
+        self._stopped = new_event()
+        self._thread = new_thread(target=self._run, name=f"kafka-layer-work-{sink.topic.channel}")
 
     def start(self) -> None:
         """Begin to serve the receives."""

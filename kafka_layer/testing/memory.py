@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..config.settings import LayerConfig
+from ..config.threads import Lock, SimpleQueue, is_current, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..layer import KafkaChannelLayer
@@ -65,8 +66,8 @@ class InMemoryBackplane:
         self._log = log
         self._inbox: int | None = None
         # What the two threads that read are to take.
-        self._data: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._control: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._data: queue.SimpleQueue[Record | None] = SimpleQueue()
+        self._control: queue.SimpleQueue[Record | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._job_servers: list[JobServer] = []
         self._closed = False
@@ -84,9 +85,7 @@ class InMemoryBackplane:
                 ("data", self._data, data),
                 ("control", self._control, control),
             ):
-                thread = threading.Thread(
-                    target=_read, args=(unread, sink), name=f"kafka-layer-{name}", daemon=True
-                )
+                thread = new_thread(target=_read, args=(unread, sink), name=f"kafka-layer-{name}")
                 thread.start()
                 self._threads.append(thread)  # only now may close() join it
             self._log.attach(self)
@@ -150,7 +149,7 @@ class InMemoryBackplane:
         self._data.put(None)
         self._control.put(None)
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if not is_current(thread):
                 thread.join(timeout)
         for server in self._job_servers:
             server.stop()
@@ -172,7 +171,7 @@ class _Shared:
     """What the layers of one prefix share; forgotten with the last of these layers."""
 
     _by_prefix: ClassVar[weakref.WeakValueDictionary[str, _Shared]] = weakref.WeakValueDictionary()
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _lock: ClassVar[threading.Lock] = Lock()
 
     def __init__(self) -> None:
         # Their servers hold the log alone: one that still closes keeps no prefix.
@@ -191,7 +190,7 @@ class _Log:
     """The topics of one prefix: an order of records, and who reads them."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # It starts as this machine's and goes on alone, as a broker's would.
         self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
@@ -209,7 +208,7 @@ class _Log:
 
     def abandon(self, reader: InMemoryBackplane) -> None:
         # A thread of the parent may have held the lock at the fork.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.detach(reader)
 
     def jobs(self, topic: WorkTopic) -> WaitingJobs:

@@ -1,0 +1,300 @@
+"""Threads, locks and events that are the operating system's, also where gevent replaces them.
+
+``gevent.monkey.patch_all()`` turns the threads of the standard library into greenlets, which all
+run in one thread. A call that blocks in C, such as librdkafka's poll, then blocks them all. So the
+layer takes its threads and what they wait with from here, and nowhere else:
+
+- Threads, locks and queues are native ones, whatever was replaced, and whenever.
+- A thread of the layer waits for an ``Event`` natively. Any other caller may be a greenlet: it
+  waits as a greenlet, and lets the others run.
+
+So whatever blocks in C belongs into a thread of the layer, for whose end the caller waits.
+
+Where nothing is replaced these are the standard library's own.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import importlib
+import sys
+import threading
+from _queue import SimpleQueue
+from _thread import LockType
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .realtime import monotonic
+
+__all__ = [
+    "Condition",
+    "Event",
+    "Lock",
+    "RLock",
+    "SimpleQueue",
+    "Thread",
+    "is_current",
+    "new_condition",
+    "new_event",
+    "new_future",
+    "new_thread",
+    "require_native_threads",
+    "sleep",
+    "wait_for_futures",
+]
+
+Event = threading.Event
+"""The type of what ``new_event`` makes."""
+
+Condition = threading.Condition
+"""The type of what ``new_condition`` makes."""
+
+Thread = threading.Thread
+"""The type of what ``new_thread`` makes."""
+
+
+def _original(module: str, name: str) -> Any:
+    """Return a function of the standard library as it was before anybody replaced it."""
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original(module, name)
+    return getattr(importlib.import_module(module), name)
+
+
+_start_new_thread: Callable[..., int] = _original("_thread", "start_new_thread")
+_get_ident: Callable[[], int] = _original("_thread", "get_ident")
+
+Lock: Callable[[], LockType] = _original("_thread", "allocate_lock")
+"""Make a lock. No greenlet may be switched while it is held."""
+
+RLock: Callable[[], Any] = _original("_thread", "RLock")
+"""Make a lock that its holder may take again. No greenlet may be switched while it is held."""
+
+sleep: Callable[[float], None] = _original("time", "sleep")
+"""Block the calling thread, which must be one of the layer, for some seconds."""
+
+# Native identifiers of the layer's threads, where threads are replaced.
+_own: set[int] = set()
+
+
+def _are_threads_replaced() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _is_greenlet() -> bool:
+    """Tell whether the caller may be a greenlet, so that it must not block its thread."""
+    return _are_threads_replaced() and _get_ident() not in _own
+
+
+def require_native_threads() -> None:
+    """Refuse what replaces threads and does not give the original ones.
+
+    Raises:
+        ImproperlyConfigured: If eventlet replaced the threads of the standard library.
+    """
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise ImproperlyConfigured(
+            "kafka_layer does not run under eventlet.monkey_patch(): its threads would block all "
+            "green threads. Use gevent, or native threads."
+        )
+
+
+def new_event() -> Event:
+    """Make an event that threads of the layer and greenlets may wait for."""
+    return _Event() if _are_threads_replaced() else threading.Event()
+
+
+def new_condition() -> Condition:
+    """Make a condition that threads of the layer and greenlets may wait for."""
+    return _Condition() if _are_threads_replaced() else threading.Condition()
+
+
+def new_future() -> Future[Any]:
+    """Make a future that threads of the layer and greenlets may wait for."""
+    future: Future[Any] = Future()
+    if _are_threads_replaced():
+        future._condition = _Condition()
+    return future
+
+
+def new_thread(target: Callable[..., object], name: str, args: Iterable[Any] = ()) -> Thread:
+    """Make a native daemon thread; it is not started yet.
+
+    Args:
+        target: What it runs.
+        name: The thread's name; the layer's begin with ``kafka-layer-``.
+        args: The target's arguments.
+    """
+    kind = _Thread if _are_threads_replaced() else threading.Thread
+    return kind(target=target, name=name, args=args, daemon=True)
+
+
+def is_current(thread: Thread | None) -> bool:
+    """Tell whether the caller runs in a thread that ``new_thread`` made."""
+    return thread is not None and thread.ident == _get_ident()
+
+
+def wait_for_futures(futures: Iterable[Future[Any]], timeout: float) -> bool:
+    """Wait in a thread of the layer until futures that librdkafka decides are done.
+
+    Args:
+        futures: What is waited for.
+        timeout: Seconds that this may block.
+
+    Returns:
+        Whether all are done.
+    """
+    pending = list(futures)
+    if not _are_threads_replaced():
+        return not concurrent.futures.wait(pending, timeout).not_done
+    deadline = monotonic() + timeout
+    while pending := [each for each in pending if not each.done()]:
+        left = deadline - monotonic()
+        if left <= 0:
+            return False
+        sleep(min(left, 0.005))
+    return True
+
+
+class _Event(threading.Event):
+    """An event for native threads and greenlets; made where threads are replaced."""
+
+    def __init__(self) -> None:
+        self._native = Lock()
+        self._is_set = False
+        # Each wakes one waiter, and may be called once, by any thread.
+        self._wakers: list[Callable[[], object]] = []
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        with self._native:
+            self._is_set = True
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._is_set:
+            return True
+        if _is_greenlet():
+            self._wait_as_greenlet(timeout)
+        else:
+            self._wait_natively(timeout)
+        return self._is_set
+
+    def _register(self, wake: Callable[[], object]) -> bool:
+        """Have a waiter woken; returns False if the event is set already."""
+        with self._native:
+            if not self._is_set:
+                self._wakers.append(wake)
+            return not self._is_set
+
+    def _forget(self, wake: Callable[[], object]) -> None:
+        with self._native:
+            if wake in self._wakers:
+                self._wakers.remove(wake)
+
+    def _wait_natively(self, timeout: float | None) -> None:
+        waiting = Lock()
+        waiting.acquire()
+        wake = waiting.release
+        if self._register(wake):
+            waiting.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+            self._forget(wake)
+
+    def _wait_as_greenlet(self, timeout: float | None) -> None:
+        gevent = importlib.import_module("gevent")
+        hub = gevent.get_hub()
+        waiter = importlib.import_module("gevent.hub").Waiter(hub)
+
+        def wake() -> None:
+            # The hub's loop runs it; a waiter whose time is over takes the value and does nothing.
+            # The hub may be gone: then nobody waits in it.
+            with contextlib.suppress(Exception):
+                hub.loop.run_callback_threadsafe(waiter.switch, None)
+
+        if self._register(wake):
+            # Without anything that may happen the loop would call this a wait without end.
+            keeps_the_loop = hub.loop.async_()
+            keeps_the_loop.start(lambda: None)
+            try:
+                with gevent.Timeout(timeout, False):
+                    waiter.get()
+            finally:
+                self._forget(wake)
+                keeps_the_loop.stop()
+                keeps_the_loop.close()
+
+
+class _Condition(threading.Condition):
+    """A condition for native threads and greenlets; made where threads are replaced."""
+
+    def __init__(self) -> None:
+        super().__init__(RLock())
+        self._events: list[_Event] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        event = _Event()
+        self._events.append(event)
+        self.release()
+        try:
+            return event.wait(timeout)
+        finally:
+            self.acquire()
+            if event in self._events:
+                self._events.remove(event)
+
+    def notify(self, n: int = 1) -> None:
+        events, self._events = self._events[:n], self._events[n:]
+        for event in events:
+            event.set()
+
+    def notify_all(self) -> None:
+        self.notify(len(self._events))
+
+
+class _Thread(threading.Thread):
+    """A native thread, made where ``threading.Thread`` is a greenlet."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._over = _Event()
+        self._native_ident: int | None = None
+
+    @property
+    def ident(self) -> int | None:
+        return self._native_ident
+
+    def start(self) -> None:
+        begun = Lock()
+        begun.acquire()
+        _start_new_thread(self._begin, (begun,))
+        begun.acquire()
+
+    def is_alive(self) -> bool:
+        return self._native_ident is not None and not self._over.is_set()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._over.wait(timeout)
+
+    def _begin(self, begun: LockType) -> None:
+        self._native_ident = ident = _get_ident()
+        _own.add(ident)
+        begun.release()
+        try:
+            self.run()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            _own.discard(ident)
+            self._over.set()

@@ -1,0 +1,108 @@
+"""Uses a layer in greenlets, as gunicorn's gevent worker does; writes what came out as JSON.
+
+Arguments: the bootstrap servers, the prefix, the name of a scenario below, and whether threads are
+replaced before the layer is imported ("patch_first") or after it ("import_first").
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from gevent import monkey
+
+SERVERS, PREFIX, SCENARIO, ORDER = sys.argv[1:]
+
+if ORDER == "import_first":
+    importlib.import_module("kafka_layer.layer")
+
+monkey.patch_all()
+
+import json  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+from asgiref.sync import async_to_sync  # noqa: E402
+from django.conf import settings  # noqa: E402
+
+from kafka_layer.layer import KafkaChannelLayer  # noqa: E402
+
+settings.configure()
+
+TICK = 0.005
+
+
+class Ticker:
+    """A greenlet that always runs, and the longest time in which it did not."""
+
+    def __init__(self) -> None:
+        self.gap = 0.0
+        self._last = time.monotonic()
+        gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        while True:
+            now = time.monotonic()
+            self.gap = max(self.gap, now - self._last)
+            self._last = now
+            gevent.sleep(TICK)
+
+
+def layer(**config: Any) -> KafkaChannelLayer:
+    return KafkaChannelLayer(bootstrap_servers=SERVERS, prefix=PREFIX, **config)
+
+
+def outcome(call: Callable[[], object]) -> str:
+    """Call something; return what it raised, or "ok"."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return "ok"
+
+
+def receives() -> dict[str, Any]:
+    """Receive, as the health view of docs/deployment.md does, and by a channel."""
+    here, there = layer(), layer()
+    trips = [here.round_trip_sync(timeout=5) for _ in range(3)]
+    channel = async_to_sync(there.new_channel)()
+    here.group_add_sync("room", channel)
+    for number in range(3):
+        here.group_send_sync("room", {"n": number})
+    received = [async_to_sync(there.receive)(channel)["n"] for _ in range(3)]
+    servers = len(here.servers_sync(0.3))
+    awaited = layer(await_produce=True)
+    greenlets = [gevent.spawn(awaited.group_send_sync, "room", {"n": n}) for n in range(50)]
+    gevent.joinall(greenlets, timeout=10)
+    positions = len({greenlet.value for greenlet in greenlets})
+    ends = [outcome(each.close_sync) for each in (here, there, awaited)]
+    return {
+        "trips": len(trips),
+        "received": received,
+        "servers": servers,
+        "positions": positions,
+        "ends": ends,
+    }
+
+
+def no_broker() -> dict[str, Any]:
+    """Send, wait for outcomes, ask and close while no broker answers."""
+    plain, awaited = layer(), layer(await_produce=True, expiry=3)
+    waiting = gevent.spawn(outcome, lambda: awaited.group_send_sync("room", {"n": 1}))
+    asking = gevent.spawn(outcome, lambda: plain.round_trip_sync(timeout=1))
+    sent = 0
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        plain.group_send_sync("room", {"n": sent})
+        sent += 1
+        gevent.sleep(0.02)
+    gevent.joinall([waiting, asking], timeout=10)
+    ends = [outcome(each.close_sync) for each in (plain, awaited)]
+    return {"sent": sent, "awaited": waiting.value, "asked": asking.value, "ends": ends}
+
+
+ticker = Ticker()
+result = {"receives": receives, "no_broker": no_broker}[SCENARIO]()
+sys.stdout.write(json.dumps({**result, "gap": ticker.gap}))
