@@ -10,7 +10,7 @@ stopped taking is not waited for; it alone loses messages, and they are counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from ..config import realtime as time
 from ..config.settings import LayerConfig
@@ -90,7 +90,7 @@ class Router:
         """
         self._routes[topic] = resolve, on_command
 
-    def deliver(self, records: Iterable[Record]) -> None:
+    def deliver(self, records: Sequence[Record]) -> None:
         """Hand over records in their order; the reading thread. Blocks where a mailbox is full.
 
         A record that cannot be handed over is counted, and costs none of the others.
