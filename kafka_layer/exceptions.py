@@ -12,6 +12,7 @@ __all__ = [
     "CommandFailed",
     "GroupAckTimeout",
     "KafkaLayerError",
+    "LayerClosed",
     "ProduceFailed",
     "TopicError",
     "UnreadableRecord",
@@ -20,6 +21,14 @@ __all__ = [
 
 class KafkaLayerError(Exception):
     """Base of every error that this package defines."""
+
+
+class LayerClosed(KafkaLayerError):
+    """The layer was closed, in this or in another thread, while something waited for it.
+
+    Each ``receive`` that waits ends with it, so a websocket closes and its browser connects again.
+    The next use of the layer starts it anew.
+    """
 
 
 class BrokerUnavailable(KafkaLayerError, ConnectionError):

@@ -173,6 +173,7 @@ class Sender(Protocol):
         Raises:
             QueueFull: If the queue is full, or others wait for room in it.
             ProduceFailed: If the record cannot be written at all.
+            LayerClosed: If the backplane is closed; it took nothing of the record.
         """
 
     def when_room(self, waited: bool = False) -> Ticket[None]:
@@ -184,7 +185,7 @@ class Sender(Protocol):
 
         Returns:
             A ticket: resolved once ``produce(..., waited=True)`` is worth a try, failed with
-            ``ProduceFailed`` if the backplane is closed.
+            ``LayerClosed`` if the backplane is closed.
         """
 
     def settle(self, timeout: float) -> bool:

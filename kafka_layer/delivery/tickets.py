@@ -1,4 +1,8 @@
-"""A ticket for something that is under way: coroutines await it, threads wait for it."""
+"""A ticket for something that is under way, and procedures that wait for tickets.
+
+Coroutines await a ticket, threads wait for it. A procedure is written once, as a generator that
+yields the tickets it has to wait for; ``run_in_loop`` and ``run_blocking`` carry it out.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import concurrent.futures
 import copy
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Ticket"]
+from ..config.threads import new_future, new_thread
+
+__all__ = ["Steps", "Ticket", "in_thread", "run_blocking", "run_in_loop", "wait"]
 
 T = TypeVar("T")
 
@@ -25,7 +31,7 @@ class Ticket(Generic[T]):
     __slots__ = ("_future",)
 
     def __init__(self) -> None:
-        self._future: Future[T] = Future()
+        self._future: Future[T] = new_future()
         self._future.set_running_or_notify_cancel()
 
     @classmethod
@@ -97,25 +103,120 @@ class Ticket(Generic[T]):
             raise _own_copy(error)
         return self._future.result()
 
-    def __await__(self) -> Generator[object, None, T]:
+    async def outcome(self, timeout: float | None = None) -> T:
+        """Do what ``result`` does, in a coroutine of any event loop."""
         if not self._future.done():
-            # Shielded by wrapping anew: each waiter gets a future of its own loop.
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._future.add_done_callback(lambda _: _release(waiter))
-            yield from waiter
+            # Each waiter gets a future of its own loop, so that cancelling one leaves the others.
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._future.add_done_callback(lambda _: _release_from_thread(waiter))
+            timer = None if timeout is None else loop.call_later(timeout, _release, waiter)
+            try:
+                await waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            if not self._future.done():
+                raise TimeoutError(f"no outcome within {timeout} s")
         return self.result(0)
 
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.outcome().__await__()
 
-def _release(waiter: asyncio.Future[None]) -> None:
-    def release() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+
+Steps = Generator["tuple[Ticket[Any], float | None]", Any, T]
+"""A procedure: it yields each ticket that it waits for, with the seconds that this may take, is
+sent the ticket's result, or has its error thrown in, and returns its own result."""
+
+
+def wait(ticket: Ticket[T], timeout: float | None = None) -> Steps[T]:
+    """Wait for a ticket within a procedure.
+
+    For instance ``position = yield from wait(ticket)``.
+
+    Args:
+        ticket: What is waited for.
+        timeout: Seconds that this may take; None waits without end.
+
+    Raises:
+        TimeoutError: If there is no outcome in time.
+        BaseException: A copy of the error that the ticket failed with.
+    """
+    result: T = yield ticket, timeout
+    return result
+
+
+async def run_in_loop(steps: Steps[T]) -> T:
+    """Carry a procedure out in a coroutine; nothing blocks the event loop."""
+    try:
+        ticket, timeout = next(steps)
+        while True:
+            try:
+                result = await ticket.outcome(timeout)
+            except BaseException as error:
+                ticket, timeout = steps.throw(error)
+            else:
+                ticket, timeout = steps.send(result)
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
+
+
+def run_blocking(steps: Steps[T]) -> T:
+    """Carry a procedure out in the calling thread, which it blocks."""
+    try:
+        ticket, timeout = next(steps)
+        while True:
+            try:
+                result = ticket.result(timeout)
+            except BaseException as error:
+                ticket, timeout = steps.throw(error)
+            else:
+                ticket, timeout = steps.send(result)
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
+
+
+def in_thread(name: str, function: Callable[[], T]) -> Ticket[T]:
+    """Run a function in a daemon thread of its own.
+
+    Args:
+        name: The thread's name.
+        function: What it runs.
+
+    Returns:
+        The ticket of the function's outcome; failed if no thread can be started.
+    """
+    ticket: Ticket[T] = Ticket()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            ticket.fail(error)
+        else:
+            ticket.resolve(result)
 
     try:
-        waiter.get_loop().call_soon_threadsafe(release)
+        new_thread(run, name).start()
+    except RuntimeError as error:
+        # The process has too many threads, or is about to end.
+        ticket.fail(error)
+    return ticket
+
+
+def _release_from_thread(waiter: asyncio.Future[None]) -> None:
+    try:
+        waiter.get_loop().call_soon_threadsafe(_release, waiter)
     except RuntimeError:
         # Its loop is closed: nobody waits there any more.
         return
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _own_copy(error: BaseException) -> BaseException:

@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError, Producer
 from ..config.realtime import monotonic
 from ..config.threads import Lock
 from ..delivery.tickets import Ticket
-from ..exceptions import ProduceFailed
+from ..exceptions import LayerClosed
 from ..messages import Position
 from ..transport import QueueFull
 
@@ -150,7 +150,7 @@ class Batcher:
 
         Raises:
             QueueFull: If no more may wait, the client takes no more, or others wait for room.
-            ProduceFailed: After ``stop_taking``.
+            LayerClosed: After ``stop_taking``.
         """
         if self._guarded:
             self._require_turn(waited)
@@ -294,5 +294,5 @@ class Batcher:
         return not self._closed
 
 
-def _closed() -> ProduceFailed:
-    return ProduceFailed("The channel layer is closed.")
+def _closed() -> LayerClosed:
+    return LayerClosed("The channel layer is closed.")

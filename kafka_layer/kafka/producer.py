@@ -22,7 +22,7 @@ from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import is_current, new_event, new_thread, require_native_threads
 from ..delivery.tickets import Ticket
-from ..exceptions import ProduceFailed
+from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
 from ..wire.records import ProducerRecord
@@ -106,11 +106,11 @@ class RecordProducer:
         """The client, for metadata requests.
 
         Raises:
-            ProduceFailed: Before ``start`` and after ``close``.
+            LayerClosed: Before ``start`` and after ``close``.
         """
         client = self._client.current
         if client is None:
-            raise ProduceFailed("The channel layer is closed.")
+            raise LayerClosed("The channel layer is closed.")
         return client
 
     @property
@@ -124,7 +124,7 @@ class RecordProducer:
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property, or eventlet replaced threads.
-            ProduceFailed: If it was closed already.
+            LayerClosed: If it was closed already.
         """
         require_native_threads()
         if self._client.open():

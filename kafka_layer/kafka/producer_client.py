@@ -28,7 +28,7 @@ from ..config.realtime import monotonic, wall_clock
 from ..config.settings import LayerConfig
 from ..config.threads import RLock, new_event
 from ..delivery.tickets import Ticket
-from ..exceptions import ProduceFailed
+from ..exceptions import LayerClosed, ProduceFailed
 from ..messages import Position, SelfTimedPosition
 from ..observe.counters import Stats
 from ..observe.events import Cause
@@ -141,11 +141,11 @@ class ProducerClient:
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property.
-            ProduceFailed: If it was closed already.
+            LayerClosed: If it was closed already.
         """
         with self._lock:
             if self._closed:
-                raise ProduceFailed("The channel layer is closed.")
+                raise LayerClosed("The channel layer is closed.")
             if self.current is not None:
                 return False
             self._make()

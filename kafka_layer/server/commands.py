@@ -1,143 +1,241 @@
 """Commands between servers and their answers.
 
-They travel on ``group-mgmt`` and ``ack`` and, for ``flush``, on ``send-all``. A command names
-everything in its value, so that encryption covers all of it. Nothing here does I/O:
-``Commands`` makes records and judges them, its owner carries them.
+They travel on ``group-mgmt`` and ``ack``, which a server reads apart from messages, and on
+``send-all``. A command names everything in its value, so that encryption covers all of it.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import itertools
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config.realtime import monotonic
+from ..config.settings import LayerConfig
+from ..config.threads import new_event
 from ..delivery.registry import Registry
-from ..exceptions import CommandFailed, UnreadableRecord
+from ..delivery.tickets import Steps, Ticket, wait
+from ..exceptions import GroupAckTimeout, UnreadableRecord
+from ..messages import Position
+from ..observe.counters import Stats
 from ..wire.codec import Codec
-from ..wire.encryption import Encryption
+from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.names import ServerName, parse_server_name
-from ..wire.records import ProducerRecord
-from ..wire.topics import Topic
-from .clock import BrokerClock
+from ..wire.records import ProducerRecord, Record
+from ..wire.topics import Topic, topic_name
+from .clock import BrokerClock, TimedRecord
+from .identity import Identity
+from .requests import PendingRequest, Requests
+from .sending import Sender
 
 __all__ = ["Commands"]
 
-_HELLO = "hello"
+logger = logging.getLogger("kafka_layer")
+
+# The names of commands, as they stand on the wire.
+_SELF_TEST = "hello"
 _FLUSH = "flush"
-_WHO = "who"
+_ROLL_CALL = "who"
+
+_NOBODY = ServerName(0, "probe")
+"""Whom a record is addressed to that nobody is to read."""
 
 
 class Commands:
-    """The commands that one server asks of others, and those that others ask of it.
+    """What one server asks of others, and what others ask of it; the sink of control records.
+
+    ``deliver`` and ``on_broadcast`` belong to the threads that read, the rest to any thread.
 
     Args:
+        config: The layer's settings.
+        identity: Which server this is.
+        registry: What commands of other servers change.
         codec: Encodes and decodes the values.
-        encryption: Encrypts them.
-        registry: What the commands change.
-        clock: Tells the age of a command.
-        answer: Sends an answer; called in the thread that read the command.
+        encryption: Encrypts and decrypts them.
+        sender: Writes the records.
+        clock: Tells the age of a command, and is set by commands that come back.
+        stats: Counts what cannot be read or answered.
         flush: Carries out a flush that another server asked for; gets its timestamp.
     """
 
     def __init__(
         self,
+        config: LayerConfig,
+        identity: Identity,
+        registry: Registry,
         codec: Codec,
         encryption: Encryption,
-        registry: Registry,
+        sender: Sender,
         clock: BrokerClock,
-        answer: Callable[[ProducerRecord], None],
+        stats: Stats,
         flush: Callable[[float], None],
     ) -> None:
+        self._config = config
+        self._identity = identity
+        self._registry = registry
         self._codec = codec
         self._encryption = encryption
-        self._registry = registry
+        self._guard = ReplayGuard(encryption, config.expiry)
+        self._sender = sender
         self._clock = clock
-        self._answer = answer
+        self._stats = stats
         self._flush = flush
-        self._ids = itertools.count(1)
-        self._lock = threading.Lock()
-        self._asked: dict[int, _Asked] = {}
-        self.server: ServerName | None = None
-        self.handlers = {
-            Topic.GROUP_MGMT: self._on_command,
-            Topic.ACK: self._on_answer,
-            Topic.SEND_ALL: self._on_command_to_all,
-        }
+        self._requests = Requests()
+        self._closing = new_event()
 
     @property
-    def name(self) -> ServerName:
-        """The server's name; there is one once it receives."""
-        if self.server is None:
-            raise RuntimeError("the server has no name before it receives")
-        return self.server
+    def pending(self) -> int:
+        """How many requests wait for answers."""
+        return len(self._requests)
 
-    def ask(
-        self, owner: ServerName, command: str, name: str, channel: str, within: float
-    ) -> Question:
-        """Make a command for another server.
+    def stop(self) -> None:
+        """End roll calls that wait for answers."""
+        self._closing.set()
+
+    # What this server asks
+
+    def change(self, owner: ServerName, command: str, name: str, channel: str) -> Steps[None]:
+        """Have the server that owns a channel change a membership. This server must be receiving.
 
         Args:
-            owner: The server that owns the channel.
+            owner: The server that is asked.
             command: As in ``Registry.change``, with ``name`` and ``channel``.
             name: The group or user.
             channel: The channel.
-            within: Seconds after which the owner is not to carry it out any more.
+
+        Raises:
+            GroupAckTimeout: If there is no answer within ``ack_timeout``.
+            CommandFailed: If the owner cannot carry it out.
+            ChannelFull: If the transport's queue is full.
+            ProduceFailed: If the command cannot be written.
         """
+        within = self._config.ack_timeout
         value = {
             "command": command,
             "name": name,
             "channel": channel,
-            "reply_to": str(self.name),
+            "reply_to": str(self._identity.require()),
             "within": within,
         }
-        return self._question(Topic.GROUP_MGMT, owner, value)
+        try:
+            yield from self._ask(Topic.GROUP_MGMT, owner, value, within)
+        except TimeoutError:
+            raise GroupAckTimeout(
+                f"Server {owner} did not acknowledge {command}({name!r}, {channel!r}) within "
+                f"{within} s; it is gone, cut off or overloaded."
+            ) from None
 
-    def hello(self) -> Question:
-        """Make a record that comes back to this server itself."""
-        return self._question(Topic.ACK, self.name, {"command": _HELLO})
+    def self_test(self, timeout: float) -> Steps[float]:
+        """Write a record to this server's own inbox and wait until it is read; it sets the clock.
 
-    def probe(self) -> ProducerRecord:
-        """Make a record that nobody reads; its delivery report tells the broker's time."""
-        return self._sealed(Topic.ACK, ServerName(0, "probe"), {})
+        Args:
+            timeout: Seconds that this may take.
 
-    def roll_call(self) -> RollCall:
-        """Make the record that asks every server to tell its name and what is on it."""
-        number = next(self._ids)
-        value = {"command": _WHO, "id": number, "reply_to": str(self.name)}
-        call = RollCall(self, number, self._to_all(_WHO, value))
-        with self._lock:
-            self._asked[number] = call
-        return call
+        Returns:
+            The seconds that it took.
 
-    def flush(self) -> ProducerRecord:
-        """Make the record that tells every other server to clear."""
-        return self._to_all(_FLUSH, {"command": _FLUSH, "server": str(self.server)})
+        Raises:
+            TimeoutError: If it did not come back in time.
+            ChannelFull: If the transport's queue is full.
+            ProduceFailed: If it could not be written.
+        """
+        started = monotonic()
+        me = self._identity.require()
+        try:
+            yield from self._ask(Topic.ACK, me, {"command": _SELF_TEST}, timeout)
+        except TimeoutError:
+            raise TimeoutError(
+                f"a record that this server wrote to its own inbox did not come back within "
+                f"{timeout:.1f} s"
+            ) from None
+        return monotonic() - started
 
-    def withdraw(self, number: int) -> bool:
-        """Forget a question; tells whether it was still open."""
-        with self._lock:
-            return self._asked.pop(number, None) is not None
+    def roll_call(self, seconds: float) -> list[dict[str, Any]]:
+        """Ask every server to tell its name and what is on it. This server must be receiving.
 
-    def _question(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> Question:
-        number = next(self._ids)
-        question = Question(self, number, self._sealed(topic, to, {**value, "id": number}))
-        with self._lock:
-            self._asked[number] = question
-        return question
+        Args:
+            seconds: How long to wait for answers; blocks all of it.
 
-    def _sealed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> ProducerRecord:
+        Returns:
+            What each told that answered in time: ``server``, ``channels``, ``groups``, ``users``.
+
+        Raises:
+            ChannelFull: If the transport's queue is full.
+            ProduceFailed: If the record cannot be written at all.
+        """
+        call = self._requests.open_roll_call()
+        reply_to = str(self._identity.require())
+        value = {"command": _ROLL_CALL, "id": call.number, "reply_to": reply_to}
+        try:
+            self._sender.request(self._to_all(_ROLL_CALL, value))
+            self._closing.wait(seconds)
+        finally:
+            self._requests.forget(call)
+        return [told for _, told in sorted(call.servers.items())]
+
+    def flush_others(self) -> Ticket[Position]:
+        """Tell every other server to clear.
+
+        Returns:
+            The ticket of the record's position.
+
+        Raises:
+            ChannelFull: If the transport's queue is full.
+            ProduceFailed: If the record cannot be written at all.
+        """
+        value = {"command": _FLUSH, "server": str(self._identity.name)}
+        return self._sender.request(self._to_all(_FLUSH, value))
+
+    def probe_clock(self) -> Ticket[Position]:
+        """Write a record that nobody reads; its delivery report sets the clock.
+
+        Errors as for ``flush_others``.
+        """
+        record = self._addressed(Topic.ACK, _NOBODY, {})
+        return self._request_timed(record, self._time(record))
+
+    def _ask(
+        self, topic: Topic, to: ServerName, value: dict[str, Any], within: float
+    ) -> Steps[None]:
+        """Write a request and wait for its answer; raises ``TimeoutError`` without one."""
+        request = self._requests.open(within)
+        record = self._addressed(topic, to, {**value, "id": request.number})
+        try:
+            self._request_timed(record, self._time(record), request)
+            yield from wait(request.answer, request.left)
+        finally:
+            self._requests.forget(request)
+
+    def _time(self, record: ProducerRecord) -> TimedRecord:
+        topic, _, _, _, _ = record
+        return self._clock.time(topic_name(self._config.prefix, topic))
+
+    def _request_timed(
+        self, record: ProducerRecord, timed: TimedRecord, request: PendingRequest | None = None
+    ) -> Ticket[Position]:
+        def on_written(written: Ticket[Position]) -> None:
+            error = written.error
+            if error is None:
+                timed.reported(written.result())
+            elif request is not None:
+                request.answer.fail(error)
+
+        def on_answer(answer: Ticket[float]) -> None:
+            # Only a record of this server's own tells how long it was on its way.
+            topic, _, _, _, _ = record
+            if answer.error is None and topic is Topic.ACK:
+                timed.read(answer.result())
+
+        if request is not None:
+            request.answer.on_done(on_answer)
+        ticket = self._sender.request(record)
+        ticket.on_done(on_written)
+        return ticket
+
+    def _addressed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> ProducerRecord:
         key = str(to)
-        return (
-            topic,
-            key,
-            self._encryption.encrypt(topic, key, self._codec.encode(value)),
-            to.partition,
-            (),
-        )
+        payload = self._encryption.encrypt(topic, key, self._codec.encode(value))
+        return topic, key, payload, to.partition, ()
 
     def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
         # The header tells it from a message to all; the value repeats it, under encryption.
@@ -145,15 +243,51 @@ class Commands:
         payload = self._encryption.encrypt(Topic.SEND_ALL, None, self._codec.encode(value))
         return Topic.SEND_ALL, None, payload, None, headers
 
-    def _on_command(self, key: str, payload: bytes, written: float) -> None:
-        if key != str(self.server):
-            return
+    # What others ask
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        """Take control records in their order; the thread that reads them. Blocks for nothing."""
+        for record in records:
+            topic, raw_key, value, _, timestamp, _, _ = record
+            try:
+                key = (raw_key or b"").decode()
+                if self._identity.is_key(key):
+                    payload = self._guard.decrypt(topic, key, value, timestamp)
+                    handle = self._on_answer if topic is Topic.ACK else self._on_command
+                    handle(self._codec.decode(payload), timestamp)
+            except UnreadableRecord as error:
+                self._stats.dropped(error.cause, f"a record of {topic.value}: {error}")
+            except UnicodeDecodeError:
+                detail = f"a record of {topic.value}: its key {raw_key!r} is not UTF-8"
+                self._stats.dropped("undecodable", detail)
+            except Exception:
+                self._stats.count("errors.routing")
+                logger.exception("A record of %s was skipped", topic.value)
+
+    def on_broadcast(self, key: str, payload: bytes, written: float) -> None:
+        """Carry out a command that came on ``send-all``; the thread that reads messages.
+
+        Args:
+            key: The record's key; commands have none.
+            payload: Its value, decrypted.
+            written: Its timestamp, in seconds since the epoch.
+
+        Raises:
+            UnreadableRecord: If it is no command.
+        """
         value = self._codec.decode(payload)
+        command = value.get("command")
+        if command == _FLUSH and value.get("server") != str(self._identity.name):
+            self._flush(written)
+        elif command == _ROLL_CALL:
+            self._on_roll_call(value)
+
+    def _on_command(self, value: dict[str, Any], written: float) -> None:
         within, age = value.get("within"), self._clock.now() - written
         if isinstance(within, (int, float)) and age > within:
-            # Whoever asked was told that it failed.
+            # The asker was told that it failed.
             raise UnreadableRecord("expired", f"a command that came {age:.1f} s late: {value!r}")
-        answer = {"id": value.get("id")}
+        answer: dict[str, Any] = {"id": value.get("id")}
         try:
             self._registry.change(
                 *(str(value.get(each)) for each in ("command", "name", "channel"))
@@ -161,125 +295,30 @@ class Commands:
         except ValueError as error:
             answer["error"] = str(error)
         except Exception as error:
-            # A bug, which the caller counts and logs; who asked must not wait for the time-out.
+            # A bug, which deliver() counts and logs; the asker must not wait for the time-out.
             answer["error"] = repr(error)
             raise
         finally:
             self._reply(value, answer)
 
-    def _on_answer(self, key: str, payload: bytes, written: float) -> None:
-        if key != str(self.server):
-            return
-        value = self._codec.decode(payload)
-        number = value.get("id")
-        with self._lock:
-            question = self._asked.get(number) if isinstance(number, int) else None
-        if question is not None:
-            question.take(value, written)
+    def _on_answer(self, value: dict[str, Any], written: float) -> None:
+        self._requests.answer(value.get("id"), value, written)
 
-    def _on_command_to_all(self, key: str, payload: bytes, written: float) -> None:
-        value = self._codec.decode(payload)
-        if value.get("command") == _FLUSH and value.get("server") != str(self.server):
-            self._flush(written)
-        elif value.get("command") == _WHO:
-            answer = {
-                "id": value.get("id"),
-                "server": str(self.server),
-                "channels": len(self._registry.open_channels()),
-                "groups": len(self._registry.groups),
-                "users": len(self._registry.users),
-            }
-            self._reply(value, answer)
+    def _on_roll_call(self, value: dict[str, Any]) -> None:
+        answer = {
+            "id": value.get("id"),
+            "server": str(self._identity.name),
+            "channels": len(self._registry.open_channels()),
+            "groups": len(self._registry.groups),
+            "users": len(self._registry.users),
+        }
+        self._reply(value, answer)
 
     def _reply(self, value: dict[str, Any], answer: dict[str, Any]) -> None:
         asker = parse_server_name(str(value.get("reply_to")))
         if asker is None:
             raise UnreadableRecord("undecodable", f"a command without a reply_to: {value!r}")
-        self._answer(self._sealed(Topic.ACK, asker, answer))
-
-
-class _Asked:
-    """Something that waits for answers under a number.
-
-    Attributes:
-        record: What to write.
-    """
-
-    def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
-        self._commands = commands
-        self._number = number
-        self.record = record
-
-    def take(self, answer: dict[str, Any], written: float) -> None:
-        """Take an answer and its record's timestamp; the thread that reads."""
-        raise NotImplementedError
-
-    def forget(self) -> None:
-        """Stop waiting; an answer that comes later is ignored."""
-        self._commands.withdraw(self._number)
-
-
-class Question(_Asked):
-    """A command to one server, and its answer.
-
-    Attributes:
-        answer: Resolves, with the timestamp of the answer's record, when the other server has
-            carried the command out.
-    """
-
-    def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
-        super().__init__(commands, number, record)
-        self.answer: Future[float] = Future()
-        self.answer.set_running_or_notify_cancel()
-
-    def take(self, answer: dict[str, Any], written: float) -> None:
-        """Resolve the answer, once; the thread that reads."""
-        if not self._commands.withdraw(self._number):
-            return
-        if answer.get("error"):
-            self.answer.set_exception(CommandFailed(str(answer["error"])))
-        else:
-            self.answer.set_result(written)
-
-    def fail(self, error: Exception) -> None:
-        """Give the question up, for instance because it could not be written."""
-        if self._commands.withdraw(self._number):
-            self.answer.set_exception(error)
-
-    def result_before(self, deadline: float) -> float:
-        """Block until the answer is here.
-
-        Args:
-            deadline: On ``time.monotonic()``.
-
-        Returns:
-            The timestamp of the answer's record.
-
-        Raises:
-            TimeoutError: If it is not here by then; it is ignored if it comes later.
-            CommandFailed: If the other server could not carry the command out.
-            ProduceFailed: If the command could not be written.
-        """
         try:
-            return self.answer.result(max(0.0, deadline - monotonic()))
-        except concurrent.futures.TimeoutError:
-            _, key, _, _, _ = self.record
-            raise TimeoutError(f"no answer to the command for {key}") from None
-        finally:
-            self.forget()
-
-
-class RollCall(_Asked):
-    """A question to all servers, and the answers that came so far.
-
-    Attributes:
-        servers: What each server told: ``server``, ``channels``, ``groups`` and ``users``.
-    """
-
-    def __init__(self, commands: Commands, number: int, record: ProducerRecord) -> None:
-        super().__init__(commands, number, record)
-        self.servers: list[dict[str, Any]] = []
-
-    def take(self, answer: dict[str, Any], written: float) -> None:
-        """Note what one server tells; the thread that reads."""
-        self.servers.append({name: each for name, each in answer.items() if name != "id"})
+            self._sender.publish(self._addressed(Topic.ACK, asker, answer))
+        except Exception as error:
+            self._stats.dropped("answer", f"the answer to {asker}: {error}")

@@ -1,57 +1,64 @@
 """A server: one running layer, from its first use to its end.
 
-It has a name, an inbox, channels and a backplane, and lives once: after ``close()`` or in a forked
+It has a name, an inbox, channels and a transport, and lives once: after ``close()`` or in a forked
 child the layer takes a new one. Nothing here blocks an event loop: what has to wait gives a
-``concurrent.futures.Future``.
+``Ticket``, or is a procedure that yields tickets.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import logging
-import threading
-import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.exceptions import ChannelFull
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry
-from ..delivery.tickets import Ticket
-from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, UnreadableRecord
-from ..jobs.ack import AtMostOnce, JobInHand
-from ..jobs.channel import WorkChannel
-from ..messages import Position
+from ..delivery.tickets import Ticket, in_thread, run_blocking
+from ..exceptions import BrokerUnavailable, LayerClosed, UnreadableRecord
 from ..observe.counters import Stats
 from ..stats import LayerStats
-from ..transport import Backplane, QueueFull
+from ..transport import Backplane
 from ..wire.codec import Codec
-from ..wire.encryption import Encryption, ReplayGuard
-from ..wire.names import ServerName, owner_of
-from ..wire.records import ProducerRecord
-from ..wire.topics import Topic, WorkTopic, topic_name
-from .clock import BrokerClock, TimedRecord
-from .commands import Commands, Question
+from ..wire.encryption import Encryption
+from ..wire.topics import Topic
+from . import live
+from .clock import BrokerClock
+from .commands import Commands
+from .identity import Identity
+from .lifecycle import Lifecycle, State, closed_meanwhile
 from .router import Router, channels_by_name, make_room
+from .sending import Sender
+from .upkeep import Upkeep
 
-__all__ = ["Server", "abandon_all", "close_all"]
-
-logger = logging.getLogger("kafka_layer")
+__all__ = ["Feature", "Server"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Feature")
 
+# Seconds that closing what a start opened beside close() may take.
 _UNDO_TIMEOUT = 1.0
-_CLOCK_TIMEOUT = 1.0
 
-# Room for the key, the headers and what Kafka adds to a record and its batch.
-_RECORD_OVERHEAD = 1024
 
-_running: weakref.WeakSet[Server] = weakref.WeakSet()
+class Feature(Protocol):
+    """Something that is attached to a server and ends with it, such as worker channels."""
+
+    @property
+    def needs_clock(self) -> bool:
+        """Whether it computes the age of messages, and so needs the broker's time."""
+
+    def flush(self, until: float) -> int:
+        """Drop the messages that were written until then (the broker's time); any thread.
+
+        Returns:
+            How many were dropped.
+        """
+
+    def close(self, error: LayerClosed) -> None:
+        """Let every receive that waits raise a copy of ``error``; the transport is closed."""
 
 
 class Server:
@@ -61,7 +68,19 @@ class Server:
         config: The layer's settings.
         codec: Encodes and decodes its messages.
         encryption: Encrypts and decrypts them.
-        backplane: Makes the backplane; gets the counters to use.
+        transport: Makes what carries its records; gets the counters to use.
+
+    Attributes:
+        identity: Which server this is.
+        lifecycle: Its state.
+        receiving: Whether it reads what others send.
+        sender: Hands records to the transport.
+        commands: Asks other servers, and answers them.
+        registry: Who is here; nobody once it is closed.
+        router: Hands the records that are read to their channels.
+        clock: The broker's time.
+        transport: What carries its records.
+        stats: What it counts.
     """
 
     def __init__(
@@ -69,202 +88,99 @@ class Server:
         config: LayerConfig,
         codec: Codec,
         encryption: Encryption,
-        backplane: Callable[[Stats], Backplane],
+        transport: Callable[[Stats], Backplane],
     ) -> None:
         self.config = config
-        self.codec = codec
-        self._encryption = encryption
+        self.encryption = encryption
         self.stats = Stats(config.prefix, config.timings)
         self.registry = Registry(config)
-        self._clock = BrokerClock()
+        self.clock = BrokerClock()
+        self.identity = Identity()
+        self.transport = transport(self.stats)
+        self.sender = Sender(config, self.transport, self.stats)
+        self.receiving = False
+        self.lifecycle = Lifecycle(self._on_state)
         self.commands = Commands(
+            config,
+            self.identity,
+            self.registry,
             # Servers of a project understand each other whatever serializer each of them has.
             Codec(config.serializer_format),
             encryption,
-            self.registry,
-            self._clock,
-            self._answer,
-            self._flush,
+            self.sender,
+            self.clock,
+            self.stats,
+            self._drop_until,
         )
-        self.sending = False
-        self.receiving = False
-        self._router = Router(config, self.registry, encryption, self.stats, self._clock)
-        # Commands and acknowledgements are read by a thread of their own.
-        self._control = Router(config, self.registry, encryption, self.stats, self._clock)
+        self._decode = codec.decode
+        self.router = Router(config, self.registry, encryption, self.stats, self.clock)
         self._register_topics()
-        self._backplane = backplane(self.stats)
-        # The largest value of each topic that can be written to.
-        self._limits: dict[Topic | WorkTopic, int] = {t: self._limit_of(t) for t in Topic}
-        self._lock = threading.Lock()
-        self._starts: dict[object, Future[Any]] = {}
-        self._work_channels: dict[str, WorkChannel] = {}
-        self._stopped = threading.Event()
-        self._closed = threading.Event()
+        self._features: list[Feature] = []
+        self._next_refresh = 0.0
+        tasks = (self._sweep, self.stats.tick, self.transport.check, self._refresh_if_due)
+        self._upkeep = Upkeep(config.timings.upkeep, tasks, self.stats)
+        live.add(self)
 
-    @property
-    def started(self) -> bool:
-        """Whether anything was started that has to be closed."""
-        return bool(self._starts)
+    def attach(self, feature: Callable[[Server], F]) -> F:
+        """Make a feature of this server; it is flushed and closed with it.
 
-    @property
-    def name(self) -> ServerName:
-        """The server's name; there is one once it receives."""
-        return self.commands.name
+        Args:
+            feature: Makes the feature; gets the server.
+        """
+        attached = feature(self)
+        self._features.append(attached)
+        return attached
 
-    def owns(self, owner: ServerName) -> bool:
-        """Tell whether ``owner``, the server in a channel's name, is this one."""
-        return owner == self.commands.server
+    # Starts
 
-    def sends_to(self, topic: Topic | WorkTopic) -> bool:
-        """Tell whether records for ``topic`` can be published already."""
-        return self.sending and topic in self._limits
-
-    def start_sending(self) -> Future[None]:
+    def start_sending(self) -> Ticket[None]:
         """Get ready to write, in a thread; callers at the same time share one start."""
-        return self._start("sending", self._open_sender)
+        return self.start("sending", "kafka-layer-start-sending", self._open_sender)
 
-    def start_receiving(self) -> Future[None]:
+    def start_receiving(self) -> Ticket[None]:
         """Get ready to write and to read, in a thread; callers at the same time share one start."""
-        return self._start("receiving", self._open_receiver)
+        return self.start("receiving", "kafka-layer-start-receiving", self._open_receiver)
 
-    def start_sending_to(self, topic: Topic | WorkTopic) -> Future[None]:
-        """Get ready to write to a topic, in a thread; callers at the same time share one start."""
-        if isinstance(topic, WorkTopic):
-            return self._start(("sending", topic), lambda: self._open_work_sender(topic))
-        return self.start_sending()
-
-    def start_working(self, topic: WorkTopic) -> Future[Mailbox]:
-        """Start to serve the receives of a worker channel, in a thread; callers share one start.
-
-        Returns:
-            What the receives wait on, to come.
-        """
-        return self._start(("working", topic), lambda: self._open_worker(topic))
-
-    def mailbox(self, channel: str) -> Mailbox | None:
-        """Return what the receives of a channel wait on, or None if it is not open here."""
-        mailbox = self.registry.mailbox(channel)
-        if mailbox is None and channel in self._work_channels:
-            return self._work_channels[channel].mailbox
-        return mailbox
-
-    async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
-        """Wait for a job of a worker channel that is open here; see ``WorkChannel.receive``."""
-        return await self._work_channels[channel].receive(self.read)
-
-    def publish(self, record: ProducerRecord, ticket: Ticket[Position] | None = None) -> None:
-        """Hand a record to the backplane; never blocks. The server must be sending.
+    def start(self, what: object, thread_name: str, function: Callable[[], T]) -> Ticket[T]:
+        """Open something once, in a thread, so that none of it outlives the server.
 
         Args:
-            record: What to write.
-            ticket: Gets the outcome.
-
-        Raises:
-            MessageTooLarge: If the record is larger than its topic allows.
-            QueueFull: If the backplane's queue is full.
-            ProduceFailed: If the record cannot be written at all.
-        """
-        topic, _, value, _, _ = record
-        if len(value) > self._limits[topic]:
-            raise self._too_large(topic, value)
-        self._backplane.produce(record, ticket)
-
-    def try_publish(self, record: ProducerRecord) -> bool:
-        """Do what ``publish`` does, where nothing has to be waited for.
+            what: Under which key it is remembered. Callers at the same time share one start.
+            thread_name: The name of the thread.
+            function: Opens it; blocks.
 
         Returns:
-            Whether that is so: the server sends to the topic already, the queue is not full, and
-            nobody wants the position (``await_produce``).
-
-        Raises:
-            MessageTooLarge, ProduceFailed: As for ``publish``.
+            The ticket of what ``function`` returns.
         """
-        # Each call that a lone send makes costs it 2 us, so publish() stands here once more.
-        topic, _, value, _, _ = record
-        limit = self._limits.get(topic)
-        if limit is None or not self.sending or self.config.await_produce:
-            return False
-        if len(value) > limit:
-            raise self._too_large(topic, value)
-        try:
-            self._backplane.produce(record)
-        except QueueFull:
-            return False
-        return True
 
-    def publish_wanted(self, record: ProducerRecord) -> Ticket[Position]:
-        """Do what ``publish`` does, and return the record's position to come."""
-        ticket: Ticket[Position] = Ticket()
-        self.publish(record, ticket)
-        return ticket
+        def open_or_undo() -> T:
+            try:
+                opened = function()
+            except BaseException:
+                if not self.lifecycle.ended:
+                    raise
+            else:
+                if not self.lifecycle.ended:
+                    return opened
+            # close() ran while this was opening and could not see it. Let close() finish (it
+            # flushes), then close what was opened here.
+            self.lifecycle.closed.result()
+            self.transport.close(_UNDO_TIMEOUT)
+            raise closed_meanwhile()
 
-    def ask(self, owner: ServerName, command: str, name: str, channel: str) -> Question:
-        """Send a command to the server that owns a channel. This server must be receiving.
+        live.close_when_child_ends(self.config.timings.close)
+        return self.lifecycle.once(what, thread_name, open_or_undo)
 
-        Args:
-            owner: The server that is asked.
-            command: As in ``Registry.change``, with ``name`` and ``channel``.
-            name: The group or user.
-            channel: The channel.
+    # Messages within the process
 
-        Returns:
-            The question; its answer is an exception if the command could not be written.
-
-        Raises:
-            QueueFull: If the backplane's queue is full.
-            ProduceFailed: If the record cannot be written at all.
-        """
-        return self._send_question(
-            self.commands.ask(owner, command, name, channel, self.config.ack_timeout)
-        )
-
-    def roll_call(self, seconds: float) -> list[dict[str, Any]]:
-        """Ask every server to tell its name and what is on it. This server must be receiving.
-
-        Args:
-            seconds: How long to wait for answers; blocks all of it.
-
-        Returns:
-            What each told that answered in time: ``server``, ``channels``, ``groups``, ``users``.
-
-        Raises:
-            QueueFull: If the backplane's queue is full.
-            ProduceFailed: If the record cannot be written at all.
-        """
-        call = self.commands.roll_call()
-        try:
-            self.publish(call.record)
-            self._stopped.wait(seconds)
-        finally:
-            call.forget()
-        return sorted(call.servers, key=lambda told: str(told["server"]))
-
-    def round_trip(self, timeout: float) -> float:
-        """Write a record to this server's own inbox and wait until it is read.
-
-        Args:
-            timeout: Seconds that this may block.
-
-        Returns:
-            The seconds that it took.
-
-        Raises:
-            TimeoutError: If it did not come back in time.
-            ProduceFailed: If it could not be written.
-        """
-        started = monotonic()
-        self._send_question(self.commands.hello()).result_before(started + timeout)
-        return monotonic() - started
-
-    def put(self, mailbox: Mailbox, payload: bytes) -> None:
+    def deliver_locally(self, mailbox: Mailbox, payload: bytes) -> None:
         """Deliver a message to a channel of this server without a detour.
 
         Raises:
             ChannelFull: If the channel holds as many messages as it may.
             MessageTooLarge: If it is larger than it might be for a channel of another server.
         """
-        if len(payload) > self._limits[Topic.SEND_CONN]:
-            raise self._too_large(Topic.SEND_CONN, payload)
+        self.sender.require_size(Topic.SEND_CONN, payload)
         envelope = Envelope(payload, monotonic() + self.config.expiry)
         if not mailbox.put(envelope) and not (
             make_room(mailbox, self.stats) and mailbox.put(envelope)
@@ -278,7 +194,7 @@ class Server:
         self.registry.wakeups.flush()
         self.stats.count("delivered")
 
-    def read(self, mailbox: Mailbox, envelope: Envelope) -> dict[str, Any] | None:
+    def decode_for_receive(self, mailbox: Mailbox, envelope: Envelope) -> dict[str, Any] | None:
         """Decode a message for one receiver, which gets its own copy.
 
         Returns:
@@ -289,24 +205,29 @@ class Server:
             self.stats.dropped("expired", f"it waited too long in channel {mailbox.channel}")
             return None
         try:
-            return self.codec.decode(envelope.payload)
+            return self._decode(envelope.payload)
         except UnreadableRecord as error:
             if not envelope.unreadable:
                 envelope.unreadable = True
                 self.stats.dropped(error.cause, str(error))
             return None
 
+    # What it is asked
+
     def describe(self) -> LayerStats:
-        """Return what the server did and how it is; no I/O."""
-        health = self._backplane.health()
+        """Return what the server did and how it is; no I/O. Nothing once it closes."""
+        if self.lifecycle.ended:
+            return LayerStats()
+        health = self.transport.health()
         counts = self.stats.snapshot()
         state: Literal["connected", "disconnected"] = (
             "connected" if health.connected else "disconnected"
         )
         mailboxes = self.registry.open_channels()
+        name = self.identity.name
         return LayerStats(
-            server=None if self.commands.server is None else str(self.commands.server),
-            state=state if self.started else "idle",
+            server=None if name is None else str(name),
+            state=state if self.lifecycle.started else "idle",
             sent=counts.get("sent", 0),
             delivered=counts.get("delivered", 0),
             failed=counts.get("failed", 0),
@@ -336,278 +257,144 @@ class Server:
             TopicError: If it refuses to clear the worker channels.
         """
         deadline = monotonic() + timeout
-        # What was sent before must be written before: the flush's timestamp is the border.
-        self._backplane.settle(timeout)
-        self._backplane.clear_work(max(0.1, deadline - monotonic()))
-        flushed = self.publish_wanted(self.commands.flush()).result()
-        self._flush(flushed.timestamp)
+        # Everything sent so far must be in the log first: receivers drop what is older than the
+        # flush record.
+        self.transport.settle(timeout)
+        self.transport.clear_work(max(0.1, deadline - monotonic()))
+        flushed = self.commands.flush_others()
+        self._drop_until(flushed.result().timestamp)
         # The broker's clock counts milliseconds: what is sent next must not count as older.
-        self._stopped.wait(0.002)
+        self._wait_for_close(0.002)
+
+    # The end
 
     def close(self, timeout: float) -> None:
-        """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent."""
-        with self._lock:
-            if self._stopped.is_set():
-                return
-            self._stopped.set()
+        """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent.
+
+        A second thread that closes it waits until the first is done. A server that was never used
+        stays as it is.
+        """
+        with self.lifecycle.lock:
+            closes = self.lifecycle.started and self.lifecycle.advance(State.CLOSING)
+        if closes:
+            self._close(timeout)
+        elif self.lifecycle.state is State.CLOSING:
+            self._wait_for_close(timeout)
+
+    def close_soon(self) -> None:
+        """Close it in a thread, if there is anything to close; for a layer that was dropped."""
+        if self.lifecycle.started and not self.lifecycle.ended:
+            timeout = self.config.timings.close
+            in_thread("kafka-layer-close", lambda: self.close(timeout))
+        else:
+            live.discard(self)
+
+    def abandon(self) -> None:
+        """Let go of everything without touching it, in a forked child."""
+        live.discard(self)
+        # The name and the channels are the parent's, and a thread of it may hold any lock.
+        self.stats = Stats(self.config.prefix, self.config.timings)
+        self.identity = Identity()
+        self.registry = Registry(self.config)
+        self.lifecycle.abandon()
+        self.transport.abandon()
+
+    def _close(self, timeout: float) -> None:
         deadline = monotonic() + timeout
-        self.sending = self.receiving = False
+        error = LayerClosed("The channel layer was closed.")
         try:
-            self._backplane.close(timeout)
+            self._upkeep.stop()
+            self.commands.stop()
+            # At once: a websocket closes while the queue is written, and its browser comes again.
+            left = self.registry.close(error)
+            if left:
+                self.stats.count("dropped.closed", left)
+            self.transport.close(timeout)
+            for feature in self._features:
+                feature.close(error)
             # Before a thread that waits for the close ends the process.
             least = min(timeout, self.config.timings.close_signals)
             self.stats.close(max(least, deadline - monotonic()))
         finally:
-            self._closed.set()
-            _running.discard(self)
+            self.registry = Registry(self.config)
+            self.lifecycle.advance(State.CLOSED)
+            live.discard(self)
 
-    def join(self, timeout: float) -> None:
-        """Wait until it is closed, by whichever thread; at most ``timeout`` seconds."""
-        self._closed.wait(timeout)
+    def _wait_for_close(self, timeout: float) -> bool:
+        try:
+            self.lifecycle.closed.result(timeout)
+        except TimeoutError:
+            return False
+        return True
 
-    def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child."""
-        # A new one: a thread of the parent may have held the lock of the old one at the fork.
-        self._stopped = threading.Event()
-        self._stopped.set()
-        _running.discard(self)
-        self._backplane.abandon()
+    def _on_state(self, state: State) -> None:
+        self.sender.is_open = state is State.SENDING or state is State.RECEIVING
+        self.receiving = state is State.RECEIVING
 
     def _register_topics(self) -> None:
-        registry, handlers = self.registry, self.commands.handlers
-        by_name = channels_by_name(registry, self.stats, self._is_mine)
-        self._router.register(Topic.SEND_CONN, by_name)
-        self._router.register(Topic.SEND_GROUP, registry.groups.members)
-        self._router.register(Topic.SEND_USER, registry.users.members)
-        self._router.register(
-            Topic.SEND_ALL, lambda _: registry.audience(), handlers[Topic.SEND_ALL]
+        registry = self.registry
+        by_name = channels_by_name(registry, self.stats, self.identity.owns_channel)
+        self.router.register(Topic.SEND_CONN, by_name)
+        self.router.register(Topic.SEND_GROUP, registry.groups.members)
+        self.router.register(Topic.SEND_USER, registry.users.members)
+        self.router.register(
+            Topic.SEND_ALL, lambda _: registry.audience(), self.commands.on_broadcast
         )
-        for topic in (Topic.GROUP_MGMT, Topic.ACK):
-            self._control.register(topic, None, handlers[topic])
 
     def _open_sender(self) -> None:
-        self._backplane.open_sender(self.config.timings.start)
-        _running.add(self)
-        self._once("upkeep", self._upkeep)
-        self.sending = True
+        self.transport.open_sender(self.config.timings.start)
+        self._next_refresh = monotonic() + self.config.timings.refresh
+        if not self.lifecycle.advance(State.SENDING):
+            raise closed_meanwhile()
+        self._upkeep.start()
 
     def _open_receiver(self) -> None:
         deadline = monotonic() + self.config.timings.start
         self.start_sending().result()
-        partition = self._backplane.open_receiver(
-            self._router, self._control, deadline - monotonic()
-        )
-        if self.commands.server is None:
-            self.commands.server = ServerName.new(partition)
+        left = deadline - monotonic()
+        self.identity.take(self.transport.open_receiver(self.router, self.commands, left))
         try:
-            # It proves that writing and reading work, and warms both clients up.
-            self.round_trip(deadline - monotonic())
+            # It proves that writing and reading work, warms both clients up and sets the clock.
+            run_blocking(self.commands.self_test(max(0.0, deadline - monotonic())))
         except TimeoutError:
             raise BrokerUnavailable(
                 f"{self.config.bootstrap_servers} did not hand a record back within "
                 f"{self.config.timings.start} s that this server wrote to its own inbox; the "
                 "broker is overloaded, or cut off."
             ) from None
-        self.receiving = True
+        if not self.lifecycle.advance(State.RECEIVING):
+            raise closed_meanwhile()
 
-    def _open_work_sender(self, topic: WorkTopic) -> None:
-        deadline = monotonic() + self.config.timings.start
-        self.start_sending().result()
-        self._backplane.open_work_topic(
-            topic, max(self.config.timings.start_step, deadline - monotonic())
-        )
-        self._limits[topic] = self._limit_of(topic)
-
-    def _open_worker(self, topic: WorkTopic) -> Mailbox:
-        deadline = monotonic() + self.config.timings.start
-        self.start_sending().result()
-        # Before the first message's age is judged: this machine's clock may be wrong.
-        with contextlib.suppress(TimeoutError, ProduceFailed):
-            self._probe_clock().result(_CLOCK_TIMEOUT)
-        channel = WorkChannel(
-            topic,
-            self.config.worker_settings(topic.channel),
-            ReplayGuard(self._encryption, self.config.expiry),
-            self.stats,
-            self._clock,
-            self.registry.wakeups,
-            AtMostOnce(self.stats),
-        )
-        self._backplane.open_work_channel(channel, deadline - monotonic())
-        self._work_channels[topic.channel] = channel
-        return channel.mailbox
-
-    def _send_question(self, question: Question) -> Question:
-        timed = self._timed(question.record)
-        question.answer.add_done_callback(
-            lambda answer: None if answer.exception() else timed.read(answer.result())
-        )
-
-        def fail(written: Ticket[Position]) -> None:
-            if isinstance(written.error, Exception):
-                question.fail(written.error)
-
-        try:
-            self._publish_timed(question.record, timed).on_done(fail)
-        except BaseException:
-            question.forget()
-            raise
-        return question
-
-    def _probe_clock(self) -> Ticket[Position]:
-        """Write a record that nobody reads; its delivery report sets the clock."""
-        record = self.commands.probe()
-        return self._publish_timed(record, self._timed(record))
-
-    def _publish_timed(self, record: ProducerRecord, timed: TimedRecord) -> Ticket[Position]:
-        ticket: Ticket[Position] = Ticket()
-        ticket.on_done(
-            lambda written: timed.reported(written.result()) if written.error is None else None
-        )
-        self.publish(record, ticket)
-        return ticket
-
-    def _timed(self, record: ProducerRecord) -> TimedRecord:
-        return self._clock.time(topic_name(self.config.prefix, record[0]))
-
-    def _start(self, what: object, function: Callable[[], T]) -> Future[T]:
-        """Open something once, in a thread, so that none of it outlives a close meanwhile."""
-
-        def open_or_undo() -> T:
-            try:
-                opened = function()
-            except BaseException:
-                if not self._stopped.is_set():
-                    raise
-            else:
-                if not self._stopped.is_set():
-                    return opened
-            # close() did not see what was opened beside it. It goes first: it also writes what
-            # is queued.
-            self._closed.wait()
-            self.sending = self.receiving = False
-            _running.discard(self)
-            self._backplane.close(_UNDO_TIMEOUT)
-            raise _closed_meanwhile()
-
-        return self._once(what, open_or_undo)
-
-    def _once(self, what: object, function: Callable[[], T]) -> Future[T]:
-        """Run something once, in a thread; again only if it failed."""
-        with self._lock:
-            if self._stopped.is_set():
-                return _failed(_closed_meanwhile())
-            start = self._starts.get(what)
-            if start is None or (start.done() and start.exception() is not None):
-                start = self._starts[what] = _in_thread(_plain_name(what), function)
-            return start
-
-    def _limit_of(self, topic: Topic | WorkTopic) -> int:
-        return self.config.max_message_bytes(topic) - _RECORD_OVERHEAD
-
-    def _is_mine(self, channel: str) -> bool:
-        owner = owner_of(channel)
-        return owner is not None and self.owns(owner)
-
-    def _answer(self, record: ProducerRecord) -> None:
-        try:
-            self.publish(record)
-        except Exception as error:
-            _, asker, _, _, _ = record
-            self.stats.dropped("answer", f"the answer to {asker}: {error}")
-
-    def _flush(self, timestamp: float) -> None:
-        until = self._router.forget_until(timestamp)
+    def _drop_until(self, timestamp: float) -> None:
+        until = self.router.forget_until(timestamp)
         dropped = self.registry.clear()
-        dropped += sum(each.forget_until(until) for each in list(self._work_channels.values()))
+        dropped += sum(feature.flush(until) for feature in self._features)
         if dropped:
             self.stats.count("dropped.flushed", dropped)
 
-    def _too_large(self, topic: Topic | WorkTopic, value: bytes) -> Exception:
-        return MessageTooLarge(  # type: ignore[no-any-return, unused-ignore]
-            f"A message of {len(value)} bytes is larger than {topic.value} allows "
-            f"({self._limits[topic]} bytes); raise its max.message.bytes, or send a reference."
-        )
+    # Upkeep
 
-    def _upkeep(self) -> None:
-        next_refresh = monotonic() + self.config.timings.refresh
-        while not self._stopped.wait(self.config.timings.upkeep):
-            try:
-                left = self.registry.sweep()
-                if left:
-                    self.stats.count("dropped.closed", left)
-                self.stats.tick()
-                self._backplane.check()
-                health = self._backplane.health()
-                if monotonic() >= next_refresh or health.doubtful:
-                    next_refresh = monotonic() + self.config.timings.refresh
-                    if not self._refresh():
-                        next_refresh = monotonic()
-            except Exception:
-                if not self._stopped.is_set():
-                    self.stats.count("errors.upkeep")
-                    logger.exception("The upkeep of the channel layer failed; it goes on")
+    def _sweep(self) -> None:
+        left = self.registry.sweep()
+        if left:
+            self.stats.count("dropped.closed", left)
 
-    def _refresh(self) -> bool:
-        """Look for changes that nobody announces; False where no broker answers."""
+    def _refresh_if_due(self) -> None:
+        """Look for changes that nobody announces; again in the next round if no broker answers."""
+        if monotonic() < self._next_refresh and not self.transport.health().doubtful:
+            return
+        self._next_refresh = monotonic() + self.config.timings.refresh
         try:
-            self._backplane.refresh()
+            self.transport.refresh()
         except BrokerUnavailable:
-            return False
-        # Who only sends judges no message's age, and may have no right to write this one.
-        if self.receiving and not self._clock.append_times_reported:
-            self._send_question(self.commands.hello())
-        elif self.receiving or self._work_channels:
-            self._probe_clock()
-        return True
-
-
-def close_all(timeout: float) -> None:
-    """Close every server of this process within ``timeout`` seconds; registered with ``atexit``."""
-    deadline = monotonic() + timeout
-    for server in list(_running):
-        server.close(max(0.1, deadline - monotonic()))
-        # A thread that closes one already would end with the process, and so what it writes.
-        server.join(max(0.1, deadline - monotonic()))
-
-
-def abandon_all() -> None:
-    """Let go of every server, in a forked child: also those that a thread of the parent closes."""
-    for server in list(_running):
-        server.abandon()
-
-
-# Without it a process that sends and ends would lose what it sent. No thread can be started here.
-atexit.register(close_all, 5.0)
-
-
-def _closed_meanwhile() -> KafkaLayerError:
-    return KafkaLayerError("The channel layer was closed meanwhile.")
-
-
-def _failed(error: Exception) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
-
-
-def _plain_name(what: object) -> str:
-    kind = what[0] if isinstance(what, tuple) else what
-    return {"upkeep": "upkeep", "working": "start-jobs"}.get(str(kind), f"start-{kind}")
-
-
-def _in_thread(name: str, function: Callable[[], T]) -> Future[T]:
-    future: Future[T] = Future()
-    # Now nobody can cancel it: the other callers that wait for it would be cancelled, too.
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            future.set_exception(error)
+            self._next_refresh = monotonic()
         else:
-            future.set_result(result)
+            self._set_clock()
 
-    threading.Thread(target=run, name=f"kafka-layer-{name}", daemon=True).start()
-    return future
+    def _set_clock(self) -> None:
+        # A server that only sends never computes ages, and may lack WRITE on the ack topic.
+        if self.receiving and not self.clock.append_times_reported:
+            with contextlib.suppress(TimeoutError):
+                run_blocking(self.commands.self_test(self.config.timings.upkeep))
+        elif self.receiving or any(feature.needs_clock for feature in self._features):
+            self.commands.probe_clock()

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..config.settings import LayerConfig
-from ..config.threads import Lock, SimpleQueue, is_current, new_thread
+from ..config.threads import Lock, RLock, SimpleQueue, is_current, new_thread
 from ..delivery.tickets import Ticket
-from ..exceptions import ProduceFailed
+from ..exceptions import LayerClosed
 from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
@@ -47,10 +47,14 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
 
     _shared: _Shared | None = None
 
+    @property
+    def _backplane_class(self) -> type[InMemoryBackplane]:
+        return InMemoryBackplane
+
     def _make_backplane(self, stats: Stats) -> Backplane:
         # What was sent lives as long as a layer of its prefix: not until the next test.
         self._shared = self._shared or _Shared.of(self.config.prefix)
-        return InMemoryBackplane(self.config, stats, self._shared.log)
+        return self._backplane_class(self.config, stats, self._shared.log)
 
 
 class InMemoryBackplane:
@@ -109,7 +113,7 @@ class InMemoryBackplane:
     ) -> None:
         """Append a record to the log and so to every server's queue."""
         if self._closed:
-            raise ProduceFailed("The channel layer is closed.")
+            raise LayerClosed("The channel layer is closed.")
         topic, key, _, partition, _ = record
         if partition is None:
             count = self._config.topic_settings(topic).partitions
@@ -190,7 +194,8 @@ class _Log:
     """The topics of one prefix: an order of records, and who reads them."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        # Re-entrant: a signal handler may interrupt a send and send.
+        self._lock = RLock()
         # It starts as this machine's and goes on alone, as a broker's would.
         self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
@@ -208,7 +213,8 @@ class _Log:
 
     def abandon(self, reader: InMemoryBackplane) -> None:
         # A thread of the parent may have held the lock at the fork.
-        self._lock = Lock()
+        # Re-entrant: a signal handler may interrupt a send and send.
+        self._lock = RLock()
         self.detach(reader)
 
     def jobs(self, topic: WorkTopic) -> WaitingJobs:

@@ -113,7 +113,7 @@ class TestClose:
             assert starting.done()
             starting.exception()  # it may have failed
             await wait_until_async(
-                lambda server=server: not server.receiving and not server.sending,
+                lambda server=server: not server.receiving and not server.sender.is_open,
                 f"nothing to be started any more ({delay} s)",
             )
 

@@ -169,7 +169,7 @@ class TestSizes:
         here, there = make_layer(), make_layer()
         channel = await there.new_channel()
         await there.group_add("room", channel)
-        largest = there._server._limits[Topic.SEND_GROUP] - len(b"\x81\xa1d\xc6....")
+        largest = there._server.sender.limit_of(Topic.SEND_GROUP) - len(b"\x81\xa1d\xc6....")
         await here.group_send("room", {"d": b"x" * largest})
         assert len((await next_message(there, channel))["d"]) == largest
         with pytest.raises(MessageTooLarge):

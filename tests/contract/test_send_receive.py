@@ -218,10 +218,10 @@ class TestExpiry:
         channel = await there.new_channel()
         await there.group_add("room", channel)
         now, epoch = monotonic(), time.time()
-        there._server._clock.observe(epoch + 31, now, now)  # as if all of it took that long
+        there._server.clock.observe(epoch + 31, now, now)  # as if all of it took that long
         await here.group_send("room", {"n": "late"})
         await wait_until_async(lambda: stats_of(there)["dropped.expired"] == 1, "it to be dropped")
-        there._server._clock.observe(epoch, now, now)
+        there._server.clock.observe(epoch, now, now)
         await here.group_send("room", {"n": "in time"})
         assert await next_message(there, channel) == {"n": "in time"}
 

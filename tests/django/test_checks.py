@@ -197,7 +197,7 @@ def test_a_password_is_never_shown(found: Any) -> None:
     [
         ({"default": {"BACKEND": "kafka_layer.Layer"}}, '"kafka_layer.Layer" cannot be imported'),
         ({"default": {"BACKEND": "nowhere.Layer"}}, "No module named 'nowhere'"),
-        ({"default": {"BACKEND": "kafka_layer.layer.asyncio"}}, "is no class"),
+        ({"default": {"BACKEND": "kafka_layer.layer.run_in_loop"}}, "is no class"),
         ({"default": {}}, "It has no BACKEND"),
         ({"default": "kafka"}, "must be a dict of aliases to dicts"),
         ([], "must be a dict of aliases to dicts"),

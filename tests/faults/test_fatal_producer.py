@@ -103,7 +103,7 @@ async def test_who_asks_the_old_one_meanwhile_is_answered(
     broker: EmbeddedBroker, make_layer: Layers
 ) -> None:
     here, _, _ = await pair(make_layer)
-    producer = here._server._backplane._producer  # type: ignore[attr-defined]
+    producer = here._server.transport._producer  # type: ignore[attr-defined]
     old = producer.client
     answer_with(broker, PRODUCE, OUT_OF_ORDER)
     await here.group_send("room", {"n": 0})

@@ -38,7 +38,7 @@ BULK = "x" * 10_000
 @contextlib.contextmanager
 def reading_held_up(layer: KafkaChannelLayer) -> Iterator[threading.Event]:
     """Keep the thread that reads waiting in its next hand-over; the event tells that it does."""
-    router: Any = layer._server._router
+    router: Any = layer._server.router
     deliver = router.deliver
     waits, go_on = threading.Event(), threading.Event()
 

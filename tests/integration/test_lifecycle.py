@@ -18,7 +18,7 @@ import pytest
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.server.server import close_all
+from kafka_layer.server.live import close_all
 from kafka_layer.signals import produce_failed
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, layer_threads, next_message
@@ -49,7 +49,7 @@ class TestStart:
         before = threading.enumerate()
         layers = [make_layer() for _ in range(10)]
         assert threading.enumerate() == before
-        assert not any(layer._server.started for layer in layers)
+        assert not any(layer._server.lifecycle.started for layer in layers)
 
     async def test_a_process_that_only_sends_opens_no_consumer(self, make_layer: Layers) -> None:
         layer = make_layer()
@@ -113,7 +113,7 @@ class TestEnd:
     ) -> None:
         layer = KafkaChannelLayer(**make_layer.backend.config, prefix=make_layer.prefix)
         await layer.group_send("room", {})
-        backplane = layer._server._backplane
+        backplane = layer._server.transport
         close = backplane.close
         begun, go_on = threading.Event(), threading.Event()
 
@@ -155,7 +155,7 @@ class TestEnd:
         def start_and_tell_late(*arguments: Any) -> Any:
             started = start(*arguments)
             opened.set()
-            assert server._closed.wait(10), "close() was not over in 10 s"
+            assert server.lifecycle.closed.result(10) is None
             return started
 
         monkeypatch.setattr(Reader, "start", start_and_tell_late)

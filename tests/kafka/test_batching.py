@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kafka_layer.delivery.tickets import Ticket
-from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.exceptions import LayerClosed
 from kafka_layer.kafka.batching import VALUE, Batcher, BatcherState, Pending
 from kafka_layer.messages import Position
 from kafka_layer.transport import QueueFull
@@ -315,7 +315,7 @@ class TestRoom:
         before = batcher.when_room()
         batcher.stop_taking()
         for ticket in (before, batcher.when_room()):
-            assert isinstance(ticket.error, ProduceFailed)
+            assert isinstance(ticket.error, LayerClosed)
 
 
 class TestClosing:
@@ -356,7 +356,7 @@ class TestClosing:
         client = Client(on_their_way)
         batcher = batching(client)
         batcher.stop_taking()
-        with pytest.raises(ProduceFailed, match="closed"):
+        with pytest.raises(LayerClosed, match="closed"):
             put(batcher, b"1")
         assert not len(batcher)
         assert not client.taken
@@ -440,7 +440,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 self.batcher.put(pending(value, Ticket() if awaited else None), waited)
             except QueueFull:
                 continue
-            except ProduceFailed:
+            except LayerClosed:
                 assert self.state in (CLOSING, CLOSED)
                 continue
             assert self.state not in (CLOSING, CLOSED)
@@ -617,7 +617,7 @@ class TestManyThreads:
                     batcher.release()
                     batcher.close(5.0)
                     return
-                with contextlib.suppress(ProduceFailed):
+                with contextlib.suppress(LayerClosed):
                     for number in range(100):
                         value = b"%d %d" % (thread, number)
                         put(batcher, value)

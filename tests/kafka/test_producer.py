@@ -10,7 +10,7 @@ import pytest
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.tickets import Ticket
-from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.exceptions import LayerClosed, ProduceFailed
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
@@ -159,5 +159,5 @@ class TestRoom:
         producer.produce(record())
         waiting = producer.when_room()
         producer.close(CLOSE_TIMEOUT)
-        assert isinstance(waiting.error, ProduceFailed)
-        assert isinstance(producer.when_room().error, ProduceFailed)
+        assert isinstance(waiting.error, LayerClosed)
+        assert isinstance(producer.when_room().error, LayerClosed)

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
-from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.exceptions import LayerClosed, ProduceFailed
 from kafka_layer.kafka.batching import Pending
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer_client import ClientState, ProducerClient
@@ -143,7 +143,7 @@ class TestStates:
         client.tend()
         assert client.state is CLOSED
         assert client.current is None
-        with pytest.raises(ProduceFailed, match="closed"):
+        with pytest.raises(LayerClosed, match="closed"):
             client.open()
 
 

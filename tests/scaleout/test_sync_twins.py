@@ -134,7 +134,7 @@ class TestEverywhere:
         with pytest.raises(TypeError) as from_async:
             await getattr(layer, method.removesuffix("_sync"))(*arguments)
         assert str(from_sync.value) == str(from_async.value)
-        assert not layer._server.started
+        assert not layer._server.lifecycle.started
 
     @pytest.mark.parametrize("method", ["group_send", "user_send", "all_send", "group_send_many"])
     async def test_exclude_must_not_be_one_name(self, make_layer: Layers, method: str) -> None:

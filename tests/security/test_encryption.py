@@ -268,8 +268,8 @@ class TestForgeries:
     ) -> None:
         await other.group_add("secrets", channel)
         await other.group_discard("secrets", channel)
-        inbox = layer._server.name.partition
-        mine = str(layer._server.name).encode()
+        inbox = layer._server.identity.name.partition
+        mine = str(layer._server.identity.name).encode()
         records = attacker.read_all("group-mgmt", inbox)
         commands = [each for each in records if each.key() == mine]
         assert len(commands) == 2

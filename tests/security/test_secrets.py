@@ -92,7 +92,7 @@ def password_of(config: dict[str, Any]) -> str:
 def describe(said: Said, layer: KafkaChannelLayer) -> None:
     """Note how a layer and its parts show themselves."""
     said.add(layer, layer.config, layer.stats(), layer._server, layer._codec, vars(layer))
-    backplane = layer._server._backplane
+    backplane = layer._server.transport
     said.add(backplane, backplane._producer, backplane._readers)  # type: ignore[attr-defined]
     said.add(layer._encryption, layer._encryption.encrypt)
 

@@ -14,7 +14,7 @@ __all__ = ["backplane_of", "consumer_of", "partitions_read", "reader_of"]
 
 def backplane_of(layer: KafkaChannelLayer) -> KafkaBackplane:
     """Return what carries the records of a layer."""
-    backplane = layer._server._backplane
+    backplane = layer._server.transport
     assert isinstance(backplane, KafkaBackplane)
     return backplane
 

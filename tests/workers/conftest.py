@@ -9,7 +9,6 @@ import pytest
 from confluent_kafka import Consumer
 
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.wire.topics import WorkTopic
 from tests.support.layers import Backend, kafka_backend
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until
@@ -56,5 +55,5 @@ def channel() -> str:
 
 def working(layer: KafkaChannelLayer, channel: str) -> bool:
     """Tell whether a receive waits on a worker channel."""
-    start = layer._server._starts.get(("working", WorkTopic(channel)))
-    return start is not None and start.done() and bool(start.result().receiving)
+    mailbox = layer._server.jobs.mailbox(channel)
+    return mailbox is not None and mailbox.receiving

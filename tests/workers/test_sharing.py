@@ -54,7 +54,7 @@ async def begin_work(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dic
 
 def worker_of(layer: KafkaChannelLayer) -> Any:
     """The consumer of a layer's only worker channel."""
-    return layer._server._backplane._workers[0]  # type: ignore[attr-defined]
+    return layer._server.transport._workers[0]  # type: ignore[attr-defined]
 
 
 async def pass_time(seconds: float) -> None:
@@ -572,7 +572,7 @@ class TestFlush:
         )
         await here.flush()
         await wait_until_async(
-            lambda: server._work_channels[channel]._flushed_until, "the worker to read of the flush"
+            lambda: server.jobs._channels[channel]._flushed_until, "the worker to read of the flush"
         )
         await here.send(channel, {"n": "fresh"})
         assert await next_message(worker, channel) == {"n": "fresh"}

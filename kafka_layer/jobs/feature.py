@@ -1,0 +1,101 @@
+"""Worker channels as a feature of a server: opened for sending, and for receiving."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import Any
+
+from ..config.realtime import monotonic
+from ..delivery.mailbox import Mailbox
+from ..delivery.tickets import Ticket
+from ..exceptions import LayerClosed, ProduceFailed
+from ..server.server import Server
+from ..wire.encryption import ReplayGuard
+from ..wire.topics import WorkTopic
+from .ack import AtMostOnce, JobInHand
+from .channel import WorkChannel
+
+__all__ = ["Jobs"]
+
+# Seconds that a start waits for the broker's time.
+_CLOCK_TIMEOUT = 1.0
+
+
+class Jobs:
+    """The worker channels that one server writes to and receives on; see ``Feature``.
+
+    Args:
+        server: What it is attached to.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._channels: dict[str, WorkChannel] = {}
+
+    @property
+    def needs_clock(self) -> bool:
+        """Whether this process receives on a worker channel."""
+        return bool(self._channels)
+
+    def mailbox(self, channel: str) -> Mailbox | None:
+        """Return what the receives of a worker channel wait on, or None if it is not open here."""
+        opened = self._channels.get(channel)
+        return None if opened is None else opened.mailbox
+
+    async def receive(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
+        """Wait for a job of a worker channel that is open here; see ``WorkChannel.receive``."""
+        return await self._channels[channel].receive(self._server.decode_for_receive)
+
+    def start_sending(self, topic: WorkTopic) -> Ticket[None]:
+        """Get ready to write to a worker channel, in a thread; callers share one start."""
+        return self._server.start(
+            ("sending", topic), "kafka-layer-start-sending-jobs", partial(self._open_sender, topic)
+        )
+
+    def start_receiving(self, topic: WorkTopic) -> Ticket[Mailbox]:
+        """Start to serve the receives of a worker channel, in a thread; callers share one start.
+
+        Returns:
+            The ticket of what the receives wait on.
+        """
+        return self._server.start(
+            ("working", topic), "kafka-layer-start-jobs", partial(self._open_receiver, topic)
+        )
+
+    def flush(self, until: float) -> int:
+        """Drop the jobs that were written until then and that no receive has taken."""
+        return sum(channel.forget_until(until) for channel in list(self._channels.values()))
+
+    def close(self, error: LayerClosed) -> None:
+        """Let every receive that waits raise a copy of ``error``."""
+        for channel in list(self._channels.values()):
+            channel.mailbox.close(error)
+
+    def _open_sender(self, topic: WorkTopic) -> None:
+        timings = self._server.config.timings
+        deadline = monotonic() + timings.start
+        self._server.start_sending().result()
+        left = max(timings.start_step, deadline - monotonic())
+        self._server.transport.open_work_topic(topic, left)
+        self._server.sender.open_topic(topic)
+
+    def _open_receiver(self, topic: WorkTopic) -> Mailbox:
+        server = self._server
+        deadline = monotonic() + server.config.timings.start
+        server.start_sending().result()
+        # Before the first message's age is judged: this machine's clock may be wrong.
+        with contextlib.suppress(TimeoutError, ProduceFailed):
+            server.commands.probe_clock().result(_CLOCK_TIMEOUT)
+        channel = WorkChannel(
+            topic,
+            server.config.worker_settings(topic.channel),
+            ReplayGuard(server.encryption, server.config.expiry),
+            server.stats,
+            server.clock,
+            server.registry.wakeups,
+            AtMostOnce(server.stats),
+        )
+        server.transport.open_work_channel(channel, deadline - monotonic())
+        self._channels[topic.channel] = channel
+        return channel.mailbox

@@ -1,0 +1,206 @@
+"""From a record to the transport: sizes, a queue that is full, and what became of the record.
+
+Hot path: ``Sender.try_publish`` is called for every message that is sent.
+"""
+
+from __future__ import annotations
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+
+from ..config.realtime import monotonic
+from ..config.settings import LayerConfig
+from ..delivery.tickets import Steps, Ticket, wait
+from ..exceptions import LayerClosed
+from ..messages import Position
+from ..observe.counters import Stats
+from ..transport import Backplane, QueueFull
+from ..wire.records import ProducerRecord
+from ..wire.topics import Topic, WorkTopic
+
+__all__ = ["Sender"]
+
+# Room for the key and what Kafka adds to a record and its batch.
+_RECORD_OVERHEAD = 1024
+
+
+class Sender:
+    """Hands the records of one server to its transport; any thread.
+
+    Args:
+        config: The layer's settings.
+        transport: Takes the records.
+        stats: Counts what is refused and dropped.
+
+    Attributes:
+        is_open: Whether records can be handed over; the server sets it.
+    """
+
+    def __init__(self, config: LayerConfig, transport: Backplane, stats: Stats) -> None:
+        self.is_open = False
+        self._config = config
+        self._transport = transport
+        self._produce = transport.produce
+        self._stats = stats
+        self._await_produce = config.await_produce
+        # The largest value of each topic that is open, in bytes.
+        self._limits: dict[Topic | WorkTopic, int] = {}
+        for topic in Topic:
+            self.open_topic(topic)
+
+    def open_topic(self, topic: Topic | WorkTopic) -> None:
+        """Allow records for a topic, which the transport knows by now."""
+        self._limits[topic] = self.limit_of(topic)
+
+    def writes_to(self, topic: Topic | WorkTopic) -> bool:
+        """Tell whether records for a topic can be handed over already."""
+        return self.is_open and topic in self._limits
+
+    def require_size(self, topic: Topic | WorkTopic, value: bytes) -> None:
+        """Check the size of a record's value.
+
+        Raises:
+            MessageTooLarge: If the topic does not allow it.
+        """
+        limit = self._limits.get(topic) or self.limit_of(topic)
+        if len(value) > limit:
+            raise self._too_large(topic, value)
+
+    def try_publish(self, record: ProducerRecord) -> bool:
+        """Hand a record over, if that needs no waiting and nobody wants its position.
+
+        Returns:
+            False, and nothing happened, if the server does not write to the topic (yet, or any
+            more), if the queue is full, or with ``await_produce``.
+
+        Raises:
+            MessageTooLarge: If the record is larger than its topic allows.
+            ProduceFailed: If the record cannot be written at all.
+        """
+        # publish(), inlined: a further call costs a cold send 2 us.
+        topic, _, value, _, _ = record
+        limit = self._limits.get(topic)
+        if limit is None or not self.is_open or self._await_produce:
+            return False
+        if len(value) > limit:
+            raise self._too_large(topic, value)
+        try:
+            self._produce(record)
+        except (QueueFull, LayerClosed):
+            return False
+        return True
+
+    def publish(
+        self,
+        record: ProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        """Hand a record over; never blocks.
+
+        Args:
+            record: What to write. Its topic must be open.
+            ticket: Gets the record's position, or what went wrong.
+            waited: Whether room was waited for.
+
+        Raises:
+            MessageTooLarge: If the record is larger than its topic allows.
+            QueueFull: If the transport's queue is full.
+            ProduceFailed: If the record cannot be written at all.
+            LayerClosed: If the server closes at this moment.
+        """
+        topic, _, value, _, _ = record
+        if len(value) > self._limits[topic]:
+            raise self._too_large(topic, value)
+        self._produce(record, ticket, waited)
+
+    def request(self, record: ProducerRecord) -> Ticket[Position]:
+        """Hand over a record that is no message; never blocks. ``overflow`` does not apply.
+
+        Raises:
+            ChannelFull: If the transport's queue is full.
+            ProduceFailed, LayerClosed: As for ``publish``.
+        """
+        ticket: Ticket[Position] = Ticket()
+        try:
+            self.publish(record, ticket)
+        except QueueFull:
+            raise ChannelFull("the producer's queue is full") from None
+        return ticket
+
+    def send(self, record: ProducerRecord) -> Steps[Ticket[Position] | None]:
+        """Hand a record over, and do what ``overflow`` says while the queue is full.
+
+        Returns:
+            The ticket of its position with ``await_produce``; None without, and if the record was
+            discarded.
+
+        Raises:
+            ChannelFull: If the queue is full, at once or for ``expiry`` seconds.
+            MessageTooLarge, ProduceFailed, LayerClosed: As for ``publish``.
+        """
+        ticket: Ticket[Position] | None = Ticket() if self._await_produce else None
+        overflow: OverflowPolicy | None = None
+        while True:
+            try:
+                self.publish(record, ticket, waited=overflow is not None)
+            except QueueFull:
+                waited = overflow is not None
+                overflow = overflow or OverflowPolicy(self._config, self._stats, record)
+                if overflow.should_drop():
+                    return None
+                try:
+                    yield from wait(self._transport.when_room(waited), overflow.patience)
+                except TimeoutError:
+                    raise overflow.refusal() from None
+            else:
+                return ticket
+
+    def limit_of(self, topic: Topic | WorkTopic) -> int:
+        """Return the largest value that a topic allows, in bytes."""
+        return self._config.max_message_bytes(topic) - _RECORD_OVERHEAD
+
+    def _too_large(self, topic: Topic | WorkTopic, value: bytes) -> Exception:
+        return MessageTooLarge(  # type: ignore[no-any-return, unused-ignore]
+            f"A message of {len(value)} bytes is larger than {topic.value} allows "
+            f"({self.limit_of(topic)} bytes); raise its max.message.bytes, or send a reference."
+        )
+
+
+class OverflowPolicy:
+    """What one send does while the transport's queue is full.
+
+    Args:
+        config: For ``overflow`` and ``expiry``.
+        stats: Counts what is refused and dropped.
+        record: The record that is sent.
+    """
+
+    def __init__(self, config: LayerConfig, stats: Stats, record: ProducerRecord) -> None:
+        self._overflow = config.overflow
+        self._stats = stats
+        topic, key, _, _, _ = record
+        self._where = f"the producer's queue is full, {topic.value} {key!r}"
+        self._deadline = monotonic() + config.expiry
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the send waits for room from now on."""
+        return max(0.0, self._deadline - monotonic())
+
+    def should_drop(self) -> bool:
+        """Tell whether the record is to be dropped (it is counted then) or to wait for room.
+
+        Raises:
+            ChannelFull: If it is to do neither.
+        """
+        if self._overflow == "discard":
+            self._stats.dropped("overflow", self._where)
+            return True
+        if self._overflow == "block" and self.patience:
+            return False
+        raise self.refusal()
+
+    def refusal(self) -> Exception:
+        """Count the record as refused; returns what to raise."""
+        self._stats.count("refused.overflow")
+        return ChannelFull(self._where)  # type: ignore[no-any-return, unused-ignore]

@@ -1,0 +1,51 @@
+"""What a server does each second, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from ..config.threads import new_event, new_thread
+from ..observe.counters import Stats
+
+__all__ = ["Upkeep"]
+
+logger = logging.getLogger("kafka_layer")
+
+
+class Upkeep:
+    """Runs tasks again and again until it is stopped.
+
+    Args:
+        interval: Seconds between two rounds.
+        tasks: What each round calls, in this order. One that fails is counted and logged, and does
+            not keep the others from running.
+        stats: Counts the failures.
+    """
+
+    def __init__(
+        self, interval: float, tasks: Sequence[Callable[[], object]], stats: Stats
+    ) -> None:
+        self._interval = interval
+        self._tasks = tasks
+        self._stats = stats
+        self._stopped = new_event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        new_thread(self._run, "kafka-layer-upkeep").start()
+
+    def stop(self) -> None:
+        """Let the thread end after the task that runs; does not wait for it."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            for task in self._tasks:
+                try:
+                    task()
+                except Exception:
+                    if self._stopped.is_set():
+                        return
+                    self._stats.count("errors.upkeep")
+                    logger.exception("The upkeep of the channel layer failed; it goes on")

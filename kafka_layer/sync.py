@@ -1,0 +1,93 @@
+"""The synchronous twins of the layer's calls: no event loop needed, and none used.
+
+They block the calling thread alone: for the first start, for an acknowledgement, for a command, or
+with ``overflow="block"``. Arguments, results and errors are those of the methods without ``_sync``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ._base import LayerBase
+from .delivery.tickets import run_blocking
+from .messages import Position
+from .wire.names import UserId, user_key
+from .wire.records import ProducerRecord
+
+__all__ = ["SyncTwins"]
+
+
+class SyncTwins(LayerBase):
+    """The synchronous half of ``KafkaChannelLayer``; every method may be called from any thread."""
+
+    def send_sync(self, channel: str, message: dict[str, Any]) -> Position | None:
+        """Do what ``send`` does, without an event loop."""
+        return self._publish_sync(self._record_to(channel, message))
+
+    def group_send_sync(
+        self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Do what ``group_send`` does, without an event loop."""
+        return self._publish_sync(self._group_record(group, message, exclude))
+
+    def user_send_sync(
+        self, user_id: UserId, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Do what ``user_send`` does, without an event loop."""
+        return self._publish_sync(self._user_record(user_id, message, exclude))
+
+    def all_send_sync(
+        self, message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> Position | None:
+        """Do what ``all_send`` does, without an event loop."""
+        return self._publish_sync(self._all_record(message, exclude))
+
+    def send_many_sync(
+        self, channels: Iterable[str], message: dict[str, Any]
+    ) -> list[Position | None]:
+        """Do what ``send_many`` does, without an event loop."""
+        return run_blocking(self._send_to_many(channels, message))
+
+    def group_send_many_sync(
+        self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
+    ) -> list[Position | None]:
+        """Do what ``group_send_many`` does, without an event loop."""
+        return run_blocking(self._publish_each(self._group_records(groups, message, exclude)))
+
+    def user_send_many_sync(
+        self, user_ids: Iterable[UserId], message: dict[str, Any]
+    ) -> list[Position | None]:
+        """Do what ``user_send_many`` does, without an event loop."""
+        return run_blocking(self._publish_each(self._user_records(user_ids, message)))
+
+    def group_add_sync(self, group: str, channel: str) -> None:
+        """Do what ``group_add`` does, without an event loop."""
+        self.require_valid_group_name(group)
+        run_blocking(self._change("group_add", group, channel))
+
+    def group_discard_sync(self, group: str, channel: str) -> None:
+        """Do what ``group_discard`` does, without an event loop."""
+        self.require_valid_group_name(group)
+        run_blocking(self._change("group_discard", group, channel))
+
+    def user_add_sync(self, user_id: UserId, channel: str) -> None:
+        """Do what ``user_add`` does, without an event loop."""
+        run_blocking(self._change("user_add", user_key(user_id), channel))
+
+    def user_discard_sync(self, user_id: UserId, channel: str) -> None:
+        """Do what ``user_discard`` does, without an event loop."""
+        run_blocking(self._change("user_discard", user_key(user_id), channel))
+
+    def flush_sync(self) -> None:
+        """Do what ``flush`` does, without an event loop."""
+        run_blocking(self._flush())
+
+    def close_sync(self) -> None:
+        """Do what ``close`` does, without an event loop."""
+        self._server.close(self.config.timings.close)
+
+    def _publish_sync(self, record: ProducerRecord | None) -> Position | None:
+        if record is None or self._try_publish(record):
+            return None
+        return run_blocking(self._publish(record))

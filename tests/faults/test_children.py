@@ -1,0 +1,91 @@
+"""Children of multiprocessing, however Python makes them: nothing that they sent is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing import EmbeddedBroker
+from tests.support.layers import next_messages
+
+METHODS = multiprocessing.get_all_start_methods()
+CHILDREN = 3
+SENDS = 200
+DEADLINE = 60.0
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+layer: KafkaChannelLayer
+"""The layer of this process, as ``get_channel_layer()`` keeps one."""
+
+
+def send_from_a_layer_of_its_own(config: dict[str, Any], child: int) -> None:
+    # Kept beyond the call: a layer that is dropped would close in the background.
+    global layer
+    layer = KafkaChannelLayer(**config)
+    send(child)
+
+
+def send(child: int) -> None:
+    for number in range(SENDS):
+        layer.group_send_sync("room", {"child": child, "n": number})
+
+
+async def run(method: str, target: Any, arguments: list[Any]) -> None:
+    context = multiprocessing.get_context(method)
+    for each in arguments:
+        process = context.Process(target=target, args=each)
+        process.start()
+        await asyncio.to_thread(process.join, DEADLINE)
+        assert process.exitcode == 0
+
+
+def expected(children: int = CHILDREN) -> list[dict[str, int]]:
+    return [{"child": child, "n": n} for child in range(children) for n in range(SENDS)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_layer_that_the_child_makes(
+    method: str, embedded: EmbeddedBroker, prefix: str
+) -> None:
+    config = embedded.config(prefix=prefix, capacity=10_000)
+    reader = KafkaChannelLayer(**config)
+    channel = await reader.new_channel()
+    await reader.group_add("room", channel)
+    await run(method, send_from_a_layer_of_its_own, [(config, n) for n in range(CHILDREN)])
+    assert await next_messages(reader, channel, CHILDREN * SENDS) == expected()
+    await reader.close()
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="this system cannot fork")
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "in use"])
+async def test_a_layer_that_the_child_inherits(
+    used: bool, embedded: EmbeddedBroker, prefix: str
+) -> None:
+    global layer
+    config = embedded.config(prefix=prefix, capacity=10_000)
+    reader, layer = KafkaChannelLayer(**config), KafkaChannelLayer(**config)
+    channel = await reader.new_channel()
+    await reader.group_add("room", channel)
+    if used:
+        await layer.group_send("another", {})
+    await run("fork", send, [(n,) for n in range(CHILDREN)])
+    assert await next_messages(reader, channel, CHILDREN * SENDS) == expected()
+    await asyncio.gather(reader.close(), layer.close())
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_the_workers_of_a_pool(method: str, embedded: EmbeddedBroker, prefix: str) -> None:
+    config = embedded.config(prefix=prefix, capacity=10_000)
+    reader = KafkaChannelLayer(**config)
+    channel = await reader.new_channel()
+    await reader.group_add("room", channel)
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        await asyncio.wrap_future(pool.submit(send_from_a_layer_of_its_own, config, 0))
+    assert await next_messages(reader, channel, SENDS) == expected(1)
+    await reader.close()

@@ -1,0 +1,430 @@
+"""One running layer: how it starts, ends and begins anew, and what it does not promise twice."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from channels.exceptions import MessageTooLarge
+
+from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import BrokerUnavailable, LayerClosed
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Position
+from kafka_layer.observe.counters import Stats
+from kafka_layer.server import live
+from kafka_layer.server.lifecycle import State
+from kafka_layer.testing import InMemoryBackplane, InMemoryKafkaChannelLayer
+from kafka_layer.transport import Backplane, RecordSink
+from kafka_layer.wire.records import ProducerRecord
+from tests.support.layers import begin_receive, next_message
+from tests.support.waiting import wait_until, wait_until_async
+
+DEADLINE = 10.0
+
+
+class Controlled(InMemoryBackplane):
+    """A transport in memory that a test holds up.
+
+    Attributes:
+        closing: Set once ``close`` is called.
+        may_close: ``close`` waits for it.
+        may_open: ``open_receiver`` waits for it.
+        open_error: What ``open_receiver`` raises.
+        refuse: Called before each record is taken.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.closing, self.may_close, self.may_open = (threading.Event() for _ in range(3))
+        self.may_close.set()
+        self.may_open.set()
+        self.open_error: Exception | None = None
+        self.before_produce: Callable[[], None] = lambda: None
+        self.produced: list[Ticket[Position] | None] = []
+
+    def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
+        assert self.may_open.wait(DEADLINE)
+        if self.open_error is not None:
+            raise self.open_error
+        return super().open_receiver(data, control, timeout)
+
+    def produce(
+        self,
+        record: ProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        self.before_produce()
+        super().produce(record, ticket, waited)
+
+    def close(self, timeout: float) -> None:
+        self.closing.set()
+        assert self.may_close.wait(DEADLINE)
+        super().close(timeout)
+
+
+class ControlledLayer(InMemoryKafkaChannelLayer):
+    """A layer whose transports a test holds up: ``transports``, the latest last."""
+
+    def __init__(self, **config: Any) -> None:
+        self.transports: list[Controlled] = []
+        super().__init__(**{"prefix": f"server-{secrets.token_hex(4)}", **config})
+
+    @property
+    def _backplane_class(self) -> type[InMemoryBackplane]:
+        return Controlled
+
+    def _make_backplane(self, stats: Stats) -> Backplane:
+        transport = super()._make_backplane(stats)
+        assert isinstance(transport, Controlled)
+        self.transports.append(transport)
+        return transport
+
+    @property
+    def transport(self) -> Controlled:
+        return self.transports[-1]
+
+
+@pytest.fixture
+def layer() -> Iterator[ControlledLayer]:
+    made = ControlledLayer()
+    yield made
+    made.close_sync()
+
+
+class TestCloseEndsReceives:
+    async def test_one_that_waits_on_a_channel(self, layer: ControlledLayer) -> None:
+        receive = await begin_receive(layer, await layer.new_channel())
+        await layer.close()
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(receive, DEADLINE)
+
+    async def test_one_that_waits_for_a_job(self, layer: ControlledLayer) -> None:
+        receive = asyncio.create_task(layer.receive("jobs"))
+        server = layer._server
+        await wait_until_async(
+            lambda: (box := server.jobs.mailbox("jobs")) is not None and box.receiving, "a receive"
+        )
+        await layer.close()
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(receive, DEADLINE)
+
+    async def test_before_what_is_queued_was_written(self, layer: ControlledLayer) -> None:
+        """A websocket closes at once, so that its browser connects to another process."""
+        receive = await begin_receive(layer, await layer.new_channel())
+        layer.transport.may_close.clear()
+        closing = asyncio.create_task(layer.close())
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(receive, DEADLINE)
+        assert not closing.done()
+        layer.transport.may_close.set()
+        await closing
+
+    async def test_each_gets_an_error_of_its_own(self, layer: ControlledLayer) -> None:
+        receives = [await begin_receive(layer, await layer.new_channel()) for _ in range(3)]
+        await layer.close()
+        errors = await asyncio.gather(*receives, return_exceptions=True)
+        assert len(set(map(id, errors))) == 3
+
+    async def test_a_channel_of_a_layer_that_was_closed(self, layer: ControlledLayer) -> None:
+        channel = await layer.new_channel()
+        await layer.close()
+        with pytest.raises(ValueError, match="of server"):
+            await asyncio.wait_for(layer.receive(channel), DEADLINE)
+        assert len(layer.transports) == 1, "it started anew for that"
+
+
+class TestClose:
+    async def test_it_makes_no_second_server(self, layer: ControlledLayer) -> None:
+        await layer.group_send("room", {})
+        await layer.close()
+        await layer.close()
+        assert layer.stats().state == "idle"
+        assert len(layer.transports) == 1
+        await layer.group_send("room", {})
+        assert len(layer.transports) == 2
+
+    async def test_one_that_was_never_used_goes_on(self, layer: ControlledLayer) -> None:
+        await layer.close()
+        assert layer._server.lifecycle.state is State.NEW
+        await layer.group_send("room", {})
+        assert len(layer.transports) == 1
+
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_a_send_beside_it_goes_to_the_next_server_in_its_order(
+        self, layer: ControlledLayer, sync: bool
+    ) -> None:
+        other = InMemoryKafkaChannelLayer(prefix=layer.config.prefix)
+        channel = await other.new_channel()
+        await other.group_add("room", channel)
+        await layer.group_send("room", {"n": 1})
+        first = layer.transport
+        first.may_close.clear()
+        closing = asyncio.create_task(layer.close())
+        await wait_until_async(first.closing.is_set, "close() to be on its way")
+        send = (
+            asyncio.to_thread(layer.group_send_sync, "room", {"n": 2})
+            if sync
+            else layer.group_send("room", {"n": 2})
+        )
+        sending = asyncio.create_task(send)
+        # The first server still writes what is queued: nothing may pass that.
+        await asyncio.wait([sending], timeout=0.1)
+        assert len(layer.transports) == 1
+        assert not sending.done()
+        first.may_close.set()
+        await asyncio.gather(closing, sending)
+        assert [await next_message(other, channel) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+        await other.close()
+
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_a_send_that_it_overtakes_at_the_last_moment_is_not_refused(
+        self, layer: ControlledLayer, sync: bool
+    ) -> None:
+        """As between the look whether the layer is open and the hand-over to the producer."""
+        await layer.group_send("room", {})
+        first = layer.transport
+        overtaken = threading.Event()
+
+        def close_now() -> None:
+            if not overtaken.is_set():
+                overtaken.set()
+                thread = threading.Thread(target=layer.close_sync)
+                thread.start()
+                thread.join(DEADLINE)
+
+        first.before_produce = close_now
+        if sync:
+            await asyncio.to_thread(layer.group_send_sync, "room", {})
+        else:
+            await layer.group_send("room", {})
+        assert overtaken.is_set()
+        assert layer.stats().sent == 1
+        assert len(layer.transports) == 2
+
+    async def test_a_start_that_it_overtakes_is_undone(self, layer: ControlledLayer) -> None:
+        first = layer.transport
+        first.may_open.clear()
+        starting = asyncio.create_task(layer.new_channel())
+        await wait_until_async(lambda: layer._server.lifecycle.started, "the start to begin")
+        await layer.close()
+        first.closing.clear()
+        first.may_open.set()
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(starting, DEADLINE)
+        assert first.closing.is_set(), "what was opened after close() stays open"
+
+    async def test_a_second_one_waits_for_the_first(self, layer: ControlledLayer) -> None:
+        await layer.group_send("room", {})
+        layer.transport.may_close.clear()
+        closing = [asyncio.create_task(layer.close()) for _ in range(2)]
+        await asyncio.wait(closing, timeout=0.1)
+        assert not any(each.done() for each in closing)
+        layer.transport.may_close.set()
+        await asyncio.gather(*closing)
+
+    async def test_it_needs_no_thread_of_the_event_loops(self, layer: ControlledLayer) -> None:
+        """Blocked calls of the application may hold all of the loop's default executor."""
+        loop, go_on = asyncio.get_running_loop(), threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            loop.set_default_executor(executor)
+            blocked = loop.run_in_executor(None, go_on.wait, DEADLINE)
+            try:
+                await asyncio.wait_for(layer.new_channel(), DEADLINE / 2)
+                await asyncio.wait_for(layer.flush(), DEADLINE / 2)
+                await asyncio.wait_for(layer.close(), DEADLINE / 2)
+            finally:
+                go_on.set()
+                await blocked
+
+
+class TestThreads:
+    async def test_they_have_plain_names(self, layer: ControlledLayer) -> None:
+        seen: set[str] = set()
+        run = threading.Thread.run
+
+        def note(thread: threading.Thread) -> None:
+            seen.add(thread.name)
+            run(thread)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "run", note)
+            await layer.new_channel()
+            await layer.send("thumbnails", {})
+            assert await layer.receive("thumbnails") == {}
+            await layer.flush()
+            await layer.close()
+        assert seen >= {
+            "kafka-layer-start-sending",
+            "kafka-layer-start-receiving",
+            "kafka-layer-start-sending-jobs",
+            "kafka-layer-start-jobs",
+            "kafka-layer-upkeep",
+            "kafka-layer-flush",
+            "kafka-layer-close",
+        }
+        assert not [name for name in seen if "(" in name]
+
+
+class TestFailedStart:
+    def test_each_caller_gets_an_error_of_its_own(self, layer: ControlledLayer) -> None:
+        layer.transport.open_error = BrokerUnavailable("nobody there")
+        layer.transport.may_open.clear()
+        with ThreadPoolExecutor(20) as threads:
+            calls = [threads.submit(layer.servers_sync, 0.0) for _ in range(20)]
+            wait_until(lambda: layer._server.lifecycle.started, "the start to begin")
+            layer.transport.may_open.set()
+            errors = [call.exception(DEADLINE) for call in calls]
+        assert all(isinstance(error, BrokerUnavailable) for error in errors)
+        assert len(set(map(id, errors))) == 20
+
+
+class TestSendToMany:
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_nobody_gets_what_is_too_large_for_one(self, sync: bool) -> None:
+        """Encrypted, a message to a channel of another server is larger than one that stays."""
+        config: dict[str, Any] = {
+            "prefix": f"many-{secrets.token_hex(4)}",
+            "topics": {"send-conn": {"config": {"max.message.bytes": 4096}}},
+            "symmetric_encryption_keys": ["secret"],
+        }
+        here, there = InMemoryKafkaChannelLayer(**config), InMemoryKafkaChannelLayer(**config)
+        mine, theirs = await here.new_channel(), await there.new_channel()
+        message = {"type": "x", "data": "y" * 2500}
+        sending = (
+            asyncio.to_thread(here.send_many_sync, [mine, theirs], message)
+            if sync
+            else here.send_many([mine, theirs], message)
+        )
+        with pytest.raises(MessageTooLarge):
+            await sending
+        await here.send(mine, {"type": "small"})
+        assert await next_message(here, mine) == {"type": "small"}
+        await asyncio.gather(here.close(), there.close())
+
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_all_are_handed_over_before_any_is_waited_for(self, sync: bool) -> None:
+        """With await_produce the broker's answers are waited for together, not in a row."""
+        layer = TogetherLayer(prefix=f"together-{secrets.token_hex(4)}", await_produce=True)
+        groups = ["a", "b", "c"]
+        sending = (
+            asyncio.to_thread(layer.group_send_many_sync, groups, {})
+            if sync
+            else layer.group_send_many(groups, {})
+        )
+        positions = await asyncio.wait_for(sending, DEADLINE)
+        assert [position is not None for position in positions] == [True] * 3
+        await layer.close()
+
+
+class Together(InMemoryBackplane):
+    """Answers once three records wait for an answer."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._waiting: list[Ticket[Position]] = []
+
+    def produce(
+        self,
+        record: ProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        assert ticket is not None
+        self._waiting.append(ticket)
+        if len(self._waiting) == 3:
+            for number, each in enumerate(self._waiting):
+                each.resolve(Position("topic", 0, number, 0.0))
+
+
+class TogetherLayer(InMemoryKafkaChannelLayer):
+    """A layer on ``Together``."""
+
+    @property
+    def _backplane_class(self) -> type[InMemoryBackplane]:
+        return Together
+
+
+class Closes:
+    """A server that others start and close while it closes."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self, timeout: float) -> None:
+        live.discard(self)
+        for _ in range(10):
+            live.add(Closes())
+        self.closed = True
+
+    def abandon(self) -> None:
+        live.discard(self)
+
+
+def test_at_exit_all_servers_are_closed_while_others_start_and_close() -> None:
+    servers = [Closes() for _ in range(5)]
+    for server in servers:
+        live.add(server)
+    try:
+        live.close_all(0.5)
+        assert all(server.closed for server in servers)
+    finally:
+        live.abandon_all()
+
+
+def test_a_signal_handler_may_use_the_layer_whatever_it_interrupts(
+    layer: ControlledLayer,
+) -> None:
+    """Handlers run in the main thread, between two steps of whatever it does there."""
+    calls, busy = 0, False
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal calls, busy
+        if not busy:
+            busy = True
+            calls += 1
+            layer.stats()
+            layer.group_send_sync("room", {})
+            layer.group_add_sync("room", channel)
+            busy = False
+
+    channel = asyncio.run(layer.new_channel())
+    before = signal.signal(signal.SIGALRM, handler)
+    finished = threading.Event()
+    threading.Thread(target=watch, args=(finished,), daemon=True).start()
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            layer.stats()
+            layer.group_add_sync("room", channel)
+            layer.group_discard_sync("room", channel)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        finished.set()
+    assert calls
+
+
+def watch(finished: threading.Event) -> None:
+    """End the process where the main thread hangs: nothing else could report it."""
+    if not finished.wait(30):
+        import faulthandler
+
+        faulthandler.dump_traceback()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def test_the_real_layer_makes_no_client_before_its_first_use() -> None:
+    layer = KafkaChannelLayer(bootstrap_servers="127.0.0.1:1")
+    assert layer.stats().state == "idle"
+    layer.close_sync()
+    assert layer._server.lifecycle.state is State.NEW
