@@ -23,6 +23,7 @@ from .exceptions import LayerClosed
 from .jobs.feature import Jobs
 from .messages import Position
 from .observe.counters import Stats
+from .observe.events import Cause
 from .server.server import Server
 from .transport import Backplane
 from .wire.codec import Codec
@@ -174,11 +175,26 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
                 records.append(destination)
         return records, full
 
-    def _address(self, channel: str) -> ServerName | WorkTopic:
+    def _address(self, channel: str) -> ServerName | WorkTopic | None:
+        """Return whom a channel's name means; None if it has a ``!`` and names no server.
+
+        Raises:
+            TypeError: If the name is not legal.
+        """
         # Of a ChannelName [:] makes a plain copy.
         address = parse_address(channel[:]) if isinstance(channel, str) else None
         if address is None:
             self.require_valid_channel_name(channel)
+        return address
+
+    def _require_address(self, channel: str) -> ServerName | WorkTopic:
+        """Do what ``_address`` does, for calls that make no sense for a foreign name.
+
+        Raises:
+            ValueError: If the name has a ``!`` and names no server.
+        """
+        address = self._address(channel)
+        if address is None:
             raise ValueError(
                 f"Channel {channel!r} names no server of this layer; "
                 "channel names come from new_channel()."
@@ -186,7 +202,7 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         return address
 
     def _owner(self, channel: str) -> ServerName:
-        owner = self._address(channel)
+        owner = self._require_address(channel)
         if isinstance(owner, WorkTopic):
             raise ValueError(
                 f"{channel!r} is a worker channel, and those belong to no process: they cannot be "
@@ -195,18 +211,23 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         return owner
 
     def _route(
-        self, channel: str, to: ServerName | WorkTopic, payload: bytes
+        self, channel: str, to: ServerName | WorkTopic | None, payload: bytes
     ) -> ProducerRecord | Mailbox | None:
         """Return what a message to a channel becomes.
 
         Returns:
             A record; or the mailbox of a channel of this process; or None, and it is counted, if
-            the channel was of this process and is gone.
+            the channel was of this process and is gone, or if no layer like this made its name.
         """
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is not None:
             return mailbox
+        if to is None:
+            # A name of another layer, or of an old page: the specification knows no error for it.
+            detail = f"channel {channel!r} names no server of this layer"
+            server.stats.dropped(Cause.FOREIGN, detail)
+            return None
         if isinstance(to, WorkTopic):
             return to, None, self._encryption.encrypt(to, None, payload), None, ()
         if server.identity.owns(to) or to in self._past_names:
@@ -310,7 +331,13 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
 
     def _change(self, command: str, name: str, channel: str) -> Steps[None]:
         """Change a membership, here or on the server that owns the channel."""
+        if command.endswith("_discard") and self._address(channel) is None:
+            # No layer like this made the name, so it is a member of nothing.
+            return
         owner = self._owner(channel)
+        if self._is_past(owner):
+            # Its channels and their memberships ended with it.
+            return
         server = yield from self._receiving_server()
         if server.identity.owns(owner):
             server.registry.change(command, name, channel)
@@ -319,7 +346,7 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
 
     def _mailbox_to_receive(self, channel: str) -> Steps[tuple[LayerServer, Mailbox]]:
         """Open a channel for its first receive."""
-        owner = self._address(channel)
+        owner = self._require_address(channel)
         if channel.endswith("!"):
             raise ValueError(
                 f"{channel!r} is the part that all channels of a server share; receive on a whole "

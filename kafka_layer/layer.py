@@ -39,7 +39,8 @@ class KafkaChannelLayer(SyncTwins):
     ) -> Position | None:
         """Send a message to one channel.
 
-        A channel of this process is served at once, without a way through Kafka.
+        A channel of this process is served at once, without a way through Kafka. A message to a
+        channel that is gone, or whose name another layer made, reaches nobody and is counted.
 
         Args:
             channel: A name that ``new_channel()`` gave, in any process, or the name of a worker
@@ -52,7 +53,6 @@ class KafkaChannelLayer(SyncTwins):
 
         Raises:
             TypeError: If the name or the message is not legal.
-            ValueError: If the name is none that ``new_channel()`` gave, and no worker channel's.
             ChannelFull: If a channel of this process holds ``capacity`` messages, or if the
                 producer's queue is full and ``overflow`` is ``raise``.
             MessageTooLarge: If the message is larger than the topic allows.
@@ -126,7 +126,7 @@ class KafkaChannelLayer(SyncTwins):
 
         Raises:
             ChannelFull: If channels of this process are full; the others got the message.
-            TypeError, ValueError, MessageTooLarge: As for ``send``; nobody got the message then.
+            TypeError, MessageTooLarge: As for ``send``; nobody got the message then.
         """
         return await run_in_loop(self._send_to_many(channels, message))
 
@@ -264,7 +264,10 @@ class KafkaChannelLayer(SyncTwins):
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group; nothing changes if it is not in it.
 
-        Args and errors as for ``group_add``.
+        A membership ends with the server of its channel: where that is gone, this is a success.
+
+        Args and errors as for ``group_add``; ``GroupAckTimeout`` only if the command cannot even be
+        written in time.
         """
         self.require_valid_group_name(group)
         await run_in_loop(self._change("group_discard", group, channel))
@@ -287,7 +290,7 @@ class KafkaChannelLayer(SyncTwins):
     async def user_discard(self, user_id: UserId, channel: str) -> None:
         """Stop a channel from serving a user; nothing changes if it does not.
 
-        Args and errors as for ``user_add``.
+        Args and errors as for ``user_add``; a server that is gone as for ``group_discard``.
         """
         await run_in_loop(self._change("user_discard", user_key(user_id), channel))
 

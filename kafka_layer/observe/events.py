@@ -36,6 +36,8 @@ class Cause(str, Enum):
     """The message was older than ``expiry`` on arrival or when it was taken."""
     FLUSHED = "flushed"
     """``flush()`` was called."""
+    FOREIGN = "foreign"
+    """The name has a ``!`` and is none that a layer like this one gave."""
     FULL = "full"
     """A channel held ``capacity`` messages and did not take them."""
     OVERFLOW = "overflow"

@@ -37,6 +37,10 @@ _SELF_TEST = "hello"
 _FLUSH = "flush"
 _ROLL_CALL = "who"
 
+_SILENT_PATIENCE = 1.0
+"""Seconds that a discard waits for a server that may be gone, while another server is known to be
+silent: a crash or a deployment ends several at once."""
+
 _NOBODY = ServerName(0, "probe")
 """Whom a record is addressed to that nobody is to read."""
 
@@ -88,6 +92,11 @@ class Commands:
         """How many requests wait for answers."""
         return len(self._requests)
 
+    @property
+    def silent(self) -> int:
+        """How many servers gave no answer when they were asked last."""
+        return self._requests.silent
+
     def stop(self) -> None:
         """End roll calls that wait for answers."""
         self._closing.set()
@@ -103,27 +112,49 @@ class Commands:
             name: The group or user.
             channel: The channel.
 
+        A membership ends with its server. So a discard is a success once it is written, also if the
+        owner does not answer: the owner is gone, or carries it out when it reads it. Further
+        discards for an owner that gave no answer wait for none, until one comes.
+
         Raises:
-            GroupAckTimeout: If there is no answer within ``ack_timeout``.
+            GroupAckTimeout: If there is no answer within ``ack_timeout``; for a discard, if the
+                command was not even written.
             CommandFailed: If the owner cannot carry it out.
             ChannelFull: If the transport's queue is full.
             ProduceFailed: If the command cannot be written.
         """
         within = self._config.ack_timeout
-        value = {
+        value: dict[str, Any] = {
             "command": command,
             "name": name,
             "channel": channel,
             "reply_to": str(self._identity.require()),
-            "within": within,
         }
+        discards = command.endswith("_discard")
+        if not discards:
+            # After that the owner is not to carry it out: the caller was told that it failed.
+            value["within"] = within
+        request = self._requests.open(within, owner)
+        value["id"] = request.number
+        record = self._addressed(Topic.GROUP_MGMT, owner, value)
         try:
-            yield from self._ask(Topic.GROUP_MGMT, owner, value, within)
+            written = self._request_timed(record, self._time(record), request)
+            if not discards:
+                yield from wait(request.answer, request.left)
+            elif self._requests.is_silent(owner):
+                self._requests.give_up(request)
+            else:
+                patience = _SILENT_PATIENCE if self._requests.silent else within
+                yield from wait(request.answer, min(request.left, patience))
         except TimeoutError:
-            raise GroupAckTimeout(
-                f"Server {owner} did not acknowledge {command}({name!r}, {channel!r}) within "
-                f"{within} s; it is gone, cut off or overloaded."
-            ) from None
+            self._requests.give_up(request)
+            if not (discards and written.done):
+                raise GroupAckTimeout(
+                    f"Server {owner} did not acknowledge {command}({name!r}, {channel!r}) within "
+                    f"{within} s; it is gone, cut off or overloaded."
+                ) from None
+        finally:
+            self._requests.forget(request)
 
     def self_test(self, timeout: float) -> Steps[float]:
         """Write a record to this server's own inbox and wait until it is read; it sets the clock.
@@ -198,7 +229,7 @@ class Commands:
         self, topic: Topic, to: ServerName, value: dict[str, Any], within: float
     ) -> Steps[None]:
         """Write a request and wait for its answer; raises ``TimeoutError`` without one."""
-        request = self._requests.open(within)
+        request = self._requests.open(within, to)
         record = self._addressed(topic, to, {**value, "id": request.number})
         try:
             self._request_timed(record, self._time(record), request)

@@ -8,8 +8,11 @@ from typing import Any, Protocol
 from ..config.realtime import monotonic
 from ..delivery.tickets import Ticket
 from ..exceptions import CommandFailed
+from ..wire.names import ServerName
 
 __all__ = ["PendingRequest", "Requests", "RollCall"]
+
+_KEPT = 1000
 
 Answer = dict[str, Any]
 """The value of an answer's record."""
@@ -28,18 +31,21 @@ class PendingRequest:
     Args:
         number: What the answer repeats.
         within: Seconds from now until nobody waits for the answer any more.
+        server: The server that is asked.
 
     Attributes:
         number: What the answer repeats.
+        server: The server that is asked.
         deadline: When nobody waits any more, on ``monotonic()``.
         answer: Resolves, with the timestamp of the answer's record, when the other server has
             carried the request out; fails with ``CommandFailed`` if it could not.
     """
 
-    __slots__ = ("answer", "deadline", "number")
+    __slots__ = ("answer", "deadline", "number", "server")
 
-    def __init__(self, number: int, within: float) -> None:
+    def __init__(self, number: int, within: float, server: ServerName) -> None:
         self.number = number
+        self.server = server
         self.deadline = monotonic() + within
         self.answer: Ticket[float] = Ticket()
 
@@ -82,25 +88,41 @@ class RollCall:
 
 
 class Requests:
-    """The requests that wait for answers, by number; any thread."""
+    """The requests that wait for answers, by number, and the servers that owe answers; any thread.
+
+    A server is silent from when a request to it was given up without an answer until it answers
+    any, also one that was given up.
+    """
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        # Every operation is a single one on the dict, so there is no lock to be held at a fork or
-        # by a thread that a signal handler interrupts.
+        # Every operation is a single one on a dict, so there is no lock to be held at a fork or by
+        # a thread that a signal handler interrupts.
         self._pending: dict[int, _Pending] = {}
+        self._given_up: dict[int, ServerName] = {}
+        self._silent: dict[ServerName, None] = {}
 
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._pending)
 
-    def open(self, within: float) -> PendingRequest:
+    @property
+    def silent(self) -> int:
+        """How many servers are silent, of the last thousand."""
+        return len(self._silent)
+
+    def is_silent(self, server: ServerName) -> bool:
+        """Tell whether a server is silent."""
+        return server in self._silent
+
+    def open(self, within: float, server: ServerName) -> PendingRequest:
         """Open a request to one server.
 
         Args:
             within: As in ``PendingRequest``.
+            server: The server that is asked.
         """
-        request = PendingRequest(next(self._numbers), within)
+        request = PendingRequest(next(self._numbers), within, server)
         self._pending[request.number] = request
         return request
 
@@ -111,17 +133,42 @@ class Requests:
         return call
 
     def answer(self, number: object, answer: Answer, written: float) -> None:
-        """Hand an answer to the request that waits for it; without one it is ignored.
+        """Hand an answer to the request that waits for it; without one it only breaks a silence.
 
         Args:
             number: What the answer says that it answers.
             answer: The answer.
             written: The timestamp of its record.
         """
-        pending = self._pending.get(number) if isinstance(number, int) else None
-        if pending is not None and pending.take(answer, written):
-            self.forget(pending)
+        if not isinstance(number, int):
+            return
+        pending = self._pending.get(number)
+        if pending is None:
+            server = self._given_up.pop(number, None)
+            if server is not None:
+                self._silent.pop(server, None)
+        elif pending.take(answer, written):
+            if isinstance(pending, PendingRequest):
+                self._silent.pop(pending.server, None)
+            self._pending.pop(number, None)
 
-    def forget(self, request: PendingRequest | RollCall | _Pending) -> None:
-        """Stop waiting; an answer that comes later is ignored."""
+    def forget(self, request: PendingRequest | RollCall) -> None:
+        """Stop waiting for answers; one that comes later is ignored."""
         self._pending.pop(request.number, None)
+
+    def give_up(self, request: PendingRequest) -> None:
+        """Stop waiting, because no answer came in time; one that comes later breaks the silence."""
+        self._pending.pop(request.number, None)
+        if not request.answer.done:
+            self._given_up[request.number] = request.server
+            self._silent[request.server] = None
+            _keep_latest(self._given_up)
+            _keep_latest(self._silent)
+
+
+def _keep_latest(entries: dict[Any, Any]) -> None:
+    while len(entries) > _KEPT:
+        try:
+            entries.pop(next(iter(entries)), None)
+        except (StopIteration, RuntimeError):  # another thread changes it
+            return

@@ -5,6 +5,8 @@ Hot path: ``Sender.try_publish`` is called for every message that is sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from channels.exceptions import ChannelFull, MessageTooLarge
 
 from ..config.realtime import monotonic
@@ -21,6 +23,9 @@ __all__ = ["Sender"]
 
 # Room for the key and what Kafka adds to a record and its batch.
 _RECORD_OVERHEAD = 1024
+
+# What Kafka adds to a header: the lengths of its name and value, as varints.
+_HEADER_OVERHEAD = 10
 
 
 class Sender:
@@ -55,15 +60,26 @@ class Sender:
         """Tell whether records for a topic can be handed over already."""
         return self.is_open and topic in self._limits
 
-    def require_size(self, topic: Topic | WorkTopic, value: bytes) -> None:
-        """Check the size of a record's value.
+    def require_size(
+        self, topic: Topic | WorkTopic, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        """Check the size of a record.
+
+        Args:
+            topic: Its topic.
+            value: Its value.
+            headers: Its headers, which count as well.
 
         Raises:
             MessageTooLarge: If the topic does not allow it.
         """
         limit = self._limits.get(topic) or self.limit_of(topic)
-        if len(value) > limit:
-            raise self._too_large(topic, value)
+        size = len(value) + sum(len(name) + len(each) + _HEADER_OVERHEAD for name, each in headers)
+        if size > limit:
+            raise MessageTooLarge(
+                f"A message of {size} bytes is larger than {topic.value} allows ({limit} bytes); "
+                f"raise its max.message.bytes, or send a reference.{_of_which(headers)}"
+            )
 
     def try_publish(self, record: ProducerRecord) -> bool:
         """Hand a record over, if that needs no waiting and nobody wants its position.
@@ -77,12 +93,12 @@ class Sender:
             ProduceFailed: If the record cannot be written at all.
         """
         # publish(), inlined: a further call costs a cold send 2 us.
-        topic, _, value, _, _ = record
+        topic, _, value, _, headers = record
         limit = self._limits.get(topic)
         if limit is None or not self.is_open or self._await_produce:
             return False
-        if len(value) > limit:
-            raise self._too_large(topic, value)
+        if len(value) > limit or headers:
+            self.require_size(topic, value, headers)
         try:
             self._produce(record)
         except (QueueFull, LayerClosed):
@@ -108,9 +124,9 @@ class Sender:
             ProduceFailed: If the record cannot be written at all.
             LayerClosed: If the server closes at this moment.
         """
-        topic, _, value, _, _ = record
-        if len(value) > self._limits[topic]:
-            raise self._too_large(topic, value)
+        topic, _, value, _, headers = record
+        if len(value) > self._limits[topic] or headers:
+            self.require_size(topic, value, headers)
         self._produce(record, ticket, waited)
 
     def request(self, record: ProducerRecord) -> Ticket[Position]:
@@ -159,11 +175,11 @@ class Sender:
         """Return the largest value that a topic allows, in bytes."""
         return self._config.max_message_bytes(topic) - _RECORD_OVERHEAD
 
-    def _too_large(self, topic: Topic | WorkTopic, value: bytes) -> Exception:
-        return MessageTooLarge(  # type: ignore[no-any-return, unused-ignore]
-            f"A message of {len(value)} bytes is larger than {topic.value} allows "
-            f"({self.limit_of(topic)} bytes); raise its max.message.bytes, or send a reference."
-        )
+
+def _of_which(headers: Sequence[tuple[str, bytes]]) -> str:
+    if not headers:
+        return ""
+    return f" {sum(len(each) for _, each in headers)} of these bytes are in 'exclude'."
 
 
 class OverflowPolicy:

@@ -159,6 +159,15 @@ class TestSizes:
         ):
             with pytest.raises(MessageTooLarge, match=r"max\.message\.bytes"):
                 await call
+        excluded = [f"specific.0-abcdef01!{number}" for number in range(100_000)]
+        for call in (
+            here.group_send("room", {}, exclude=excluded),
+            here.user_send("someone", {}, exclude=excluded),
+            here.all_send({}, exclude=excluded),
+            here.group_send_many(["room", "other"], {}, exclude=excluded),
+        ):
+            with pytest.raises(MessageTooLarge, match="'exclude'"):
+                await call
         # and nothing of it is in the way of the next one
         await here.group_send("room", {"n": 1})
         assert await next_message(there, channel) == {"n": 1}

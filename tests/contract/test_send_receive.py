@@ -291,9 +291,28 @@ class TestNamesAndTypes:
         with pytest.raises(ValueError, match="worker channel"):
             await make_layer().group_add("room", "thumbnails")
 
-    async def test_a_name_that_no_layer_gave(self, make_layer: Layers) -> None:
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_a_message_to_a_name_that_no_layer_gave_is_dropped(
+        self, make_layer: Layers, sync: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Stored by another layer, or sent by an old page: the specification knows no error."""
+        layer = make_layer()
+        name = "specific.made-up!abc"
+        if sync:
+            await asyncio.to_thread(layer.send_sync, name, {})
+        else:
+            await layer.send(name, {})
+        assert layer.stats().dropped == {"foreign": 1}
+        assert [each for each in caplog.records if name in each.getMessage()]
+
+    async def test_a_name_that_no_layer_gave_is_in_no_group(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        await layer.group_discard("room", "specific.made-up!abc")
+        await layer.user_discard("me", "specific.made-up!abc")
         with pytest.raises(ValueError, match="new_channel"):
-            await make_layer().send("specific.made-up!abc", {})
+            await layer.group_add("room", "specific.made-up!abc")
+        with pytest.raises(ValueError, match="new_channel"):
+            await layer.receive("specific.made-up!abc")
 
     async def test_receiving_on_a_channel_of_another_server(self, make_layer: Layers) -> None:
         here, there = make_layer(), make_layer()

@@ -17,6 +17,7 @@ from kafka_layer.exceptions import CommandFailed, GroupAckTimeout
 from kafka_layer.layer import KafkaChannelLayer
 from tests.scaleout.cluster import MESSAGE, Cluster
 from tests.support.layers import Layers, next_messages, stats_of
+from tests.support.waiting import wait_until_async
 
 DEADLINE = 60.0
 """Seconds that a test of many commands may take anywhere; what it takes here, it prints."""
@@ -94,12 +95,12 @@ class TestAcknowledgement:
         await adding
         assert watched.applied == [("group_add", "room", channel)]
 
-    async def test_a_server_that_is_gone(self, make_layer: Layers) -> None:
+    async def test_joining_on_a_server_that_is_gone(self, make_layer: Layers) -> None:
         asker, owner = make_layer(ack_timeout=0.2), make_layer()
         channel = await owner.new_channel()
         name = str(owner._server.identity.name)
         await owner.close()
-        for command in ("group_add", "group_discard", "user_add", "user_discard"):
+        for command in ("group_add", "user_add"):
             named = f"(?s){re.escape(name)}.*{command}.*{re.escape(channel)}.*0\\.2 s"
             started = time.monotonic()
             with pytest.raises(GroupAckTimeout, match=named):
@@ -110,6 +111,43 @@ class TestAcknowledgement:
                 await asyncio.to_thread(getattr(asker, f"{command}_sync"), "name", channel)
             assert 0.15 < time.monotonic() - started < 5
         assert asker._server.commands.pending == 0
+
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_leaving_on_servers_that_are_gone(self, make_layer: Layers, sync: bool) -> None:
+        """A membership ends with its server: clean-up of many channels succeeds, in seconds."""
+        asker = make_layer(ack_timeout=2.0)
+        await asker.new_channel()
+        channels = []
+        for _ in range(2):
+            owner = make_layer()
+            channels += [await owner.new_channel() for _ in range(50)]
+            await owner.close()
+        started = time.monotonic()
+        for channel in channels:
+            if sync:
+                await asyncio.to_thread(asker.group_discard_sync, "room", channel)
+                await asyncio.to_thread(asker.user_discard_sync, "me", channel)
+            else:
+                await asker.group_discard("room", channel)
+                await asker.user_discard("me", channel)
+        assert time.monotonic() - started < 6
+        assert asker._server.commands.pending == 0
+
+    async def test_leaving_on_a_server_that_stood_still_is_carried_out(
+        self, make_layer: Layers, watch: Watch
+    ) -> None:
+        asker, owner = make_layer(ack_timeout=0.2), make_layer()
+        channel = await owner.new_channel()
+        await owner.group_add("room", channel)
+        watched = watch(owner)
+        watched.holding.set()
+        await asker.group_discard("room", channel)
+        await asyncio.to_thread(watched.held.wait, DEADLINE)
+        watched.release()
+        await wait_until_async(lambda: not len(owner._server.registry.groups), "it to leave")
+        # It answered, if late: from now on it is waited for again.
+        requests = asker._server.commands
+        await wait_until_async(lambda: not requests.silent, "the late answer")
 
     @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
     async def test_an_answer_that_comes_too_late_is_ignored(

@@ -246,6 +246,29 @@ class TestClose:
                 await blocked
 
 
+class TestAfterClose:
+    """What a websocket does that ends after its process closed the layer."""
+
+    async def test_leaving_starts_nothing(self, layer: ControlledLayer) -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.close()
+        await asyncio.wait_for(layer.group_discard("room", channel), DEADLINE)
+        await asyncio.wait_for(layer.user_discard("me", channel), DEADLINE)
+        await asyncio.to_thread(layer.group_discard_sync, "room", channel)
+        assert len(layer.transports) == 1
+
+    async def test_leaving_is_at_once_also_once_the_layer_was_started_anew(
+        self, layer: ControlledLayer
+    ) -> None:
+        channel = await layer.new_channel()
+        await layer.close()
+        await layer.new_channel()
+        await asyncio.wait_for(layer.group_discard("room", channel), DEADLINE / 10)
+        await asyncio.wait_for(layer.send(channel, {}), DEADLINE / 10)
+        assert layer.stats().dropped == {"closed": 1}
+
+
 class TestThreads:
     async def test_they_have_plain_names(self, layer: ControlledLayer) -> None:
         seen: set[str] = set()
