@@ -340,6 +340,8 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
             return
         server = yield from self._receiving_server()
         if server.identity.owns(owner):
+            topic = _SEND_GROUP if command.startswith("group") else Topic.SEND_USER
+            yield from server.ordering.settle(topic, name)
             server.registry.change(command, name, channel)
         else:
             yield from server.commands.change(owner, command, name, channel)

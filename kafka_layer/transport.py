@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from .delivery.tickets import Ticket
 from .messages import Position
 from .wire.records import Place, ProducerRecord, Record
-from .wire.topics import WorkTopic
+from .wire.topics import Topic, WorkTopic
 
 __all__ = [
     "Backplane",
@@ -187,6 +187,9 @@ class Sender(Protocol):
             A ticket: resolved once ``produce(..., waited=True)`` is worth a try, failed with
             ``LayerClosed`` if the backplane is closed.
         """
+
+    def partitions(self, topic: Topic) -> int:
+        """Return how many partitions a topic has, as far as is known; no I/O."""
 
     def settle(self, timeout: float) -> bool:
         """Wait until everything that was handed over is written or failed.

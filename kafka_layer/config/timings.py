@@ -52,6 +52,10 @@ class Timings:
         worker_stuck: After which a call of a worker's client that has not returned is suspected: a
             commit that no broker answers is repeated by librdkafka when ``socket.timeout.ms`` is
             over.
+        read_back: The longest that a join or a leave waits until this server has read what its own
+            process sent to the group before.
+        read_back_window: For which a group counts as one that was sent to; and for which nothing is
+            waited for after a ``read_back`` that was too short.
     """
 
     start: float = 4.5
@@ -83,3 +87,5 @@ class Timings:
     worker_look: float = 3.0
     worker_answer: float = 2.0
     worker_stuck: float = 12.0
+    read_back: float = 0.5
+    read_back_window: float = 10.0

@@ -127,6 +127,10 @@ class KafkaBackplane:
                 del self._workers[topic]
             raise
 
+    def partitions(self, topic: Topic) -> int:
+        known = self._topics.known.get(self._names[topic])
+        return self._config.topics[topic].partitions if known is None else known.partitions
+
     def settle(self, timeout: float) -> bool:
         return self._producer.flush(timeout)
 

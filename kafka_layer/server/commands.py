@@ -41,6 +41,9 @@ _SILENT_PATIENCE = 1.0
 """Seconds that a discard waits for a server that may be gone, while another server is known to be
 silent: a crash or a deployment ends several at once."""
 
+_EVERYBODY = "*"
+"""The key of a record on ``group-mgmt`` that asks every server."""
+
 _NOBODY = ServerName(0, "probe")
 """Whom a record is addressed to that nobody is to read."""
 
@@ -59,6 +62,7 @@ class Commands:
         sender: Writes the records.
         clock: Tells the age of a command, and is set by commands that come back.
         stats: Counts what cannot be read or answered.
+        partitions: Tells how many partitions a topic has.
         flush: Carries out a flush that another server asked for; gets its timestamp.
     """
 
@@ -72,6 +76,7 @@ class Commands:
         sender: Sender,
         clock: BrokerClock,
         stats: Stats,
+        partitions: Callable[[Topic], int],
         flush: Callable[[float], None],
     ) -> None:
         self._config = config
@@ -83,6 +88,7 @@ class Commands:
         self._sender = sender
         self._clock = clock
         self._stats = stats
+        self._partitions = partitions
         self._flush = flush
         self._requests = Requests()
         self._closing = new_event()
@@ -196,8 +202,18 @@ class Commands:
         """
         call = self._requests.open_roll_call()
         reply_to = str(self._identity.require())
-        value = {"command": _ROLL_CALL, "id": call.number, "reply_to": reply_to}
+        inboxes = self._partitions(Topic.GROUP_MGMT)
+        value = {
+            "command": _ROLL_CALL,
+            "id": call.number,
+            "reply_to": reply_to,
+            "inboxes": inboxes,
+        }
         try:
+            # Each server reads its inbox apart from messages, so none answers late because of them.
+            for partition in range(inboxes):
+                self._sender.request(self._keyed(Topic.GROUP_MGMT, _EVERYBODY, partition, value))
+            # For servers of version 0.1, which know no key for everybody.
             self._sender.request(self._to_all(_ROLL_CALL, value))
             self._closing.wait(seconds)
         finally:
@@ -264,9 +280,13 @@ class Commands:
         return ticket
 
     def _addressed(self, topic: Topic, to: ServerName, value: dict[str, Any]) -> ProducerRecord:
-        key = str(to)
+        return self._keyed(topic, str(to), to.partition, value)
+
+    def _keyed(
+        self, topic: Topic, key: str, partition: int, value: dict[str, Any]
+    ) -> ProducerRecord:
         payload = self._encryption.encrypt(topic, key, self._codec.encode(value))
-        return topic, key, payload, to.partition, ()
+        return topic, key, payload, partition, ()
 
     def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
         # The header tells it from a message to all; the value repeats it, under encryption.
@@ -283,9 +303,13 @@ class Commands:
             try:
                 key = (raw_key or b"").decode()
                 if self._identity.is_key(key):
-                    payload = self._guard.decrypt(topic, key, value, timestamp)
                     handle = self._on_answer if topic is Topic.ACK else self._on_command
-                    handle(self._codec.decode(payload), timestamp)
+                elif key == _EVERYBODY and topic is Topic.GROUP_MGMT:
+                    handle = self._on_question_to_all
+                else:
+                    continue
+                payload = self._guard.decrypt(topic, key, value, timestamp)
+                handle(self._codec.decode(payload), timestamp)
             except UnreadableRecord as error:
                 self._stats.dropped(error.cause, f"a record of {topic.value}: {error}")
             except UnicodeDecodeError:
@@ -310,7 +334,7 @@ class Commands:
         command = value.get("command")
         if command == _FLUSH and value.get("server") != str(self._identity.name):
             self._flush(written)
-        elif command == _ROLL_CALL:
+        elif command == _ROLL_CALL and not self._is_asked_in_inbox(value):
             self._on_roll_call(value)
 
     def _on_command(self, value: dict[str, Any], written: float) -> None:
@@ -334,6 +358,15 @@ class Commands:
 
     def _on_answer(self, value: dict[str, Any], written: float) -> None:
         self._requests.answer(value.get("id"), value, written)
+
+    def _on_question_to_all(self, value: dict[str, Any], written: float) -> None:
+        if value.get("command") == _ROLL_CALL and self._identity.name is not None:
+            self._on_roll_call(value)
+
+    def _is_asked_in_inbox(self, value: dict[str, Any]) -> bool:
+        """Tell whether a roll call on ``send-all`` was also written to this server's inbox."""
+        inboxes, name = value.get("inboxes"), self._identity.name
+        return isinstance(inboxes, int) and name is not None and name.partition < inboxes
 
     def _on_roll_call(self, value: dict[str, Any]) -> None:
         answer = {

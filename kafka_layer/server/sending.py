@@ -47,18 +47,27 @@ class Sender:
         self._produce = transport.produce
         self._stats = stats
         self._await_produce = config.await_produce
-        # The largest value of each topic that is open, in bytes.
-        self._limits: dict[Topic | WorkTopic, int] = {}
+        # Of each topic that is open: the largest value, in bytes, and where keys are noted, if so.
+        self._open: dict[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
         for topic in Topic:
             self.open_topic(topic)
 
     def open_topic(self, topic: Topic | WorkTopic) -> None:
         """Allow records for a topic, which the transport knows by now."""
-        self._limits[topic] = self.limit_of(topic)
+        self._open[topic] = self.limit_of(topic), None
+
+    def note_keys(self, topic: Topic, keys: dict[str, None]) -> None:
+        """Note the key of every record of a topic from now on.
+
+        Args:
+            topic: A topic whose records all have keys.
+            keys: Where; the keys are added before the records are handed over.
+        """
+        self._open[topic] = self.limit_of(topic), keys
 
     def writes_to(self, topic: Topic | WorkTopic) -> bool:
         """Tell whether records for a topic can be handed over already."""
-        return self.is_open and topic in self._limits
+        return self.is_open and topic in self._open
 
     def require_size(
         self, topic: Topic | WorkTopic, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
@@ -73,7 +82,7 @@ class Sender:
         Raises:
             MessageTooLarge: If the topic does not allow it.
         """
-        limit = self._limits.get(topic) or self.limit_of(topic)
+        limit = self.limit_of(topic)
         size = len(value) + sum(len(name) + len(each) + _HEADER_OVERHEAD for name, each in headers)
         if size > limit:
             raise MessageTooLarge(
@@ -93,12 +102,15 @@ class Sender:
             ProduceFailed: If the record cannot be written at all.
         """
         # publish(), inlined: a further call costs a cold send 2 us.
-        topic, _, value, _, headers = record
-        limit = self._limits.get(topic)
-        if limit is None or not self.is_open or self._await_produce:
+        topic, key, value, _, headers = record
+        opened = self._open.get(topic)
+        if opened is None or not self.is_open or self._await_produce:
             return False
+        limit, keys = opened
         if len(value) > limit or headers:
             self.require_size(topic, value, headers)
+        if keys is not None and key is not None:
+            keys[key] = None
         try:
             self._produce(record)
         except (QueueFull, LayerClosed):
@@ -124,9 +136,12 @@ class Sender:
             ProduceFailed: If the record cannot be written at all.
             LayerClosed: If the server closes at this moment.
         """
-        topic, _, value, _, headers = record
-        if len(value) > self._limits[topic] or headers:
+        topic, key, value, _, headers = record
+        limit, keys = self._open[topic]
+        if len(value) > limit or headers:
             self.require_size(topic, value, headers)
+        if keys is not None and key is not None:
+            keys[key] = None
         self._produce(record, ticket, waited)
 
     def request(self, record: ProducerRecord) -> Ticket[Position]:
@@ -173,6 +188,9 @@ class Sender:
 
     def limit_of(self, topic: Topic | WorkTopic) -> int:
         """Return the largest value that a topic allows, in bytes."""
+        opened = self._open.get(topic)
+        if opened is not None:
+            return opened[0]
         return self._config.max_message_bytes(topic) - _RECORD_OVERHEAD
 
 

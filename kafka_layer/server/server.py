@@ -30,6 +30,7 @@ from .clock import BrokerClock
 from .commands import Commands
 from .identity import Identity
 from .lifecycle import Lifecycle, State, closed_meanwhile
+from .ordering import Ordering
 from .router import Router, channels_by_name, make_room
 from .sending import Sender
 from .upkeep import Upkeep
@@ -79,6 +80,7 @@ class Server:
         registry: Who is here; nobody once it is closed.
         router: Hands the records that are read to their channels.
         clock: The broker's time.
+        ordering: Reads this process's own messages back before a membership changes.
         transport: What carries its records.
         stats: What it counts.
     """
@@ -110,14 +112,24 @@ class Server:
             self.sender,
             self.clock,
             self.stats,
+            self.transport.partitions,
             self._drop_until,
         )
         self._decode = codec.decode
         self.router = Router(config, self.registry, encryption, self.stats, self.clock)
         self._register_topics()
+        self.ordering = Ordering(
+            self.identity, self.sender, self.transport, self.router, config.timings
+        )
         self._features: list[Feature] = []
         self._next_refresh = 0.0
-        tasks = (self._sweep, self.stats.tick, self.transport.check, self._refresh_if_due)
+        tasks = (
+            self._sweep,
+            self.stats.tick,
+            self.ordering.tick,
+            self.transport.check,
+            self._refresh_if_due,
+        )
         self._upkeep = Upkeep(config.timings.upkeep, tasks, self.stats)
         live.add(self)
 
@@ -351,8 +363,9 @@ class Server:
     def _open_receiver(self) -> None:
         deadline = monotonic() + self.config.timings.start
         self.start_sending().result()
+        self.ordering.begin()
         left = deadline - monotonic()
-        self.identity.take(self.transport.open_receiver(self.router, self.commands, left))
+        self.identity.take(self.transport.open_receiver(self.ordering, self.commands, left))
         try:
             # It proves that writing and reading work, warms both clients up and sets the clock.
             run_blocking(self.commands.self_test(max(0.0, deadline - monotonic())))

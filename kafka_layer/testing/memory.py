@@ -6,7 +6,6 @@ import queue
 import random
 import threading
 import weakref
-import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
 from ..transport import Backplane, Health, JobSink, RecordSink
+from ..wire.partitions import partition_of
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import (
     BROADCAST_TOPICS,
@@ -116,8 +116,7 @@ class InMemoryBackplane:
             raise LayerClosed("The channel layer is closed.")
         topic, key, _, partition, _ = record
         if partition is None:
-            count = self._config.topic_settings(topic).partitions
-            partition = zlib.crc32((key or "").encode()) % count
+            partition = partition_of(key or "", self._config.topic_settings(topic).partitions)
         offset, timestamp = self._log.append(record, partition)
         self._stats.sent.add()
         if ticket is not None:
@@ -131,6 +130,10 @@ class InMemoryBackplane:
     def health(self) -> Health:
         """Tell what a broker would: nothing waits and nothing is cut off."""
         return Health(connected=True, queued=0, lag=0)
+
+    def partitions(self, topic: Topic) -> int:
+        """Return how many the settings name."""
+        return self._config.topics[topic].partitions
 
     def settle(self, timeout: float) -> bool:
         """Nothing is on its way: a record is in the log when it was handed over."""

@@ -1,0 +1,181 @@
+"""Order within one process: joins and leaves take effect behind the messages that it sent before.
+
+A message goes to the broker and back before it reaches the members of its group, and a member of
+this process joins or leaves at once. So a join or a leave waits until this server has read back
+what this process sent to that group before. It writes a mark behind those messages, into the same
+partition, and waits until the mark was read. Where nothing was sent to the group, nothing happens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from ..config.realtime import monotonic
+from ..config.timings import Timings
+from ..delivery.tickets import Steps, Ticket, wait
+from ..exceptions import KafkaLayerError
+from ..transport import Backplane, QueueFull, RecordSink
+from ..wire.partitions import partition_of
+from ..wire.records import Record
+from ..wire.topics import Topic
+from .identity import Identity
+from .sending import Sender
+
+__all__ = ["Ordering"]
+
+_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER)
+
+# Keys that are remembered of one topic. Where more are sent to, any key counts as one of them.
+_MOST_KEYS = 100_000
+
+_MARK = "\0"
+"""What the keys of marks begin with; no group and no user has such a name."""
+
+
+class Ordering:
+    """Reads this process's own messages back before a membership changes; the sink of data.
+
+    ``deliver`` belongs to the thread that reads data, the rest to any thread.
+
+    Args:
+        identity: Which server this is.
+        sender: Writes the marks, and notes the keys of messages.
+        transport: Tells how many partitions a topic has.
+        router: Gets all records.
+        timings: The layer's times.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        sender: Sender,
+        transport: Backplane,
+        router: RecordSink,
+        timings: Timings,
+    ) -> None:
+        self._identity = identity
+        self._sender = sender
+        self._transport = transport
+        self._deliver = router.deliver
+        self._timings = timings
+        self._keys = {topic: _Keys() for topic in _TOPICS}
+        self._numbers = itertools.count(1)
+        self._mark = b""
+        # By the value of the mark: what waits until it was read.
+        self._marks: dict[bytes, Ticket[None]] = {}
+        self._marks_of: dict[tuple[Topic, str], Ticket[None]] = {}
+        self._next_rotation = float("inf")
+        self._suspended_until = float("-inf")
+
+    def begin(self) -> None:
+        """Note the keys of messages from now on; before the server reads its first record."""
+        queued = self._transport.health().queued > 0
+        for topic, keys in self._keys.items():
+            # Messages that wait already were not noted.
+            keys.any_key = queued
+            self._sender.note_keys(topic, keys.note)
+        self._next_rotation = monotonic() + self._timings.read_back_window
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        """Hand records to the router; then tell those that wait for a mark among them."""
+        self._deliver(records)
+        if self._marks:
+            for _, key, value, _, _, _, _ in records:
+                if key == self._mark and value is not None:
+                    ticket = self._marks.pop(value, None)
+                    if ticket is not None:
+                        ticket.resolve(None)
+
+    def settle(self, topic: Topic, key: str) -> Steps[None]:
+        """Wait until what this process sent to a key before was read back.
+
+        Gives up, without an error, after ``Timings.read_back`` or if the mark cannot be written: a
+        join must not depend on a broker that does not answer.
+
+        Args:
+            topic: ``SEND_GROUP`` or ``SEND_USER``.
+            key: The group, or the user.
+        """
+        keys = self._keys[topic]
+        ticket = self._marks_of.get((topic, key))
+        if keys.take(key):
+            ticket = self._write_mark(topic, key)
+        if ticket is None:
+            return
+        try:
+            yield from wait(ticket, self._timings.read_back)
+        except TimeoutError:
+            self._suspended_until = monotonic() + self._timings.read_back_window
+
+    def tick(self) -> None:
+        """Forget keys whose messages were read back long ago; about once a second."""
+        for keys in self._keys.values():
+            keys.limit()
+        if monotonic() < self._next_rotation:
+            return
+        self._next_rotation = monotonic() + self._timings.read_back_window
+        health = self._transport.health()
+        if health.connected and not health.queued and not health.lag:
+            for topic, keys in self._keys.items():
+                keys.rotate()
+                self._sender.note_keys(topic, keys.note)
+
+    def _write_mark(self, topic: Topic, key: str) -> Ticket[None] | None:
+        if monotonic() < self._suspended_until or not self._transport.health().connected:
+            return None
+        name = _MARK + str(self._identity.require())
+        self._mark = name.encode()
+        value = str(next(self._numbers)).encode()
+        partition = partition_of(key, self._transport.partitions(topic))
+        ticket: Ticket[None] = Ticket()
+        where = topic, key
+
+        def forget(_: object) -> None:
+            self._marks.pop(value, None)
+            if self._marks_of.get(where) is ticket:
+                self._marks_of.pop(where, None)
+
+        self._marks[value] = self._marks_of[where] = ticket
+        ticket.on_done(forget)
+        try:
+            # A ticket makes the producer send what it holds back, and this, at once.
+            self._sender.publish((topic, name, value, partition, ()), Ticket())
+        except (QueueFull, KafkaLayerError):
+            ticket.resolve(None)
+        return ticket
+
+
+class _Keys:
+    """The keys of one topic to which this process sent lately.
+
+    They are kept in two generations: a key is forgotten at the second rotation after its message.
+
+    Attributes:
+        note: Where the sender notes the key of each message; replaced by each rotation.
+        any_key: Whether every key counts as one of them.
+    """
+
+    def __init__(self) -> None:
+        self.note: dict[str, None] = {}
+        self.any_key = False
+        self._older: dict[str, None] = {}
+
+    def take(self, key: str) -> bool:
+        """Tell whether something was sent to a key, and forget it."""
+        found = key in self.note or key in self._older
+        self.note.pop(key, None)
+        self._older.pop(key, None)
+        return found or self.any_key
+
+    def limit(self) -> None:
+        """Bound the memory."""
+        if len(self.note) + len(self._older) > _MOST_KEYS:
+            self.any_key = True
+            self.note.clear()
+            self._older.clear()
+
+    def rotate(self) -> None:
+        """Forget the older generation; everything it names was read back."""
+        self.any_key = False
+        self._older, self.note = self.note, {}

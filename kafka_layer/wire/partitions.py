@@ -1,0 +1,29 @@
+"""Which partition a key belongs to: murmur2, as Java's clients compute it. Pure functions."""
+
+from __future__ import annotations
+
+__all__ = ["murmur2", "partition_of"]
+
+_MASK = 0xFFFFFFFF
+_M = 0x5BD1E995
+_SEED = 0x9747B28C
+
+
+def murmur2(data: bytes) -> int:
+    """Return the hash of a key, as an unsigned number of 32 bits."""
+    length = len(data)
+    value = _SEED ^ length
+    whole = length & ~3
+    for start in range(0, whole, 4):
+        part = int.from_bytes(data[start : start + 4], "little") * _M & _MASK
+        part = (part ^ part >> 24) * _M & _MASK
+        value = (value * _M & _MASK) ^ part
+    if whole < length:
+        value = (value ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    value = (value ^ value >> 13) * _M & _MASK
+    return value ^ value >> 15
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return the partition of a key, among so many."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
