@@ -1,6 +1,6 @@
-"""Topics: what a layer needs, what there is, how they differ, and making one the other.
+"""Requests about topics and worker groups: look, create, change, delete.
 
-Serves ``kafka_setup_topics`` and the start of a layer alike.
+They serve the commands of ``manage.py`` and the start of a layer alike.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import (
@@ -36,70 +35,29 @@ from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
 from ..config.threads import sleep, wait_for_futures
 from ..exceptions import KafkaLayerError, TopicError
-from ..wire.topics import Topic, WorkTopic, topic_name
 from .clients import new_client
 from .connection import Connection
 from .errors import is_refusal, kafka_error, topic_error
 from .log import client_logger
 from .properties import admin_properties
+from .specs import TopicSpec, TopicState, differences
 
 __all__ = [
-    "Difference",
     "TopicAdmin",
-    "TopicSpec",
-    "TopicState",
     "WorkLag",
-    "differences",
     "partition_counts",
-    "topic_spec",
-    "topic_specs",
 ]
 
 K = TypeVar("K")
 
+# Seconds between two questions for what a broker does not know yet.
 _RETRY = 0.02
-_LOOK = 0.05
+# Seconds between two looks whether a request was answered or refused.
+_POLL_INTERVAL = 0.05
+# Seconds beyond its time-out after which a request without an answer is given up.
 _GRACE = 1.0
-# Who is not let in hears of it by then, and need not wait for the time-out.
-_FIRST_LOOKS = (0.5, 1.0)
-
-
-@dataclass(frozen=True)
-class TopicSpec:
-    """A topic as the settings want it.
-
-    Attributes:
-        name: Kafka's name of the topic.
-        partitions: Number of partitions.
-        replication_factor: Copies of each partition; -1 means the broker's default.
-        config: Topic configs, names to values.
-    """
-
-    name: str
-    partitions: int
-    replication_factor: int
-    config: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TopicState:
-    """A topic as the broker has it.
-
-    Attributes:
-        name: Kafka's name of the topic.
-        partitions: Number of partitions.
-        replication_factor: Copies of each partition; of the one with the fewest.
-        config: Topic configs, names to values; None where the broker does not tell.
-        untold: Why it does not.
-        leaderless: How many partitions have no leader, so that nobody can use them.
-    """
-
-    name: str
-    partitions: int
-    replication_factor: int
-    config: Mapping[str, str] | None = None
-    untold: str = ""
-    leaderless: int = 0
+# Time-outs of the first two metadata requests: an authentication error arrives within them.
+_FIRST_TIMEOUTS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -117,83 +75,8 @@ class WorkLag:
     members: int
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One point in which a topic is not as the settings want it.
-
-    Attributes:
-        what: ``partitions``, ``replication_factor``, ``leaders`` or the name of a topic config.
-        wanted: As the settings want it.
-        found: As the broker has it.
-    """
-
-    what: str
-    wanted: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.what} is {self.found}, wanted {self.wanted}"
-
-
 class _MetadataClient(Protocol):
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata: ...
-
-
-def topic_specs(config: LayerConfig) -> list[TopicSpec]:
-    """Return the topics that a layer with these settings needs.
-
-    Those of worker channels are among them where the settings name the channel in full.
-    """
-    workers = [WorkTopic(channel) for channel in config.named_worker_channels]
-    return [topic_spec(config, topic) for topic in (*Topic, *workers)]
-
-
-def topic_spec(config: LayerConfig, topic: Topic | WorkTopic) -> TopicSpec:
-    """Return a fixed topic, or the topic of a worker channel, as the settings want it."""
-    wanted = config.topic_settings(topic)
-    return TopicSpec(
-        topic_name(config.prefix, topic),
-        wanted.partitions,
-        wanted.replication_factor,
-        wanted.config,
-    )
-
-
-def differences(spec: TopicSpec, state: TopicState) -> list[Difference]:
-    """Return in what a topic is not as wanted; more partitions than wanted are no difference."""
-    found = []
-    if state.partitions < spec.partitions:
-        found.append(Difference("partitions", str(spec.partitions), str(state.partitions)))
-    if spec.replication_factor not in (-1, state.replication_factor):
-        found.append(
-            Difference(
-                "replication_factor", str(spec.replication_factor), str(state.replication_factor)
-            )
-        )
-    if state.leaderless:
-        led = state.partitions - state.leaderless
-        found.append(Difference("leaders", str(state.partitions), str(led)))
-    if state.config is not None:
-        for name, wanted in spec.config.items():
-            has = state.config.get(name, "unknown to the broker")
-            if not _same_value(wanted, has):
-                found.append(Difference(name, wanted, has))
-    return found
-
-
-def _same_value(wanted: str, found: str) -> bool:
-    """Tell whether two values of a topic config mean the same, however they are written."""
-    return wanted == found or _meaning(wanted) == _meaning(found)
-
-
-def _meaning(value: str) -> object:
-    try:
-        return Decimal(value.strip())
-    except InvalidOperation:
-        if value.strip().lower() in ("true", "false"):
-            return value.strip().lower()
-        # Lists such as cleanup.policy; only the names of brokers and the like are in an order.
-        return frozenset(part.strip() for part in value.split(","))
 
 
 def partition_counts(
@@ -215,7 +98,7 @@ def partition_counts(
     """
     deadline = time.monotonic() + timeout
     counts = {}
-    looks = iter(_FIRST_LOOKS)
+    looks = iter(_FIRST_TIMEOUTS)
     patience = next(looks)
     for name in names:
         while True:
@@ -522,28 +405,61 @@ class TopicAdmin:
         for partition, future in answers.items():
             self._result(f"delete the records of {partition.topic}", future, _UNSUPPORTED)
 
-    def settle(self, specs: Sequence[TopicSpec]) -> None:
-        """Wait until the brokers show topics as they were just made, each partition with a leader.
+    def wait_until_visible(self, specs: Sequence[TopicSpec]) -> dict[str, TopicState]:
+        """Wait until each topic was shown once as it was just made, each partition with a leader.
+
+        Each look may reach another broker, and some know of a change before others. So what one
+        look has shown counts, whatever the next one shows.
 
         Args:
             specs: What was asked for: the topics, and of their configs those that were set.
 
+        Returns:
+            The topics as they were shown, by Kafka's names of them.
+
         Raises:
             BrokerUnavailable: If no broker answers in time.
-            TopicError: If something is still not there after ``timeout`` seconds.
+            TopicError: If something was not shown within ``timeout`` seconds.
         """
+        visible: dict[str, TopicState] = {}
         deadline = time.monotonic() + self._timeout
         while True:
-            states = self.inspect([spec.name for spec in specs])
-            waiting = [text for spec in specs if (text := _unsettled(spec, states.get(spec.name)))]
-            if not waiting:
-                return
+            left = [spec for spec in specs if spec.name not in visible]
+            states = self.inspect([spec.name for spec in left]) if left else {}
+            waiting = {spec.name: _what_is_missing(spec, states.get(spec.name)) for spec in left}
+            visible.update({name: states[name] for name, text in waiting.items() if not text})
+            texts = [text for text in waiting.values() if text]
+            if not texts:
+                return visible
             if time.monotonic() >= deadline:
                 raise TopicError(
                     f"The brokers took the changes, but after {self._timeout:g} s "
-                    f"{'; '.join(waiting)}. Look at the brokers' logs, then run this again."
+                    f"{'; '.join(texts)}. Look at the brokers' logs, then run this again."
                 )
             sleep(_RETRY)
+
+    def inspect_patiently(self, names: Sequence[str], timeout: float) -> dict[str, TopicState]:
+        """Look up topics, again while one is missing: a broker may know it only a moment later.
+
+        Args:
+            names: Kafka's names of the topics.
+            timeout: Seconds after which what is missing does not exist.
+
+        Returns:
+            Those that exist.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses to tell.
+        """
+        found = self.inspect(names)
+        deadline = time.monotonic() + timeout
+        while (missing := [each for each in names if each not in found]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(_POLL_INTERVAL)
+            found.update(self.inspect(missing))
+        return found
 
     def _configs(self, names: Sequence[str]) -> Mapping[str, tuple[Mapping[str, str] | None, str]]:
         """Return for each topic its configs, or None and the reason why they stay unknown."""
@@ -580,7 +496,7 @@ class TopicAdmin:
         except KafkaException as exception:
             raise self._failure(what, kafka_error(exception)) from None
         deadline = time.monotonic() + self._timeout + _GRACE
-        while not wait_for_futures(answers.values(), _LOOK):
+        while not wait_for_futures(answers.values(), _POLL_INTERVAL):
             self._client.poll(0)
             trouble = self._trouble
             # A login that was refused will be refused again: nobody need wait for the time-out.
@@ -628,7 +544,7 @@ _UNTOLD = {
 }
 
 
-def _unsettled(spec: TopicSpec, state: TopicState | None) -> str:
+def _what_is_missing(spec: TopicSpec, state: TopicState | None) -> str:
     if state is None:
         return f"{spec.name} does not exist"
     found = differences(spec, state)

@@ -24,13 +24,14 @@ from ..config.settings import LayerConfig
 from ..config.threads import Lock, new_event, new_thread, wait_for_futures
 from ..exceptions import BrokerUnavailable, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
-from .admin import TopicAdmin, partition_counts, topic_spec
+from .admin import TopicAdmin, partition_counts
 from .clients import abandon, new_client
 from .connection import Connection
 from .errors import kafka_error
 from .log import client_logger
 from .producer import RecordProducer
 from .properties import rights_properties
+from .specs import topic_spec
 
 __all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch"]
 

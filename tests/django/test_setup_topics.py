@@ -20,9 +20,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from django.core.management import CommandError, call_command
 
 from kafka_layer.config.settings import LayerConfig
-from kafka_layer.kafka.admin import (
+from kafka_layer.kafka.admin import TopicAdmin
+from kafka_layer.kafka.specs import (
     Difference,
-    TopicAdmin,
     TopicSpec,
     TopicState,
     differences,
@@ -256,7 +256,10 @@ def test_differences_are_reported_and_left(kafka: str, prefix: str, settings: An
     ):
         assert said in printed
     error = failing("--check")
-    assert str(error) == "6 topics not as the settings want. Run 'manage.py kafka_setup_topics'."
+    assert str(error) == (
+        "6 topics not as the settings want. Run 'manage.py kafka_setup_topics "
+        "--increase-partitions --alter-configs'."
+    )
     assert error.returncode == 3
 
 
@@ -577,7 +580,7 @@ def test_topics_that_never_show_up_end_in_a_sentence(kafka: str, prefix: str) ->
     admin = TopicAdmin(LayerConfig.from_keywords(bootstrap_servers=kafka), 0.2)
 
     with pytest.raises(Exception, match=rf"after 0.2 s {prefix}-x does not exist\. Look at"):
-        admin.settle([TopicSpec(f"{prefix}-x", 1, -1)])
+        admin.wait_until_visible([TopicSpec(f"{prefix}-x", 1, -1)])
 
 
 def test_creating_what_exists_by_now_leaves_it(kafka: str, prefix: str) -> None:
@@ -588,7 +591,7 @@ def test_creating_what_exists_by_now_leaves_it(kafka: str, prefix: str) -> None:
     admin = TopicAdmin(config, 10)
 
     admin.create(specs)
-    admin.settle([TopicSpec(spec.name, 1, -1) for spec in specs])
+    admin.wait_until_visible([TopicSpec(spec.name, 1, -1) for spec in specs])
 
     counts = {
         name: state.partitions for name, state in admin.inspect([s.name for s in specs]).items()

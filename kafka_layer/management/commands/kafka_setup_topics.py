@@ -14,9 +14,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...config.settings import LayerConfig
 from ...exceptions import KafkaLayerError
-from ...kafka.admin import (
+from ...kafka.admin import TopicAdmin
+from ...kafka.specs import (
     Difference,
-    TopicAdmin,
     TopicSpec,
     TopicState,
     differences,
@@ -34,6 +34,10 @@ DRIFT_CODE = 3
 """Exit code of ``--check`` when topics are missing or differ; an error has 1, a wrong option 2."""
 
 _TIMEOUT = 10.0
+# Differences that are not in a topic config.
+_NOT_CONFIGS = frozenset({"partitions", "replication_factor", "leaders"})
+# Seconds that brokers may take to learn of a topic that another one has created.
+_SPREAD = 2.0
 
 
 class Command(BaseCommand):
@@ -126,7 +130,7 @@ class Command(BaseCommand):
         else:
             self._print(reports, skipped, wishes)
         if wishes.check and not all(row.as_wanted for report in reports for row in report.rows):
-            raise CommandError(_drift(reports), returncode=DRIFT_CODE)
+            raise CommandError(_drift(reports, wishes), returncode=DRIFT_CODE)
 
     def _print(
         self, reports: Sequence[_Report], skipped: Iterable[Skipped], wishes: _Wishes
@@ -245,13 +249,12 @@ def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
 
 def _rows(config: LayerConfig, specs: Sequence[TopicSpec], wishes: _Wishes) -> list[_Row]:
     with TopicAdmin(config, wishes.timeout) as admin:
-        before = admin.inspect([spec.name for spec in specs])
+        names = [spec.name for spec in specs]
+        # A check that follows the creation may reach a broker that does not know it yet.
+        spread = _SPREAD if wishes.check else 0.0
+        before = admin.inspect_patiently(names, min(spread, wishes.timeout))
         plan = [] if wishes.check else _plan(specs, before, wishes)
-        after = before
-        if plan:
-            _carry_out(admin, plan, wishes)
-        if plan and not wishes.dry_run:
-            after = admin.inspect([spec.name for spec in specs])
+        after = {**before, **_carry_out(admin, plan, wishes)}
     planned = {step.spec.name: step for step in plan}
     return [_row(spec, after.get(spec.name), planned.get(spec.name), wishes) for spec in specs]
 
@@ -316,7 +319,8 @@ def _step(spec: TopicSpec, state: TopicState | None, wishes: _Wishes) -> _Step |
     return _Step(spec, state, partitions, config) if partitions or config else None
 
 
-def _carry_out(admin: TopicAdmin, plan: Sequence[_Step], wishes: _Wishes) -> None:
+def _carry_out(admin: TopicAdmin, plan: Sequence[_Step], wishes: _Wishes) -> dict[str, TopicState]:
+    """Do what is planned; returns the topics that were changed as they are then."""
     dry_run = wishes.dry_run
     admin.create([step.spec for step in plan if step.state is None], dry_run=dry_run)
     admin.add_partitions(
@@ -325,8 +329,7 @@ def _carry_out(admin: TopicAdmin, plan: Sequence[_Step], wishes: _Wishes) -> Non
     admin.alter_configs(
         {step.spec.name: step.config for step in plan if step.config}, dry_run=dry_run
     )
-    if not dry_run:
-        admin.settle([step.done for step in plan])
+    return {} if dry_run else admin.wait_until_visible([step.done for step in plan])
 
 
 def _row(spec: TopicSpec, state: TopicState | None, step: _Step | None, wishes: _Wishes) -> _Row:
@@ -362,7 +365,7 @@ def _notes(rows: Sequence[_Row], wishes: _Wishes) -> Iterator[str]:
         )
     if "leaders" in kinds:
         yield "Partitions without a leader cannot be used: look after the brokers that hold them."
-    if kinds - {"partitions", "replication_factor", "leaders"}:
+    if kinds - _NOT_CONFIGS:
         yield "To set the differing configs: --alter-configs."
     for reason in dict.fromkeys(row.configs_unknown for row in rows if row.configs_unknown):
         count = sum(row.configs_unknown == reason for row in rows)
@@ -371,7 +374,7 @@ def _notes(rows: Sequence[_Row], wishes: _Wishes) -> Iterator[str]:
         yield "Nothing was changed (--dry-run)."
 
 
-def _drift(reports: Iterable[_Report]) -> str:
+def _drift(reports: Iterable[_Report], wishes: _Wishes) -> str:
     rows = [row for report in reports for row in report.rows]
     missing = sum(row.status == "missing" for row in rows)
     differing = sum(bool(row.differences) for row in rows)
@@ -379,7 +382,17 @@ def _drift(reports: Iterable[_Report]) -> str:
         *([f"{_topics(missing)} missing"] if missing else []),
         *([f"{_topics(differing)} not as the settings want"] if differing else []),
     ]
-    return f"{', '.join(found)}. Run 'manage.py kafka_setup_topics'."
+    kinds = {difference.what for row in rows for difference in row.differences}
+    options = [
+        *(["--increase-partitions"] if "partitions" in kinds else []),
+        *(["--alter-configs"] if kinds - _NOT_CONFIGS else []),
+    ]
+    text = f"{', '.join(found)}."
+    if not missing and not options:
+        # The notes tell what helps: nothing that this command does.
+        return text
+    channels = [f"--worker-channel {name}" for name in wishes.worker_channels]
+    return f"{text} Run '{' '.join(['manage.py kafka_setup_topics', *channels, *options])}'."
 
 
 def _as_json(

@@ -13,7 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...config.settings import LayerConfig
 from ...exceptions import KafkaLayerError
-from ...kafka.admin import TopicAdmin, TopicState, WorkLag, differences, topic_specs
+from ...kafka.admin import TopicAdmin, WorkLag
+from ...kafka.specs import TopicState, differences, topic_specs
 from ...layer import KafkaChannelLayer
 from ..options import add_layer_option, seconds, select, table
 

@@ -1,0 +1,189 @@
+"""A topic is deleted and made anew while servers run: each reads the new one within seconds.
+
+After a restart of the broker the new topic's leader epoch is lower than the one that clients know.
+They take what brokers tell of it for outdated, and stay silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import GroupAckTimeout, ProduceFailed
+from kafka_layer.kafka.admin import TopicAdmin
+from kafka_layer.kafka.specs import topic_specs
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Position
+from kafka_layer.wire.topics import Topic, topic_name
+from tests.faults.traffic import figure
+from tests.support.kafka import RealBroker
+from tests.support.layers import Layers, stats_of
+from tests.support.waiting import wait_until, wait_until_async
+
+# Messages in each topic before it is deleted: positions that the new one does not reach at once.
+BEFORE = 30
+LIMIT = 15.0
+
+MESSAGES = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL, Topic.SEND_CONN)
+
+Send = Callable[[int], Awaitable[Position | None]]
+
+
+class Receiver:
+    """A server with a channel that is in a group and a user's, and all numbers that came to it."""
+
+    def __init__(self, layer: KafkaChannelLayer) -> None:
+        self.layer = layer
+        self.channel = ""
+        self.numbers: list[int] = []
+        self._receiving: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self.channel = await self.layer.new_channel()
+        await self.layer.group_add("room", self.channel)
+        await self.layer.user_add("1", self.channel)
+        self._receiving = asyncio.create_task(self._receive())
+
+    async def _receive(self) -> None:
+        while True:
+            self.numbers.append((await self.layer.receive(self.channel))["n"])
+
+    def counted(self) -> int:
+        counts = stats_of(self.layer)
+        return counts["dropped.retention"] + counts["dropped.doubtful"]
+
+
+def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
+    name = topic_name(layer.config.prefix, topic)
+    admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers, "log_level": 0})
+    admin.delete_topics([name])[name].result(20)
+
+
+def make_what_is_missing(layer: KafkaChannelLayer) -> None:
+    """Do what an operator does who runs kafka_setup_topics as soon as the topic is gone."""
+    specs = {spec.name: spec for spec in topic_specs(layer.config)}
+    with TopicAdmin(layer.config, 10) as admin:
+        missing = wait_until(
+            lambda: specs.keys() - admin.inspect(list(specs)).keys(), "the topic to be gone"
+        )
+        admin.create([specs[name] for name in missing])
+
+
+def ways(
+    here: KafkaChannelLayer, topic: Topic, receivers: Sequence[Receiver]
+) -> list[tuple[Send, Sequence[Receiver]]]:
+    """Return how to send through a topic, and who is to get that."""
+    if topic is Topic.SEND_GROUP:
+        return [(lambda n: here.group_send("room", {"n": n}), receivers)]
+    if topic is Topic.SEND_USER:
+        return [(lambda n: here.user_send("1", {"n": n}), receivers)]
+    if topic is Topic.SEND_ALL:
+        return [(lambda n: here.all_send({"n": n}), receivers)]
+    return [(partial(send_to, here, each.channel), [each]) for each in receivers]
+
+
+async def send_to(here: KafkaChannelLayer, channel: str, number: int) -> Position | None:
+    return await here.send(channel, {"n": number})
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "broker restarted before"])
+@pytest.mark.parametrize("by_operator", [False, True], ids=["by servers", "by an operator"])
+async def test_every_server_reads_every_topic_that_was_made_anew(
+    broker: RealBroker, make_layer: Layers, prefix: str, restarted: bool, by_operator: bool
+) -> None:
+    make_layer.timings = Timings(topics=0.5)
+    here = make_layer(prefix, await_produce=True, ack_timeout=1)
+    receivers = [Receiver(make_layer(prefix)) for _ in range(2)]
+    await here.new_channel()
+    for each in receivers:
+        await each.open()
+    numbers = itertools.count()
+    await send_through_all(here, receivers, numbers)
+    if restarted:
+        await asyncio.to_thread(broker.restart)
+    for topic in (*MESSAGES, Topic.GROUP_MGMT, Topic.ACK):
+        await asyncio.to_thread(delete, here, topic)
+        if by_operator:
+            await asyncio.to_thread(make_what_is_missing, here)
+        began = time.monotonic()
+        if topic in MESSAGES:
+            await all_go_on(here, topic, receivers, numbers)
+        else:
+            await all_join(here, receivers)
+        figure(f"{topic.value} {restarted=} {by_operator=}: {time.monotonic() - began:.1f} s")
+    for each in receivers:
+        assert len(set(each.numbers)) == len(each.numbers), "none came twice"
+
+
+async def send_through_all(
+    here: KafkaChannelLayer, receivers: Sequence[Receiver], numbers: itertools.count[int]
+) -> None:
+    for topic in MESSAGES:
+        for send, _ in ways(here, topic, receivers):
+            for _ in range(BEFORE):
+                await send(next(numbers))
+
+
+async def all_go_on(
+    here: KafkaChannelLayer,
+    topic: Topic,
+    receivers: Sequence[Receiver],
+    numbers: itertools.count[int],
+) -> None:
+    sent_before = BEFORE
+    for send, to in ways(here, topic, receivers):
+        await goes_on(send, to, numbers, sent_before)
+        # The topic is the new one by now, whatever the offsets are.
+        sent_before = sys.maxsize
+
+
+async def goes_on(
+    send: Send, to: Sequence[Receiver], numbers: itertools.count[int], sent_before: int
+) -> None:
+    """Send until all got five; nothing that the new topic took may be missing and not counted.
+
+    Args:
+        send: Sends one.
+        to: Those who are to get it.
+        numbers: The numbers of the messages.
+        sent_before: Offsets from this one on are those of the old topic, up to the first lower.
+    """
+    taken: list[int] = []
+    deadline = time.monotonic() + LIMIT
+    while not all(len(set(each.numbers) & set(taken)) >= 5 for each in to):
+        assert time.monotonic() < deadline, [stats_of(each.layer) for each in to]
+        number = next(numbers)
+        with contextlib.suppress(ProduceFailed):
+            position = await send(number)
+            assert position is not None
+            if taken or position.offset < sent_before:
+                taken.append(number)
+        await asyncio.sleep(0.05)  # the pace of the messages
+    for each in to:
+        await wait_until_async(
+            lambda each=each: each.numbers[-1] == taken[-1],  # type: ignore[misc]
+            "the last one to arrive",
+        )
+        missing = set(taken) - set(each.numbers)
+        assert len(missing) <= each.counted(), (sorted(missing), stats_of(each.layer))
+
+
+async def all_join(here: KafkaChannelLayer, receivers: Sequence[Receiver]) -> None:
+    deadline = time.monotonic() + LIMIT
+    left = [each.channel for each in receivers]
+    while left:
+        try:
+            await here.group_add("another", left[0])
+        except (GroupAckTimeout, ProduceFailed):
+            assert time.monotonic() < deadline, stats_of(here)
+        else:
+            left.pop(0)

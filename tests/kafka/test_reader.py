@@ -1,0 +1,188 @@
+"""What a reader does with what its client gives it, without a broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import pytest
+from confluent_kafka import KafkaError, TopicPartition
+
+from kafka_layer.config.timings import Timings
+from kafka_layer.kafka import reader as reader_module
+from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.positions import From, Start
+from kafka_layer.kafka.reader import Reader
+from kafka_layer.observe.counters import Stats
+from kafka_layer.wire.records import Record
+from kafka_layer.wire.topics import Topic
+from tests.support.waiting import wait_until
+
+TOPIC = "test-send-group"
+WISH = {(TOPIC, 0): Start(From.END)}
+NO_BROKER = "127.0.0.1:1"
+
+
+class FakeMessage:
+    def __init__(self, offset: int, error: KafkaError | None = None, headers: Any = None) -> None:
+        self._offset, self._error, self._headers = offset, error, headers
+
+    def error(self) -> KafkaError | None:
+        return self._error
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> bytes:
+        return b"room"
+
+    def value(self) -> bytes:
+        return b"{}"
+
+    def timestamp(self) -> tuple[int, int]:
+        return 2, 1_700_000_000_000
+
+    def headers(self) -> Any:
+        if isinstance(self._headers, Exception):
+            raise self._headers
+        return self._headers
+
+
+class FakeConsumer:
+    """A client that gives one batch, and answers what it is asked.
+
+    Attributes:
+        batch: What it gives; the first message alone, as poll() does, and then the others.
+        closing: Set when it is closed; then close() waits for ``may_close``.
+    """
+
+    batch: ClassVar[list[FakeMessage]]
+    closing: threading.Event
+    may_close: threading.Event
+
+    def __init__(self, properties: dict[str, Any]) -> None:
+        self._assigned: dict[tuple[str, int], int] = {}
+
+    def poll(self, timeout: float) -> FakeMessage | None:
+        return self.batch.pop(0) if self.batch else None
+
+    def consume(self, count: int, timeout: float) -> list[FakeMessage]:
+        messages, self.batch[:] = list(self.batch), []
+        return messages
+
+    def offsets_for_times(
+        self, partitions: Sequence[TopicPartition], timeout: float
+    ) -> list[TopicPartition]:
+        return [TopicPartition(each.topic, each.partition, 0) for each in partitions]
+
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self._assigned = {(each.topic, each.partition): each.offset for each in partitions}
+
+    def assignment(self) -> list[TopicPartition]:
+        return [TopicPartition(*where) for where in self._assigned]
+
+    def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(each.topic, each.partition, -1001) for each in partitions]
+
+    def close(self) -> None:
+        self.closing.set()
+        self.may_close.wait(10)
+
+
+class Sink:
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        self.offsets += [offset for *_, offset in records]
+
+
+def raises() -> None:
+    raise RuntimeError("can't start new thread")  # as Thread.start says
+
+
+@pytest.fixture
+def stats() -> Stats:
+    return Stats("test")
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeConsumer]:
+    class Client(FakeConsumer):
+        batch: ClassVar[list[FakeMessage]] = []
+        closing, may_close = threading.Event(), threading.Event()
+
+    Client.may_close.set()
+    monkeypatch.setattr(reader_module, "Consumer", Client)
+    return Client
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+@pytest.fixture
+def reader(client: type[FakeConsumer], sink: Sink, stats: Stats) -> Iterator[Reader]:
+    made = Reader(
+        "data",
+        {},
+        {TOPIC: Topic.SEND_GROUP},
+        sink,
+        stats,
+        Connection(NO_BROKER, stats),
+        raises,
+        Timings(look=3600),
+    )
+    yield made
+    made.join(5)
+
+
+def test_an_error_about_a_partition_costs_none_of_the_records_beside_it(
+    reader: Reader, client: type[FakeConsumer], sink: Sink, stats: Stats
+) -> None:
+    unknown = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    client.batch = [FakeMessage(0, unknown), *map(FakeMessage, range(1, 100))]
+    reader.start(WISH, 5).result(5)
+    wait_until(lambda: stats.snapshot().get("errors.consumer"), "the error to be counted")
+    assert sink.offsets == list(range(1, 100))
+    assert stats.snapshot()["errors.UNKNOWN_TOPIC_OR_PART"] == 1
+
+
+def test_a_record_that_cannot_be_made_costs_itself_alone_and_is_counted(
+    reader: Reader, client: type[FakeConsumer], sink: Sink, stats: Stats
+) -> None:
+    bad = FakeMessage(50, headers=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"))
+    client.batch = [*map(FakeMessage, range(50)), bad, *map(FakeMessage, range(51, 100))]
+    reader.start(WISH, 5).result(5)
+    wait_until(lambda: len(sink.offsets) == 99, "the others to come")
+    assert 50 not in sink.offsets
+    assert stats.snapshot()["dropped.undecodable"] == 1
+
+
+def test_a_client_that_never_closes_holds_up_nobody_longer_than_told(
+    reader: Reader, client: type[FakeConsumer]
+) -> None:
+    client.may_close.clear()
+    reader.start(WISH, 5).result(5)
+    reader.join(0.2)
+    assert client.closing.wait(5)
+    client.may_close.set()
+
+
+def test_a_start_that_fails_closes_its_client(
+    reader: Reader, client: type[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "assign", lambda *_: raises())
+    with pytest.raises(RuntimeError, match="new thread"):
+        reader.start(WISH, 5).result(5)
+    assert client.closing.is_set()

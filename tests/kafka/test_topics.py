@@ -1,0 +1,93 @@
+"""What is known of topics, put together from what brokers tell; and repairs, without a broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.producer import RecordProducer
+from kafka_layer.kafka.topics import KnownTopic, KnownTopics, LayerTopics
+from kafka_layer.observe.counters import Stats
+from kafka_layer.wire.topics import Topic, topic_name
+from tests.support.waiting import wait_until
+
+NO_BROKER = "127.0.0.1:1"
+
+
+class TestKnownTopics:
+    @pytest.mark.parametrize(
+        ("told", "known"),
+        [
+            ([KnownTopic(4)], KnownTopic(4)),
+            ([KnownTopic(4), KnownTopic(4, "one")], KnownTopic(4, "one")),
+            ([KnownTopic(4, "one"), KnownTopic(8)], KnownTopic(8, "one")),
+            ([KnownTopic(4, "one"), KnownTopic(8, "one")], KnownTopic(8, "one")),
+        ],
+        ids=["first", "id later", "more, by a client that tells no id", "more"],
+    )
+    def test_what_is_told_later_completes_it(
+        self, told: list[KnownTopic], known: KnownTopic
+    ) -> None:
+        topics = KnownTopics()
+        for each in told:
+            topics.learn({"t": each})
+        assert topics.topics == {"t": known}
+
+    def test_a_broker_that_lags_behind_takes_no_partition_away(self) -> None:
+        topics = KnownTopics()
+        for count in (4, 8, 4):
+            topics.learn({"t": KnownTopic(count, "one")})
+        assert topics.topics["t"].partitions == 8
+
+    def test_a_topic_made_anew_may_have_fewer_partitions(self) -> None:
+        topics = KnownTopics()
+        topics.learn({"t": KnownTopic(8, "one")})
+        topics.learn({"t": KnownTopic(2, "two")})
+        assert topics.topics == {"t": KnownTopic(2, "two")}
+
+    def test_a_broker_that_lags_behind_does_not_bring_an_earlier_topic_back(self) -> None:
+        topics = KnownTopics()
+        for topic_id in ("one", "two", "one", "three", "two", "one"):
+            topics.learn({"t": KnownTopic(2, topic_id)})
+        assert topics.topics == {"t": KnownTopic(2, "three")}
+
+    def test_a_topic_that_is_not_told_of_stays_known(self) -> None:
+        topics = KnownTopics()
+        topics.learn({"t": KnownTopic(2, "one")})
+        topics.learn({})
+        assert topics.topics == {"t": KnownTopic(2, "one")}
+
+
+@pytest.fixture
+def topics() -> Iterator[LayerTopics]:
+    config = LayerConfig.from_keywords(bootstrap_servers=NO_BROKER)
+    stats = Stats("test")
+    connection = Connection(NO_BROKER, stats)
+    names = {topic: topic_name("test", topic) for topic in Topic}
+    producer = RecordProducer(config, names, stats, connection, lambda: None)
+    made = LayerTopics(config, producer, connection, lambda known: None)
+    yield made
+    made.close()
+
+
+def repairs() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name == "kafka-layer-topics"]
+
+
+def test_a_repair_that_finds_no_thread_does_not_keep_the_next_one_from_running(
+    topics: LayerTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        topics.repair()
+    topics.repair()
+    wait_until(repairs, "the next repair to run")
+    topics.close()
+    wait_until(lambda: not repairs(), "it to end")
