@@ -125,6 +125,13 @@ def unavailable(servers: str, detail: str) -> BrokerUnavailable:
     )
 
 
+# Which limit of the topic a record was too large for.
+_TOO_LARGE = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "max.message.bytes",
+    KafkaError.RECORD_LIST_TOO_LARGE: "segment.bytes (the broker's log.segment.bytes)",
+}
+
+
 def produce_error(
     topic: str, key: bytes | str | None, error: KafkaError, refusal: KafkaError | None = None
 ) -> Exception:
@@ -137,9 +144,10 @@ def produce_error(
         refusal: What a broker that does not let this client in said last.
     """
     where = f"a record for {topic}" + (f", key {key!r}" if key else "")
-    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+    if error.code() in _TOO_LARGE:
         too_large: Exception = MessageTooLarge(
-            f"The broker refuses {where}: it is larger than the topic's max.message.bytes; "
+            f"The broker refuses {where}: it is larger than the topic's "
+            f"{_TOO_LARGE[error.code()]}; "
             "raise that with 'manage.py kafka_setup_topics', or send a reference."
         )
         return too_large

@@ -1,0 +1,73 @@
+"""Brokers with settings that others may have made: short idle times, small segments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from channels.exceptions import MessageTooLarge
+
+from kafka_layer.config.timings import Timings
+from kafka_layer.signals import connection_changed
+from tests.faults.conftest import LayersOn
+from tests.support.kafka import RealBroker
+from tests.support.layers import Layers, next_message, stats_of
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
+    """A broker that closes connections after a second, and whose segments hold 1 MiB."""
+    properties = {"connections.max.idle.ms": 1_000, "log.segment.bytes": MIB}
+    with RealBroker(properties) as broker:
+        yield broker
+
+
+@pytest.fixture
+def make_layer(hasty: RealBroker, layers_on: LayersOn) -> Layers:
+    return layers_on(hasty.bootstrap_servers)
+
+
+@pytest.fixture
+def changes() -> Iterator[list[bool]]:
+    """What is told of the connection, in its order."""
+    told: list[bool] = []
+
+    def note(connected: bool, **_: Any) -> None:
+        told.append(connected)
+
+    connection_changed.connect(note)
+    yield told
+    connection_changed.disconnect(note)
+
+
+async def test_connections_that_a_broker_closes_as_idle_are_no_outage(
+    make_layer: Layers, changes: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    # No look at the topics keeps a connection alive.
+    make_layer.timings = Timings(topics=3600.0, look=3600.0)
+    here, there = make_layer(), make_layer()
+    channel = await there.new_channel()
+    await there.group_add("room", channel)
+    for number in range(3):
+        await here.group_send("room", {"n": number})
+        assert (await next_message(there, channel))["n"] == number
+        await asyncio.sleep(2.5)  # the connections are idle for longer than the broker allows
+        assert there.stats().state == here.stats().state == "connected"
+    assert not changes
+    assert "No Kafka broker" not in caplog.text
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("size", [MIB + 1, 2 * MIB])
+async def test_a_message_larger_than_a_segment_is_too_large(make_layer: Layers, size: int) -> None:
+    make: Callable[..., Any] = make_layer
+    topics = {"send-group": {"config": {"max.message.bytes": str(4 * MIB)}}}
+    layer = make(prefix="segments", await_produce=True, topics=topics)
+    with pytest.raises(MessageTooLarge, match=r"segment\.bytes"):
+        await layer.group_send("room", {"bulk": "x" * size})
+    assert stats_of(layer)["failed"] == 1
