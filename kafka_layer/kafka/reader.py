@@ -9,6 +9,7 @@ disturbs another.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -188,10 +189,23 @@ class Reader:
             if left <= 0 or self._stop.is_set():
                 raise self._no_offsets(detail)
             detail = self._settle_ends(client, min(left, self._timeout)) or detail
-            # Just after its creation a topic may have no leader for a moment.
             if self._positions.unsettled:
                 self._stop.wait(_RETRY)
+                self._read_metadata(client, deadline)
         client.assign(_offsets(self._positions.take_everything()))
+
+    def _read_metadata(self, client: Consumer, deadline: float) -> None:
+        """Have the client ask anew which partitions there are, and who leads them.
+
+        Just after a topic was created a broker may not know it, or its leaders. The client keeps
+        that answer for longer than a start may take, and then asks nobody for the ends.
+        """
+        for topic in {topic for topic, _ in self._positions.partitions_in(PartitionState.ENDING)}:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(KafkaException):
+                client.list_topics(topic, min(left, self._timeout))
 
     def _go_on(self, client: Consumer) -> None:
         self._read(client)

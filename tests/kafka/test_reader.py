@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.kafka import reader as reader_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.positions import From, Start
@@ -177,6 +178,41 @@ def test_a_client_that_never_closes_holds_up_nobody_longer_than_told(
     reader.join(0.2)
     assert client.closing.wait(5)
     client.may_close.set()
+
+
+def test_a_broker_that_does_not_know_a_topic_yet_is_asked_again(
+    reader: Reader, client: type[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka answers from the metadata that it read last, whatever brokers know by now."""
+    metadata_read = 0
+
+    def list_topics(consumer: FakeConsumer, topic: str, timeout: float) -> None:
+        nonlocal metadata_read
+        metadata_read += 1
+
+    def offsets_for_times(
+        consumer: FakeConsumer, partitions: Sequence[TopicPartition], timeout: float
+    ) -> list[Any]:
+        if metadata_read < 3:
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+        return FakeConsumer.offsets_for_times(consumer, partitions, timeout)
+
+    monkeypatch.setattr(client, "list_topics", list_topics, raising=False)
+    monkeypatch.setattr(client, "offsets_for_times", offsets_for_times)
+    reader.start(WISH, 5).result(5)
+    assert metadata_read == 3
+
+
+def test_a_topic_that_stays_unknown_fails_the_start_at_its_deadline(
+    reader: Reader, client: type[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offsets_for_times(*_: Any) -> list[Any]:
+        raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+
+    monkeypatch.setattr(client, "list_topics", lambda *_: None, raising=False)
+    monkeypatch.setattr(client, "offsets_for_times", offsets_for_times)
+    with pytest.raises(BrokerUnavailable, match="Unknown partition"):
+        reader.start(WISH, 0.3).result(5)
 
 
 def test_a_start_that_fails_closes_its_client(
