@@ -6,6 +6,8 @@ What waits is written once here, as procedures (``delivery/tickets.py``).
 
 from __future__ import annotations
 
+import sys
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -13,7 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
-from channels.layers import BaseChannelLayer
+from channels.layers import BaseChannelLayer, channel_layers
 
 from .config.settings import LayerConfig
 from .config.timings import Timings
@@ -425,6 +427,8 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
                     if server.identity.name is not None:
                         self._past_names.add(server.identity.name)
                     self._begin()
+        if not server.lifecycle.started:
+            self._warn_in_tests()
         return server
 
     def _begin(self) -> None:
@@ -438,6 +442,21 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         self._finalizer.atexit = False
         self._server = server
         self._try_publish = server.sender.try_publish
+
+    def _warn_in_tests(self) -> None:
+        """Warn where tests would use the brokers of the settings, which they hardly mean to."""
+        # Django's test runners, and pytest-django, give this module an outbox.
+        mail = sys.modules.get("django.core.mail")
+        if mail is None or not hasattr(mail, "outbox"):
+            return
+        if any(each is self for each in list(channel_layers.backends.values())):
+            warnings.warn(
+                f"The tests use the Kafka of CHANNEL_LAYERS, {self.config.bootstrap_servers}. Let "
+                "them have kafka_layer.testing.InMemoryKafkaChannelLayer as BACKEND, or filter "
+                "this warning.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _make_backplane(self, stats: Stats) -> Backplane:
         from .kafka.backplane import KafkaBackplane

@@ -51,6 +51,9 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
     def _backplane_class(self) -> type[InMemoryBackplane]:
         return InMemoryBackplane
 
+    def _warn_in_tests(self) -> None:
+        """Do nothing: this is the layer for tests."""
+
     def _make_backplane(self, stats: Stats) -> Backplane:
         # What was sent lives as long as a layer of its prefix: not until the next test.
         self._shared = self._shared or _Shared.of(self.config.prefix)

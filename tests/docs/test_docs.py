@@ -14,6 +14,12 @@ from django.core.management.base import DjangoHelpFormatter
 from kafka_layer import checks
 from kafka_layer.config.librdkafka import FORBIDDEN
 from kafka_layer.config.settings import LayerConfig
+from kafka_layer.kafka.properties import (
+    admin_properties,
+    consumer_properties,
+    producer_properties,
+    work_properties,
+)
 from kafka_layer.wire.topics import Topic
 
 SETTINGS = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -115,6 +121,30 @@ def test_every_refused_property_is_documented() -> None:
     assert {name: set(each) for name, each in documented.items()} == {
         name: set(each) for name, each in refused.items()
     }
+
+
+def test_every_property_that_the_layer_sets_is_documented() -> None:
+    classic = LayerConfig.from_keywords(**SERVERS)
+    kip_848 = LayerConfig.from_keywords(**SERVERS, worker_group_protocol="consumer")
+    every: dict[str, set[str]] = {}
+    for properties in (
+        producer_properties(classic),
+        consumer_properties(classic),
+        work_properties(classic, "a-topic"),
+        work_properties(kip_848, "a-topic"),
+        admin_properties(classic),
+    ):
+        for name, value in properties.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            every.setdefault(name, set()).add(text)
+    del every["bootstrap.servers"]  # the keyword
+
+    documented = {code(row[0])[0]: row[3] for row in table("What the layer sets itself")}
+
+    assert sorted(documented) == sorted(every)
+    for name, text in documented.items():
+        if code(text) and code(text)[0].replace("_", "").isalnum() and "_protocol" not in text:
+            assert every[name] == {code(text)[0]} or text == "`expiry`", name
 
 
 def test_every_check_is_documented() -> None:
