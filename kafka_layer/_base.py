@@ -126,6 +126,20 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
             return True
         return bool(super().require_valid_channel_name(name, receive))
 
+    def require_worker_channel_name(self, name: str) -> None:
+        """Raise unless ``name`` is the name of a worker channel.
+
+        Raises:
+            TypeError: If it is not legal.
+            ValueError: If it is the name of another channel.
+        """
+        self.require_valid_channel_name(name)
+        if not isinstance(self._address(name), WorkTopic):
+            raise ValueError(
+                f"{name!r} is no worker channel: the '!' says that it is a channel of one process. "
+                "Give a name without '!', such as 'thumbnails'."
+            )
+
     def require_valid_group_name(self, name: object) -> bool:
         """Check a group's name; see ``BaseChannelLayer``."""
         if isinstance(name, str) and is_group_name(name[:]):

@@ -226,8 +226,7 @@ class KafkaChannelLayer(SyncTwins):
             TopicError: If its topic or consumer group is refused.
             LayerClosed: If the layer is closed meanwhile.
         """
-        if not isinstance(self._address(channel), WorkTopic):
-            raise ValueError(f"{channel!r} is no worker channel, so it has no jobs; use receive().")
+        self.require_worker_channel_name(channel)
         server = self._server
         if server.jobs.mailbox(channel) is None:
             server, _ = await run_in_loop(self._mailbox_to_receive(channel))

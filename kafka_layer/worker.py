@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from channels.layers import channel_layers
 from channels.worker import Worker
 
+from .management.probe import Address, Health, HealthProbe
+
 __all__ = ["OneAtATimeWorker"]
 
 logger = logging.getLogger("kafka_layer")
@@ -36,6 +38,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         channels: The worker channels to listen on.
         channel_layer: Where they are.
         max_applications: As in Channels.
+        health: Where health probes are answered; None: nowhere.
     """
 
     def __init__(
@@ -44,15 +47,30 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         channels: Sequence[str],
         channel_layer: Any,
         max_applications: int = 1000,
+        health: Address | None = None,
     ) -> None:
         super().__init__(
             self._tracked(application), list(channels), channel_layer, max_applications
         )
         self._hands = {channel: _Hand() for channel in channels}
+        self._probe = None if health is None else HealthProbe(health, self._health)
 
     async def handle(self) -> None:
-        """Listen on all channels until a signal says to stop, or one of them fails."""
+        """Listen on all channels until a signal says to stop, or one of them fails.
+
+        Raises:
+            OSError: If health probes cannot be answered at their address.
+        """
         self._leave_audiences()
+        if self._probe is not None:
+            await self._probe.start()
+        try:
+            await self._listen()
+        finally:
+            if self._probe is not None:
+                self._probe.stop()
+
+    async def _listen(self) -> None:
         listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._hands]
         self._stop_on_signals(listeners)
         # A channel that failed alone would be a worker that seems to work.
@@ -82,6 +100,16 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
             await self._clear_away_ended()
             hand.take(job)
             self.get_or_create_application_instance(channel, scope).put_nowait(message)  # type: ignore[no-untyped-call, unused-ignore]
+
+    def _health(self) -> Health:
+        """Tell whether jobs can come, and what is in hand."""
+        in_hand = sum(not hand.empty.is_set() for hand in self._hands.values())
+        details: dict[str, Any] = {"in_hand": in_hand, "channels": len(self._hands)}
+        stats = getattr(self.channel_layer, "stats", None)
+        if stats is None:  # another package's layer
+            return Health(True, details)
+        state = stats().state
+        return Health(state == "connected", {"state": state, **details})
 
     def _leave_audiences(self) -> None:
         """Keep messages to all from the consumers, on whichever layer each has its channel."""

@@ -71,6 +71,7 @@ TIERS: list[set[str]] = [
         "wire.topics",
         "config.librdkafka",
         "config.realtime",
+        "management.probe",
         "config.timings",
         "exceptions",
         "signals",
