@@ -19,11 +19,13 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupState,
     KafkaError,
     KafkaException,
     Message,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
 
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
@@ -38,9 +40,9 @@ from .errors import kafka_error
 from .liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
 from .log import client_logger
 from .pacing import Pacing
-from .properties import work_properties
+from .properties import rights_properties, work_properties
 
-__all__ = ["Ending", "GroupClient", "Membership"]
+__all__ = ["CUT_OFF", "Ending", "GroupClient", "Membership"]
 
 # Seconds: the longest wait for a first message and for demand; between two tries; for metadata.
 _POLL = 0.1
@@ -53,6 +55,15 @@ _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
 # How many messages that expired or cannot be read one commit may skip.
 _SKIP = 500
+
+CUT_OFF = (
+    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
+)
+_SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
+_LEFT_OUT = (
+    "The consumer group of worker channel %s has assigned its partitions to nobody, as where a "
+    "broker did not know the topic yet; another consumer joins"
+)
 
 # Errors of a commit while the group is rebalancing or its coordinator moves: worth another try.
 _TRY_AGAIN = frozenset(
@@ -114,6 +125,7 @@ class GroupClient:
                 "logger": client_logger,
             }
         )
+        self._rights = Properties({**rights_properties(config), "logger": client_logger})
         self.consumer: Consumer = new_client(Consumer, properties, "consumer_config")
 
     def is_answered(self, timeout: float) -> bool:
@@ -123,6 +135,25 @@ class GroupClient:
         except KafkaException:
             return False
         return True
+
+    def holders(self, timeout: float) -> int | None:
+        """Return how many members of the group have partitions; blocks.
+
+        Args:
+            timeout: Seconds that the coordinator has to answer.
+
+        Returns:
+            The number; None while the group is rebalancing.
+
+        Raises:
+            KafkaException: If the coordinator does not answer, or refuses.
+        """
+        admin: Any = AdminClient(self._rights)
+        asked = admin.describe_consumer_groups([self._topic], request_timeout=timeout)
+        group = asked[self._topic].result(timeout)
+        if group.state is not ConsumerGroupState.STABLE:
+            return None
+        return sum(bool(member.assignment.topic_partitions) for member in group.members)
 
     def on_error(self, error: KafkaError) -> None:
         """Take note of an error; called within the client's calls."""
@@ -153,7 +184,7 @@ class Membership:
 
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
-        answered: Whether a broker answered the client when it was last asked.
+        death: What to log about a client that has to be replaced.
         deserted: Whether another membership is in its place.
     """
 
@@ -172,7 +203,7 @@ class Membership:
     ) -> None:
         self.client = client
         self.called_at = monotonic()
-        self.answered = True
+        self.death = _SILENT
         self.deserted = False
         self._timings = config.timings
         self._topic = topic
@@ -436,21 +467,42 @@ class Membership:
         evidence = self._evidence()
         self._progressed = self._emptied = False
         self._looked_at = dict(self._commits.assigned)
-        self.answered = evidence is not UNANSWERED
         now = monotonic()
-        if not self.answered:
+        if evidence is UNANSWERED:
             self._liveness.alert(now)
         return self._liveness.judge(evidence, now, self._is_answered_elsewhere) is Verdict.REPLACE
 
     def _evidence(self) -> Evidence:
-        if self._emptied and not self._commits.messages:
+        self.death = _SILENT
+        waits = self._emptied and not self._commits.messages
+        if waits and not self._commits.assigned and self._is_left_out():
+            self.death = _LEFT_OUT
+            return UNANSWERED
+        if waits:
             behind = self._behind()
             if behind is not None:
                 return Behind(behind)
         elif self._progressed:
             return PROGRESSED
-        answered = self.client.is_answered(self._timings.worker_answer)
-        return ANSWERED if answered else UNANSWERED
+        if self.client.is_answered(self._timings.worker_answer):
+            return ANSWERED
+        self.death = CUT_OFF
+        return UNANSWERED
+
+    def _is_left_out(self) -> bool:
+        """Tell whether the group has assigned none of the topic's partitions to any member.
+
+        On several brokers of Kafka 4.0 and older, a broker that does not know a new topic yet may
+        tell the group's leader that there is none. The group is stable then, without an error.
+        """
+        timeout = self._timings.worker_answer
+        try:
+            partitions = self._consumer.list_topics(self._topic, timeout).topics[self._topic]
+            if not partitions.partitions:
+                return False
+            return self.client.holders(timeout) == 0
+        except KafkaException:
+            return False
 
     def _behind(self) -> dict[tuple[str, int], int] | None:
         """Return where the log holds more than was read; all that was read is committed.

@@ -18,7 +18,7 @@ from ..transport import JobSink
 from .clients import abandon
 from .connection import Connection
 from .errors import topic_error
-from .group import Ending, GroupClient, Membership
+from .group import CUT_OFF, Ending, GroupClient, Membership
 from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
 from .log import client_logger
 
@@ -32,11 +32,6 @@ _REJOIN = 1.0
 # Looks in a row that must find a client silent, and a call of it that does not return.
 _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
-
-_CUT_OFF = (
-    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
-)
-_SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
 
 
 class GroupMember:
@@ -123,7 +118,7 @@ class GroupMember:
             if not self._stop.is_set() and self._membership is membership:
                 self._begin(another)
                 membership.desert()
-                self._note_replacement(_CUT_OFF)
+                self._note_replacement(CUT_OFF)
         another.close()
 
     def stop(self) -> None:
@@ -211,7 +206,7 @@ class GroupMember:
             self._stop.wait(_RETRY)
             return Ending.FAILED
         if ending is Ending.DEAD:
-            self._note_replacement(_SILENT if membership.answered else _CUT_OFF)
+            self._note_replacement(membership.death)
         return ending
 
     def _wait_for_demand(self) -> None:

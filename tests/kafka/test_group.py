@@ -1,0 +1,297 @@
+"""One membership in a worker group, on a client that only notes what it is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
+from kafka_layer.kafka import group
+from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.group import Ending, GroupClient, Membership
+from kafka_layer.kafka.liveness import Liveness
+from kafka_layer.observe.counters import Stats
+from kafka_layer.wire.topics import WorkTopic
+
+TOPIC = "channels-work.jobs"
+PARTITION = TopicPartition(TOPIC, 0)
+
+
+class Record:
+    """Stands in for a Message of partition 0."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def error(self) -> None:
+        return None
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def value(self) -> bytes:
+        return b"job"
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, int(time.time() * 1000)
+
+
+class ScriptedConsumer:
+    """Stands in for a Consumer: each poll takes a step of the script, and the last step stops it.
+
+    Attributes:
+        script: Messages that poll returns, or functions that it calls.
+        committed_positions: What was to be committed, in order.
+        looks: The partitions whose committed positions were asked for.
+        end: Where the log of each partition ends.
+    """
+
+    def __init__(self, properties: dict[str, Any]) -> None:
+        self.script: list[Any] = []
+        self.stop = threading.Event()
+        self.committed_positions: list[dict[int, int]] = []
+        self.looks: list[list[int]] = []
+        self.answers: list[KafkaError | None] = []
+        self.end = 0
+        self.position = 0
+        self.answered = True
+        self.closed = False
+
+    def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
+
+    def poll(self, timeout: float) -> Any:
+        if not self.script:
+            self.stop.set()
+            return None
+        step = self.script.pop(0)
+        return step() if callable(step) else step
+
+    def consume(self, count: int, timeout: float) -> list[Any]:
+        return []
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
+        self.committed_positions.append({each.partition: each.offset for each in offsets})
+        error = self.answers.pop(0) if self.answers else None
+        if error is not None:
+            raise KafkaException(error)
+        return offsets
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self.looks.append([each.partition for each in partitions])
+        return [TopicPartition(TOPIC, each.partition, self.position) for each in partitions]
+
+    def offsets_for_times(self, partitions: list[TopicPartition], timeout: float) -> Any:
+        return [TopicPartition(TOPIC, each.partition, self.end) for each in partitions]
+
+    def get_watermark_offsets(self, *arguments: Any, **keywords: Any) -> tuple[int, int]:
+        return 0, self.end
+
+    def list_topics(self, topic: str, *arguments: Any, **keywords: Any) -> Any:
+        if not self.answered:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        partitions = SimpleNamespace(partitions={0: None, 1: None})
+        return SimpleNamespace(topics={topic: partitions})
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        pass
+
+    incremental_unassign = incremental_assign
+    pause = resume = incremental_assign
+
+    def assignment(self) -> list[TopicPartition]:
+        return []
+
+    def unsubscribe(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeJob:
+    def __init__(self, offset: int, assignment: object) -> None:
+        self.partition, self.offset, self.assignment = 0, offset, assignment
+
+
+class Sink:
+    """Stands in for the receives of a channel, of which none takes a job."""
+
+    def __init__(self, demand: int) -> None:
+        self.topic = WorkTopic("jobs")
+        self.changed = threading.Event()
+        self.demand = demand
+        self.last_seen = time.monotonic()
+        self.jobs: list[FakeJob] = []
+        self.assigned: list[int] = []
+
+    @property
+    def unclaimed(self) -> int:
+        return len(self.jobs)
+
+    def accept(self, value: bytes | None, place: Any, assignment: object) -> FakeJob:
+        return FakeJob(place[2], assignment)
+
+    def assign(self, jobs: list[FakeJob]) -> None:
+        self.assigned += [job.offset for job in jobs]
+        self.jobs += jobs
+
+    def return_unclaimed(self, which: Any) -> list[FakeJob]:
+        returned = [job for job in self.jobs if which(job)]
+        self.jobs = [job for job in self.jobs if job not in returned]
+        return returned
+
+
+class Case:
+    """One membership, its client and its receives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, demand: int, **times: float) -> None:
+        monkeypatch.setattr(group, "Consumer", ScriptedConsumer)
+        config = LayerConfig.from_keywords(bootstrap_servers="nowhere:9092")
+        object.__setattr__(config, "timings", Timings(**{"worker_look": 1e9, **times}))
+        self.stats = Stats("channels")
+        client = GroupClient(config, TOPIC, self.stats)
+        self.consumer: Any = client.consumer
+        self.sink = Sink(demand)
+        self.membership = Membership(
+            config,
+            TOPIC,
+            client,
+            self.sink,
+            self.stats,
+            Connection("nowhere:9092", self.stats),
+            Liveness(2, config.timings.worker_look),
+            lambda: True,
+            threading.Event(),
+            self.consumer.stop,
+        )
+
+    def assigns(self) -> None:
+        self.consumer.on_assign(self.consumer, [PARTITION])
+
+    def revokes(self) -> None:
+        self.consumer.on_revoke(self.consumer, [PARTITION])
+
+    def loses(self) -> None:
+        self.consumer.on_lost(self.consumer, [PARTITION])
+
+    def no_receive_waits(self) -> None:
+        self.sink.demand = 0
+
+    def run(self, *script: Any) -> Ending:
+        self.consumer.script = list(script)
+        return self.membership.run()
+
+
+def test_a_job_is_committed_before_it_is_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch, demand=1)
+    assert case.run(case.assigns, Record(7)) is Ending.STOPPED
+    assert case.consumer.committed_positions == [{0: 8}]
+    assert case.sink.assigned == [7]
+    assert case.consumer.closed
+
+
+def test_no_job_is_assigned_whose_commit_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch, demand=1)
+    case.consumer.answers = [KafkaError(KafkaError._TIMED_OUT)] * 9
+    case.run(case.assigns, Record(7))
+    assert case.sink.assigned == []
+
+
+def test_a_message_of_a_partition_that_was_lost_meanwhile_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=1)
+    case.run(case.assigns, case.loses, Record(7))
+    assert case.consumer.committed_positions == []
+
+
+def test_what_no_receive_takes_is_uncommitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch, demand=1, job_unclaimed=0.0, job_doubt=1e9)
+    case.run(case.assigns, Record(7), *[None] * 3)
+    assert case.consumer.committed_positions == [{0: 8}, {0: 7}]
+    assert case.sink.jobs == []
+
+
+def test_a_revoked_partition_goes_back_to_what_no_receive_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
+    case.run(case.assigns, Record(7), case.revokes)
+    assert case.consumer.committed_positions == [{0: 8}, {0: 7}]
+    assert case.sink.jobs == []
+
+
+def test_a_job_from_before_the_partition_was_lost_stays_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Another worker may have gone on to any offset: committing 7 would repeat all those.
+    case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
+    case.run(case.assigns, Record(7), case.loses, case.assigns, case.revokes)
+    assert case.consumer.committed_positions == [{0: 8}]
+    assert [job.offset for job in case.sink.jobs] == [7]
+
+
+def test_a_partition_that_is_lost_in_doubt_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch, demand=1)
+    case.consumer.answers = [KafkaError(KafkaError._TIMED_OUT)] * 9
+    case.run(case.assigns, Record(7), case.loses)
+    assert case.stats.snapshot()["dropped.doubtful"] == 1
+
+
+class TestLiveness:
+    def test_a_partition_that_was_assigned_since_the_last_look_is_not_judged(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=1, worker_look=0.0)
+        case.consumer.end = 9
+        assert case.run(case.assigns) is Ending.STOPPED
+        assert case.consumer.looks == []
+
+    def test_a_client_that_gets_nothing_of_what_the_log_holds_is_dead_at_the_second_look(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=1, worker_look=0.0)
+        case.consumer.end = 9
+        assert case.run(case.assigns, *[None] * 9) is Ending.DEAD
+        assert case.consumer.looks == [[0], [0]]
+        assert "nothing that the log holds" in case.membership.death
+
+    def test_one_that_has_read_everything_lives(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        case = Case(monkeypatch, demand=1, worker_look=0.0)
+        assert case.run(case.assigns, *[None] * 9) is Ending.STOPPED
+        assert len(case.consumer.looks) > 3
+
+    def test_one_that_is_not_answered_is_dead_at_the_second_look(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=0, worker_look=0.0)
+        case.consumer.answered = False
+        assert case.run(*[None] * 9) is Ending.DEAD
+        assert "reaches no broker" in case.membership.death
+
+    @pytest.mark.parametrize(
+        ("holders", "ending"), [(0, Ending.DEAD), (1, Ending.STOPPED), (None, Ending.STOPPED)]
+    )
+    def test_a_member_without_partitions_rejoins_where_no_member_has_any(
+        self, monkeypatch: pytest.MonkeyPatch, holders: int | None, ending: Ending
+    ) -> None:
+        case = Case(monkeypatch, demand=1, worker_look=0.0)
+        monkeypatch.setattr(case.membership.client, "holders", lambda timeout: holders)
+        assert case.run(*[None] * 9) is ending
+
+    def test_a_member_without_partitions_and_without_demand_asks_nobody(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=0, worker_look=0.0)
+        monkeypatch.setattr(case.membership.client, "holders", lambda timeout: 0)
+        assert case.run(*[None] * 3) is Ending.STOPPED
