@@ -130,8 +130,7 @@ class Commits(Generic[J]):
 
     def commit_succeeded(self, batch: Batch[J]) -> list[J]:
         """Note that a batch is committed; returns its jobs, which are this member's to hand out."""
-        for partition in batch.positions:
-            self._in_doubt.pop(partition, None)
+        self.settle(batch.positions)
         return batch.jobs
 
     def commit_failed(self, batch: Batch[J]) -> None:
@@ -157,6 +156,11 @@ class Commits(Generic[J]):
         """
         for partition, offset in first.items():
             self._in_doubt[partition] = min(offset, self._in_doubt.get(partition, offset))
+
+    def settle(self, partitions: Iterable[int]) -> None:
+        """Note that a commit of these partitions succeeded: where they stand is known again."""
+        for partition in partitions:
+            self._in_doubt.pop(partition, None)
 
     def in_doubt(self, partitions: Iterable[int]) -> Positions:
         """Return where those of ``partitions`` are in doubt that are."""

@@ -356,7 +356,9 @@ class Membership:
             return
         self._pacing.take_back(now)
         positions = self._commits.take_back(jobs)
-        if self._commit(positions) is not None:
+        if self._commit(positions) is None:
+            self._commits.settle(positions)
+        else:
             # They are committed again before they are assigned again.
             self._commits.doubt(positions)
 

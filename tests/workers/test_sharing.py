@@ -244,9 +244,10 @@ class ObservedConsumer(NotedConsumer):
         return super().poll(timeout)
 
     def list_topics(self, *arguments: Any, **keywords: Any) -> Any:
+        metadata = super().list_topics(*arguments, **keywords)
         if self.when_it_counts_partitions is not None:
-            type(self).when_it_counts_partitions()
-        return super().list_topics(*arguments, **keywords)
+            type(self).when_it_counts_partitions(metadata)
+        return metadata
 
     def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         def noted(callback: Any) -> Any:
@@ -328,11 +329,12 @@ class TestLeaving:
         # From then on it answers nothing, so what the other one asks for waits in its client.
         silent, go_on = threading.Event(), threading.Event()
 
-        def say_nothing_and_leave() -> None:
+        def say_nothing_and_leave(metadata: Any) -> None:
             silent.set()
             assert go_on.wait(30)
-            # It does not learn that it is alone, so it leaves.
-            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+            # It learns that it is not alone, so it leaves.
+            [topic] = metadata.topics.values()
+            topic.partitions = dict.fromkeys(range(99))
 
         # Not before: a worker is idle, too, while its first receive waits for its start.
         await next_message(first, channel)
