@@ -85,10 +85,13 @@ class JobSink(Protocol[J]):
     Attributes:
         topic: The channel's topic.
         changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
+        on_demand: Called when ``demand`` may have risen, in an event loop; must not block. None: no
+            call. For a backplane that serves the sink in no thread at the moment.
     """
 
     topic: WorkTopic
     changed: threading.Event
+    on_demand: Callable[[], None] | None
 
     @property
     def demand(self) -> int:

@@ -238,6 +238,7 @@ READERS: Mapping[str, Any] = {
     "ack_timeout": read_seconds,
     "overflow": _read_one_of("raise", "block", "discard"),
     "auto_create_topics": _read_boolean,
+    "unnamed_worker_channels": read_integer,
     "worker_group_protocol": _read_one_of("classic", "consumer"),
     "client_config": read_properties,
     "producer_config": read_properties,

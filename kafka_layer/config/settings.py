@@ -40,6 +40,7 @@ class LayerConfig:
         auto_create_topics: Whether missing topics are created at start.
         topics: Provisioning of each fixed topic.
         worker_channels: Compiled patterns of worker channels' names with their own settings.
+        unnamed_worker_channels: How many worker channels may have a topic that no pattern names.
         worker_group_protocol: Kafka's ``group.protocol`` for worker channels: ``classic``, or
             ``consumer`` for KIP-848.
         client_config: librdkafka properties of all clients.
@@ -64,6 +65,7 @@ class LayerConfig:
     auto_create_topics: bool = True
     topics: Mapping[Topic, TopicSettings] = field(default_factory=dict)
     worker_channels: tuple[tuple[re.Pattern[str], WorkerSettings], ...] = ()
+    unnamed_worker_channels: int = 100
     worker_group_protocol: Literal["classic", "consumer"] = "classic"
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     producer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -133,6 +135,11 @@ class LayerConfig:
     def worker_settings(self, channel: str) -> WorkerSettings:
         """Return the settings of a worker channel."""
         return next(each for pattern, each in self.worker_channels if pattern.match(channel))
+
+    def names_worker_channel(self, channel: str) -> bool:
+        """Tell whether a pattern of ``worker_channels`` is for a channel."""
+        # The last one stands for all the rest.
+        return self.worker_settings(channel) is not self.worker_channels[-1][1]
 
     @property
     def named_worker_channels(self) -> list[str]:

@@ -47,6 +47,8 @@ class Timings:
             time up to ``worker_idle``. A receive that begins to wait or takes a job ends it.
         worker_pause: Without demand, after which a worker fetches nothing more.
         worker_idle: Without demand, after which a worker leaves its share to the others.
+        worker_park: Without a receive, after which a worker channel's client and thread end, also
+            where no other process shares the work. The next receive begins anew.
         worker_look: Between two looks whether a worker's client gets what the log holds.
         worker_answer: The longest that the requests of such a look wait for the broker.
         worker_stuck: After which a call of a worker's client that has not returned is suspected: a
@@ -84,6 +86,7 @@ class Timings:
     job_doubt: float = 1.0
     worker_pause: float = 1.0
     worker_idle: float = 5.0
+    worker_park: float = 60.0
     worker_look: float = 3.0
     worker_answer: float = 2.0
     worker_stuck: float = 12.0

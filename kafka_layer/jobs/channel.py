@@ -77,6 +77,7 @@ class WorkChannel:
     Attributes:
         mailbox: What the receives wait on.
         changed: Set when a receive begins to wait; the thread that serves the channel clears it.
+        on_demand: Called then as well; None while a thread serves the channel.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class WorkChannel:
         self.topic = topic
         self.policy = policy
         self.changed = new_event()
+        self.on_demand: Callable[[], None] | None = None
         self.mailbox = _JobMailbox(topic.channel, wakeups, self._on_wait, policy)
         self._waited_at = 0.0
         self._expiry = settings.expiry
@@ -205,6 +207,8 @@ class WorkChannel:
     def _on_wait(self) -> None:
         self._waited_at = monotonic()
         self.changed.set()
+        if self.on_demand is not None:
+            self.on_demand()
 
     def _put(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

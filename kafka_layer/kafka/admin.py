@@ -331,6 +331,15 @@ class TopicAdmin:
             for topic, partitions in topics.items()
         ]
 
+    def topic_names(self, prefix: str) -> list[str]:
+        """Return Kafka's names of the topics that begin with ``prefix``.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses.
+        """
+        return list(self._partitions_of(prefix))
+
     def _partitions_of(self, prefix: str) -> dict[str, list[TopicPartition]]:
         try:
             topics = self._client.list_topics(timeout=self._timeout).topics

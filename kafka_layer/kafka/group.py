@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import threading
 from collections.abc import Callable, Container
 from typing import Any
@@ -39,10 +40,12 @@ from .connection import Connection
 from .errors import kafka_error
 from .liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
 from .log import client_logger
-from .pacing import Pacing
+from .pacing import CommitCost, Pacing
 from .properties import rights_properties, work_properties
 
 __all__ = ["CUT_OFF", "Ending", "GroupClient", "Membership"]
+
+logger = logging.getLogger("kafka_layer")
 
 # Seconds: the longest wait for a first message and for demand; between two tries; for metadata.
 _POLL = 0.1
@@ -98,7 +101,7 @@ _REFUSALS = frozenset(
 class Ending(enum.Enum):
     """Why a membership ended."""
 
-    LEFT = "no receive waits, and other members share the work"
+    LEFT = "no receive waits, and other members share the work, or it was long ago"
     STOPPED = "the channel closes, or the membership was deserted"
     DEAD = "the client does not work, while another one is answered"
     REFUSED = "the broker refuses the group or its protocol"
@@ -181,6 +184,7 @@ class Membership:
         is_answered_elsewhere: Tells whether another client of this process is answered; blocks.
         settled: Set once the group has assigned something.
         stop: Ends it.
+        cost: What commits cost; it outlives the client.
 
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
@@ -200,6 +204,7 @@ class Membership:
         is_answered_elsewhere: Callable[[], bool],
         settled: threading.Event,
         stop: threading.Event,
+        cost: CommitCost,
     ) -> None:
         self.client = client
         self.called_at = monotonic()
@@ -215,6 +220,7 @@ class Membership:
         self._is_answered_elsewhere = is_answered_elsewhere
         self._settled = settled
         self._stop = stop
+        self._cost = cost
         self._commits: Commits[CarriedJob] = Commits()
         self._pacing = Pacing(config.timings, monotonic())
         # The commit that the broker was asked for and has not answered, by its first offsets.
@@ -268,6 +274,8 @@ class Membership:
                 self._assign()
                 continue
             idle = pacing.idle_for(seen, now)
+            if idle >= self._timings.worker_park:
+                return Ending.LEFT
             if idle >= self._timings.worker_idle and not self._is_alone():
                 return Ending.LEFT
             if idle >= self._timings.worker_pause:
@@ -337,9 +345,11 @@ class Membership:
         if not batch:
             return
         self._asked = batch.first
+        began = monotonic()
         error = self._commit(batch.positions)
         self._asked = {}
         if error is None:
+            self._note_cost(self._cost.add(began, monotonic()))
             self._sink.assign(self._commits.commit_succeeded(batch))
             self._pacing.assign(monotonic())
         elif not self.deserted:
@@ -348,6 +358,18 @@ class Membership:
             self._commits.commit_failed(batch)
             # Rebalances are answered in poll(): without it the commit would fail for ever.
             self._accept(self._consumer.poll(_RETRY))
+
+    def _note_cost(self, mean: float | None) -> None:
+        if mean is not None:
+            logger.warning(
+                "Each commit of worker channel %s takes %.1f ms, so one receive gets at most %d "
+                "jobs a second. On Kafka 4.0 and 4.1 set the brokers' "
+                "group.coordinator.append.linger.ms to 0; else receive several at once, or raise "
+                "prefetch_count.",
+                self._topic,
+                mean * 1000,
+                1 / mean,
+            )
 
     def _take_back(self, now: float) -> None:
         """Uncommit what no receive takes, so that a process that dies now loses none of it."""

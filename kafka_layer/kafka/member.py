@@ -21,6 +21,7 @@ from .errors import topic_error
 from .group import CUT_OFF, Ending, GroupClient, Membership
 from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
 from .log import client_logger
+from .pacing import CommitCost
 
 __all__ = ["GroupMember"]
 
@@ -37,9 +38,18 @@ _STUCK_LOOKS = 3
 class GroupMember:
     """Serves the receives of one worker channel of one server, by one membership after another.
 
-    A thread begins a membership when there is demand, and serves it until it ends. A membership
-    that hangs in a call of its client never ends: ``check`` deserts it together with its thread,
-    and begins the next one in a new thread.
+    ======= ====================================================== ==============================
+    state   entered                                                left
+    ======= ====================================================== ==============================
+    member  by ``start``; when there is demand                     when its membership ends
+    resting when a membership ended for want of receives           after a while, or by demand
+    parked  when it rested for long: no thread, no client          by demand
+    stopped by ``stop``; when ``start`` raises                     never
+    ======= ====================================================== ==============================
+
+    One thread begins a membership, serves it until it ends, and rests. A membership that hangs in
+    a call of its client never ends: ``check`` deserts it together with its thread, and begins the
+    next one in a new thread.
 
     Args:
         config: The layer's settings.
@@ -66,6 +76,7 @@ class GroupMember:
         # A client that is not answered is asked once more, and soon.
         self._liveness = Liveness(_SILENT_LOOKS, look, alert_interval=look / 10, alert_for=look)
         self._another = _Another(self._new_client, config.timings.worker_answer)
+        self._cost = CommitCost()
         # Judges whether the calls of the client return; asked by the thread that calls ``check``.
         self._returns = Liveness(_STUCK_LOOKS, 0)
         # Set once the group assigned or refused, or ``start`` has waited for as long as it may.
@@ -75,6 +86,7 @@ class GroupMember:
         # Guards that a membership and its thread are exchanged together, and not after a stop.
         self._lock = Lock()
         self._membership: Membership | None = None
+        # None while it is parked.
         self._thread: threading.Thread | None = None
 
     @property
@@ -133,6 +145,8 @@ class GroupMember:
             thread = self._thread
         if thread is not None:
             thread.join(timeout)
+        else:
+            self._count_left()
 
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
@@ -142,17 +156,23 @@ class GroupMember:
     def _begin(self, another: _Another) -> None:
         """Begin a membership in a new thread; under the lock."""
         membership = self._new_membership(another.take())
+        self._thread = self._start_thread(membership)
+        self._membership = membership
+
+    def _start_thread(self, membership: Membership | None) -> threading.Thread:
         thread = new_thread(
             target=self._run,
             args=(membership,),
             name=f"kafka-layer-work-{self._sink.topic.channel}",
         )
         thread.start()
-        self._membership, self._thread = membership, thread
+        return thread
 
-    def _run(self, membership: Membership) -> None:
-        """Serve one membership after another, until this member is stopped or it is deserted."""
-        while True:
+    def _run(self, membership: Membership | None) -> None:
+        """Serve one membership after another: until it is stopped, parked or deserted."""
+        if membership is None:
+            membership = self._next_membership()
+        while membership is not None:
             ending = self._serve(membership)
             with self._lock:
                 if membership.deserted:
@@ -161,14 +181,9 @@ class GroupMember:
             refusal = membership.client.refusal
             if ending is Ending.REFUSED and refusal is not None and self._is_final(refusal):
                 return
-            if ending is Ending.LEFT:
-                self._wait_for_demand()
-            client = self._next_client()
-            if client is None:
-                break
-            membership = self._new_membership(client)
-            with self._lock:
-                self._membership = membership
+            if ending is Ending.LEFT and not self._rest():
+                return
+            membership = self._next_membership()
         self._another.close()
         self._count_left()
 
@@ -184,15 +199,21 @@ class GroupMember:
             self._another.is_answered,
             self._settled,
             self._stop,
+            self._cost,
         )
 
-    def _next_client(self) -> GroupClient | None:
+    def _next_membership(self) -> Membership | None:
+        """Return the next membership, not begun; None once it is stopped."""
         while not self._stop.is_set():
             try:
-                return self._another.take()
+                membership = self._new_membership(self._another.take())
             except Exception as error:
                 self._note_error(error)
                 self._stop.wait(_REJOIN)
+                continue
+            with self._lock:
+                self._membership = membership
+            return membership
         return None
 
     def _new_client(self) -> GroupClient:
@@ -209,10 +230,35 @@ class GroupMember:
             self._note_replacement(membership.death)
         return ending
 
-    def _wait_for_demand(self) -> None:
+    def _rest(self) -> bool:
+        """Wait until there is demand or it is stopped; False if it is parked instead."""
+        until = monotonic() + self._config.timings.worker_park
         while not self._stop.is_set() and not self._sink.demand:
-            self._sink.changed.wait()
+            left = until - monotonic()
+            if left <= 0:
+                return self._park()
+            self._sink.changed.wait(left)
             self._sink.changed.clear()
+        return True
+
+    def _park(self) -> bool:
+        """Let the thread end; True if a receive has come just now."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._sink.on_demand = self._unpark
+            # A receive that began to wait before the line above has not called it.
+            if self._stop.is_set() or not self._sink.demand:
+                return False
+            self._thread = thread
+            self._sink.on_demand = None
+            return True
+
+    def _unpark(self) -> None:
+        """Serve the receives again; called in an event loop."""
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._sink.on_demand = None
+                self._thread = self._start_thread(None)
 
     def _is_final(self, refusal: KafkaError) -> bool:
         """Tell whether ``start`` raises this refusal, so that the thread is to end."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from ..config.timings import Timings
 
-__all__ = ["Pacing"]
+__all__ = ["CommitCost", "Pacing"]
+
+# Commits that are looked at together, and from which mean on they are slow, in seconds.
+_COMMITS = 100
+_SLOW = 0.004
 
 
 class Pacing:
@@ -90,3 +94,40 @@ class Pacing:
     def idle_for(self, seen: float, now: float) -> float:
         """Return for how many seconds nothing has been wanted or taken."""
         return now - max(self._wanted_at, seen)
+
+
+class CommitCost:
+    """Notices, once, that commits are what bounds the jobs a second of one worker channel.
+
+    One thread alone. All times are seconds on one clock.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._commits = 0
+        self._spent = 0.0
+        self._noticed = False
+
+    def add(self, began: float, ended: float) -> float | None:
+        """Note a commit.
+
+        Args:
+            began: When it was asked for.
+            ended: When it was answered.
+
+        Returns:
+            The mean time of a commit, if most of the time went into slow ones, and that was not
+            noticed before; else None.
+        """
+        if self._noticed:
+            return None
+        if not self._commits:
+            self._began = began
+        self._commits += 1
+        self._spent += ended - began
+        if self._commits < _COMMITS:
+            return None
+        mean, share = self._spent / self._commits, self._spent / (ended - self._began or 1.0)
+        self._commits, self._spent = 0, 0.0
+        self._noticed = mean >= _SLOW and share > 0.5
+        return mean if self._noticed else None

@@ -37,6 +37,12 @@ __all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch"]
 
 logger = logging.getLogger("kafka_layer")
 
+_PLAIN_NAME = (
+    "A name without '!' is a work queue for whichever process receives on it. For a reply to one "
+    "process send to a name that new_channel() gave it; for a group use group_send. If the queue "
+    "is meant, name it in worker_channels."
+)
+
 # Seconds between two attempts of a repair, and after one until the next may begin: what it did has
 # taken effect by then.
 _RETRY = 1.0
@@ -346,10 +352,43 @@ class LayerTopics:
             )
         logger.info("Creating topics: %s", names)
         with TopicAdmin(self._config, max(0.1, deadline - time.monotonic())) as admin:
+            self._limit_unnamed(missing, admin)
             admin.create([topic_spec(self._config, topic) for topic in missing])
         self._read_until_there(missing, names, deadline)
         # They have ids that the readers have to know of before they read on.
         self.look(self._config.timings.request)
+
+    def _limit_unnamed(self, missing: Sequence[Topic | WorkTopic], admin: TopicAdmin) -> None:
+        """Warn of topics that a name alone brings about; refuse them where there are too many."""
+        names_it = self._config.names_worker_channel
+        unnamed = [
+            each for each in missing if isinstance(each, WorkTopic) and not names_it(each.channel)
+        ]
+        if not unnamed:
+            return
+        start = f"{self._config.prefix}-"
+        existing = [
+            WorkTopic.parse(name.removeprefix(start)) for name in admin.topic_names(f"{start}work.")
+        ]
+        others = sum(each is None or not names_it(each.channel) for each in existing)
+        limit = self._config.unnamed_worker_channels
+        for topic in unnamed:
+            if others >= limit:
+                # A repair is not to try it again.
+                self._topics.pop(topic, None)
+                raise TopicError(
+                    f"Worker channel {topic.channel!r} gets no topic: {others} worker channels "
+                    "that no pattern of worker_channels names have one already, and "
+                    f"unnamed_worker_channels is {limit}. {_PLAIN_NAME}"
+                )
+            logger.warning(
+                "Worker channel %r gets the lasting topic %s, though no pattern of worker_channels "
+                "names it. %s",
+                topic.channel,
+                self.name(topic),
+                _PLAIN_NAME,
+            )
+            others += 1
 
     def _read_until_there(
         self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from typing import NamedTuple
 
 __all__ = [
@@ -56,6 +57,15 @@ class WorkTopic(NamedTuple):
             escaped = f"{escaped[: _LONGEST_WORK_NAME - 34].rstrip('-')}-h{digest}"
         return f"work.{escaped}"
 
+    @classmethod
+    def parse(cls, value: str) -> WorkTopic | None:
+        """Return the topic whose ``value`` this is; None if it does not tell the channel."""
+        kind, _, escaped = value.partition(".")
+        channel = _ESCAPED.sub(lambda found: "_" if found[0] == "-u" else "-", escaped)
+        return cls(channel) if kind == "work" and cls(channel).value == value else None
+
+
+_ESCAPED = re.compile("-[-u]")
 
 # With the longest prefix (100) and "-work." (6) within Kafka's 249.
 _LONGEST_WORK_NAME = 140

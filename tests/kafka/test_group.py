@@ -16,6 +16,7 @@ from kafka_layer.kafka import group
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.group import Ending, GroupClient, Membership
 from kafka_layer.kafka.liveness import Liveness
+from kafka_layer.kafka.pacing import CommitCost
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import WorkTopic
 
@@ -129,6 +130,7 @@ class Sink:
     def __init__(self, demand: int) -> None:
         self.topic = WorkTopic("jobs")
         self.changed = threading.Event()
+        self.on_demand: Any = None
         self.demand = demand
         self.last_seen = time.monotonic()
         self.jobs: list[FakeJob] = []
@@ -173,6 +175,7 @@ class Case:
             lambda: True,
             threading.Event(),
             self.consumer.stop,
+            CommitCost(),
         )
 
     def assigns(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.kafka.pacing import Pacing
+from kafka_layer.kafka.pacing import CommitCost, Pacing
 
 TIMINGS = Timings(job_unclaimed=0.1, job_doubt=1.0, worker_idle=5.0)
 
@@ -82,3 +82,26 @@ def test_the_time_without_demand_ends_with_demand_and_with_a_receive(pacing: Pac
     assert pacing.idle_for(103.0, 104.0) == 1.0
     pacing.demand(1, 100.0, 104.0)
     assert pacing.idle_for(100.0, 104.0) == 0.0
+
+
+class TestCommitCost:
+    def means(self, commit: float, job: float, commits: int = 300) -> list[float]:
+        """What is noticed of commits and jobs of these lengths, one after another."""
+        cost, now, noticed = CommitCost(), 100.0, []
+        for _ in range(commits):
+            mean = cost.add(now, now + commit)
+            now += commit + job
+            noticed += [] if mean is None else [mean]
+        return noticed
+
+    def test_slow_commits_that_take_most_of_the_time_are_noticed_once(self) -> None:
+        assert self.means(0.006, 0.001) == [pytest.approx(0.006)]
+
+    def test_quick_commits_are_not_noticed(self) -> None:
+        assert self.means(0.001, 0.0) == []
+
+    def test_slow_commits_beside_longer_jobs_are_not_noticed(self) -> None:
+        assert self.means(0.006, 0.05) == []
+
+    def test_few_commits_tell_nothing(self) -> None:
+        assert self.means(0.006, 0.0, commits=99) == []

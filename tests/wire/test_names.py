@@ -167,3 +167,13 @@ class TestUserKeys:
     def test_what_is_no_user_id(self, user_id: object) -> None:
         with pytest.raises(TypeError, match="user id"):
             user_key(user_id)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channel", ["jobs", "a-b", "a_b", "a--u_-b", "a.b-u", "-", "_u"])
+def test_a_work_topic_tells_its_channel(channel: str) -> None:
+    assert WorkTopic.parse(WorkTopic(channel).value) == WorkTopic(channel)
+
+
+@pytest.mark.parametrize("value", ["ack", "work.a_b", "work." + "x" * 200, "work." + "x-h" * 40])
+def test_a_topic_that_tells_no_channel(value: str) -> None:
+    assert WorkTopic.parse(value) is None

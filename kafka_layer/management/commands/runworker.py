@@ -10,7 +10,7 @@ from typing import Any
 from channels.layers import channel_layers, get_channel_layer
 from channels.management.commands.runworker import Command as RunWorker
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError
 
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.layer import KafkaChannelLayer
@@ -25,7 +25,7 @@ class Command(RunWorker):  # type: ignore[misc, unused-ignore]
 
     worker_class: Any = OneAtATimeWorker
 
-    def add_arguments(self, parser: CommandParser) -> None:
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
         super().add_arguments(parser)
         parser.add_argument(

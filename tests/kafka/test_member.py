@@ -1,0 +1,171 @@
+"""What serves a worker channel begins, rests, parks and begins again as receives come and go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
+from kafka_layer.kafka import group
+from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.member import GroupMember
+from kafka_layer.observe.counters import Stats
+from tests.kafka.test_group import PARTITION, TOPIC, Record, ScriptedConsumer, Sink
+from tests.support.waiting import wait_until
+
+
+class PatientConsumer(ScriptedConsumer):
+    """Is assigned a partition at its first poll, and then has what the test puts into ``records``.
+
+    Attributes:
+        made: All that were made.
+        records: Messages to come, of whichever consumer.
+    """
+
+    made: list[Any]
+    records: list[Any]
+
+    def __init__(self, properties: dict[str, Any]) -> None:
+        super().__init__(properties)
+        self.made.append(self)
+        self.is_assigned = False
+
+    def poll(self, timeout: float) -> Any:
+        if not self.is_assigned:
+            self.is_assigned = True
+            self.on_assign(self, [PARTITION])
+        time.sleep(0.002)
+        return self.records.pop(0) if self.records else None
+
+
+class Case:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **times: float) -> None:
+        self.consumers = type("Consumers", (PatientConsumer,), {"made": [], "records": []})
+        monkeypatch.setattr(group, "Consumer", self.consumers)
+        config = LayerConfig.from_keywords(bootstrap_servers="nowhere:9092")
+        object.__setattr__(config, "timings", Timings(worker_look=1e9, **times))
+        self.stats = Stats("channels")
+        self.sink = Sink(1)
+        connection = Connection("nowhere:9092", self.stats)
+        self.member = GroupMember(config, TOPIC, self.sink, self.stats, connection)
+
+    def threads(self) -> int:
+        return sum(each.name == "kafka-layer-work-jobs" for each in threading.enumerate())
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Case]]:
+    """Makes cases, which are stopped at the end."""
+    cases: list[Case] = []
+
+    def make(**times: float) -> Case:
+        cases.append(Case(monkeypatch, **times))
+        return cases[-1]
+
+    yield make
+    for each in cases:
+        each.member.join(10)
+
+
+def test_a_channel_on_which_nobody_receives_any_more_has_no_client_and_no_thread(
+    case: Callable[..., Case],
+) -> None:
+    made = case(worker_park=0.1)
+    made.member.start(10)
+    assert made.member.is_member
+    made.sink.demand = 0
+    wait_until(lambda: not made.threads(), "the thread to end")
+    assert not made.member.is_member
+    assert [each.closed for each in made.consumers.made] == [True]
+
+
+def test_a_receive_on_a_parked_channel_is_served_again(case: Callable[..., Case]) -> None:
+    made = case(worker_park=0.1)
+    made.member.start(10)
+    made.sink.demand = 0
+    wait_until(lambda: made.sink.on_demand, "it to be parked")
+    made.consumers.records.append(Record(7))
+    made.sink.demand = 1
+    made.sink.on_demand()
+    wait_until(lambda: made.sink.assigned == [7], "the job to be assigned")
+    assert len(made.consumers.made) == 2
+    assert made.threads() == 1
+    assert made.sink.on_demand is None
+
+
+def test_receives_that_come_at_the_same_time_begin_one_thread(case: Callable[..., Case]) -> None:
+    made = case(worker_park=0.05)
+    made.member.start(10)
+    made.sink.demand = 0
+    wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
+    made.sink.demand = 1
+    threads = [threading.Thread(target=wake) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert made.threads() == 1
+
+
+def test_a_parked_channel_that_is_stopped_begins_no_more(case: Callable[..., Case]) -> None:
+    made = case(worker_park=0.05)
+    made.member.start(10)
+    made.sink.demand = 0
+    wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
+    made.member.join(10)
+    made.sink.demand = 1
+    wake()
+    assert made.threads() == 0
+
+
+def test_a_client_that_cannot_be_made_is_tried_again(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = case(worker_park=0.05)
+    made.member.start(10)
+    made.sink.demand = 0
+    wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
+    broken = [True]
+
+    def make(properties: dict[str, Any]) -> Any:
+        if broken.pop() if broken else False:
+            raise RuntimeError("can't start new thread")
+        return made.consumers(properties)
+
+    monkeypatch.setattr(group, "Consumer", make)
+    made.consumers.records.append(Record(7))
+    made.sink.demand = 1
+    wake()
+    wait_until(lambda: made.sink.assigned == [7], "the job to be assigned")
+    assert made.stats.snapshot()["errors.worker"] == 1
+
+
+def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Case]) -> None:
+    made = case(worker_stuck=0.05)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        go_on.wait(30)
+
+    made.member.start(10)
+    made.consumers.records.append(Record(7))
+    first = made.consumers.made[0]
+    first.commit = lambda **keywords: hang() or []
+    assert hangs.wait(10)
+    made.consumers.records.append(Record(7))
+
+    def is_deserted() -> bool:
+        made.member.check()
+        return len(made.consumers.made) > 1
+
+    wait_until(is_deserted, "another one to be made", pause=0.06)
+    wait_until(lambda: made.sink.assigned == [7], "the job to be assigned by the other one")
+    go_on.set()
+    wait_until(lambda: first.closed and made.threads() == 1, "the first one to end")
+    assert made.stats.snapshot()["dropped.doubtful"] == 1
