@@ -31,7 +31,7 @@ from confluent_kafka.admin import AdminClient
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
-from ..config.threads import sleep
+from ..config.threads import sleep, wait_for_futures
 from ..observe.counters import Stats
 from ..transport import CarriedJob, JobSink
 from .clients import ends_of, new_client
@@ -43,7 +43,7 @@ from .log import client_logger
 from .pacing import CommitCost, Pacing
 from .properties import rights_properties, work_properties
 
-__all__ = ["CUT_OFF", "Ending", "GroupClient", "Membership"]
+__all__ = ["CUT_OFF", "Ending", "GroupClient", "Membership", "describe_group"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -128,7 +128,6 @@ class GroupClient:
                 "logger": client_logger,
             }
         )
-        self._rights = Properties({**rights_properties(config), "logger": client_logger})
         self.consumer: Consumer = new_client(Consumer, properties, "consumer_config")
 
     def is_answered(self, timeout: float) -> bool:
@@ -139,31 +138,39 @@ class GroupClient:
             return False
         return True
 
-    def holders(self, timeout: float) -> int | None:
-        """Return how many members of the group have partitions; blocks.
-
-        Args:
-            timeout: Seconds that the coordinator has to answer.
-
-        Returns:
-            The number; None while the group is rebalancing.
-
-        Raises:
-            KafkaException: If the coordinator does not answer, or refuses.
-        """
-        admin: Any = AdminClient(self._rights)
-        asked = admin.describe_consumer_groups([self._topic], request_timeout=timeout)
-        group = asked[self._topic].result(timeout)
-        if group.state is not ConsumerGroupState.STABLE:
-            return None
-        return sum(bool(member.assignment.topic_partitions) for member in group.members)
-
     def on_error(self, error: KafkaError) -> None:
         """Take note of an error; called within the client's calls."""
         self._stats.count(f"errors.{error.name()}")
         if error.fatal() or error.code() in _REFUSALS:
             # The first one names the cause.
             self.refusal = self.refusal or error
+
+
+def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
+    """Ask the coordinator of a consumer group for it; blocks.
+
+    Args:
+        config: The layer's settings.
+        group: The group's name.
+        timeout: Seconds that the coordinator has to answer.
+
+    Returns:
+        confluent_kafka's ``ConsumerGroupDescription``; None if there is no such group.
+
+    Raises:
+        KafkaException: If the coordinator does not answer, or refuses.
+    """
+    properties = Properties({**rights_properties(config), "logger": client_logger})
+    client: Any = new_client(AdminClient, properties, "consumer_config")
+    try:
+        answer = client.describe_consumer_groups([group], request_timeout=timeout)[group]
+        if not wait_for_futures([answer], timeout):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return answer.result()
+    except KafkaException as exception:
+        if kafka_error(exception).code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return None
+        raise
 
 
 class Membership:
@@ -210,6 +217,7 @@ class Membership:
         self.called_at = monotonic()
         self.death = _SILENT
         self.deserted = False
+        self._config = config
         self._timings = config.timings
         self._topic = topic
         self._consumer = client.consumer
@@ -524,9 +532,14 @@ class Membership:
             partitions = self._consumer.list_topics(self._topic, timeout).topics[self._topic]
             if not partitions.partitions:
                 return False
-            return self.client.holders(timeout) == 0
+            group = describe_group(self._config, self._topic, timeout)
         except KafkaException:
             return False
+        return (
+            group is not None
+            and group.state is ConsumerGroupState.STABLE
+            and not any(member.assignment.topic_partitions for member in group.members)
+        )
 
     def _behind(self) -> dict[tuple[str, int], int] | None:
         """Return where the log holds more than was read; all that was read is committed.

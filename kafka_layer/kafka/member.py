@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
@@ -18,7 +18,7 @@ from ..transport import JobSink
 from .clients import abandon
 from .connection import Connection
 from .errors import topic_error
-from .group import CUT_OFF, Ending, GroupClient, Membership
+from .group import CUT_OFF, Ending, GroupClient, Membership, describe_group
 from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
 from .log import client_logger
 from .pacing import CommitCost
@@ -33,6 +33,12 @@ _REJOIN = 1.0
 # Looks in a row that must find a client silent, and a call of it that does not return.
 _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
+
+
+_OLD_BROKER = (
+    "If the broker does not know, or does not allow, the group protocol of KIP-848 (Kafka 4.0 and "
+    "newer), set worker_group_protocol='classic'."
+)
 
 
 class GroupMember:
@@ -106,10 +112,30 @@ class GroupMember:
         """
         with self._lock:
             self._begin(self._another)
-        self._settled.wait(max(0.0, timeout))
+        deadline = monotonic() + timeout
+        if not self._settled.wait(max(0.0, timeout * 0.75)):
+            self._require_known_protocol(deadline)
+            self._settled.wait(max(0.0, deadline - monotonic()))
         self._settled.set()
         if self._refusal is not None:
             raise self._error_of(self._refusal)
+
+    def _require_known_protocol(self, deadline: float) -> None:
+        """Raise a ``TopicError`` where KIP-848 is to be used, and the broker made no group by it.
+
+        librdkafka waits without an error where a broker of Kafka 3.x does not know the protocol.
+        """
+        if self._config.worker_group_protocol != "consumer":
+            return
+        timeout = max(0.1, deadline - monotonic())
+        try:
+            group = describe_group(self._config, self._topic, timeout)
+        except KafkaException:
+            return
+        if group is None or not group.members:
+            raise TopicError(
+                f"Cannot {self._attempt}: the broker did not let this client join. {_OLD_BROKER}"
+            )
 
     def check(self) -> None:
         """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
@@ -288,17 +314,15 @@ class GroupMember:
             )
 
     def _error_of(self, refusal: KafkaError) -> KafkaLayerError:
-        what = (
-            f"receive from worker channel {self._sink.topic.channel!r} "
-            f"(consumer group {self._topic})"
-        )
         protocol = self._config.worker_group_protocol
         if protocol == "consumer" and "ConsumerGroupHeartbeat" in refusal.str():
-            return TopicError(
-                f"Cannot {what}: {refusal.str()}. If the broker does not know, or does not allow, "
-                "the group protocol of KIP-848, set worker_group_protocol='classic'."
-            )
-        return topic_error(what, refusal, self._config.bootstrap_servers)
+            return TopicError(f"Cannot {self._attempt}: {refusal.str()}. {_OLD_BROKER}")
+        return topic_error(self._attempt, refusal, self._config.bootstrap_servers)
+
+    @property
+    def _attempt(self) -> str:
+        channel = self._sink.topic.channel
+        return f"receive from worker channel {channel!r} (consumer group {self._topic})"
 
 
 class _Another:

@@ -10,7 +10,8 @@ two servers. Only Kafka is missing; everything else is the code that runs in pro
 
 from __future__ import annotations
 
+from .cases import FreshChannelLayers
 from .embedded import EmbeddedBroker
 from .memory import InMemoryBackplane, InMemoryKafkaChannelLayer
 
-__all__ = ["EmbeddedBroker", "InMemoryBackplane", "InMemoryKafkaChannelLayer"]
+__all__ = ["EmbeddedBroker", "FreshChannelLayers", "InMemoryBackplane", "InMemoryKafkaChannelLayer"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicPartition
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
@@ -283,18 +283,28 @@ class TestLiveness:
         assert "reaches no broker" in case.membership.death
 
     @pytest.mark.parametrize(
-        ("holders", "ending"), [(0, Ending.DEAD), (1, Ending.STOPPED), (None, Ending.STOPPED)]
+        ("state", "holders", "ending"),
+        [
+            (ConsumerGroupState.STABLE, 0, Ending.DEAD),
+            (ConsumerGroupState.STABLE, 1, Ending.STOPPED),
+            (ConsumerGroupState.PREPARING_REBALANCING, 0, Ending.STOPPED),
+            (None, 0, Ending.STOPPED),
+        ],
     )
     def test_a_member_without_partitions_rejoins_where_no_member_has_any(
-        self, monkeypatch: pytest.MonkeyPatch, holders: int | None, ending: Ending
+        self, monkeypatch: pytest.MonkeyPatch, state: Any, holders: int, ending: Ending
     ) -> None:
         case = Case(monkeypatch, demand=1, worker_look=0.0)
-        monkeypatch.setattr(case.membership.client, "holders", lambda timeout: holders)
+        members = [SimpleNamespace(assignment=SimpleNamespace(topic_partitions=[PARTITION]))]
+        described = SimpleNamespace(state=state, members=members * holders)
+        monkeypatch.setattr(group, "describe_group", lambda *_: described if state else None)
         assert case.run(*[None] * 9) is ending
 
     def test_a_member_without_partitions_and_without_demand_asks_nobody(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         case = Case(monkeypatch, demand=0, worker_look=0.0)
-        monkeypatch.setattr(case.membership.client, "holders", lambda timeout: 0)
+        asked: list[object] = []
+        monkeypatch.setattr(group, "describe_group", lambda *_: asked.append(1))
         assert case.run(*[None] * 3) is Ending.STOPPED
+        assert asked == []

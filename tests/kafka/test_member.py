@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
-from kafka_layer.kafka import group
+from kafka_layer.exceptions import TopicError
+from kafka_layer.kafka import group, member
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.member import GroupMember
 from kafka_layer.observe.counters import Stats
@@ -169,3 +172,41 @@ def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Cas
     go_on.set()
     wait_until(lambda: first.closed and made.threads() == 1, "the first one to end")
     assert made.stats.snapshot()["dropped.doubtful"] == 1
+
+
+class TestProtocol:
+    """librdkafka waits without an error where a broker does not know KIP-848."""
+
+    @pytest.fixture
+    def silent(self, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> Case:
+        """A member that the broker never assigns anything to."""
+        made = case()
+        monkeypatch.setattr(made.consumers, "poll", lambda *_: time.sleep(0.002))
+        object.__setattr__(made.member._config, "worker_group_protocol", "consumer")
+        return made
+
+    @pytest.mark.parametrize("described", [None, SimpleNamespace(members=[])])
+    def test_a_broker_that_made_no_group_is_an_error_that_names_the_setting(
+        self, silent: Case, monkeypatch: pytest.MonkeyPatch, described: Any
+    ) -> None:
+        monkeypatch.setattr(member, "describe_group", lambda *_: described)
+        with pytest.raises(TopicError, match="worker_group_protocol='classic'"):
+            silent.member.start(0.2)
+
+    def test_a_member_that_waits_for_its_share_goes_on(
+        self, silent: Case, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        described = SimpleNamespace(members=[SimpleNamespace()])
+        monkeypatch.setattr(member, "describe_group", lambda *_: described)
+        silent.member.start(0.2)
+        assert silent.member.is_member
+
+    def test_a_coordinator_that_does_not_answer_proves_nothing(
+        self, silent: Case, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise KafkaException(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
+
+        monkeypatch.setattr(member, "describe_group", fail)
+        silent.member.start(0.2)
+        assert silent.member.is_member
