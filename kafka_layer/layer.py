@@ -12,7 +12,6 @@ from .messages import Position
 from .stats import LayerStats
 from .sync import SyncTwins
 from .wire.names import UserId, user_key
-from .wire.topics import WorkTopic
 
 __all__ = ["KafkaChannelLayer"]
 

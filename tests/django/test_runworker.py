@@ -143,7 +143,7 @@ class TestProbe:
 
         def served() -> bool:
             nonlocal mailbox
-            mailbox = layer._server.mailbox("probed")
+            mailbox = layer._server.jobs.mailbox("probed")
             return mailbox is not None and mailbox.receiving
 
         await wait_until_async(served, "the channel to be served")

@@ -24,7 +24,7 @@ def backend() -> Backend:
 
 def is_receiving(layer: KafkaChannelLayer, channel: str) -> bool:
     """Tell whether a receive waits on a worker channel of a layer."""
-    mailbox = layer._server.mailbox(channel)
+    mailbox = layer._server.jobs.mailbox(channel)
     return mailbox is not None and mailbox.receiving
 
 
