@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -58,10 +59,12 @@ class KnownTopic(NamedTuple):
     Attributes:
         partitions: How many it has.
         topic_id: Kafka's id of it; None where only its name and its partitions were told.
+        leaders: The ids of the brokers that lead its partitions, where its id was told.
     """
 
     partitions: int
     topic_id: str | None = None
+    leaders: tuple[int, ...] = ()
 
 
 @dataclass
@@ -78,8 +81,13 @@ class KnownTopics:
     topics: dict[str, KnownTopic] = field(default_factory=dict)
     _earlier_ids: set[str] = field(default_factory=set)
 
-    def learn(self, told: Mapping[str, KnownTopic]) -> None:
-        """Take what a broker told."""
+    def learn(self, told: Mapping[str, KnownTopic]) -> frozenset[str]:
+        """Take what a broker told.
+
+        Returns:
+            Kafka's names of topics that were made anew and have partitions on other brokers now.
+        """
+        moved = set()
         for name, new in told.items():
             known = self.topics.get(name)
             if new.topic_id in self._earlier_ids:
@@ -88,10 +96,14 @@ class KnownTopics:
                 self.topics[name] = new
             elif new.topic_id is None or known.topic_id in (None, new.topic_id):
                 partitions = max(known.partitions, new.partitions)
-                self.topics[name] = KnownTopic(partitions, new.topic_id or known.topic_id)
+                topic_id, leaders = new.topic_id or known.topic_id, new.leaders or known.leaders
+                self.topics[name] = KnownTopic(partitions, topic_id, leaders)
             else:
                 self._earlier_ids.add(known.topic_id or "")
                 self.topics[name] = new
+                if any(map(operator.ne, known.leaders, new.leaders)):
+                    moved.add(name)
+        return frozenset(moved)
 
 
 class TopicWatch:
@@ -285,7 +297,12 @@ class LayerTopics:
                 description = answer.result()
                 topic_id = str(description.topic_id)
                 told[name] = KnownTopic(
-                    len(description.partitions), None if topic_id in _NO_ID else topic_id
+                    len(description.partitions),
+                    None if topic_id in _NO_ID else topic_id,
+                    tuple(
+                        -1 if each.leader is None else each.leader.id
+                        for each in description.partitions
+                    ),
                 )
         self._learn(told)
         return frozenset(missing)
@@ -336,8 +353,13 @@ class LayerTopics:
 
     def _learn(self, told: Mapping[str, KnownTopic]) -> None:
         with self._lock:
-            self._known.learn(told)
+            moved = self._known.learn(told)
             self._on_change(dict(self._known.topics))
+        if moved and not self._closed.is_set():
+            # The producer's client takes the new leaders for outdated, as their epochs are lower,
+            # and would write to the old ones until everything expires.
+            logger.warning("%s: made anew on other brokers", ", ".join(sorted(moved)))
+            self._producer.replace()
 
     def _ensure(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -55,6 +55,29 @@ class TestKnownTopics:
             topics.learn({"t": KnownTopic(2, topic_id)})
         assert topics.topics == {"t": KnownTopic(2, "three")}
 
+    @pytest.mark.parametrize(
+        ("told", "moved"),
+        [
+            ([KnownTopic(2, "one", (1, 2)), KnownTopic(2, "two", (1, 3))], {"t"}),
+            ([KnownTopic(2, "one", (1, 2)), KnownTopic(2, "two", (1, 2))], set()),
+            ([KnownTopic(2, "one", (1, 2)), KnownTopic(3, "two", (1, 2, 3))], set()),
+            ([KnownTopic(2, "one", (1, 2)), KnownTopic(2, "one", (3, 3))], set()),
+        ],
+        ids=["on another broker", "on the same", "more partitions", "an election"],
+    )
+    def test_only_a_topic_made_anew_on_other_brokers_has_moved(
+        self, told: list[KnownTopic], moved: set[str]
+    ) -> None:
+        topics = KnownTopics()
+        assert [topics.learn({"t": each}) for each in told] == [set(), moved]
+
+    def test_leaders_are_those_that_were_told_last(self) -> None:
+        topics = KnownTopics()
+        topics.learn({"t": KnownTopic(1, "one", (1,))})
+        topics.learn({"t": KnownTopic(1, "one", (2,))})
+        topics.learn({"t": KnownTopic(1)})
+        assert topics.learn({"t": KnownTopic(1, "two", (2,))}) == set()
+
     def test_a_topic_that_is_not_told_of_stays_known(self) -> None:
         topics = KnownTopics()
         topics.learn({"t": KnownTopic(2, "one")})
