@@ -68,7 +68,7 @@ class Router:
         self._stats = stats
         self._clock = clock
         self._back_pressure = BackPressure(config.timings, registry.open_channels)
-        self._routes: dict[Topic, tuple[Resolve | None, OnCommand | None]] = {}
+        self._routes: dict[Topic, tuple[Resolve, OnCommand | None]] = {}
         self._flushed_until = float("-inf")
         # The broker's time and time.monotonic(), read once for each slice of a batch and after each
         # wait: to read them for each record took a tenth of its time.
@@ -76,17 +76,14 @@ class Router:
         # Messages of the batch that are in a mailbox.
         self._delivered = 0
 
-    def register(
-        self, topic: Topic, resolve: Resolve | None, on_command: OnCommand | None = None
-    ) -> None:
+    def register(self, topic: Topic, resolve: Resolve, on_command: OnCommand | None = None) -> None:
         """Say what the records of a topic mean; before the first of them is delivered.
 
         Args:
             topic: The topic.
-            resolve: Returns the mailboxes that a key addresses; None where the topic carries
-                commands alone.
-            on_command: Gets the records that have a header ``command``, or all where ``resolve`` is
-                None; None where the topic carries messages alone.
+            resolve: Returns the mailboxes that a key addresses.
+            on_command: Gets the records that have a header ``command``; None where the topic
+                carries messages alone.
         """
         self._routes[topic] = resolve, on_command
 
@@ -134,12 +131,10 @@ class Router:
         except UnicodeDecodeError:
             raise UnreadableRecord("undecodable", f"its key {raw_key!r} is not UTF-8") from None
         resolve, on_command = self._routes[topic]
-        if on_command is not None and (
-            resolve is None or any(name == "command" for name, _ in headers)
-        ):
+        if on_command is not None and any(name == "command" for name, _ in headers):
             on_command(key, self._decrypt(topic, key, value, timestamp), timestamp)
             return
-        mailboxes = resolve(key) if resolve is not None else ()
+        mailboxes = resolve(key)
         if not mailboxes:
             return
         if timestamp <= self._flushed_until:

@@ -54,8 +54,6 @@ class Site:
             lambda _: self.registry.open_channels(),
             partial(self._note_command, Topic.SEND_ALL),
         )
-        for topic in (Topic.GROUP_MGMT, Topic.ACK):
-            self.router.register(topic, None, partial(self._note_command, topic))
         self._names: list[str] = []
         self.offsets = itertools.count()
 
@@ -152,15 +150,9 @@ class TestAddresses:
     def test_commands(self) -> None:
         site = Site(symmetric_encryption_keys=["secret"])
         channel = site.channel()
-        site.deliver(Topic.GROUP_MGMT, "0-a", 1)
-        site.deliver(Topic.ACK, "0-a", 2)
         site.deliver(Topic.SEND_ALL, None, 3, headers=[("command", b"flush")])
         opened = [(topic, key, site.codec.decode(payload)) for topic, key, payload in site.commands]
-        assert opened == [
-            (Topic.GROUP_MGMT, "0-a", {"v": 1}),
-            (Topic.ACK, "0-a", {"v": 2}),
-            (Topic.SEND_ALL, "", {"v": 3}),
-        ]
+        assert opened == [(Topic.SEND_ALL, "", {"v": 3})]
         assert site.taken(channel) == []
 
 
@@ -233,8 +225,8 @@ class TestNothingStopsIt:
         def fail(key: str, payload: bytes, written: float) -> None:
             raise error
 
-        site.router.register(Topic.ACK, None, fail)
-        site.deliver(Topic.ACK, "0-a", 1)
+        site.router.register(Topic.SEND_ALL, lambda _: [], fail)
+        site.deliver(Topic.SEND_ALL, None, 1, headers=[("command", b"flush")])
         site.deliver(Topic.SEND_GROUP, "room", 1)
         assert site.taken(channel) == [1]
         known = isinstance(error, UnreadableRecord)
