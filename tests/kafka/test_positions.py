@@ -182,6 +182,14 @@ class TestAnew:
         assert positions.settle({P: 20}) == {P: 3}
         assert positions.skipped == {P: (10, 13)}
 
+    def test_what_was_read_when_the_id_was_last_confirmed_is_not_skipped(self) -> None:
+        positions = reading(position=20, confirmed=10)
+        positions.want({P: Start(BEGINNING, "one")})
+        positions.note({P: 23})
+        positions.want({P: Start(BEGINNING, "two")})
+        assert positions.settle({P: 30}) == {P: 3}
+        assert positions.skipped == {P: (20, 23)}
+
     def test_a_position_beyond_the_new_end_was_reached_in_the_old_topic(self) -> None:
         positions = anew(position=13, confirmed=10)
         assert positions.settle({P: 12}) == {}
