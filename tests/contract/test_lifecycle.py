@@ -42,6 +42,17 @@ class TestFlush:
             assert await next_message(layer, channel) == BARRIER
             assert stats_of(layer)["dropped.flushed"] == 1
 
+    async def test_its_synchronous_twin(self, make_layer: Layers) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.send(channel, MESSAGE)
+        await layer.send("flushed-jobs", MESSAGE)
+        await asyncio.to_thread(layer.flush_sync)
+        assert len(layer._server.registry.groups) == 0
+        await layer.send(channel, BARRIER)
+        assert await next_message(layer, channel) == BARRIER
+
     async def test_channels_are_usable_afterwards(self, make_layer: Layers) -> None:
         here, there = make_layer(), make_layer()
         channel = await here.new_channel()
