@@ -94,7 +94,9 @@ async def test_a_killed_process_does_not_acknowledge(
     with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
         await asker.group_add("room", channel)
     with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
-        await asyncio.to_thread(asker.group_discard_sync, "room", channel)
+        await asyncio.to_thread(asker.user_add_sync, "ann", channel)
+    # Its memberships ended with it.
+    await asyncio.to_thread(asker.group_discard_sync, "room", channel)
 
 
 async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
@@ -106,10 +108,9 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     await asker.group_add("room", mine)
     os.kill(remote.pid, signal.SIGSTOP)
     with pytest.raises(GroupAckTimeout):
-        await asker.group_discard("room", channel)
-    # Twice, so that the first one is given up for long when the process goes on.
-    with pytest.raises(GroupAckTimeout):
         await asker.user_add("ann", channel)
+    # Carried out when the process goes on; it gives the first one time to be given up for long.
+    await asker.group_discard("room", channel)
     waiting = asyncio.create_task(patient.group_add("other", channel))
     # The others are not held up meanwhile.
     await patient.group_send("room", {"n": 1})
@@ -118,12 +119,15 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     os.kill(remote.pid, signal.SIGCONT)
     await asyncio.wait_for(waiting, DEADLINE)
     await patient.group_send("room", {"n": 2})
-    assert [await remote.call("receive", channel) for _ in range(2)] == [{"n": 1}, {"n": 2}]
-    await asker.group_discard("room", channel)
-    await patient.group_send("room", {"n": 3})
-    assert [await next_message(asker, mine) for _ in range(2)] == [{"n": 2}, {"n": 3}]
+    await patient.user_send("ann", {"n": 3})
+    assert await next_message(asker, mine) == {"n": 2}
     await patient.group_send("other", {"n": 4})
-    assert await remote.call("receive", channel) == {"n": 4}
+    received = []
+    while {"n": 4} not in received:
+        received.append(await remote.call("receive", channel))
+    # The message that was sent while it stood still may be read before the command is.
+    assert {"n": 2} not in received
+    assert {"n": 3} not in received
     assert asker._server.commands.pending == 0
     assert not [name for name in stats_of(asker) if name.startswith(("errors", "dropped"))]
 
