@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
-from django.core.exceptions import ImproperlyConfigured
 
 from ..config.librdkafka import Properties
-from .errors import kafka_error
+from .errors import configuration_error, kafka_error
 
 __all__ = ["abandon", "ask_for_ends", "ends_of", "new_client"]
 
@@ -34,9 +33,7 @@ def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, sett
         reason = kafka_error(exception).str()
     except (TypeError, ValueError) as error:
         reason = str(error)
-    raise ImproperlyConfigured(
-        f"The Kafka client refuses its configuration: {reason}. Correct client_config or {setting}."
-    )
+    raise configuration_error(reason, properties, setting)
 
 
 def abandon(client: object) -> None:

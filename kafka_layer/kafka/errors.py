@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from channels.exceptions import MessageTooLarge
 from confluent_kafka import KafkaError, KafkaException
+from django.core.exceptions import ImproperlyConfigured
 
 from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, TopicError
 
 __all__ = [
     "UNKNOWN_TOPIC",
+    "configuration_error",
     "is_refusal",
     "kafka_error",
     "produce_error",
@@ -57,6 +60,25 @@ _PRODUCE_HINTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
     # Idempotence asks for it, and a client that may write to any topic has it.
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
+}
+
+# Properties that name a file. For one that it cannot read, OpenSSL says "error:05880020".
+_FILES = (
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+)
+
+_MECHANISM_HINTS = {
+    "GSSAPI": "Kerberos, which is also what librdkafka takes where sasl.mechanism is not set, is "
+    "not in the wheels of confluent-kafka: set sasl.mechanism to what the brokers take, or install "
+    "librdkafka with libsasl2 and then confluent-kafka by 'pip install --no-binary confluent-kafka "
+    "confluent-kafka'",
+    "AWS_MSK_IAM": "that name is one of Java's clients; librdkafka takes IAM as "
+    "sasl.mechanism='OAUTHBEARER' with an oauth_cb that returns a token of the package "
+    "aws-msk-iam-sasl-signer-python",
 }
 
 _UNREACHABLE = frozenset(
@@ -130,6 +152,38 @@ _TOO_LARGE = {
     KafkaError.MSG_SIZE_TOO_LARGE: "max.message.bytes",
     KafkaError.RECORD_LIST_TOO_LARGE: "segment.bytes (the broker's log.segment.bytes)",
 }
+
+
+def configuration_error(
+    reason: str, properties: Mapping[str, object], setting: str
+) -> ImproperlyConfigured:
+    """Return the error for properties with which librdkafka makes no client.
+
+    Args:
+        reason: What librdkafka says.
+        properties: The properties. Of their values only paths of files are shown.
+        setting: The CONFIG keyword that adds to client_config for this client.
+    """
+    hints = [
+        _file_hint(name, str(properties[name])) for name in _FILES if f"{name} failed" in reason
+    ]
+    if "SASL mechanism" in reason:
+        hints += [hint for word, hint in _MECHANISM_HINTS.items() if word in reason]
+    hint = f" ({'; '.join(hints)})" if hints else ""
+    return ImproperlyConfigured(
+        f"The Kafka client refuses its configuration: {reason}{hint}. "
+        f"Correct client_config or {setting}."
+    )
+
+
+def _file_hint(name: str, path: str) -> str:
+    """Say what is wrong with a file of which OpenSSL gives a number alone."""
+    try:
+        with Path(path).open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        return f"{name} is {path!r}: {error.strerror}"
+    return f"{name} is {path!r}, which is {'empty' if empty else 'no such file in PEM format'}"
 
 
 def produce_error(

@@ -9,19 +9,34 @@ from ..config.realtime import monotonic
 __all__ = ["ClientLog", "client_logger"]
 
 
+# What librdkafka warns of at most starts, and mends by itself within moments: a broker that was
+# just started has no producer ids yet (GETPID), and a topic that was just made is not in all of the
+# client's memory (METADATAUPDATE).
+_SELF_MENDING = frozenset({"GETPID", "METADATAUPDATE"})
+# Seconds without a line of such a kind after which the next one counts as the first.
+_FORGOTTEN_AFTER = 60.0
+
+
 class ClientLog(logging.Filter):
     """Lets one line of each kind through in ``interval`` seconds: an outage repeats itself a lot.
+
+    Lines about what librdkafka mends by itself are debug lines while it may still do so: for
+    ``patience`` seconds after the first of them.
 
     There is no lock: a child that is forked while another thread holds one would wait for ever. Two
     threads that log at the same moment may both get through, or lose one line of the count.
 
     Args:
         interval: The least number of seconds between two lines of one kind.
+        patience: How long librdkafka may take to mend something itself, in seconds.
     """
 
-    def __init__(self, interval: float = 10.0) -> None:
+    def __init__(self, interval: float = 10.0, patience: float = 10.0) -> None:
         super().__init__()
         self._interval = interval
+        self._patience = patience
+        # By self-mending kind: when its first line and its last one came.
+        self._trouble: dict[str, tuple[float, float]] = {}
         # By kind: when the next line may pass, and how many were held back since the last.
         self._next: dict[str, float] = {}
         self._held: dict[str, int] = {}
@@ -31,6 +46,9 @@ class ClientLog(logging.Filter):
         # librdkafka's lines read "FAIL [rdkafka#producer-1] [thrd:…]: …".
         kind = record.getMessage().partition(" ")[0]
         now = monotonic()
+        if kind in _SELF_MENDING and self._may_mend_itself(kind, now):
+            record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+            return client_logger.isEnabledFor(logging.DEBUG)
         if now < self._next.get(kind, 0.0):
             self._held[kind] = self._held.get(kind, 0) + 1
             return False
@@ -40,6 +58,13 @@ class ClientLog(logging.Filter):
             record.msg = f"{record.getMessage()} ({held} more like it)"
             record.args = ()
         return True
+
+    def _may_mend_itself(self, kind: str, now: float) -> bool:
+        first, last = self._trouble.get(kind, (now, now))
+        if now - last > _FORGOTTEN_AFTER:
+            first = now
+        self._trouble[kind] = first, now
+        return now - first < self._patience
 
 
 client_logger = logging.getLogger("kafka_layer.librdkafka")

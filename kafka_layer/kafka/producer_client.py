@@ -34,6 +34,7 @@ from ..observe.counters import Stats
 from ..observe.events import Cause
 from ..signals import produce_failed
 from ..transport import QueueFull
+from ..wire.topics import Topic, topic_name
 from .batching import Pending
 from .clients import abandon, new_client
 from .connection import Connection
@@ -101,6 +102,10 @@ class ProducerClient:
         self.current: Producer | None = None
         self._properties = producer_properties(config)
         self._replace_interval = config.timings.producer_replace
+        # Kafka's names of the topics that carry no messages.
+        self._internal = {
+            topic_name(config.prefix, topic) for topic in (Topic.GROUP_MGMT, Topic.ACK)
+        }
         self._stats = stats
         self._connection = connection
         self._on_unknown_topic = on_unknown_topic
@@ -428,6 +433,11 @@ class ProducerClient:
     def _record_failure(
         self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
     ) -> None:
+        if message.topic() in self._internal or any(name == "command" for name, _ in headers):
+            # A measurement, a command or an answer: whoever asked is told, and nothing is lost.
+            self._stats.count("errors.command")
+            logger.debug("%s", failure)
+            return
         self._stats.count("failed")
         self._stats.dropped(Cause.PRODUCE, str(failure))
         self._stats.signal(

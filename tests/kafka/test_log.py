@@ -21,7 +21,7 @@ def test_one_line_of_each_kind_passes_in_its_time() -> None:
     lines = ClientLog(interval=3600)
     assert lines.filter(line("FAIL [thrd:a]: connect failed"))
     assert not lines.filter(line("FAIL [thrd:b]: connect failed"))
-    assert lines.filter(line("GETPID [thrd:a]: not yet"))
+    assert lines.filter(line("ERROR [thrd:a]: not yet"))
 
 
 def test_the_next_line_tells_how_many_of_its_kind_were_held_back() -> None:
@@ -33,7 +33,24 @@ def test_the_next_line_tells_how_many_of_its_kind_were_held_back() -> None:
         held += 1
     assert held
     assert passed.getMessage() == f"FAIL again ({held} more like it)"
-    assert lines.filter(line("ERROR another kind"))
+    assert lines.filter(line("REBALANCE another kind"))
+
+
+@pytest.mark.parametrize("kind", ["GETPID", "METADATAUPDATE"])
+class TestLinesAboutWhatMendsItself:
+    def test_it_is_no_warning_at_a_start(self, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+        record = line(f"{kind} [rdkafka#producer-1] [thrd:main]: … retrying")
+        caplog.set_level(logging.INFO, client_logger.name)
+        assert not ClientLog().filter(record)
+        caplog.set_level(logging.DEBUG, client_logger.name)
+        assert ClientLog().filter(record)
+        assert record.levelname == "DEBUG"
+
+    def test_it_is_a_warning_when_it_goes_on(self, kind: str) -> None:
+        lines = ClientLog(patience=0.05)
+        while not lines.filter(record := line(f"{kind} [thrd:main]: … retrying")):
+            pass
+        assert record.levelname == "WARNING"
 
 
 class TestForks:

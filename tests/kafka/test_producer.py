@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.dispatch import Signal
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.tickets import Ticket
@@ -15,6 +16,7 @@ from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
+from kafka_layer.signals import produce_failed
 from kafka_layer.transport import QueueFull
 from kafka_layer.wire.records import ProducerRecord
 from kafka_layer.wire.topics import Topic, topic_name
@@ -28,6 +30,18 @@ MakeProducer = Callable[..., RecordProducer]
 
 def record(value: bytes = b"x", key: str | None = "room") -> ProducerRecord:
     return Topic.SEND_GROUP, key, value, None, ()
+
+
+class Signalled(Stats):
+    """Counters that note the topics of ``produce_failed`` instead of sending it."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix)
+        self.topics: list[str] = []
+
+    def signal(self, signal: Signal, sender: object, **arguments: Any) -> None:
+        if signal is produce_failed:
+            self.topics.append(arguments["topic"])
 
 
 @pytest.fixture
@@ -107,6 +121,34 @@ class TestClosing:
         producer.close(CLOSE_TIMEOUT)
         assert time.monotonic() - began < 2
         wait_until(lambda: all(each.done for each in tickets), "every record's outcome")
+
+
+class TestRecordsOfTheLayersOwn:
+    """Measurements, commands and answers: no messages, so none is lost with them."""
+
+    @pytest.mark.parametrize(
+        "internal",
+        [
+            (Topic.ACK, "0-probe", b"{}", 0, ()),
+            (Topic.GROUP_MGMT, "7-8dba7a13", b"{}", 7, ()),
+            (Topic.SEND_ALL, None, b"{}", None, [("command", b"who")]),
+        ],
+    )
+    def test_one_that_no_broker_takes_is_no_lost_message(
+        self, make_producer: MakeProducer, internal: ProducerRecord
+    ) -> None:
+        stats = Signalled("test")
+        producer = make_producer(stats=stats, prefix="test")
+        tickets: list[Ticket[Position]] = [Ticket(), Ticket()]
+        producer.produce(internal, tickets[0])
+        producer.produce(record(), tickets[1])
+        producer.close(CLOSE_TIMEOUT)
+        wait_until(lambda: all(each.done for each in tickets), "both outcomes")
+        assert isinstance(tickets[0].error, ProduceFailed)
+        assert stats.snapshot()["errors.command"] == 1
+        assert stats.snapshot()["failed"] == 1
+        assert stats.snapshot()["dropped.produce"] == 1
+        assert stats.topics == ["test-send-group"]
 
 
 class TestRoom:
