@@ -10,7 +10,6 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -112,7 +111,7 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         Raises:
             ImproperlyConfigured: For a keyword or value that cannot work.
         """
-        return replace(LayerConfig.from_keywords(**config), timings=cls.timings)
+        return LayerConfig.from_keywords(**config).timed(cls.timings)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} prefix={self.config.prefix!r}>"

@@ -37,7 +37,7 @@ TIERS: list[set[str]] = [
     {"kafka.admin", "kafka.reader", "kafka.producer", "kafka.acls", "kafka.member"},
     {"kafka.producer_client", "kafka.group"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness", "kafka.positions"},
-    {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs"},
+    {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
     {"jobs.feature"},
     {"server.server"},
     {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.live"},

@@ -18,6 +18,8 @@ class Timings:
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
         refresh: Between two looks at the partition counts for changes that no broker announces.
+        token: How much longer a start may take where oauth_cb fetches a token: each client waits
+            for it, in whole seconds.
         connection_doubt: How long no client is answered, after one reported that it finds no
             broker, before the brokers count as lost: the upkeep asks one within that time.
         producer_pace: Between two rounds of the producer's thread while records are on their way.
@@ -65,6 +67,7 @@ class Timings:
     close: float = 5.0
     upkeep: float = 1.0
     refresh: float = 30.0
+    token: float = 10.0
     connection_doubt: float = 1.5
     producer_pace: float = 0.01
     producer_rest: float = 0.1

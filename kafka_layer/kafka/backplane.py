@@ -143,6 +143,7 @@ class KafkaBackplane:
         try:
             self._topics.read_counts(self._config.timings.request)
         except BrokerUnavailable:
+            self._connection.on_silence()
             verdict = self._liveness.judge(
                 UNANSWERED, time.monotonic(), self._topics.is_answered_elsewhere
             )

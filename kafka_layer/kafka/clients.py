@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from ..config.librdkafka import Properties
 from .errors import configuration_error, kafka_error
+from .tokens import token_source
 
 __all__ = ["abandon", "ask_for_ends", "ends_of", "new_client"]
 
+logger = logging.getLogger("kafka_layer")
+
 C = TypeVar("C")
+
+# Callbacks of the settings that are told something, and answer nothing.
+_NOTES = ("stats_cb", "throttle_cb")
 
 
 def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, setting: str) -> C:
-    """Make a client; no I/O.
+    """Make a client; no I/O, but a call of ``oauth_cb`` where that is set.
 
     Args:
         kind: The client's class.
@@ -26,14 +34,39 @@ def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, sett
 
     Raises:
         ImproperlyConfigured: If librdkafka refuses a property.
+        BrokerUnavailable: If ``oauth_cb`` returns no token.
     """
+    given = Properties({**properties, **_callbacks(properties)})
     try:
-        return kind(properties)
+        return kind(given)
     except KafkaException as exception:
         reason = kafka_error(exception).str()
     except (TypeError, ValueError) as error:
         reason = str(error)
     raise configuration_error(reason, properties, setting)
+
+
+def _callbacks(properties: Properties) -> dict[str, Any]:
+    """Return the settings' callbacks as the layer hands them to clients."""
+    callbacks: dict[str, Any] = {}
+    fetch = properties.get("oauth_cb")
+    if callable(fetch) and isinstance(fetch, Hashable):
+        # The constructor waits for a token, and takes what went wrong for a wrong property.
+        source = callbacks["oauth_cb"] = token_source(fetch)
+        source.prefetch(properties.get("sasl.oauthbearer.config"))
+    for name in _NOTES:
+        callback = properties.get(name)
+        if callable(callback):
+            callbacks[name] = partial(_guarded, name, callback)
+    return callbacks
+
+
+def _guarded(name: str, callback: Callable[[Any], object], told: Any) -> None:
+    # An exception would come out of poll(), which serves messages and reports as well.
+    try:
+        callback(told)
+    except Exception:
+        logger.exception("%s of the settings failed", name)
 
 
 def abandon(client: object) -> None:

@@ -38,8 +38,8 @@ class Connection:
 
     States, with what leads from one to the other:
 
-    - *reached*: nothing is known to be wrong. A client reports that all brokers are down:
-      *suspected*; *lost* at once if a broker refused this client before.
+    - *reached*: nothing is known to be wrong. A client reports that all brokers are down, or gets
+      no answer: *suspected*; *lost* at once if a broker refused this client before.
     - *suspected*: an answer to any client: *reached*, and nobody hears of it. No answer for
       ``timings.connection_doubt``: *lost*. ``lost`` and each further error look at the time.
     - *lost*: an answer to any client: *reached*.
@@ -95,6 +95,10 @@ class Connection:
             self._suspect()
         if self._state is _SUSPECTED:
             self._confirm()
+
+    def on_silence(self) -> None:
+        """Take note that a client was asked for an answer and got none in time."""
+        self._suspect()
 
     def on_answer(self) -> None:
         """Take note that a broker answered; cheap while nothing is wrong."""

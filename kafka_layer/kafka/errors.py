@@ -119,6 +119,11 @@ def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailabl
     """
     said = _AFTERTHOUGHT.sub("", error.str())
     detail = f"{what}: {said}" if what else said
+    if "OAUTHBEARER token" in said:
+        return BrokerUnavailable(
+            f"There is no OAUTHBEARER token for the Kafka brokers {servers} ({detail}); look at "
+            "what oauth_cb in client_config asks for it."
+        )
     return BrokerUnavailable(
         f"The Kafka brokers {servers} do not let this client in ({detail}); "
         "correct the credentials or certificates in client_config."

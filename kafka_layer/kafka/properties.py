@@ -54,8 +54,6 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
-        # Milliseconds; the lag in layer.stats() comes from it.
-        "statistics.interval.ms": 5000,
         # Delays the first records of added partitions, and none of partitions fetched already.
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,

@@ -62,6 +62,11 @@ class TestTransitions:
         assert (connection.lost, connection.doubtful) == (False, True)
         assert stats.signals == []
 
+    def test_a_client_that_gets_no_answer_is_a_suspicion(self, stats: Told) -> None:
+        connection = Connection("kafka:9092", stats, NEVER)
+        connection.on_silence()
+        assert (connection.lost, connection.doubtful) == (False, True)
+
     def test_a_suspicion_that_an_answer_refutes_is_told_to_nobody(
         self, stats: Told, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -1,0 +1,125 @@
+"""OAUTHBEARER tokens: the ``oauth_cb`` of the settings is called once for all clients."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ..config.realtime import monotonic, wall_clock
+from ..exceptions import BrokerUnavailable
+
+__all__ = ["TokenSource", "token_source"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds that a constructor of confluent_kafka waits for the first token.
+_PATIENCE = 10.0
+# librdkafka asks for another token after 80 % of a token's life. By then it must be a new one.
+_SHARED_FOR = 0.75
+# Different callbacks whose tokens are remembered: settings have one, tests may have many.
+_SOURCES = 64
+
+OAuthCallback = Callable[[Any], Any]
+
+
+class TokenSource:
+    """An ``oauth_cb`` for any number of clients; any thread.
+
+    A token is handed out for three quarters of its life, so that clients that start one after
+    another, or at the same time, wait for one call. The settings' callback runs in a thread of its
+    own: one that takes too long goes on, and the next client gets its token.
+
+    Args:
+        callback: The ``oauth_cb`` of the settings.
+        patience: How long a caller waits for a token, in seconds.
+    """
+
+    def __init__(self, callback: OAuthCallback, patience: float = _PATIENCE) -> None:
+        self._callback = callback
+        self._patience = patience
+        self._lock = threading.Lock()
+        # By sasl.oauthbearer.config: the last call of the callback.
+        self._calls: dict[Any, Future[Any]] = {}
+        # By the same: when a token is not handed out any more.
+        self._shared_until: dict[Any, float] = {}
+
+    def __call__(self, config: Any = None) -> Any:
+        """Return what the callback returned, as confluent_kafka expects it.
+
+        Args:
+            config: ``sasl.oauthbearer.config``.
+
+        Raises:
+            TimeoutError: The callback takes longer than ``patience``.
+            Exception: What the callback raised.
+        """
+        return self._call(config).result(self._patience)
+
+    def prefetch(self, config: Any = None) -> None:
+        """Have a token ready, so that a client that is made next does not wait for one.
+
+        Raises:
+            BrokerUnavailable: There is none; the callback's own error is its cause.
+        """
+        try:
+            self(config)
+        except concurrent.futures.TimeoutError:
+            raise BrokerUnavailable(
+                f"oauth_cb has returned no OAUTHBEARER token for {self._patience:.0f} s, and the "
+                "Kafka brokers let nobody in without one; look at what oauth_cb asks for it. "
+                "The next use of the layer waits for the same call."
+            ) from None
+        except Exception as error:
+            raise BrokerUnavailable(
+                f"oauth_cb raised {type(error).__name__} instead of returning an OAUTHBEARER "
+                "token, and the Kafka brokers let nobody in without one."
+            ) from error
+
+    def _call(self, config: Any) -> Future[Any]:
+        with self._lock:
+            call = self._calls.get(config)
+            if call is None or (call.done() and monotonic() >= self._shared_until[config]):
+                call = self._calls[config] = Future()
+                call.set_running_or_notify_cancel()
+                threading.Thread(
+                    target=self._run, args=(config, call), name="kafka-layer-token", daemon=True
+                ).start()
+            return call
+
+    def _run(self, config: Any, call: Future[Any]) -> None:
+        try:
+            answer = self._callback(config)
+            shared_until = monotonic() + _SHARED_FOR * _life_of(answer)
+        except BaseException as error:
+            self._shared_until[config] = 0.0
+            call.set_exception(error)
+        else:
+            self._shared_until[config] = shared_until
+            call.set_result(answer)
+
+
+def _life_of(answer: Any) -> float:
+    """Return the seconds that a callback's answer is good for; 0 where it is no such answer."""
+    try:
+        _, expiry, *_ = answer
+        return float(expiry) - wall_clock()
+    except (TypeError, ValueError):
+        # confluent_kafka says what is wrong with it.
+        return 0.0
+
+
+@functools.lru_cache(_SOURCES)
+def token_source(callback: OAuthCallback) -> TokenSource:
+    """Return the one source of the tokens of a callback; it must be hashable, as functions are."""
+    return TokenSource(callback)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # A thread of the parent may be in the middle of a call, which nobody ends in the child.
+    os.register_at_fork(after_in_child=token_source.cache_clear)
