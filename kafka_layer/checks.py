@@ -25,7 +25,7 @@ from .management.installed import (
     is_on_kafka,
 )
 
-__all__ = ["TAG", "check_apps", "check_cleartext_credentials", "check_settings"]
+__all__ = ["TAG", "check_apps", "check_cleartext_credentials", "check_prefixes", "check_settings"]
 
 TAG = "kafka_layer"
 """Runs these checks alone: ``manage.py check --tag kafka_layer``."""
@@ -106,6 +106,36 @@ def check_cleartext_credentials(
         for alias, backend in _backends([])
         if (config := _config(alias, backend, [])) is not None
         and (mechanism := _cleartext_mechanism(config))
+        and not _is_local(config.bootstrap_servers)
+    ]
+
+
+@register(TAG, deploy=True)
+def check_prefixes(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: object
+) -> list[CheckMessage]:
+    """Check that no layer shares its topics with another project (``manage.py check --deploy``).
+
+    Args:
+        app_configs: Ignored; the settings belong to no app.
+        kwargs: Ignored.
+
+    Returns:
+        A warning for each layer on brokers of other hosts whose prefix is the default.
+    """
+    return [
+        Warning(
+            f"prefix is {config.prefix!r}, the default, and the brokers "
+            f"({config.bootstrap_servers}) may serve other projects: two with one prefix get each "
+            "other's messages.",
+            hint="Set prefix to a name of this project and deployment, such as 'shop-staging'.",
+            obj=_where(alias),
+            id="kafka_layer.W006",
+        )
+        for alias, backend in _backends([])
+        if is_on_kafka(backend)
+        and (config := _config(alias, backend, [])) is not None
+        and config.prefix == LayerConfig.prefix
         and not _is_local(config.bootstrap_servers)
     ]
 

@@ -22,6 +22,7 @@ __all__ = [
     "refused",
     "topic_error",
     "unavailable",
+    "with_hint",
 ]
 
 UNKNOWN_TOPIC = frozenset(
@@ -169,16 +170,24 @@ def configuration_error(
         properties: The properties. Of their values only paths of files are shown.
         setting: The CONFIG keyword that adds to client_config for this client.
     """
-    hints = [
-        _file_hint(name, str(properties[name])) for name in _FILES if f"{name} failed" in reason
-    ]
-    if "SASL mechanism" in reason:
-        hints += [hint for word, hint in _MECHANISM_HINTS.items() if word in reason]
-    hint = f" ({'; '.join(hints)})" if hints else ""
     return ImproperlyConfigured(
-        f"The Kafka client refuses its configuration: {reason}{hint}. "
+        f"The Kafka client refuses its configuration: {with_hint(reason, properties)}. "
         f"Correct client_config or {setting}."
     )
+
+
+def with_hint(reason: str, properties: Mapping[str, object]) -> str:
+    """Return why librdkafka makes no client, with what it leaves to guess.
+
+    Args:
+        reason: What librdkafka says.
+        properties: The properties. Of their values only paths of files are shown.
+    """
+    files = [name for name in _FILES if f"{name} failed" in reason]
+    hints = [_file_hint(name, str(properties[name])) for name in files]
+    if "SASL mechanism" in reason:
+        hints += [hint for word, hint in _MECHANISM_HINTS.items() if word in reason]
+    return f"{reason} ({'; '.join(hints)})" if hints else reason
 
 
 def _file_hint(name: str, path: str) -> str:

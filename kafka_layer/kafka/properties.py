@@ -120,8 +120,11 @@ _IDENTITY = ("security.", "sasl.", "ssl.", "enable.ssl.", "enable.sasl.", "https
 _BATCH_SIZE = 1_000_000  # librdkafka's own default
 
 _COMMON = {
-    # A client reconnects soon after a broker's port answers again.
-    "reconnect.backoff.ms": 50,
+    # A client reconnects soon after a broker's port answers again. The first wait counts: each time
+    # that librdkafka starts again from bootstrap_servers it begins with that, so that with 50 ms a
+    # server opened 58 connections a second during an outage, and with 200 ms 17; messages flow
+    # again just as soon (0.3 s after the port opens, 0.9 s at most).
+    "reconnect.backoff.ms": 200,
     "reconnect.backoff.max.ms": 200,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 200,

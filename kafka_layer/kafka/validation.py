@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
-from .errors import kafka_error
+from .errors import kafka_error, with_hint
 from .properties import admin_properties, consumer_properties, producer_properties, work_properties
 
 __all__ = ["Finding", "examine_clients"]
@@ -68,7 +68,7 @@ def _examine(
         made = make(Properties({**_offline(properties), "logger": warnings}))
         made.poll(0)
     except KafkaException as exception:
-        said = _PREAMBLE.sub("", kafka_error(exception).str().strip())
+        said = with_hint(_PREAMBLE.sub("", kafka_error(exception).str().strip()), properties)
         return [Finding(client, keyword, said, refused=True)]
     except (TypeError, ValueError) as exception:
         return [Finding(client, keyword, str(exception), refused=True)]

@@ -14,7 +14,13 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
-from kafka_layer.checks import TAG, check_apps, check_cleartext_credentials, check_settings
+from kafka_layer.checks import (
+    TAG,
+    check_apps,
+    check_cleartext_credentials,
+    check_prefixes,
+    check_settings,
+)
 from kafka_layer.layer import KafkaChannelLayer
 
 KAFKA = "kafka_layer.layer.KafkaChannelLayer"
@@ -353,7 +359,35 @@ def test_w004_is_for_deployments_only(settings: Any) -> None:
 
     assert run_checks(tags=[TAG]) == []
     deploy = run_checks(tags=[TAG], include_deployment_checks=True)
-    assert [each.id for each in deploy] == ["kafka_layer.W004"]
+    assert "kafka_layer.W004" in [each.id for each in deploy]
+
+
+def test_w006_the_default_prefix_on_brokers_of_other_hosts(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": layer()}
+
+    assert run_checks(tags=[TAG]) == []
+    message = only(check_prefixes())
+    assert message.id == "kafka_layer.W006"
+    assert "prefix is 'channels', the default" in message.msg
+    assert message in run_checks(tags=[TAG], include_deployment_checks=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"prefix": "shop-staging"}, {"bootstrap_servers": "localhost:9092,127.0.0.1:9093"}],
+    ids=["own prefix", "loopback"],
+)
+def test_w006_is_silent(settings: Any, config: dict[str, Any]) -> None:
+    settings.CHANNEL_LAYERS = {"default": layer(**config)}
+
+    assert check_prefixes() == []
+
+
+def test_w006_is_silent_about_layers_in_memory(settings: Any) -> None:
+    memory = "kafka_layer.testing.InMemoryKafkaChannelLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": memory, "CONFIG": {}}}
+
+    assert check_prefixes() == []
 
 
 def test_layers_in_memory_have_no_clients_to_check(found: Any) -> None:

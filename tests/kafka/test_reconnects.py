@@ -1,0 +1,69 @@
+"""How often clients try to reach brokers that are away."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import Consumer, Producer
+
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.kafka.properties import consumer_properties, producer_properties
+
+# One client: a server has three or more, each with a connection per broker.
+MOST_A_SECOND = 8
+WATCHED = 2.0
+
+
+class Away:
+    """A port at which every connection ends at once; notes when each was made."""
+
+    def __init__(self) -> None:
+        self.made: list[float] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.made.append(time.monotonic())
+            connection.close()
+
+
+@pytest.fixture
+def away() -> Iterator[Away]:
+    away = Away()
+    yield away
+    away.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties"),
+    [(Producer, producer_properties), (Consumer, consumer_properties)],
+    ids=["producer", "consumer"],
+)
+def test_a_client_does_not_storm_brokers_that_are_away(
+    away: Away,
+    kind: Callable[..., Producer | Consumer],
+    properties: Callable[[LayerConfig], dict[str, object]],
+) -> None:
+    config = LayerConfig.from_keywords(bootstrap_servers=away.address)
+    client = kind({**properties(config), "log_level": 0, "error_cb": lambda error: None})
+    began = time.monotonic()
+    while time.monotonic() < began + WATCHED:
+        client.poll(0.05)
+    assert len(away.made) / WATCHED <= MOST_A_SECOND
+    assert len(away.made) / WATCHED >= 2, "an outage would last longer than it has to"
