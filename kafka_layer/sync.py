@@ -7,9 +7,11 @@ with ``overflow="block"``. Arguments, results and errors are those of the method
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 from ._base import LayerBase
+from .config.threads import call_natively
 from .delivery.tickets import run_blocking
 from .messages import Position
 from .wire.names import UserId, user_key
@@ -85,7 +87,7 @@ class SyncTwins(LayerBase):
 
     def close_sync(self) -> None:
         """Do what ``close`` does, without an event loop."""
-        self._server.close(self.config.timings.close)
+        call_natively(partial(self._server.close, self.config.timings.close))
 
     def _publish_sync(self, record: ProducerRecord | None) -> Position | None:
         if record is None or self._try_publish(record):

@@ -8,7 +8,8 @@ layer takes its threads and what they wait with from here, and nowhere else:
 - A thread of the layer waits for an ``Event`` natively. Any other caller may be a greenlet: it
   waits as a greenlet, and lets the others run.
 
-So whatever blocks in C belongs into a thread of the layer, for whose end the caller waits.
+So what blocks in C belongs into a thread of the layer, for whose end the caller waits; where there
+is none yet, ``call_natively`` makes one.
 
 Where nothing is replaced these are the standard library's own.
 """
@@ -24,7 +25,7 @@ from _queue import SimpleQueue
 from _thread import LockType
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -37,6 +38,7 @@ __all__ = [
     "RLock",
     "SimpleQueue",
     "Thread",
+    "call_natively",
     "is_current",
     "new_condition",
     "new_event",
@@ -46,6 +48,8 @@ __all__ = [
     "sleep",
     "wait_for_futures",
 ]
+
+T = TypeVar("T")
 
 Event = threading.Event
 """The type of what ``new_event`` makes."""
@@ -137,6 +141,34 @@ def new_thread(target: Callable[..., object], name: str, args: Iterable[Any] = (
 def is_current(thread: Thread | None) -> bool:
     """Tell whether the caller runs in a thread that ``new_thread`` made."""
     return thread is not None and thread.ident == _get_ident()
+
+
+def call_natively(function: Callable[[], T]) -> T:
+    """Call a function that may block in C; other greenlets of the caller's thread run meanwhile.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        BaseException: What the function raises.
+    """
+    if not _is_greenlet():
+        return function()
+    future = new_future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        new_thread(run, "kafka-layer-blocking").start()
+    except RuntimeError:
+        # The process is about to end, and other greenlets with it.
+        return function()
+    outcome: T = future.result()
+    return outcome
 
 
 def wait_for_futures(futures: Iterable[Future[Any]], timeout: float) -> bool:

@@ -466,7 +466,7 @@ class TopicAdmin:
         while (missing := [each for each in names if each not in found]) and (
             time.monotonic() < deadline
         ):
-            time.sleep(_POLL_INTERVAL)
+            sleep(_POLL_INTERVAL)
             found.update(self.inspect(missing))
         return found
 
