@@ -27,8 +27,8 @@ __all__ = ["GroupMember"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds after an error that nobody expected, and after the broker refused.
-_RETRY = 0.05
+# Seconds after an error that nobody expected, and after the broker refused: each new try makes a
+# client.
 _REJOIN = 1.0
 # Looks in a row that must find a client silent, and a call of it that does not return.
 _SILENT_LOOKS = 2
@@ -125,7 +125,7 @@ class GroupMember:
 
         librdkafka waits without an error where a broker of Kafka 3.x does not know the protocol.
         """
-        if self._config.worker_group_protocol != "consumer":
+        if self._config.worker_group_protocol != "consumer" or not self.is_member:
             return
         timeout = max(0.1, deadline - monotonic())
         try:
@@ -204,8 +204,9 @@ class GroupMember:
                 if membership.deserted:
                     return
                 self._membership = None
+            # Whatever the ending: a client that was refused may fail as it leaves.
             refusal = membership.client.refusal
-            if ending is Ending.REFUSED and refusal is not None and self._is_final(refusal):
+            if refusal is not None and self._is_final(refusal):
                 return
             if ending is Ending.LEFT and not self._rest():
                 return
@@ -249,8 +250,9 @@ class GroupMember:
         try:
             ending = membership.run()
         except Exception as error:
-            self._note_error(error)
-            self._stop.wait(_RETRY)
+            if membership.client.refusal is None:
+                self._note_error(error)
+                self._stop.wait(_REJOIN)
             return Ending.FAILED
         if ending is Ending.DEAD:
             self._note_replacement(membership.death)

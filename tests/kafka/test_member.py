@@ -210,3 +210,30 @@ class TestProtocol:
         monkeypatch.setattr(member, "describe_group", fail)
         silent.member.start(0.2)
         assert silent.member.is_member
+
+
+class RefusedConsumer(PatientConsumer):
+    """Is refused at its first poll, and fails in whatever it is asked for from then on."""
+
+    def __init__(self, properties: dict[str, Any]) -> None:
+        super().__init__(properties)
+        self._error_cb = properties["error_cb"]
+
+    def poll(self, timeout: float) -> Any:
+        self._error_cb(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+
+    def unsubscribe(self) -> None:
+        raise KafkaException(KafkaError(KafkaError._FATAL))
+
+
+def test_a_client_that_is_refused_and_fails_as_it_leaves_ends_the_start_with_its_error(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It was tried again twenty times a second, for good, and start() told nothing.
+    made = case()
+    consumers = type("Consumers", (RefusedConsumer,), {"made": [], "records": []})
+    monkeypatch.setattr(group, "Consumer", consumers)
+    with pytest.raises(TopicError, match="no right to use the consumer group"):
+        made.member.start(10)
+    wait_until(lambda: not made.threads(), "the thread to end")
+    assert [each.closed for each in consumers.made] == [True]
