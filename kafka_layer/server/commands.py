@@ -375,6 +375,7 @@ class Commands:
             "channels": len(self._registry.open_channels()),
             "groups": len(self._registry.groups),
             "users": len(self._registry.users),
+            "replaced": sum(self._stats.replaced().values()),
         }
         self._reply(value, answer)
 

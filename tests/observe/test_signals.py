@@ -240,3 +240,14 @@ class TestDeliveryReports:
             position = await asyncio.wait_for(layer.group_send("room", {"type": "x"}), 20)
             assert position is not None
             standing.go_on.set()
+
+
+async def test_servers_tell_how_many_of_their_clients_were_replaced(make_layer: Layers) -> None:
+    asker, other = make_layer(), make_layer()
+    await other.new_channel()
+    other._server.stats.count("consumer.replaced")
+    other._server.stats.count("producer.replaced", 2)
+    assert other.stats().replaced == {"consumer": 1, "producer": 2}
+    name = other.stats().server
+    told = await asyncio.to_thread(asker.servers_sync, 0.5)
+    assert [each["replaced"] for each in told if each["server"] == name] == [3]

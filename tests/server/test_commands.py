@@ -183,7 +183,7 @@ class TestRollCall:
         value = {"command": "who", "id": 3, "reply_to": str(ASKER), "inboxes": 3}
         site.commands.deliver([site.record(Topic.GROUP_MGMT, "*", value)])
         assert site.answers() == [
-            {"id": 3, "server": site.name, "channels": 0, "groups": 0, "users": 0}
+            {"id": 3, "server": site.name, "channels": 0, "groups": 0, "users": 0, "replaced": 0}
         ]
 
     @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ UNWELL_CODE = 3
 """Exit code when something is not as it should be; an error has 1, a wrong option 2."""
 
 
+# What servers tell about themselves; "replaced" counts clients that stopped working, and servers of
+# version 0.1 do not tell it.
+_TOLD = ("server", "channels", "groups", "users", "replaced")
+
+
 class Command(BaseCommand):
     """Shows topics, worker channels and servers, and tries the way through the broker."""
 
@@ -98,11 +103,8 @@ class Command(BaseCommand):
             [(lag.topic, str(lag.waiting), str(lag.members)) for lag in report.work],
         )
         self._print_table(
-            ("SERVER", "CHANNELS", "GROUPS", "USERS"),
-            [
-                tuple(str(told.get(name)) for name in ("server", "channels", "groups", "users"))
-                for told in report.servers
-            ],
+            tuple(name.upper() for name in _TOLD),
+            [tuple(str(told.get(name, "-")) for name in _TOLD) for told in report.servers],
         )
         for problem in report.problems:
             self.stdout.write(self.style.WARNING(f"  {problem}"))
