@@ -54,7 +54,8 @@ async def begin_work(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dic
 
 def worker_of(layer: KafkaChannelLayer) -> Any:
     """The consumer of a layer's only worker channel."""
-    return layer._server.transport._workers[0]  # type: ignore[attr-defined]
+    [worker] = layer._server.transport._workers.values()  # type: ignore[attr-defined]
+    return worker
 
 
 async def pass_time(seconds: float) -> None:
