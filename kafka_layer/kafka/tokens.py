@@ -6,12 +6,12 @@ import concurrent.futures
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from ..config.realtime import monotonic, wall_clock
+from ..config.threads import Lock, new_future, new_thread
 from ..exceptions import BrokerUnavailable
 
 __all__ = ["TokenSource", "token_source"]
@@ -43,7 +43,7 @@ class TokenSource:
     def __init__(self, callback: OAuthCallback, patience: float = _PATIENCE) -> None:
         self._callback = callback
         self._patience = patience
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # By sasl.oauthbearer.config: the last call of the callback.
         self._calls: dict[Any, Future[Any]] = {}
         # By the same: when a token is not handed out any more.
@@ -85,11 +85,9 @@ class TokenSource:
         with self._lock:
             call = self._calls.get(config)
             if call is None or (call.done() and monotonic() >= self._shared_until[config]):
-                call = self._calls[config] = Future()
+                call = self._calls[config] = new_future()
                 call.set_running_or_notify_cancel()
-                threading.Thread(
-                    target=self._run, args=(config, call), name="kafka-layer-token", daemon=True
-                ).start()
+                new_thread(self._run, "kafka-layer-token", (config, call)).start()
             return call
 
     def _run(self, config: Any, call: Future[Any]) -> None:
