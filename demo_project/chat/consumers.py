@@ -28,8 +28,10 @@ and receives
 
 `sent_by` and `delivered_by` name the workers at both ends of a message's way. The address has
 the person (`?as=`) and may have a name for the page (`&tab=`), by which the others know it
-again when it reconnects. Whoever sends a message may give it an id of 16 hexadecimal digits, by
-which pages know it again when it is sent twice.
+again when it reconnects. A page that lost its worker says so (`&lost=1`), and a worker that has
+more pages than another one closes it at once: the next connection may lead to that one. Whoever
+sends a message may give it an id of 16 hexadecimal digits, by which pages know it again when it
+is sent twice.
 """
 
 import contextlib
@@ -53,6 +55,9 @@ from .presence import PresenceMixin
 
 CLOSE_REFUSED = 4400
 """The close code after a refusal, from the range that RFC 6455 leaves to applications."""
+
+CLOSE_CROWDED = 4503
+"""The close code for a page that should try whether another worker takes it."""
 
 _TAB = re.compile(r"[a-z0-9]{1,16}", re.ASCII)
 _MAX_PROBE_LENGTH = 16
@@ -88,6 +93,10 @@ class ChatConsumer(  # type: ignore[misc]
             await self.accept()
             await self.send_json({"type": "refusal", "text": str(invalid)})
             await self.close(CLOSE_REFUSED)
+            return
+        if self._query("lost") == "1" and process.pages.are_crowded():
+            await self.accept()
+            await self.close(CLOSE_CROWDED)
             return
         group = rules.group_name(room)
         await self.channel_layer.group_add(group, self.channel_name)
@@ -206,7 +215,8 @@ class ChatConsumer(  # type: ignore[misc]
 
     async def worker_report(self, message: dict[str, Any]) -> None:
         match message:
-            case {"worker": str(), "pages": int(), "per_second": float() | int()}:
+            case {"worker": str(name), "pages": int(number), "per_second": float() | int()}:
+                process.pages.hear_of(name, number)
                 await self.deliver(message | {"type": "worker"})
 
     async def worker_end(self, message: dict[str, Any]) -> None:

@@ -7,14 +7,19 @@ import asyncio
 import contextlib
 import secrets
 import threading
+import time
 from typing import Any, Protocol
 
+from django.conf import settings
 from django.dispatch import receiver
 
 from kafka_layer.signals import connection_changed
 
 ID = secrets.token_hex(8)
 """Tells this process from an earlier one with the same worker's name."""
+
+HEARD_WITHIN = 3.0
+"""Seconds for which a report of another worker counts; one comes every two seconds."""
 
 
 class Page(Protocol):
@@ -29,6 +34,7 @@ class Pages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loops: dict[Page, asyncio.AbstractEventLoop] = {}
+        self._elsewhere: dict[str, tuple[int, float]] = {}
         self._delivered = 0
 
     def add(self, page: Page) -> None:
@@ -43,6 +49,20 @@ class Pages:
 
     def __len__(self) -> int:
         return len(self._loops)
+
+    def hear_of(self, worker: str, number: int) -> None:
+        """Note how many pages a worker said it has."""
+        self._elsewhere[worker] = number, time.monotonic()
+
+    def are_crowded(self) -> bool:
+        """Tell whether another worker, of which we heard lately, has fewer pages than this one."""
+        lately = time.monotonic() - HEARD_WITHIN
+        others = [
+            number
+            for worker, (number, at) in self._elsewhere.items()
+            if worker != settings.DEMO_WORKER and not worker.startswith("job-") and at > lately
+        ]
+        return len(self) > min(others, default=len(self))
 
     def tell(self, frame: dict[str, Any]) -> None:
         """Have a frame delivered to all pages; returns at once."""

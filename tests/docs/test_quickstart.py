@@ -139,6 +139,23 @@ async def test_a_message_comes_to_everybody_on_both_servers(
         assert await heard_by(bob) == "Hello from a script"
 
 
+def test_the_script_fails_where_there_is_no_broker(project: Path) -> None:
+    nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
+
+    done = subprocess.run(
+        [sys.executable, "send.py"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **nowhere},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_TIMEOUT,
+    )
+
+    assert done.returncode == 1
+    assert "ProduceFailed: The broker did not take a record" in done.stderr
+
+
 async def test_without_a_broker_it_works_in_one_process(project: Path) -> None:
     settings = (project / "project.py").read_text()
     assert BACKEND in settings

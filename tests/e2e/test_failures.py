@@ -55,7 +55,7 @@ def test_the_panel_shows_figures_and_workers(people: People, room: str) -> None:
         expect(row_of(page, "worker-1")).to_contain_text("1 page")
         expect(row_of(page, "worker-2")).to_contain_text("2 pages")
         expect(row_of(page, "job-1")).to_contain_text("jobs")
-        expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
+        expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
     expect(row_of(ada, "worker-1")).to_contain_text("yours")
     expect(row_of(bob, "worker-1")).not_to_contain_text("yours")
 
@@ -71,7 +71,7 @@ def test_the_panel_shows_figures_and_workers(people: People, room: str) -> None:
 
 def test_the_latency_needs_no_message(people: People, room: str) -> None:
     ada = people.join("Ada", room)
-    expect(ada.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
+    expect(ada.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
     expect(ada.locator(".message")).to_have_count(0)
 
 
@@ -201,7 +201,7 @@ def test_a_broker_that_restarts_costs_no_message(
             expect(page.locator(".message")).to_have_count(3)
             expect(row_of(page, "worker-1")).to_contain_text("page")
             expect(row_of(page, "worker-2")).to_contain_text("page")
-            expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]*$"))
+            expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
         people.leave()
         assert people.complaints == []
 

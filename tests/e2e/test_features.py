@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from websockets.exceptions import ConnectionClosedError
 
 from tests.support.waiting import wait_until_async
 
@@ -184,6 +187,30 @@ class TestPresence:
 
         with Demo("--job-workers", "0", workers=2) as demo:
             asyncio.run(scenario(demo))
+
+    def test_pages_that_lost_their_worker_are_spread_over_the_others(
+        self, kafka_demo: Demo, room: str
+    ) -> None:
+        async def scenario() -> None:
+            ticket = await asyncio.to_thread(join, kafka_demo.address, "Ada", room)
+            crowd = [await Client.tab(ticket, "Ada", on="worker-1") for _ in range(3)]
+            pages = None
+            while pages != 0:  # as reports of pages that have left come first
+                report = await crowd[-1].next_of("worker")
+                if report["worker"] == "worker-2":
+                    pages = report["pages"]
+            lost = dataclasses.replace(ticket, socket=f"{ticket.socket}&lost=1")
+            taken = set()
+            for _ in range(12):
+                page = await Client.open(lost)
+                with contextlib.suppress(ConnectionClosedError):
+                    taken.add((await page.receive("welcome"))["worker"])
+                sent_on = page.websocket.close_code
+                await page.close()
+                assert sent_on in (None, 4503)
+            assert taken == {"worker-2"}
+
+        asyncio.run(scenario())
 
     def test_a_page_is_known_again_by_its_tab(self, kafka_demo: Demo, room: str) -> None:
         async def scenario() -> None:

@@ -2,6 +2,9 @@
 
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 10_000;
+// A page that lost its worker is sent on by those that have more pages than others; so often.
+const CROWDED = 4503;
+const SENT_ON = 3;
 
 /**
  * Events: `frame` with the parsed frame as its detail, and `state` with one of
@@ -13,6 +16,8 @@ export class Connection extends EventTarget {
   #failures = 0;
   #timer = null;
   #ended = false;
+  #lost = false;
+  #sentOn = 0;
 
   constructor(path) {
     super();
@@ -26,16 +31,30 @@ export class Connection extends EventTarget {
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#emit("state", "connecting");
-    const socket = new WebSocket(this.#url);
+    const url = new URL(this.#url);
+    if (this.#lost && this.#sentOn < SENT_ON) {
+      url.searchParams.set("lost", "1");
+    }
+    const socket = new WebSocket(url);
     this.#socket = socket;
     socket.addEventListener("open", () => {
       this.#failures = 0;
       this.#emit("state", "open");
     });
-    socket.addEventListener("message", ({ data }) => this.#emit("frame", JSON.parse(data)));
-    socket.addEventListener("close", () => {
-      // A socket that reconnect() or end() dropped closes late and means nothing.
-      if (socket === this.#socket) {
+    socket.addEventListener("message", ({ data }) => {
+      this.#lost = false;
+      this.#sentOn = 0;
+      this.#emit("frame", JSON.parse(data));
+    });
+    socket.addEventListener("close", ({ code }) => {
+      if (socket !== this.#socket) {
+        return; // reconnect() or end() dropped it
+      }
+      if (code === CROWDED) {
+        this.#sentOn++;
+        this.open();
+      } else {
+        this.#lost = true;
         this.#retryLater();
       }
     });

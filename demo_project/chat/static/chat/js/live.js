@@ -1,4 +1,6 @@
-// The figures at the top of the details: messages per second and latency, as they are now.
+// The figures in the details: messages per second and latency, as they are now.
+
+import { duration } from "./dom.js";
 
 const EVERY = 2_000;
 const SAMPLES = 15;
@@ -12,6 +14,7 @@ export class Live {
   #rate = document.getElementById("rate");
   #latency = document.getElementById("latency");
   #chart = document.getElementById("rate-chart");
+  #most = document.getElementById("chart-most");
   #send;
   #rates = [];
   #peak = 0;
@@ -36,14 +39,14 @@ export class Live {
     this.#running = false;
     this.#probe = null;
     this.#samples = [];
-    this.#show(this.#latency, null);
-    this.#show(this.#rate, null);
+    this.#latency.textContent = "–";
+    this.#rate.textContent = "–";
   }
 
   /** Shows the messages per second of all workers together, which one of them just told. */
   showRate(rate) {
     if (this.#running) {
-      this.#show(this.#rate, rate);
+      this.#rate.textContent = format(rate);
       this.#peak = Math.max(this.#peak, rate);
     }
   }
@@ -60,7 +63,7 @@ export class Live {
   add(milliseconds) {
     this.#samples = [...this.#samples, milliseconds].slice(-SAMPLES);
     if (this.#running) {
-      this.#show(this.#latency, median(this.#samples));
+      this.#latency.textContent = duration(median(this.#samples));
     }
   }
 
@@ -82,13 +85,10 @@ export class Live {
     }
   }
 
-  #show(node, value) {
-    node.textContent = value === null ? "–" : format(value);
-  }
-
   #draw() {
     // A quiet chat is a flat line, and not a mountain range of small numbers.
-    const most = Math.max(2, ...this.#rates);
+    const most = Math.max(2, Math.ceil(Math.max(...this.#rates)));
+    this.#most.textContent = format(most);
     const first = BARS - this.#rates.length;
     const bars = this.#rates.map((rate, index) => {
       const height = Math.max(0.04, rate / most);

@@ -1,6 +1,6 @@
 // The list of messages and notices.
 
-import { decoration, element, spoken } from "./dom.js";
+import { decoration, duration, element, spoken } from "./dom.js";
 import { avatar, isProgram } from "./people.js";
 import { workerBadge } from "./workers.js";
 
@@ -79,7 +79,7 @@ export class MessageLog extends EventTarget {
 
   /** Kafka is back after so many seconds. */
   addRecovery(seconds) {
-    const after = seconds > 0 ? ` after ${Math.max(1, Math.round(seconds))} s` : "";
+    const after = seconds > 0 ? ` after ${duration(seconds * 1000)}` : "";
     this.#addApart(element("li", "notice", `Kafka is back${after}.`));
   }
 
@@ -108,7 +108,7 @@ export class MessageLog extends EventTarget {
     }
     const text = element("p", "message-text", ...question(message), message.text);
     if (message.sent_at !== null) {
-      text.title = `${timeOf(message)}, ${message.transit_ms} ms on its way`;
+      text.title = `${timeOf(message)}, ${duration(message.transit_ms)} on its way`;
     }
     body.append(text);
     const item = element("li", `message ${kind}`, body);
@@ -123,10 +123,8 @@ export class MessageLog extends EventTarget {
   }
 
   #head(message, own) {
-    const head = element("div", "message-head", own ? "" : this.#author(message.author));
-    if (own) {
-      head.append(element("span", "author", "You"));
-    }
+    // One's own messages are told by their side and colour.
+    const head = element("div", "message-head", own ? spoken("You ") : this.#author(message.author));
     if (message.to) {
       const to = this.#isYou(message.to) ? "you" : message.to.name;
       head.append(element("span", "tag", `only to ${to}`));
@@ -154,14 +152,16 @@ export class MessageLog extends EventTarget {
     return button;
   }
 
+  /** The way of a message: in words for the newest, as coloured dots for all above it. */
   #route(message) {
     const route = element("span", "route", spoken("through "), workerBadge(message.sent_by));
     if (message.sent_by !== message.delivered_by) {
       route.append(decoration("→"), spoken(" to "), workerBadge(message.delivered_by));
     }
     if (message.transit_ms !== null) {
-      route.append(`${message.transit_ms} ms`);
+      route.append(element("span", "transit", duration(message.transit_ms)));
     }
+    route.title = route.textContent;
     return route;
   }
 

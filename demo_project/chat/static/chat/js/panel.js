@@ -41,7 +41,9 @@ export class Panel extends EventTarget {
   showWorker(worker, process) {
     if (this.#kill) {
       this.#kill.elements.process.value = process;
-      this.#kill.querySelector("[data-worker]").textContent = worker;
+      for (const node of document.querySelectorAll("[data-worker]")) {
+        node.textContent = worker;
+      }
     }
   }
 

@@ -2,6 +2,10 @@
 
 import { element } from "./dom.js";
 
+// Far enough apart to be told from each other.
+const HUES = [265, 25, 145, 325, 85, 205, 295, 55, 175, 355, 115, 235];
+const chosen = new Map();
+
 /** A job or a script has no id, and nobody can write to it. */
 export function isProgram(person) {
   return person.id === "";
@@ -14,13 +18,24 @@ export function avatar(person) {
 export function paintAvatar(node, person) {
   node.textContent = isProgram(person) ? "" : initials(person.name);
   node.classList.toggle("program", isProgram(person));
-  node.style.setProperty("--hue", (parseInt(person.id.slice(0, 4), 16) || 0) % 360);
+  node.style.setProperty("--hue", hueOf(person.id));
   node.ariaHidden = "true";
   return node;
 }
 
+/** A person's own colour, unless somebody else of this page has it: then the next free one. */
+function hueOf(id) {
+  if (!chosen.has(id)) {
+    const first = (parseInt(id.slice(0, 4), 16) || 0) % HUES.length;
+    const turns = HUES.map((_, turn) => HUES[(first + turn) % HUES.length]);
+    const taken = new Set(chosen.values());
+    chosen.set(id, turns.find((hue) => !taken.has(hue)) ?? HUES[first]);
+  }
+  return chosen.get(id);
+}
+
 function initials(name) {
   const words = name.split(" ");
-  const chosen = words.length > 1 ? [words[0], words.at(-1)] : words;
-  return chosen.map((word) => [...word][0].toLocaleUpperCase()).join("");
+  const ends = words.length > 1 ? [words[0], words.at(-1)] : words;
+  return ends.map((word) => [...word][0].toLocaleUpperCase()).join("");
 }

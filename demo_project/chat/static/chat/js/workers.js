@@ -9,9 +9,9 @@ const JOB_SHIFT = 3;
 /** @param worker its name, or null for what no worker sent: a program wrote it to Kafka. */
 export function workerBadge(worker) {
   if (worker === null) {
-    return element("span", "badge outside", "Kafka");
+    return element("span", "badge outside", element("span", "badge-name", "Kafka"));
   }
-  const badge = tint(element("span", "badge", worker), worker);
+  const badge = tint(element("span", "badge", element("span", "badge-name", worker)), worker);
   badge.classList.toggle("job", isForJobs(worker));
   return badge;
 }

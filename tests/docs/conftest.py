@@ -1,0 +1,38 @@
+"""The documentation, built as a site."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with every warning an error."""
+    missing = [each for each in ("mkdocs", "mkdocstrings_handlers") if not _is_installed(each)]
+    if missing:
+        reason = "the documentation needs mkdocs and mkdocstrings[python]: pip install -e '.[docs]'"
+        if os.environ.get("KAFKA_LAYER_REQUIRE_BROKER") == "1":
+            pytest.fail(f"{reason} (KAFKA_LAYER_REQUIRE_BROKER=1)", pytrace=False)
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
