@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -298,6 +299,7 @@ class TestRefused:
             await asyncio.wait([websocket.future])
             del websocket
             registry = server._server.registry
+            gc.collect()  # Python 3.10 leaves the ended task in a cycle
             await wait_until_async(
                 lambda: is_empty_after_sweep(registry), "the channel to be forgotten"
             )
