@@ -313,7 +313,7 @@ class TestMany:
         took = time.monotonic() - started
         with capsys.disabled():
             print(f"\n1,000 remote group_add in flight: acknowledged in {took:.3f} s")  # noqa: T201
-        assert len(owner._server.registry.groups.of("room")) == 1000
+        assert len(owner._server.registry.groups.members("room")) == 1000
         await asker.group_send("room", MESSAGE)
         for each in channels:
             assert await next_messages(owner, each, 1) == [MESSAGE]

@@ -276,7 +276,7 @@ class TestForgeries:
         attacker.write("group-mgmt", mine, commands[0].value() or b"", inbox)
         await wait_until_async(lambda: layer.stats().dropped, "the copy to be counted")
         assert layer.stats().dropped == {"replayed": 1}
-        assert not layer._server.registry.groups.of("secrets")
+        assert not layer._server.registry.groups.members("secrets")
 
     async def test_an_old_one_that_this_server_never_saw(
         self, layer: KafkaChannelLayer, channel: str, attacker: Attacker
