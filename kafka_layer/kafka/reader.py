@@ -184,17 +184,21 @@ class Reader:
     def _begin(self, client: Consumer, deadline: float) -> None:
         """Settle all starts before anything is read: explicit offsets lose nothing."""
         detail = "no time was left"
+        patience = self._timeout
         while self._positions.unsettled:
             left = deadline - time.monotonic()
             if left <= 0 or self._stop.is_set():
                 raise self._no_offsets(detail)
-            detail = self._settle_ends(client, min(left, self._timeout)) or detail
+            detail = self._settle_ends(client, min(left, patience)) or detail
             if self._positions.unsettled:
                 self._stop.wait(_RETRY)
-                self._read_metadata(client, deadline)
+                self._read_metadata(client, deadline, patience)
+                # Brokers or a machine that are slow answer no question sooner for being asked
+                # again: each one gets more of the time that is left.
+                patience *= 3
         client.assign(_offsets(self._positions.take_everything()))
 
-    def _read_metadata(self, client: Consumer, deadline: float) -> None:
+    def _read_metadata(self, client: Consumer, deadline: float, patience: float) -> None:
         """Have the client ask anew which partitions there are, and who leads them.
 
         Just after a topic was created a broker may not know it, or its leaders. The client keeps
@@ -204,8 +208,11 @@ class Reader:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            with contextlib.suppress(KafkaException):
-                client.list_topics(topic, min(left, self._timeout))
+            try:
+                client.list_topics(topic, min(left, patience))
+            except KafkaException:
+                # Nobody answers for the others either: their turn comes after the next question.
+                return
 
     def _go_on(self, client: Consumer) -> None:
         self._read(client)

@@ -203,6 +203,28 @@ def test_a_broker_that_does_not_know_a_topic_yet_is_asked_again(
     assert metadata_read == 3
 
 
+def test_a_broker_that_answers_slowly_gets_all_the_time_of_a_start(
+    reader: Reader, client: type[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that is given up too soon is asked for nothing, however often."""
+    latency = Timings().request * 2.5
+
+    def list_topics(consumer: FakeConsumer, topic: str, timeout: float) -> None:
+        if timeout < latency:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def offsets_for_times(
+        consumer: FakeConsumer, partitions: Sequence[TopicPartition], timeout: float
+    ) -> list[TopicPartition]:
+        if timeout < latency:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return FakeConsumer.offsets_for_times(consumer, partitions, timeout)
+
+    monkeypatch.setattr(client, "list_topics", list_topics, raising=False)
+    monkeypatch.setattr(client, "offsets_for_times", offsets_for_times)
+    reader.start(WISH, Timings().start).result(5)
+
+
 def test_a_topic_that_stays_unknown_fails_the_start_at_its_deadline(
     reader: Reader, client: type[FakeConsumer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
