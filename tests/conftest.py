@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from kafka_layer.testing.embedded import EmbeddedBroker
@@ -15,6 +16,10 @@ from tests.support.kafka import RealBroker, missing_tools
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.secure import SecureBroker
 from tests.support.shared import SharedBroker
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("kafka_layer", deadline=None)
+hypothesis.settings.load_profile("kafka_layer")
 
 _SHARED = pytest.StashKey[SharedBroker | None]()
 

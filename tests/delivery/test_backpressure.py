@@ -444,4 +444,4 @@ class Congestions(RuleBasedStateMachine):
 
 
 TestCongestions = Congestions.TestCase
-TestCongestions.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestCongestions.settings = settings(max_examples=40, stateful_step_count=40)

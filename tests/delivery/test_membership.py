@@ -169,7 +169,7 @@ class Memberships(RuleBasedStateMachine):
 
 
 TestMemberships = Memberships.TestCase
-TestMemberships.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestMemberships.settings = settings(max_examples=30, stateful_step_count=30)
 
 
 def interrupted_at(step: int, function: Callable[[], object], handler: Callable[[], None]) -> bool:

@@ -498,7 +498,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert before is self.state or (before, self.state) in TRANSITIONS
 
 
-BatcherMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+BatcherMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
 TestBatcherMachine = BatcherMachine.TestCase
 
 

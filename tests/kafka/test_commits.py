@@ -275,7 +275,6 @@ TestGroup = GroupMachine.TestCase
 TestGroup.settings = settings(
     max_examples=100,
     stateful_step_count=30,
-    deadline=None,
     # Without the phase that explains a failure: it takes minutes.
     phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )

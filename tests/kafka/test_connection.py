@@ -221,4 +221,4 @@ class ConnectionMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = ConnectionMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TestAnyOrder.settings = settings(max_examples=50, stateful_step_count=20)

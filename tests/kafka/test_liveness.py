@@ -201,7 +201,7 @@ class AnyEvidence(RuleBasedStateMachine):
 
 
 TestAnyEvidence = AnyEvidence.TestCase
-TestAnyEvidence.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAnyEvidence.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @given(st.integers(1, 5), st.lists(st.sampled_from([UNANSWERED, STUCK]), min_size=5, max_size=5))

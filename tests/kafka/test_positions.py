@@ -345,4 +345,4 @@ class AnyCourse(RuleBasedStateMachine):
 
 
 TestAnyCourse = AnyCourse.TestCase
-TestAnyCourse.settings = settings(max_examples=200, stateful_step_count=15, deadline=None)
+TestAnyCourse.settings = settings(max_examples=200, stateful_step_count=15)

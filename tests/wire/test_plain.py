@@ -188,7 +188,7 @@ def grown(each: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(texts, st.recursive(scalars, grown, max_leaves=15)))
 def test_any_message_that_json_dumps_takes_arrives_the_same_in_both_formats(
     message: dict[str, Any],
