@@ -9,7 +9,6 @@ disturbs another.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
