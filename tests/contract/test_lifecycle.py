@@ -11,6 +11,7 @@ from channels.exceptions import ChannelFull
 
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import (
+    WORKER_CHANNEL,
     Layers,
     begin_receive,
     is_empty_after_sweep,
@@ -47,7 +48,7 @@ class TestFlush:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         await layer.send(channel, MESSAGE)
-        await layer.send("flushed-jobs", MESSAGE)
+        await layer.send(WORKER_CHANNEL, MESSAGE)
         await asyncio.to_thread(layer.flush_sync)
         assert len(layer._server.registry.groups) == 0
         await layer.send(channel, BARRIER)

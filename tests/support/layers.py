@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until_async
 
 __all__ = [
     "PARTITIONS",
+    "WORKER_CHANNEL",
     "Backend",
     "Layers",
     "backend_named",
@@ -38,6 +39,9 @@ __all__ = [
 
 PARTITIONS = 4
 """Of each topic: enough for a key to have a choice, and soon created."""
+
+WORKER_CHANNEL = "shared-jobs"
+"""A worker channel that works on every backend: the embedded broker creates no topic on request."""
 
 Message = dict[str, Any]
 
@@ -75,7 +79,9 @@ def embedded_backend(broker: EmbeddedBroker) -> Backend:
     """Layers on librdkafka's own broker."""
 
     def create_topics(prefix: str) -> None:
-        broker.config(prefix=prefix, default_partitions=PARTITIONS)
+        broker.config(
+            prefix=prefix, default_partitions=PARTITIONS, worker_channels={WORKER_CHANNEL: {}}
+        )
 
     config = {"bootstrap_servers": broker.bootstrap_servers, **broker.client_settings}
     return Backend("embedded", KafkaChannelLayer, config, create_topics)
