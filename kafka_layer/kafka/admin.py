@@ -100,6 +100,8 @@ def partition_counts(
     counts = {}
     looks = iter(_FIRST_TIMEOUTS)
     patience = next(looks)
+    # It may be mended by now: the client gets the time of two requests to connect anew.
+    earlier = connection.refusal
     for name in names:
         while True:
             left = deadline - time.monotonic()
@@ -111,8 +113,10 @@ def partition_counts(
                 error = kafka_error(exception)
                 if error.code() not in _UNANSWERED:
                     raise topic_error(f"look at {name}", error, connection.servers) from None
-                if connection.refused or time.monotonic() >= deadline:
+                refused = connection.refused and connection.refusal is not earlier
+                if refused or time.monotonic() >= deadline:
                     raise connection.unavailable(f"look at {name}: {error.str()}") from None
+                earlier = None
                 patience = next(looks, timeout)
                 sleep(_RETRY)
                 continue

@@ -9,11 +9,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.registry import Registry
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
@@ -42,6 +43,10 @@ PARTITIONS = 4
 
 WORKER_CHANNEL = "shared-jobs"
 """A worker channel that works on every backend: the embedded broker creates no topic on request."""
+
+# Seconds that a start may take where a test does not say it: a machine that runs several tests at
+# a time is slow, and says nothing about a layer.
+_START = 30.0
 
 Message = dict[str, Any]
 
@@ -114,7 +119,8 @@ class Layers:
 
     Attributes:
         prefix: The prefix they share, unless told otherwise.
-        timings: What the layers made from now on take for their time-outs and intervals.
+        timings: What the layers made from now on take for their time-outs and intervals. Where a
+            start has its usual time there, it gets that of a slow machine.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -130,7 +136,10 @@ class Layers:
             self._prefixes.add(prefix)
             self.backend.create_topics(prefix)
         base = self.backend.layer_class
-        layer = type(base.__name__, (base,), {"timings": self.timings})(
+        timings = self.timings
+        if timings.start == Timings.start:
+            timings = replace(timings, start=_START)
+        layer = type(base.__name__, (base,), {"timings": timings})(
             **{
                 **self.backend.config,
                 "prefix": prefix or self.prefix,

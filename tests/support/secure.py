@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclBindingFilter,
@@ -190,11 +191,23 @@ class SecureBroker:
         )
         self.admin.alter_user_scram_credentials([change])[user].result(_TIMEOUT)
 
-        def known() -> bool:
-            answer = self.admin.describe_user_scram_credentials([user])[user]
-            return answer.exception(_TIMEOUT) is None
+        login = self.login(user, password, mechanism)
+        properties = {
+            "bootstrap.servers": login["bootstrap_servers"],
+            **login["client_config"],
+            "log_level": 0,
+        }
 
-        wait_until(known, f"the broker to know {user}")
+        def let_in() -> bool:
+            # A client of its own for each try: one that was refused waits before it comes again.
+            with AdminClient(properties) as admin:
+                try:
+                    admin.list_topics(timeout=1.0)
+                except KafkaException:
+                    return False
+            return True
+
+        wait_until(let_in, f"the broker to know the password of {user}", 30)
 
     def _config(self, listener: str, properties: Mapping[str, Any]) -> dict[str, Any]:
         authority = str(self.authority.certificate)
