@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
+from hypothesis import settings
 
 from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.kafka import RealBroker, missing_tools
@@ -17,25 +17,28 @@ from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.secure import SecureBroker
 from tests.support.shared import SharedBroker
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("kafka_layer", deadline=None)
-hypothesis.settings.load_profile("kafka_layer")
-
 _SHARED = pytest.StashKey[SharedBroker | None]()
 
 # Where every test needs a real Kafka, a broker in the process, or processes of its own.
 _BROKER_FOLDERS = {"integration", "scaleout", "workers", "faults", "security", "e2e", "testing"}
-_BROKER_FIXTURES = {"kafka", "shared_broker", "embedded", "secure", "real_broker_tools"}
+_BROKER_FIXTURES = {"kafka", "shared_broker", "embedded", "secure", "real_broker_tools", "site"}
 _BROKER_BACKENDS = ("kafka", "embedded")
+
+# Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare. No deadline:
+# how long an example takes says how busy the machine is.
+settings.register_profile("quick", deadline=None, max_examples=50, stateful_step_count=30)
+settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=50)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a broker, so that ``-m "not broker"`` leaves it out."""
+    """Mark what needs a broker or processes of its own: ``-m "not broker"`` leaves it out."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         backend = getattr(item, "callspec", None)
         if (
             folder in _BROKER_FOLDERS
+            or item.get_closest_marker("slow")
             or _BROKER_FIXTURES & set(getattr(item, "fixturenames", ()))
             or (backend is not None and any(each in backend.id for each in _BROKER_BACKENDS))
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,7 @@ TIERS: list[set[str]] = [
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
 
 
+@cache
 def modules() -> list[str]:
     names = [
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
@@ -91,22 +92,24 @@ def modules() -> list[str]:
     return [name.removesuffix(".__init__") for name in names if name != "__init__"]
 
 
-def imports(module: str) -> Iterator[str]:
-    """Yield the absolute names that a module imports, in whatever way and place."""
+@cache
+def imports(module: str) -> set[str]:
+    """Return the absolute names that a module imports, in whatever way and place."""
     folder = PACKAGE.joinpath(*module.split("."))
     package = ["kafka_layer", *module.split(".")]
     if folder.is_dir():
         path = folder / "__init__.py"
     else:
         path, package = folder.with_suffix(".py"), package[:-1]
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            yield source
-            yield from (f"{source}.{alias.name}" for alias in node.names)
+            found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def imported_modules(module: str) -> set[str]:
@@ -136,6 +139,7 @@ def test_kafka_is_known_in_one_package_alone(module: str) -> None:
     assert not known or module.startswith("kafka.") or module == "testing.embedded"
 
 
+@pytest.mark.slow
 def test_the_client_is_loaded_by_the_first_use_alone() -> None:
     code = "import sys, kafka_layer.layer; sys.exit('confluent_kafka' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -444,4 +443,3 @@ class Congestions(RuleBasedStateMachine):
 
 
 TestCongestions = Congestions.TestCase
-TestCongestions.settings = settings(max_examples=40, stateful_step_count=40)

@@ -9,7 +9,6 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -169,7 +168,6 @@ class Memberships(RuleBasedStateMachine):
 
 
 TestMemberships = Memberships.TestCase
-TestMemberships.settings = settings(max_examples=30, stateful_step_count=30)
 
 
 def interrupted_at(step: int, function: Callable[[], object], handler: Callable[[], None]) -> bool:

@@ -86,6 +86,7 @@ async def test_a_consumer_works_as_with_channels_layer(
     await layer.close()
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_imported_while_the_time_is_frozen() -> None:
     code = """
         import asyncio

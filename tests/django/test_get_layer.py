@@ -31,6 +31,7 @@ def test_it_says_what_the_alias_is_instead(settings: Any, alias: str) -> None:
         kafka_layer.get_layer(alias)
 
 
+@pytest.mark.slow
 def test_the_package_can_be_imported_before_django_has_settings() -> None:
     code = "import sys, kafka_layer; sys.exit('channels' in sys.modules)"
 

@@ -55,6 +55,7 @@ def run(*arguments: str) -> str:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     def test_a_broker_that_is_away_is_named_with_the_mend(self, nowhere: str) -> None:
         said = run("jobs")
         assert f"No Kafka broker of {nowhere} answered" in said

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _WITHOUT_FORK = """
 import asyncio, os
 del os.register_at_fork, os.fork
@@ -22,6 +24,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_it_works_where_python_cannot_fork() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_FORK], capture_output=True, text=True, timeout=60

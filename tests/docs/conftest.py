@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if os.environ.get("KAFKA_LAYER_REQUIRE_BROKER") == "1":
             pytest.fail(f"{reason} (KAFKA_LAYER_REQUIRE_BROKER=1)", pytrace=False)
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("site")
+    # The processes of pytest-xdist have folders of their own in one; whichever comes first builds.
+    ours = tmp_path_factory.getbasetemp()
+    common = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
+    with (common / "site.lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        folder = common / "site"
+        if not folder.exists():
+            build(folder)
+    return folder
+
+
+def build(folder: Path) -> None:
+    """Build the site into a folder, which is there once it is complete."""
+    draft = folder.with_suffix(".draft")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(draft)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return folder
+    draft.rename(folder)
 
 
 def _is_installed(module: str) -> bool:

@@ -34,6 +34,7 @@ def services() -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.slow
 def test_it_follows_the_compose_specification() -> None:
     checked = subprocess.run(
         [

@@ -159,6 +159,7 @@ def test_troubleshooting_knows_every_cause_of_drops() -> None:
     assert set(documented) == {cause.value for cause in Cause}
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
     files = files_of((DOCS / "testing.md").read_text())
     for name, text in files.items():

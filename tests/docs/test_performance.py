@@ -32,6 +32,7 @@ def test_the_page_shows_all_figures_of_a_subject(name: str) -> None:
     assert subject.what in shown
 
 
+@pytest.mark.slow
 def test_a_report_fills_the_page_and_all_its_pictures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     labels = {"kafka": "kafka_layer", "floor": "floor: bare clients", "redis-core": "core"}

@@ -139,6 +139,7 @@ async def test_a_message_comes_to_everybody_on_both_servers(
         assert await heard_by(bob) == "Hello from a script"
 
 
+@pytest.mark.slow
 def test_the_script_fails_where_there_is_no_broker(project: Path) -> None:
     nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
 
@@ -156,6 +157,7 @@ def test_the_script_fails_where_there_is_no_broker(project: Path) -> None:
     assert "ProduceFailed: The broker did not take a record" in done.stderr
 
 
+@pytest.mark.slow
 async def test_without_a_broker_it_works_in_one_process(project: Path) -> None:
     settings = (project / "project.py").read_text()
     assert BACKEND in settings
@@ -173,6 +175,7 @@ async def test_without_a_broker_it_works_in_one_process(project: Path) -> None:
         assert await heard_by(bob) == "hi"
 
 
+@pytest.mark.slow
 async def test_the_page_that_is_served_talks_to_the_websocket(project: Path) -> None:
     settings = (project / "project.py").read_text()
     (project / "project.py").write_text(

@@ -15,6 +15,8 @@ import kafka_layer
 REPOSITORY = Path(kafka_layer.__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("docs/*.md"), REPOSITORY / "README.md"])
 
+pytestmark = pytest.mark.slow
+
 _BLOCK = re.compile(r'^```python(?: title="([^"]+)")?\n(.*?)^```$', re.S | re.M)
 
 # What the pages take for granted: names that the reader's own program has.
@@ -44,6 +46,17 @@ SECRET: str
 CHANNEL_LAYERS: dict[str, Any]
 """
 
+# A page of which the checker must say what is wrong.
+_WRONG = """
+```python
+await layer.group_send('room', {}, exlude=[])
+```
+```python
+class A(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
+    async def connect(self):
+        pass
+```
+"""
 
 # types-channels has no words for an ASGI application in a path().
 _OF_THE_STUBS = re.compile(r"_ExtendedURLPattern|_ASGIApplicationProtocol")
@@ -63,25 +76,18 @@ def module(code: str) -> str:
 
 
 def modules_of(page: Path) -> dict[str, str]:
-    """Return the blocks of a page as modules, by file name."""
+    """Return the blocks of a page as modules, by file name; each name begins with the page's."""
+    prefix = page.stem.replace("-", "_")
+    blocks = _BLOCK.findall(page.read_text())
+    titles = "|".join(title.removesuffix(".py") for title, _ in blocks if title)
     found = {}
-    for number, (title, code) in enumerate(_BLOCK.findall(page.read_text())):
-        name = title or f"{page.stem.replace('-', '_')}_{number}.py"
-        found[name] = code if title else f"from _known import *\n\n{module(code)}"
-    return found
-
-
-def batches() -> list[dict[str, str]]:
-    """Return the modules of all pages in as few folders as their names allow."""
-    folders: list[dict[str, str]] = []
-    for page in PAGES:
-        modules = modules_of(page)
-        folder = next((each for each in folders if not each.keys() & modules.keys()), None)
-        if folder is None:
-            folders.append(modules)
+    for number, (title, code) in enumerate(blocks):
+        if title:
+            imports = rf"^( *(?:from|import) )(?=(?:{titles})\b)"
+            found[f"{prefix}_{title}"] = re.sub(imports, rf"\1{prefix}_", code, flags=re.M)
         else:
-            folder.update(modules)
-    return folders
+            found[f"{prefix}_{number}.py"] = f"from _known import *\n\n{module(code)}"
+    return found
 
 
 def errors(modules: dict[str, str], folder: Path) -> list[str]:
@@ -113,20 +119,25 @@ def errors(modules: dict[str, str], folder: Path) -> list[str]:
     ] + done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("number", range(len(batches())))
-def test_the_python_blocks_of_the_pages_are_right(number: int, tmp_path: Path) -> None:
-    assert errors(batches()[number], tmp_path) == []
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What mypy says, in one run, of all pages and of one that is wrong on purpose."""
+    folder = tmp_path_factory.mktemp("blocks")
+    wrong = folder / "wrong.md"
+    wrong.write_text(_WRONG)
+    modules: dict[str, str] = {}
+    for page in [*PAGES, wrong]:
+        blocks = modules_of(page)
+        assert not modules.keys() & blocks.keys(), page
+        modules |= blocks
+    return errors(modules, folder)
 
 
-def test_the_checker_finds_what_is_wrong(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "```python\nawait layer.group_send('room', {}, exlude=[])\n```\n"
-        "```python\nclass A(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):\n"
-        "    async def connect(self):\n        pass\n```\n"
-    )
+def test_the_python_blocks_of_the_pages_are_right(said: list[str]) -> None:
+    assert [each for each in said if not each.startswith("wrong_")] == []
 
-    said = "\n".join(errors(modules_of(page), tmp_path))
 
-    assert 'page_0.py:4: error: Unexpected keyword argument "exlude"' in said
-    assert "page_1.py:4: error: Function is missing a return type annotation" in said
+def test_the_checker_finds_what_is_wrong(said: list[str]) -> None:
+    wrong = "\n".join(said)
+    assert 'wrong_0.py:4: error: Unexpected keyword argument "exlude"' in wrong
+    assert "wrong_1.py:4: error: Function is missing a return type annotation" in wrong

@@ -32,7 +32,7 @@ SERVER = ServerName.new(0)
 CHANNEL = f"specific.{SERVER}!aaaaaaaaaaaaaaaa"
 GROUP = "room"
 
-fuzz = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
 values = st.recursive(

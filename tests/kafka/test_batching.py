@@ -10,7 +10,6 @@ from typing import cast
 
 import pytest
 from confluent_kafka import KafkaError, Producer
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -498,7 +497,6 @@ class BatcherMachine(RuleBasedStateMachine):
         assert before is self.state or (before, self.state) in TRANSITIONS
 
 
-BatcherMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
 TestBatcherMachine = BatcherMachine.TestCase
 
 

@@ -273,8 +273,8 @@ class GroupMachine(RuleBasedStateMachine):
 
 TestGroup = GroupMachine.TestCase
 TestGroup.settings = settings(
-    max_examples=100,
-    stateful_step_count=30,
+    # What goes wrong takes several steps in their order.
+    max_examples=2 * settings().max_examples,
     # Without the phase that explains a failure: it takes minutes.
     phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )

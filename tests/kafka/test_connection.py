@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -221,4 +220,3 @@ class ConnectionMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = ConnectionMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=50, stateful_step_count=20)

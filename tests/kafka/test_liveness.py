@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -201,7 +201,6 @@ class AnyEvidence(RuleBasedStateMachine):
 
 
 TestAnyEvidence = AnyEvidence.TestCase
-TestAnyEvidence.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @given(st.integers(1, 5), st.lists(st.sampled_from([UNANSWERED, STUCK]), min_size=5, max_size=5))

@@ -345,4 +345,5 @@ class AnyCourse(RuleBasedStateMachine):
 
 
 TestAnyCourse = AnyCourse.TestCase
-TestAnyCourse.settings = settings(max_examples=200, stateful_step_count=15)
+# Short courses, and many.
+TestAnyCourse.settings = settings(max_examples=4 * settings().max_examples, stateful_step_count=15)

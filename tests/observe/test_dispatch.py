@@ -311,6 +311,7 @@ assert status == 0, status
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_sends_its_own_signals_and_not_those_of_its_parent() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60, check=False
@@ -337,6 +338,7 @@ layer._server.stats.dropped("full", "two more, which no summary told of yet", 2)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_sends_what_waits() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _END], capture_output=True, text=True, timeout=60, check=False
