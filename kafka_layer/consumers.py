@@ -50,9 +50,11 @@ class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignor
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
         """Unregister the user, and go on with the consumer's own ``disconnect``."""
         user_id, self._registered_user = self._registered_user, None
-        if user_id is not None:
-            await self.channel_layer.user_discard(user_id, self.channel_name)
-        await super().websocket_disconnect(message)
+        try:
+            if user_id is not None:
+                await self.channel_layer.user_discard(user_id, self.channel_name)
+        finally:
+            await super().websocket_disconnect(message)
 
 
 class UserConsumerMixin(_Consumer):  # type: ignore[misc, unused-ignore]
@@ -79,9 +81,11 @@ class UserConsumerMixin(_Consumer):  # type: ignore[misc, unused-ignore]
     def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
         """Unregister the user, and go on with the consumer's own ``disconnect``."""
         user_id, self._registered_user = self._registered_user, None
-        if user_id is not None:
-            self.channel_layer.user_discard_sync(user_id, self.channel_name)
-        super().websocket_disconnect(message)
+        try:
+            if user_id is not None:
+                self.channel_layer.user_discard_sync(user_id, self.channel_name)
+        finally:
+            super().websocket_disconnect(message)
 
 
 def _primary_key(user: Any) -> UserId | None:

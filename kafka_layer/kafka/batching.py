@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from confluent_kafka import KafkaError, Producer
 
 from ..config.realtime import monotonic
-from ..config.threads import Lock
+from ..config.threads import Lock, RLock
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
@@ -117,8 +117,9 @@ class Batcher:
         self._guarded = False
         self._stopped = False
         self._closed = False
-        # Guards appending to _held against close(), and _waiting with _guarded.
-        self._adding = Lock()
+        # Guards appending to _held against close(), and _waiting with _guarded. Re-entrant,
+        # because a signal handler of the process may send while its thread holds it.
+        self._adding = RLock()
         # Held by the one thread that drains. A delivery callback may send, and so come here again.
         self._draining = Lock()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,8 @@ class Reader:
         self._spare: Consumer | None = None
         self._positions = Positions()
         # The last wish, until the thread takes it: a wish is whole, so the last one counts.
-        self._wish: Mapping[Partition, Start] | None = None
+        # The last wish that the thread has not taken; a deque, because taking it is one step.
+        self._wishes: deque[Mapping[Partition, Start]] = deque(maxlen=1)
         self._liveness = Liveness(
             _PATIENCE,
             timings.look,
@@ -142,7 +144,7 @@ class Reader:
             wish: Each partition with its start. What is read already goes on where it is, unless
                 its topic has another id: then it is begun anew.
         """
-        self._wish = wish
+        self._wishes.append(wish)
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -215,7 +217,7 @@ class Reader:
 
     def _go_on(self, client: Consumer) -> None:
         self._read(client)
-        if self._wish is not None:
+        if self._wishes:
             client = self._take_wish(client)
         if self._positions.unsettled:
             self._settle(client)
@@ -235,9 +237,14 @@ class Reader:
                 self._ask_whether_back(client)
             return
         messages = [first]
-        # poll() had to wait, so this record is alone: hand it on without a second call.
-        if time.monotonic() - asked < _PAUSE:
-            messages += client.consume(_BATCH, 0)
+        try:
+            # A record for which poll() had to wait is alone: no second call for it.
+            if time.monotonic() - asked < _PAUSE:
+                messages += client.consume(_BATCH, 0)
+        finally:
+            self._hand_on(messages)
+
+    def _hand_on(self, messages: Sequence[Message]) -> None:
         failed: list[Message] = []
         records = self._records(messages, failed)
         try:
@@ -318,9 +325,7 @@ class Reader:
 
     def _take_wish(self, client: Consumer) -> Consumer:
         """Take the last wish; returns the client to go on with."""
-        wish, self._wish = self._wish, None
-        if wish is None:
-            return client
+        wish = self._wishes.pop()
         self._note_positions(client)
         before = len(self._positions)
         anew = self._positions.want(wish)

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient
 
 from ..config.librdkafka import Properties
 from ..config.settings import LayerConfig
-from ..config.threads import Lock, new_event, new_thread, wait_for_futures
+from ..config.threads import Lock, RLock, new_event, new_thread, wait_for_futures
 from ..exceptions import BrokerUnavailable, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .admin import TopicAdmin, partition_counts
@@ -179,7 +179,7 @@ class LayerTopics:
         self._on_change = on_change
         self._known = KnownTopics()
         # Guards _known and the order of on_change.
-        self._lock = Lock()
+        self._lock = RLock()
         self._watch: TopicWatch | None = None
         # All that were ever ensured, in a fixed order: those are looked at and repaired.
         self._topics: dict[Topic | WorkTopic, None] = {}
@@ -346,7 +346,7 @@ class LayerTopics:
     def abandon(self) -> None:
         """Let go of everything without touching it, in a forked child."""
         # New ones: a thread of the parent may have held the old ones at the fork.
-        self._closed, self._lock = new_event(), Lock()
+        self._closed, self._lock = new_event(), RLock()
         self._closed.set()
         if self._watch is not None:
             self._watch.abandon()

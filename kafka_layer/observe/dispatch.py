@@ -93,8 +93,10 @@ class SignalDispatch(Observer):
         self._events.put(None)
         if self._running.acquire(timeout=max(0.0, timeout)):
             # Something is left only where no thread could be started.
-            self._send_queued(0.0, deadline)
-            self._running.release()
+            try:
+                self._send_queued(0.0, deadline)
+            finally:
+                self._release()
         else:
             logger.warning(
                 "Receivers of the channel layer's signals did not end within %.1f s of a close; "
@@ -113,10 +115,16 @@ class SignalDispatch(Observer):
             self._running.release()
 
     def _run(self) -> None:
-        self._send_queued(self._linger, float("inf"))
-        _close_connections()
+        try:
+            self._send_queued(self._linger, float("inf"))
+            _close_connections()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._runner = None
         self._running.release()
-        # One that was queued while this thread ended found it running.
+        # A signal that was queued while this thread ended found it running.
         if not self._events.empty():
             self._start()
 
@@ -140,7 +148,6 @@ class SignalDispatch(Observer):
             if self._events.empty():
                 sent = 0
                 _close_old_connections()
-        self._runner = None
 
 
 def _send(event: _Event) -> None:

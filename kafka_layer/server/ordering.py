@@ -12,9 +12,11 @@ import itertools
 from collections.abc import Sequence
 
 from ..config.realtime import monotonic
+from ..config.threads import RLock
 from ..config.timings import Timings
 from ..delivery.tickets import Steps, Ticket, wait
 from ..exceptions import KafkaLayerError
+from ..messages import Position
 from ..transport import Backplane, QueueFull, RecordSink
 from ..wire.partitions import partition_of
 from ..wire.records import Record
@@ -65,6 +67,8 @@ class Ordering:
         # By the value of the mark: what waits until it was read.
         self._marks: dict[bytes, Ticket[None]] = {}
         self._marks_of: dict[tuple[Topic, str], Ticket[None]] = {}
+        # Guards taking a key and noting its mark: no other thread sees neither of them.
+        self._lock = RLock()
         self._next_rotation = float("inf")
         self._suspended_until = float("-inf")
 
@@ -72,8 +76,9 @@ class Ordering:
         """Note the keys of messages from now on; before the server reads its first record."""
         queued = self._transport.health().queued > 0
         for topic, keys in self._keys.items():
-            # Messages that wait already were not noted.
-            keys.any_key = queued
+            if queued:
+                # Messages that are queued before this call are not noted.
+                keys.count_all()
             self._sender.note_keys(topic, keys.note)
         self._next_rotation = monotonic() + self._timings.read_back_window
 
@@ -97,16 +102,21 @@ class Ordering:
             topic: ``SEND_GROUP`` or ``SEND_USER``.
             key: The group, or the user.
         """
-        keys = self._keys[topic]
-        ticket = self._marks_of.get((topic, key))
-        if keys.take(key):
-            ticket = self._write_mark(topic, key)
+        value = b""
+        with self._lock:
+            ticket = self._marks_of.get((topic, key))
+            if self._keys[topic].take(key) and self._may_write():
+                value, ticket = self._new_mark(topic, key)
+        if value and ticket is not None:
+            self._write_mark(topic, key, value, ticket)
         if ticket is None:
             return
         try:
             yield from wait(ticket, self._timings.read_back)
         except TimeoutError:
             self._suspended_until = monotonic() + self._timings.read_back_window
+            # Nobody waits for this mark any more, should it never be read.
+            ticket.resolve(None)
 
     def tick(self) -> None:
         """Forget keys whose messages were read back long ago; about once a second."""
@@ -121,13 +131,11 @@ class Ordering:
                 keys.rotate()
                 self._sender.note_keys(topic, keys.note)
 
-    def _write_mark(self, topic: Topic, key: str) -> Ticket[None] | None:
-        if monotonic() < self._suspended_until or not self._transport.health().connected:
-            return None
-        name = _MARK + str(self._identity.require())
-        self._mark = name.encode()
+    def _may_write(self) -> bool:
+        return monotonic() >= self._suspended_until and self._transport.health().connected
+
+    def _new_mark(self, topic: Topic, key: str) -> tuple[bytes, Ticket[None]]:
         value = str(next(self._numbers)).encode()
-        partition = partition_of(key, self._transport.partitions(topic))
         ticket: Ticket[None] = Ticket()
         where = topic, key
 
@@ -138,12 +146,24 @@ class Ordering:
 
         self._marks[value] = self._marks_of[where] = ticket
         ticket.on_done(forget)
+        return value, ticket
+
+    def _write_mark(self, topic: Topic, key: str, value: bytes, ticket: Ticket[None]) -> None:
+        name = _MARK + str(self._identity.require())
+        self._mark = name.encode()
+        partition = partition_of(key, self._transport.partitions(topic))
+
+        def give_up_if_failed(produced: Ticket[Position]) -> None:
+            if produced.error is not None:
+                ticket.resolve(None)
+
+        # A ticket makes the producer send what it holds back, and this, at once.
+        produced: Ticket[Position] = Ticket()
+        produced.on_done(give_up_if_failed)
         try:
-            # A ticket makes the producer send what it holds back, and this, at once.
-            self._sender.publish((topic, name, value, partition, ()), Ticket())
+            self._sender.publish((topic, name, value, partition, ()), produced)
         except (QueueFull, KafkaLayerError):
             ticket.resolve(None)
-        return ticket
 
 
 class _Keys:
@@ -153,29 +173,33 @@ class _Keys:
 
     Attributes:
         note: Where the sender notes the key of each message; replaced by each rotation.
-        any_key: Whether every key counts as one of them.
     """
 
     def __init__(self) -> None:
         self.note: dict[str, None] = {}
-        self.any_key = False
         self._older: dict[str, None] = {}
+        # For how many rotations more every key counts, because keys were not noted.
+        self._any_key_for = 0
 
     def take(self, key: str) -> bool:
         """Tell whether something was sent to a key, and forget it."""
         found = key in self.note or key in self._older
         self.note.pop(key, None)
         self._older.pop(key, None)
-        return found or self.any_key
+        return found or self._any_key_for > 0
+
+    def count_all(self) -> None:
+        """Let every key count as one of them until the second rotation from now."""
+        self._any_key_for = 2
 
     def limit(self) -> None:
         """Bound the memory."""
         if len(self.note) + len(self._older) > _MOST_KEYS:
-            self.any_key = True
+            self.count_all()
             self.note.clear()
             self._older.clear()
 
     def rotate(self) -> None:
         """Forget the older generation; everything it names was read back."""
-        self.any_key = False
+        self._any_key_for = max(0, self._any_key_for - 1)
         self._older, self.note = self.note, {}
