@@ -280,20 +280,32 @@ class Membership:
                 self._resume()
                 self._fetch(demand)
                 self._assign()
-                continue
-            idle = pacing.idle_for(seen, now)
-            if idle >= self._timings.worker_park:
+            elif not self._settled.is_set():
+                # The receive for which it starts begins to wait only once it has a share.
+                pacing.want(now)
+                self._accept(self._consumer.poll(_POLL))
+            elif not self._stays_idle(pacing.idle_for(seen, now)):
                 return Ending.LEFT
-            if idle >= self._timings.worker_idle and not self._is_alone():
-                return Ending.LEFT
-            if idle >= self._timings.worker_pause:
-                # poll() has to go on, to answer rebalances; a paused partition fetches nothing.
-                self._pause()
-            if idle >= _POLL:
-                self._accept(self._consumer.poll(0))
-            sink.changed.wait(_POLL)
-            sink.changed.clear()
         return Ending.STOPPED
+
+    def _stays_idle(self, idle: float) -> bool:
+        """Wait briefly for demand; False where the membership is to end, for want of it.
+
+        Args:
+            idle: For how many seconds there has been none.
+        """
+        if idle >= self._timings.worker_park:
+            return False
+        if idle >= self._timings.worker_idle and not self._is_alone():
+            return False
+        if idle >= self._timings.worker_pause:
+            # poll() has to go on, to answer rebalances; a paused partition fetches nothing.
+            self._pause()
+        if idle >= _POLL:
+            self._accept(self._consumer.poll(0))
+        self._sink.changed.wait(_POLL)
+        self._sink.changed.clear()
+        return True
 
     def _leave(self) -> None:
         """Leave the group, as a client has to before it closes; on_revoke gives jobs back.

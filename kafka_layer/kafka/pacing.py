@@ -19,7 +19,7 @@ class Pacing:
     ========= =============================================== =================================
     state     entered                                         left
     ========= =============================================== =================================
-    *wanting* when a receive waits                            no receive waits, or ``take_back``
+    *wanting* when a receive waits, or is about to (``want``) no receive waits, or ``take_back``
     *idle*    no receive waits                                when a receive waits
     *doubted* by ``take_back``: jobs were assigned and no   by the next sign of life, or after
               receive took them, as where an event loop is    a while that doubles each time
@@ -59,6 +59,10 @@ class Pacing:
         if waiting > 0:
             self._wanted_at = now
         return waiting
+
+    def want(self, now: float) -> None:
+        """Note that a receive is about to wait: it is not idle, though nothing is wanted yet."""
+        self._wanted_at = now
 
     def assign(self, now: float) -> None:
         """Note that jobs were assigned to receives."""

@@ -174,6 +174,29 @@ def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Cas
     assert made.stats.snapshot()["dropped.doubtful"] == 1
 
 
+def test_a_member_whose_first_receive_waits_for_its_start_is_not_idle(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It left before it had joined: a group may take seconds to form, and the first receive begins
+    # to wait only after that.
+    made = case(worker_idle=0.01, worker_park=0.02, worker_pause=0.01)
+    made.sink.demand = 0
+    first_poll, joined = made.consumers.poll, []
+
+    def poll(consumer: Any, timeout: float) -> Any:
+        joined.append(time.monotonic())
+        if joined[-1] - joined[0] > 0.3:
+            made.sink.demand = 1
+            return first_poll(consumer, timeout)
+        time.sleep(0.002)
+        return None
+
+    monkeypatch.setattr(made.consumers, "poll", poll)
+    made.member.start(20)
+    assert made.member.is_member
+    assert len(made.consumers.made) == 1
+
+
 class TestProtocol:
     """librdkafka waits without an error where a broker does not know KIP-848."""
 

@@ -337,7 +337,7 @@ class TestLeaving:
             [topic] = metadata.topics.values()
             topic.partitions = dict.fromkeys(range(99))
 
-        # Not before: a worker is idle, too, while its first receive waits for its start.
+        # It is idle from here on.
         await next_message(first, channel)
         observed.when_it_counts_partitions = staticmethod(say_nothing_and_leave)
         assert await asyncio.to_thread(silent.wait, 30)
