@@ -51,6 +51,8 @@ _RETRY = 1.0
 _NO_ID = frozenset({"None", "AAAAAAAAAAAAAAAAAAAAAA"})
 # A topic list that was read so many seconds ago is not read again.
 _FRESH = 1.0
+# Times of a small request for which topics that were created may be unseen by a client.
+_UNSEEN_LOOKS = 2
 
 
 class KnownTopic(NamedTuple):
@@ -415,11 +417,21 @@ class LayerTopics:
     def _read_until_there(
         self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float
     ) -> None:
-        """Return once the producer's client sees topics that were created."""
+        """Return once the producer's client sees topics that were created just now.
+
+        Brokers that are busy may show them only seconds later: for so long it is no missing right.
+        """
         missing = topics
+        believe_at = time.monotonic() + _UNSEEN_LOOKS * self._config.timings.request
         while missing:
             missing = self._read(missing, max(0.1, deadline - time.monotonic()))
-            if missing and time.monotonic() >= deadline:
+            now = time.monotonic()
+            if missing and now >= deadline:
+                if now < believe_at:
+                    raise BrokerUnavailable(
+                        f"The brokers {self._connection.servers} created topics, but have not "
+                        f"shown them yet: {names}; they are overloaded."
+                    )
                 raise TopicError(
                     f"Topics were created, but this client does not see them: {names}. "
                     "Grant it DESCRIBE on them, or look at the brokers' logs."

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from unittest.mock import MagicMock
 
 import pytest
 
 from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import BrokerUnavailable, TopicError
+from kafka_layer.kafka import topics as topics_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.kafka.topics import KnownTopic, KnownTopics, LayerTopics
@@ -95,6 +99,31 @@ def topics() -> Iterator[LayerTopics]:
     made = LayerTopics(config, producer, connection, lambda known: None)
     yield made
     made.close()
+
+
+class TestUnseen:
+    """Topics that were created, and that the client does not see."""
+
+    @pytest.fixture(autouse=True)
+    def unseen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(topics_module, "partition_counts", lambda *_: {})
+        monkeypatch.setattr(topics_module, "TopicAdmin", MagicMock())
+
+    def ensure(self, times: Timings) -> None:
+        config = LayerConfig.from_keywords(prefix="test", bootstrap_servers=NO_BROKER)
+        object.__setattr__(config, "timings", times)
+        connection = Connection(NO_BROKER, Stats("test"))
+        LayerTopics(config, MagicMock(), connection, lambda known: None).ensure(
+            [Topic.SEND_ALL], 0.2
+        )
+
+    def test_for_a_while_they_are_taken_for_those_of_a_busy_broker(self) -> None:
+        with pytest.raises(BrokerUnavailable, match="test-send-all; they are overloaded"):
+            self.ensure(Timings(request=10))
+
+    def test_after_that_a_right_is_missing(self) -> None:
+        with pytest.raises(TopicError, match="Grant it DESCRIBE"):
+            self.ensure(Timings(request=0.02))
 
 
 def repairs() -> list[str]:
