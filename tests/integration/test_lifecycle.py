@@ -23,7 +23,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.live import close_all
 from kafka_layer.signals import produce_failed
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, layer_threads, next_message
+from tests.support.layers import Layers, kafka_backend, layer_threads, next_message
 from tests.support.waiting import wait_until, wait_until_async
 
 CLOSE_LIMIT = 5.5
@@ -207,10 +207,8 @@ class TestBrokerGone:
         await bounded_start_and_close(layer)
 
     async def test_a_broker_that_was_killed(self, real_broker_tools: None) -> None:
-        with RealBroker() as broker:
-            here, there = (
-                KafkaChannelLayer(bootstrap_servers=broker.bootstrap_servers) for _ in range(2)
-            )
+        with RealBroker() as broker, layers_on(broker) as make_layer:
+            here, there = make_layer(), make_layer()
             channel = await there.new_channel()
             await there.group_add("room", channel)
             await here.group_send("room", {"n": 1})
@@ -231,13 +229,10 @@ class TestBrokerGone:
         def note(value: bytes, **kwargs: object) -> None:
             reported.append(ormsgpack.unpackb(value)["n"])
 
-        with RealBroker() as broker:
+        with RealBroker() as broker, layers_on(broker) as make_layer:
             # The client takes about 340 of them; others are held back before it, none of them once
             # the producer's thread has found the client full.
-            layer = KafkaChannelLayer(
-                bootstrap_servers=broker.bootstrap_servers,
-                producer_config={"queue.buffering.max.kbytes": 1024},
-            )
+            layer = make_layer(producer_config={"queue.buffering.max.kbytes": 1024})
             await layer.group_send("room", {"n": -1})
             broker.kill()
             produce_failed.connect(note)
@@ -253,6 +248,16 @@ class TestBrokerGone:
                 produce_failed.disconnect(note)
         assert sorted(set(reported) - {-1}) == accepted
         assert len(reported) == len(set(reported))
+
+
+@contextlib.contextmanager
+def layers_on(broker: RealBroker) -> Iterator[Layers]:
+    """Makes layers on a broker of the test's own, and closes them."""
+    layers = Layers(kafka_backend(broker.bootstrap_servers))
+    try:
+        yield layers
+    finally:
+        layers.close()
 
 
 def in_a_child(function: Callable[[], None]) -> float:

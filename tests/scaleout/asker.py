@@ -10,6 +10,7 @@ import json
 import sys
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import PatientLayer
 
 
 async def ask(layer: KafkaChannelLayer, channel: str) -> None:
@@ -27,7 +28,7 @@ def ask_sync(layer: KafkaChannelLayer, channel: str) -> None:
 
 
 if __name__ == "__main__":
-    layer, channel = KafkaChannelLayer(**json.loads(sys.argv[1])), sys.argv[2]
+    layer, channel = PatientLayer(**json.loads(sys.argv[1])), sys.argv[2]
     if sys.argv[3] == "sync":
         ask_sync(layer, channel)
     else:

@@ -32,6 +32,7 @@ from kafka_layer.wire.topics import Topic, topic_name
 from tests.scaleout.cluster import MESSAGE
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.patience import PatientLayer
 from tests.support.waiting import wait_until, wait_until_async
 
 DEADLINE = 30.0
@@ -283,7 +284,7 @@ class TestABrokerThatIsDown:
                 "default_partitions": 2,
             }
             awaiting, other = (
-                KafkaChannelLayer(**config, await_produce=await_produce)
+                PatientLayer(**config, await_produce=await_produce)
                 for await_produce in (True, False)
             )
             channel = await other.new_channel()

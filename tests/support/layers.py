@@ -19,6 +19,7 @@ from kafka_layer.delivery.registry import Registry
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.testing.embedded import EmbeddedBroker
+from tests.support.patience import START
 from tests.support.waiting import wait_until_async
 
 __all__ = [
@@ -43,10 +44,6 @@ PARTITIONS = 4
 
 WORKER_CHANNEL = "shared-jobs"
 """A worker channel that works on every backend: the embedded broker creates no topic on request."""
-
-# Seconds that a start may take where a test does not say it: a machine that runs several tests at
-# a time is slow, and says nothing about a layer.
-_START = 30.0
 
 Message = dict[str, Any]
 
@@ -138,7 +135,7 @@ class Layers:
         base = self.backend.layer_class
         timings = self.timings
         if timings.start == Timings.start:
-            timings = replace(timings, start=_START)
+            timings = replace(timings, start=START)
         layer = type(base.__name__, (base,), {"timings": timings})(
             **{
                 **self.backend.config,

@@ -11,11 +11,11 @@ import json
 import sys
 from typing import Any
 
-from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import PatientLayer
 
 
 async def main() -> None:
-    layer = KafkaChannelLayer(**json.loads(sys.argv[1]))
+    layer = PatientLayer(**json.loads(sys.argv[1]))
     names: list[str] = []  # of the channels: they live as long as somebody holds their names
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
