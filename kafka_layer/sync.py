@@ -15,7 +15,6 @@ from .config.threads import call_natively
 from .delivery.tickets import run_blocking
 from .messages import Position
 from .wire.names import UserId, user_key
-from .wire.records import ProducerRecord
 
 __all__ = ["SyncTwins"]
 
@@ -25,25 +24,31 @@ class SyncTwins(LayerBase):
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> Position | None:
         """Do what ``send`` does, without an event loop."""
-        return self._publish_sync(self._record_to(channel, message))
+        record = self._record_to(channel, message)
+        if record is None or self._try_publish(record):
+            return None
+        return run_blocking(self._publish(record))
 
     def group_send_sync(
         self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``group_send`` does, without an event loop."""
-        return self._publish_sync(self._group_record(group, message, exclude))
+        record = self._group_record(group, message, exclude)
+        return None if self._try_publish(record) else run_blocking(self._publish(record))
 
     def user_send_sync(
         self, user_id: UserId, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``user_send`` does, without an event loop."""
-        return self._publish_sync(self._user_record(user_id, message, exclude))
+        record = self._user_record(user_id, message, exclude)
+        return None if self._try_publish(record) else run_blocking(self._publish(record))
 
     def all_send_sync(
         self, message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> Position | None:
         """Do what ``all_send`` does, without an event loop."""
-        return self._publish_sync(self._all_record(message, exclude))
+        record = self._all_record(message, exclude)
+        return None if self._try_publish(record) else run_blocking(self._publish(record))
 
     def send_many_sync(
         self, channels: Iterable[str], message: dict[str, Any]
@@ -88,8 +93,3 @@ class SyncTwins(LayerBase):
     def close_sync(self) -> None:
         """Do what ``close`` does, without an event loop."""
         call_natively(partial(self._server.close, self.config.timings.close))
-
-    def _publish_sync(self, record: ProducerRecord | None) -> Position | None:
-        if record is None or self._try_publish(record):
-            return None
-        return run_blocking(self._publish(record))

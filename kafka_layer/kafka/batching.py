@@ -102,6 +102,7 @@ class Batcher:
 
     def __init__(self, outlet: Outlet, limit: int, timeout: float, roused: threading.Event) -> None:
         self._outlet = outlet
+        self._enqueue = outlet.enqueue
         self._limit = limit
         self._timeout = timeout
         self._roused = roused
@@ -162,7 +163,7 @@ class Batcher:
         on_their_way = len(client)
         if not held and on_their_way <= _IDLE_UP_TO:
             try:
-                self._outlet.enqueue(client, pending)
+                self._enqueue(client, pending)
             except QueueFull:
                 self._full_at = on_their_way
                 raise
@@ -278,7 +279,7 @@ class Batcher:
             if client is None:
                 return False
             try:
-                self._outlet.enqueue(client, held[0])
+                self._enqueue(client, held[0])
             except QueueFull:
                 now = monotonic()
                 if self._full_since is None:

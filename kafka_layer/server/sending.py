@@ -38,6 +38,7 @@ class Sender:
 
     Attributes:
         is_open: Whether records can be handed over; the server sets it.
+        channel_limit: The largest message to one channel, in bytes.
     """
 
     def __init__(self, config: LayerConfig, transport: Backplane, stats: Stats) -> None:
@@ -51,6 +52,7 @@ class Sender:
         self._open: dict[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
         for topic in Topic:
             self.open_topic(topic)
+        self.channel_limit = self.limit_of(Topic.SEND_CONN)
 
     def open_topic(self, topic: Topic | WorkTopic) -> None:
         """Allow records for a topic, which the transport knows by now."""
@@ -83,7 +85,7 @@ class Sender:
             MessageTooLarge: If the topic does not allow it.
         """
         limit = self.limit_of(topic)
-        size = len(value) + sum(len(name) + len(each) + _HEADER_OVERHEAD for name, each in headers)
+        size = _size_of(value, headers)
         if size > limit:
             raise MessageTooLarge(
                 f"A message of {size} bytes is larger than {topic.value} allows ({limit} bytes); "
@@ -107,7 +109,7 @@ class Sender:
         if opened is None or not self.is_open or self._await_produce:
             return False
         limit, keys = opened
-        if len(value) > limit or headers:
+        if (_size_of(value, headers) if headers else len(value)) > limit:
             self.require_size(topic, value, headers)
         if keys is not None and key is not None:
             keys[key] = None
@@ -138,7 +140,7 @@ class Sender:
         """
         topic, key, value, _, headers = record
         limit, keys = self._open[topic]
-        if len(value) > limit or headers:
+        if (_size_of(value, headers) if headers else len(value)) > limit:
             self.require_size(topic, value, headers)
         if keys is not None and key is not None:
             keys[key] = None
@@ -192,6 +194,13 @@ class Sender:
         if opened is not None:
             return opened[0]
         return self._config.max_message_bytes(topic) - _RECORD_OVERHEAD
+
+
+def _size_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
+    size = len(value)
+    for name, each in headers:
+        size += len(name) + len(each) + _HEADER_OVERHEAD
+    return size
 
 
 def _of_which(headers: Sequence[tuple[str, bytes]]) -> str:

@@ -192,7 +192,9 @@ class Server:
             ChannelFull: If the channel holds as many messages as it may.
             MessageTooLarge: If it is larger than it might be for a channel of another server.
         """
-        self.sender.require_size(Topic.SEND_CONN, payload)
+        # Looked at here: require_size() alone took a fifth of the time of such a send.
+        if len(payload) > self.sender.channel_limit:
+            self.sender.require_size(Topic.SEND_CONN, payload)
         envelope = Envelope(payload, monotonic() + self.config.expiry)
         if not mailbox.put(envelope) and not (
             make_room(mailbox, self.stats) and mailbox.put(envelope)
