@@ -246,10 +246,11 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         if isinstance(to, WorkTopic):
             return to, None, self._encryption.encrypt(to, None, payload), None, ()
         # To look into an empty set takes the hash of a tuple all the same.
-        if server.identity.owns(to) or (self._past_names and to in self._past_names):
+        if to == server.identity.name or (self._past_names and to in self._past_names):
             server.stats.count("dropped.closed")
             return None
-        value = self._encryption.encrypt(_SEND_CONN, channel, payload)
+        encryption = self._encryption
+        value = encryption.encrypt(_SEND_CONN, channel, payload) if encryption.active else payload
         return _SEND_CONN, channel, value, to.partition, ()
 
     def _group_record(
@@ -258,13 +259,9 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
         headers = _exclusion(exclude) if exclude else ()
-        return (
-            _SEND_GROUP,
-            group,
-            self._encryption.encrypt(_SEND_GROUP, group, payload),
-            None,
-            headers,
-        )
+        encryption = self._encryption
+        value = encryption.encrypt(_SEND_GROUP, group, payload) if encryption.active else payload
+        return _SEND_GROUP, group, value, None, headers
 
     def _group_records(
         self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
@@ -479,10 +476,15 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
 
 
 def _names(argument: str, names: Iterable[T]) -> list[T]:
-    if isinstance(names, (str, bytes)):
-        raise TypeError(f"{argument} must be a collection of names, not {names!r}.")
+    _require_no_text(argument, names)
     return list(names)
 
 
+def _require_no_text(argument: str, names: object) -> None:
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{argument} must be a collection of names, not {names!r}.")
+
+
 def _exclusion(exclude: Collection[str]) -> list[tuple[str, bytes]]:
-    return exclude_header(_names("exclude", exclude))
+    _require_no_text("exclude", exclude)
+    return exclude_header(exclude)

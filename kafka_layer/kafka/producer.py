@@ -87,6 +87,7 @@ class RecordProducer:
         # Of each worker topic: Kafka's name, the turns taken so far, the number of partitions.
         self._work: dict[WorkTopic, tuple[str, itertools.count[int], int]] = {}
         self._stats = stats
+        self._count_sent = stats.sent.add
         self._timings = config.timings
         # Ends the thread's rest.
         self._roused = new_event()
@@ -97,6 +98,7 @@ class RecordProducer:
             max(config.expiry - _EXPIRY_PRECISION, config.expiry / 2),
             self._roused,
         )
+        self._put = self._batcher.put
         self.when_room = self._batcher.when_room
         self._ended = new_event()
         self._thread: threading.Thread | None = None
@@ -146,8 +148,8 @@ class RecordProducer:
             name = self._topics[topic]
             if partition is None:
                 partition = self.keyless_partition if key is None else _PARTITIONER_DECIDES
-        self._batcher.put((name, value, key, partition, headers, ticket), waited)
-        self._stats.sent.add()
+        self._put((name, value, key, partition, headers, ticket), waited)
+        self._count_sent()
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything that was queued so far is written, or failed.

@@ -109,7 +109,11 @@ class Sender:
         if opened is None or not self.is_open or self._await_produce:
             return False
         limit, keys = opened
-        if (_size_of(value, headers) if headers else len(value)) > limit:
+        size = len(value)
+        if headers:
+            for name, each in headers:
+                size += len(name) + len(each) + _HEADER_OVERHEAD
+        if size > limit:
             self.require_size(topic, value, headers)
         if keys is not None and key is not None:
             keys[key] = None

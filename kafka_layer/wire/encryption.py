@@ -55,12 +55,16 @@ class Encryption:
     Args:
         keys: Encryption keys of any length; the first encrypts, all decrypt.
 
+    Attributes:
+        active: Whether there are keys. Without, ``encrypt`` returns the payload as it is.
+
     Raises:
         ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
     """
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._fernet = _fernet(keys) if keys else None
+        self.active = bool(keys)
 
     def encrypt(self, topic: Topic | WorkTopic, key: str | None, payload: bytes) -> bytes:
         """Return the value of a record.
