@@ -127,11 +127,6 @@ class LayerConfig:
             require_timeout_within(name, keywords.get(name, {}), expiry)
         return cls(**values)
 
-    @property
-    def retention_ms(self) -> int:
-        """Shortest retention of a topic that still keeps every message for ``expiry``, in ms."""
-        return int(self.expiry * 1000)
-
     def capacity_of(self, channel: str) -> int:
         """Return how many messages ``channel`` may hold in memory."""
         for pattern, capacity in self.channel_capacity:

@@ -58,8 +58,8 @@ class Timings:
             over.
         read_back: The longest that a join or a leave waits until this server has read what its own
             process sent to the group before.
-        read_back_window: For which a group counts as one that was sent to; and for which nothing is
-            waited for after a ``read_back`` that was too short.
+        read_back_window: How long a group that was sent to is remembered; also the pause after a
+            ``read_back`` timed out.
     """
 
     start: float = 4.5

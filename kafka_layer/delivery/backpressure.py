@@ -44,9 +44,8 @@ class Congestion:
     stalled  nothing waits for it until it is drained                drained
     ======== ======================================================= ===========================
 
-    A channel is drained when a receive takes its last message, or finds none. It then lets go of
-    its congestion as a whole, so that nothing that was found out about it outlives the drain: what
-    a thread still writes here is read by nobody.
+    A channel is drained when a receive takes its last message, or finds none. It then
+    drops its congestion as a whole; late writes to the old object are harmless.
 
     Args:
         taken: How many messages the channel's receives have taken so far.

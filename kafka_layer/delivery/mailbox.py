@@ -98,7 +98,7 @@ class Mailbox(Receives):
     def drop_expired(self) -> int:
         """Drop the messages that are too old to be received, where it is full; any thread.
 
-        It makes room, and tells nothing of the receives: a stalled mailbox stays so.
+        Making room is no sign of a receiver, so it does not end a stall.
 
         Returns:
             How many messages were dropped.

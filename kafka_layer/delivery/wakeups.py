@@ -61,8 +61,8 @@ class Wakeups:
     def __init__(self, timings: Timings | None = None) -> None:
         self.timings = timings or Timings()
         self.noted: dict[Loop, None] = {}
-        # By the id of the event loop. An entry goes with its loop; one of an earlier loop with the
-        # same id would be told apart by its reference.
+        # By the id of the event loop. An entry goes with its loop. Ids are used again, so
+        # the weak reference is compared, too.
         self._loops: dict[int, Loop] = {}
         # For a channel on which nobody has received yet, and that no loop opened.
         self.nowhere = Loop(None, self.timings.echo)
@@ -365,7 +365,8 @@ class Receives:
     def demand(self) -> int:
         """How many receives wait, in loops that run, for which there is no message; any thread.
 
-        Too low where nobody has asked for some seconds; ``on_wait`` is called when it rises.
+        The first call after a pause may count too few, because loops must answer an echo first;
+        ``on_wait`` is called when the number rises.
         """
         count = 0
         for loop, waiters in self._by_loop:

@@ -13,8 +13,8 @@ class Job(Envelope):
 
     Attributes:
         place: As in ``Envelope``; never None.
-        assignment: The backplane's mark of the time in which it had the partition; a job of an
-            earlier time cannot be given back.
+        assignment: Token of the partition's assignment; a job of an earlier assignment cannot be
+            given back.
     """
 
     __slots__ = ("assignment",)

@@ -91,7 +91,7 @@ class Batcher:
     CLOSING close(): what is still held back is rejected       CLOSED
     ======= ================================================== =======
 
-    While senders wait for room (``when_room``), ``put`` takes the records of these alone.
+    While senders wait for room (``when_room``), ``put`` refuses all other senders.
 
     Args:
         outlet: Takes the records.

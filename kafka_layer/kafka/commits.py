@@ -163,7 +163,7 @@ class Commits(Generic[J]):
             self._in_doubt.pop(partition, None)
 
     def in_doubt(self, partitions: Iterable[int]) -> Positions:
-        """Return where those of ``partitions`` are in doubt that are."""
+        """Return the doubtful offset of each given partition that has one."""
         return {each: self._in_doubt[each] for each in partitions if each in self._in_doubt}
 
     def to_give_back(self, partitions: Iterable[int], unclaimed: Iterable[J]) -> Positions:

@@ -32,9 +32,9 @@ _REACHED, _SUSPECTED, _LOST = _State
 class Connection:
     """Judges by what the clients report whether the brokers are lost; any thread.
 
-    Each client reports by itself, and once for each outage, that it finds no broker. It may say so
-    while another client is answered: its connection was idle and a broker closed it, or its report
-    is older than the answer. So a report is a suspicion, which time confirms or an answer refutes.
+    Each client reports an outage once, and another client may still be answered: a broker closed
+    the first one's idle connection, or its report is older than the answer. So a report is a
+    suspicion, which time confirms or an answer refutes.
 
     States, with what leads from one to the other:
 

@@ -2,9 +2,9 @@
 
 A job's position is committed before the job is assigned to a receive that waits, so no job is
 assigned twice, whichever process dies. A member takes as many jobs as receives wait for, times
-``prefetch_count``. What it fetched beyond that belongs to the member that is assigned the partition
-next; what it assigned and no receive takes is uncommitted, to the same end. A process whose
-receives stop leaves the group after some seconds.
+``prefetch_count``. Jobs fetched beyond that stay uncommitted. Jobs given to
+receives that none takes are committed back, so that the partition's next owner gets them. A
+process whose receives stop leaves the group after some seconds.
 
 ``commits.py`` keeps the positions, ``pacing.py`` says when, ``liveness.py`` judges the client.
 """

@@ -38,8 +38,9 @@ class Pacing:
         self._timings = timings
         self._wanted_at = now
         self._assigned_at: float | None = None
-        # Doubted: jobs were taken back then, and receives count again at the latest from then on.
+        # When jobs were last taken back; None: never, or a receive has taken one since.
         self._doubted_at: float | None = None
+        # When receives count again.
         self._doubted_until = 0.0
         self._doubted_for = timings.job_doubt
 
@@ -92,7 +93,7 @@ class Pacing:
         self._doubted_at = now
         self._doubted_until = now + self._doubted_for
         if self._assigned_at is not None:
-            # A receive that took nothing has wanted nothing.
+            # Demand since the assignment was false: count it from the assignment.
             self._wanted_at = min(self._wanted_at, self._assigned_at)
 
     def idle_for(self, seen: float, now: float) -> float:

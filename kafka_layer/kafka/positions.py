@@ -47,8 +47,8 @@ class PartitionState(enum.Enum):
     """To be begun at its end, which is not known yet. Not assigned."""
 
     ANEW = "anew"
-    """Its topic was made anew; its end is not known yet, nor so how much of it was read already
-    before that was noticed. Not assigned."""
+    """Its topic was made anew; its end is unknown, and so is how much of the new log was read
+    already by mistake. Not assigned."""
 
     READING = "reading"
     """Assigned to the client at an offset."""
@@ -244,8 +244,11 @@ class Positions:
     def behind(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
         """Return the partitions that are read no further than they could be, with their positions.
 
-        These are the partitions that are before the end that the last call of ``note_ends`` told,
-        beyond the end that is told now, or of which no end is told though others have one.
+        A partition is among them if:
+
+        - it has not reached the end that the last call of ``note_ends`` told,
+        - its position is beyond the end that is told now,
+        - no end is told of it, though others have one.
 
         Args:
             ends: The ends now, asked for after the positions were noted.

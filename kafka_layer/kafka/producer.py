@@ -182,10 +182,6 @@ class RecordProducer:
         if present is None or present[2] != partitions:
             self._work[topic] = (name, itertools.count(random.randrange(partitions)), partitions)
 
-    def work_topics(self) -> list[WorkTopic]:
-        """Return the topics of the worker channels that this producer has written to."""
-        return list(self._work)
-
     def replace(self) -> None:
         """Go on with another client; what the present one still holds is reported as failed."""
         self._client.replace()

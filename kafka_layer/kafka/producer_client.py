@@ -187,7 +187,7 @@ class ProducerClient:
             _discard(client)
 
     def reject(self, pending: Pending, error: KafkaError) -> None:
-        """Report a record as failed that librdkafka does not get."""
+        """Report a record that never reached librdkafka as failed."""
         name, value, key, partition, headers, ticket = pending
         message = Message(
             topic=name, partition=partition, key=None if key is None else key.encode()

@@ -125,7 +125,7 @@ class Reader:
             timeout: Seconds until the start has failed.
 
         Returns:
-            A ticket that is resolved once every record that is written from then on will be read.
+            A ticket, resolved when the start offsets are fixed: records written later will be read.
             It fails with BrokerUnavailable if the offsets cannot be had in time, and with
             ImproperlyConfigured if librdkafka refuses a property.
         """
@@ -256,7 +256,6 @@ class Reader:
 
     def _records(self, messages: Sequence[Message], failed: list[Message]) -> list[Record]:
         """Return the records of messages; those that tell of an error are added to ``failed``."""
-        # These may have been fetched before the brokers were lost: they are no sign of life.
         topics = self._topics
         records: list[Record] = []
         for message in messages:

@@ -1,4 +1,4 @@
-"""The topics of one server: that they are there, how many partitions they have, and which they are.
+"""The topics of one server: their existence, partition counts and ids.
 
 Brokers announce no change of a topic. So the topics are looked at: by the producer's client, which
 learns the partition counts by that itself, and by a client of the consumers' identity, which tells

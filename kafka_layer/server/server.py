@@ -285,8 +285,8 @@ class Server:
     def close(self, timeout: float) -> None:
         """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent.
 
-        A second thread that closes it waits until the first is done. A server that was never used
-        stays as it is.
+        A second thread that closes it waits until the first is done. Does nothing to a
+        server that never started.
         """
         with self.lifecycle.lock:
             closes = self.lifecycle.started and self.lifecycle.advance(State.CLOSING)

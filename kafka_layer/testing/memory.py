@@ -63,7 +63,7 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
 class InMemoryBackplane:
     """Carries records between the servers of one process that share a prefix.
 
-    See ``kafka_layer.backplane.Backplane`` for the methods. Each server has a thread that
+    See ``kafka_layer.transport.Backplane`` for the methods. Each server has a thread that
     reads, as with Kafka, so that back-pressure and ordering behave the same.
     """
 
@@ -218,8 +218,7 @@ class _Log:
                 self._readers.remove(reader)
 
     def abandon(self, reader: InMemoryBackplane) -> None:
-        # A thread of the parent may have held the lock at the fork.
-        # Re-entrant: a signal handler may interrupt a send and send.
+        # A new one, because a thread of the parent may have held the lock at the fork.
         self._lock = RLock()
         self.detach(reader)
 
