@@ -7,7 +7,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from channels.exceptions import ChannelFull
@@ -62,21 +62,27 @@ async def join(context: Context, group: str, count: int | None = None) -> None:
     await context.port.join(group, list(context.inboxes)[:count])
 
 
+async def turns(rate: float, seconds: float) -> AsyncIterator[int]:
+    """Yield the numbers of messages from 0, each when it is due to be sent."""
+    began = time.monotonic()
+    for number in range(int(rate * seconds)):
+        pause = began + number / rate - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        yield number
+
+
 async def paced(
     context: Context, method: str, addresses: Sequence[str], rate: float, seconds: float
 ) -> Sent:
     """Send ``rate`` messages a second by ``send`` or ``group_send``, to the addresses in turn."""
     send = getattr(context.port, method)
     began = time.monotonic()
-    total = int(rate * seconds)
-    for number in range(total):
-        pause = began + number / rate - time.monotonic()
-        if pause > 0:
-            await asyncio.sleep(pause)
+    async for number in turns(rate, seconds):
         # A sender for each address: a channel may be in several of the groups.
         turn, sender = divmod(number, len(addresses))
         await _send(send, addresses[sender], sender, turn)
-    return Sent(total, began, time.monotonic())
+    return Sent(int(rate * seconds), began, time.monotonic())
 
 
 async def flat_out(
@@ -124,6 +130,12 @@ async def time_sends(context: Context, method: str, address: str, count: int) ->
 async def drain(context: Context, expected: int) -> list[Inbox]:
     """Return the inboxes once they hold ``expected`` messages in all, or nothing comes any more."""
     inboxes = list(context.inboxes.values())
+    await settle(inboxes, expected)
+    return inboxes
+
+
+async def settle(inboxes: Sequence[Inbox], expected: int) -> None:
+    """Return once inboxes hold ``expected`` messages in all, or nothing comes any more."""
     seen, since = -1, time.monotonic()
     while True:
         unique = sum(each.unique for each in inboxes)
@@ -131,7 +143,7 @@ async def drain(context: Context, expected: int) -> list[Inbox]:
         if unique != seen:
             seen, since = unique, now
         if unique >= expected or now - since > _QUIET:
-            return inboxes
+            return
         await asyncio.sleep(0.02)
 
 

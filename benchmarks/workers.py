@@ -1,19 +1,18 @@
 """Worker processes that run coroutines when told to, and what those find there.
 
 The parent sends a module-level coroutine function and its arguments; the worker calls it with its
-:class:`Context` first and sends the result back. Several may run in one worker at a time. A worker
-uses a *port*: a channel layer, through its public API alone, or bare Kafka clients.
+:class:`Context` first and sends the result back, one after another. A worker uses a *port*: a
+channel layer, through its public API alone, or bare Kafka clients.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
-import itertools
 import logging
 import multiprocessing
 import sys
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,14 +146,11 @@ class Worker:
         self._process = context.Process(target=_main, args=(theirs, spec), daemon=True)
         self._process.start()
         theirs.close()
-        self._numbers = itertools.count()
-        self._answers: dict[int, tuple[Any, tuple[str, str] | None]] = {}
 
     def start(self, job: Job, *args: Any) -> Callable[..., Any]:
         """Begin to run ``job(context, *args)``; what is returned waits for its result."""
-        number = next(self._numbers)
-        self._connection.send((number, job, args))
-        return lambda timeout=_CALL_TIMEOUT: self._result(number, timeout)
+        self._connection.send((job, args))
+        return self._result
 
     def call(self, job: Job, *args: Any) -> Any:
         """Run ``job(context, *args)`` and return its result, or raise WorkerError."""
@@ -173,14 +169,10 @@ class Worker:
             self._process.join()
         self._connection.close()
 
-    def _result(self, number: int, timeout: float) -> Any:
-        deadline = time.monotonic() + timeout
-        while number not in self._answers:
-            if not self._connection.poll(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError(f"a worker gave no answer within {timeout} s")
-            answered, *answer = self._connection.recv()
-            self._answers[answered] = tuple(answer)
-        result, error = self._answers.pop(number)
+    def _result(self, timeout: float = _CALL_TIMEOUT) -> Any:
+        if not self._connection.poll(timeout):
+            raise TimeoutError(f"a worker gave no answer within {timeout} s")
+        result, error = self._connection.recv()
         if error is not None:
             raise WorkerError(*error)
         return result
@@ -202,31 +194,12 @@ def _main(connection: Connection, spec: PortSpec) -> None:
 
 
 async def _serve(connection: Connection, context: Context) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    tasks = set()
-
-    def read() -> None:
-        try:
-            request = connection.recv()
-        except EOFError:
-            request = None
-        if request is None:
-            loop.remove_reader(connection.fileno())
-            ended.set()
-            return
-        task = loop.create_task(_run(connection, context, *request))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    loop.add_reader(connection.fileno(), read)
-    await ended.wait()
-
-
-async def _run(connection: Connection, context: Context, number: int, job: Job, args: Any) -> None:
-    try:
-        result = await job(context, *args)
-    except Exception as error:
-        connection.send((number, None, (type(error).__name__, traceback.format_exc())))
-    else:
-        connection.send((number, result, None))
+    # The parent may have ended without a word.
+    with contextlib.suppress(EOFError):
+        while request := await asyncio.to_thread(connection.recv):
+            job, args = request
+            try:
+                answer = await job(context, *args), None
+            except Exception as error:
+                answer = None, (type(error).__name__, traceback.format_exc())
+            connection.send(answer)

@@ -22,7 +22,6 @@ _RATE = 50.0
 _AT_A_TIME = 20
 _FILES_BESIDE = 200
 _GIVEN_UP_AFTER = 2.0
-_QUIET = 1.5
 
 
 class _Crowd:
@@ -57,11 +56,7 @@ class _Crowd:
 
     async def pace(self, seconds: float) -> None:
         """Send to the rooms in turn, at a fixed rate."""
-        began = time.monotonic()
-        for number in range(int(_RATE * seconds)):
-            pause = began + number / _RATE - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
+        async for number in traffic.turns(_RATE, seconds):
             self._send(self.senders[number % len(self.senders)])
 
     async def echo(self, seconds: float) -> None:
@@ -77,15 +72,6 @@ class _Crowd:
                 if time.monotonic() - self._sent_at[sender] > _GIVEN_UP_AFTER:
                     self._send(sender)
         self._echo = False
-
-    async def settle(self) -> None:
-        """Return once all came, or nothing comes any more."""
-        seen, since = -1, time.monotonic()
-        while seen < self.sent * _MEMBERS and time.monotonic() - since < _QUIET:
-            heard = self.heard
-            if heard != seen:
-                seen, since = heard, time.monotonic()
-            await asyncio.sleep(0.02)
 
     @property
     def heard(self) -> int:
@@ -122,7 +108,7 @@ async def chat(context: Context, way: str, seconds: float) -> dict[str, Any]:
     began = time.monotonic()
     await getattr(crowd, way)(seconds)
     per_second = crowd.heard / (time.monotonic() - began)
-    await crowd.settle()
+    await traffic.settle(crowd.inboxes, crowd.sent * _MEMBERS)
     gone = sum(client.lost for client in crowd.clients)
     if gone:
         raise ConnectionError(f"{gone} of {len(crowd.clients)} websockets were closed")
