@@ -25,7 +25,7 @@ TIERS: list[set[str]] = [
     },
     {"checks", "management.options"},
     {"management.installed"},
-    {"consumers", "shortcuts", "testing", "worker"},
+    {"asgi", "consumers", "shortcuts", "testing", "worker"},
     {"testing.cases"},
     {"testing.memory"},
     {"testing.jobs"},

@@ -181,6 +181,7 @@ class Server:
             raise closed_meanwhile()
 
         live.close_when_child_ends(self.config.timings.close)
+        live.close_at_sigterm(self.config.timings.close)
         return self.lifecycle.once(what, thread_name, open_or_undo)
 
     # Messages within the process
@@ -399,6 +400,7 @@ class Server:
         if monotonic() < self._next_refresh and not self.transport.health().doubtful:
             return
         self._next_refresh = monotonic() + self.config.timings.refresh
+        live.warn_if_nobody_tells()
         try:
             self.transport.refresh()
         except BrokerUnavailable:

@@ -1,0 +1,64 @@
+"""The end of the process: who is told of it, and what SIGTERM does then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from kafka_layer.server import live
+
+
+def handle_exit(number: int, frame: object) -> None:
+    """What uvicorn sets for SIGTERM."""
+
+
+handle_exit.__module__ = "uvicorn.server"
+
+
+@pytest.fixture(autouse=True)
+def untold() -> Iterator[None]:
+    """A process of which nothing is known, and whose handler is put back at the end."""
+    before = signal.getsignal(signal.SIGTERM)
+    live._told.discard(os.getpid())
+    yield
+    live._told.discard(os.getpid())
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_under_uvicorn_alone_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    live.warn_if_nobody_tells()
+    assert not caplog.records
+    signal.signal(signal.SIGTERM, handle_exit)
+    for _ in range(3):
+        live.warn_if_nobody_tells()
+    assert len(caplog.records) == 1
+    assert "kafka_layer.asgi.closing(application)" in caplog.text
+
+
+def test_nothing_is_said_where_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    signal.signal(signal.SIGTERM, handle_exit)
+    live.end_will_be_told()
+    live.warn_if_nobody_tells()
+    assert not caplog.records
+
+
+def test_a_handler_of_the_program_stays() -> None:
+    for own in (handle_exit, signal.SIG_IGN):
+        signal.signal(signal.SIGTERM, own)
+        live.close_at_sigterm(5.0)
+        assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_the_default_one_is_replaced_in_the_main_thread_alone() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    thread = threading.Thread(target=live.close_at_sigterm, args=(5.0,))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    live.close_at_sigterm(5.0)
+    assert callable(signal.getsignal(signal.SIGTERM))
