@@ -10,18 +10,22 @@ from django.core.asgi import get_asgi_application
 
 from demo_project.chat import reports
 from demo_project.chat.routing import channels, websocket_urlpatterns
+from kafka_layer.asgi import closing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
 
-application = ProtocolTypeRouter(
-    {
-        # Serves the files of the apps directly, so that there is no collectstatic step.
-        "http": ASGIStaticFilesHandler(get_asgi_application()),
-        "websocket": AllowedHostsOriginValidator(
-            SessionMiddlewareStack(URLRouter(websocket_urlpatterns))
-        ),
-        "channel": ChannelNameRouter(channels),
-    }
+# What was sent last is written when the server ends, whichever server it is.
+application = closing(
+    ProtocolTypeRouter(
+        {
+            # Serves the files of the apps directly, so that there is no collectstatic step.
+            "http": ASGIStaticFilesHandler(get_asgi_application()),
+            "websocket": AllowedHostsOriginValidator(
+                SessionMiddlewareStack(URLRouter(websocket_urlpatterns))
+            ),
+            "channel": ChannelNameRouter(channels),
+        }
+    )
 )
 
 # Every worker imports this file, those for jobs too: so all of them are on the pages' list.
