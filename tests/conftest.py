@@ -20,7 +20,7 @@ from tests.support.shared import SharedBroker
 _SHARED = pytest.StashKey[SharedBroker | None]()
 
 # Where every test needs a real Kafka, a broker in the process, or processes of its own.
-_BROKER_FOLDERS = {"integration", "scaleout", "workers", "faults", "security", "e2e", "testing"}
+_BROKER_FOLDERS = {"cluster", "faults", "security", "e2e", "testing"}
 _BROKER_FIXTURES = {"kafka", "shared_broker", "embedded", "secure", "real_broker_tools", "site"}
 _BROKER_BACKENDS = ("kafka", "embedded")
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
+from tests.cluster.workers.clients import use_commits
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
-from tests.workers.clients import use_commits
 
 JOBS = "jobs"
 

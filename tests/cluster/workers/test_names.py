@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from kafka_layer.wire.topics import Topic, WorkTopic, topic_name
+from tests.cluster.workers.groups import topic_of
 from tests.support.layers import Backend, Layers, next_message
-from tests.workers.groups import topic_of
 
 LETTERS = string.ascii_letters + string.digits + "-_."
 LONGEST_NAME = 99

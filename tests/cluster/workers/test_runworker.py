@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.workers.groups import handed_out
+from tests.cluster.workers.processes import CHANNELS_OWN, Crew, RunWorker
 from tests.support.layers import Backend, Layers
 from tests.support.waiting import wait_until
-from tests.workers.groups import handed_out
-from tests.workers.processes import CHANNELS_OWN, Crew, RunWorker
 
 JOBS = 10_000
 PARTITIONS = 12

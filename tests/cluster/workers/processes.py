@@ -21,7 +21,7 @@ OURS = "kafka_layer,channels"
 CHANNELS_OWN = "channels,kafka_layer"
 """INSTALLED_APPS, in which the first one that has a runworker wins."""
 
-_REPOSITORY = Path(__file__).parents[2]
+_REPOSITORY = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Crew:
         self._channels = channels
         self._environment = {
             **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.workers.project.settings",
+            "DJANGO_SETTINGS_MODULE": "tests.cluster.workers.project.settings",
             "WORKER_APPS": apps,
             "WORKER_CONFIG": json.dumps(config),
             "WORKER_FOLDER": str(folder),

@@ -8,7 +8,7 @@ import pytest
 
 from kafka_layer.exceptions import GroupAckTimeout
 from kafka_layer.layer import KafkaChannelLayer
-from tests.scaleout.cluster import MESSAGE, Client, Cluster, inboxes
+from tests.cluster.cluster import MESSAGE, Client, Cluster, inboxes
 from tests.support.layers import Layers
 
 Kind = Literal["group", "user"]

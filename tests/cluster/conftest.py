@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from tests.scaleout.cluster import Cluster
+from tests.cluster.cluster import Cluster
 from tests.support.layers import Layers
 from tests.support.processes import RemoteLayer
 

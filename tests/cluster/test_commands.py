@@ -15,7 +15,7 @@ import pytest
 from kafka_layer.delivery.tickets import run_blocking, run_in_loop
 from kafka_layer.exceptions import CommandFailed, GroupAckTimeout
 from kafka_layer.layer import KafkaChannelLayer
-from tests.scaleout.cluster import MESSAGE, Cluster
+from tests.cluster.cluster import MESSAGE, Cluster
 from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 

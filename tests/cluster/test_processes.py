@@ -15,8 +15,8 @@ import pytest
 
 from kafka_layer.exceptions import GroupAckTimeout
 from kafka_layer.wire.names import owner_of
-from tests.scaleout.cluster import MESSAGE, Cluster, inboxes
-from tests.scaleout.conftest import MakeRemote
+from tests.cluster.cluster import MESSAGE, Cluster, inboxes
+from tests.cluster.conftest import MakeRemote
 from tests.support.layers import Layers, next_message, stats_of
 
 DEADLINE = 60.0
@@ -31,7 +31,7 @@ async def test_a_process_that_only_asks_gets_its_acknowledgements(
     config = {**make_layer.backend.config, "prefix": make_layer.prefix}
     asker = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tests.scaleout.asker", json.dumps(config), client.channel, how],
+        [sys.executable, "-m", "tests.cluster.asker", json.dumps(config), client.channel, how],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

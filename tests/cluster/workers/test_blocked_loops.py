@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from kafka_layer.config.timings import Timings
+from tests.cluster.workers.clients import use_commits
+from tests.cluster.workers.conftest import SESSION_MS, working
+from tests.cluster.workers.groups import handed_out
+from tests.cluster.workers.processes import Crew
 from tests.support.layers import Backend, Layers
 from tests.support.waiting import wait_until, wait_until_async
-from tests.workers.clients import use_commits
-from tests.workers.conftest import SESSION_MS, working
-from tests.workers.groups import handed_out
-from tests.workers.processes import Crew
 
 REBALANCED = SESSION_MS / 1000
 PARTITIONS = 4

@@ -6,7 +6,7 @@ import os
 SECRET_KEY = "tests"
 INSTALLED_APPS = os.environ["WORKER_APPS"].split(",")
 DATABASES: dict[str, object] = {}
-ASGI_APPLICATION = "tests.workers.project.application.application"
+ASGI_APPLICATION = "tests.cluster.workers.project.application.application"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "kafka_layer.layer.KafkaChannelLayer",

@@ -16,11 +16,11 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
+from tests.cluster.workers.clients import NotedConsumer, use, use_commits
+from tests.cluster.workers.conftest import SESSION_MS, working
+from tests.cluster.workers.groups import handed_out, members
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
-from tests.workers.clients import NotedConsumer, use, use_commits
-from tests.workers.conftest import SESSION_MS, working
-from tests.workers.groups import handed_out, members
 
 REBALANCED = SESSION_MS / 1000
 """Seconds in which a group has noticed who came or left."""

@@ -15,8 +15,8 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from kafka_layer.layer import KafkaChannelLayer
-from tests.scaleout.cluster import MESSAGE, Cluster
-from tests.scaleout.conftest import MakeRemote
+from tests.cluster.cluster import MESSAGE, Cluster
+from tests.cluster.conftest import MakeRemote
 from tests.support.layers import Layers, next_message, next_messages
 
 Call = Callable[[], Any]

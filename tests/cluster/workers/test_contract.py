@@ -10,6 +10,7 @@ import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing.embedded import EmbeddedBroker
+from tests.cluster.workers.conftest import working
 from tests.support.layers import (
     Backend,
     Layers,
@@ -19,7 +20,6 @@ from tests.support.layers import (
     stats_of,
 )
 from tests.support.waiting import wait_until, wait_until_async
-from tests.workers.conftest import working
 
 MakeWorkers = Callable[..., list[KafkaChannelLayer]]
 

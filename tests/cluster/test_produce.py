@@ -29,7 +29,7 @@ from kafka_layer.messages import Position
 from kafka_layer.signals import produce_failed
 from kafka_layer.wire.names import owner_of
 from kafka_layer.wire.topics import Topic, topic_name
-from tests.scaleout.cluster import MESSAGE
+from tests.cluster.cluster import MESSAGE
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.patience import PatientLayer

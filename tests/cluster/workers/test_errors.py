@@ -12,12 +12,12 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
+from tests.cluster.workers.groups import topic_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import create_topic
 from tests.support.secure import SecureBroker
 from tests.support.waiting import wait_until_async
-from tests.workers.groups import topic_of
 
 
 @pytest.fixture

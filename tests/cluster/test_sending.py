@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 
-from tests.scaleout.cluster import MESSAGE, Cluster, inboxes
+from tests.cluster.cluster import MESSAGE, Cluster, inboxes
 from tests.support.layers import Layers, stats_of
 from tests.support.waiting import wait_until_async
 

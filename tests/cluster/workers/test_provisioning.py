@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from tests.cluster.workers.groups import topic_of
 from tests.support.layers import Backend, Layers, next_message
-from tests.workers.groups import topic_of
 
 
 @pytest.fixture
