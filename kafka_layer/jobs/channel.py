@@ -170,13 +170,15 @@ class WorkChannel:
         return Job(payload, monotonic() + self._expiry - age, place, assignment)
 
     def assign(self, jobs: Sequence[Job]) -> None:
-        """Give jobs to the receives that wait; they belong to this process from now on."""
+        """Give jobs to the receives that wait; they belong to this process from now on.
+
+        Where the channel is closed they are dropped, and counted as that.
+        """
         # A flush may have come since they were accepted.
         wanted = [job for job in jobs if job.timestamp > self._flushed_until]
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
-        self._stats.count("delivered", len(wanted))
-        self._put(wanted)
+        self._stats.count("delivered", len(wanted) - self._put(wanted))
 
     def forget_until(self, timestamp: float) -> int:
         """Drop what was written until then and no receive has taken; any thread.
@@ -200,8 +202,7 @@ class WorkChannel:
         kept: list[Job] = []
         while (job := self.mailbox.remove()) is not None:
             (returned if which(job) else kept).append(job)
-        self._put(kept)
-        self._stats.count("delivered", -len(returned))
+        self._stats.count("delivered", -len(returned) - self._put(kept))
         return returned
 
     def _on_wait(self) -> None:
@@ -210,7 +211,13 @@ class WorkChannel:
         if self.on_demand is not None:
             self.on_demand()
 
-    def _put(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            self.mailbox.put(job)
+    def _put(self, jobs: Sequence[Job]) -> int:
+        """Hand jobs to the receives; returns how many were dropped as the channel is closed."""
+        dropped = sum(not self.mailbox.put(job) for job in jobs)
+        if self.mailbox.closed:
+            # close() may have come before the last ones were there to be dropped.
+            dropped += self.mailbox.clear()
         self._wakeups.flush()
+        if dropped:
+            self._stats.count("dropped.closed", dropped)
+        return dropped

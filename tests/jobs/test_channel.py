@@ -9,6 +9,7 @@ import pytest
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.wakeups import Wakeups
+from kafka_layer.exceptions import LayerClosed
 from kafka_layer.jobs.channel import WorkChannel
 from kafka_layer.jobs.job import Job
 from kafka_layer.observe.counters import Stats
@@ -117,6 +118,18 @@ def test_a_job_that_expired_is_dropped_and_counted() -> None:
     receives = Receives(expiry=5)
     assert receives.accept(1, age=6.0) is None
     assert receives.stats.snapshot() == {"dropped.expired": 1}
+
+
+def test_jobs_for_a_channel_that_is_closed_are_dropped_and_not_delivered(
+    receives: Receives,
+) -> None:
+    receives.assign(0)
+    assert receives.channel.mailbox.close(LayerClosed("closed")) == 1
+    receives.assign(1, 2)
+    counts = receives.stats.snapshot()
+    assert counts["delivered"] == 1
+    assert counts["dropped.closed"] == 2
+    assert not receives.channel.unclaimed
 
 
 def test_a_flush_drops_what_was_accepted_assigned_and_is_read_later(receives: Receives) -> None:
