@@ -352,6 +352,9 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
             # Its channels and their memberships ended with it.
             return
         server = yield from self._receiving_server()
+        if self._is_past(owner):
+            # It closed while this waited.
+            return
         if server.identity.owns(owner):
             topic = _SEND_GROUP if command.startswith("group") else Topic.SEND_USER
             yield from server.ordering.settle(topic, name)
@@ -420,10 +423,28 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
 
     def _receiving_server(self) -> Steps[LayerServer]:
         """Return the server once it receives."""
-        server = yield from self._present_server()
-        if not server.receiving:
-            yield from wait(server.start_receiving())
-        return server
+        while True:
+            server = yield from self._present_server()
+            # Looked at after each wait: close() may come before the waiting coroutine goes on.
+            if server.receiving:
+                return server
+            try:
+                yield from wait(server.start_receiving())
+            except LayerClosed:
+                # close() overtook the start; the next server is started instead.
+                if not server.lifecycle.ended:
+                    raise
+
+    def _open_channel(self, prefix: str) -> Steps[str]:
+        """Open a channel on the server that receives."""
+        while True:
+            server = yield from self._receiving_server()
+            try:
+                return server.registry.new_channel(prefix, server.identity.require())
+            except LayerClosed:
+                # Another thread closed it at this moment.
+                if not server.lifecycle.ended:
+                    raise
 
     def _present_server(self) -> Steps[LayerServer]:
         """Return the server that is not closed.

@@ -162,10 +162,8 @@ class KafkaChannelLayer(SyncTwins):
             BrokerUnavailable: If the first use of the layer finds no broker.
         """
         self.require_valid_channel_name(prefix)
-        server = self._server
-        if not server.receiving:
-            server = await run_in_loop(self._receiving_server())
-        name = server.registry.new_channel(prefix, server.identity.require())
+        # It awaits nothing where the server receives already.
+        name = await run_in_loop(self._open_channel(prefix))
         self.require_valid_channel_name(name)
         return name
 

@@ -13,6 +13,7 @@ when no receive waits and ``expiry`` has passed since the last one.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,6 +40,9 @@ class Registry:
     A channel is *held* while its name object lives; then *leaving*, where a copy of the name may
     still receive; *forgotten* in the end. A receive brings a forgotten one back as leaving, without
     its groups.
+
+    It is open, then closed: no channel is opened any more, and those that are here raise. Then it
+    is emptied as well: nobody is here.
 
     Args:
         config: Capacities and expiry times.
@@ -69,19 +73,26 @@ class Registry:
         self._error: Exception | None = None
 
     def new_channel(self, prefix: str, server: ServerName) -> str:
-        """Open a channel and return its name; it lives as long as the name object does."""
+        """Open a channel and return its name; it lives as long as the name object does.
+
+        Raises:
+            Exception: A copy of the error that this was closed with.
+        """
         name = new_channel_name(prefix, server)
         channel = str(name)
         collected = self._collected
         self._names[channel] = weakref.ref(name, lambda _: collected.append(channel))
         mailbox = self._mailboxes[channel] = self._new_mailbox(channel)
-        self._close_late(mailbox)
+        self._require_open(mailbox)
         return name
 
     def open_mailbox(self, channel: str) -> Mailbox:
         """Return the channel's mailbox; make one if the channel was forgotten.
 
         It comes back without its groups.
+
+        Raises:
+            Exception: A copy of the error that this was closed with, if it had to be made.
         """
         mailbox = self._mailboxes.get(channel)
         if mailbox is None:
@@ -89,7 +100,7 @@ class Registry:
             mailbox = self._mailboxes.setdefault(channel, made)
             if mailbox is made:
                 self._expire_later(mailbox)
-                self._close_late(mailbox)
+                self._require_open(mailbox)
         return mailbox
 
     def open_channels(self) -> list[Mailbox]:
@@ -173,14 +184,23 @@ class Registry:
     def close(self, error: Exception) -> int:
         """Let every receive, those that wait and those to come, raise a copy of ``error``.
 
-        May be called again.
+        It stays closed: no channel is opened any more.
 
         Returns:
             How many messages were dropped.
         """
-        # First: a channel that is opened from here on closes itself.
+        # First: a channel that is opened from here on is taken back.
         self._error = error
         return sum(mailbox.close(error) for mailbox in list(self._mailboxes.values()))
+
+    def empty(self) -> None:
+        """Let go of the channels; once it is closed."""
+        self._mailboxes.clear()
+        self._names.clear()
+        self._collected.clear()
+        self._leaving.clear()
+        self.groups.clear()
+        self.users.clear()
 
     def __len__(self) -> int:
         return len(self._mailboxes)
@@ -188,9 +208,11 @@ class Registry:
     def _new_mailbox(self, channel: str) -> Mailbox:
         return Mailbox(channel, self._config.capacity_of(channel), self.wakeups)
 
-    def _close_late(self, mailbox: Mailbox) -> None:
+    def _require_open(self, made: Mailbox) -> None:
         if self._error is not None:
-            mailbox.close(self._error)
+            # close() may have come before it was here to be closed.
+            self._forget(made, self._error)
+            raise copy.copy(self._error)
 
     def _expire_later(self, mailbox: Mailbox) -> None:
         self._leaving.append((time.monotonic() + self._config.expiry, mailbox))
@@ -204,12 +226,12 @@ class Registry:
         ]
         return sum(self._forget(mailbox) for mailbox in silent)
 
-    def _forget(self, mailbox: Mailbox) -> int:
+    def _forget(self, mailbox: Mailbox, error: Exception | None = None) -> int:
         if self._mailboxes.get(mailbox.channel) is mailbox:
             del self._mailboxes[mailbox.channel]
             self._names.pop(mailbox.channel, None)
         # A receive that found the mailbox before it went would wait in it for ever.
-        left = mailbox.close(ChannelForgotten(mailbox.channel))
+        left = mailbox.close(error or ChannelForgotten(mailbox.channel))
         self.groups.drop(mailbox)
         self.users.drop(mailbox)
         return left

@@ -334,14 +334,22 @@ class Receives:
     def close(self, error: Exception) -> int:
         """Let every receive, those that wait and those to come, raise a copy of ``error``.
 
-        Any thread. Messages that nobody took are dropped.
+        Any thread. Messages that nobody took are dropped. Where it is closed already, the first
+        error stays.
 
         Returns:
             How many messages were dropped.
         """
-        self._error = error
-        dropped = len(self._messages)
-        self._messages.clear()
+        if self._error is None:
+            self._error = error
+        dropped = 0
+        # One by one: of two threads that drop them, one counts each.
+        while self._messages:
+            try:
+                self._messages.popleft()
+            except IndexError:  # another thread was faster
+                break
+            dropped += 1
         self.note()
         self._wakeups.flush()
         return dropped

@@ -10,6 +10,7 @@ from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed, ProduceFailed
+from ..server.lifecycle import closed_meanwhile
 from ..server.server import Server
 from ..wire.encryption import ReplayGuard
 from ..wire.topics import WorkTopic
@@ -25,6 +26,9 @@ _CLOCK_TIMEOUT = 1.0
 class Jobs:
     """The worker channels that one server writes to and receives on; see ``Feature``.
 
+    Any thread may call any method. Nothing here waits for a lock, which a thread of the parent
+    might have held at a fork.
+
     Args:
         server: What it is attached to.
     """
@@ -32,6 +36,7 @@ class Jobs:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._channels: dict[str, WorkChannel] = {}
+        self._error: LayerClosed | None = None
 
     @property
     def needs_clock(self) -> bool:
@@ -44,8 +49,15 @@ class Jobs:
         return None if opened is None else opened.mailbox
 
     async def receive(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
-        """Wait for a job of a worker channel that is open here; see ``WorkChannel.receive``."""
-        return await self._channels[channel].receive(self._server.decode_for_receive)
+        """Wait for a job of a worker channel that was opened here; see ``WorkChannel.receive``.
+
+        Raises:
+            LayerClosed: If the server closes, or did since the channel was opened.
+        """
+        opened = self._channels.get(channel)
+        if opened is None:
+            raise closed_meanwhile()
+        return await opened.receive(self._server.decode_for_receive)
 
     def start_sending(self, topic: WorkTopic) -> Ticket[None]:
         """Get ready to write to a worker channel, in a thread; callers share one start."""
@@ -67,10 +79,16 @@ class Jobs:
         """Drop the jobs that were written until then and that no receive has taken."""
         return sum(channel.forget_until(until) for channel in list(self._channels.values()))
 
-    def close(self, error: LayerClosed) -> None:
-        """Let every receive that waits raise a copy of ``error``."""
-        for channel in list(self._channels.values()):
-            channel.mailbox.close(error)
+    def close(self, error: LayerClosed) -> int:
+        """Let every receive that waits raise a copy of ``error``; no channel is open any more."""
+        # First: a channel that is opened from here on is taken back.
+        self._error = error
+        return sum(self._drop(name, error) for name in list(self._channels))
+
+    def abandon(self) -> None:
+        """Forget the parent's channels, in a forked child."""
+        self._error = closed_meanwhile()
+        self._channels = {}
 
     def _open_sender(self, topic: WorkTopic) -> None:
         timings = self._server.config.timings
@@ -98,4 +116,14 @@ class Jobs:
         )
         server.transport.open_work_channel(channel, deadline - monotonic())
         self._channels[topic.channel] = channel
+        if self._error is not None:
+            # close() may have come before it was here to be closed. Who started this undoes it.
+            dropped = self._drop(topic.channel, self._error)
+            if dropped:
+                server.stats.count("dropped.closed", dropped)
+            raise closed_meanwhile()
         return channel.mailbox
+
+    def _drop(self, name: str, error: LayerClosed) -> int:
+        channel = self._channels.pop(name, None)
+        return 0 if channel is None else channel.mailbox.close(error)

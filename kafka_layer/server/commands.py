@@ -6,6 +6,7 @@ They travel on ``group-mgmt`` and ``ack``, which a server reads apart from messa
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from ..config.settings import LayerConfig
 from ..config.threads import new_event
 from ..delivery.registry import Registry
 from ..delivery.tickets import Steps, Ticket, wait
-from ..exceptions import GroupAckTimeout, UnreadableRecord
+from ..exceptions import GroupAckTimeout, LayerClosed, UnreadableRecord
 from ..messages import Position
 from ..observe.counters import Stats
 from ..wire.codec import Codec
@@ -103,8 +104,9 @@ class Commands:
         """How many servers gave no answer when they were asked last."""
         return self._requests.silent
 
-    def stop(self) -> None:
-        """End roll calls that wait for answers."""
+    def close(self, error: LayerClosed) -> None:
+        """End what waits for answers: requests fail with ``error``, roll calls return."""
+        self._requests.close(error)
         self._closing.set()
 
     # What this server asks
@@ -128,6 +130,7 @@ class Commands:
             CommandFailed: If the owner cannot carry it out.
             ChannelFull: If the transport's queue is full.
             ProduceFailed: If the command cannot be written.
+            LayerClosed: If this server closes before there is an answer.
         """
         within = self._config.ack_timeout
         value: dict[str, Any] = {
@@ -145,22 +148,29 @@ class Commands:
         record = self._addressed(Topic.GROUP_MGMT, owner, value)
         try:
             written = self._request_timed(record, self._time(record), request)
-            if not discards:
-                yield from wait(request.answer, request.left)
-            elif self._requests.is_silent(owner):
-                self._requests.give_up(request)
+            if discards:
+                yield from self._wait_for_discard(request, written)
             else:
-                patience = _SILENT_PATIENCE if self._requests.silent else within
-                yield from wait(request.answer, min(request.left, patience))
+                yield from wait(request.answer, request.left)
         except TimeoutError:
             self._requests.give_up(request)
-            if not (discards and written.done):
-                raise GroupAckTimeout(
-                    f"Server {owner} did not acknowledge {command}({name!r}, {channel!r}) within "
-                    f"{within} s; it is gone, cut off or overloaded."
-                ) from None
+            raise GroupAckTimeout(
+                f"Server {owner} did not acknowledge {command}({name!r}, {channel!r}) within "
+                f"{within} s; it is gone, cut off or overloaded."
+            ) from None
         finally:
             self._requests.forget(request)
+
+    def _wait_for_discard(self, request: PendingRequest, written: Ticket[Position]) -> Steps[None]:
+        """Wait for the answer while one may come, and without one until the command is written."""
+        if not self._requests.is_silent(request.server):
+            patience = _SILENT_PATIENCE if self._requests.silent else request.left
+            # Without an answer close() ends it with LayerClosed, and writes what is queued.
+            with contextlib.suppress(TimeoutError, LayerClosed):
+                yield from wait(request.answer, min(request.left, patience))
+                return
+        self._requests.give_up(request)
+        yield from wait(written, request.left)
 
     def self_test(self, timeout: float) -> Steps[float]:
         """Write a record to this server's own inbox and wait until it is read; it sets the clock.

@@ -118,6 +118,11 @@ class Ordering:
             # Nobody waits for this mark any more, should it never be read.
             ticket.resolve(None)
 
+    def close(self) -> None:
+        """Let those that wait for a mark go on: nothing is read any more."""
+        for ticket in list(self._marks.values()):
+            ticket.resolve(None)
+
     def tick(self) -> None:
         """Forget keys whose messages were read back long ago; about once a second."""
         for keys in self._keys.values():

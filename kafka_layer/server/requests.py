@@ -91,7 +91,7 @@ class Requests:
     """The requests that wait for answers, by number, and the servers that owe answers; any thread.
 
     A server is silent from when a request to it was given up without an answer until it answers
-    any, also one that was given up.
+    any, also one that was given up. Once it is closed, every request fails.
     """
 
     def __init__(self) -> None:
@@ -101,6 +101,7 @@ class Requests:
         self._pending: dict[int, _Pending] = {}
         self._given_up: dict[int, ServerName] = {}
         self._silent: dict[ServerName, None] = {}
+        self._error: Exception | None = None
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -124,7 +125,17 @@ class Requests:
         """
         request = PendingRequest(next(self._numbers), within, server)
         self._pending[request.number] = request
+        if self._error is not None:
+            request.answer.fail(self._error)
         return request
+
+    def close(self, error: Exception) -> None:
+        """Let the requests that wait, and every later one, fail with ``error``."""
+        # First: a request that is opened from here on fails at once.
+        self._error = error
+        for pending in list(self._pending.values()):
+            if isinstance(pending, PendingRequest):
+                pending.answer.fail(error)
 
     def open_roll_call(self) -> RollCall:
         """Open a request to all servers."""

@@ -58,8 +58,17 @@ class Feature(Protocol):
             How many were dropped.
         """
 
-    def close(self, error: LayerClosed) -> None:
-        """Let every receive that waits raise a copy of ``error``; the transport is closed."""
+    def close(self, error: LayerClosed) -> int:
+        """Let every receive that waits raise a copy of ``error``; the transport is closed.
+
+        Nothing may be opened in it any more, also by what is on its way to that.
+
+        Returns:
+            How many messages were dropped.
+        """
+
+    def abandon(self) -> None:
+        """Let go of everything without touching it, in a forked child, and open nothing more."""
 
 
 class Server:
@@ -77,7 +86,7 @@ class Server:
         receiving: Whether it reads what others send.
         sender: Hands records to the transport.
         commands: Asks other servers, and answers them.
-        registry: Who is here; nobody once it is closed.
+        registry: Who is here; once it is closed nobody, and nobody can come.
         router: Hands the records that are read to their channels.
         clock: The broker's time.
         ordering: Reads this process's own messages back before a membership changes.
@@ -311,6 +320,9 @@ class Server:
         self.stats = Stats(self.config.prefix, self.config.timings)
         self.identity = Identity()
         self.registry = Registry(self.config)
+        self.registry.close(closed_meanwhile())
+        for feature in self._features:
+            feature.abandon()
         self.lifecycle.abandon()
         self.transport.abandon()
 
@@ -319,21 +331,25 @@ class Server:
         error = LayerClosed("The channel layer was closed.")
         try:
             self._upkeep.stop()
-            self.commands.stop()
+            self.commands.close(error)
+            self.ordering.close()
             # At once: a websocket closes while the queue is written, and its browser comes again.
-            left = self.registry.close(error)
-            if left:
-                self.stats.count("dropped.closed", left)
-            self.transport.close(timeout)
-            for feature in self._features:
-                feature.close(error)
+            self._count_left(self.registry.close(error))
+            try:
+                self.transport.close(timeout)
+            finally:
+                self._count_left(sum(feature.close(error) for feature in self._features))
             # Before a thread that waits for the close ends the process.
             least = min(timeout, self.config.timings.close_signals)
             self.stats.close(max(least, deadline - monotonic()))
         finally:
-            self.registry = Registry(self.config)
+            self.registry.empty()
             self.lifecycle.advance(State.CLOSED)
             live.discard(self)
+
+    def _count_left(self, messages: int) -> None:
+        if messages:
+            self.stats.count("dropped.closed", messages)
 
     def _wait_for_close(self, timeout: float) -> bool:
         try:
@@ -391,9 +407,7 @@ class Server:
     # Upkeep
 
     def _sweep(self) -> None:
-        left = self.registry.sweep()
-        if left:
-            self.stats.count("dropped.closed", left)
+        self._count_left(self.registry.sweep())
 
     def _refresh_if_due(self) -> None:
         """Look for changes that nobody announces; again in the next round if no broker answers."""

@@ -260,9 +260,32 @@ class TestClose:
         done, _ = await asyncio.wait(receives, timeout=5)
         assert [str(each.exception()) for each in done] == ["closed"] * 3
 
-    async def test_a_channel_that_is_opened_later_is_closed(self, registry: Registry) -> None:
+    async def test_no_channel_is_opened_later(self, registry: Registry) -> None:
         registry.close(LookupError("closed"))
         with pytest.raises(LookupError):
-            await registry.open_mailbox(registry.new_channel("specific", SERVER)).wait()
+            registry.new_channel("specific", SERVER)
         with pytest.raises(LookupError):
-            await registry.open_mailbox("specific.0-abcdef01!forgotten").wait()
+            registry.open_mailbox("specific.0-abcdef01!forgotten")
+        assert len(registry) == 0
+
+    async def test_it_stays_closed_once_it_is_empty(self, registry: Registry) -> None:
+        channel = registry.new_channel("specific", SERVER)
+        registry.change("group_add", "room", channel)
+        registry.close(LookupError("closed"))
+        registry.empty()
+        assert registry.mailbox(channel) is None
+        assert not len(registry)
+        assert not len(registry.groups)
+        with pytest.raises(LookupError):
+            registry.open_mailbox(channel)
+
+    async def test_a_sweep_beside_it_does_not_hide_its_error(self, registry: Registry) -> None:
+        channel = registry.new_channel("specific", SERVER)
+        mailbox = registry.open_mailbox(channel)
+        mailbox.received_by = ChannelName
+        registry.close(LookupError("closed"))
+        del channel
+        registry.sweep()
+        assert len(registry) == 0, "the sweep forgot nothing"
+        with pytest.raises(LookupError, match="closed"):
+            await mailbox.wait()

@@ -9,7 +9,8 @@ import pytest
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.registry import Registry
-from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.delivery.tickets import Ticket, run_blocking
+from kafka_layer.exceptions import GroupAckTimeout, LayerClosed
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
@@ -195,6 +196,25 @@ class TestRollCall:
         value = {"command": "who", "id": 3, "reply_to": str(ASKER), **inboxes}
         site.commands.on_broadcast("", site.codec.encode(value), 0.0)
         assert len(site.answers()) == answers
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["unknown", "silent"])
+def test_a_discard_that_is_not_written_fails(silent: bool) -> None:
+    """Also one for a server that gave no answer lately, where no answer is waited for."""
+    site = Site(ack_timeout=0.1)
+    change = site.commands.change
+    for _ in range(1 + silent):
+        with pytest.raises(GroupAckTimeout):
+            run_blocking(change(ASKER, "group_discard", "room", site.channel))
+    assert site.commands.silent == 1
+
+
+def test_nothing_is_asked_once_it_is_closed(site: Site) -> None:
+    site.commands.close(LayerClosed("closed"))
+    with pytest.raises(LayerClosed, match="closed"):
+        run_blocking(site.commands.change(ASKER, "group_add", "room", site.channel))
+    assert not site.commands.pending
+    assert not site.commands.silent, "the other server is not to blame"
 
 
 def test_a_flush_of_this_server_itself_is_skipped(site: Site) -> None:

@@ -16,6 +16,7 @@ from channels.exceptions import MessageTooLarge
 
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import BrokerUnavailable, LayerClosed
+from kafka_layer.jobs.channel import WorkChannel
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
@@ -38,6 +39,8 @@ class Controlled(InMemoryBackplane):
         may_close: ``close`` waits for it.
         may_open: ``open_receiver`` waits for it.
         open_error: What ``open_receiver`` raises.
+        on_work: Called with each worker channel once it is open.
+        on_closed: Called at the end of ``close``.
         refuse: Called before each record is taken.
     """
 
@@ -48,6 +51,8 @@ class Controlled(InMemoryBackplane):
         self.may_open.set()
         self.open_error: Exception | None = None
         self.before_produce: Callable[[], None] = lambda: None
+        self.on_work: Callable[[WorkChannel], None] = lambda _: None
+        self.on_closed: Callable[[], None] = lambda: None
         self.produced: list[Ticket[Position] | None] = []
 
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
@@ -65,10 +70,15 @@ class Controlled(InMemoryBackplane):
         self.before_produce()
         super().produce(record, ticket, waited)
 
+    def open_work_channel(self, channel: Any, timeout: float) -> None:
+        super().open_work_channel(channel, timeout)
+        self.on_work(channel)
+
     def close(self, timeout: float) -> None:
         self.closing.set()
         assert self.may_close.wait(DEADLINE)
         super().close(timeout)
+        self.on_closed()
 
 
 class ControlledLayer(InMemoryKafkaChannelLayer):
@@ -218,9 +228,11 @@ class TestClose:
         await layer.close()
         first.closing.clear()
         first.may_open.set()
-        with pytest.raises(LayerClosed):
-            await asyncio.wait_for(starting, DEADLINE)
+        channel = await asyncio.wait_for(starting, DEADLINE)
         assert first.closing.is_set(), "what was opened after close() stays open"
+        assert len(layer.transports) == 2
+        await layer.send(channel, {"n": 1})
+        assert await next_message(layer, channel) == {"n": 1}
 
     async def test_a_second_one_waits_for_the_first(self, layer: ControlledLayer) -> None:
         await layer.group_send("room", {})
@@ -267,6 +279,132 @@ class TestAfterClose:
         await asyncio.wait_for(layer.group_discard("room", channel), DEADLINE / 10)
         await asyncio.wait_for(layer.send(channel, {}), DEADLINE / 10)
         assert layer.stats().dropped == {"closed": 1}
+
+
+class TestWorkerChannels:
+    """They end with their server, and the next use opens them on the next one."""
+
+    @staticmethod
+    async def receive(layer: ControlledLayer, number: int, jobs: bool) -> None:
+        await layer.send("jobs", {"n": number})
+        if jobs:
+            message, job = await asyncio.wait_for(layer.receive_job("jobs"), DEADLINE)
+            job.done()
+        else:
+            message = await next_message(layer, "jobs")
+        assert message == {"n": number}
+
+    @pytest.mark.parametrize("jobs", [False, True], ids=["receive", "receive_job"])
+    async def test_the_next_receive_after_close_starts_anew(
+        self, layer: ControlledLayer, jobs: bool
+    ) -> None:
+        await self.receive(layer, 1, jobs)
+        await layer.close()
+        receiving = asyncio.create_task(
+            asyncio.wait_for(layer.receive_job("jobs") if jobs else layer.receive("jobs"), DEADLINE)
+        )
+        await wait_until_async(
+            lambda: receiving.done() or len(layer.transports) == 2, "the receive to start a server"
+        )
+        await layer.send("jobs", {"n": 2})
+        await receiving
+        await self.receive(layer, 3, jobs)
+
+    async def test_close_at_the_last_moment_of_their_start(self, layer: ControlledLayer) -> None:
+        server = layer._server
+        layer.transport.on_work = lambda _: layer.close_sync()
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(layer.receive("jobs"), DEADLINE)
+        assert server.jobs.mailbox("jobs") is None
+        await self.receive(layer, 1, jobs=False)
+        assert len(layer.transports) == 2
+
+    async def test_a_forked_child_has_none_of_its_parent(self, layer: ControlledLayer) -> None:
+        await self.receive(layer, 1, jobs=False)
+        parent = layer._server
+        try:
+            parent.abandon()  # as in a child
+            assert parent.jobs.mailbox("jobs") is None
+            await self.receive(layer, 2, jobs=False)
+            assert len(layer.transports) == 2
+        finally:
+            parent.transport.close(DEADLINE)
+
+    async def test_jobs_that_nobody_took_are_counted(self, layer: ControlledLayer) -> None:
+        opened: list[WorkChannel] = []
+        transport, server = layer.transport, layer._server
+        transport.on_work = opened.append
+        await self.receive(layer, 1, jobs=False)
+
+        def assign_late() -> None:
+            (channel,) = opened
+            place = (channel.topic, 0, 1, server.clock.now())
+            job = channel.accept(layer._codec.encode({"n": 2}), place, self)
+            assert job is not None
+            channel.assign([job])
+
+        transport.on_closed = assign_late
+        await layer.close()
+        assert server.stats.snapshot()["dropped.closed"] == 1
+
+
+class TestCloseBesideAStart:
+    async def test_in_the_turn_in_which_the_start_ends(self, layer: ControlledLayer) -> None:
+        """The coroutine that waited for the start goes on after the close."""
+        first, server = layer.transport, layer._server
+        first.may_open.clear()
+        opening = asyncio.create_task(layer.new_channel())
+        await wait_until_async(lambda: server.lifecycle.started, "the start to begin")
+        first.may_open.set()
+        # Nothing runs in this loop from here to the end of close_sync().
+        wait_until(lambda: server.start_receiving().done, "the start to end")
+        layer.close_sync()
+        channel = await asyncio.wait_for(opening, DEADLINE)
+        assert len(layer.transports) == 2, "the channel is on the server that is closed"
+        await layer.group_add("room", channel)
+        await layer.group_send("room", {"n": 1})
+        assert await next_message(layer, channel) == {"n": 1}
+
+
+class TestCloseEndsCommands:
+    @pytest.fixture
+    def layer(self) -> Iterator[ControlledLayer]:
+        made = ControlledLayer(ack_timeout=6 * DEADLINE)
+        yield made
+        made.close_sync()
+
+    channel = "specific.0-abcdef99!nobody"
+
+    async def test_one_that_waits_for_its_answer(self, layer: ControlledLayer) -> None:
+        adding = asyncio.create_task(layer.group_add("room", self.channel))
+        server = layer._server
+        await wait_until_async(lambda: server.receiving and server.commands.pending, "a command")
+        await layer.close()
+        with pytest.raises(LayerClosed):
+            await asyncio.wait_for(adding, DEADLINE)
+
+    async def test_a_discard_that_is_written_is_a_success(self, layer: ControlledLayer) -> None:
+        discarding = asyncio.create_task(layer.group_discard("room", self.channel))
+        server = layer._server
+        await wait_until_async(lambda: server.receiving and server.commands.pending, "a command")
+        await layer.close()
+        await asyncio.wait_for(discarding, DEADLINE)
+
+    async def test_one_whose_start_it_overtakes_goes_to_the_next_server(
+        self, layer: ControlledLayer
+    ) -> None:
+        other = InMemoryKafkaChannelLayer(prefix=layer.config.prefix)
+        channel = await other.new_channel()
+        first = layer.transport
+        first.may_open.clear()
+        adding = asyncio.create_task(layer.group_add("room", channel))
+        await wait_until_async(lambda: layer._server.lifecycle.started, "the start to begin")
+        await layer.close()
+        first.may_open.set()
+        await asyncio.wait_for(adding, DEADLINE)
+        await layer.group_send("room", {"n": 1})
+        assert await next_message(other, channel) == {"n": 1}
+        await other.close()
 
 
 class TestThreads:
