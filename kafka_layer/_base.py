@@ -6,6 +6,7 @@ What waits is written once here, as procedures (``delivery/tickets.py``).
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import warnings
 import weakref
@@ -401,7 +402,9 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         server = self._server
         if server.lifecycle.started:
             close = partial(server.close, self.config.timings.close)
-            yield from wait(in_thread("kafka-layer-close", close))
+            # The thread has to know whether a receiver of a signal makes this call.
+            within = contextvars.copy_context()
+            yield from wait(in_thread("kafka-layer-close", partial(within.run, close)))
 
     # The server
 

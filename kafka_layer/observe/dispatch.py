@@ -6,11 +6,11 @@ call the layer. None of that may reach a receive, a send, a delivery report or a
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import os
 import queue
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from ..config.threads import Lock, SimpleQueue, new_thread
 from ..signals import connection_changed, messages_dropped, produce_failed
 from .events import Observer
 
-__all__ = ["SignalDispatch"]
+__all__ = ["SignalDispatch", "in_receiver"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -31,6 +31,17 @@ logger = logging.getLogger("kafka_layer")
 _LIMIT = 100_000
 # Signals between two looks whether the database connections of the thread are still good.
 _BURST = 100
+
+
+# What runs the receiver that the caller is in. A coroutine receiver runs in another thread.
+_runs_here: contextvars.ContextVar[SignalDispatch | None] = contextvars.ContextVar(
+    "kafka_layer_signal_dispatch", default=None
+)
+
+
+def in_receiver() -> bool:
+    """Tell whether a receiver of a signal makes this call."""
+    return _runs_here.get() is not None
 
 
 class _Event(NamedTuple):
@@ -67,7 +78,6 @@ class SignalDispatch(Observer):
         # Held as long as receivers are run, by whichever thread runs them. It is acquired without
         # blocking, so that a signal handler may interrupt whoever does.
         self._running = Lock()
-        self._runner: int | None = None
 
     def on_signal(self, signal: Signal, sender: object, arguments: Mapping[str, Any]) -> None:
         """Queue a signal that has receivers, and start the thread where none runs."""
@@ -87,7 +97,7 @@ class SignalDispatch(Observer):
             timeout: Seconds that this may block. What is not sent by then is sent later, if the
                 process lives on.
         """
-        if self._runner == threading.get_ident():
+        if _runs_here.get() is self:
             return
         deadline = monotonic() + timeout
         self._events.put(None)
@@ -122,7 +132,6 @@ class SignalDispatch(Observer):
             self._release()
 
     def _release(self) -> None:
-        self._runner = None
         self._running.release()
         # A signal that was queued while this thread ended found it running.
         if not self._events.empty():
@@ -130,7 +139,6 @@ class SignalDispatch(Observer):
 
     def _send_queued(self, linger: float, deadline: float) -> None:
         """Send what is queued until nothing comes for ``linger`` seconds or the deadline."""
-        self._runner = threading.get_ident()
         sent = 0
         while monotonic() < deadline:
             try:
@@ -144,7 +152,11 @@ class SignalDispatch(Observer):
             if sent % _BURST == 0:
                 _close_old_connections()
             sent += 1
-            _send(event)
+            token = _runs_here.set(self)
+            try:
+                _send(event)
+            finally:
+                _runs_here.reset(token)
             if self._events.empty():
                 sent = 0
                 _close_old_connections()

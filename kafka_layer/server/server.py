@@ -8,6 +8,7 @@ child the layer takes a new one. Nothing here blocks an event loop: what has to 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket, in_thread, run_blocking
 from ..exceptions import BrokerUnavailable, LayerClosed, UnreadableRecord
 from ..observe.counters import Stats
+from ..observe.dispatch import in_receiver
 from ..stats import LayerStats
 from ..transport import Backplane
 from ..wire.codec import Codec
@@ -132,6 +134,8 @@ class Server:
         )
         self._features: list[Feature] = []
         self._next_refresh = 0.0
+        # The thread that closes it.
+        self._closer: int | None = None
         tasks = (
             self._sweep,
             self.stats.tick,
@@ -295,15 +299,22 @@ class Server:
     def close(self, timeout: float) -> None:
         """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent.
 
-        A second thread that closes it waits until the first is done. Does nothing to a
-        server that never started.
+        A second thread that closes it waits until the first is done; a signal handler that
+        interrupts the first, and a receiver of a signal, do not: the first waits for them.
+        Does nothing to a server that never started.
         """
         with self.lifecycle.lock:
-            closes = self.lifecycle.started and self.lifecycle.advance(State.CLOSING)
+            closes = self.lifecycle.started and not self.lifecycle.ended
+            if closes:
+                # First: a signal handler may come at any point.
+                self._closer = threading.get_ident()
+                closes = self.lifecycle.advance(State.CLOSING)
         if closes:
             self._close(timeout)
         elif self.lifecycle.state is State.CLOSING:
-            self._wait_for_close(timeout)
+            first_waits = self._closer == threading.get_ident() or in_receiver()
+            if not first_waits:
+                self._wait_for_close(timeout)
 
     def close_soon(self) -> None:
         """Close it in a thread, if there is anything to close; for a layer that was dropped."""

@@ -22,6 +22,7 @@ from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server import live
 from kafka_layer.server.lifecycle import State
+from kafka_layer.signals import messages_dropped
 from kafka_layer.testing import InMemoryBackplane, InMemoryKafkaChannelLayer
 from kafka_layer.transport import Backplane, RecordSink
 from kafka_layer.wire.records import ProducerRecord
@@ -242,6 +243,45 @@ class TestClose:
         assert not any(each.done() for each in closing)
         layer.transport.may_close.set()
         await asyncio.gather(*closing)
+
+    async def test_a_signal_handler_that_closes_it_too_does_not_wait_for_what_it_interrupts(
+        self, layer: ControlledLayer
+    ) -> None:
+        await layer.group_send("room", {})
+        # A handler runs in the thread that it interrupts.
+        layer.transport.on_closed = layer.close_sync
+        began = time.monotonic()
+        layer.close_sync()
+        assert time.monotonic() - began < layer.config.timings.close / 2
+
+    @pytest.mark.parametrize("asynchronous", [False, True], ids=["function", "coroutine"])
+    async def test_a_receiver_that_closes_it_too_does_not_wait_for_what_waits_for_it(
+        self, layer: ControlledLayer, asynchronous: bool
+    ) -> None:
+        await layer.group_send("room", {})
+        took: list[float] = []
+        server = layer._server
+
+        def receive(**kwargs: Any) -> None:
+            wait_until(lambda: server.lifecycle.ended, "close() to begin")
+            began = time.monotonic()
+            layer.close_sync()
+            took.append(time.monotonic() - began)
+
+        async def receive_async(**kwargs: Any) -> None:
+            await wait_until_async(lambda: server.lifecycle.ended, "close() to begin")
+            began = time.monotonic()
+            await layer.close()
+            took.append(time.monotonic() - began)
+
+        receiver = receive_async if asynchronous else receive
+        messages_dropped.connect(receiver)
+        try:
+            server.stats.dropped("full", "one")
+            await layer.close()
+        finally:
+            messages_dropped.disconnect(receiver)
+        assert took[0] < layer.config.timings.close / 2
 
     async def test_it_needs_no_thread_of_the_event_loops(self, layer: ControlledLayer) -> None:
         """Blocked calls of the application may hold all of the loop's default executor."""
