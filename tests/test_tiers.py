@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kafka_layer
+from tests.support.sources import parsed
 
 PACKAGE = Path(kafka_layer.__file__).parent
 
@@ -102,7 +103,7 @@ def imports(module: str) -> set[str]:
     else:
         path, package = folder.with_suffix(".py"), package[:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 import kafka_layer
 from kafka_layer.config import threads
+from tests.support.sources import parsed
 
 PACKAGE = Path(kafka_layer.__file__).parent
 # What gevent replaces, by the module that has it.
@@ -28,7 +29,7 @@ REPLACED = {
 
 def calls(path: Path) -> Iterator[str]:
     """Yield what a module calls of ``REPLACED``, by whatever name it imported it."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     imported = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
         for node in ast.walk(tree)

@@ -19,6 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tests.support.kafka import KAFKA_VERSION
+from tests.support.sources import parsed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = REPOSITORY / "compose.yaml"
@@ -158,7 +159,7 @@ def nginx_conf(services: dict[str, Any]) -> str:
 
 def variables_read_by(settings: Path) -> Iterator[str]:
     """Yield the names in all ``os.environ.get("NAME", …)`` and ``os.environ["NAME"]``."""
-    for node in ast.walk(ast.parse(settings.read_text())):
+    for node in ast.walk(parsed(settings)):
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Attribute(attr="environ"), attr="get"),

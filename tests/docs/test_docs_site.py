@@ -22,6 +22,7 @@ from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.observe.events import Cause
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from tests.support.pages import files_of
+from tests.support.sources import parsed
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -77,7 +78,7 @@ def texts_of_the_code() -> list[str]:
     """Return the texts in the package's code, with a mark for what an f-string fills in."""
     found = []
     for path in Path(kafka_layer.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(map(_literal, node.values)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -10,6 +10,7 @@ from typing import Any
 import kafka_layer
 from kafka_layer.observe.counters import AtomicCounter, Stats
 from kafka_layer.observe.events import Cause, Observer
+from tests.support.sources import parsed
 
 PACKAGE = Path(kafka_layer.__file__).parent
 
@@ -153,7 +154,7 @@ def test_every_cause_that_the_package_names_is_a_cause() -> None:
     """A cause is public: it is a key of ``LayerStats.dropped`` and has a row in the docs."""
     named = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             called = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
