@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,25 @@ _BROKER_BACKENDS = ("kafka", "embedded")
 settings.register_profile("quick", deadline=None, max_examples=50, stateful_step_count=30)
 settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def _parse_in_one_thread_at_a_time() -> None:
+    """Let no two threads parse at the same moment.
+
+    Formatting a traceback parses as well, in whichever thread logs it, and CPython up to 3.12 then
+    raises SystemError in the other one (its issue 106905). To be deleted with Python 3.11.
+    """
+    lock, parse = threading.RLock(), ast.parse
+
+    @functools.wraps(parse)
+    def locked(*arguments: Any, **keywords: Any) -> Any:
+        with lock:
+            return parse(*arguments, **keywords)
+
+    ast.parse = locked  # type: ignore[assignment]
+
+
+_parse_in_one_thread_at_a_time()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
