@@ -38,6 +38,7 @@ from .wire.names import (
     UserId,
     is_group_name,
     parse_address,
+    require_names,
     user_key,
 )
 from .wire.records import ProducerRecord
@@ -500,15 +501,10 @@ class LayerBase(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
 
 
 def _names(argument: str, names: Iterable[T]) -> list[T]:
-    _require_no_text(argument, names)
+    require_names(argument, names)
     return list(names)
 
 
-def _require_no_text(argument: str, names: object) -> None:
-    if isinstance(names, (str, bytes)):
-        raise TypeError(f"{argument} must be a collection of names, not {names!r}.")
-
-
 def _exclusion(exclude: Collection[str]) -> list[tuple[str, bytes]]:
-    _require_no_text("exclude", exclude)
+    require_names("exclude", exclude)
     return exclude_header(exclude)

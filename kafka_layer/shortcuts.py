@@ -21,7 +21,7 @@ from django.db import transaction
 
 from . import get_layer
 from .layer import KafkaChannelLayer
-from .wire.names import UserId, user_key
+from .wire.names import UserId, require_names, user_key
 
 __all__ = [
     "all_send_on_commit",
@@ -161,6 +161,5 @@ def _copy(layer: KafkaChannelLayer, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(exclude: Collection[str]) -> tuple[str, ...]:
-    if isinstance(exclude, (str, bytes)):
-        raise TypeError(f"exclude must be a collection of names, not {exclude!r}.")
+    require_names("exclude", exclude)
     return tuple(exclude)

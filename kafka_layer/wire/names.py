@@ -29,6 +29,7 @@ __all__ = [
     "owner_of",
     "parse_address",
     "parse_server_name",
+    "require_names",
     "user_key",
 ]
 
@@ -177,3 +178,17 @@ def _require_id(value: object) -> None:
 
 def _no_user_id(value: object) -> TypeError:
     return TypeError(f"A user id must be a non-empty str, an int or a UUID, not {value!r}.")
+
+
+def require_names(argument: str, names: object) -> None:
+    """Check that an argument holds several names, and is not one name.
+
+    Args:
+        argument: The argument's name, for the error.
+        names: Its value.
+
+    Raises:
+        TypeError: If it is a single text, whose letters would count as names.
+    """
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{argument} must be a collection of names, not {names!r}.")

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer
 
 from kafka_layer.layer import KafkaChannelLayer
-from tests.support.layers import Backend, kafka_backend
+from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until
 
@@ -45,6 +45,23 @@ def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "classic":
         config["consumer_config"] = {"session.timeout.ms": SESSION_MS}
     return config
+
+
+@pytest.fixture
+def config(
+    backend: Backend,
+    make_layer: Layers,
+    protocol: dict[str, Any],
+    request: pytest.FixtureRequest,
+) -> dict[str, Any]:
+    """CONFIG keywords of workers, with as many partitions as the module's ``PARTITIONS``."""
+    return {
+        **backend.config,
+        "prefix": make_layer.prefix,
+        "expiry": 300,
+        "default_partitions": request.module.PARTITIONS,
+        **protocol,
+    }
 
 
 @pytest.fixture

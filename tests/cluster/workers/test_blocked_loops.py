@@ -17,23 +17,11 @@ from tests.cluster.workers.clients import use_commits
 from tests.cluster.workers.conftest import SESSION_MS, working
 from tests.cluster.workers.groups import handed_out
 from tests.cluster.workers.processes import Crew
-from tests.support.layers import Backend, Layers
+from tests.support.layers import Layers
 from tests.support.waiting import wait_until, wait_until_async
 
 REBALANCED = SESSION_MS / 1000
 PARTITIONS = 4
-
-
-@pytest.fixture
-def config(backend: Backend, make_layer: Layers, protocol: dict[str, Any]) -> dict[str, Any]:
-    """CONFIG keywords of the workers."""
-    return {
-        **backend.config,
-        "prefix": make_layer.prefix,
-        "expiry": 300,
-        "default_partitions": PARTITIONS,
-        **protocol,
-    }
 
 
 async def test_a_receive_on_a_blocked_loop_is_given_a_job_once_at_most(

@@ -15,25 +15,13 @@ import pytest
 
 from tests.cluster.workers.groups import handed_out
 from tests.cluster.workers.processes import CHANNELS_OWN, Crew, RunWorker
-from tests.support.layers import Backend, Layers
+from tests.support.layers import Layers
 from tests.support.waiting import wait_until
 
 JOBS = 10_000
 # Where the workers that are left do the work of three, each job with a commit of its own.
 FEWER_JOBS = 3_000
 PARTITIONS = 12
-
-
-@pytest.fixture
-def config(backend: Backend, make_layer: Layers, protocol: dict[str, Any]) -> dict[str, Any]:
-    """CONFIG keywords of the workers."""
-    return {
-        **backend.config,
-        "prefix": make_layer.prefix,
-        "expiry": 300,
-        "default_partitions": PARTITIONS,
-        **protocol,
-    }
 
 
 async def send(
