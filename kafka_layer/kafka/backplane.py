@@ -27,12 +27,12 @@ from .acls import require_read
 from .admin import TopicAdmin
 from .connection import Connection
 from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
-from .member import GroupMember
-from .positions import From, Partition, Start
 from .producer import RecordProducer
 from .properties import consumer_properties
+from .read_positions import From, Partition, Start
 from .reader import Reader
 from .topics import KnownTopic, LayerTopics
+from .worker_group.member import GroupMember
 
 __all__ = ["KafkaBackplane"]
 

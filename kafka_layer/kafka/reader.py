@@ -38,7 +38,7 @@ from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
 from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
 from .log import client_logger
-from .positions import Partition, PartitionState, Positions, Start
+from .read_positions import Partition, PartitionState, Positions, Start
 
 __all__ = ["Reader"]
 

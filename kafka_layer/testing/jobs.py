@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..config.realtime import monotonic
 from ..config.threads import new_condition, new_event, new_thread
 from ..config.timings import Timings
-from ..kafka.pacing import Pacing
+from ..kafka.worker_group.pacing import Pacing
 from ..transport import JobSink
 
 __all__ = ["JobRecord", "JobServer", "WaitingJobs"]

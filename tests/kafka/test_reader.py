@@ -13,7 +13,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.kafka import reader as reader_module
 from kafka_layer.kafka.connection import Connection
-from kafka_layer.kafka.positions import From, Start
+from kafka_layer.kafka.read_positions import From, Start
 from kafka_layer.kafka.reader import Reader
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.records import Record

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from kafka_layer.kafka import group
+from kafka_layer.kafka.worker_group import client
 
 __all__ = ["CommittingConsumer", "NotedConsumer", "use", "use_commits"]
 
@@ -32,7 +32,7 @@ class NotedConsumer(Consumer):
 def use(kind: type[K], monkeypatch: pytest.MonkeyPatch) -> type[K]:
     """Have worker channels make consumers of this kind; returns a class of this test alone."""
     own = type(kind.__name__, (kind,), {"made": []})
-    monkeypatch.setattr(group, "Consumer", own)
+    monkeypatch.setattr(client, "Consumer", own)
     return own
 
 

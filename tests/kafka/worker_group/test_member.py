@@ -14,11 +14,17 @@ from confluent_kafka import KafkaError, KafkaException
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import TopicError
-from kafka_layer.kafka import group, member
 from kafka_layer.kafka.connection import Connection
-from kafka_layer.kafka.member import GroupMember
+from kafka_layer.kafka.worker_group import client, member
+from kafka_layer.kafka.worker_group.member import GroupMember
 from kafka_layer.observe.counters import Stats
-from tests.kafka.test_group import PARTITION, TOPIC, Record, ScriptedConsumer, Sink
+from tests.kafka.worker_group.test_membership import (
+    PARTITION,
+    TOPIC,
+    Record,
+    ScriptedConsumer,
+    Sink,
+)
 from tests.support.waiting import wait_until
 
 
@@ -49,7 +55,7 @@ class PatientConsumer(ScriptedConsumer):
 class Case:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **times: float) -> None:
         self.consumers = type("Consumers", (PatientConsumer,), {"made": [], "records": []})
-        monkeypatch.setattr(group, "Consumer", self.consumers)
+        monkeypatch.setattr(client, "Consumer", self.consumers)
         config = LayerConfig.from_keywords(bootstrap_servers="nowhere:9092")
         object.__setattr__(config, "timings", Timings(worker_look=1e9, **times))
         self.stats = Stats("channels")
@@ -140,7 +146,7 @@ def test_a_client_that_cannot_be_made_is_tried_again(
             raise RuntimeError("can't start new thread")
         return made.consumers(properties)
 
-    monkeypatch.setattr(group, "Consumer", make)
+    monkeypatch.setattr(client, "Consumer", make)
     made.consumers.records.append(Record(7))
     made.sink.demand = 1
     wake()
@@ -255,7 +261,7 @@ def test_a_client_that_is_refused_and_fails_as_it_leaves_ends_the_start_with_its
     # It was tried again twenty times a second, for good, and start() told nothing.
     made = case()
     consumers = type("Consumers", (RefusedConsumer,), {"made": [], "records": []})
-    monkeypatch.setattr(group, "Consumer", consumers)
+    monkeypatch.setattr(client, "Consumer", consumers)
     with pytest.raises(TopicError, match="no right to use the consumer group"):
         made.member.start(10)
     wait_until(lambda: not made.threads(), "the thread to end")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.kafka.pacing import CommitCost, Pacing
+from kafka_layer.kafka.worker_group.pacing import CommitCost, Pacing
 
 TIMINGS = Timings(job_unclaimed=0.1, job_doubt=1.0, worker_idle=5.0)
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kafka_layer.kafka.positions import (
+from kafka_layer.kafka.read_positions import (
     From,
     Partition,
     PartitionState,

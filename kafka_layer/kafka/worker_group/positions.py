@@ -1,6 +1,7 @@
 """What a member of a worker group has fetched and assigned to receives, and what it commits. Pure.
 
-Knows neither a client nor a channel: ``group.py`` tells what happened and does what it is told.
+Knows neither a client nor a channel: ``membership.py`` tells what happened, and does what it is
+told.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from ..transport import CarriedJob
+from ...transport import CarriedJob
 
-__all__ = ["Batch", "Commits", "Positions"]
+__all__ = ["Batch", "JobPositions", "Positions"]
 
 J = TypeVar("J", bound=CarriedJob)
 
@@ -51,7 +52,7 @@ class Batch(Generic[J]):
         return _first((partition, offset) for partition, offset, _, _ in self.messages)
 
 
-class Commits(Generic[J]):
+class JobPositions(Generic[J]):
     """The messages and positions of one member of a worker group; one thread alone.
 
     A partition is *unassigned*, *assigned* after ``assign``, and unassigned again after ``revoke``.

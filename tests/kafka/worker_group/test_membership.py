@@ -12,11 +12,13 @@ from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Topi
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
-from kafka_layer.kafka import group
 from kafka_layer.kafka.connection import Connection
-from kafka_layer.kafka.group import Ending, GroupClient, Membership
 from kafka_layer.kafka.liveness import Liveness
-from kafka_layer.kafka.pacing import CommitCost
+from kafka_layer.kafka.worker_group import client as group_client
+from kafka_layer.kafka.worker_group import membership
+from kafka_layer.kafka.worker_group.client import GroupClient
+from kafka_layer.kafka.worker_group.membership import Ending, Membership
+from kafka_layer.kafka.worker_group.pacing import CommitCost
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import WorkTopic
 
@@ -157,7 +159,7 @@ class Case:
     """One membership, its client and its receives."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, demand: int, **times: float) -> None:
-        monkeypatch.setattr(group, "Consumer", ScriptedConsumer)
+        monkeypatch.setattr(group_client, "Consumer", ScriptedConsumer)
         config = LayerConfig.from_keywords(bootstrap_servers="nowhere:9092")
         object.__setattr__(config, "timings", Timings(**{"worker_look": 1e9, **times}))
         self.stats = Stats("channels")
@@ -297,7 +299,7 @@ class TestLiveness:
         case = Case(monkeypatch, demand=1, worker_look=0.0)
         members = [SimpleNamespace(assignment=SimpleNamespace(topic_partitions=[PARTITION]))]
         described = SimpleNamespace(state=state, members=members * holders)
-        monkeypatch.setattr(group, "describe_group", lambda *_: described if state else None)
+        monkeypatch.setattr(membership, "describe_group", lambda *_: described if state else None)
         assert case.run(*[None] * 9) is ending
 
     def test_a_member_without_partitions_and_without_demand_asks_nobody(
@@ -305,6 +307,6 @@ class TestLiveness:
     ) -> None:
         case = Case(monkeypatch, demand=0, worker_look=0.0)
         asked: list[object] = []
-        monkeypatch.setattr(group, "describe_group", lambda *_: asked.append(1))
+        monkeypatch.setattr(membership, "describe_group", lambda *_: asked.append(1))
         assert case.run(*[None] * 3) is Ending.STOPPED
         assert asked == []

@@ -9,18 +9,19 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from ..config.realtime import monotonic
-from ..config.settings import LayerConfig
-from ..config.threads import Lock, new_event, new_thread
-from ..exceptions import KafkaLayerError, TopicError
-from ..observe.counters import Stats
-from ..transport import JobSink
-from .clients import abandon
-from .connection import Connection
-from .errors import topic_error
-from .group import CUT_OFF, Ending, GroupClient, Membership, describe_group
-from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
-from .log import client_logger
+from ...config.realtime import monotonic
+from ...config.settings import LayerConfig
+from ...config.threads import Lock, new_event, new_thread
+from ...exceptions import KafkaLayerError, TopicError
+from ...observe.counters import Stats
+from ...transport import JobSink
+from ..clients import abandon
+from ..connection import Connection
+from ..errors import topic_error
+from ..liveness import ANSWERED, UNANSWERED, Liveness, Verdict
+from ..log import client_logger
+from .client import GroupClient, describe_group
+from .membership import CUT_OFF, Ending, Membership
 from .pacing import CommitCost
 
 __all__ = ["GroupMember"]

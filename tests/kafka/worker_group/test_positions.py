@@ -9,7 +9,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kafka_layer.kafka.commits import Commits
+from kafka_layer.kafka.worker_group.positions import JobPositions
 
 PARTITIONS = [0, 1]
 MEMBERS = [0, 1]
@@ -23,120 +23,120 @@ class FakeJob(NamedTuple):
 
 
 @pytest.fixture
-def commits() -> Commits[FakeJob]:
-    return Commits()
+def book() -> JobPositions[FakeJob]:
+    return JobPositions()
 
 
-def fetch(commits: Commits[FakeJob], partition: int, *offsets: int) -> list[FakeJob]:
+def fetch(book: JobPositions[FakeJob], partition: int, *offsets: int) -> list[FakeJob]:
     """Let messages arrive; returns their jobs."""
-    jobs = [FakeJob(partition, each, commits.assigned[partition]) for each in offsets]
+    jobs = [FakeJob(partition, each, book.assigned[partition]) for each in offsets]
     for job in jobs:
-        commits.fetch(partition, job.offset, job)
+        book.fetch(partition, job.offset, job)
     return jobs
 
 
 class TestBatches:
     def test_a_batch_has_as_many_jobs_as_receives_wait_for_in_order(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0, 1])
-        jobs = fetch(commits, 0, 5, 6) + fetch(commits, 1, 2)
-        batch = commits.next_batch(2)
+        book.assign([0, 1])
+        jobs = fetch(book, 0, 5, 6) + fetch(book, 1, 2)
+        batch = book.next_batch(2)
         assert batch.jobs == jobs[:2]
         assert batch.positions == {0: 7}
-        assert commits.next_batch(9).positions == {1: 3}
+        assert book.next_batch(9).positions == {1: 3}
 
     def test_messages_without_a_job_are_committed_with_the_job_behind_them(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0])
-        commits.fetch(0, 4, None)
-        fetch(commits, 0, 5, 6)
-        batch = commits.next_batch(1)
+        book.assign([0])
+        book.fetch(0, 4, None)
+        fetch(book, 0, 5, 6)
+        batch = book.next_batch(1)
         assert [job.offset for job in batch.jobs] == [5]
         assert batch.positions == {0: 6}
-        assert (commits.messages, commits.jobs) == (1, 1)
+        assert (book.messages, book.jobs) == (1, 1)
 
-    def test_without_demand_there_is_nothing_to_commit(self, commits: Commits[FakeJob]) -> None:
-        commits.assign([0])
-        fetch(commits, 0, 1)
-        assert not commits.next_batch(0)
+    def test_without_demand_there_is_nothing_to_commit(self, book: JobPositions[FakeJob]) -> None:
+        book.assign([0])
+        fetch(book, 0, 1)
+        assert not book.next_batch(0)
 
     def test_a_batch_whose_commit_failed_comes_again_and_leaves_its_partition_in_doubt(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0])
-        jobs = fetch(commits, 0, 5, 6, 7)
-        commits.commit_failed(commits.next_batch(2))
-        assert commits.in_doubt([0]) == {0: 5}
-        batch = commits.next_batch(3)
+        book.assign([0])
+        jobs = fetch(book, 0, 5, 6, 7)
+        book.commit_failed(book.next_batch(2))
+        assert book.in_doubt([0]) == {0: 5}
+        batch = book.next_batch(3)
         assert batch.jobs == jobs
-        assert commits.commit_succeeded(batch) == jobs
-        assert commits.in_doubt([0]) == {}
+        assert book.commit_succeeded(batch) == jobs
+        assert book.in_doubt([0]) == {}
 
 
 class TestGivingBack:
     def test_jobs_that_no_receive_took_are_uncommitted_from_the_first_one(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0])
-        fetch(commits, 0, 7, 8, 9)
-        jobs = commits.commit_succeeded(commits.next_batch(2))
-        assert commits.take_back(jobs) == {0: 7}
-        assert [job.offset for job in commits.next_batch(3).jobs] == [7, 8, 9]
+        book.assign([0])
+        fetch(book, 0, 7, 8, 9)
+        jobs = book.commit_succeeded(book.next_batch(2))
+        assert book.take_back(jobs) == {0: 7}
+        assert [job.offset for job in book.next_batch(3).jobs] == [7, 8, 9]
 
     def test_a_job_of_an_earlier_assignment_is_not_this_members_to_give_back(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0])
-        [job] = fetch(commits, 0, 7)
-        assert commits.is_current(job)
-        commits.revoke([0])
-        assert not commits.is_current(job)
+        book.assign([0])
+        [job] = fetch(book, 0, 7)
+        assert book.is_current(job)
+        book.revoke([0])
+        assert not book.is_current(job)
         # Another member may have gone on to any offset: committing 7 would repeat all those.
-        commits.assign([0])
-        assert not commits.is_current(job)
+        book.assign([0])
+        assert not book.is_current(job)
 
     def test_a_revoked_partition_goes_back_to_its_first_unclaimed_job_or_first_doubt(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0, 1])
-        unclaimed = fetch(commits, 0, 7, 8)
-        commits.doubt({1: 4})
-        assert commits.to_give_back([0, 1], unclaimed) == {0: 7, 1: 4}
-        commits.doubt({0: 3})
-        assert commits.to_give_back([0], unclaimed) == {0: 3}
-        assert commits.to_give_back([1], []) == {1: 4}
+        book.assign([0, 1])
+        unclaimed = fetch(book, 0, 7, 8)
+        book.doubt({1: 4})
+        assert book.to_give_back([0, 1], unclaimed) == {0: 7, 1: 4}
+        book.doubt({0: 3})
+        assert book.to_give_back([0], unclaimed) == {0: 3}
+        assert book.to_give_back([1], []) == {1: 4}
 
     def test_a_position_that_was_given_back_is_in_doubt_no_more(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
         # Else a doubt about a later message would be given back, past the jobs before it.
-        commits.assign([0])
-        fetch(commits, 0, 7, 8)
-        jobs = commits.commit_succeeded(commits.next_batch(1))
-        commits.commit_failed(commits.next_batch(1))
-        positions = commits.take_back(jobs)
-        commits.settle(positions)
-        assert commits.to_give_back([0], []) == {}
+        book.assign([0])
+        fetch(book, 0, 7, 8)
+        jobs = book.commit_succeeded(book.next_batch(1))
+        book.commit_failed(book.next_batch(1))
+        positions = book.take_back(jobs)
+        book.settle(positions)
+        assert book.to_give_back([0], []) == {}
 
     def test_what_was_fetched_of_a_revoked_partition_is_forgotten(
-        self, commits: Commits[FakeJob]
+        self, book: JobPositions[FakeJob]
     ) -> None:
-        commits.assign([0, 1])
-        fetch(commits, 0, 7)
-        fetch(commits, 1, 3)
-        commits.doubt({0: 7})
-        assert commits.revoke([0]) == {0: 7}
-        assert [job.partition for job in commits.next_batch(5).jobs] == [1]
-        assert commits.in_doubt([0]) == {}
+        book.assign([0, 1])
+        fetch(book, 0, 7)
+        fetch(book, 1, 3)
+        book.doubt({0: 7})
+        assert book.revoke([0]) == {0: 7}
+        assert [job.partition for job in book.next_batch(5).jobs] == [1]
+        assert book.in_doubt([0]) == {}
 
 
 class Member:
-    """One member of the group, as ``kafka/group.py`` drives it."""
+    """One member of the group, as ``worker_group/membership.py`` drives it."""
 
     def __init__(self) -> None:
-        self.commits: Commits[FakeJob] = Commits()
+        self.book: JobPositions[FakeJob] = JobPositions()
         # Where the client goes on in each partition that is assigned to it.
         self.positions: dict[int, int] = {}
         self.fetched: set[tuple[int, int]] = set()
@@ -178,7 +178,7 @@ class GroupMachine(RuleBasedStateMachine):
         free = [partition for partition in PARTITIONS if partition not in self.owner]
         for partition in free[:count]:
             self.owner[partition] = index
-            self.members[index].commits.assign([partition])
+            self.members[index].book.assign([partition])
             self.members[index].positions[partition] = self.committed[partition]
 
     @precondition(lambda self: self.owner)
@@ -189,15 +189,15 @@ class GroupMachine(RuleBasedStateMachine):
             offset = member.positions[partition]
             if offset < MESSAGES:
                 member.positions[partition] = offset + 1
-                fetch(member.commits, partition, offset)
+                fetch(member.book, partition, offset)
                 member.fetched.add((partition, offset))
-        batch = member.commits.next_batch(demand)
+        batch = member.book.next_batch(demand)
         if self.commit(batch.positions, outcome):
-            jobs = member.commits.commit_succeeded(batch)
+            jobs = member.book.commit_succeeded(batch)
             member.unclaimed += jobs
             member.fetched -= {(job.partition, job.offset) for job in jobs}
         else:
-            member.commits.commit_failed(batch)
+            member.book.commit_failed(batch)
 
     @precondition(lambda self: any(member.unclaimed for member in self.members))
     @rule(index=st.sampled_from(MEMBERS))
@@ -211,7 +211,7 @@ class GroupMachine(RuleBasedStateMachine):
         mine = [
             job
             for job in member.unclaimed
-            if job.partition in partitions and member.commits.is_current(job)
+            if job.partition in partitions and member.book.is_current(job)
         ]
         member.unclaimed = [job for job in member.unclaimed if job not in mine]
         return mine
@@ -221,12 +221,12 @@ class GroupMachine(RuleBasedStateMachine):
     def take_back(self, index: int, outcome: str) -> None:
         member = self.members[index]
         jobs = self.return_unclaimed(member, PARTITIONS)
-        positions = member.commits.take_back(jobs)
+        positions = member.book.take_back(jobs)
         member.fetched |= {(job.partition, job.offset) for job in jobs}
         if self.commit(positions, outcome):
-            member.commits.settle(positions)
+            member.book.settle(positions)
         else:
-            member.commits.doubt(positions)
+            member.book.doubt(positions)
 
     @precondition(lambda self: self.owner)
     @rule(nth=st.sampled_from(PARTITIONS), back=st.booleans())
@@ -234,9 +234,9 @@ class GroupMachine(RuleBasedStateMachine):
         partition = sorted(self.owner)[nth % len(self.owner)]
         member = self.members[self.owner[partition]]
         unclaimed = self.return_unclaimed(member, [partition])
-        positions = member.commits.to_give_back([partition], unclaimed)
+        positions = member.book.to_give_back([partition], unclaimed)
         given_back = not positions or self.commit(positions, "answered" if back else "refused")
-        in_doubt = member.commits.revoke([partition])
+        in_doubt = member.book.revoke([partition])
         member.forget(partition)
         if not given_back:
             member.unclaimed += unclaimed
@@ -248,7 +248,7 @@ class GroupMachine(RuleBasedStateMachine):
     def lose(self, nth: int) -> None:
         partition = sorted(self.owner)[nth % len(self.owner)]
         member = self.members[self.owner.pop(partition)]
-        self.count(member.commits.revoke([partition]))
+        self.count(member.book.revoke([partition]))
         member.forget(partition)
 
     def count(self, in_doubt: dict[int, int]) -> None:

@@ -6,7 +6,8 @@ assigned twice, whichever process dies. A member takes as many jobs as receives 
 receives that none takes are committed back, so that the partition's next owner gets them. A
 process whose receives stop leaves the group after some seconds.
 
-``commits.py`` keeps the positions, ``pacing.py`` says when, ``liveness.py`` judges the client.
+``positions.py`` keeps the positions, ``pacing.py`` says when, ``kafka/liveness.py`` judges the
+client.
 """
 
 from __future__ import annotations
@@ -26,24 +27,22 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
-from ..config.librdkafka import Properties
-from ..config.realtime import monotonic
-from ..config.settings import LayerConfig
-from ..config.threads import sleep, wait_for_futures
-from ..observe.counters import Stats
-from ..transport import CarriedJob, JobSink
-from .clients import ends_of, new_client
-from .commits import Commits, Positions
-from .connection import Connection
-from .errors import kafka_error
-from .liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
-from .log import client_logger
+from ...config.realtime import monotonic
+from ...config.settings import LayerConfig
+from ...config.threads import sleep
+from ...observe.counters import Stats
+from ...transport import CarriedJob, JobSink
+from ..clients import ends_of
+from ..connection import Connection
+from ..errors import kafka_error
+from ..liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
+from ..log import client_logger
+from .client import GroupClient, describe_group
 from .pacing import CommitCost, Pacing
-from .properties import rights_properties, work_properties
+from .positions import JobPositions, Positions
 
-__all__ = ["CUT_OFF", "Ending", "GroupClient", "Membership", "describe_group"]
+__all__ = ["CUT_OFF", "Ending", "Membership"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -88,15 +87,6 @@ _TRY_AGAIN = frozenset(
     }
 )
 
-# Errors that no retry of this process mends.
-_REFUSALS = frozenset(
-    {
-        KafkaError._FATAL,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    }
-)
-
 
 class Ending(enum.Enum):
     """Why a membership ended."""
@@ -106,71 +96,6 @@ class Ending(enum.Enum):
     DEAD = "the client does not work, while another one is answered"
     REFUSED = "the broker refuses the group or its protocol"
     FAILED = "an error that nobody expected; it is logged"
-
-
-class GroupClient:
-    """A client of the group, and what it reported.
-
-    Attributes:
-        consumer: confluent_kafka's consumer. One thread owns every call on it: calls of several
-            threads starve each other.
-        refusal: The first error that no retry mends; None if there was none.
-    """
-
-    def __init__(self, config: LayerConfig, topic: str, stats: Stats) -> None:
-        self.refusal: KafkaError | None = None
-        self._topic = topic
-        self._stats = stats
-        properties = Properties(
-            {
-                **work_properties(config, topic),
-                "error_cb": self.on_error,
-                "logger": client_logger,
-            }
-        )
-        self.consumer: Consumer = new_client(Consumer, properties, "consumer_config")
-
-    def is_answered(self, timeout: float) -> bool:
-        """Tell whether a broker answers it within ``timeout`` seconds; blocks meanwhile."""
-        try:
-            self.consumer.list_topics(self._topic, timeout)
-        except KafkaException:
-            return False
-        return True
-
-    def on_error(self, error: KafkaError) -> None:
-        """Take note of an error; called within the client's calls."""
-        self._stats.count(f"errors.{error.name()}")
-        if error.fatal() or error.code() in _REFUSALS:
-            # The first one names the cause.
-            self.refusal = self.refusal or error
-
-
-def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
-    """Ask the coordinator of a consumer group for it; blocks.
-
-    Args:
-        config: The layer's settings.
-        group: The group's name.
-        timeout: Seconds that the coordinator has to answer.
-
-    Returns:
-        confluent_kafka's ``ConsumerGroupDescription``; None if there is no such group.
-
-    Raises:
-        KafkaException: If the coordinator does not answer, or refuses.
-    """
-    properties = Properties({**rights_properties(config), "logger": client_logger})
-    client: Any = new_client(AdminClient, properties, "consumer_config")
-    try:
-        answer = client.describe_consumer_groups([group], request_timeout=timeout)[group]
-        if not wait_for_futures([answer], timeout):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return answer.result()
-    except KafkaException as exception:
-        if kafka_error(exception).code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return None
-        raise
 
 
 class Membership:
@@ -229,7 +154,7 @@ class Membership:
         self._settled = settled
         self._stop = stop
         self._cost = cost
-        self._commits: Commits[CarriedJob] = Commits()
+        self._positions: JobPositions[CarriedJob] = JobPositions()
         self._pacing = Pacing(config.timings, monotonic())
         # The commit that the broker was asked for and has not answered, by its first offsets.
         self._asked: Positions = {}
@@ -326,12 +251,12 @@ class Membership:
     # Jobs
 
     def _fetch(self, demand: int) -> None:
-        jobs = self._commits.jobs
+        jobs = self._positions.jobs
         if not jobs:
             message = self._consumer.poll(_POLL)
             self._emptied = self._emptied or message is None
             jobs += self._accept(message)
-        while jobs < demand and self._commits.messages < _SKIP:
+        while jobs < demand and self._positions.messages < _SKIP:
             messages = self._consumer.consume(demand - jobs, 0)
             if not messages:
                 break
@@ -348,20 +273,20 @@ class Membership:
             return False
         self._progressed = True
         partition, offset = message.partition() or 0, message.offset() or 0
-        assignment = self._commits.assigned.get(partition)
+        assignment = self._positions.assigned.get(partition)
         if assignment is None:
             # Fetched before a rebalance that came in the same call: another member's by now.
             return False
         place = (self._sink.topic, partition, offset, message.timestamp()[1] / 1000)
         job = self._sink.accept(message.value(), place, assignment)
-        self._commits.fetch(partition, offset, job)
+        self._positions.fetch(partition, offset, job)
         return job is not None
 
     def _assign(self) -> None:
         """Commit what receives wait for, and assign it to them."""
         # Asked again: a receive may have been cancelled while poll() waited.
         demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
-        batch = self._commits.next_batch(demand)
+        batch = self._positions.next_batch(demand)
         if not batch:
             return
         self._asked = batch.first
@@ -370,12 +295,12 @@ class Membership:
         self._asked = {}
         if error is None:
             self._note_cost(self._cost.add(began, monotonic()))
-            self._sink.assign(self._commits.commit_succeeded(batch))
+            self._sink.assign(self._positions.commit_succeeded(batch))
             self._pacing.assign(monotonic())
         elif not self.deserted:
             if error.code() not in _TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
-            self._commits.commit_failed(batch)
+            self._positions.commit_failed(batch)
             # Rebalances are answered in poll(): without it the commit would fail for ever.
             self._accept(self._consumer.poll(_RETRY))
 
@@ -393,23 +318,23 @@ class Membership:
 
     def _take_back(self, now: float) -> None:
         """Uncommit what no receive takes, so that a process that dies now loses none of it."""
-        jobs = self._unclaimed(self._commits.assigned)
+        jobs = self._unclaimed(self._positions.assigned)
         if not jobs:
             return
         self._pacing.take_back(now)
-        positions = self._commits.take_back(jobs)
+        positions = self._positions.take_back(jobs)
         if self._commit(positions) is None:
-            self._commits.settle(positions)
+            self._positions.settle(positions)
         else:
             # They are committed again before they are assigned again.
-            self._commits.doubt(positions)
+            self._positions.doubt(positions)
 
     def _unclaimed(self, partitions: Container[int]) -> list[CarriedJob]:
         """Take what no receive has taken out of the sink, where it can be given back."""
         if self.deserted:
             return []
         return self._sink.return_unclaimed(
-            lambda job: job.partition in partitions and self._commits.is_current(job)
+            lambda job: job.partition in partitions and self._positions.is_current(job)
         )
 
     # Positions
@@ -447,7 +372,7 @@ class Membership:
     # Rebalances, called within the client's calls
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._commits.assign([each.partition for each in partitions])
+        self._positions.assign([each.partition for each in partitions])
         consumer.incremental_assign(partitions)
         if self._paused:
             consumer.pause(partitions)
@@ -456,9 +381,9 @@ class Membership:
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {each.partition for each in partitions}
         unclaimed = self._unclaimed(revoked)
-        positions = {} if self.deserted else self._commits.to_give_back(revoked, unclaimed)
+        positions = {} if self.deserted else self._positions.to_give_back(revoked, unclaimed)
         given_back = not positions or self._commit_back(positions)
-        in_doubt = self._commits.revoke(revoked)
+        in_doubt = self._positions.revoke(revoked)
         if not given_back:
             # The positions have passed these jobs, so no other member gets them.
             self._sink.assign(unclaimed)
@@ -467,7 +392,7 @@ class Membership:
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Other members have the partitions by now. What was assigned here is committed, and stays.
-        in_doubt = self._commits.revoke({each.partition for each in partitions})
+        in_doubt = self._positions.revoke({each.partition for each in partitions})
         if not self.deserted:
             self._count_in_doubt(in_doubt)
         consumer.incremental_unassign(partitions)
@@ -486,7 +411,7 @@ class Membership:
                 metadata = self._consumer.list_topics(self._topic, timeout=_LIST_TIMEOUT)
                 self._partitions = len(metadata.topics[self._topic].partitions)
         # One partition tells nothing: the other members may have none.
-        return len(self._commits.assigned) >= max(2, self._partitions)
+        return len(self._positions.assigned) >= max(2, self._partitions)
 
     def _pause(self) -> None:
         if not self._paused:
@@ -510,7 +435,7 @@ class Membership:
             return False
         evidence = self._evidence()
         self._progressed = self._emptied = False
-        self._looked_at = dict(self._commits.assigned)
+        self._looked_at = dict(self._positions.assigned)
         now = monotonic()
         if evidence is UNANSWERED:
             self._liveness.alert(now)
@@ -518,8 +443,8 @@ class Membership:
 
     def _evidence(self) -> Evidence:
         self.death = _SILENT
-        waits = self._emptied and not self._commits.messages
-        if waits and not self._commits.assigned and self._is_left_out():
+        waits = self._emptied and not self._positions.messages
+        if waits and not self._positions.assigned and self._is_left_out():
             self.death = _LEFT_OUT
             return UNANSWERED
         if waits:
@@ -566,7 +491,7 @@ class Membership:
         timeout = self._timings.worker_answer
         asked = [
             (self._topic, partition)
-            for partition, assignment in self._commits.assigned.items()
+            for partition, assignment in self._positions.assigned.items()
             if self._looked_at.get(partition) is assignment
         ]
         behind: dict[tuple[str, int], int] = {}

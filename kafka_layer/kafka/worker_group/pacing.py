@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.timings import Timings
+from ...config.timings import Timings
 
 __all__ = ["CommitCost", "Pacing"]
 
