@@ -17,6 +17,7 @@ from ..delivery.wakeups import Wakeups
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
+from ..server.expiry import Expiry
 from ..wire.encryption import ReplayGuard
 from ..wire.records import Place
 from ..wire.topics import WorkTopic
@@ -96,12 +97,10 @@ class WorkChannel:
         self.on_demand: Callable[[], None] | None = None
         self.mailbox = _JobMailbox(topic.channel, wakeups, self._on_wait, policy)
         self._waited_at = 0.0
-        self._expiry = settings.expiry
+        self._expiry = Expiry(settings.expiry, stats, clock)
         self._ahead = settings.prefetch_count - 1
-        self._flushed_until = 0.0
         self._guard = guard
         self._stats = stats
-        self._clock = clock
         self._wakeups = wakeups
 
     async def receive(self, read: Read) -> tuple[dict[str, Any], JobInHand]:
@@ -153,12 +152,9 @@ class WorkChannel:
             The job, or None if it expired, was flushed or cannot be read; that is counted.
         """
         _, partition, offset, timestamp = place
-        if timestamp <= self._flushed_until:
-            self._stats.count("dropped.flushed")
-            return None
-        age = max(0.0, self._clock.now() - timestamp)
-        if age > self._expiry:
-            self._stats.dropped("expired", f"{self.topic.value} was {age:.1f} s old")
+        self._expiry.read_clocks()
+        deadline = self._expiry.deadline(timestamp, self.topic, "")
+        if deadline is None:
             return None
         try:
             # A partition that is revoked and assigned again is read from its committed offset, so
@@ -167,7 +163,7 @@ class WorkChannel:
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
             return None
-        return Job(payload, monotonic() + self._expiry - age, place, assignment)
+        return Job(payload, deadline, place, assignment)
 
     def assign(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on.
@@ -175,7 +171,7 @@ class WorkChannel:
         Where the channel is closed they are dropped, and counted as that.
         """
         # A flush may have come since they were accepted.
-        wanted = [job for job in jobs if job.timestamp > self._flushed_until]
+        wanted = [job for job in jobs if job.timestamp > self._expiry.flushed_until]
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
         self._stats.count("delivered", len(wanted) - self._put(wanted))
@@ -189,7 +185,7 @@ class WorkChannel:
         Returns:
             How many of the jobs that were assigned were dropped.
         """
-        self._flushed_until = max(self._flushed_until, timestamp)
+        self._expiry.forget_until(timestamp)
         return self.mailbox.clear()
 
     def return_unclaimed(self, which: Callable[[Job], bool]) -> list[Job]:

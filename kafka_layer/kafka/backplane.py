@@ -16,20 +16,18 @@ from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
 from ..transport import Health, JobSink, RecordSink
 from ..wire.topics import (
-    BROADCAST_TOPICS,
-    CONTROL_TOPICS,
-    INBOX_TOPICS,
     Topic,
     WorkTopic,
     topic_name,
 )
 from .acls import require_read
 from .admin import TopicAdmin
+from .assignment import CONTROL, DATA, Assignment, Share
 from .connection import Connection
 from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
 from .producer import RecordProducer
 from .properties import consumer_properties
-from .read_positions import From, Partition, Start
+from .read_positions import From
 from .reader import Reader
 from .topics import KnownTopic, LayerTopics
 from .worker_group.member import GroupMember
@@ -41,13 +39,6 @@ logger = logging.getLogger("kafka_layer")
 # Requests in a row that the producer's client is not answered before another client is asked: about
 # 12 s, as a connection that dies in silence is noticed after 10 (socket.timeout.ms).
 _PATIENCE = 6
-
-_Share = tuple[Sequence[Topic], Sequence[Topic]]
-
-# What each reader reads: all partitions of some topics, this server's inbox partition of others.
-# Commands and acknowledgements have a reader of their own, so that they never wait behind data.
-_DATA: _Share = (BROADCAST_TOPICS, (Topic.SEND_CONN,))
-_CONTROL: _Share = ((), CONTROL_TOPICS)
 
 
 class KafkaBackplane:
@@ -71,9 +62,9 @@ class KafkaBackplane:
         self.produce = self._producer.produce
         self.when_room = self._producer.when_room
         self._lock = Lock()
-        self._inbox: int | None = None
+        self._assignment = Assignment(self._names)
         # Readers that have started, with the topics that each reads.
-        self._readers: list[tuple[Reader, _Share]] = []
+        self._readers: list[tuple[Reader, Share]] = []
         self._workers: dict[WorkTopic, GroupMember] = {}
         self._seed = random.randrange(1 << 16)
         self._next_look = 0.0
@@ -85,23 +76,20 @@ class KafkaBackplane:
 
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        if self._inbox is None:
+        if self._assignment.inbox is None:
             self._topics.ensure(tuple(Topic), timeout)
-            known = self._topics.known
-            self._inbox = random.randrange(
-                min(known[self._names[topic]].partitions for topic in INBOX_TOPICS)
-            )
+            self._assignment.choose_inbox(self._topics.known)
         if not self._readers:
             readers = [
-                (self._reader("data", data), _DATA),
-                (self._reader("control", control), _CONTROL),
+                (self._reader("data", data), DATA),
+                (self._reader("control", control), CONTROL),
             ]
             with self._allowed_to_read(tuple(Topic), [each for each, _ in readers], deadline):
                 self._start(readers, deadline)
             # From here on every change reaches them; what changed meanwhile does so now.
             self._readers = readers
             self._adopt(self._topics.known)
-        return self._inbox
+        return self._assignment.inbox or 0
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         # Known first: what is not there yet is made later, with all that the producer writes to.
@@ -197,13 +185,13 @@ class KafkaBackplane:
             self._config.timings,
         )
 
-    def _start(self, readers: Sequence[tuple[Reader, _Share]], deadline: float) -> None:
+    def _start(self, readers: Sequence[tuple[Reader, Share]], deadline: float) -> None:
         """Start readers at the present ends of what they read, all at the same time."""
         known = self._topics.known
         started: list[Ticket[None]] = []
         try:
             for reader, share in readers:
-                wish = self._wish(share, known, From.END)
+                wish = self._assignment.wish(share, known, From.END)
                 started.append(reader.start(wish, max(0.1, deadline - time.monotonic())))
         finally:
             # Also the error of one waits for the others: nothing of a start may outlive it.
@@ -246,21 +234,7 @@ class KafkaBackplane:
             self._producer.keyless_partition = self._seed % known[everybody].partitions
         for reader, share in self._readers:
             # What was not there when the reader started is all for it.
-            reader.want(self._wish(share, known, From.BEGINNING))
-
-    def _wish(
-        self, share: _Share, known: Mapping[str, KnownTopic], at: From
-    ) -> dict[Partition, Start]:
-        whole, inbox = share
-        wish: dict[Partition, Start] = {}
-        for topic in whole:
-            name = self._names[topic]
-            start = Start(at, known[name].topic_id)
-            wish.update(((name, number), start) for number in range(known[name].partitions))
-        for topic in inbox:
-            name = self._names[topic]
-            wish[name, self._inbox or 0] = Start(at, known[name].topic_id)
-        return wish
+            reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
     def _all_readers(self) -> list[Reader | GroupMember]:
         return [*(reader for reader, _ in self._readers), *self._workers.values()]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from ..config import realtime as time
 from ..config.settings import LayerConfig
 from ..delivery.backpressure import BackPressure
 from ..delivery.mailbox import Mailbox
@@ -24,14 +23,11 @@ from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.headers import excluded
 from ..wire.records import Record
 from ..wire.topics import Topic
-from .clock import BrokerClock
+from .expiry import Expiry
 
-__all__ = ["OnCommand", "Resolve", "Router", "channels_by_name", "make_room"]
+__all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
 
 logger = logging.getLogger("kafka_layer")
-
-_CLOCK_ERROR = 1.0
-
 
 Resolve = Callable[[str], Sequence[Mailbox]]
 """Returns the mailboxes that a record's key addresses."""
@@ -46,11 +42,11 @@ class Router:
     ``deliver`` belongs to the thread that reads data; the rest may be called from any thread.
 
     Args:
-        config: For ``expiry``, ``capacity`` and the times of back-pressure.
+        config: For ``capacity``, the times of back-pressure, and how old a replayed record may be.
         registry: The server's channels.
         encryption: Decrypts the values of records.
         stats: Counts what is delivered and what is dropped.
-        clock: Tells the age of a record.
+        expiry: Judges the age of a record.
     """
 
     def __init__(
@@ -59,20 +55,15 @@ class Router:
         registry: Registry,
         encryption: Encryption,
         stats: Stats,
-        clock: BrokerClock,
+        expiry: Expiry,
     ) -> None:
-        self._expiry = config.expiry
+        self._expiry = expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
         self._decrypt = ReplayGuard(encryption, config.expiry).decrypt
         self._stats = stats
-        self._clock = clock
         self._back_pressure = BackPressure(config.timings, registry.open_channels)
         self._routes: dict[Topic, tuple[Resolve, OnCommand | None]] = {}
-        self._flushed_until = float("-inf")
-        # The broker's time and time.monotonic(), read once for each slice of a batch and after each
-        # wait: to read them for each record took a tenth of its time.
-        self._now = self._monotonic = 0.0
         # Messages of the batch that are in a mailbox.
         self._delivered = 0
 
@@ -92,37 +83,26 @@ class Router:
 
         A record that cannot be handed over is counted, and costs none of the others.
         """
-        flush = self._registry.wakeups.flush
-        self._read_clocks()
+        flush, route, size = self._registry.wakeups.flush, self._route, self._slice
+        self._expiry.read_clocks()
         try:
             for number, record in enumerate(records, 1):
                 try:
-                    self._route(record)
+                    route(record)
                 except UnreadableRecord as error:
                     self._stats.dropped(error.cause, f"a record of {record[0].value}: {error}")
                 except Exception:
                     self._stats.count("errors.routing")
                     logger.exception("A record of %s was skipped", record[0].value)
                 # Receivers start on the first half while the second is handed over.
-                if not number % self._slice:
+                if not number % size:
                     flush()
-                    self._read_clocks()
+                    self._expiry.read_clocks()
         finally:
             flush()
             delivered, self._delivered = self._delivered, 0
             if delivered:
                 self._stats.count("delivered", delivered)
-
-    def forget_until(self, timestamp: float) -> float:
-        """Drop the records that were written up to ``timestamp`` (the broker's, in seconds).
-
-        Returns:
-            The time up to which they are dropped.
-        """
-        # On a topic with its writers' timestamps one may lie ahead, and would mute the server.
-        latest = self._clock.now() + _CLOCK_ERROR
-        self._flushed_until = max(self._flushed_until, min(timestamp, latest))
-        return self._flushed_until
 
     def _route(self, record: Record) -> None:
         topic, raw_key, value, headers, timestamp, partition, offset = record
@@ -137,22 +117,12 @@ class Router:
         mailboxes = resolve(key)
         if not mailboxes:
             return
-        if timestamp <= self._flushed_until:
-            self._stats.count("dropped.flushed", len(mailboxes))
-            return
-        age = self._now - timestamp
-        if age < 0.0:
-            age = 0.0
-        self._stats.arrived(age)
-        expiry = self._expiry
-        if age > expiry:
-            self._stats.dropped(
-                "expired", f"{topic.value} {key!r} was {age:.1f} s old", len(mailboxes)
-            )
+        deadline = self._expiry.deadline(timestamp, topic, key, mailboxes)
+        if deadline is None:
             return
         envelope = Envelope(
             self._decrypt(topic, key, value, timestamp),
-            self._monotonic + expiry - age,
+            deadline,
             (topic, partition, offset, timestamp),
         )
         if headers:
@@ -170,31 +140,15 @@ class Router:
         if not self._registry.is_open(mailbox):
             self._stats.count("dropped.closed")
             return False
-        if make_room(mailbox, self._stats) and mailbox.put(envelope):
+        if self._expiry.make_room(mailbox) and mailbox.put(envelope):
             return True
         self._registry.wakeups.flush()
         there_is_room = self._back_pressure.wait_for_room(mailbox)
-        self._read_clocks()
-        if (there_is_room or make_room(mailbox, self._stats)) and mailbox.put(envelope):
+        self._expiry.read_clocks()
+        if (there_is_room or self._expiry.make_room(mailbox)) and mailbox.put(envelope):
             return True
         self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
         return False
-
-    def _read_clocks(self) -> None:
-        self._now, self._monotonic = self._clock.now(), time.monotonic()
-
-
-def make_room(mailbox: Mailbox, stats: Stats) -> bool:
-    """Drop the messages of a full mailbox that are too old to be received, and count them.
-
-    Returns:
-        Whether there were any.
-    """
-    expired = mailbox.drop_expired()
-    if expired:
-        detail = f"they waited too long in channel {mailbox.channel}"
-        stats.dropped("expired", detail, expired)
-    return expired > 0
 
 
 def channels_by_name(registry: Registry, stats: Stats, is_mine: Callable[[str], bool]) -> Resolve:

@@ -1,4 +1,4 @@
-"""From a record to the transport: sizes, a queue that is full, and what became of the record.
+"""From a record to the transport: its size, and its way into the queue.
 
 Hot path: ``Sender.try_publish`` is called for every message that is sent.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Steps, Ticket, wait
 from ..exceptions import LayerClosed
@@ -18,6 +17,7 @@ from ..observe.counters import Stats
 from ..transport import Backplane, QueueFull
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
+from .overflow import OverflowPolicy
 
 __all__ = ["Sender"]
 
@@ -211,43 +211,3 @@ def _of_which(headers: Sequence[tuple[str, bytes]]) -> str:
     if not headers:
         return ""
     return f" {sum(len(each) for _, each in headers)} of these bytes are in 'exclude'."
-
-
-class OverflowPolicy:
-    """What one send does while the transport's queue is full.
-
-    Args:
-        config: For ``overflow`` and ``expiry``.
-        stats: Counts what is refused and dropped.
-        record: The record that is sent.
-    """
-
-    def __init__(self, config: LayerConfig, stats: Stats, record: ProducerRecord) -> None:
-        self._overflow = config.overflow
-        self._stats = stats
-        topic, key, _, _, _ = record
-        self._where = f"the producer's queue is full, {topic.value} {key!r}"
-        self._deadline = monotonic() + config.expiry
-
-    @property
-    def patience(self) -> float:
-        """Seconds that the send waits for room from now on."""
-        return max(0.0, self._deadline - monotonic())
-
-    def should_drop(self) -> bool:
-        """Tell whether the record is to be dropped (it is counted then) or to wait for room.
-
-        Raises:
-            ChannelFull: If it is to do neither.
-        """
-        if self._overflow == "discard":
-            self._stats.dropped("overflow", self._where)
-            return True
-        if self._overflow == "block" and self.patience:
-            return False
-        raise self.refusal()
-
-    def refusal(self) -> Exception:
-        """Count the record as refused; returns what to raise."""
-        self._stats.count("refused.overflow")
-        return ChannelFull(self._where)  # type: ignore[no-any-return, unused-ignore]

@@ -8,9 +8,8 @@ child the layer takes a new one. Nothing here blocks an event loop: what has to 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from channels.exceptions import ChannelFull
 
@@ -19,9 +18,8 @@ from ..config.settings import LayerConfig
 from ..delivery.mailbox import Envelope, Mailbox
 from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket, in_thread, run_blocking
-from ..exceptions import BrokerUnavailable, LayerClosed, UnreadableRecord
+from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
-from ..observe.dispatch import in_receiver
 from ..stats import LayerStats
 from ..transport import Backplane
 from ..wire.codec import Codec
@@ -29,48 +27,21 @@ from ..wire.encryption import Encryption
 from ..wire.topics import Topic
 from . import live
 from .clock import BrokerClock
+from .closing import Closing
 from .commands import Commands
+from .expiry import Expiry
+from .feature import Feature
 from .identity import Identity
 from .lifecycle import Lifecycle, State, closed_meanwhile
 from .ordering import Ordering
-from .router import Router, channels_by_name, make_room
+from .router import Router, channels_by_name
 from .sending import Sender
 from .upkeep import Upkeep
 
-__all__ = ["Feature", "Server"]
+__all__ = ["Server"]
 
 T = TypeVar("T")
-F = TypeVar("F", bound="Feature")
-
-# Seconds that closing what a start opened beside close() may take.
-_UNDO_TIMEOUT = 1.0
-
-
-class Feature(Protocol):
-    """Something that is attached to a server and ends with it, such as worker channels."""
-
-    @property
-    def needs_clock(self) -> bool:
-        """Whether it computes the age of messages, and so needs the broker's time."""
-
-    def flush(self, until: float) -> int:
-        """Drop the messages that were written until then (the broker's time); any thread.
-
-        Returns:
-            How many were dropped.
-        """
-
-    def close(self, error: LayerClosed) -> int:
-        """Let every receive that waits raise a copy of ``error``; the transport is closed.
-
-        Nothing may be opened in it any more, also by what is on its way to that.
-
-        Returns:
-            How many messages were dropped.
-        """
-
-    def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child, and open nothing more."""
+F = TypeVar("F", bound=Feature)
 
 
 class Server:
@@ -91,6 +62,7 @@ class Server:
         registry: Who is here; once it is closed nobody, and nobody can come.
         router: Hands the records that are read to their channels.
         clock: The broker's time.
+        expiry: Judges how old a message may be.
         ordering: Reads this process's own messages back before a membership changes.
         transport: What carries its records.
         stats: What it counts.
@@ -108,6 +80,7 @@ class Server:
         self.stats = Stats(config.prefix, config.timings)
         self.registry = Registry(config)
         self.clock = BrokerClock()
+        self.expiry = Expiry(config.expiry, self.stats, self.clock, self.stats.arrived)
         self.identity = Identity()
         self.transport = transport(self.stats)
         self.sender = Sender(config, self.transport, self.stats)
@@ -127,15 +100,13 @@ class Server:
             self._drop_until,
         )
         self._decode = codec.decode
-        self.router = Router(config, self.registry, encryption, self.stats, self.clock)
+        self.router = Router(config, self.registry, encryption, self.stats, self.expiry)
         self._register_topics()
         self.ordering = Ordering(
             self.identity, self.sender, self.transport, self.router, config.timings
         )
         self._features: list[Feature] = []
         self._next_refresh = 0.0
-        # The thread that closes it.
-        self._closer: int | None = None
         tasks = (
             self._sweep,
             self.stats.tick,
@@ -144,6 +115,17 @@ class Server:
             self._refresh_if_due,
         )
         self._upkeep = Upkeep(config.timings.upkeep, tasks, self.stats)
+        self._closing = Closing(
+            self.lifecycle,
+            config.timings,
+            self._upkeep,
+            self.commands,
+            self.ordering,
+            self.registry,
+            self.transport,
+            self._features,
+            self.stats,
+        )
         live.add(self)
 
     def attach(self, feature: Callable[[Server], F]) -> F:
@@ -177,25 +159,9 @@ class Server:
         Returns:
             The ticket of what ``function`` returns.
         """
-
-        def open_or_undo() -> T:
-            try:
-                opened = function()
-            except BaseException:
-                if not self.lifecycle.ended:
-                    raise
-            else:
-                if not self.lifecycle.ended:
-                    return opened
-            # close() ran while this was opening and could not see it. Let close() finish (it
-            # flushes), then close what was opened here.
-            self.lifecycle.closed.result()
-            self.transport.close(_UNDO_TIMEOUT)
-            raise closed_meanwhile()
-
         live.close_when_child_ends(self.config.timings.close)
         live.close_at_sigterm(self.config.timings.close)
-        return self.lifecycle.once(what, thread_name, open_or_undo)
+        return self.lifecycle.once(what, thread_name, self._closing.guard(function))
 
     # Messages within the process
 
@@ -209,9 +175,9 @@ class Server:
         # Looked at here: require_size() alone took a fifth of the time of such a send.
         if len(payload) > self.sender.channel_limit:
             self.sender.require_size(Topic.SEND_CONN, payload)
-        envelope = Envelope(payload, monotonic() + self.config.expiry)
+        envelope = Envelope(payload, self.expiry.deadline_of_new())
         if not mailbox.put(envelope) and not (
-            make_room(mailbox, self.stats) and mailbox.put(envelope)
+            self.expiry.make_room(mailbox) and mailbox.put(envelope)
         ):
             if mailbox.closed:
                 # Forgotten after it was looked up: nobody could receive the message.
@@ -230,7 +196,7 @@ class Server:
         """
         mailbox.last_seen = now = monotonic()
         if envelope.deadline < now:
-            self.stats.dropped("expired", f"it waited too long in channel {mailbox.channel}")
+            self.expiry.count_late(mailbox)
             return None
         try:
             return self._decode(envelope.payload)
@@ -292,29 +258,13 @@ class Server:
         flushed = self.commands.flush_others()
         self._drop_until(flushed.result().timestamp)
         # The broker's clock counts milliseconds: what is sent next must not count as older.
-        self._wait_for_close(0.002)
+        self._closing.wait(0.002)
 
     # The end
 
     def close(self, timeout: float) -> None:
-        """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent.
-
-        A second thread that closes it waits until the first is done; a signal handler that
-        interrupts the first, and a receiver of a signal, do not: the first waits for them.
-        Does nothing to a server that never started.
-        """
-        with self.lifecycle.lock:
-            closes = self.lifecycle.started and not self.lifecycle.ended
-            if closes:
-                # First: a signal handler may come at any point.
-                self._closer = threading.get_ident()
-                closes = self.lifecycle.advance(State.CLOSING)
-        if closes:
-            self._close(timeout)
-        elif self.lifecycle.state is State.CLOSING:
-            first_waits = self._closer == threading.get_ident() or in_receiver()
-            if not first_waits:
-                self._wait_for_close(timeout)
+        """Write what is queued and stop; see ``Closing.close``."""
+        self._closing.close(timeout)
 
     def close_soon(self) -> None:
         """Close it in a thread, if there is anything to close; for a layer that was dropped."""
@@ -326,7 +276,6 @@ class Server:
 
     def abandon(self) -> None:
         """Let go of everything without touching it, in a forked child."""
-        live.discard(self)
         # The name and the channels are the parent's, and a thread of it may hold any lock.
         self.stats = Stats(self.config.prefix, self.config.timings)
         self.identity = Identity()
@@ -337,41 +286,11 @@ class Server:
         self.lifecycle.abandon()
         self.transport.abandon()
 
-    def _close(self, timeout: float) -> None:
-        deadline = monotonic() + timeout
-        error = LayerClosed("The channel layer was closed.")
-        try:
-            self._upkeep.stop()
-            self.commands.close(error)
-            self.ordering.close()
-            # At once: a websocket closes while the queue is written, and its browser comes again.
-            self._count_left(self.registry.close(error))
-            try:
-                self.transport.close(timeout)
-            finally:
-                self._count_left(sum(feature.close(error) for feature in self._features))
-            # Before a thread that waits for the close ends the process.
-            least = min(timeout, self.config.timings.close_signals)
-            self.stats.close(max(least, deadline - monotonic()))
-        finally:
-            self.registry.empty()
-            self.lifecycle.advance(State.CLOSED)
-            live.discard(self)
-
-    def _count_left(self, messages: int) -> None:
-        if messages:
-            self.stats.count("dropped.closed", messages)
-
-    def _wait_for_close(self, timeout: float) -> bool:
-        try:
-            self.lifecycle.closed.result(timeout)
-        except TimeoutError:
-            return False
-        return True
-
     def _on_state(self, state: State) -> None:
         self.sender.is_open = state is State.SENDING or state is State.RECEIVING
         self.receiving = state is State.RECEIVING
+        if state is State.CLOSED:
+            live.discard(self)
 
     def _register_topics(self) -> None:
         registry = self.registry
@@ -409,7 +328,7 @@ class Server:
             raise closed_meanwhile()
 
     def _drop_until(self, timestamp: float) -> None:
-        until = self.router.forget_until(timestamp)
+        until = self.expiry.forget_until(timestamp)
         dropped = self.registry.clear()
         dropped += sum(feature.flush(until) for feature in self._features)
         if dropped:
@@ -418,7 +337,9 @@ class Server:
     # Upkeep
 
     def _sweep(self) -> None:
-        self._count_left(self.registry.sweep())
+        swept = self.registry.sweep()
+        if swept:
+            self.stats.count("dropped.closed", swept)
 
     def _refresh_if_due(self) -> None:
         """Look for changes that nobody announces; again in the next round if no broker answers."""

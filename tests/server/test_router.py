@@ -19,6 +19,7 @@ from kafka_layer.delivery.registry import Registry
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
+from kafka_layer.server.expiry import Expiry
 from kafka_layer.server.router import Router, channels_by_name
 from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.encryption import Encryption
@@ -42,7 +43,8 @@ class Site:
         self.stats = Stats()
         self.clock = BrokerClock()
         self.commands: list[tuple[Topic, str, bytes]] = []
-        self.router = Router(self.config, self.registry, self.encryption, self.stats, self.clock)
+        self.expiry = Expiry(self.config.expiry, self.stats, self.clock, self.stats.arrived)
+        self.router = Router(self.config, self.registry, self.encryption, self.stats, self.expiry)
         by_name = channels_by_name(
             self.registry, self.stats, lambda channel: channel.startswith("mine.")
         )
@@ -189,8 +191,8 @@ class TestAge:
     def test_what_was_written_before_a_flush_is_dropped(self) -> None:
         site = Site()
         channel = site.channel(group="room")
-        site.router.forget_until(time.time() - 5)
-        site.router.forget_until(time.time() - 50)  # an older one does not take it back
+        site.expiry.forget_until(time.time() - 5)
+        site.expiry.forget_until(time.time() - 50)  # an older one does not take it back
         site.deliver(Topic.SEND_GROUP, "room", "before", age=6)
         site.deliver(Topic.SEND_GROUP, "room", "after", age=4)
         assert site.taken(channel) == ["after"]

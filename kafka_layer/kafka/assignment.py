@@ -1,0 +1,66 @@
+"""Which partitions a server reads, and in which of its two readers.
+
+``read_positions.py`` keeps how far each of them is read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from ..wire.topics import BROADCAST_TOPICS, CONTROL_TOPICS, INBOX_TOPICS, Topic
+from .read_positions import From, Partition, Start
+from .topics import KnownTopic
+
+__all__ = ["CONTROL", "DATA", "Assignment", "Share"]
+
+Share = tuple[Sequence[Topic], Sequence[Topic]]
+"""What a reader reads: all partitions of some topics, this server's inbox partition of others."""
+
+DATA: Share = (BROADCAST_TOPICS, (Topic.SEND_CONN,))
+
+# Commands and acknowledgements have a reader of their own, so that they never wait behind data.
+CONTROL: Share = ((), CONTROL_TOPICS)
+
+
+class Assignment:
+    """The partitions of one server; any thread.
+
+    Args:
+        names: Kafka's names of the topics.
+
+    Attributes:
+        inbox: The number of its inbox partition, the same in every inbox topic; None until one is
+            chosen.
+    """
+
+    def __init__(self, names: Mapping[Topic, str]) -> None:
+        self.inbox: int | None = None
+        self._names = names
+
+    def choose_inbox(self, known: Mapping[str, KnownTopic]) -> None:
+        """Choose the inbox partition, among the numbers that all inbox topics have."""
+        self.inbox = random.randrange(
+            min(known[self._names[topic]].partitions for topic in INBOX_TOPICS)
+        )
+
+    def wish(
+        self, share: Share, known: Mapping[str, KnownTopic], at: From
+    ) -> dict[Partition, Start]:
+        """Return what a reader is to read.
+
+        Args:
+            share: Its share.
+            known: The topics as they are.
+            at: Where to start in partitions that are not read yet.
+        """
+        whole, inbox = share
+        wish: dict[Partition, Start] = {}
+        for topic in whole:
+            name = self._names[topic]
+            start = Start(at, known[name].topic_id)
+            wish.update(((name, number), start) for number in range(known[name].partitions))
+        for topic in inbox:
+            name = self._names[topic]
+            wish[name, self.inbox or 0] = Start(at, known[name].topic_id)
+        return wish

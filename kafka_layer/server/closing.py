@@ -1,0 +1,137 @@
+"""The end of a server: which thread closes it, who waits for that, in which order its parts end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from ..config.realtime import monotonic
+from ..config.timings import Timings
+from ..delivery.registry import Registry
+from ..exceptions import LayerClosed
+from ..observe.counters import Stats
+from ..observe.dispatch import in_receiver
+from ..transport import Backplane
+from .commands import Commands
+from .feature import Feature
+from .lifecycle import Lifecycle, State, closed_meanwhile
+from .ordering import Ordering
+from .upkeep import Upkeep
+
+__all__ = ["Closing"]
+
+T = TypeVar("T")
+
+# Seconds that closing what a start opened beside close() may take.
+_UNDO_TIMEOUT = 1.0
+
+
+class Closing:
+    """Closes one server, once; any thread.
+
+    Args:
+        lifecycle: The server's state.
+        timings: The layer's times.
+        upkeep, commands, ordering, registry, transport, features, stats: What ends, in this order.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        timings: Timings,
+        upkeep: Upkeep,
+        commands: Commands,
+        ordering: Ordering,
+        registry: Registry,
+        transport: Backplane,
+        features: Collection[Feature],
+        stats: Stats,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._timings = timings
+        self._upkeep = upkeep
+        self._commands = commands
+        self._ordering = ordering
+        self._registry = registry
+        self._transport = transport
+        self._features = features
+        self._stats = stats
+        # The thread that closes it.
+        self._closer: int | None = None
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent.
+
+        A second thread that closes it waits until the first is done; a signal handler that
+        interrupts the first, and a receiver of a signal, do not: the first waits for them.
+        Does nothing to a server that never started.
+        """
+        with self._lifecycle.lock:
+            closes = self._lifecycle.started and not self._lifecycle.ended
+            if closes:
+                # First: a signal handler may come at any point.
+                self._closer = threading.get_ident()
+                closes = self._lifecycle.advance(State.CLOSING)
+        if closes:
+            self._end(timeout)
+        elif self._lifecycle.state is State.CLOSING:
+            first_waits = self._closer == threading.get_ident() or in_receiver()
+            if not first_waits:
+                self.wait(timeout)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the server is closed; tells whether it is by then."""
+        try:
+            self._lifecycle.closed.result(timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def guard(self, start: Callable[[], T]) -> Callable[[], T]:
+        """Return a start whose work is undone where ``close`` overtakes it.
+
+        Args:
+            start: Opens something; blocks.
+        """
+
+        def open_or_undo() -> T:
+            try:
+                opened = start()
+            except BaseException:
+                if not self._lifecycle.ended:
+                    raise
+            else:
+                if not self._lifecycle.ended:
+                    return opened
+            # close() ran while this was opening and could not see it. Let close() finish (it
+            # flushes), then close what was opened here.
+            self._lifecycle.closed.result()
+            self._transport.close(_UNDO_TIMEOUT)
+            raise closed_meanwhile()
+
+        return open_or_undo
+
+    def _end(self, timeout: float) -> None:
+        deadline = monotonic() + timeout
+        error = LayerClosed("The channel layer was closed.")
+        try:
+            self._upkeep.stop()
+            self._commands.close(error)
+            self._ordering.close()
+            # At once: a websocket closes while the queue is written, and its browser comes again.
+            self._count_left(self._registry.close(error))
+            try:
+                self._transport.close(timeout)
+            finally:
+                self._count_left(sum(feature.close(error) for feature in self._features))
+            # Before a thread that waits for the close ends the process.
+            least = min(timeout, self._timings.close_signals)
+            self._stats.close(max(least, deadline - monotonic()))
+        finally:
+            self._registry.empty()
+            self._lifecycle.advance(State.CLOSED)
+
+    def _count_left(self, messages: int) -> None:
+        if messages:
+            self._stats.count("dropped.closed", messages)
