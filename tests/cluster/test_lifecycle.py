@@ -7,8 +7,10 @@ import contextlib
 import gc
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,13 +32,26 @@ CLOSE_LIMIT = 5.5
 START_LIMIT = 5.0
 
 
+def wait_for_no_threads(of: str) -> None:
+    try:
+        wait_until(lambda: not layer_threads(), f"the threads of {of} to end")
+    except TimeoutError as error:
+        frames = sys._current_frames()
+        stacks = [
+            "".join([f"{each.name}:\n", *traceback.format_stack(frames[each.ident])])
+            for each in threading.enumerate()
+            if each.name in layer_threads() and each.ident in frames
+        ]
+        raise TimeoutError(f"{error}; these run:\n" + "\n".join(stacks)) from None
+
+
 @pytest.fixture(autouse=True)
 def no_threads_left() -> Iterator[None]:
     """Every test of this file starts and ends without a thread of a layer."""
-    wait_until(lambda: not layer_threads(), "the threads of earlier tests to end")
+    wait_for_no_threads("earlier tests")
     yield
     gc.collect()
-    wait_until(lambda: not layer_threads(), f"{layer_threads()} to end")
+    wait_for_no_threads("this test")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ormsgpack
@@ -15,17 +15,13 @@ from hypothesis import strategies as st
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.mailbox import Mailbox
-from kafka_layer.delivery.registry import Registry
 from kafka_layer.exceptions import UnreadableRecord
-from kafka_layer.observe.counters import Stats
-from kafka_layer.server.clock import BrokerClock
-from kafka_layer.server.commands import Commands
-from kafka_layer.server.router import Router
+from kafka_layer.server.server import Server
 from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.encryption import Encryption
 from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.records import ProducerRecord, Record
-from kafka_layer.wire.topics import Topic
+from kafka_layer.wire.topics import CONTROL_TOPICS, Topic
 
 KEYS = (b"secret",)
 SERVER = ServerName.new(0)
@@ -105,8 +101,24 @@ records = st.builds(
 )
 
 
+class Outbox:
+    """A transport that keeps what is written, for what a server does before it is opened."""
+
+    def __init__(self) -> None:
+        self.written: list[ProducerRecord] = []
+
+    def produce(self, record: ProducerRecord, *rest: Any) -> None:
+        self.written.append(record)
+
+    def partitions(self, topic: Topic) -> int:
+        return 3
+
+    def check(self) -> None:
+        pass
+
+
 class Receiver:
-    """The reading half of a server, with one channel, and no backplane.
+    """A server that was not started, with one channel; records are handed to it by hand.
 
     Attributes:
         answers: What its commands would write.
@@ -120,34 +132,23 @@ class Receiver:
         )
         self.codec = Codec("msgpack")
         self.encryption = Encryption(config.symmetric_encryption_keys)
-        self.stats = Stats()
-        self.registry = Registry(config)
-        self.answers: list[ProducerRecord] = []
-        clock = BrokerClock()
-        self._commands = Commands(
-            self.codec,
-            self.encryption,
-            self.registry,
-            clock,
-            self.answers.append,
-            lambda at: self.router.forget_until(at),
-        )
-        self._commands.server = SERVER
-        self.router = Router(
-            config,
-            self.registry,
-            self.encryption,
-            self.stats,
-            clock,
-            self._commands.handlers,
-            lambda name: name.startswith(f"specific.{SERVER}!"),
-        )
+        outbox: Any = Outbox()
+        self.answers = outbox.written
+        self.server = Server(config, self.codec, self.encryption, lambda stats: outbox)
+        self.server.identity.name = SERVER
+        self.server.sender.is_open = True
+        self.registry = self.server.registry
         self.mailbox: Mailbox = self.registry.open_mailbox(CHANNEL)
         for change, name in (("group_add", GROUP), ("user_add", "7")):
             self.registry.change(change, name, CHANNEL)
 
+    def deliver(self, batch: Sequence[Record]) -> None:
+        """Hand records over, as the two readers of a server do."""
+        self.server.commands.deliver([each for each in batch if each[0] in CONTROL_TOPICS])
+        self.server.router.deliver([each for each in batch if each[0] not in CONTROL_TOPICS])
+
     def counts(self) -> Counter[str]:
-        return Counter(self.stats.snapshot())
+        return Counter(self.server.stats.snapshot())
 
     def sealed(self, n: int, ahead: float = 60) -> Record:
         payload = self.codec.encode({"n": n})
@@ -200,7 +201,7 @@ def test_the_router_goes_on_after_any_record(
     receiver: Callable[[], Receiver], batch: list[Record]
 ) -> None:
     here = receiver()
-    here.router.deliver(batch)
+    here.deliver(batch)
     counts = here.counts()
     assert not counts["errors.routing"], counts
     waiting = len(here.mailbox)
@@ -210,7 +211,7 @@ def test_the_router_goes_on_after_any_record(
         assert counts["delivered"] == waiting
     here.registry.open_mailbox(CHANNEL)
     for each in range(3):
-        here.router.deliver([here.sealed(each)])
+        here.deliver([here.sealed(each)])
     assert here.counts()["delivered"] == counts["delivered"] + 3
 
 
@@ -224,7 +225,7 @@ def test_every_record_for_a_channel_is_delivered_or_counted(
         (Topic.SEND_GROUP, GROUP.encode(), value, (), timestamp, partition, offset)
         for _, _, value, _, timestamp, partition, offset in batch
     ]
-    here.router.deliver(addressed)
+    here.deliver(addressed)
     counts = here.counts()
     causes = ("undecodable", "decrypt", "replayed", "expired")
     seen = counts["delivered"] + sum(counts[f"dropped.{cause}"] for cause in causes)
@@ -244,11 +245,11 @@ def test_forged_commands_without_the_key_do_nothing(values: list[bytes], topic: 
         (topic, str(SERVER).encode(), value, [("command", b"flush")], time.time(), 0, offset)
         for offset, value in enumerate(values)
     ]
-    here.router.deliver(batch)
+    here.deliver(batch)
     assert here.counts()["dropped.decrypt"] == len(batch)
     assert not here.answers
     assert (len(here.registry.groups), len(here.registry.users)) == before
-    here.router.deliver([here.sealed(1)])
+    here.deliver([here.sealed(1)])
     assert len(here.mailbox) == 1
 
 
@@ -256,7 +257,7 @@ def test_a_forged_flush_from_the_future_does_not_mute_a_server() -> None:
     here = Receiver(encrypted=False)
     value = packed({"command": "flush", "server": "0-other"})
     ahead = time.time() + 3600
-    here.router.deliver([(Topic.SEND_ALL, None, value, [("command", b"flush")], ahead, 0, 0)])
+    here.deliver([(Topic.SEND_ALL, None, value, [("command", b"flush")], ahead, 0, 0)])
     here.registry.open_mailbox(CHANNEL)
-    here.router.deliver([here.sealed(1, ahead=2)])
+    here.deliver([here.sealed(1, ahead=2)])
     assert here.counts()["delivered"] == 1

@@ -7,9 +7,8 @@ import base64
 import contextlib
 import itertools
 import shutil
-import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,40 +18,38 @@ from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.traffic import figure
+from tests.support.inspect import is_waited_for
 from tests.support.kafka import Node, RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 
 # No more is fetched ahead than one record of these: what is deleted was not fetched before.
-SLOW_READER = {
-    "queued.min.messages": 1,
-    "fetch.message.max.bytes": 1_000,
-    "fetch.queue.backoff.ms": 10,
+SLOW_READER: dict[str, Any] = {
+    "channel_capacity": {"held-up*": 1},
+    "consumer_config": {
+        "queued.min.messages": 1,
+        "fetch.message.max.bytes": 1_000,
+        "fetch.queue.backoff.ms": 10,
+    },
 }
 BULK = "x" * 10_000
 
 
-@contextlib.contextmanager
-def reading_held_up(layer: KafkaChannelLayer) -> Iterator[threading.Event]:
-    """Keep the thread that reads waiting in its next hand-over; the event tells that it does."""
-    router: Any = layer._server.router
-    deliver = router.deliver
-    waits, go_on = threading.Event(), threading.Event()
-
-    def held_up(records: Sequence[Record]) -> None:
-        waits.set()
-        assert go_on.wait(60)
-        deliver(records)
-
-    router.deliver = held_up
+@contextlib.asynccontextmanager
+async def reading_held_up(
+    sender: KafkaChannelLayer, layer: KafkaChannelLayer
+) -> AsyncIterator[None]:
+    """Keep the thread that reads waiting for room in a channel of its own, of capacity 1."""
+    channel = await layer.new_channel("held-up")
+    for _ in range(2):
+        await sender.send(channel, {})
+    await wait_until_async(lambda: is_waited_for(layer, channel), "the reading thread to wait")
     try:
-        yield waits
+        yield
     finally:
-        router.deliver = deliver
-        go_on.set()
+        await next_messages(layer, channel, 2)
 
 
 def admin_of(layer: KafkaChannelLayer) -> AdminClient:
@@ -69,6 +66,12 @@ async def member(layer: KafkaChannelLayer) -> str:
     return channel
 
 
+@pytest.fixture
+def patient(make_layer: Layers) -> None:
+    """Let the thread that reads wait for a full channel for as long as a test takes."""
+    make_layer.timings = Timings(stalled=60.0, holding_up=60.0)
+
+
 def delete_before(layer: KafkaChannelLayer, partition: int, offset: int) -> None:
     position = TopicPartition(group_topic(layer), partition, offset)
     admin = admin_of(layer)  # one that nobody holds is freed, and its futures never end
@@ -76,18 +79,18 @@ def delete_before(layer: KafkaChannelLayer, partition: int, offset: int) -> None
         future.result(20)
 
 
+@pytest.mark.usefixtures("patient")
 class TestRetention:
     async def test_overtook_a_slow_server(self, make_layer: Layers) -> None:
         here = make_layer(await_produce=True)
-        there = make_layer(consumer_config=SLOW_READER)
+        there = make_layer(**SLOW_READER)
         channel = await member(there)
         first = await here.group_send("room", {"n": 0})
         assert first is not None
         assert (await next_message(there, channel))["n"] == 0
-        with reading_held_up(there) as waits:
+        async with reading_held_up(here, there):
             for number in range(1, 101):
                 await here.group_send("room", {"n": number, "bulk": BULK})
-            await asyncio.to_thread(waits.wait, 10)
             await asyncio.to_thread(delete_before, here, first.partition, first.offset + 80)
             await here.group_send("room", {"n": 101})
         numbers: list[int] = []
@@ -103,15 +106,14 @@ class TestRetention:
 
     async def test_took_everything(self, make_layer: Layers) -> None:
         here = make_layer(await_produce=True)
-        there = make_layer(consumer_config=SLOW_READER)
+        there = make_layer(**SLOW_READER)
         channel = await member(there)
         first = await here.group_send("room", {"n": 0})
         assert first is not None
         await next_message(there, channel)
-        with reading_held_up(there) as waits:
+        async with reading_held_up(here, there):
             for number in range(1, 51):
                 await here.group_send("room", {"n": number, "bulk": BULK})
-            await asyncio.to_thread(waits.wait, 10)
             await asyncio.to_thread(delete_before, here, first.partition, -1)
         await wait_until_async(
             lambda: stats_of(there)["dropped.retention"], "the gap to be counted"
@@ -124,13 +126,9 @@ class TestRetention:
 
     async def test_where_nothing_was_read_yet(self, make_layer: Layers, prefix: str) -> None:
         here = make_layer(prefix, await_produce=True)
-        there = make_layer(prefix, consumer_config=SLOW_READER)
+        there = make_layer(prefix, **SLOW_READER)
         channel = await member(there)
-        with reading_held_up(there) as waits:
-            await here.user_send("1", {"n": 0})  # something for the thread to wait with
-            await there.user_add("1", channel)
-            await here.user_send("1", {"n": 0})
-            await asyncio.to_thread(waits.wait, 10)
+        async with reading_held_up(here, there):
             for number in range(50):
                 last = await here.group_send("room", {"n": number, "bulk": BULK})
             assert last is not None
@@ -138,9 +136,7 @@ class TestRetention:
             await asyncio.to_thread(delete_before, here, last.partition, 40)
         numbers: list[int] = []
         while not numbers or numbers[-1] != 49:
-            message = await next_message(there, channel)
-            if "bulk" in message:
-                numbers.append(message["n"])
+            numbers.append((await next_message(there, channel))["n"])
         assert numbers[-10:] == list(range(40, 50))
         assert stats_of(there)["dropped.retention"] == 50 - len(numbers)
 

@@ -9,7 +9,7 @@ from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import CONTROL_TOPICS, Topic, topic_name
 
-__all__ = ["backplane_of", "consumer_of", "partitions_read", "reader_of"]
+__all__ = ["backplane_of", "consumer_of", "is_waited_for", "partitions_read", "reader_of"]
 
 
 def backplane_of(layer: KafkaChannelLayer) -> KafkaBackplane:
@@ -35,3 +35,9 @@ def partitions_read(layer: KafkaChannelLayer, topic: Topic) -> set[int]:
     name = topic_name(layer.config.prefix, topic)
     assigned = consumer_of(layer, topic).assignment()
     return {each.partition for each in assigned if each.topic == name}
+
+
+def is_waited_for(layer: KafkaChannelLayer, channel: str) -> bool:
+    """Tell whether the thread that reads waits until a channel has room."""
+    mailbox = layer._server.registry.mailbox(channel)
+    return mailbox is not None and mailbox.congestion().room is not None
