@@ -38,7 +38,7 @@ _MAX_PARTITIONS = 100_000
 _MAX_REPLICAS = 10_000
 
 EXTRA_KEYWORDS = frozenset({"default_partitions", "default_replication_factor"})
-"""Keywords that only give other settings their defaults, and so are no field of the settings."""
+"""Keywords that only set defaults of other settings; ``LayerConfig`` has no field for them."""
 
 FROM_CHANNELS_REDIS = {
     "hosts": "that is channels_redis' keyword; name the Kafka brokers in bootstrap_servers.",
@@ -46,17 +46,17 @@ FROM_CHANNELS_REDIS = {
     "on_disconnect": "connect a receiver to kafka_layer.signals.connection_changed instead.",
     "on_reconnect": "connect a receiver to kafka_layer.signals.connection_changed instead.",
 }
-"""Keywords of channels_redis that this layer does not have, and what to do about each."""
+"""Keywords of channels_redis that this layer does not have, and what to do instead."""
 
 
 def reject_unknown(what: str, name: object, known: Iterable[str], hint: str | None = None) -> None:
     """Raise ImproperlyConfigured for a name that is none of ``known``.
 
     Args:
-        what: What the name is of, for the message.
+        what: The kind of name, for the message.
         name: The unknown name.
-        known: The names that there are.
-        hint: What to do; None for the name that is most alike, or else all of them.
+        known: The known names.
+        hint: What to do; None suggests the most similar name, or lists all.
     """
     close = difflib.get_close_matches(str(name), known, n=1)
     mend = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}."
@@ -64,7 +64,7 @@ def reject_unknown(what: str, name: object, known: Iterable[str], hint: str | No
 
 
 def wrong_value(name: str, value: object, wanted: str) -> ImproperlyConfigured:
-    """Return the error for a value that is not ``wanted``."""
+    """Return the error for a value other than ``wanted``."""
     return ImproperlyConfigured(f"{name} is {value!r}; it must be {wanted}.")
 
 

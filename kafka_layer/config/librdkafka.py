@@ -48,11 +48,11 @@ FORBIDDEN: Mapping[str, Mapping[str, str]] = {
     },
     "admin_config": {},
 }
-"""What each keyword must not set, and why; client_config must set nothing of all of them."""
+"""The properties that each keyword must not set, and why; client_config must set none of them."""
 
 
 class Properties(dict[str, Any]):
-    """librdkafka properties; their repr, and so an error page, shows no values."""
+    """librdkafka properties whose repr, and so an error page, shows no values."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self)}>"
@@ -63,14 +63,14 @@ def read_properties(name: str, value: object) -> Mapping[str, Any]:
 
     Args:
         name: The keyword: ``client_config``, ``producer_config`` …
-        value: A mapping of properties' names to values, if it is right.
+        value: The keyword's value; right is a mapping of property names to values.
 
     Returns:
         A read-only copy that shows no values.
 
     Raises:
-        ImproperlyConfigured: If the layer does not let a property be set, or a value is none that
-            librdkafka takes.
+        ImproperlyConfigured: For a property that the layer refuses, or a value of a type that
+            librdkafka does not take.
     """
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value):
         raise ImproperlyConfigured(f"{name} must be a dict of librdkafka property names to values.")
@@ -87,7 +87,7 @@ def read_properties(name: str, value: object) -> Mapping[str, Any]:
 
 
 def _require_property_value(where: str, value: object) -> None:
-    # The value itself is shown nowhere: it may be a password.
+    # No error shows the value: it may be a password.
     if value is None:
         raise ImproperlyConfigured(
             f"{where} is None; set it, or remove it for librdkafka's default. "
@@ -101,7 +101,7 @@ def _require_property_value(where: str, value: object) -> None:
 
 
 def require_timeout_within(name: str, properties: Mapping[str, Any], expiry: float) -> None:
-    """Check that a record does not wait in the producer for longer than a message lives.
+    """Check that no record waits in the producer for longer than ``expiry``.
 
     Args:
         name: The keyword that carries the properties.

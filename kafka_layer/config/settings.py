@@ -32,15 +32,14 @@ class LayerConfig:
         channel_capacity: Compiled patterns of channel names with their own capacities.
         symmetric_encryption_keys: Keys of the payload encryption; the first encrypts.
         serializer_format: ``msgpack`` or ``json``, for what this process sends.
-        serializer: Writes the messages of this process instead, and reads those that it wrote; None
-            for ``serializer_format``.
+        serializer: A project's own serializer, in place of ``serializer_format``; None: none.
         await_produce: Whether sends wait for the broker's acknowledgement.
         ack_timeout: Seconds to wait for another server's acknowledgement.
         overflow: What a send does when the producer's queue is full.
         auto_create_topics: Whether missing topics are created at start.
         topics: Provisioning of each fixed topic.
         worker_channels: Compiled patterns of worker channels' names with their own settings.
-        unnamed_worker_channels: How many worker channels may have a topic that no pattern names.
+        unnamed_worker_channels: How many worker channels that no pattern covers may have a topic.
         worker_group_protocol: Kafka's ``group.protocol`` for worker channels: ``classic``, or
             ``consumer`` for KIP-848.
         client_config: librdkafka properties of all clients.
@@ -92,7 +91,7 @@ class LayerConfig:
 
         Raises:
             ImproperlyConfigured: For an unknown keyword or a value that cannot work; the message
-                names the mistake and the mend.
+                names the mistake and the fix.
         """
         known = {each.name for each in fields(cls)} - {"timings"}
         for name in keywords:
@@ -140,7 +139,7 @@ class LayerConfig:
 
     def names_worker_channel(self, channel: str) -> bool:
         """Tell whether a pattern of ``worker_channels`` is for a channel."""
-        # The last one stands for all the rest.
+        # The last pattern matches all channels that no other covers.
         return self.worker_settings(channel) is not self.worker_channels[-1][1]
 
     @property

@@ -2,16 +2,14 @@
 
 ``gevent.monkey.patch_all()`` turns the threads of the standard library into greenlets, which all
 run in one thread. A call that blocks in C, such as librdkafka's poll, then blocks them all. So the
-layer takes its threads and what they wait with from here, and nowhere else:
+layer takes its threads, locks and events from this module alone:
 
-- Threads, locks and queues are native ones, whatever was replaced, and whenever.
+- Threads, locks and queues are native, even after ``patch_all()``.
 - A thread of the layer waits for an ``Event`` natively. Any other caller may be a greenlet: it
   waits as a greenlet, and lets the others run.
 
-So what blocks in C belongs into a thread of the layer, for whose end the caller waits; where there
-is none yet, ``call_natively`` makes one.
-
-Where nothing is replaced these are the standard library's own.
+A call that blocks in C belongs into a thread of the layer; ``call_natively`` makes one and waits
+for it. Without gevent all of these are the standard library's own.
 """
 
 from __future__ import annotations
@@ -62,7 +60,7 @@ Thread = threading.Thread
 
 
 def _original(module: str, name: str) -> Any:
-    """Return a function of the standard library as it was before anybody replaced it."""
+    """Return a function of the standard library, also where gevent has replaced it."""
     if "gevent.monkey" in sys.modules:
         return sys.modules["gevent.monkey"].get_original(module, name)
     return getattr(importlib.import_module(module), name)
@@ -95,7 +93,7 @@ def _is_greenlet() -> bool:
 
 
 def require_native_threads() -> None:
-    """Refuse what replaces threads and does not give the original ones.
+    """Refuse eventlet, which replaces threads and does not give the original ones.
 
     Raises:
         ImproperlyConfigured: If eventlet replaced the threads of the standard library.
@@ -165,7 +163,7 @@ def call_natively(function: Callable[[], T]) -> T:
     try:
         new_thread(run, "kafka-layer-blocking").start()
     except RuntimeError:
-        # The process is about to end, and other greenlets with it.
+        # The process ends and starts no threads any more; its other greenlets end, too.
         return function()
     outcome: T = future.result()
     return outcome
@@ -175,7 +173,7 @@ def wait_for_futures(futures: Iterable[Future[Any]], timeout: float) -> bool:
     """Wait in a thread of the layer until futures that librdkafka decides are done.
 
     Args:
-        futures: What is waited for.
+        futures: The futures; librdkafka resolves them.
         timeout: Seconds that this may block.
 
     Returns:
@@ -194,12 +192,12 @@ def wait_for_futures(futures: Iterable[Future[Any]], timeout: float) -> bool:
 
 
 class _Event(threading.Event):
-    """An event for native threads and greenlets; made where threads are replaced."""
+    """An event for native threads and greenlets, where threads are replaced."""
 
     def __init__(self) -> None:
         self._native = Lock()
         self._is_set = False
-        # Each wakes one waiter, and may be called once, by any thread.
+        # Each function wakes one waiter; any thread may call it, once.
         self._wakers: list[Callable[[], object]] = []
 
     def is_set(self) -> bool:
@@ -225,7 +223,7 @@ class _Event(threading.Event):
         return self._is_set
 
     def _register(self, wake: Callable[[], object]) -> bool:
-        """Have a waiter woken; returns False if the event is set already."""
+        """Add a waiter's function; returns False if the event is set already."""
         with self._native:
             if not self._is_set:
                 self._wakers.append(wake)
@@ -250,13 +248,13 @@ class _Event(threading.Event):
         waiter = importlib.import_module("gevent.hub").Waiter(hub)
 
         def wake() -> None:
-            # The hub's loop runs it; a waiter whose time is over takes the value and does nothing.
-            # The hub may be gone: then nobody waits in it.
+            # The hub's loop runs it; a waiter whose time is over ignores the value. If the hub is
+            # gone, no greenlet waits in it.
             with contextlib.suppress(Exception):
                 hub.loop.run_callback_threadsafe(waiter.switch, None)
 
         if self._register(wake):
-            # Without anything that may happen the loop would call this a wait without end.
+            # Without an active watcher gevent's loop raises LoopExit: a wait without end.
             keeps_the_loop = hub.loop.async_()
             keeps_the_loop.start(lambda: None)
             try:
@@ -269,7 +267,7 @@ class _Event(threading.Event):
 
 
 class _Condition(threading.Condition):
-    """A condition for native threads and greenlets; made where threads are replaced."""
+    """A condition for native threads and greenlets, where threads are replaced."""
 
     def __init__(self) -> None:
         super().__init__(RLock())
@@ -296,7 +294,7 @@ class _Condition(threading.Condition):
 
 
 class _Thread(threading.Thread):
-    """A native thread, made where ``threading.Thread`` is a greenlet."""
+    """A native thread, where ``threading.Thread`` is a greenlet."""
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**keywords)

@@ -1,4 +1,4 @@
-"""How topics are provisioned: what the settings say, and the defaults behind it."""
+"""The provisioning of topics: readers of its settings, and their defaults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BROKERS_MAX_MESSAGE_BYTES = 1_048_588
 # librdkafka's receive.message.max.bytes is 100,000,000 by default.
 _MAX_MESSAGE_BYTES = 99_999_000
 
-# Up to so many servers, or workers on a channel, have a partition of their own.
+# Of inbox topics and worker channels: up to this many servers or workers have one of their own.
 _PARTITIONS = 10
 # librdkafka names all partitions of these topics in each fetch, so more of them delay messages.
 _BROADCAST_PARTITIONS = 3
@@ -53,8 +53,8 @@ class TopicSettings:
     Attributes:
         partitions: Number of partitions.
         replication_factor: Copies of each partition; -1 means the broker's default.
-        config: Kafka's topic configs, names to values as strings; those that the settings leave to
-            the broker are missing.
+        config: Kafka's topic configs, names to values as strings, without those that the settings
+            leave to the broker.
         max_message_bytes: Size limit of one record batch, in bytes.
     """
 
@@ -72,7 +72,7 @@ class WorkerSettings:
         expiry: Seconds after which a message that no worker took is dropped.
         prefetch_count: How many messages one waiting receive lets its process take.
         topic: Provisioning of its topic.
-        pattern: Which channels' names it is for, as the settings write it.
+        pattern: The pattern of channel names, as the settings write it.
     """
 
     expiry: float
@@ -83,12 +83,12 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class TopicDefaults:
-    """What holds for a topic where the settings do not say otherwise for it.
+    """The provisioning of topics for which the settings say nothing.
 
     Attributes:
         expiry: Seconds after which an undelivered message is dropped.
-        partitions: Of an inbox topic or a worker channel's topic.
-        broadcast_partitions: Of a topic that every server reads.
+        partitions: Partitions of an inbox topic or a worker channel's topic.
+        broadcast_partitions: Partitions of a topic that every server reads.
         replication_factor: Copies of each partition; -1 means the broker's default.
     """
 
@@ -101,7 +101,7 @@ class TopicDefaults:
     def from_keywords(
         cls, expiry: float, default_partitions: object, default_replication_factor: object
     ) -> TopicDefaults:
-        """Read the keywords ``default_partitions``, None if not set, and its sibling.
+        """Read ``default_partitions`` (None if not set) and ``default_replication_factor``.
 
         Raises:
             ImproperlyConfigured: If a value is no number that Kafka takes.
@@ -117,8 +117,8 @@ def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicS
     """Read the keyword ``topics``.
 
     Args:
-        value: A mapping of topics' names to mappings of settings, if it is right.
-        defaults: What holds where it says nothing.
+        value: The keyword's value; right is a mapping of topic names to mappings of settings.
+        defaults: The provisioning where the value says nothing.
 
     Returns:
         The provisioning of each fixed topic.
@@ -152,8 +152,8 @@ def read_worker_channels(
     """Read the keyword ``worker_channels``.
 
     Args:
-        value: A mapping of patterns of channels' names to mappings of settings, if it is right.
-        defaults: What holds where it says nothing.
+        value: The keyword's value; right is a mapping of patterns to mappings of settings.
+        defaults: The provisioning where the value says nothing.
 
     Returns:
         The patterns, compiled, with their settings; the last one matches every channel.
@@ -250,7 +250,7 @@ def _default_config(expiry: float) -> dict[str, str]:
     return {
         "cleanup.policy": "delete",
         "retention.ms": str(retention),
-        # Only closed segments are deleted: without this a quiet topic keeps a week of records.
+        # Brokers delete closed segments only: without this a quiet topic keeps a week of records.
         "segment.ms": str(max(60_000, retention // 4)),
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(DEFAULT_MAX_MESSAGE_BYTES),

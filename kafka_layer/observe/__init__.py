@@ -1,1 +1,1 @@
-"""What happened, told to whoever counts, logs or signals it."""
+"""Observers of what happens in a server: counters, the log, Django's signals."""

@@ -1,4 +1,4 @@
-"""What a server counts, and the one object that its parts tell what happens."""
+"""The counters of a server, and ``Stats``, through which its parts report what happens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAMPLES = 1000
 
 
 class AtomicCounter:
-    """Counts one by one, from any thread, without a lock: that takes most of the time of a count.
+    """Counts one by one, from any thread, without a lock, which would take most of the time.
 
     Attributes:
         add: Adds one.
@@ -40,7 +40,7 @@ class AtomicCounter:
     def value(self) -> int:
         """Return how often ``add`` was called."""
         with self._lock:
-            # Each reading takes a number, too.
+            # Each reading takes a number itself.
             number = next(self._numbers) - self._reads
             self._reads += 1
             return number
@@ -73,7 +73,7 @@ class Counters(Observer):
             self.on_count(f"dropped.{cause}", number)
 
     def percentile(self, share: float) -> float | None:
-        """Return the age that ``share`` (0 to 1) of the last arriving records stayed below."""
+        """Return the age below which ``share`` (0 to 1) of the last arriving records stayed."""
         ages = sorted(self._ages)
         return ages[min(len(ages) - 1, int(len(ages) * share))] if ages else None
 
@@ -105,15 +105,15 @@ class Counters(Observer):
 
 
 class Stats:
-    """What the parts of one server tell when something happens; tells the observers.
+    """Passes what happens in one server to the observers.
 
-    Every method may be called from any thread and from an event loop, blocks for nothing, and runs
-    no code of the application in the calling thread; only ``close`` waits.
+    Every method may be called from any thread and from an event loop. None but ``close`` blocks,
+    and none runs code of the application in the calling thread.
 
     Args:
         prefix: The layer's prefix, for signals and log lines.
         timings: The layer's times.
-        observers: More of them, beside the counters, the log and the signals.
+        observers: Further observers, beside the counters, the log and the signals.
 
     Attributes:
         prefix: The layer's prefix.
@@ -139,7 +139,7 @@ class Stats:
         )
         self.sent = self._counters.sent
         self.arrived = self._counters.arrived
-        # Of the three above the counters alone count: no detour where nobody else is told.
+        # Of the three above only the counters count: call them directly without further observers.
         self.count: Callable[..., None] = self._tell_all if observers else self._counters.on_count
         self.percentile = self._counters.percentile
         self.by_name = self._counters.by_name
@@ -147,28 +147,27 @@ class Stats:
         self.snapshot = self._counters.snapshot
 
     def dropped(self, cause: str, detail: str, number: int = 1) -> None:
-        """Tell of messages that reach nobody; they are counted, logged and signalled.
+        """Count, log and signal messages that reach no receiver.
 
-        The first of a cause is logged and signalled at once, further ones in summaries.
+        Log and signal have the first of a cause at once, further ones in summaries.
 
         Args:
             cause: A ``Cause``, or its value; it becomes the counter ``dropped.{cause}``.
             detail: What happened to this one, for the log.
-            number: How many messages; 0 where none is known to be missing.
+            number: How many messages; 0 if none is known to be missing.
         """
         for observer in self._observers:
             observer.on_dropped(cause, number, detail)
 
     def signal(self, signal: Signal, sender: object, **arguments: Any) -> None:
-        """Send a Django signal, in a thread of its own; its receivers get the prefix as well.
+        """Send a Django signal, in a thread of its own, in the order of the calls.
 
-        Signals are sent in the order of the calls. So many may wait as librdkafka's queue has
-        records; more are counted (``errors.signals``) and not sent.
+        100,000 signals may wait; further ones are counted (``errors.signals``) and not sent.
 
         Args:
             signal: One of ``kafka_layer.signals``.
             sender: Its sender.
-            arguments: What its receivers get beside ``prefix``.
+            arguments: Arguments of its receivers, beside ``prefix``.
         """
         named = {"prefix": self.prefix, **arguments}
         for observer in self._observers:
@@ -180,7 +179,7 @@ class Stats:
             observer.tick()
 
     def close(self, timeout: float) -> None:
-        """Log what is not logged yet, and send the signals that wait.
+        """Log all drops that are not logged yet, and send the signals that wait.
 
         Args:
             timeout: Seconds that receivers of signals get.

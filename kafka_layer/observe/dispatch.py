@@ -1,7 +1,7 @@
 """Runs the receivers of the layer's Django signals, in a thread of their own.
 
 Receivers are code of the application: they may be slow, raise, use the database, be coroutines, or
-call the layer. None of that may reach a receive, a send, a delivery report or an event loop.
+call the layer. None of that may delay or break a receive, a send, a delivery report or a loop.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["SignalDispatch", "in_receiver"]
 
 logger = logging.getLogger("kafka_layer")
 
-# As many as librdkafka's queue holds by default: all of it may fail at the end of an outage.
+# As many signals as librdkafka's queue holds records by default: all may fail after an outage.
 _LIMIT = 100_000
-# Signals between two looks whether the database connections of the thread are still good.
+# Signals between two checks of the thread's database connections.
 _BURST = 100
 
-
-# What runs the receiver that the caller is in. A coroutine receiver runs in another thread.
+# The dispatcher that runs the receiver that makes this call; None outside receivers. A context
+# variable, because a coroutine receiver runs in another thread.
 _runs_here: contextvars.ContextVar[SignalDispatch | None] = contextvars.ContextVar(
     "kafka_layer_signal_dispatch", default=None
 )
@@ -51,17 +51,17 @@ class _Event(NamedTuple):
 
 
 class SignalDispatch(Observer):
-    """Sends signals one after another; any thread, and never blocks but in ``close``.
+    """Sends signals one after another; any thread. Only ``close`` blocks.
 
     States, with what leads from one to the other:
 
     - *idle*: no thread. A signal that has receivers starts one: *running*.
-    - *running*: the thread sends what is queued. It ends once nothing came for ``linger`` seconds,
-      and at once when ``close`` waits for it and all is sent: *idle*.
+    - *running*: the thread sends the queued signals. It ends when none came for ``linger`` seconds,
+      and at once when ``close`` waits for it and all are sent: *idle*.
 
     There is no closed state: a signal after ``close`` is sent as well, as long as the process can
-    start a thread. In a process that ends none can be started; there ``close`` sends what is left.
-    After a fork the child's layers have dispatchers of their own.
+    start a thread. A process that ends cannot; there ``close`` sends the rest itself. After a fork
+    the child's layers have dispatchers of their own.
 
     Args:
         on_overflow: Called for each signal that is not sent, because too many wait.
@@ -73,14 +73,15 @@ class SignalDispatch(Observer):
         self._on_overflow = on_overflow
         self._linger = linger
         self._limit = limit
-        # None ends the thread's wait for more. A SimpleQueue may be interrupted by itself.
+        # None ends the thread's wait for more. A signal handler that interrupts a SimpleQueue may
+        # use the same queue.
         self._events: queue.SimpleQueue[_Event | None] = SimpleQueue()
-        # Held as long as receivers are run, by whichever thread runs them. It is acquired without
-        # blocking, so that a signal handler may interrupt whoever does.
+        # The thread that runs receivers holds it. Callers acquire it without blocking, so that a
+        # signal handler may interrupt the holder.
         self._running = Lock()
 
     def on_signal(self, signal: Signal, sender: object, arguments: Mapping[str, Any]) -> None:
-        """Queue a signal that has receivers, and start the thread where none runs."""
+        """Queue a signal that has receivers, and start the thread if it does not run."""
         # has_listeners() takes the signal's lock, and a receiver may be connecting.
         if not signal.receivers:
             return
@@ -94,15 +95,15 @@ class SignalDispatch(Observer):
         """Wait until every signal so far was sent. A receiver that closes a layer does not wait.
 
         Args:
-            timeout: Seconds that this may block. What is not sent by then is sent later, if the
-                process lives on.
+            timeout: Seconds that this may block. The thread sends the rest later, if the process
+                lives on.
         """
         if _runs_here.get() is self:
             return
         deadline = monotonic() + timeout
         self._events.put(None)
         if self._running.acquire(timeout=max(0.0, timeout)):
-            # Something is left only where no thread could be started.
+            # Signals are left only if no thread could be started.
             try:
                 self._send_queued(0.0, deadline)
             finally:
@@ -121,7 +122,7 @@ class SignalDispatch(Observer):
         try:
             new_thread(target=self._run, name="kafka-layer-signals").start()
         except RuntimeError:
-            # No thread can be started any more; close() comes next.
+            # The process ends and starts no threads any more; it calls close() next.
             self._running.release()
 
     def _run(self) -> None:
@@ -133,12 +134,12 @@ class SignalDispatch(Observer):
 
     def _release(self) -> None:
         self._running.release()
-        # A signal that was queued while this thread ended found it running.
+        # on_signal() starts no thread while this one ends: its signal may wait in the queue.
         if not self._events.empty():
             self._start()
 
     def _send_queued(self, linger: float, deadline: float) -> None:
-        """Send what is queued until nothing comes for ``linger`` seconds or the deadline."""
+        """Send queued signals until none comes for ``linger`` seconds, or until the deadline."""
         sent = 0
         while monotonic() < deadline:
             try:
@@ -146,7 +147,7 @@ class SignalDispatch(Observer):
             except queue.Empty:
                 break
             if event is None:
-                # close() waits: what came before it was sent, and what came after comes next.
+                # close() waits: all signals before it are sent. Send those after it, too.
                 linger = 0.0
                 continue
             if sent % _BURST == 0:
@@ -165,7 +166,7 @@ class SignalDispatch(Observer):
 def _send(event: _Event) -> None:
     try:
         for _, response in event.signal.send_robust(event.sender, **event.arguments):
-            # Before Django 5 a coroutine is what an asynchronous receiver returns.
+            # Before Django 5 send_robust() returns the coroutine of an asynchronous receiver.
             if inspect.iscoroutine(response):
                 async_to_sync(_awaited)(response)
     except BaseException:
@@ -177,7 +178,7 @@ async def _awaited(coroutine: Any) -> None:
 
 
 def _close_old_connections() -> None:
-    """Let go of database connections that the server closed, as Django does around a request."""
+    """Close database connections that have become unusable, as Django does around a request."""
     if settings.configured:
         from django.db import close_old_connections
 
@@ -199,7 +200,7 @@ def _close_connections() -> None:
 
 
 def _renew_locks() -> None:
-    # A thread of the parent may have been sending a signal, which takes its lock for a moment.
+    # A thread of the parent may have held such a lock at the fork, while it sent a signal.
     for signal in (connection_changed, messages_dropped, produce_failed):
         signal.lock = Lock()
 

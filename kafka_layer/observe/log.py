@@ -32,9 +32,9 @@ class DropLog(Observer):
         self._announce = announce
         # Re-entrant: a signal handler or a finalizer may interrupt a call and drop a message, too.
         self._lock = RLock()
-        # Messages by cause that no line has told of yet.
+        # By cause: how many drops no line has reported yet.
         self._unlogged: Counter[str] = Counter()
-        # When a cause may have its next line.
+        # By cause: when it may have its next line, on monotonic().
         self._next_line: dict[str, float] = {}
 
     def on_dropped(self, cause: str, number: int, detail: str) -> None:
@@ -49,11 +49,11 @@ class DropLog(Observer):
             self._write(cause, due, detail)
 
     def tick(self) -> None:
-        """Log what was dropped since the last line of its cause, where that is due."""
+        """Log the drops since the last line of each cause whose next line is due."""
         self._summarize(monotonic())
 
     def close(self, timeout: float) -> None:
-        """Log what was dropped since the last line of each cause, due or not."""
+        """Log the drops since the last line of each cause, due or not."""
         self._summarize(float("inf"))
 
     def _summarize(self, now: float) -> None:
@@ -64,7 +64,7 @@ class DropLog(Observer):
                 self._write(cause, number, "")
 
     def _take(self, cause: str, now: float) -> int:
-        """Take the number for a line; 0 where the cause had its line a moment ago."""
+        """Take the number for a line; 0 if the next line of the cause is not due."""
         if now < self._next_line.get(cause, 0.0):
             return 0
         self._next_line[cause] = monotonic() + self._interval

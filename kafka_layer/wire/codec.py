@@ -1,7 +1,7 @@
 """A message as bytes, and back. docs/wire-format.md is the contract.
 
-The first byte tells the format: ``{`` starts a JSON object, 0xc1 what a project's own serializer
-wrote, and a msgpack map starts otherwise. The settings say what a process *sends*; every process
+The first byte tells the format: ``{`` starts a JSON object, 0xc1 the bytes of a project's own
+serializer, any other byte a msgpack map. The settings say what a process *sends*; every process
 reads msgpack and JSON. Nothing here does I/O.
 """
 
@@ -21,8 +21,8 @@ _JSON = ord("{")
 _OWN_SERIALIZER = b"\xc1"  # no msgpack value starts with it
 
 # Without these ormsgpack writes a dataclass as a map, a datetime, a UUID and an Enum as their
-# values, and the items of a dict's subclass in the order in which they were stored. It hands all of
-# them to plain_value instead.
+# values, and the items of a dict's subclass in the order in which they were stored. With them it
+# passes all of these to plain_value.
 _MSGPACK_OPTIONS = (
     ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_DATETIME
@@ -47,7 +47,7 @@ class Codec:
 
     Args:
         serializer_format: ``msgpack`` or ``json``, for ``encode``.
-        serializer: Writes all messages instead, and reads what another process's wrote.
+        serializer: Writes all messages instead, and reads those of other processes that have it.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Codec:
         """Serialize a message.
 
         Raises:
-            TypeError: If it is not a dict or holds what the format cannot carry; the text names the
-                place in the message.
+            TypeError: If it is not a dict or holds a value that the format cannot carry; the text
+                names the place in the message.
         """
         if not isinstance(message, dict):
             raise TypeError(f"A message must be a dict, not {type(message).__name__}.")
@@ -76,10 +76,10 @@ class Codec:
             return ormsgpack.packb(_plain(message, as_json=False))
 
     def decode(self, payload: bytes) -> dict[str, Any]:
-        """Deserialize what ``encode`` made, in either format.
+        """Deserialize a message that ``encode`` serialized, in either format.
 
         Returns:
-            A new dict, shared with nobody. Bytes behind a msgpack map are ignored.
+            A new dict. Bytes behind a msgpack map are ignored.
 
         Raises:
             UnreadableRecord: If the payload is not a map.
@@ -115,13 +115,13 @@ def _loads(serializer: Serializer | None, data: bytes) -> object:
     try:
         return serializer.loads(data)
     except Exception as error:
-        # A project's code may raise anything, and receive() must go on with the next message.
+        # The project's code may raise anything, and receive() must go on with the next message.
         raise UnreadableRecord("undecodable", f"serializer.loads() raised {error!r}") from error
 
 
 def _to_json(message: dict[str, Any]) -> bytes:
     try:
-        # The quickest check of the keys, the depth and the types.
+        # ormsgpack checks keys, depth and types faster than Python code.
         ormsgpack.packb(message, plain_value, _MSGPACK_OPTIONS)
         return _dump_json(message)
     except (TypeError, ValueError):

@@ -28,7 +28,7 @@ CLOCK_ERROR = 300.0
 MAX_TOKENS = 100_000
 """How many tokens a ``ReplayGuard`` remembers for their whole lifetime."""
 
-# base64 of Fernet's version byte, 0x80.
+# The first byte of a token: Fernet's version byte, 0x80, in base64.
 _TOKEN = ord("g")
 # The first 27 bytes of a token: version, time, and the start of the initialization vector.
 _STAMP_CHARACTERS = 36
@@ -40,7 +40,7 @@ class Stamp(NamedTuple):
 
     Attributes:
         number: Its initialization vector, 128 random bits.
-        sealed: When it was made, in seconds since the epoch, by its sender's clock.
+        sealed: When the sender made the token, in seconds since the epoch by the sender's clock.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Encryption:
         keys: Encryption keys of any length; the first encrypts, all decrypt.
 
     Attributes:
-        active: Whether there are keys. Without, ``encrypt`` returns the payload as it is.
+        active: Whether there are keys. Without keys ``encrypt`` returns the payload.
 
     Raises:
         ImproperlyConfigured: If there are keys and ``cryptography`` is not installed.
@@ -71,7 +71,7 @@ class Encryption:
 
         Args:
             topic: The record's topic.
-            key: Its key. The token holds topic and key, so that it is refused at another address.
+            key: Its key. The token holds topic and key, so readers refuse it at another address.
             payload: The message as ``Codec.encode`` returned it.
         """
         if self._fernet is None:
@@ -82,8 +82,9 @@ class Encryption:
         """Return the payload in the value of a record; it may still be undecodable.
 
         Raises:
-            UnreadableRecord: If there is no value, if the token cannot be decrypted or was made
-                for another address, if it is encrypted and no keys are set, or the other way round.
+            UnreadableRecord: If there is no value, if no key decrypts the token, if the token is
+                for another address, or if only one of the two is so: the value is encrypted, keys
+                are set.
         """
         if not value:
             raise UnreadableRecord("undecodable", "it has no value")
@@ -100,13 +101,13 @@ class Encryption:
 
     @staticmethod
     def stamp(value: bytes) -> Stamp:
-        """Return the stamp of a token that ``decrypt`` took.
+        """Return the stamp of a token that ``decrypt`` has accepted.
 
         Raises:
             UnreadableRecord: If its base64 is not written as Fernet writes it.
         """
-        # The signature covers the decoded bytes, and decoding skips characters that are no base64:
-        # with some of those a copy would look like another token.
+        # The signature covers the decoded bytes, and decoding skips foreign characters: a copy with
+        # some of them would look like another token.
         if _STAMPED.match(value) is None:
             raise UnreadableRecord("decrypt", "the token's base64 has foreign characters")
         raw = base64.urlsafe_b64decode(value[:_STAMP_CHARACTERS])
@@ -116,25 +117,25 @@ class Encryption:
 class ReplayGuard:
     """Decrypts the values of records for one reader and refuses copies of tokens.
 
-    A token is refused if its record was written long after the token was made, and if another
-    record brought the same token before. So a guard has to remember tokens only for the time in
-    which they are young enough, and it does unless more than ``max_tokens`` come in that time.
+    It refuses a token that was made long before its record was written, and one that another record
+    has brought before. So it has to remember a token only for as long as the token is young enough;
+    it does, unless more than ``max_tokens`` come in that time.
 
     One thread at a time may use a guard.
 
     Args:
         encryption: Decrypts the values.
         expiry: Seconds that a record may wait for the broker, in its sender.
-        max_tokens: How many tokens are remembered for their whole lifetime; memory for up to twice
-            as many is used.
+        max_tokens: How many tokens it remembers for their whole lifetime; it holds up to twice as
+            many.
     """
 
     def __init__(self, encryption: Encryption, expiry: float, max_tokens: int = MAX_TOKENS) -> None:
         self._encryption = encryption
         self._max_tokens = max_tokens
         self._max_delay = expiry + CLOCK_ERROR
-        # Tokens in two generations. The older one is forgotten when the younger one is full, or
-        # spans so many seconds that all tokens of the older one are too late to be taken.
+        # Tokens in two generations. The older one is dropped when the younger one is full, or when
+        # all tokens of the older one have become too old to be accepted.
         self._lifetime = expiry + 2 * CLOCK_ERROR
         self._seen: dict[int, object] = {}
         self._seen_before: dict[int, object] = {}
@@ -159,8 +160,8 @@ class ReplayGuard:
             key: Its key.
             value: Its value, if it has one.
             written: Its timestamp, in seconds since the epoch.
-            place: Its partition and offset, where the same record may be read twice; None refuses
-                the second time.
+            place: Its partition and offset, where the caller may read the same record twice; None
+                refuses the second time.
 
         Raises:
             UnreadableRecord: As ``Encryption.decrypt`` raises it, or if the token is a copy.

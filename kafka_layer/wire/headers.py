@@ -9,7 +9,7 @@ __all__ = ["EXCLUDE", "Headers", "exclude_header", "excluded", "headers_to_dict"
 Headers = list[tuple[str, bytes]]
 
 EXCLUDE = "exclude"
-"""Header: channel names that a group, user or all message skips, comma-separated."""
+"""Header: names of channels that do not get the message, comma-separated."""
 
 
 def exclude_header(exclude: Collection[str]) -> Headers:

@@ -47,7 +47,7 @@ _LONGEST_NAME = 99  # Channels' limit for channels and groups
 
 
 class ServerName(NamedTuple):
-    """A running layer instance: its inbox partition and a token that no other server has."""
+    """The name of a running layer instance: its inbox partition and a token of its own."""
 
     partition: int
     token: str
@@ -64,8 +64,8 @@ class ServerName(NamedTuple):
 class ChannelName(str):
     """A channel name that can be weakly referenced.
 
-    The layer forgets a channel once the object that ``new_channel()`` returned was collected and
-    nobody receives with a copy of its text; a consumer keeps its channel by holding that object.
+    The layer forgets a channel when Python has collected the object that ``new_channel()`` returned
+    and no receive uses a copy of its text. A consumer keeps its channel by holding that object.
     """
 
     __slots__ = ("__weakref__",)
@@ -95,7 +95,7 @@ def is_group_name(name: str) -> bool:
 
 @functools.lru_cache(maxsize=1000)
 def parse_server_name(name: str) -> ServerName | None:
-    """Return the server that ``name`` (``3-k2f9q0v1``) means, or None if it is no server's name."""
+    """Return the server that ``name`` (``3-k2f9q0v1``) names; None if it names none."""
     match = _SERVER_NAME.fullmatch(name)
     return ServerName(int(match[1]), match[2]) if match else None
 
@@ -150,7 +150,7 @@ def user_key(user_id: UserId) -> str:
     if isinstance(user_id, bool) or not key:
         raise _no_user_id(user_id)
     if "\0" in key:
-        # NUL ends the address in a token.
+        # In a token NUL ends the address.
         raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
     if not key.isascii():
         try:
@@ -165,7 +165,7 @@ def user_key(user_id: UserId) -> str:
 def _require_id(value: object) -> None:
     if isinstance(value, uuid.UUID):
         return
-    # A user in place of its id would be addressed by its name.
+    # str() of a user object is its name, not its id.
     if (
         value is None
         or isinstance(value, (float, complex, bytes, bytearray, memoryview, Collection))

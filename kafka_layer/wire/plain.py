@@ -1,9 +1,9 @@
-"""Messages as plain dicts, lists, strings and numbers: what ``json.dumps`` would make of them.
+"""Messages as plain dicts, lists, strings and numbers, as ``json.dumps`` writes them.
 
 The specification allows str, bytes, int of 64 bits, float, bool, None, and lists and dicts of them.
 Applications also put subclasses of these types into messages, such as names of channels, choices,
-``QueryDict`` and named tuples. A subclass counts as ``json.dumps`` writes it; anything else is an
-error that names its place in the message. Nothing here does I/O.
+``QueryDict`` and named tuples. A subclass becomes what ``json.dumps`` writes for it; any other type
+is an error that names its place in the message. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _copy(value: object, as_json: bool, path: str, depth: int) -> Any:
             f"{path} is of the type {_type_name(value)}; a message holds str, bytes, int, float, "
             "bool, None, and lists, tuples and dicts of them"
         ) from None
-    # In loops: each comprehension would be one more call for each level, up to Python 3.11.
+    # Loops, because up to Python 3.11 a comprehension is one more call for each level.
     if isinstance(found, dict):
         for key in found:
             _require_key(key, path)

@@ -25,8 +25,8 @@ Record = tuple[
     int,
 ]
 """A record that was read: its topic, raw key, raw value, Kafka headers (none in most records), the
-broker's timestamp in seconds since the epoch, its partition and its offset. A plain tuple is made
-and unpacked in half the time of a named one."""
+broker's timestamp in seconds since the epoch, its partition and its offset. Python makes and
+unpacks a plain tuple in half the time of a named one."""
 
 Place = tuple["Topic | WorkTopic", int, int, float]
 """Where a record stands in the log: topic, partition, offset, and the broker's timestamp in seconds

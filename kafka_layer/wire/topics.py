@@ -18,7 +18,7 @@ __all__ = [
 
 
 class Topic(str, enum.Enum):
-    """The fixed topics of a layer, by the name that stands behind the prefix."""
+    """The fixed topics of a layer, by their names after the prefix."""
 
     SEND_GROUP = "send-group"
     SEND_USER = "send-user"
@@ -29,10 +29,10 @@ class Topic(str, enum.Enum):
 
 
 BROADCAST_TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER, Topic.SEND_ALL)
-"""Read by every server, all partitions."""
+"""Every server reads all partitions of these."""
 
 INBOX_TOPICS = (Topic.SEND_CONN, Topic.GROUP_MGMT, Topic.ACK)
-"""Read by each server on its own inbox partition alone."""
+"""Each server reads only its inbox partition of these."""
 
 CONTROL_TOPICS = (Topic.GROUP_MGMT, Topic.ACK)
 """The inbox topics that carry commands and their answers, and no messages of the application."""
@@ -45,11 +45,11 @@ class WorkTopic(NamedTuple):
 
     @property
     def value(self) -> str:
-        """The name that stands behind the prefix.
+        """The topic's name after the prefix.
 
         Kafka refuses topic names that differ in ``.`` and ``_`` only, and names over 249
-        characters. So ``-`` is written ``--`` and ``_`` is written ``-u``, and what would be too
-        long ends in ``-h`` and a hash: every legal channel name has a legal topic name of its own.
+        characters. So ``-`` becomes ``--`` and ``_`` becomes ``-u``, and a name that is too long
+        ends in ``-h`` and a hash: every legal channel name has a legal topic name of its own.
         """
         escaped = self.channel.replace("-", "--").replace("_", "-u")
         if len(escaped) > _LONGEST_WORK_NAME:
@@ -59,7 +59,7 @@ class WorkTopic(NamedTuple):
 
     @classmethod
     def parse(cls, value: str) -> WorkTopic | None:
-        """Return the topic whose ``value`` this is; None if it does not tell the channel."""
+        """Return the topic with this ``value``; None where a hash hides the channel's name."""
         kind, _, escaped = value.partition(".")
         channel = _ESCAPED.sub(lambda found: "_" if found[0] == "-u" else "-", escaped)
         return cls(channel) if kind == "work" and cls(channel).value == value else None
