@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from .calls.sync import SyncTwins
 from .delivery.registry import ChannelForgotten
 from .delivery.tickets import run_blocking, run_in_loop
 from .jobs.ack import JobInHand
 from .messages import Position
 from .stats import LayerStats
-from .sync import SyncTwins
 from .wire.names import UserId, user_key
 
 __all__ = ["KafkaChannelLayer"]

@@ -10,16 +10,16 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
-from ._base import LayerBase
-from .config.threads import call_natively
-from .delivery.tickets import run_blocking
-from .messages import Position
-from .wire.names import UserId, user_key
+from ..config.threads import call_natively
+from ..delivery.tickets import run_blocking
+from ..messages import Position
+from ..wire.names import UserId, user_key
+from .procedures import Procedures
 
 __all__ = ["SyncTwins"]
 
 
-class SyncTwins(LayerBase):
+class SyncTwins(Procedures):
     """The synchronous half of ``KafkaChannelLayer``; every method may be called from any thread."""
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> Position | None:

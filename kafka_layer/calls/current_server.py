@@ -1,0 +1,189 @@
+"""The server of a layer: made with it, started by the first call, followed by another one."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer, channel_layers
+
+from ..config.settings import LayerConfig
+from ..config.timings import Timings
+from ..delivery.tickets import Steps, wait
+from ..exceptions import LayerClosed
+from ..jobs.feature import Jobs
+from ..observe.counters import Stats
+from ..server.server import Server
+from ..transport import Backplane
+from ..wire.codec import Codec
+from ..wire.encryption import Encryption
+from ..wire.names import CHANNEL_NAME, GROUP_NAME, ServerName
+from ..wire.topics import Topic, WorkTopic
+
+__all__ = ["LayerServer", "ServerHolder"]
+
+
+class LayerServer(Server):
+    """A server with the features that the layer's API needs.
+
+    Attributes:
+        jobs: Its worker channels.
+    """
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        codec: Codec,
+        encryption: Encryption,
+        transport: Callable[[Stats], Backplane],
+    ) -> None:
+        super().__init__(config, codec, encryption, transport)
+        self.jobs = self.attach(Jobs)
+
+
+class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
+    """The settings of a layer and its server, which a close or a fork ends; any thread.
+
+    Args:
+        config: The CONFIG keywords, as docs/settings.md lists them.
+
+    Attributes:
+        timings: Times that no setting names; for tests.
+        config: The settings.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush"]
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
+    channel_name_regex = CHANNEL_NAME
+    group_name_regex = GROUP_NAME
+    timings = Timings()
+
+    # Whether all_send reaches the channels of this process.
+    _hears_all = True
+
+    def __init__(self, **config: Any) -> None:
+        self.config = self.read_config(**config)
+        super().__init__(
+            expiry=self.config.expiry,  # type: ignore[arg-type, unused-ignore]
+            capacity=self.config.capacity,
+            channel_capacity=self.config.channel_capacity,  # type: ignore[arg-type, unused-ignore]
+        )
+        self.group_expiry = self.config.group_expiry
+        self._codec = Codec(self.config.serializer_format, self.config.serializer)
+        self._encryption = Encryption(self.config.symmetric_encryption_keys)
+        # The names of servers of this layer that were closed: their channels are gone for good.
+        self._past_names: set[ServerName] = set()
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._begin()
+
+    @classmethod
+    def read_config(cls, **config: Any) -> LayerConfig:
+        """Return the settings that a layer with these CONFIG keywords has, without making one.
+
+        Raises:
+            ImproperlyConfigured: For a keyword or value that cannot work.
+        """
+        return LayerConfig.from_keywords(**config).timed(cls.timings)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} prefix={self.config.prefix!r}>"
+
+    def _sending_server(self, topic: Topic | WorkTopic) -> Steps[LayerServer]:
+        """Return the server once it writes to a topic."""
+        while True:
+            server = yield from self._present_server()
+            if server.sender.writes_to(topic):
+                return server
+            try:
+                if isinstance(topic, WorkTopic):
+                    yield from wait(server.jobs.start_sending(topic))
+                else:
+                    yield from wait(server.start_sending())
+            except LayerClosed:
+                # close() overtook the start; the next server is started instead.
+                if not server.lifecycle.ended:
+                    raise
+
+    def _receiving_server(self) -> Steps[LayerServer]:
+        """Return the server once it receives."""
+        while True:
+            server = yield from self._present_server()
+            # Looked at after each wait: close() may come before the waiting coroutine goes on.
+            if server.receiving:
+                return server
+            try:
+                yield from wait(server.start_receiving())
+            except LayerClosed:
+                # close() overtook the start; the next server is started instead.
+                if not server.lifecycle.ended:
+                    raise
+
+    def _open_channel(self, prefix: str) -> Steps[str]:
+        """Open a channel on the server that receives."""
+        while True:
+            server = yield from self._receiving_server()
+            try:
+                return server.registry.new_channel(prefix, server.identity.require())
+            except LayerClosed:
+                # Another thread closed it at this moment.
+                if not server.lifecycle.ended:
+                    raise
+
+    def _present_server(self) -> Steps[LayerServer]:
+        """Return the server that is not closed.
+
+        Another one is made once the one before is closed, so what is sent next is written after
+        what was sent before.
+        """
+        while (server := self._server).lifecycle.ended:
+            yield from wait(server.lifecycle.closed)
+            with server.lifecycle.lock:
+                if self._server is server:
+                    if server.identity.name is not None:
+                        self._past_names.add(server.identity.name)
+                    self._begin()
+        if not server.lifecycle.started:
+            self._warn_in_tests()
+        return server
+
+    def _begin(self) -> None:
+        """Make a server, which starts nothing yet."""
+        server = LayerServer(self.config, self._codec, self._encryption, self._make_backplane)
+        server.registry.hears_all = self._hears_all
+        # A layer that was dropped closes in the background; at exit the server closes itself.
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, server.close_soon)
+        self._finalizer.atexit = False
+        self._server = server
+        self._try_publish = server.sender.try_publish
+
+    def _warn_in_tests(self) -> None:
+        """Warn where tests would use the brokers of the settings, which they hardly mean to."""
+        # Django's test runners, and pytest-django, give this module an outbox.
+        mail = sys.modules.get("django.core.mail")
+        if mail is None or not hasattr(mail, "outbox"):
+            return
+        if any(each is self for each in list(channel_layers.backends.values())):
+            warnings.warn(
+                f"The tests use the Kafka of CHANNEL_LAYERS, {self.config.bootstrap_servers}. Let "
+                "them have kafka_layer.testing.InMemoryKafkaChannelLayer as BACKEND, or filter "
+                "this warning.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _make_backplane(self, stats: Stats) -> Backplane:
+        from ..kafka.backplane import KafkaBackplane
+
+        return KafkaBackplane(self.config, stats)
+
+    def _is_past(self, owner: ServerName) -> bool:
+        """Tell whether a server was this layer, before it was closed."""
+        server = self._server
+        return owner in self._past_names or (server.lifecycle.ended and server.identity.owns(owner))

@@ -1,0 +1,130 @@
+"""What the calls of a layer have to wait for, as procedures (``delivery/tickets.py``).
+
+``layer.py`` has the coroutines of Channels' API, ``sync.py`` the same calls without an event loop;
+both run these.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from channels.exceptions import ChannelFull
+
+from ..delivery.mailbox import Mailbox
+from ..delivery.tickets import Steps, Ticket, in_thread, wait
+from ..exceptions import LayerClosed
+from ..messages import Position
+from ..wire.records import ProducerRecord
+from ..wire.topics import Topic, WorkTopic
+from .current_server import LayerServer
+from .records import Records
+
+__all__ = ["Procedures"]
+
+
+class Procedures(Records):
+    """What a layer's calls do that has to wait; any thread and any event loop."""
+
+    def _send(self, record: ProducerRecord) -> Steps[Ticket[Position] | None]:
+        """Hand a record over; returns the ticket of its position with ``await_produce``."""
+        topic, _, _, _, _ = record
+        while True:
+            server = yield from self._sending_server(topic)
+            try:
+                return (yield from server.sender.send(record))
+            except LayerClosed:
+                # It was not handed over: the next server writes it.
+                if not server.lifecycle.ended:
+                    raise
+
+    def _publish(self, record: ProducerRecord) -> Steps[Position | None]:
+        """Send a record; returns its position with ``await_produce``."""
+        ticket = yield from self._send(record)
+        if ticket is None:
+            return None
+        return (yield from wait(ticket))
+
+    def _publish_each(
+        self, records: Iterable[ProducerRecord | None]
+    ) -> Steps[list[Position | None]]:
+        """Send all records, then wait for their positions together with ``await_produce``."""
+        tickets: list[Ticket[Position] | None] = []
+        for record in records:
+            if record is None or self._try_publish(record):
+                tickets.append(None)
+            else:
+                tickets.append((yield from self._send(record)))
+        positions: list[Position | None] = []
+        for ticket in tickets:
+            positions.append(None if ticket is None else (yield from wait(ticket)))
+        return positions
+
+    def _send_to_many(
+        self, channels: Iterable[str], message: dict[str, Any]
+    ) -> Steps[list[Position | None]]:
+        records, full = self._records_to(channels, message)
+        positions = yield from self._publish_each(records)
+        if full:
+            raise ChannelFull(", ".join(full))
+        return positions
+
+    def _change(self, command: str, name: str, channel: str) -> Steps[None]:
+        """Change a membership, here or on the server that owns the channel."""
+        if command.endswith("_discard") and self._address(channel) is None:
+            # No layer like this made the name, so it is a member of nothing.
+            return
+        owner = self._owner(channel)
+        if self._is_past(owner):
+            # Its channels and their memberships ended with it.
+            return
+        server = yield from self._receiving_server()
+        if self._is_past(owner):
+            # It closed while this waited.
+            return
+        if server.identity.owns(owner):
+            topic = Topic.SEND_GROUP if command.startswith("group") else Topic.SEND_USER
+            yield from server.ordering.settle(topic, name)
+            server.registry.change(command, name, channel)
+        else:
+            yield from server.commands.change(owner, command, name, channel)
+
+    def _mailbox_to_receive(self, channel: str) -> Steps[tuple[LayerServer, Mailbox]]:
+        """Open a channel for its first receive."""
+        owner = self._require_address(channel)
+        if channel.endswith("!"):
+            raise ValueError(
+                f"{channel!r} is the part that all channels of a server share; receive on a whole "
+                "name that new_channel() gave."
+            )
+        if isinstance(owner, WorkTopic):
+            working = yield from self._present_server()
+            return working, (yield from wait(working.jobs.start_receiving(owner)))
+        if self._is_past(owner):
+            raise ValueError(
+                f"Channel {channel!r} is of server {owner}, which this layer was before it was "
+                "closed. Take a name from new_channel()."
+            )
+        server = yield from self._receiving_server()
+        if not server.identity.owns(owner):
+            raise ValueError(
+                f"Channel {channel!r} is of server {owner}, and only that one can receive on it; "
+                f"this is server {server.identity.name}. Take a name from new_channel() of this "
+                "process."
+            )
+        return server, server.registry.open_mailbox(channel)
+
+    def _flush(self) -> Steps[None]:
+        server = yield from self._sending_server(Topic.SEND_ALL)
+        flush = partial(server.flush, self.config.expiry)
+        yield from wait(in_thread("kafka-layer-flush", flush))
+
+    def _close(self) -> Steps[None]:
+        server = self._server
+        if server.lifecycle.started:
+            close = partial(server.close, self.config.timings.close)
+            # The thread has to know whether a receiver of a signal makes this call.
+            within = contextvars.copy_context()
+            yield from wait(in_thread("kafka-layer-close", partial(within.run, close)))
