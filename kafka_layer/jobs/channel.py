@@ -174,7 +174,11 @@ class WorkChannel:
         wanted = [job for job in jobs if job.timestamp > self._expiry.flushed_until]
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
-        self._stats.count("delivered", len(wanted) - self._put(wanted))
+        # Counted first: a receive may have one before the last is put.
+        self._stats.count("delivered", len(wanted))
+        dropped = self._put(wanted)
+        if dropped:
+            self._stats.count("delivered", -dropped)
 
     def forget_until(self, timestamp: float) -> int:
         """Drop what was written until then and no receive has taken; any thread.

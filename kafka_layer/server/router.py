@@ -83,7 +83,7 @@ class Router:
 
         A record that cannot be handed over is counted, and costs none of the others.
         """
-        flush, route, size = self._registry.wakeups.flush, self._route, self._slice
+        route, size = self._route, self._slice
         self._expiry.read_clocks()
         try:
             for number, record in enumerate(records, 1):
@@ -96,13 +96,17 @@ class Router:
                     logger.exception("A record of %s was skipped", record[0].value)
                 # Receivers start on the first half while the second is handed over.
                 if not number % size:
-                    flush()
+                    self._wake()
                     self._expiry.read_clocks()
         finally:
-            flush()
-            delivered, self._delivered = self._delivered, 0
-            if delivered:
-                self._stats.count("delivered", delivered)
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wake the receives that have messages; these are counted before anybody has one."""
+        delivered, self._delivered = self._delivered, 0
+        if delivered:
+            self._stats.count("delivered", delivered)
+        self._registry.wakeups.flush()
 
     def _route(self, record: Record) -> None:
         topic, raw_key, value, headers, timestamp, partition, offset = record
@@ -142,7 +146,7 @@ class Router:
             return False
         if self._expiry.make_room(mailbox) and mailbox.put(envelope):
             return True
-        self._registry.wakeups.flush()
+        self._wake()
         there_is_room = self._back_pressure.wait_for_room(mailbox)
         self._expiry.read_clocks()
         if (there_is_room or self._expiry.make_room(mailbox)) and mailbox.put(envelope):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,7 +104,7 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     channel, mine = await remote.call("new_channel"), await asker.new_channel()
     await asker.group_add("room", channel)
     await asker.group_add("room", mine)
-    os.kill(remote.pid, signal.SIGSTOP)
+    remote.freeze()
     with pytest.raises(GroupAckTimeout):
         await asker.user_add("ann", channel)
     # Carried out when the process goes on; it gives the first one time to be given up for long.
@@ -116,7 +114,7 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     await patient.group_send("room", {"n": 1})
     assert await next_message(asker, mine) == {"n": 1}
     assert not waiting.done()
-    os.kill(remote.pid, signal.SIGCONT)
+    remote.thaw()
     await asyncio.wait_for(waiting, DEADLINE)
     await patient.group_send("room", {"n": 2})
     await patient.user_send("ann", {"n": 3})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -155,7 +153,7 @@ class TestBlocking:
         cluster, frozen = Cluster(make_layer, 2, ack_timeout=60), await make_remote()
         remote_channel = await frozen.call("new_channel")
         client, other = await cluster.connect(1), await cluster.connect(1)
-        os.kill(frozen.pid, signal.SIGSTOP)
+        frozen.freeze()
         asker = cluster[0]
         done = threading.Event()
 
@@ -179,7 +177,7 @@ class TestBlocking:
                 assert await client.next() == {"n": number}
                 assert await other.next() == {"n": number}
             assert not done.is_set()
-            os.kill(frozen.pid, signal.SIGCONT)
+            frozen.thaw()
             for each in waiting:
                 await asyncio.wrap_future(each)
         await asker.group_send("room", MESSAGE)
@@ -193,7 +191,7 @@ class TestBlocking:
         asker, frozen = make_layer(ack_timeout=0.5), await make_remote()
         remote_channel = await frozen.call("new_channel")
         await asker.new_channel()
-        os.kill(frozen.pid, signal.SIGSTOP)
+        frozen.freeze()
         waiting = asyncio.create_task(
             asyncio.to_thread(asker.group_add_sync, "room", remote_channel)
         )

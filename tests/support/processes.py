@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -75,6 +77,15 @@ class RemoteLayer:
         """The id of the process."""
         assert self._process is not None
         return self._process.pid
+
+    def freeze(self) -> None:
+        """Stop its time (SIGSTOP); returns once all its threads stand still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     async def kill(self) -> None:
         """End it with SIGKILL."""
