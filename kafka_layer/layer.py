@@ -12,6 +12,7 @@ from .jobs.ack import JobInHand
 from .messages import Position
 from .stats import LayerStats
 from .wire.names import UserId, user_key
+from .wire.topics import WorkTopic
 
 __all__ = ["KafkaChannelLayer"]
 
@@ -189,8 +190,9 @@ class KafkaChannelLayer(SyncTwins):
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is None:
-            mailbox = server.jobs.mailbox(channel)
-        if mailbox is None:
+            if isinstance(self._require_address(channel), WorkTopic):
+                message, _ = await self.receive_job(channel)
+                return message
             opened = await run_in_loop(self._mailbox_to_receive(channel))
             server, mailbox = opened
         if mailbox.received_by is not str:
@@ -204,9 +206,9 @@ class KafkaChannelLayer(SyncTwins):
                 except ChannelForgotten:
                     mailbox = server.registry.open_mailbox(str(channel))
                 continue
-            message = server.decode_for_receive(mailbox, envelope)
-            if message is not None:
-                return message
+            decoded = server.decode_for_receive(mailbox, envelope)
+            if decoded is not None:
+                return decoded
 
     async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
         """Do what ``receive`` does on a worker channel, for a worker that reports how jobs end.

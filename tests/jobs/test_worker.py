@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.worker import OneAtATimeWorker
 from tests.support.layers import Backend, Layers, memory_backend, stats_of
 from tests.support.waiting import wait_until_async
+
+DEADLINE = 10.0
 
 
 @pytest.fixture(scope="session")
@@ -165,3 +168,25 @@ async def test_a_worker_stays_no_audience_after_a_close(layer: KafkaChannelLayer
     await layer.send("jobs", {"type": "job"})
     assert await layer.receive(channel) == {"type": "direct"}
     assert stats_of(layer)["delivered"] == 1
+
+
+class Choosy:
+    """A serializer that cannot read every job."""
+
+    def dumps(self, message: dict[str, Any]) -> bytes:
+        return json.dumps(message).encode()
+
+    def loads(self, data: bytes) -> Any:
+        message = json.loads(data)
+        if message["type"] == "unreadable":
+            raise ValueError("no such type")
+        return message
+
+
+@pytest.mark.parametrize("receive", ["receive", "receive_job"])
+async def test_a_job_that_cannot_be_read_is_done(make_layer: Layers, receive: str) -> None:
+    layer = make_layer(prefix="worker", serializer=Choosy())
+    for kind in ("unreadable", "good"):
+        await layer.send("jobs", {"type": kind})
+    await asyncio.wait_for(getattr(layer, receive)("jobs"), DEADLINE)
+    assert ended(layer) == (1, 0)
