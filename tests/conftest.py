@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import os
 import secrets
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,26 @@ settings.register_profile("thorough", deadline=None, max_examples=2000, stateful
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-def _parse_in_one_thread_at_a_time() -> None:
-    """Let no two threads parse at the same moment.
+def _parse_again_where_cpython_fails() -> None:
+    """Repeat ``ast.parse`` where CPython up to 3.12 raises SystemError (its issue 106905).
 
-    Formatting a traceback parses as well, in whichever thread logs it, and CPython up to 3.12 then
-    raises SystemError in the other one (its issue 106905). To be deleted with Python 3.11.
+    It does so where a second parse begins within the first: formatting a traceback parses, in
+    another thread that logs it, or in a finalizer that the garbage collector runs. To be deleted
+    with Python 3.11.
     """
-    lock, parse = threading.RLock(), ast.parse
+    parse = ast.parse
 
     @functools.wraps(parse)
-    def locked(*arguments: Any, **keywords: Any) -> Any:
-        with lock:
-            return parse(*arguments, **keywords)
+    def patient(*arguments: Any, **keywords: Any) -> Any:
+        for _ in range(9):
+            with contextlib.suppress(SystemError):
+                return parse(*arguments, **keywords)
+        return parse(*arguments, **keywords)
 
-    ast.parse = locked  # type: ignore[assignment]
+    ast.parse = patient  # type: ignore[assignment]
 
 
-_parse_in_one_thread_at_a_time()
+_parse_again_where_cpython_fails()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
