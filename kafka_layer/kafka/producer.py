@@ -220,7 +220,8 @@ class RecordProducer:
                 self._stats.count("errors.producer")
                 logger.exception("The producer's thread goes on after an error")
                 self._ended.wait(self._timings.producer_rest)
-        self._client.tend()
+        while not self._client.tend():
+            pass
 
     def _serve(self) -> None:
         self._batcher.release()

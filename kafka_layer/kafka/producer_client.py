@@ -26,7 +26,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic, wall_clock
 from ..config.settings import LayerConfig
-from ..config.threads import RLock, new_event
+from ..config.threads import RLock, new_event, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed, ProduceFailed
 from ..messages import Position, SelfTimedPosition
@@ -46,9 +46,8 @@ __all__ = ["ClientState", "ProducerClient"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds that purged records get to be reported, and how often: a report takes some 20 µs.
-_REPORT_TIME = 0.1
-_REPORT_ROUNDS = 50
+# Seconds of one round of reports on purged records: a report takes some 20 µs.
+_REPORT_TIME = 0.05
 # Seconds since the epoch (2001). The embedded broker reports a constant from 1970 as the time of
 # every record.
 _EARLIEST = 1_000_000_000.0
@@ -69,6 +68,9 @@ class ClientState(enum.Enum):
 class ProducerClient:
     """Hands records to librdkafka and reports what became of each; any thread.
 
+    What replaced or closed clients hold is reported in ``tend`` alone, so in its caller's thread:
+    no sender waits for it, and no report is lost, however long the reports take.
+
     ====== ============================================== ======
     state  event                                          next
     ====== ============================================== ======
@@ -85,7 +87,7 @@ class ProducerClient:
         stats: Counts what failed.
         connection: Is told of errors and answers.
         on_unknown_topic: Called, from any thread, when a topic or partition is not there.
-        roused: Set when the reports are awaited, so that ``poll`` is due at once.
+        roused: Set when ``poll`` or ``tend`` is due at once.
 
     Attributes:
         current: The client that takes records; None before ``open`` and after ``close``.
@@ -116,7 +118,10 @@ class ProducerClient:
         # Counts the clients. Errors name the one that they are of: an old one reports its fatal
         # error again while it is emptied, when a new one has taken its place.
         self._generation = 0
+        # Replaced and closed clients that may hold records.
         self._retired: list[Producer] = []
+        # Whether the caller of tend() was told that it need not call again.
+        self._tended = False
         self._next_replacement = float("-inf")
         # The generation that failed for good.
         self._failed = 0
@@ -184,7 +189,7 @@ class ProducerClient:
             self.reject(pending, KafkaError(KafkaError._FAIL, repr(exception)))
         if client is not self.current:
             # Another thread replaced or closed it meanwhile, and may have emptied it already.
-            _discard(client)
+            self._retire(client)
 
     def reject(self, pending: Pending, error: KafkaError) -> None:
         """Report a record that never reached librdkafka as failed."""
@@ -239,25 +244,35 @@ class ProducerClient:
         if client is not None:
             self._replace(client)
 
-    def tend(self) -> None:
+    def tend(self) -> bool:
         """Replace a client that failed for good; report what replaced or closed ones hold.
 
-        Takes some 50 µs for each record that they hold.
+        Takes some 50 µs for each record that they hold. Records that librdkafka has not given up
+        yet are left to the next call.
+
+        Returns:
+            Whether no other call is needed: everything is closed and reported.
         """
         client = self.current
         if client is not None and self.state is ClientState.FAILED:
             self._replace(client)
-        while self._retired:
+        with self._lock:
+            retired, self._retired = self._retired, []
+        for client in retired:
             # librdkafka frees a client once no thread is in a call of it any more.
-            _discard(self._retired.pop())
+            if not _is_reported(client):
+                self._retire(client)
+        with self._lock:
+            self._tended = self._closed and not self._retired
+            return self._tended
 
     def close(self) -> None:
-        """Take no more records; the next ``tend`` reports what is still queued as failed."""
+        """Take no more records; ``tend`` reports what is still queued as failed."""
         with self._lock:
             self._closed = True
-            if self.current is not None:
-                self._retired.append(self.current)
-                self.current = None
+            client, self.current = self.current, None
+        if client is not None:
+            self._retire(client)
 
     def abandon(self) -> None:
         """Keep the clients from ever being freed: in a forked child that aborts the process."""
@@ -308,11 +323,26 @@ class ProducerClient:
                 logger.error("No new Kafka producer could be made: %s", error)
                 self._failed = self._generation
                 return None
-            self._retired.append(failed)
+            self._retire(failed)
             another = self.current
         self._stats.count("producer.replaced")
         logger.error("The Kafka producer was replaced by a new one")
         return another
+
+    def _retire(self, client: Producer) -> None:
+        """Have ``tend`` report what a client holds that is not the current one."""
+        with self._lock:
+            if client not in self._retired:
+                self._retired.append(client)
+            tended, self._tended = self._tended, False
+        self._roused.set()
+        if tended:
+            # A sender handed over a record while it was closed, and nobody calls tend() any more.
+            new_thread(target=self._tend_to_the_end, name="kafka-layer-producer").start()
+
+    def _tend_to_the_end(self) -> None:
+        while not self.tend():
+            pass
 
     @contextlib.contextmanager
     def _noting_failure(self, generation: int) -> Iterator[None]:
@@ -467,18 +497,17 @@ def _position(message: Message) -> Position:
     return Position(*place, timestamp)
 
 
-def _discard(client: Producer) -> None:
-    """Report what a client still holds as failed; another thread may still use it.
+def _is_reported(client: Producer) -> bool:
+    """Report what a client holds as failed; False where some of it is not reported yet.
 
     The client is not closed: ``Producer.close`` waits for calls of other threads, and without end
     for a record that another thread queues at that moment while no broker answers. The client
     frees itself with its last reference.
     """
-    for _ in range(_REPORT_ROUNDS):
-        _served(client.purge)
-        _served(partial(client.flush, _REPORT_TIME))
-        if not len(client):
-            return
+    # A purge that blocks waits for librdkafka's threads, which may be looking up a host name.
+    _served(partial(client.purge, blocking=False))
+    _served(partial(client.flush, _REPORT_TIME))
+    return not len(client)
 
 
 def _served(call: Callable[[], object]) -> None:

@@ -87,6 +87,8 @@ class TestTickets:
         tickets: list[Ticket[Position]] = [Ticket() for _ in range(1_000)]
         for ticket in tickets:
             producer.produce(record(), ticket)
+        # What is held back until then goes to the new client, and expires there.
+        wait_until(lambda: len(producer.client) == len(tickets), "all to be handed over")
         producer.replace()
         wait_until(lambda: all(each.done for each in tickets), "every record's outcome")
 
