@@ -148,6 +148,13 @@ def test_kafka_is_known_in_one_package_alone(module: str) -> None:
     assert not known or module.startswith("kafka.") or module == "testing.embedded"
 
 
+@pytest.mark.parametrize("module", modules())
+def test_time_is_read_off_one_clock(module: str) -> None:
+    """Two would contradict each other where a test freezes the time."""
+    reads = any(name.split(".")[0] == "time" for name in imports(module))
+    assert not reads or module == "config.realtime"
+
+
 @pytest.mark.slow
 def test_the_client_is_loaded_by_the_first_use_alone() -> None:
     code = "import sys, kafka_layer.layer; sys.exit('confluent_kafka' in sys.modules)"

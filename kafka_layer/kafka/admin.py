@@ -5,7 +5,6 @@ They serve the commands of ``manage.py`` and the start of a layer alike.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from ..config.librdkafka import Properties
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import sleep, wait_for_futures
 from ..exceptions import KafkaLayerError, TopicError
@@ -96,7 +96,7 @@ def partition_counts(
     Raises:
         BrokerUnavailable: If no broker answers in time, or none lets this client in.
     """
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     counts = {}
     looks = iter(_FIRST_TIMEOUTS)
     patience = next(looks)
@@ -104,7 +104,7 @@ def partition_counts(
     earlier = connection.refusal
     for name in names:
         while True:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 raise connection.unavailable(f"the partitions of {name} could not be read")
             try:
@@ -114,7 +114,7 @@ def partition_counts(
                 if error.code() not in _UNANSWERED:
                     raise topic_error(f"look at {name}", error, connection.servers) from None
                 refused = connection.refused and connection.refusal is not earlier
-                if refused or time.monotonic() >= deadline:
+                if refused or monotonic() >= deadline:
                     raise connection.unavailable(f"look at {name}: {error.str()}") from None
                 earlier = None
                 patience = next(looks, timeout)
@@ -435,7 +435,7 @@ class TopicAdmin:
             TopicError: If something was not shown within ``timeout`` seconds.
         """
         visible: dict[str, TopicState] = {}
-        deadline = time.monotonic() + self._timeout
+        deadline = monotonic() + self._timeout
         while True:
             left = [spec for spec in specs if spec.name not in visible]
             states = self.inspect([spec.name for spec in left]) if left else {}
@@ -444,7 +444,7 @@ class TopicAdmin:
             texts = [text for text in waiting.values() if text]
             if not texts:
                 return visible
-            if time.monotonic() >= deadline:
+            if monotonic() >= deadline:
                 raise TopicError(
                     f"The brokers took the changes, but after {self._timeout:g} s "
                     f"{'; '.join(texts)}. Look at the brokers' logs, then run this again."
@@ -466,9 +466,9 @@ class TopicAdmin:
             TopicError: If the broker refuses to tell.
         """
         found = self.inspect(names)
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         while (missing := [each for each in names if each not in found]) and (
-            time.monotonic() < deadline
+            monotonic() < deadline
         ):
             sleep(_POLL_INTERVAL)
             found.update(self.inspect(missing))
@@ -508,13 +508,13 @@ class TopicAdmin:
             answers = request()
         except KafkaException as exception:
             raise self._failure(what, kafka_error(exception)) from None
-        deadline = time.monotonic() + self._timeout + _GRACE
+        deadline = monotonic() + self._timeout + _GRACE
         while not wait_for_futures(answers.values(), _POLL_INTERVAL):
             self._client.poll(0)
             trouble = self._trouble
             # A login that was refused will be refused again: nobody need wait for the time-out.
             refused = self._down and trouble is not None and is_refusal(trouble)
-            if refused or time.monotonic() >= deadline:
+            if refused or monotonic() >= deadline:
                 raise self._failure(what, KafkaError(KafkaError._TIMED_OUT))
         self._client.poll(0)
         return answers

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock, new_event
 from ..delivery.tickets import Ticket
@@ -75,7 +75,7 @@ class KafkaBackplane:
         self._topics.ensure_or_later(tuple(Topic), timeout)
 
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         if self._assignment.inbox is None:
             self._topics.ensure(tuple(Topic), timeout)
             self._assignment.choose_inbox(self._topics.known)
@@ -99,7 +99,7 @@ class KafkaBackplane:
         self._topics.ensure_or_later((topic,), timeout)
 
     def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         topic = channel.topic
         self._topics.ensure((topic,), timeout)
         worker = GroupMember(
@@ -109,7 +109,7 @@ class KafkaBackplane:
             self._workers[topic] = worker
         try:
             with self._allowed_to_read((topic,), [worker], deadline):
-                worker.start(deadline - time.monotonic())
+                worker.start(deadline - monotonic())
         except Exception:
             with self._lock:
                 del self._workers[topic]
@@ -133,20 +133,20 @@ class KafkaBackplane:
         except BrokerUnavailable:
             self._connection.on_silence()
             verdict = self._liveness.judge(
-                UNANSWERED, time.monotonic(), self._topics.is_answered_elsewhere
+                UNANSWERED, monotonic(), self._topics.is_answered_elsewhere
             )
             if verdict is Verdict.REPLACE:
                 logger.error("The Kafka producer reaches no broker, as another client does")
                 self._producer.replace()
             raise
-        self._liveness.judge(ANSWERED, time.monotonic(), lambda: True)
+        self._liveness.judge(ANSWERED, monotonic(), lambda: True)
         self._connection.on_answer()
 
     def check(self) -> None:
         for worker in tuple(self._workers.values()):
             worker.check()
-        if time.monotonic() >= self._next_look and not self._connection.lost:
-            self._next_look = time.monotonic() + self._config.timings.topics
+        if monotonic() >= self._next_look and not self._connection.lost:
+            self._next_look = monotonic() + self._config.timings.topics
             self._topics.look(self._config.timings.request)
 
     def health(self) -> Health:
@@ -155,14 +155,14 @@ class KafkaBackplane:
         return Health(connected, self._producer.queued, lag, doubtful)
 
     def close(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         self._closed.set()
         readers = self._all_readers()
         for reader in readers:
             reader.stop()
         self._producer.close(timeout * 0.8)
         for reader in readers:
-            reader.join(max(0.1, deadline - time.monotonic()))
+            reader.join(max(0.1, deadline - monotonic()))
         self._topics.close()
 
     def abandon(self) -> None:
@@ -192,7 +192,7 @@ class KafkaBackplane:
         try:
             for reader, share in readers:
                 wish = self._assignment.wish(share, known, From.END)
-                started.append(reader.start(wish, max(0.1, deadline - time.monotonic())))
+                started.append(reader.start(wish, max(0.1, deadline - monotonic())))
         finally:
             # Also the error of one waits for the others: nothing of a start may outlive it.
             errors = [error for each in started if (error := _error_of(each)) is not None]
@@ -211,11 +211,11 @@ class KafkaBackplane:
         The broker is asked for their rights meanwhile.
         """
         try:
-            timeout = max(0.1, deadline - time.monotonic())
+            timeout = max(0.1, deadline - monotonic())
             names = [self._topics.name(topic) for topic in topics]
             answers = self._topics.watch().ask(names, timeout, rights=True)
             yield
-            timeout = max(0.1, deadline - time.monotonic())
+            timeout = max(0.1, deadline - monotonic())
             require_read(answers, timeout)
             self._topics.learn(answers, 0.0)
         except Exception:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from confluent_kafka import (
 )
 
 from ..config.librdkafka import Properties
+from ..config.realtime import monotonic
 from ..config.threads import new_event, new_thread
 from ..config.timings import Timings
 from ..delivery.tickets import Ticket
@@ -131,7 +131,7 @@ class Reader:
         """
         self._thread = new_thread(
             target=self._run,
-            args=(wish, time.monotonic() + timeout),
+            args=(wish, monotonic() + timeout),
             name=f"kafka-layer-{self._name}",
         )
         self._thread.start()
@@ -171,7 +171,7 @@ class Reader:
                 self._client.close()
             self._started.fail(error)
             return
-        self._liveness.begin(time.monotonic())
+        self._liveness.begin(monotonic())
         self._started.resolve(None)
         while not self._stop.is_set():
             try:
@@ -187,7 +187,7 @@ class Reader:
         detail = "no time was left"
         patience = self._timeout
         while self._positions.unsettled:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0 or self._stop.is_set():
                 raise self._no_offsets(detail)
             detail = self._settle_ends(client, min(left, patience)) or detail
@@ -206,7 +206,7 @@ class Reader:
         that answer for longer than a start may take, and then asks nobody for the ends.
         """
         for topic in {topic for topic, _ in self._positions.partitions_in(PartitionState.ENDING)}:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 return
             try:
@@ -223,13 +223,13 @@ class Reader:
             self._settle(client)
         if self._positions.changed:
             self._apply_changes(client)
-        now = time.monotonic()
+        now = monotonic()
         if self._liveness.is_due(now):
             self._look(client, now)
 
     def _read(self, client: Consumer) -> None:
         # consume(_BATCH, t) alone would wait for _BATCH messages or the whole of t.
-        asked = time.monotonic()
+        asked = monotonic()
         first = client.poll(_POLL)
         if first is None:
             self._emptied = True
@@ -239,7 +239,7 @@ class Reader:
         messages = [first]
         try:
             # A record for which poll() had to wait is alone: no second call for it.
-            if time.monotonic() - asked < _PAUSE:
+            if monotonic() - asked < _PAUSE:
                 messages += client.consume(_BATCH, 0)
         finally:
             self._hand_on(messages)
@@ -292,7 +292,7 @@ class Reader:
     def _on_error(self, error: KafkaError) -> None:
         # Called by the client while it is polled, so in the thread.
         self._connection.on_error(error)
-        self._liveness.alert(time.monotonic())
+        self._liveness.alert(monotonic())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._cut_off = True
 
@@ -320,7 +320,7 @@ class Reader:
             return
         self._cut_off = False
         self._connection.on_answer()
-        self._liveness.alert(time.monotonic())
+        self._liveness.alert(monotonic())
 
     def _take_wish(self, client: Consumer) -> Consumer:
         """Take the last wish; returns the client to go on with."""
@@ -440,7 +440,7 @@ class Reader:
         self._client = another = another or self._new_client()
         another.assign(_offsets(self._positions.take_everything()))
         self._emptied = self._cut_off = False
-        self._liveness.begin(time.monotonic())
+        self._liveness.begin(monotonic())
         self._stats.count("consumer.replaced")
         _close_apart(client)
         return another

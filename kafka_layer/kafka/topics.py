@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from ..config.librdkafka import Properties
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, new_event, new_thread, wait_for_futures
 from ..exceptions import BrokerUnavailable, TopicError
@@ -230,7 +230,7 @@ class LayerTopics:
             TopicError: If topics are missing and cannot be created.
         """
         self._topics.update(dict.fromkeys(topics))
-        recently = time.monotonic() - _FRESH
+        recently = monotonic() - _FRESH
         stale = [each for each in topics if self._read_at.get(self.name(each), 0.0) < recently]
         if stale:
             self._ensure(stale, timeout)
@@ -364,7 +364,7 @@ class LayerTopics:
             self._producer.replace()
 
     def _ensure(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         missing = self._read(topics, timeout)
         if not missing:
             return
@@ -375,7 +375,7 @@ class LayerTopics:
                 "Run 'manage.py kafka_setup_topics', or set auto_create_topics=True."
             )
         logger.info("Creating topics: %s", names)
-        with TopicAdmin(self._config, max(0.1, deadline - time.monotonic())) as admin:
+        with TopicAdmin(self._config, max(0.1, deadline - monotonic())) as admin:
             self._limit_unnamed(missing, admin)
             admin.create([topic_spec(self._config, topic) for topic in missing])
         self._read_until_there(missing, names, deadline)
@@ -422,10 +422,10 @@ class LayerTopics:
         Brokers that are busy may show them only seconds later: for so long it is no missing right.
         """
         missing = topics
-        believe_at = time.monotonic() + _UNSEEN_LOOKS * self._config.timings.request
+        believe_at = monotonic() + _UNSEEN_LOOKS * self._config.timings.request
         while missing:
-            missing = self._read(missing, max(0.1, deadline - time.monotonic()))
-            now = time.monotonic()
+            missing = self._read(missing, max(0.1, deadline - monotonic()))
+            now = monotonic()
             if missing and now >= deadline:
                 if now < believe_at:
                     raise BrokerUnavailable(
@@ -441,7 +441,7 @@ class LayerTopics:
         """Learn the partition counts of topics; returns those that do not exist."""
         names = {topic: self.name(topic) for topic in topics}
         counts = partition_counts(self._producer.client, names.values(), self._connection, timeout)
-        now = time.monotonic()
+        now = monotonic()
         self._read_at.update(dict.fromkeys(counts, now))
         self._learn({name: KnownTopic(count) for name, count in counts.items()})
         return [topic for topic, name in names.items() if name not in counts]

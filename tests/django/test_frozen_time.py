@@ -1,4 +1,4 @@
-"""Tests of projects that freeze or move the time: the layer in memory works in them."""
+"""Tests of projects that freeze or move the time: layers work in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from channels.consumer import AsyncConsumer
 from channels.testing import ApplicationCommunicator
 from freezegun import freeze_time
 
+from kafka_layer.config.timings import Timings
+from kafka_layer.kafka.admin import TopicAdmin
+from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from kafka_layer.wire.topics import Topic, topic_name
+from tests.support.layers import Layers, next_message
+from tests.support.waiting import wait_until_async
 
 MOMENT = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
 DEADLINE = 10.0
@@ -84,6 +90,42 @@ async def test_a_consumer_works_as_with_channels_layer(
         consumer.future.cancel()
         await asyncio.wait([consumer.future])
     await layer.close()
+
+
+@pytest.mark.parametrize("tick", [False, True], ids=["frozen", "ticking"])
+async def test_a_layer_on_a_broker_works_however_the_time_is_moved(
+    make_layer: Layers, prefix: str, tick: bool
+) -> None:
+    make_layer.timings = Timings(topics=0.05)
+    with freeze_time(MOMENT, tick=tick, real_asyncio=True) as frozen:
+        layer = make_layer(prefix)
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        for number, seconds in enumerate((0, 30, 61, 4000, -100_000)):
+            frozen.move_to(MOMENT + datetime.timedelta(seconds=seconds))
+            await layer.group_send("room", {"at": seconds})
+            assert await next_message(layer, channel) == {"at": seconds}
+            # Each one makes a topic, which the broker shows only a moment later.
+            await layer.send(f"jobs-{number}", {"at": seconds})
+            assert await next_message(layer, f"jobs-{number}") == {"at": seconds}
+            await looks_at_the_topics(layer, prefix)
+        await layer.close()
+
+
+async def looks_at_the_topics(layer: KafkaChannelLayer, prefix: str) -> None:
+    """Let the server notice a partition that is added now, and no clock but the real one runs."""
+    name = topic_name(prefix, Topic.SEND_ALL)
+    partitions = layer._server.transport.partitions(Topic.SEND_ALL) + 1
+
+    def add() -> None:
+        with TopicAdmin(layer.config, DEADLINE) as admin:
+            admin.add_partitions({name: partitions})
+
+    await asyncio.to_thread(add)
+    await wait_until_async(
+        lambda: layer._server.transport.partitions(Topic.SEND_ALL) == partitions,
+        "the new partition",
+    )
 
 
 @pytest.mark.slow

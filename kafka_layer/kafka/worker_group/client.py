@@ -81,13 +81,14 @@ def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
         KafkaException: If the coordinator does not answer, or refuses.
     """
     properties = Properties({**rights_properties(config), "logger": client_logger})
-    client: Any = new_client(AdminClient, properties, "consumer_config")
-    try:
-        answer = client.describe_consumer_groups([group], request_timeout=timeout)[group]
-        if not wait_for_futures([answer], timeout):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return answer.result()
-    except KafkaException as exception:
-        if kafka_error(exception).code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return None
-        raise
+    # One that is left to the garbage collector may be freed in a forked child, which then hangs.
+    with new_client(AdminClient, properties, "consumer_config") as client:
+        answer: Any = client.describe_consumer_groups([group], request_timeout=timeout)[group]
+        try:
+            if not wait_for_futures([answer], timeout):
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            return answer.result()
+        except KafkaException as exception:
+            if kafka_error(exception).code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return None
+            raise
