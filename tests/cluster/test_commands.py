@@ -16,6 +16,7 @@ from kafka_layer.delivery.tickets import run_blocking, run_in_loop
 from kafka_layer.exceptions import CommandFailed, GroupAckTimeout
 from kafka_layer.layer import KafkaChannelLayer
 from tests.cluster.cluster import MESSAGE, Cluster
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 
@@ -37,8 +38,8 @@ class Owner:
         self.holding = threading.Event()
         self.held = threading.Event()
         self._go_on = threading.Event()
-        self._change = layer._server.registry.change
-        monkeypatch.setattr(layer._server.registry, "change", self._on_change)
+        self._change = server_of(layer).registry.change
+        monkeypatch.setattr(server_of(layer).registry, "change", self._on_change)
 
     def release(self) -> None:
         """Let the command that waits be carried out."""
@@ -98,7 +99,7 @@ class TestAcknowledgement:
     async def test_joining_on_a_server_that_is_gone(self, make_layer: Layers) -> None:
         asker, owner = make_layer(ack_timeout=0.2), make_layer()
         channel = await owner.new_channel()
-        name = str(owner._server.identity.name)
+        name = owner.stats().server
         await owner.close()
         for command in ("group_add", "user_add"):
             named = f"(?s){re.escape(name)}.*{command}.*{re.escape(channel)}.*0\\.2 s"
@@ -110,7 +111,7 @@ class TestAcknowledgement:
             with pytest.raises(GroupAckTimeout, match=named):
                 await asyncio.to_thread(getattr(asker, f"{command}_sync"), "name", channel)
             assert 0.15 < time.monotonic() - started < 5
-        assert asker._server.commands.pending == 0
+        assert server_of(asker).commands.pending == 0
 
     @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
     async def test_leaving_on_servers_that_are_gone(self, make_layer: Layers, sync: bool) -> None:
@@ -131,7 +132,7 @@ class TestAcknowledgement:
                 await asker.group_discard("room", channel)
                 await asker.user_discard("me", channel)
         assert time.monotonic() - started < 6
-        assert asker._server.commands.pending == 0
+        assert server_of(asker).commands.pending == 0
 
     async def test_leaving_on_a_server_that_stood_still_is_carried_out(
         self, make_layer: Layers, watch: Watch
@@ -144,9 +145,9 @@ class TestAcknowledgement:
         await asker.group_discard("room", channel)
         await asyncio.to_thread(watched.held.wait, DEADLINE)
         watched.release()
-        await wait_until_async(lambda: not len(owner._server.registry.groups), "it to leave")
+        await wait_until_async(lambda: not owner.stats().groups, "it to leave")
         # It answered, if late: from now on it is waited for again.
-        requests = asker._server.commands
+        requests = server_of(asker).commands
         await wait_until_async(lambda: not requests.silent, "the late answer")
 
     @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
@@ -171,7 +172,7 @@ class TestAcknowledgement:
             await patient.group_send("late", MESSAGE)
             assert await next_messages(owner, channel, 1) == [MESSAGE]
         assert [name for _, name, _ in watched.applied] == ["late", "next", "last"]
-        assert asker._server.commands.pending == 0
+        assert server_of(asker).commands.pending == 0
         assert not caplog.records
         assert not [name for name in stats_of(asker) if name.startswith(("errors", "dropped"))]
 
@@ -187,7 +188,7 @@ class TestAcknowledgement:
         adding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await adding
-        assert asker._server.commands.pending == 0
+        assert server_of(asker).commands.pending == 0
         watched.release()
         await asker.group_discard("room", channel)
 
@@ -211,7 +212,7 @@ class TestAcknowledgement:
             raise MemoryError("out of room")
 
         with monkeypatch.context() as patch:
-            patch.setattr(owner._server.registry, "change", change)
+            patch.setattr(server_of(owner).registry, "change", change)
             with pytest.raises(CommandFailed, match="out of room"):
                 await asker.group_add("room", channel)
         await asker.group_add("room", channel)
@@ -269,9 +270,9 @@ class TestMany:
             orders.setdefault(name, []).append(command)
         assert set(orders) == {f"thread-{n}" for n in range(8)} | {f"task-{n}" for n in range(40)}
         assert [name for name, order in orders.items() if order != commands] == []
-        assert len(cluster[0]._server.registry.groups) == 48
+        assert cluster[0].stats().groups == 48
         for asker in cluster.servers:
-            assert asker._server.commands.pending == 0
+            assert server_of(asker).commands.pending == 0
 
     async def test_a_hundred_times_add_remotely_and_send_from_a_third_server(
         self, make_layer: Layers
@@ -313,7 +314,7 @@ class TestMany:
         took = time.monotonic() - started
         with capsys.disabled():
             print(f"\n1,000 remote group_add in flight: acknowledged in {took:.3f} s")  # noqa: T201
-        assert len(owner._server.registry.groups.members("room")) == 1000
+        assert len(server_of(owner).registry.groups.members("room")) == 1000
         await asker.group_send("room", MESSAGE)
         for each in channels:
             assert await next_messages(owner, each, 1) == [MESSAGE]

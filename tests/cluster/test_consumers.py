@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import gc
 import threading
+from collections.abc import Sized
 from typing import Any
 
 from channels.consumer import AsyncConsumer
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, is_empty_after_sweep, next_message
 from tests.support.waiting import wait_until_async
 
@@ -81,9 +83,9 @@ async def test_a_handler_that_runs_longer_than_expiry_keeps_its_groups(make_laye
     started = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() - started < 1.5:
         gc.collect()
-        there._server.registry.sweep()
+        server_of(there).registry.sweep()
         await asyncio.sleep(0.1)
-    assert len(there._server.registry.groups) == 1
+    assert there.stats().groups == 1
     received = Room.received
     await wait_until_async(
         lambda: _sent(here) and Room.received > received, "it to receive again", pause=0.1
@@ -95,7 +97,7 @@ async def test_a_handler_that_runs_longer_than_expiry_keeps_its_groups(make_laye
 async def test_consumers_that_come_and_go_leave_nothing_behind(make_layer: Layers) -> None:
     here, there = make_layer(), make_layer(expiry=0.3, capacity=100)
     Room.connected = Room.received = 0
-    registry = there._server.registry
+    registry = server_of(there).registry
     threads = objects = 0
     for generation in range(CONSUMERS // AT_ONCE):
         if generation == 3:  # warm by now
@@ -115,13 +117,12 @@ async def test_consumers_that_come_and_go_leave_nothing_behind(make_layer: Layer
     gc.collect()
     await wait_until_async(lambda: is_empty_after_sweep(registry), "the registry to be empty", 10)
     assert len(registry.groups) == len(registry.users) == 0
-    assert not registry.groups._names
-    assert not registry._names
-    assert not registry._leaving
-    assert not registry._collected
     assert threading.active_count() <= threads
     # Not the size of the process, which depends on what ran before.
     assert len(gc.get_objects()) - objects < 100
+    for part in (registry, registry.groups, registry.users):
+        kept = {name: value for name, value in vars(part).items() if isinstance(value, Sized)}
+        assert not any(map(len, kept.values())), kept
     # and the layer works
     channel = await there.new_channel()
     await there.group_add("room", channel)

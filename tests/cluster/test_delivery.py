@@ -13,6 +13,7 @@ import pytest
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.mailbox import Mailbox
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 
@@ -133,7 +134,7 @@ class TestCancelling:
                 if way == "group":
                     await here.group_send("room", {"n": number})
                 elif way == "local":
-                    mailbox = there._server.registry.open_mailbox(channel)
+                    mailbox = server_of(there).registry.open_mailbox(channel)
                     await wait_until_async(functools.partial(has_room, mailbox), "room", pause=0)
                     await here.send(channel, {"n": number})
                 else:

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
-from tests.support.inspect import partitions_read
+from tests.support.inspect import partitions_read, server_of
 from tests.support.kafka import fetch_jars
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
@@ -56,7 +56,7 @@ async def test_json_of_a_console_producer_reaches_groups_users_all_and_channels(
     layer = make_layer()
     channel = await listener(layer)
     foreign = Foreign(make_layer)
-    inbox = layer._server.identity.name.partition
+    inbox = server_of(layer).identity.name.partition
     for topic, record in (
         (Topic.SEND_GROUP, {"key": "room-1"}),
         (Topic.SEND_USER, {"key": "7"}),
@@ -146,7 +146,7 @@ async def test_what_is_for_nobody_is_skipped(make_layer: Layers, record: dict[st
     layer = make_layer()
     channel = await listener(layer)
     foreign = Foreign(make_layer)
-    inbox = layer._server.identity.name.partition
+    inbox = server_of(layer).identity.name.partition
     for topic in Topic:
         if topic is not Topic.SEND_ALL:
             foreign.produce(topic, partition=inbox, **record)
@@ -169,7 +169,7 @@ async def test_commands_that_make_no_sense_harm_nobody(
     layer = make_layer()
     channel = await listener(layer)
     foreign = Foreign(make_layer)
-    name = layer._server.identity.name
+    name = server_of(layer).identity.name
     foreign.produce(topic, key=str(name), partition=name.partition, value=value)
     other = make_layer()
     await other.group_add("room-2", channel)  # a barrier: the next command on the same partition

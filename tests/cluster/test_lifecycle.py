@@ -24,6 +24,7 @@ from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.live import close_all
 from kafka_layer.signals import produce_failed
+from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, kafka_backend, layer_threads, next_message
 from tests.support.waiting import wait_until, wait_until_async
@@ -66,7 +67,7 @@ class TestStart:
         before = threading.enumerate()
         layers = [make_layer() for _ in range(10)]
         assert threading.enumerate() == before
-        assert not any(layer._server.lifecycle.started for layer in layers)
+        assert all(layer.stats().state == "idle" for layer in layers)
 
     async def test_a_process_that_only_sends_opens_no_consumer(self, make_layer: Layers) -> None:
         layer = make_layer()
@@ -130,7 +131,7 @@ class TestEnd:
     ) -> None:
         layer = KafkaChannelLayer(**make_layer.backend.config, prefix=make_layer.prefix)
         await layer.group_send("room", {})
-        backplane = layer._server.transport
+        backplane = server_of(layer).transport
         close = backplane.close
         begun, go_on = threading.Event(), threading.Event()
 
@@ -167,7 +168,7 @@ class TestEnd:
         self, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         layer = make_layer()
-        server = layer._server
+        server = server_of(layer)
         start = Reader.start
         opened = threading.Event()
 

@@ -113,8 +113,8 @@ async def test_adding_a_channel_that_its_server_does_not_have(cluster: Cluster, 
     client = await cluster.connect(0)
     made_up = Client(cluster[0], client.channel[:-4] + "0000")
     await add(cluster[1], kind, made_up)
-    registry = cluster[0]._server.registry
-    assert len(registry.groups) == len(registry.users) == 0
+    stats = cluster[0].stats()
+    assert stats.groups == stats.users == 0
 
 
 async def test_a_name_of_no_server(cluster: Cluster, kind: Kind) -> None:

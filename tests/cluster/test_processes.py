@@ -15,6 +15,7 @@ from kafka_layer.exceptions import GroupAckTimeout
 from kafka_layer.wire.names import owner_of
 from tests.cluster.cluster import MESSAGE, Cluster, inboxes
 from tests.cluster.conftest import MakeRemote
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, stats_of
 
 DEADLINE = 60.0
@@ -126,7 +127,7 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     # The message that was sent while it stood still may be read before the command is.
     assert {"n": 2} not in received
     assert {"n": 3} not in received
-    assert asker._server.commands.pending == 0
+    assert server_of(asker).commands.pending == 0
     assert not [name for name in stats_of(asker) if name.startswith(("errors", "dropped"))]
 
 

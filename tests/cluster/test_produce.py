@@ -31,7 +31,7 @@ from kafka_layer.wire.names import owner_of
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.cluster.cluster import MESSAGE
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.layers import Layers, decoded, next_message, next_messages, stats_of
 from tests.support.patience import PatientLayer
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -188,7 +188,7 @@ class TestWhatTheBrokerSays:
         assert [each["key"] for each in said] == [b"elsewhere", b"room", b"room"]
         for each in said:
             assert isinstance(each["error"], MessageTooLarge)
-            assert other._codec.decode(each["value"]) == large
+            assert decoded(other, each["value"]) == large
             assert not each["headers"]
         assert stats_of(other)["failed"] == stats_of(other)["dropped.produce"] == 1
         # What comes after it is not lost with it.
@@ -221,7 +221,7 @@ class TestWhatTheBrokerSays:
         said = (await failures.of(topic, 3))[-1]
         assert isinstance(said["error"], ProduceFailed)
         assert said["key"] == b"bob"
-        assert other._codec.decode(said["value"]) == MESSAGE
+        assert decoded(other, said["value"]) == MESSAGE
         # The other topics are not concerned.
         assert await call(awaiting, "group_send", "room", MESSAGE) is not None
 
@@ -322,7 +322,7 @@ class TestABrokerThatIsDown:
         assert 1.5 < took < DEADLINE
         topic = topic_name("down", Topic.SEND_GROUP)
         said = [each for each in await failures.of(topic, 3) if each["value"] != b""]
-        by_value = {json.dumps(other._codec.decode(each["value"])): each for each in said}
+        by_value = {json.dumps(decoded(other, each["value"])): each for each in said}
         assert set(by_value) == {json.dumps(each) for each in (MESSAGE, {"n": 1}, {"n": 2})}
         for each in said:
             assert isinstance(each["error"], ProduceFailed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 
 from tests.cluster.cluster import MESSAGE, Cluster, inboxes
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, stats_of
 from tests.support.waiting import wait_until_async
 
@@ -239,7 +240,7 @@ class TestDisconnected:
         await clients[1].inbox()
         gone = str(clients.pop(1).channel)
         gc.collect()
-        registry = cluster[1]._server.registry
+        registry = server_of(cluster[1]).registry
         await wait_until_async(lambda: registry.mailbox(gone) is None, "it to be forgotten")
         assert len(registry.groups) == len(registry.users) == 0
         await cluster[0].group_send("room", MESSAGE)
@@ -264,5 +265,5 @@ class TestDisconnected:
 
 
 def _left_in(cluster: Cluster, server: int, channel: str) -> int:
-    mailbox = cluster[server]._server.registry.mailbox(channel)
+    mailbox = server_of(cluster[server]).registry.mailbox(channel)
     return 0 if mailbox is None else len(mailbox)

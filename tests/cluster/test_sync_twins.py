@@ -90,8 +90,7 @@ class TestEverywhere:
             sender.user_discard_sync(7, channel)
 
         await run(leaves)
-        registry = owner._server.registry
-        assert len(registry.groups) == len(registry.users) == 0
+        assert owner.stats().groups == owner.stats().users == 0
         await owner.send(other, MESSAGE)
         assert await next_message(owner, other) == MESSAGE
 
@@ -132,7 +131,7 @@ class TestEverywhere:
         with pytest.raises(TypeError) as from_async:
             await getattr(layer, method.removesuffix("_sync"))(*arguments)
         assert str(from_sync.value) == str(from_async.value)
-        assert not layer._server.lifecycle.started
+        assert layer.stats().state == "idle"
 
     @pytest.mark.parametrize("method", ["group_send", "user_send", "all_send", "group_send_many"])
     async def test_exclude_must_not_be_one_name(self, make_layer: Layers, method: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until
 
@@ -48,7 +49,7 @@ class BlockedServer:
         """Have others send until the first channel is full and more waits behind it."""
         for number in range(3 * CAPACITY):
             sender.group_send_sync("room", {"n": number})
-        mailbox = self.layer._server.registry.mailbox(self.channels[0])
+        mailbox = server_of(self.layer).registry.mailbox(self.channels[0])
         assert mailbox is not None
         wait_until(lambda: len(mailbox) >= CAPACITY, "the mailbox to be full")
 

@@ -10,6 +10,7 @@ import pytest
 from channels.exceptions import ChannelFull
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import (
     WORKER_CHANNEL,
     Layers,
@@ -33,11 +34,9 @@ class TestFlush:
             await layer.user_add("me", channel)
             await layer.send(channel, MESSAGE)
         await here.flush()
-        assert len(here._server.registry.groups) == len(here._server.registry.users) == 0
-        await wait_until_async(
-            lambda: not len(there._server.registry.groups), "the other server to be flushed"
-        )
-        assert len(there._server.registry.users) == 0
+        assert here.stats().groups == here.stats().users == 0
+        await wait_until_async(lambda: not there.stats().groups, "the other server to be flushed")
+        assert there.stats().users == 0
         for layer, channel in channels:
             await layer.send(channel, BARRIER)
             assert await next_message(layer, channel) == BARRIER
@@ -50,7 +49,7 @@ class TestFlush:
         await layer.send(channel, MESSAGE)
         await layer.send(WORKER_CHANNEL, MESSAGE)
         await asyncio.to_thread(layer.flush_sync)
-        assert len(layer._server.registry.groups) == 0
+        assert layer.stats().groups == 0
         await layer.send(channel, BARRIER)
         assert await next_message(layer, channel) == BARRIER
 
@@ -70,17 +69,13 @@ class TestFlush:
         channel = await there.new_channel()
         await there.group_add("room", channel)
         await here.flush()
-        await wait_until_async(
-            lambda: not len(there._server.registry.groups), "the other server to be flushed"
-        )
+        await wait_until_async(lambda: not there.stats().groups, "the other server to be flushed")
 
     async def test_a_flush_travels_encrypted(self, make_layer: Layers) -> None:
         here, there = (make_layer(symmetric_encryption_keys=["secret"]) for _ in range(2))
         await there.group_add("room", await there.new_channel())
         await here.flush()
-        await wait_until_async(
-            lambda: not len(there._server.registry.groups), "the other server to be flushed"
-        )
+        await wait_until_async(lambda: not there.stats().groups, "the other server to be flushed")
 
 
 class TestClose:
@@ -117,7 +112,7 @@ class TestClose:
     async def test_closing_while_it_starts_leaves_nothing_running(self, make_layer: Layers) -> None:
         layer = make_layer()
         for delay in (0, 0.001, 0.005, 0.01, 0.02, 0.04, 0.06):
-            server = layer._server
+            server = server_of(layer)
             starting = asyncio.create_task(layer.new_channel())
             await asyncio.sleep(delay)
             await layer.close()
@@ -162,7 +157,7 @@ class TestLifeOfAChannel:
         await there.send(name, MESSAGE)
         del name
         gc.collect()
-        registry = there._server.registry
+        registry = server_of(there).registry
         await wait_until_async(lambda: is_empty_after_sweep(registry), "it to be forgotten")
         assert len(registry.groups) == len(registry.users) == 0
         # A group_add changes nothing then, from wherever it comes.
@@ -178,7 +173,7 @@ class TestLifeOfAChannel:
         self, make_layer: Layers
     ) -> None:
         here, there = make_layer(), make_layer(expiry=60)
-        registry = there._server.registry
+        registry = server_of(there).registry
         for _ in range(2):
             # As a consumer does: it receives by the very name, and ends in a receive.
             name = await there.new_channel()
@@ -190,7 +185,7 @@ class TestLifeOfAChannel:
             await asyncio.wait([waiting])
             del name, waiting
         gc.collect()
-        await wait_until_async(lambda: not len(there._server.registry), "both to be forgotten", 3)
+        await wait_until_async(lambda: not len(registry), "both to be forgotten", 3)
         assert len(registry.groups) == 0
         await here.group_send("room", MESSAGE)
 
@@ -216,7 +211,7 @@ class TestLifeOfAChannel:
         copy = "".join(await layer.new_channel())
         gc.collect()
         await layer.group_add("room", copy)
-        layer._server.registry.sweep()
+        server_of(layer).registry.sweep()
         await layer.group_send("room", MESSAGE)
         assert await next_message(layer, copy) == MESSAGE
 
@@ -228,7 +223,7 @@ class TestLifeOfAChannel:
         await layer.group_add("room", silent)
         await layer.group_add("room", waits)
         waiting = await begin_receive(layer, waits)
-        registry = layer._server.registry
+        registry = server_of(layer).registry
         await wait_until_async(
             lambda: (registry.sweep(), registry.mailbox(silent) is None)[1], "it to be forgotten"
         )
@@ -241,7 +236,7 @@ class TestLifeOfAChannel:
         here, there = make_layer(), make_layer(expiry=0.2)
         copy = "".join(await there.new_channel())
         gc.collect()
-        registry = there._server.registry
+        registry = server_of(there).registry
         found = registry.mailbox
         orphan = found(copy)
         await wait_until_async(lambda: is_empty_after_sweep(registry), "it to be forgotten")
@@ -289,5 +284,5 @@ async def sweeps(layer: KafkaChannelLayer, seconds: float) -> None:
     """Let the layer look for channels to forget again and again, past their expiry."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        layer._server.registry.sweep()
+        server_of(layer).registry.sweep()
         await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ import pytest
 from channels.exceptions import MessageTooLarge
 
 from kafka_layer.wire.topics import Topic
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages
 
 SAME_IN_ALL_FORMATS: dict[str, Any] = {
@@ -178,7 +179,7 @@ class TestSizes:
         here, there = make_layer(), make_layer()
         channel = await there.new_channel()
         await there.group_add("room", channel)
-        largest = there._server.sender.limit_of(Topic.SEND_GROUP) - len(b"\x81\xa1d\xc6....")
+        largest = server_of(there).sender.limit_of(Topic.SEND_GROUP) - len(b"\x81\xa1d\xc6....")
         await here.group_send("room", {"d": b"x" * largest})
         assert len((await next_message(there, channel))["d"]) == largest
         with pytest.raises(MessageTooLarge):

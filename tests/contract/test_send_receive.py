@@ -12,6 +12,7 @@ from channels.exceptions import ChannelFull
 
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, begin_receive, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 
@@ -218,10 +219,10 @@ class TestExpiry:
         channel = await there.new_channel()
         await there.group_add("room", channel)
         now, epoch = monotonic(), time.time()
-        there._server.clock.observe(epoch + 31, now, now)  # as if all of it took that long
+        server_of(there).clock.observe(epoch + 31, now, now)  # as if all of it took that long
         await here.group_send("room", {"n": "late"})
         await wait_until_async(lambda: stats_of(there)["dropped.expired"] == 1, "it to be dropped")
-        there._server.clock.observe(epoch, now, now)
+        server_of(there).clock.observe(epoch, now, now)
         await here.group_send("room", {"n": "in time"})
         assert await next_message(there, channel) == {"n": "in time"}
 

@@ -23,6 +23,7 @@ from channels.testing import WebsocketCommunicator
 
 from kafka_layer.consumers import AsyncUserConsumerMixin, UserConsumerMixin
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import (
     Backend,
     Layers,
@@ -167,7 +168,7 @@ def communicator(consumer: Any, user: Any, **scope: Any) -> WebsocketCommunicato
 
 def users_of(server: KafkaChannelLayer) -> int:
     """How many users are registered at a server."""
-    return len(server._server.registry.users)
+    return server.stats().users
 
 
 class TestRegistration:
@@ -298,7 +299,7 @@ class TestRefused:
             websocket.future.cancel()
             await asyncio.wait([websocket.future])
             del websocket
-            registry = server._server.registry
+            registry = server_of(server).registry
             gc.collect()  # Python 3.10 leaves the ended task in a cycle
             await wait_until_async(
                 lambda: is_empty_after_sweep(registry), "the channel to be forgotten"

@@ -16,6 +16,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.management.commands.runworker import Command
 from kafka_layer.management.probe import Address, Health, HealthProbe
 from kafka_layer.worker import OneAtATimeWorker
+from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, memory_backend
 from tests.support.waiting import wait_until_async
 
@@ -144,7 +145,7 @@ class TestProbe:
 
         def served() -> bool:
             nonlocal mailbox
-            mailbox = layer._server.jobs.mailbox("probed")
+            mailbox = server_of(layer).jobs.mailbox("probed")
             return mailbox is not None and mailbox.receiving
 
         await wait_until_async(served, "the channel to be served")

@@ -15,7 +15,8 @@ from kafka_layer.signals import produce_failed
 from kafka_layer.testing import embedded as embedded_module
 from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.faults.traffic import figure
-from tests.support.layers import Layers, embedded_backend, next_messages, stats_of
+from tests.support.inspect import server_of
+from tests.support.layers import Layers, decoded, embedded_backend, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 
 PRODUCE = 0
@@ -103,7 +104,7 @@ async def test_who_asks_the_old_one_meanwhile_is_answered(
     broker: EmbeddedBroker, make_layer: Layers
 ) -> None:
     here, _, _ = await pair(make_layer)
-    producer = here._server.transport._producer  # type: ignore[attr-defined]
+    producer = server_of(here).transport._producer  # type: ignore[attr-defined]
     old = producer.client
     answer_with(broker, PRODUCE, OUT_OF_ORDER)
     await here.group_send("room", {"n": 0})
@@ -136,7 +137,7 @@ async def test_in_the_middle_of_a_burst_every_message_arrives_or_is_reported(
         "each message, or a report on it, and the next producer",
     )
     receiving.cancel()
-    lost = sorted(here._codec.decode(each["value"])["n"] for each in failed)
+    lost = sorted(decoded(here, each["value"])["n"] for each in failed)
     assert sorted(numbers + lost) == list(range(2000))
     assert len(set(numbers)) == len(numbers)
     assert lost
@@ -160,7 +161,7 @@ async def test_a_server_that_gets_no_producer_id_at_first(
     numbers: list[int] = []
     while not numbers or numbers[-1] < 10:
         numbers += [each["n"] for each in await next_messages(there, channel, 1)]
-    lost = [here._codec.decode(each["value"])["n"] for each in failed]
+    lost = [decoded(here, each["value"])["n"] for each in failed]
     assert sorted(numbers + lost) == list(range(11))
     assert numbers == sorted(numbers)
 
@@ -196,7 +197,7 @@ async def test_one_that_fails_again_and_again_is_replaced_once_a_second(
     numbers = []
     while not numbers or numbers[-1] < number:
         numbers += [each["n"] for each in await next_messages(there, channel, 1)]
-    lost = [here._codec.decode(each["value"])["n"] for each in failed]
+    lost = [decoded(here, each["value"])["n"] for each in failed]
     assert sorted(numbers + lost) == list(range(number + 1))
     assert numbers == sorted(numbers)
     assert stats_of(here)["producer.replaced"] == 3

@@ -280,6 +280,7 @@ settings.configure()
 from kafka_layer.observe.counters import Stats
 from kafka_layer.signals import produce_failed
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.inspect import server_of
 
 layer = InMemoryKafkaChannelLayer(prefix="fork")
 inside, go_on, got = threading.Event(), threading.Event(), []
@@ -292,15 +293,15 @@ def receiver(number, **kwargs):
 
 parent = os.getpid()
 produce_failed.connect(receiver)
-layer._server.stats.signal(produce_failed, None, number=1)
-layer._server.stats.signal(produce_failed, None, number=2)
+server_of(layer).stats.signal(produce_failed, None, number=1)
+server_of(layer).stats.signal(produce_failed, None, number=2)
 assert inside.wait(5)
 inside.clear()
 produce_failed.lock.acquire()     # as the parent's thread has it for a moment, at each signal
 child = os.fork()
 if child == 0:
     signal.alarm(10)
-    layer._server.stats.signal(produce_failed, None, number=3)
+    server_of(layer).stats.signal(produce_failed, None, number=3)
     assert inside.wait(5), "the child's receiver was not called"
     assert (parent, 1) in got and (os.getpid(), 3) in got and len(got) == 2, got
     os._exit(0)
@@ -325,6 +326,7 @@ from django.conf import settings
 settings.configure()
 from kafka_layer.signals import messages_dropped
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.inspect import server_of
 
 def receiver(number, **kwargs):
     time.sleep(0.05)
@@ -333,8 +335,8 @@ def receiver(number, **kwargs):
 messages_dropped.connect(receiver)
 layer = InMemoryKafkaChannelLayer(prefix="end")
 layer.group_send_sync("room", {"type": "x"})
-layer._server.stats.dropped("full", "the first")
-layer._server.stats.dropped("full", "two more, which no summary told of yet", 2)
+server_of(layer).stats.dropped("full", "the first")
+server_of(layer).stats.dropped("full", "two more, which no summary told of yet", 2)
 """
 
 

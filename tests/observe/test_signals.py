@@ -20,6 +20,7 @@ from kafka_layer.exceptions import LayerClosed, ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.observe.counters import Stats
 from kafka_layer.signals import messages_dropped, produce_failed
+from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, backend_named, memory_backend, next_message
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -161,7 +162,7 @@ def test_close_waits_until_receivers_were_told_of_every_drop(make_layer: Layers)
         time.sleep(0.05)
         numbers.append(number)
 
-    stats = layer._server.stats
+    stats = server_of(layer).stats
     with connected(messages_dropped, slow):
         stats.dropped("full", "told at once")
         stats.dropped("full", "not told yet", 4)
@@ -174,7 +175,7 @@ def test_close_takes_no_longer_for_a_receiver_that_stands_still(make_layer: Laye
     layer, standing = make_layer(), Standing()
     layer.group_send_sync("room", {"type": "x"})
     with connected(messages_dropped, standing):
-        layer._server.stats.dropped("full", "x")
+        server_of(layer).stats.dropped("full", "x")
         assert standing.entered.wait(5)
         began = time.monotonic()
         layer.close_sync()
@@ -245,8 +246,8 @@ class TestDeliveryReports:
 async def test_servers_tell_how_many_of_their_clients_were_replaced(make_layer: Layers) -> None:
     asker, other = make_layer(), make_layer()
     await other.new_channel()
-    other._server.stats.count("consumer.replaced")
-    other._server.stats.count("producer.replaced", 2)
+    server_of(other).stats.count("consumer.replaced")
+    server_of(other).stats.count("producer.replaced", 2)
     assert other.stats().replaced == {"consumer": 1, "producer": 2}
     name = other.stats().server
     told = await asyncio.to_thread(asker.servers_sync, 0.5)

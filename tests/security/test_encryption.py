@@ -17,6 +17,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.wire.encryption import CLOCK_ERROR
 from kafka_layer.wire.topics import WorkTopic
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import consume
 from tests.support.secure import SecureBroker
@@ -268,15 +269,15 @@ class TestForgeries:
     ) -> None:
         await other.group_add("secrets", channel)
         await other.group_discard("secrets", channel)
-        inbox = layer._server.identity.name.partition
-        mine = str(layer._server.identity.name).encode()
+        inbox = server_of(layer).identity.name.partition
+        mine = layer.stats().server.encode()
         records = attacker.read_all("group-mgmt", inbox)
         commands = [each for each in records if each.key() == mine]
         assert len(commands) == 2
         attacker.write("group-mgmt", mine, commands[0].value() or b"", inbox)
         await wait_until_async(lambda: layer.stats().dropped, "the copy to be counted")
         assert layer.stats().dropped == {"replayed": 1}
-        assert not layer._server.registry.groups.members("secrets")
+        assert not server_of(layer).registry.groups.members("secrets")
 
     async def test_an_old_one_that_this_server_never_saw(
         self, layer: KafkaChannelLayer, channel: str, attacker: Attacker

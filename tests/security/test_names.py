@@ -28,7 +28,7 @@ def there(make_layer: Layers, prefix: str) -> KafkaChannelLayer:
 
 def hostile(there: KafkaChannelLayer, channel: str) -> list[str]:
     """Names that mean something elsewhere: servers, channels, topics, users, other texts."""
-    server = str(there._server.identity.name)
+    server = there.stats().server
     prefix = there.config.prefix
     return [
         *(server, f"specific.{server}", channel, channel + "\n", "*", "", "#", "\0"),

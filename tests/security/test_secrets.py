@@ -18,6 +18,7 @@ from django.views.debug import ExceptionReporter
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import backplane_of, server_of
 from tests.support.layers import PARTITIONS, Layers, next_message
 from tests.support.secure import SecureBroker
 from tests.support.waiting import wait_until_async
@@ -91,10 +92,9 @@ def password_of(config: dict[str, Any]) -> str:
 
 def describe(said: Said, layer: KafkaChannelLayer) -> None:
     """Note how a layer and its parts show themselves."""
-    said.add(layer, layer.config, layer.stats(), layer._server, layer._codec, vars(layer))
-    backplane = layer._server.transport
-    said.add(backplane, backplane._producer, backplane._readers)  # type: ignore[attr-defined]
-    said.add(layer._encryption, layer._encryption.encrypt)
+    said.add(layer, layer.config, layer.stats(), vars(layer))
+    for part in (layer, server_of(layer), backplane_of(layer)):
+        said.add(part, *vars(part).values())
 
 
 async def test_of_a_layer_at_work(

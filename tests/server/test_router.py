@@ -56,7 +56,7 @@ class Site:
             lambda _: self.registry.open_channels(),
             partial(self._note_command, Topic.SEND_ALL),
         )
-        self._names: list[str] = []
+        self.names: list[str] = []
         self.offsets = itertools.count()
 
     def _note_command(self, topic: Topic, key: str, payload: bytes, written: float) -> None:
@@ -64,7 +64,7 @@ class Site:
 
     def channel(self, *, group: str | None = None, user: str | None = None) -> str:
         name = self.registry.new_channel("specific", SERVER)
-        self._names.append(name)  # held, or it would be forgotten
+        self.names.append(name)  # held, or it would be forgotten
         if group:
             self.registry.change("group_add", group, name)
         if user:
@@ -333,7 +333,7 @@ class TestBackPressure:
     def test_nobody_waits_for_a_channel_whose_name_is_gone(self) -> None:
         site = Site(capacity=4)
         site.channel(group="room")
-        site._names.clear()
+        site.names.clear()
         started = time.monotonic()
         for number in range(10):
             site.deliver(Topic.SEND_GROUP, "room", number)

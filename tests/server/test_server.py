@@ -25,7 +25,9 @@ from kafka_layer.server.lifecycle import State
 from kafka_layer.signals import messages_dropped
 from kafka_layer.testing import InMemoryBackplane, InMemoryKafkaChannelLayer
 from kafka_layer.transport import Backplane, RecordSink
+from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.records import ProducerRecord
+from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -120,7 +122,7 @@ class TestCloseEndsReceives:
 
     async def test_one_that_waits_for_a_job(self, layer: ControlledLayer) -> None:
         receive = asyncio.create_task(layer.receive("jobs"))
-        server = layer._server
+        server = server_of(layer)
         await wait_until_async(
             lambda: (box := server.jobs.mailbox("jobs")) is not None and box.receiving, "a receive"
         )
@@ -165,7 +167,7 @@ class TestClose:
 
     async def test_one_that_was_never_used_goes_on(self, layer: ControlledLayer) -> None:
         await layer.close()
-        assert layer._server.lifecycle.state is State.NEW
+        assert server_of(layer).lifecycle.state is State.NEW
         await layer.group_send("room", {})
         assert len(layer.transports) == 1
 
@@ -225,7 +227,7 @@ class TestClose:
         first = layer.transport
         first.may_open.clear()
         starting = asyncio.create_task(layer.new_channel())
-        await wait_until_async(lambda: layer._server.lifecycle.started, "the start to begin")
+        await wait_until_async(lambda: server_of(layer).lifecycle.started, "the start to begin")
         await layer.close()
         first.closing.clear()
         first.may_open.set()
@@ -260,7 +262,7 @@ class TestClose:
     ) -> None:
         await layer.group_send("room", {})
         took: list[float] = []
-        server = layer._server
+        server = server_of(layer)
 
         def receive(**kwargs: Any) -> None:
             wait_until(lambda: server.lifecycle.ended, "close() to begin")
@@ -351,7 +353,7 @@ class TestWorkerChannels:
         await self.receive(layer, 3, jobs)
 
     async def test_close_at_the_last_moment_of_their_start(self, layer: ControlledLayer) -> None:
-        server = layer._server
+        server = server_of(layer)
         layer.transport.on_work = lambda _: layer.close_sync()
         with pytest.raises(LayerClosed):
             await asyncio.wait_for(layer.receive("jobs"), DEADLINE)
@@ -361,7 +363,7 @@ class TestWorkerChannels:
 
     async def test_a_forked_child_has_none_of_its_parent(self, layer: ControlledLayer) -> None:
         await self.receive(layer, 1, jobs=False)
-        parent = layer._server
+        parent = server_of(layer)
         try:
             parent.abandon()  # as in a child
             assert parent.jobs.mailbox("jobs") is None
@@ -372,14 +374,14 @@ class TestWorkerChannels:
 
     async def test_jobs_that_nobody_took_are_counted(self, layer: ControlledLayer) -> None:
         opened: list[WorkChannel] = []
-        transport, server = layer.transport, layer._server
+        transport, server = layer.transport, server_of(layer)
         transport.on_work = opened.append
         await self.receive(layer, 1, jobs=False)
 
         def assign_late() -> None:
             (channel,) = opened
             place = (channel.topic, 0, 1, server.clock.now())
-            job = channel.accept(layer._codec.encode({"n": 2}), place, self)
+            job = channel.accept(Codec("msgpack").encode({"n": 2}), place, self)
             assert job is not None
             channel.assign([job])
 
@@ -391,7 +393,7 @@ class TestWorkerChannels:
 class TestCloseBesideAStart:
     async def test_in_the_turn_in_which_the_start_ends(self, layer: ControlledLayer) -> None:
         """The coroutine that waited for the start goes on after the close."""
-        first, server = layer.transport, layer._server
+        first, server = layer.transport, server_of(layer)
         first.may_open.clear()
         opening = asyncio.create_task(layer.new_channel())
         await wait_until_async(lambda: server.lifecycle.started, "the start to begin")
@@ -417,7 +419,7 @@ class TestCloseEndsCommands:
 
     async def test_one_that_waits_for_its_answer(self, layer: ControlledLayer) -> None:
         adding = asyncio.create_task(layer.group_add("room", self.channel))
-        server = layer._server
+        server = server_of(layer)
         await wait_until_async(lambda: server.receiving and server.commands.pending, "a command")
         await layer.close()
         with pytest.raises(LayerClosed):
@@ -425,7 +427,7 @@ class TestCloseEndsCommands:
 
     async def test_a_discard_that_is_written_is_a_success(self, layer: ControlledLayer) -> None:
         discarding = asyncio.create_task(layer.group_discard("room", self.channel))
-        server = layer._server
+        server = server_of(layer)
         await wait_until_async(lambda: server.receiving and server.commands.pending, "a command")
         await layer.close()
         await asyncio.wait_for(discarding, DEADLINE)
@@ -438,7 +440,7 @@ class TestCloseEndsCommands:
         first = layer.transport
         first.may_open.clear()
         adding = asyncio.create_task(layer.group_add("room", channel))
-        await wait_until_async(lambda: layer._server.lifecycle.started, "the start to begin")
+        await wait_until_async(lambda: server_of(layer).lifecycle.started, "the start to begin")
         await layer.close()
         first.may_open.set()
         await asyncio.wait_for(adding, DEADLINE)
@@ -481,7 +483,7 @@ class TestFailedStart:
         layer.transport.may_open.clear()
         with ThreadPoolExecutor(20) as threads:
             calls = [threads.submit(layer.servers_sync, 0.0) for _ in range(20)]
-            wait_until(lambda: layer._server.lifecycle.started, "the start to begin")
+            wait_until(lambda: server_of(layer).lifecycle.started, "the start to begin")
             layer.transport.may_open.set()
             errors = [call.exception(DEADLINE) for call in calls]
         assert all(isinstance(error, BrokerUnavailable) for error in errors)
@@ -628,4 +630,4 @@ def test_the_real_layer_makes_no_client_before_its_first_use() -> None:
     layer = KafkaChannelLayer(bootstrap_servers="127.0.0.1:1")
     assert layer.stats().state == "idle"
     layer.close_sync()
-    assert layer._server.lifecycle.state is State.NEW
+    assert server_of(layer).lifecycle.state is State.NEW

@@ -7,14 +7,27 @@ from typing import Any
 from kafka_layer.kafka.backplane import KafkaBackplane
 from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.server.server import Server
 from kafka_layer.wire.topics import CONTROL_TOPICS, Topic, topic_name
 
-__all__ = ["backplane_of", "consumer_of", "is_waited_for", "partitions_read", "reader_of"]
+__all__ = [
+    "backplane_of",
+    "consumer_of",
+    "is_waited_for",
+    "partitions_read",
+    "reader_of",
+    "server_of",
+]
+
+
+def server_of(layer: KafkaChannelLayer) -> Server:
+    """Return the server that a layer has at this moment: one that runs, or the next to start."""
+    return layer._server
 
 
 def backplane_of(layer: KafkaChannelLayer) -> KafkaBackplane:
     """Return what carries the records of a layer."""
-    backplane = layer._server.transport
+    backplane = server_of(layer).transport
     assert isinstance(backplane, KafkaBackplane)
     return backplane
 
@@ -39,5 +52,5 @@ def partitions_read(layer: KafkaChannelLayer, topic: Topic) -> set[int]:
 
 def is_waited_for(layer: KafkaChannelLayer, channel: str) -> bool:
     """Tell whether the thread that reads waits until a channel has room."""
-    mailbox = layer._server.registry.mailbox(channel)
+    mailbox = server_of(layer).registry.mailbox(channel)
     return mailbox is not None and mailbox.congestion().room is not None

@@ -19,6 +19,8 @@ from kafka_layer.delivery.registry import Registry
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.testing.embedded import EmbeddedBroker
+from kafka_layer.wire.codec import Codec
+from tests.support.inspect import server_of
 from tests.support.patience import START
 from tests.support.waiting import wait_until_async
 
@@ -29,6 +31,7 @@ __all__ = [
     "Layers",
     "backend_named",
     "begin_receive",
+    "decoded",
     "embedded_backend",
     "is_empty_after_sweep",
     "kafka_backend",
@@ -195,7 +198,7 @@ async def begin_receive(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[
     task = asyncio.create_task(next_message(layer, channel))
 
     def waits() -> bool:
-        mailbox = layer._server.registry.mailbox(channel)
+        mailbox = server_of(layer).registry.mailbox(channel)
         return task.done() or (mailbox is not None and mailbox.receiving)
 
     await wait_until_async(waits, f"a receive to wait on {channel}", pause=0.0)
@@ -204,7 +207,12 @@ async def begin_receive(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[
 
 def stats_of(layer: KafkaChannelLayer) -> Counter[str]:
     """Return the counters of a layer's server; what was never counted is 0."""
-    return Counter(layer._server.stats.snapshot())
+    return Counter(server_of(layer).stats.snapshot())
+
+
+def decoded(layer: KafkaChannelLayer, value: bytes) -> Any:
+    """Return the message that a record of a layer without encryption carries."""
+    return Codec(layer.config.serializer_format, layer.config.serializer).decode(value)
 
 
 def is_empty_after_sweep(registry: Registry) -> bool:

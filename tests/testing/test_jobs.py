@@ -13,6 +13,7 @@ import pytest
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, memory_backend, next_message, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -24,7 +25,7 @@ def backend() -> Backend:
 
 def is_receiving(layer: KafkaChannelLayer, channel: str) -> bool:
     """Tell whether a receive waits on a worker channel of a layer."""
-    mailbox = layer._server.jobs.mailbox(channel)
+    mailbox = server_of(layer).jobs.mailbox(channel)
     return mailbox is not None and mailbox.receiving
 
 

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Consumer
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until
@@ -72,5 +73,5 @@ def channel() -> str:
 
 def working(layer: KafkaChannelLayer, channel: str) -> bool:
     """Tell whether a receive waits on a worker channel."""
-    mailbox = layer._server.jobs.mailbox(channel)
+    mailbox = server_of(layer).jobs.mailbox(channel)
     return mailbox is not None and mailbox.receiving

@@ -19,6 +19,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from tests.cluster.workers.clients import NotedConsumer, use, use_commits
 from tests.cluster.workers.conftest import SESSION_MS, working
 from tests.cluster.workers.groups import handed_out, members
+from tests.support.inspect import server_of
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -54,7 +55,7 @@ async def begin_work(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dic
 
 def worker_of(layer: KafkaChannelLayer) -> Any:
     """The consumer of a layer's only worker channel."""
-    [worker] = layer._server.transport._workers.values()  # type: ignore[attr-defined]
+    [worker] = server_of(layer).transport._workers.values()  # type: ignore[attr-defined]
     return worker
 
 
@@ -569,7 +570,7 @@ class TestFlush:
         await worker.new_channel()  # a server that reads what is sent to all
         await send(here, channel, range(50))
         await next_message(worker, channel)
-        server: Any = worker._server
+        server: Any = server_of(worker)
         await wait_until_async(
             lambda: consumers.messages > 1, "it to hold what no receive waits for"
         )
