@@ -1,4 +1,4 @@
-"""Writes what is queued when an ASGI server ends: one line in a project's ``asgi.py``."""
+"""``closing``, the line in a project's ``asgi.py`` that closes layers when an ASGI server ends."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def closing(application: _Application) -> _Application:
     """Wrap an ASGI application so that its server closes all layers of the process as it ends.
 
     uvicorn, alone or as gunicorn's worker, ends a process in a way that lets Python run nothing
-    more, and what was sent last would be lost. The layers are closed at the end of the
-    application's own lifespan shutdown, so what it sends there is written, too. For an application
-    that does not know the lifespan protocol, such as Django's, this answers it. Every other kind
-    of connection is passed on as it is.
+    more, which loses the last messages. The wrapper closes the layers at the end of the
+    application's own lifespan shutdown, so it also writes what the application sends there. It
+    answers the lifespan protocol for an application that does not know it, such as Django's, and
+    passes on every other kind of connection.
 
     Args:
-        application: What ``asgi.py`` has so far, such as a ``ProtocolTypeRouter``.
+        application: The ASGI application, such as a ``ProtocolTypeRouter``.
 
     Returns:
         The application to serve.
@@ -48,11 +48,11 @@ def closing(application: _Application) -> _Application:
 
 
 class _Lifespan:
-    """The lifespan of one server's process: passed to the application, or answered for it.
+    """The lifespan of one process: passes it to the application, or answers in its place.
 
     Args:
-        receive: The server's.
-        send: The server's.
+        receive: The server's ASGI callable.
+        send: The server's ASGI callable.
     """
 
     def __init__(self, receive: _Receive, send: _Send) -> None:
@@ -92,7 +92,7 @@ class _Lifespan:
         return "lifespan.startup.complete" in self._sent
 
     async def _until(self, kind: str) -> None:
-        """Receive up to an event, unless the application has taken it."""
+        """Receive events up to one of a kind, unless the application has received it."""
         while kind not in self._received:
             await self._receive()
 

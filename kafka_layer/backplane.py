@@ -1,4 +1,4 @@
-"""Where version 0.1 kept ``Position``, which is in ``kafka_layer.messages`` now."""
+"""The former place of ``Position``, which is in ``kafka_layer.messages`` now."""
 
 from __future__ import annotations
 

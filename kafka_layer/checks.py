@@ -1,4 +1,4 @@
-"""Django's system checks: settings that cannot work, or that hardly can be meant.
+"""Django's system checks: settings that cannot work, or that are hardly meant.
 
 They contact no broker; ``manage.py kafka_setup_topics --check`` does.
 """
@@ -249,7 +249,7 @@ _RISKS: Mapping[str, tuple[Callable[[str], bool], str, str]] = {
         "Remove it: retention.ms bounds the size as well.",
     ),
 }
-"""Topic config: which values are safe, what the others do, and the mend."""
+"""By topic config: which values are safe, what the others do, and the fix."""
 
 
 def _shared_prefixes(configs: Mapping[str, LayerConfig]) -> Iterator[CheckMessage]:

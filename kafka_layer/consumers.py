@@ -1,6 +1,6 @@
-"""Mixins for websocket consumers whose users are to be reached with ``user_send``.
+"""Mixins for websocket consumers that let ``user_send`` reach the user of each connection.
 
-Inherit one before the consumer class, and there is nothing else to do::
+Inherit from one before the consumer class::
 
     class Notifications(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
         async def notify(self, event): ...
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .layer import KafkaChannelLayer
 
 else:
-    # A consumer class follows the mixin; only type checkers need to know which.
+    # A consumer class follows the mixin; only type checkers need its type.
     _AsyncConsumer = _Consumer = object
 
 

@@ -1,4 +1,4 @@
-"""The errors of the layer, beside the ones that Channels and Django define.
+"""The errors of the layer, beside those of Channels and Django.
 
 ``send`` and its siblings also raise ``channels.exceptions.ChannelFull`` and
 ``channels.exceptions.MessageTooLarge``; a wrong setting raises
@@ -24,10 +24,10 @@ class KafkaLayerError(Exception):
 
 
 class LayerClosed(KafkaLayerError):
-    """The layer was closed, in this or in another thread, while something waited for it.
+    """The layer was closed, in this or in another thread, while a call waited for it.
 
-    Each ``receive`` that waits ends with it, so a websocket closes and its browser connects again.
-    The next use of the layer starts it anew.
+    It ends each ``receive`` that waits, so a websocket closes and its browser connects again. The
+    next use of the layer starts it again.
     """
 
 
@@ -40,7 +40,7 @@ class TopicError(KafkaLayerError):
 
 
 class ProduceFailed(KafkaLayerError):
-    """The broker did not take a record; the message says which and why."""
+    """The broker did not take a record; the text says which record and why."""
 
 
 class GroupAckTimeout(KafkaLayerError, TimeoutError):

@@ -22,8 +22,8 @@ class KafkaChannelLayer(SyncTwins):
 
     The constructor does no I/O and starts nothing; the first call starts what it needs. Every
     method may be called from any thread and any event loop. ``send``, ``group_send`` and their
-    siblings hand the message to the producer and return; with ``await_produce`` they wait for the
-    broker's acknowledgement, return the record's position and raise what went wrong.
+    siblings pass the message to the producer and return; with ``await_produce`` they wait for the
+    broker's acknowledgement, and return the record's position or raise.
 
     Args:
         config: The CONFIG keywords, as docs/settings.md lists them.
@@ -39,8 +39,8 @@ class KafkaChannelLayer(SyncTwins):
     ) -> Position | None:
         """Send a message to one channel.
 
-        A channel of this process is served at once, without a way through Kafka. A message to a
-        channel that is gone, or whose name another layer made, reaches nobody and is counted.
+        A channel of this process gets it at once, without Kafka. A message to a channel that is
+        gone, or whose name another layer made, is dropped and counted.
 
         Args:
             channel: A name that ``new_channel()`` gave, in any process, or the name of a worker
@@ -126,14 +126,14 @@ class KafkaChannelLayer(SyncTwins):
 
         Raises:
             ChannelFull: If channels of this process are full; the others got the message.
-            TypeError, MessageTooLarge: As for ``send``; nobody got the message then.
+            TypeError, MessageTooLarge: As for ``send``; no channel got the message.
         """
         return await run_in_loop(self._send_to_many(channels, message))
 
     async def group_send_many(
         self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
     ) -> list[Position | None]:
-        """Send one message to several groups; who is in two of them gets it twice.
+        """Send one message to several groups; a member of two of them gets it twice.
 
         Args and errors as for ``group_send``; returns a position for each group.
         """
@@ -153,7 +153,7 @@ class KafkaChannelLayer(SyncTwins):
     async def new_channel(self, prefix: str = "specific") -> str:
         """Open a channel of this process and return its name.
 
-        Keep the name object: the channel is forgotten some time after it was collected.
+        Keep the name object: the layer forgets the channel soon after Python has collected it.
 
         Args:
             prefix: First part of the name.
@@ -163,7 +163,7 @@ class KafkaChannelLayer(SyncTwins):
             BrokerUnavailable: If the first use of the layer finds no broker.
         """
         self.require_valid_channel_name(prefix)
-        # It awaits nothing where the server receives already.
+        # Without an await if the server receives already.
         name = await run_in_loop(self._open_channel(prefix))
         self.require_valid_channel_name(name)
         return name
@@ -171,8 +171,8 @@ class KafkaChannelLayer(SyncTwins):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel of this process, or of a worker channel.
 
-        Each receiver of a message gets its own copy. Never raises for a bad record or a broker
-        that is down; cancelling it loses nothing.
+        Each receiver of a message gets its own copy. It never raises because of a bad record or an
+        outage, and loses no message when it is cancelled.
 
         Args:
             channel: A name that ``new_channel()`` gave in this process, or the name of a worker
@@ -198,7 +198,7 @@ class KafkaChannelLayer(SyncTwins):
         if mailbox.received_by is not str:
             mailbox.received_by = channel.__class__
         while True:
-            # From here to the return there is no await once a message was taken.
+            # No await between taking a message and returning it.
             envelope = mailbox.take()
             if envelope is None:
                 try:
@@ -211,13 +211,13 @@ class KafkaChannelLayer(SyncTwins):
                 return decoded
 
     async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
-        """Do what ``receive`` does on a worker channel, for a worker that reports how jobs end.
+        """Receive a job of a worker channel, for a worker that reports how jobs end.
 
         Args:
             channel: The name of a worker channel.
 
         Returns:
-            The message; and its job, on which the worker calls ``done()`` or ``failed(error)``.
+            The message, and its job, on which the worker calls ``done()`` or ``failed(error)``.
 
         Raises:
             TypeError: If the name is not legal.
@@ -232,9 +232,9 @@ class KafkaChannelLayer(SyncTwins):
         return await server.jobs.receive(channel)
 
     def leave_audience(self) -> None:
-        """Have ``all_send`` reach no channel of this process any more; ``runworker`` does that.
+        """Keep messages of ``all_send`` from the channels of this process; ``runworker`` does that.
 
-        A consumer of jobs has a channel, too, and most have no handler for messages to all.
+        Consumers of jobs have channels, too, and mostly no handler for messages to everybody.
         """
         self._hears_all = self._server.registry.hears_all = False
 
@@ -243,8 +243,8 @@ class KafkaChannelLayer(SyncTwins):
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel a member of a group.
 
-        Once it has returned, every ``group_send`` that starts anywhere reaches the channel. A
-        channel that was forgotten stays so.
+        Once it has returned, every ``group_send`` that starts anywhere reaches the channel. For a
+        forgotten channel it changes nothing.
 
         Args:
             group: The group's name.
@@ -252,7 +252,7 @@ class KafkaChannelLayer(SyncTwins):
 
         Raises:
             TypeError: If a name is not legal.
-            ValueError: If the channel is a worker channel, which cannot be a member.
+            ValueError: If it is a worker channel, or no name that this layer can have made.
             GroupAckTimeout: If the channel's server does not answer within ``ack_timeout``.
             CommandFailed: If the channel's server cannot carry the command out.
         """
@@ -262,7 +262,7 @@ class KafkaChannelLayer(SyncTwins):
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group; nothing changes if it is not in it.
 
-        A membership ends with the server of its channel: where that is gone, this is a success.
+        A membership ends with the server of its channel: if the server is gone, this succeeds.
 
         Args and errors as for ``group_add``; ``GroupAckTimeout`` only if the command cannot even be
         written in time.
@@ -286,7 +286,7 @@ class KafkaChannelLayer(SyncTwins):
         await run_in_loop(self._change("user_add", user_key(user_id), channel))
 
     async def user_discard(self, user_id: UserId, channel: str) -> None:
-        """Stop a channel from serving a user; nothing changes if it does not.
+        """Stop a channel from serving a user; nothing changes if it does not serve the user.
 
         Args and errors as for ``user_add``; a server that is gone as for ``group_discard``.
         """
@@ -297,38 +297,38 @@ class KafkaChannelLayer(SyncTwins):
     async def flush(self) -> None:
         """Drop all messages, groups and users, here and on every other server of the prefix.
 
-        What waits in worker channels goes, too. The other servers clear when they read of it.
+        Jobs in worker channels go, too. The other servers clear when they read the record.
 
         Raises:
-            ProduceFailed: If the broker does not take the record that tells the others.
+            ProduceFailed: If the broker does not take the record for the other servers.
             ChannelFull: If the producer's queue stays full.
-            TopicError: If it refuses to clear the worker channels.
+            TopicError: If the broker refuses to clear the worker channels.
         """
         await run_in_loop(self._flush())
 
     async def close(self) -> None:
-        """Write what is queued and stop, within 5 seconds; the next use starts anew. Idempotent.
+        """Write queued records and stop, within 5 seconds; the next use starts again. Idempotent.
 
         Each ``receive`` that waits ends with ``LayerClosed``.
         """
         await run_in_loop(self._close())
 
     def stats(self) -> LayerStats:
-        """Return what the layer did in this process and how it is now.
+        """Return the layer's counters and its present state; no I/O, any thread.
 
-        No I/O; any thread. Since the first use, or the last ``close()`` or fork.
+        They count from the first use, or the last ``close()`` or fork.
         """
         return self._server.describe()
 
     def servers_sync(self, seconds: float = 1.0) -> list[dict[str, Any]]:
-        """Ask which servers of this prefix are running, as far as they answer; blocks.
+        """Ask the running servers of this prefix for their figures; blocks.
 
         Args:
             seconds: How long to wait for answers.
 
         Returns:
-            What each told: its name (``server``) and how many ``channels``, ``groups`` and
-            ``users`` it has.
+            Their answers: the name (``server``), how many ``channels``, ``groups`` and ``users``
+            there are, and ``replaced`` clients.
         """
         return run_blocking(self._receiving_server()).commands.roll_call(seconds)
 
@@ -339,7 +339,7 @@ class KafkaChannelLayer(SyncTwins):
             timeout: Seconds to wait.
 
         Returns:
-            The seconds that it took.
+            The duration in seconds.
 
         Raises:
             BrokerUnavailable: If the first use of the layer finds no broker.

@@ -1,4 +1,4 @@
-"""What an application gets from the layer beside plain messages."""
+"""The positions of records, which sends return with ``await_produce``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Position", "SelfTimedPosition"]
 
 
 class Position(NamedTuple):
-    """Where a record was written.
+    """The place of a record in the log.
 
     Attributes:
         topic: Kafka's name of the topic.
@@ -26,8 +26,8 @@ class Position(NamedTuple):
 class SelfTimedPosition(Position):
     """A position whose timestamp is this machine's time, not the broker's append time.
 
-    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no time. A clock that
-    follows the broker's must not be set by it.
+    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no time. It must not
+    set a clock that follows the broker's.
     """
 
     __slots__ = ()

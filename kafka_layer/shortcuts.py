@@ -1,11 +1,11 @@
 """Sending with the database: after the transaction commits, and not at all after a rollback.
 
-Outside a transaction the message goes out at once. Names and messages are checked and copied when
-a shortcut is called. What fails later (``ChannelFull``, ``MessageTooLarge``, or the broker's
-refusal with ``await_produce``) is logged and counted as ``on_commit`` in ``layer.stats().errors``.
-The transaction is committed by then: an error would only keep the hooks behind this one from
-running. With ``robust=False`` it is raised, out of the ``atomic`` block that commits. Any thread
-may call the shortcuts.
+Outside a transaction the message goes out at once. A shortcut checks and copies names and messages
+when it is called. A later failure of the send (``ChannelFull``, ``MessageTooLarge``, or the
+broker's refusal with ``await_produce``) is logged and counted as ``on_commit`` in
+``layer.stats().errors``: the transaction is committed by then, and an error would only keep the
+later hooks from running. With ``robust=False`` the ``atomic`` block that commits raises it. Any
+thread may call the shortcuts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Django signals of the layer.
 
-Receivers run in a thread of their own, ``kafka-layer-signals``, one after another, in the order in
-which things happened. They may use the database and the layer, may be coroutines, and may take
-their time: nothing but further signals waits for them. 100,000 signals may wait; more are counted
-(``errors.signals``) and not sent. ``close()``, and the end of the process, wait until all are sent,
-for as long as they have (5 s in all).
+Receivers run in a thread of their own, ``kafka-layer-signals``, one after another, in the order of
+the events. They may use the database and the layer, may be coroutines, and may be slow: they delay
+only further signals. 100,000 signals may wait; further ones are counted (``errors.signals``) and
+not sent. ``close()``, and the end of the process, wait until all are sent, within their 5 s.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ Arguments: ``prefix`` (the layer's), ``connected`` (bool), ``seconds`` (how long
 """
 
 messages_dropped = Signal()
-"""Messages reach nobody; sent for the first of a cause and then in summaries, ten seconds apart.
+"""Messages were dropped; sent for the first of a cause, then in summaries, ten seconds apart.
 
 Arguments: ``prefix`` (the layer's), ``cause`` (as in ``LayerStats.dropped``), ``number`` (since
 the last signal of the cause), ``detail`` (about one of them, or "").
 """
 
 produce_failed = Signal()
-"""A record did not reach the broker; nobody waited for it, or somebody gets the error as well.
+"""The broker did not take a record; with ``await_produce`` the sender gets the error as well.
 
 Arguments: ``prefix`` (the layer's), ``error`` (ProduceFailed or MessageTooLarge), ``topic``
-(Kafka's name of the topic), ``key`` (bytes or None), ``value`` (bytes, as it stands on the wire),
-``headers`` (a list of pairs).
+(Kafka's name of the topic), ``key`` (bytes or None), ``value`` (the bytes on the wire), ``headers``
+(a list of pairs).
 """

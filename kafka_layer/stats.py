@@ -1,4 +1,4 @@
-"""What ``layer.stats()`` returns."""
+"""``LayerStats``, which ``layer.stats()`` returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["LayerStats"]
 
 @dataclass(frozen=True)
 class LayerStats:
-    """What a layer did since its first use, and how it is now.
+    """The counters of a layer since its first use, and its present state.
 
     Attributes:
         server: The server's name, or None while it does not receive.
@@ -19,18 +19,18 @@ class LayerStats:
         sent: Records handed to the producer.
         delivered: Messages put into channels of this server.
         failed: Records that the broker did not take.
-        dropped: Messages that reached nobody, by cause.
+        dropped: Messages that the layer dropped, by cause.
         refused: Sends that raised ``ChannelFull``, by cause.
-        errors: What Kafka's clients and the layer's threads reported, by name.
-        reconnects: How often all brokers were lost and came back.
+        errors: Errors of Kafka's clients and of the layer's threads, by name.
+        reconnects: How often a broker answered again after all were lost.
         channels: Open channels.
         groups: Groups with a member on this server.
         users: Users with a channel on this server.
         waiting: Messages in memory that no receive has taken yet.
         queued: Records that wait for the broker's acknowledgement.
-        lag: Records in the log that this server has not read yet, some seconds ago.
+        lag: Records in the log that this server had not read yet, some seconds ago.
         latency_p50: Median age of arriving records, in seconds; None before the first.
-        latency_p99: 99th percentile of the same.
+        latency_p99: 99th percentile of the ages; None before the first.
         replaced: Kafka clients that stopped working and were replaced, by kind (``consumer``,
             ``producer``).
     """

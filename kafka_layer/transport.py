@@ -1,4 +1,4 @@
-"""What a server needs of the thing that carries its records, and nothing else: small protocols.
+"""The backplane, which carries the records of a server, as small protocols.
 
 ``kafka_layer.kafka.backplane.KafkaBackplane`` is the real one;
 ``kafka_layer.testing.InMemoryBackplane`` carries records inside one process.
@@ -30,14 +30,14 @@ __all__ = [
 
 
 class Health(NamedTuple):
-    """How a backplane is.
+    """The health of a backplane.
 
     Attributes:
         connected: Whether a broker can be reached, as far as is known.
-        doubtful: Whether that is to be asked now: a client found no broker, and none was answered
+        doubtful: Whether to ask a broker now: a client found none, and no client got an answer
             since.
         queued: Records that wait for an acknowledgement.
-        lag: Records that were written and not read yet, some seconds ago.
+        lag: Records in the log that were not read yet, some seconds ago.
     """
 
     connected: bool
@@ -47,7 +47,7 @@ class Health(NamedTuple):
 
 
 class RecordSink(Protocol):
-    """Takes the records that a reading thread reads."""
+    """Takes the records of a reading thread."""
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Take records, in the order of their partitions; the reading thread alone. May block.
@@ -70,23 +70,23 @@ class CarriedJob(Protocol):
 
     @property
     def assignment(self) -> object:
-        """What ``JobSink.accept`` was given: the time in which the backplane had the partition."""
+        """The mark given to ``JobSink.accept``: the assignment under which the job was fetched."""
 
 
 J = TypeVar("J", bound=CarriedJob)
 
 
 class JobSink(Protocol[J]):
-    """The receives of one worker channel, to which a backplane hands jobs.
+    """The receives of one worker channel, to which a backplane assigns jobs.
 
-    A job that was assigned belongs to this process and to nobody else, until it is returned.
-    The properties may be read by any thread.
+    An assigned job belongs to this process alone, until it is returned. Any thread may read the
+    properties.
 
     Attributes:
         topic: The channel's topic.
         changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
-        on_demand: Called when ``demand`` may have risen, in an event loop; must not block. None: no
-            call. For a backplane that serves the sink in no thread at the moment.
+        on_demand: Called in an event loop when ``demand`` may have risen; must not block. A
+            backplane sets it while no thread serves the sink; otherwise None.
     """
 
     topic: WorkTopic
@@ -95,11 +95,11 @@ class JobSink(Protocol[J]):
 
     @property
     def demand(self) -> int:
-        """How many jobs may be assigned at this moment: none unless a receive waits."""
+        """How many jobs may be assigned now: none unless a receive waits."""
 
     @property
     def unclaimed(self) -> int:
-        """How many jobs were assigned that no receive has taken yet."""
+        """How many assigned jobs no receive has taken yet."""
 
     @property
     def last_seen(self) -> float:
@@ -110,24 +110,24 @@ class JobSink(Protocol[J]):
 
         Args:
             value: The record's value.
-            place: Where it stands.
-            assignment: The mark that the job is to carry.
+            place: The record's place in the log.
+            assignment: The mark that the job carries.
 
         Returns:
-            The job, or None if it expired, was flushed or cannot be read; that is counted.
+            The job; None, counted, if it expired, was flushed or cannot be read.
         """
 
     def assign(self, jobs: Sequence[J]) -> None:
         """Give jobs to the receives that wait; the thread that serves the sink."""
 
     def return_unclaimed(self, which: Callable[[J], bool]) -> list[J]:
-        """Take jobs back that were assigned and that no receive has taken yet.
+        """Take back assigned jobs that no receive has taken yet.
 
         Args:
-            which: Tells which ones; the others stay.
+            which: Tells whether to take a job; the others stay.
 
         Returns:
-            These jobs, in the order in which they were assigned.
+            The jobs, in the order in which they were assigned.
         """
 
 
@@ -141,7 +141,7 @@ class Sender(Protocol):
     def open_sender(self, timeout: float) -> None:
         """Get ready to write; blocks for at most ``timeout`` seconds.
 
-        Returns normally, too, when no broker answers: records then wait in the queue.
+        Without a broker it returns normally, too; records then wait in the queue.
 
         Raises:
             TopicError: If the topics are missing and cannot be created.
@@ -151,7 +151,7 @@ class Sender(Protocol):
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         """Get ready to write to a worker channel; blocks for at most ``timeout`` seconds.
 
-        Returns normally, too, when no broker answers. The sender must be open.
+        Without a broker it returns normally, too. The sender must be open.
 
         Raises:
             TopicError: If the topic is missing and cannot be created.
@@ -167,24 +167,24 @@ class Sender(Protocol):
 
         Args:
             record: What to write.
-            ticket: Gets the record's position, or the error; decided in a thread of the backplane
-                or in the one that calls. Failures are counted without a ticket as well. It is left
-                open if this call raises.
-            waited: Whether the sender's ticket of ``when_room`` was resolved. Senders that did not
-                wait are refused while others wait.
+            ticket: Gets the record's position, or the error, in a thread of the backplane or in the
+                calling one; stays open if this call raises. Failures are counted without a ticket,
+                too.
+            waited: Whether the sender's ticket of ``when_room`` was resolved. The queue refuses
+                senders that did not wait while others wait.
 
         Raises:
-            QueueFull: If the queue is full, or others wait for room in it.
+            QueueFull: If the queue is full, or other senders wait for room in it.
             ProduceFailed: If the record cannot be written at all.
-            LayerClosed: If the backplane is closed; it took nothing of the record.
+            LayerClosed: If the backplane is closed; it did not take the record.
         """
 
     def when_room(self, waited: bool = False) -> Ticket[None]:
         """Wait for room in the queue, in the order of these calls; any thread, never blocks.
 
         Args:
-            waited: Whether the sender waited before and found the queue full again: it is served
-                before the others.
+            waited: Whether the sender waited before and found the queue full again: it goes
+                first.
 
         Returns:
             A ticket: resolved once ``produce(..., waited=True)`` is worth a try, failed with
@@ -195,27 +195,27 @@ class Sender(Protocol):
         """Return how many partitions a topic has, as far as is known; no I/O."""
 
     def settle(self, timeout: float) -> bool:
-        """Wait until everything that was handed over is written or failed.
+        """Wait until every record so far is written or has failed.
 
         Args:
             timeout: Seconds that this may block.
 
         Returns:
-            Whether that is so.
+            False if some record is still on its way.
         """
 
 
 class Receiver(Protocol):
-    """Reads what is addressed to a server."""
+    """Reads the records that are addressed to a server."""
 
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
         """Start to read, in two threads; blocks for at most ``timeout`` seconds.
 
-        Once it has returned, every record that is written from then on reaches a sink. Commands
-        and their answers are read apart, so that they do not wait while ``data`` blocks.
+        Every record that is written after it returned reaches a sink. A thread of its own reads
+        commands and their answers, so that they do not wait while ``data`` blocks.
 
         Args:
-            data: Gets the records with messages, and the commands among them that are for all.
+            data: Gets the records with messages, and commands to everybody on ``send-all``.
             control: Gets the records of ``CONTROL_TOPICS``.
             timeout: Seconds.
 
@@ -229,13 +229,13 @@ class Receiver(Protocol):
 
 
 class WorkQueue(Protocol):
-    """Shares the messages of worker channels among those who receive from them."""
+    """Shares the messages of worker channels among the processes that receive from them."""
 
     def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
-        """Start to serve the receives of a worker channel, which share its messages with others.
+        """Start to serve the receives of a worker channel.
 
-        Blocks for at most ``timeout`` seconds; once it returned, receives are served as soon as
-        this process has its share. The sender must be open.
+        Blocks for at most ``timeout`` seconds; receives get jobs as soon as this process has its
+        share of the partitions. The sender must be open.
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
@@ -255,27 +255,30 @@ class WorkQueue(Protocol):
 
 
 class Topics(Protocol):
-    """Notices what nobody announces: new partitions, topics made anew, clients that are silent."""
+    """Notices new partitions, topics that were created again, and clients that are silent."""
 
     def refresh(self) -> None:
-        """Look at the topics that records are written to; blocks briefly.
+        """Read the partition counts of the topics that this server writes to; blocks briefly.
 
         Raises:
             BrokerUnavailable: If no broker answers.
         """
 
     def check(self) -> None:
-        """Look after everything that reads; blocks briefly. To be called every second or so."""
+        """Check readers and worker groups, and replace dead clients; blocks briefly.
+
+        The server calls it about once a second.
+        """
 
 
 class Backplane(Sender, Receiver, WorkQueue, Topics, Protocol):
-    """All of it: carries the records of one server, and lives once."""
+    """Carries the records of one server; it opens and closes once."""
 
     def health(self) -> Health:
-        """Tell how the backplane is; no I/O."""
+        """Return the health of the backplane; no I/O."""
 
     def close(self, timeout: float) -> None:
-        """Write what is queued, stop reading and free everything, within ``timeout`` seconds."""
+        """Write queued records, stop reading and free everything, within ``timeout`` seconds."""
 
     def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child."""
+        """Drop the parent's clients without freeing them, in a forked child."""

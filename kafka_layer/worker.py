@@ -1,8 +1,7 @@
-"""A worker that takes a job when it is free for it, and finishes the one in hand when it stops.
+"""A worker that takes one job at a time, and finishes the one in hand when it stops.
 
-Channels' own worker takes jobs as fast as they come and keeps them in memory: those are lost when
-it ends. This one is used by ``runworker`` where ``kafka_layer`` stands before ``channels`` in
-``INSTALLED_APPS``.
+Channels' own worker takes jobs as fast as they come, and loses those in its memory when it ends.
+``runworker`` uses this one if ``kafka_layer`` stands before ``channels`` in ``INSTALLED_APPS``.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ _Receive = Callable[[], Awaitable[_Message]]
 class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
     """Channels' worker with one message a channel in hand, and a stop that loses none.
 
-    SIGTERM or SIGINT: it takes no more messages, finishes those in hand and ends. A second one
-    ends it at once. How a job ended, its handler returned or raised, is reported to the layer.
+    At SIGTERM or SIGINT it takes no more messages, finishes those in hand and ends; a second signal
+    ends it at once. It reports to the layer whether the handler of a job returned or raised.
 
     Args:
         application: The ASGI application.
         channels: The worker channels to listen on.
-        channel_layer: Where they are.
+        channel_layer: Their layer.
         max_applications: As in Channels.
-        health: Where health probes are answered; None: nowhere.
+        health: Where it answers health probes; None: nowhere.
     """
 
     def __init__(
@@ -56,10 +55,10 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         self._probe = None if health is None else HealthProbe(health, self._health)
 
     async def handle(self) -> None:
-        """Listen on all channels until a signal says to stop, or one of them fails.
+        """Listen on all channels until a signal stops the worker, or one of them fails.
 
         Raises:
-            OSError: If health probes cannot be answered at their address.
+            OSError: If the address of health probes cannot be used.
         """
         self._leave_audiences()
         if self._probe is not None:
@@ -73,7 +72,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
     async def _listen(self) -> None:
         listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._hands]
         self._stop_on_signals(listeners)
-        # A channel that failed alone would be a worker that seems to work.
+        # One failed channel ends all: a worker that serves the rest would seem to work.
         await asyncio.wait(listeners, return_when=asyncio.FIRST_COMPLETED)
         for listener in listeners:
             listener.cancel()
@@ -86,14 +85,14 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
                 raise result
 
     async def listener(self, channel: str) -> None:
-        """Take the messages of one channel, each when the one before is done."""
+        """Take the messages of one channel, one at a time."""
         hand = self._hands[channel]
         scope = {"type": "channel", "channel": channel}
         while True:
             await hand.empty.wait()
             message, job = await self._receive(channel)
             if not message.get("type", None):
-                # Any program may have written it, so it must not end the worker.
+                # Any program may write such a message, so it must not end the worker.
                 logger.error("A message on %s has no type and is dropped: %r", channel, message)
                 job.failed(ValueError("The message has no type."))
                 continue
@@ -102,7 +101,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
             self.get_or_create_application_instance(channel, scope).put_nowait(message)  # type: ignore[no-untyped-call, unused-ignore]
 
     def _health(self) -> Health:
-        """Tell whether jobs can come, and what is in hand."""
+        """Return whether jobs can come, and how many are in hand."""
         in_hand = sum(not hand.empty.is_set() for hand in self._hands.values())
         details: dict[str, Any] = {"in_hand": in_hand, "channels": len(self._hands)}
         stats = getattr(self.channel_layer, "stats", None)
@@ -112,7 +111,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         return Health(state == "connected", {"state": state, **details})
 
     def _leave_audiences(self) -> None:
-        """Keep messages to all from the consumers, on whichever layer each has its channel."""
+        """Keep messages to everybody from the consumers, on every layer."""
         layers = [channel_layers[alias] for alias in channel_layers.configs]
         for layer in (self.channel_layer, *layers):
             leave = getattr(layer, "leave_audience", None)
@@ -127,7 +126,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         return received
 
     async def _clear_away_ended(self) -> None:
-        """Report and forget the applications that ended.
+        """Report and drop the applications that ended.
 
         Channels does so ten times a second; until then their queues would swallow messages.
         """
@@ -148,7 +147,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
                 listener.cancel()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Only the main thread may, and Windows' loops cannot.
+            # Only the main thread may add handlers, and Windows' loops have none.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, stop, number)
 
@@ -157,7 +156,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
             hand = self._hands[scope["channel"]]
 
             async def tracked() -> _Message:
-                # A consumer asks for a message when its handler of the one before returned.
+                # A consumer asks for the next message when its handler has returned.
                 if hand.begun:
                     hand.done()
                 message = await receive()
@@ -186,7 +185,7 @@ class _Job(Protocol):
 
 
 class _UntrackedJob:
-    """A message of a layer that does not want to know how it ends."""
+    """A message of a layer that takes no reports."""
 
     def done(self) -> None:
         pass
@@ -196,10 +195,10 @@ class _UntrackedJob:
 
 
 class _Hand:
-    """What a worker has of one channel: nothing, or one job.
+    """The hand of a worker for one channel: empty, or holding one job.
 
     Attributes:
-        empty: Set while there is nothing.
+        empty: Set while it holds no job.
         begun: Whether the application has received the job.
     """
 
@@ -215,13 +214,13 @@ class _Hand:
         self.empty.clear()
 
     def done(self) -> None:
-        """Note that the application has nothing left to do; the job's end is reported."""
+        """Report that the application is done with the job, and let go of it."""
         job = self._let_go()
         if job is not None:
             job.done()
 
     def failed(self, error: BaseException) -> None:
-        """Note that the application failed, or was cancelled, at the job."""
+        """Report that the application failed at the job, or was cancelled, and let go of it."""
         job = self._let_go()
         if job is not None:
             job.failed(error)

@@ -1,6 +1,6 @@
-"""The synchronous twins of the layer's calls: no event loop needed, and none used.
+"""The synchronous twins of the layer's calls; they use no event loop.
 
-They block the calling thread alone: for the first start, for an acknowledgement, for a command, or
+They block only the calling thread: for the first start, for an acknowledgement, for a command, or
 with ``overflow="block"``. Arguments, results and errors are those of the methods without ``_sync``.
 """
 

@@ -1,4 +1,4 @@
-"""Every time-out and interval that no setting names, as one value that a test can replace."""
+"""Every time-out and interval that is not a setting, as one value that a test can replace."""
 
 from __future__ import annotations
 
@@ -17,49 +17,47 @@ class Timings:
         start_step: The least time-out of each step of a start.
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
-        refresh: Between two looks at the partition counts for changes that no broker announces.
+        refresh: Between two reads of the partition counts, which brokers do not announce.
         token: How much longer a start may take where oauth_cb fetches a token: each client waits
             for it, in whole seconds.
-        connection_doubt: How long no client is answered, after one reported that it finds no
-            broker, before the brokers count as lost: the upkeep asks one within that time.
+        connection_doubt: How long no client gets an answer, after one reported that it finds no
+            broker, until the brokers count as lost. The upkeep asks a broker within that time.
         producer_pace: Between two rounds of the producer's thread while records are on their way.
-        producer_rest: The longest that this thread rests where nothing is to be done.
-        producer_replace: The least time between two replacements of a producer that failed for
-            good.
-        topics: Between two looks whether topics were made anew or got partitions, by servers that
-            receive.
-        look: Between two looks whether a client that reads gets what the log holds.
-        look_in_trouble: The same, for the time of ``trouble`` after an error of the client.
-        trouble: How long an error of a client counts as trouble.
-        request: How long brokers get to answer a small request that can be repeated.
-        repair: How long one attempt to make missing topics may take.
+        producer_rest: The longest rest of this thread while no record is on its way.
+        producer_replace: The least time between two replacements of a producer after a fatal
+            error.
+        topics: Between two checks for topics that were created again or got partitions, by servers
+            that receive.
+        look: Between two checks that a reader gets what the log holds.
+        look_in_trouble: The same, for ``trouble`` after an error of the client.
+        trouble: How long the checks are frequent after an error of a client.
+        request: The time-out of a small request that can be repeated.
+        repair: The longest that one attempt to create missing topics may take.
         drop_summary: The least time between two log lines about drops of one cause.
         signals_linger: How long the thread that sends signals waits for another before it ends.
-        close_signals: The least that a close waits for receivers of signals, whatever the rest
-            of it took.
-        echo: After which an event loop that was not seen to run counts as standing still.
+        close_signals: The least that a close waits for receivers of signals, however long the rest
+            of the close took.
+        echo: After which an event loop that was not seen to run counts as blocked.
         stalled: Without a take, in a loop that runs, after which a full channel counts as stalled.
-        holding_up: For which a full channel that takes now and then may hold up those that keep
-            up, between two drains.
-        blocked_loop: After which an event loop that does not run counts as if it did, so that its
-            channels can stall.
-        job_unclaimed: After which a job that was handed out, and that no receive took, is given
-            back to the other workers.
-        job_doubt: For which receives that took nothing count as no demand, at first; doubled each
+        holding_up: For which a full channel that takes messages now and then may delay those that
+            keep up, between two drains.
+        blocked_loop: After which a blocked event loop counts as if it ran, so that its channels can
+            stall.
+        job_unclaimed: After which a worker gives a job that no receive took back to the others.
+        job_doubt: For which receives that took no job count as no demand, at first; doubled each
             time up to ``worker_idle``. A receive that begins to wait or takes a job ends it.
         worker_pause: Without demand, after which a worker fetches nothing more.
         worker_idle: Without demand, after which a worker leaves its share to the others.
         worker_park: Without a receive, after which a worker channel's client and thread end, also
-            where no other process shares the work. The next receive begins anew.
-        worker_look: Between two looks whether a worker's client gets what the log holds.
-        worker_answer: The longest that the requests of such a look wait for the broker.
-        worker_stuck: After which a call of a worker's client that has not returned is suspected: a
-            commit that no broker answers is repeated by librdkafka when ``socket.timeout.ms`` is
-            over.
+            if no other process shares the work. The next receive starts them again.
+        worker_look: Between two checks that a worker's client gets what the log holds.
+        worker_answer: The time-out of the requests of such a check.
+        worker_stuck: After which a call of a worker's client that has not returned is suspected.
+            librdkafka repeats an unanswered commit after ``socket.timeout.ms``, 10 s.
         read_back: The longest that a join or a leave waits until this server has read what its own
             process sent to the group before.
         read_back_window: How long a group that was sent to is remembered; also the pause after a
-            ``read_back`` timed out.
+            ``read_back`` that timed out.
     """
 
     start: float = 4.5

@@ -1,1 +1,1 @@
-"""From a record to the receives of this process. Knows nothing of Kafka."""
+"""The way of a message from its record to a receive of this process. Knows nothing of Kafka."""

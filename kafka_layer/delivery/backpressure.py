@@ -1,9 +1,9 @@
 """Back-pressure: which full channels the reading thread waits for, and for how long.
 
-The log is the buffer: where a channel is full, the thread that reads waits until it has room, and
-the records behind wait in the broker. One dead browser must not stop a server, so there are two
-limits: a channel that takes nothing while its event loop runs, and one that holds up the others for
-too long, is stalled. Nothing waits for a stalled channel; it alone loses messages until it is
+The log is the buffer: the reading thread waits until a full channel has room, and the records
+behind wait in the broker. One dead browser must not stop a server. So two kinds of channels are
+stalled: one that takes nothing while its event loop runs, and one that holds up the others for too
+long. The reading thread waits for no stalled channel; that channel alone loses messages until it is
 drained.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["BackPressure", "Bounded", "Congestion", "Verdict"]
 
 
 class Verdict(enum.Enum):
-    """Whether the thread that has a message for a full channel waits for it."""
+    """Whether the reading thread waits for a full channel."""
 
     ROOM = "it has room again"
     WAIT = "it may take messages soon"
@@ -40,23 +40,23 @@ class Congestion:
     state    means                                                   ends
     ======== ======================================================= ===========================
     (none)   the channel was not full since it was last empty        full: a message fills it
-    full     it is waited for                                        stalled; drained
-    stalled  nothing waits for it until it is drained                drained
+    full     the reading thread waits for it                         stalled; drained
+    stalled  the reading thread does not wait for it                 drained
     ======== ======================================================= ===========================
 
-    A channel is drained when a receive takes its last message, or finds none. It then
-    drops its congestion as a whole; late writes to the old object are harmless.
+    A channel is drained when a receive takes its last message, or finds none. It then drops its
+    congestion as a whole; late writes to the old object are harmless.
 
     Args:
         taken: How many messages the channel's receives have taken so far.
-        clocks: For each loop that receives, for how many seconds it was seen to run so far.
+        clocks: For each loop that receives, the seconds for which it was seen to run so far.
 
     Attributes:
         room: Set when half of the capacity is free; None unless a thread waits for that.
-        held_up: For how many seconds the others had to wait for the channel.
-        stalled: Whether it is stalled.
-        none_expires_before: The earliest deadline among its messages when it was last looked for,
-            on ``time.monotonic()``; minus infinity since it was filled anew.
+        held_up: Seconds for which the others had to wait for the channel.
+        stalled: Whether the channel is stalled.
+        none_expires_before: The earliest deadline of its messages at the last search, on
+            ``time.monotonic()``; minus infinity if it was filled again since.
     """
 
     __slots__ = ("_since", "_taken", "held_up", "none_expires_before", "room", "stalled")
@@ -68,23 +68,23 @@ class Congestion:
         self.restart(taken, clocks)
 
     def restart(self, taken: int, clocks: Mapping[Loop, float]) -> None:
-        """Count the idle time from now on: a message was taken, or the channel is full anew."""
+        """Count idle time from now on: a receive took a message, or the channel filled again."""
         self._taken = taken
         self._since = dict(clocks)
         self.none_expires_before = -math.inf
 
     def idle(self, taken: int, clocks: Mapping[Loop, float]) -> float:
-        """Return for how many seconds nothing was taken while *all* loops that receive ran.
+        """Return the seconds in which *all* loops that receive ran and no message was taken.
 
         A process that gets no processor, or a loop that a handler blocks, is slow but does not
-        refuse to take.
+        refuse messages.
         """
         if taken != self._taken:
             self.restart(taken, clocks)
         return min(ran - self._since.setdefault(loop, ran) for loop, ran in clocks.items())
 
     def judge(self, taken: int, clocks: Mapping[Loop, float], timings: Timings) -> bool:
-        """Tell whether the channel is stalled, by what is known now; it stays so until it ends."""
+        """Tell whether the channel is stalled; a stalled one stays so until this object ends."""
         self.stalled = (
             self.stalled
             or self.idle(taken, clocks) >= timings.stalled
@@ -94,7 +94,7 @@ class Congestion:
 
 
 class Bounded(Protocol):
-    """A channel, as far as back-pressure is concerned."""
+    """A channel, as back-pressure sees it."""
 
     capacity: int
 
@@ -113,15 +113,15 @@ class Bounded(Protocol):
         """Whether it is stalled."""
 
     def congestion(self) -> Congestion:
-        """Return its congestion; begins one if it has none."""
+        """Return its congestion; begin one if it has none."""
 
 
 class BackPressure:
-    """What the thread that reads does with a full channel.
+    """Decides what the reading thread does with a full channel.
 
     Args:
         timings: ``stalled``, ``holding_up`` and ``blocked_loop``.
-        channels: Returns the channels that are open, to tell whether most keep up.
+        channels: Returns the open channels, to tell whether most keep up.
     """
 
     def __init__(self, timings: Timings, channels: Callable[[], Sequence[Bounded]]) -> None:
@@ -143,20 +143,20 @@ class BackPressure:
             if verdict is not Verdict.WAIT:
                 return verdict is Verdict.ROOM
             waited = self._wait(channel.loops)
-            # Short waits are those for a channel that takes its messages all the time.
+            # A channel that takes its messages all the time causes short waits only.
             if waited >= self._round / 2 and self._most_keep_up():
                 channel.congestion().held_up += waited
 
     def verdict(self, channel: Bounded) -> Verdict:
-        """Tell what the channel's state means now; waits for nothing."""
+        """Tell whether to wait for a channel; does not block."""
         if len(channel) <= channel.capacity // 2:
             return Verdict.ROOM
-        # Idle since it is full, not since somebody waits for it: many that stand still cost no more
-        # time than one.
+        # Idle time counts from when it became full, so that many stalled channels cost the time of
+        # one.
         clocks = {loop: loop.ran for loop in channel.loops}
         if not channel.congestion().judge(channel.taken, clocks, self._timings):
             return Verdict.WAIT
-        # Where it was drained while it was judged, that was about a congestion that is over.
+        # A receive may have drained it meanwhile: then the verdict is about an old congestion.
         return Verdict.STALLED if channel.stalled else Verdict.WAIT
 
     def _wait(self, loops: Sequence[Loop]) -> float:
@@ -170,7 +170,7 @@ class BackPressure:
         return waited
 
     def _most_keep_up(self) -> bool:
-        # Where most are behind, the server is slow, and dropping would help nobody.
+        # If most are behind, the server is slow, and drops would not help the others.
         channels = self._channels()
         behind = sum(len(each) > each.capacity // 2 for each in channels if not each.stalled)
         return behind * 2 < len(channels)

@@ -3,8 +3,8 @@
 Hot path: each message to a group is put into the mailbox of each member.
 
 A thread that puts a message appends it to the mailbox and leaves a note for the receives that wait
-(see ``wakeups``). ``receive`` itself takes the message, with no await between taking and
-returning, so a receive that is cancelled takes none with it.
+(see ``wakeups``). ``receive`` itself takes the message, with no await between taking and returning,
+so a cancelled receive loses none.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Mailbox(Receives):
 
     Attributes:
         taken: How many messages were taken from it.
-        received_by: ``str`` once a receive named the channel by a copy of its name, ``ChannelName``
-            while all did by the object that ``new_channel()`` returned, None before the first.
-            Set by ``receive``.
+        received_by: The type of name that receives used, set by ``receive``: ``ChannelName`` while
+            all used the object that ``new_channel()`` returned, ``str`` once one used a copy, None
+            before the first.
     """
 
     __slots__ = ("_congestion", "capacity", "channel", "received_by", "taken")
@@ -59,12 +59,12 @@ class Mailbox(Receives):
         return len(self._messages)
 
     def put(self, envelope: Envelope) -> bool:
-        """Append a message and note that the receives are to be woken; any thread.
+        """Append a message and leave notes to wake the receives; any thread.
 
         The note takes effect with the next ``Wakeups.flush``.
 
         Returns:
-            False if the mailbox is full; the message is not in it then.
+            False if the mailbox is full; it did not take the message then.
         """
         room = self.capacity - len(self._messages)
         if room <= 0:
@@ -81,9 +81,9 @@ class Mailbox(Receives):
 
     def take(self) -> Envelope | None:
         """Return the oldest message, or None; any thread, in practice the receiving loop's."""
-        # Most receives come before their message, and an exception costs as much as all the rest.
+        # Most receives come before their message, and an IndexError costs as much as the rest.
         if not self._messages:
-            # A receive that finds nothing keeps up, whatever emptied the mailbox.
+            # A receive that finds the mailbox empty keeps up.
             self._congestion = None
             return None
         try:
@@ -96,9 +96,9 @@ class Mailbox(Receives):
         return envelope
 
     def drop_expired(self) -> int:
-        """Drop the messages that are too old to be received, where it is full; any thread.
+        """Drop the expired messages of a full mailbox; any thread.
 
-        Making room is no sign of a receiver, so it does not end a stall.
+        Room that comes from this is no sign of a receiver, so it does not end a stall.
 
         Returns:
             How many messages were dropped.
@@ -133,12 +133,12 @@ class Mailbox(Receives):
 
     @property
     def stalled(self) -> bool:
-        """Whether it stopped taking messages, and was not drained since: nothing waits for it."""
+        """Whether it stalled and was not drained since: the reading thread does not wait for it."""
         congestion = self._congestion
         return congestion is not None and congestion.stalled and bool(self._messages)
 
     def congestion(self) -> Congestion:
-        """Return what is known of it since it is full; begins to watch it if nothing is."""
+        """Return its congestion; begin one if it has none."""
         congestion = self._congestion
         if congestion is None:
             congestion = self._congestion = Congestion(self.taken, self._clocks())

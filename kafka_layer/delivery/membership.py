@@ -16,9 +16,9 @@ logger = logging.getLogger("kafka_layer")
 
 
 class MembershipListener(Protocol):
-    """Is told which names have members on this server, in the order in which that changes.
+    """Gets to know which names have members on this server, in the order of the changes.
 
-    Called in the thread that makes the change, with the membership locked: must not block.
+    The thread that makes a change calls it, with the membership locked: it must not block.
     """
 
     def first_in(self, name: str) -> None:
@@ -31,23 +31,23 @@ class MembershipListener(Protocol):
 class Membership:
     """Names (of groups, of users) and the mailboxes that belong to each.
 
-    Any thread may call any method, also a signal handler or a finalizer that interrupts another one
-    of them in the same thread: its change is carried out right after the one it interrupted.
+    Any thread may call any method, also a signal handler or a finalizer that interrupts another
+    call in its thread: the interrupted call then also makes its change.
     """
 
     def __init__(self) -> None:
-        # Re-entrant: who interrupts its holder would wait for itself.
+        # Re-entrant: a signal handler may interrupt its holder.
         self._lock = RLock()
         self._changes: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
         self._changing = False
         self._members: dict[str, dict[Mailbox, None]] = {}
         self._names: dict[Mailbox, set[str]] = {}
-        # What the router iterates: replaced, never changed, so that it reads without the lock.
+        # The router iterates over these without the lock, so they are replaced, never changed.
         self._snapshots: dict[str, tuple[Mailbox, ...]] = {}
         self._listeners: list[MembershipListener] = []
 
     def listen(self, listener: MembershipListener) -> None:
-        """Tell a listener of every first and last member, those that are there already at once."""
+        """Tell a listener of every first and last member, and at once of the present names."""
         self._carry_out(self._listen, listener)
 
     def add(self, name: str, mailbox: Mailbox) -> None:
@@ -74,7 +74,7 @@ class Membership:
                 return ()
             self._carry_out(self._take_snapshot, name)
             members = self._snapshots.get(name)
-            if members is None:  # changed, or not carried out yet
+            if members is None:  # just changed, or the interrupted call takes it later
                 members = tuple(self._members.get(name, ()))
         return members
 
@@ -84,7 +84,7 @@ class Membership:
     def _carry_out(self, change: Callable[..., None], *args: object) -> None:
         with self._lock:
             self._changes.append((change, args))
-            # Where this call interrupts another one, that one carries it out.
+            # If this call interrupts another one, that one makes the change.
             while self._changes and not self._changing:
                 self._changing = True
                 try:

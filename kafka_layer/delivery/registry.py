@@ -1,14 +1,14 @@
-"""The channels of this server: which there are, and when each is forgotten.
+"""The channels of this server, and when each is forgotten.
 
 Knows nothing of Kafka. Any thread may call any method, and so may a signal handler or a finalizer
 that interrupts one of them: nothing here waits for a lock.
 
-A channel is forgotten, with its groups and its user, when nobody can receive on it any more. The
-name object that ``new_channel()`` returned tells: while it lives, a handler may run for as long as
-it likes, because its consumer holds the name. Once it was collected, a channel on which that object
-alone has received, as a websocket's, is forgotten by the next sweep. A copy of the text may be
-somewhere where no receive has come yet, or where a copy has received: such a channel is forgotten
-when no receive waits and ``expiry`` has passed since the last one.
+The registry forgets a channel, with its groups and its user, when nobody can receive on it any
+more. While the name object that ``new_channel()`` returned lives, a handler may run for any time,
+because its consumer holds the name. When Python has collected the object and receives used only
+that object, as those of a websocket, the next sweep forgets the channel. If a receive used a copy
+of the text, or none has come yet, a copy may be in use: then the channel is forgotten when no
+receive waits and ``expiry`` has passed since the last one.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _CHANGES = frozenset({"group_add", "group_discard", "user_add", "user_discard"})
 
 
 class ChannelForgotten(Exception):
-    """A receive found its mailbox just before it was forgotten; it opens the channel anew."""
+    """The channel was forgotten while a receive waited; the receive opens it again."""
 
 
 class Registry:
     """The channels of one server.
 
-    A channel is *held* while its name object lives; then *leaving*, where a copy of the name may
-    still receive; *forgotten* in the end. A receive brings a forgotten one back as leaving, without
-    its groups.
+    A channel is *held* while its name object lives; then *leaving*, while a copy of the name may
+    still receive; *forgotten* in the end. A receive brings a forgotten channel back as leaving,
+    without its groups.
 
-    It is open, then closed: no channel is opened any more, and those that are here raise. Then it
-    is emptied as well: nobody is here.
+    The registry is *open*, then *closed*: it opens no channel any more, and receives raise. In the
+    end it is *empty*.
 
     Args:
         config: Capacities and expiry times.
@@ -51,9 +51,9 @@ class Registry:
         wakeups: The event loops that receive.
         groups: Which channels are in which group.
         users: Which channels serve which user.
-        mailbox: Returns the mailbox of a channel, or None if it is not (or no longer) here. Not a
-            method, as each send and each receive calls it.
-        hears_all: Whether messages to all are for the channels here.
+        mailbox: Returns the mailbox of a channel; None if the channel is not (or no longer) here.
+            Not a method, because each send and each receive calls it.
+        hears_all: Whether messages to everybody reach the channels here.
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -76,7 +76,7 @@ class Registry:
         """Open a channel and return its name; it lives as long as the name object does.
 
         Raises:
-            Exception: A copy of the error that this was closed with.
+            Exception: A copy of the error that ``close`` was given, if this is closed.
         """
         name = new_channel_name(prefix, server)
         channel = str(name)
@@ -87,12 +87,10 @@ class Registry:
         return name
 
     def open_mailbox(self, channel: str) -> Mailbox:
-        """Return the channel's mailbox; make one if the channel was forgotten.
-
-        It comes back without its groups.
+        """Return the channel's mailbox; make one, without groups, if the channel was forgotten.
 
         Raises:
-            Exception: A copy of the error that this was closed with, if it had to be made.
+            Exception: A copy of the error that ``close`` was given, if this is closed.
         """
         mailbox = self._mailboxes.get(channel)
         if mailbox is None:
@@ -104,15 +102,15 @@ class Registry:
         return mailbox
 
     def open_channels(self) -> list[Mailbox]:
-        """Return every channel that somebody receives on or could receive on."""
+        """Return every channel on which a receive waits, or whose name object lives."""
         return [each for each in list(self._mailboxes.values()) if self.is_open(each)]
 
     def audience(self) -> Sequence[Mailbox]:
-        """Return every channel that a message to all is for."""
+        """Return every channel that a message to everybody reaches."""
         return self.open_channels() if self.hears_all else ()
 
     def is_open(self, mailbox: Mailbox) -> bool:
-        """Tell whether somebody receives on a channel, or still holds its name."""
+        """Tell whether a receive waits on a channel, or its name object lives."""
         if mailbox.closed:
             return False
         if mailbox.receiving:
@@ -121,9 +119,9 @@ class Registry:
         return name is not None and name() is not None
 
     def change(self, command: str, name: str, channel: str) -> None:
-        """Change a membership, as asked here or by another server.
+        """Change a membership, for a caller here or on another server.
 
-        A channel that is not, or no longer, here changes nothing: nobody could receive on it.
+        A channel that is not, or no longer, here changes nothing.
 
         Args:
             command: ``group_add``, ``group_discard``, ``user_add`` or ``user_discard``.
@@ -141,11 +139,11 @@ class Registry:
         if mailbox is not None:
             (membership.add if verb == "add" else membership.discard)(name, mailbox)
             if self._mailboxes.get(channel) is not mailbox:
-                # Forgotten between the two: nobody would ever take it out again.
+                # The channel was forgotten meanwhile, and nothing else would end its membership.
                 membership.drop(mailbox)
 
     def sweep(self) -> int:
-        """Forget the channels that nobody can receive on any more; one thread alone.
+        """Forget channels on which nobody can receive any more; one thread alone.
 
         Returns:
             How many messages were left in them.
@@ -182,19 +180,17 @@ class Registry:
         return sum(mailbox.clear() for mailbox in list(self._mailboxes.values()))
 
     def close(self, error: Exception) -> int:
-        """Let every receive, those that wait and those to come, raise a copy of ``error``.
-
-        It stays closed: no channel is opened any more.
+        """Let each present and future receive raise a copy of ``error``; open no more channels.
 
         Returns:
             How many messages were dropped.
         """
-        # First: a channel that is opened from here on is taken back.
+        # First, so that a channel that another thread opens from here on is taken back.
         self._error = error
         return sum(mailbox.close(error) for mailbox in list(self._mailboxes.values()))
 
     def empty(self) -> None:
-        """Let go of the channels; once it is closed."""
+        """Drop the channels, after ``close``."""
         self._mailboxes.clear()
         self._names.clear()
         self._collected.clear()
@@ -210,7 +206,7 @@ class Registry:
 
     def _require_open(self, made: Mailbox) -> None:
         if self._error is not None:
-            # close() may have come before it was here to be closed.
+            # close() may have run just before the mailbox was added.
             self._forget(made, self._error)
             raise copy.copy(self._error)
 
@@ -218,7 +214,7 @@ class Registry:
         self._leaving.append((time.monotonic() + self._config.expiry, mailbox))
 
     def _forget_silent(self, now: float) -> int:
-        # A name that is held for ever, for instance in a leaked consumer, ends here.
+        # Channels whose names leak, for instance in a consumer, end here.
         silent = [
             mailbox
             for mailbox in list(self._mailboxes.values())
@@ -230,7 +226,7 @@ class Registry:
         if self._mailboxes.get(mailbox.channel) is mailbox:
             del self._mailboxes[mailbox.channel]
             self._names.pop(mailbox.channel, None)
-        # A receive that found the mailbox before it went would wait in it for ever.
+        # A receive may have found the mailbox before it was removed, and must not wait in it.
         left = mailbox.close(error or ChannelForgotten(mailbox.channel))
         self.groups.drop(mailbox)
         self.users.drop(mailbox)

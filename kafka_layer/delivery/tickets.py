@@ -1,7 +1,7 @@
-"""A ticket for something that is under way, and procedures that wait for tickets.
+"""Tickets for outcomes that are still open, and procedures that wait for tickets.
 
-Coroutines await a ticket, threads wait for it. A procedure is written once, as a generator that
-yields the tickets it has to wait for; ``run_in_loop`` and ``run_blocking`` carry it out.
+Coroutines await a ticket, threads block on it. A procedure is written once, as a generator that
+yields the tickets it waits for; ``run_in_loop`` and ``run_blocking`` carry it out.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Ticket(Generic[T]):
     """The one outcome of a send, a start or a command; any number of callers may wait for it.
 
     States: open, then resolved with a result or failed with an error; the first outcome stays.
-    Nobody can cancel it: a coroutine that is cancelled while it awaits the ticket leaves the others
-    their outcome. Any thread and any event loop may use it.
+    It cannot be cancelled: a cancelled coroutine leaves the other waiters their outcome. Any thread
+    and any event loop may use it.
     """
 
     __slots__ = ("_future",)
@@ -36,14 +36,14 @@ class Ticket(Generic[T]):
 
     @classmethod
     def resolved(cls, result: T) -> Ticket[T]:
-        """Return a ticket whose result is there already."""
+        """Return a resolved ticket."""
         ticket = cls()
         ticket._future.set_result(result)
         return ticket
 
     @classmethod
     def failed(cls, error: BaseException) -> Ticket[T]:
-        """Return a ticket that has failed already."""
+        """Return a failed ticket."""
         ticket = cls()
         ticket._future.set_exception(error)
         return ticket
@@ -75,7 +75,7 @@ class Ticket(Generic[T]):
         return True
 
     def on_done(self, callback: Callable[[Ticket[T]], None]) -> None:
-        """Call back once with this ticket: at once if the outcome is there, else when it comes.
+        """Call back once with this ticket: at once if it has its outcome, else when it gets it.
 
         Args:
             callback: Runs in the thread that decides the outcome; must not block or raise.
@@ -106,7 +106,7 @@ class Ticket(Generic[T]):
     async def outcome(self, timeout: float | None = None) -> T:
         """Do what ``result`` does, in a coroutine of any event loop."""
         if not self._future.done():
-            # Each waiter gets a future of its own loop, so that cancelling one leaves the others.
+            # A future of its own for each waiter: cancelling one leaves the others.
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
             self._future.add_done_callback(lambda _: _release_from_thread(waiter))
@@ -125,8 +125,8 @@ class Ticket(Generic[T]):
 
 
 Steps = Generator["tuple[Ticket[Any], float | None]", Any, T]
-"""A procedure: it yields each ticket that it waits for, with the seconds that this may take, is
-sent the ticket's result, or has its error thrown in, and returns its own result."""
+"""A procedure: a generator that yields each ticket it waits for, with a time-out in seconds, gets
+the ticket's result sent or its error thrown in, and returns its own result."""
 
 
 def wait(ticket: Ticket[T], timeout: float | None = None) -> Steps[T]:
@@ -135,7 +135,7 @@ def wait(ticket: Ticket[T], timeout: float | None = None) -> Steps[T]:
     For instance ``position = yield from wait(ticket)``.
 
     Args:
-        ticket: What is waited for.
+        ticket: The ticket.
         timeout: Seconds that this may take; None waits without end.
 
     Raises:
@@ -210,7 +210,7 @@ def _release_from_thread(waiter: asyncio.Future[None]) -> None:
     try:
         waiter.get_loop().call_soon_threadsafe(_release, waiter)
     except RuntimeError:
-        # Its loop is closed: nobody waits there any more.
+        # The loop of the waiter is closed.
         return
 
 
@@ -224,7 +224,7 @@ def _own_copy(error: BaseException) -> BaseException:
     try:
         own = copy.copy(error)
     except Exception:
-        # One that cannot be copied is shared.
+        # Share an error that cannot be copied.
         return error
     own.__traceback__ = error.__traceback__
     own.__cause__, own.__context__ = error.__cause__, error.__context__

@@ -1,12 +1,12 @@
-"""From threads to event loops: which receives of which loops are to be woken, and waking them.
+"""Wakes the receives that wait in event loops, from any thread.
 
 Hot path: one message to a group wakes a receive for each member.
 
-A channel may be received on from any number of loops at the same time; any of them may stand still
-or be closed at any moment. So a note that a channel has a message goes to *each* loop in which a
-receive waits on it, and a loop that never reads its notes delays nobody but its own receives.
-A message is not handed over in a note: the receive that runs first takes it. A message that is
-handed over through a future is lost when its receive is cancelled in the same turn of the loop.
+Any number of loops may receive on a channel at the same time; any of them may be blocked or closed
+at any moment. So a note that a channel has a message goes to *each* loop in which a receive waits
+on it, and a loop that never reads its notes delays only its own receives. A note carries no
+message: the receive that runs first takes it. (A message that travels in a future is lost when its
+receive is cancelled in the same turn of the loop.)
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ class Envelope:
         payload: The serialized message; each receiver decodes its own copy.
         deadline: When the message expires, on ``time.monotonic()``.
         place: Where its record stands in the log: topic, partition, offset and the broker's
-            timestamp in seconds. None for a message that went from channel to channel within the
-            process.
-        unreadable: Set once decoding it failed, so that it is reported once.
+            timestamp in seconds. None for a message that stayed within the process.
+        unreadable: Whether decoding it failed, so that only the first failure is reported.
     """
 
     __slots__ = ("deadline", "payload", "place", "unreadable")
@@ -49,25 +48,25 @@ class Envelope:
 
 
 class Wakeups:
-    """The event loops of one server, and those of them that are to be told of messages.
+    """The event loops of one server, and those with notes to read.
 
     Args:
-        timings: ``echo``: within how many seconds a loop answers that counts as running.
+        timings: ``echo``: seconds within which a running loop answers.
 
     Attributes:
-        noted: The loops in which something is due since the last ``flush``.
+        noted: The loops with notes since the last ``flush``.
     """
 
     def __init__(self, timings: Timings | None = None) -> None:
         self.timings = timings or Timings()
         self.noted: dict[Loop, None] = {}
-        # By the id of the event loop. An entry goes with its loop. Ids are used again, so
-        # the weak reference is compared, too.
+        # By the id of the event loop; an entry ends with its loop. Python reuses ids, so
+        # running_loop() compares the loop, too.
         self._loops: dict[int, Loop] = {}
-        # For a channel on which nobody has received yet, and that no loop opened.
+        # For a channel that no loop opened and on which none has received yet.
         self.nowhere = Loop(None, self.timings.echo)
-        # Guards who waits where, when a loop receives for the first time or was closed. Re-entrant
-        # for a signal handler that sends: who interrupts its holder would wait for itself.
+        # Guards Receives._by_loop, which changes when a loop receives for the first time or was
+        # closed. Re-entrant: a signal handler that sends may interrupt the holder.
         self.lock = RLock()
 
     def flush(self) -> None:
@@ -95,21 +94,21 @@ class Wakeups:
 
 
 class Loop:
-    """One event loop, seen from the threads that have something for it.
+    """One event loop, seen from other threads.
 
-    A loop is closed, or it is running, or it stands still: it has not been seen to run for
-    ``patience`` seconds, because a handler blocks it or nobody runs it.
+    A loop is *closed*; or *running*; or *blocked*: it was not seen to run for ``patience`` seconds,
+    because a handler blocks it or nobody runs it.
 
     Args:
         event_loop: The loop; held by a weak reference.
-        patience: Seconds after which a loop that does not answer counts as standing still.
+        patience: Seconds without an answer after which the loop counts as blocked.
         on_collected: Called when the loop was garbage-collected.
 
     Attributes:
         get: Returns the event loop, or None once it was garbage-collected.
-        due: The receives to be woken in this loop, in their order.
+        due: The channels whose receives in this loop are to be woken, in order.
         seen_running: When it was last seen to run, on ``time.monotonic()``.
-        ran: For how many seconds it was seen to run while back-pressure waited for its receives.
+        ran: Seconds for which it was seen to run while back-pressure waited for its receives.
     """
 
     __slots__ = (
@@ -146,15 +145,14 @@ class Loop:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is closed: what waits in it never runs again."""
+        """Whether it is closed or collected: its receives never run again."""
         event_loop = self.get()
         return event_loop is None or event_loop.is_closed()
 
     def is_running(self) -> bool:
         """Tell whether the loop has run within the last ``patience`` seconds; any thread.
 
-        Asks it for an echo where the last one is old, so a caller that looks repeatedly sees a
-        loop that runs as running.
+        Asks the loop for an echo if the last one is old, so the second call sees a loop that runs.
         """
         age = time.monotonic() - self.seen_running
         if age > self._patience / 4:
@@ -162,7 +160,7 @@ class Loop:
         return age <= self._patience and not self.is_closed
 
     def ask(self) -> None:
-        """Ask the loop to show that it runs; ``seen_running`` moves when it does. Any thread."""
+        """Ask the loop for an echo, which sets ``seen_running``; any thread."""
         event_loop = self.get()
         if self._asked or event_loop is None:
             return
@@ -173,15 +171,15 @@ class Loop:
             self._asked = False
 
     def tell_when_running(self, receives: Receives) -> None:
-        """Call ``receives.on_demand`` once, when the loop runs next; any thread."""
+        """Call ``receives.on_demand`` once, when the loop next runs; any thread."""
         self._on_running[receives] = None
         self.ask()
 
     def count(self, seconds: float, patience: float) -> None:
-        """Count the time since ``ask`` in ``ran``, if the loop ran in it; one thread alone.
+        """Add the time since ``ask`` to ``ran`` if the loop answered; one thread alone.
 
         Args:
-            seconds: The time since then.
+            seconds: The time since ``ask``.
             patience: Seconds of silence after which the loop counts as if it ran.
         """
         silent = self._asked and not self.is_closed
@@ -190,17 +188,17 @@ class Loop:
         self._silent = self._silent + seconds if silent else 0.0
 
     def schedule(self) -> None:
-        """Have the loop wake what is due; any thread."""
+        """Have the loop wake the receives that are due; any thread."""
         event_loop = self.get()
         if event_loop is None or event_loop.is_closed():
             self._drop_due()
             return
         if self._scheduled:
-            # What is due was added before this look, and the callback looks after it clears this.
+            # The callback reads ``due`` after it clears this flag, so it sees every note.
             return
         self._scheduled = True
         try:
-            # The other one writes to a socket, so that the loop ends its wait for events.
+            # call_soon_threadsafe writes to a socket, to end the loop's wait for events.
             if event_loop is asyncio._get_running_loop():
                 event_loop.call_soon(self._wake_due)
             else:
@@ -214,13 +212,13 @@ class Loop:
     def _wake_due(self) -> None:
         self._scheduled = False
         self.seen_running = time.monotonic()
-        # These and no more: what is noted while they run is for the next turn.
+        # A copy: notes that come meanwhile are for the next turn.
         for receives in list(self.due):
             self.due.pop(receives, None)
             try:
                 receives.wake(self)
             except BaseException:
-                # A task ends the loop (SystemExit). Should it run once more, it goes on here.
+                # SystemExit in a task ends the loop. If it is run again, it goes on here.
                 self.due[receives] = None
                 self.schedule()
                 raise
@@ -245,15 +243,16 @@ class Receives:
 
     Args:
         wakeups: The loops of its server.
-        on_wait: Called when ``demand`` may have risen: in the loop, when a receive begins to wait,
-            and when a loop that stood still runs again. Must not block or raise.
+        on_wait: Called in the loop when ``demand`` may have risen: a receive begins to wait, or a
+            blocked loop runs again. Must not block or raise.
 
     Attributes:
-        last_seen: When a receive last gave up or took, on ``time.monotonic()``; who takes sets it.
+        last_seen: When a receive last took a message (``receive`` sets it) or was cancelled, on
+            ``time.monotonic()``.
     """
 
-    # What is here and in Mailbox is one object, and looked at in place: with a message to a group
-    # each object and each call of a member is a tenth of its time.
+    # One object together with Mailbox, and few calls: for a message to a group each further object
+    # or call for a member adds a tenth of the time.
     __slots__ = (
         "__weakref__",
         "_by_loop",
@@ -271,7 +270,7 @@ class Receives:
             wakeups.nowhere if asyncio._get_running_loop() is None else wakeups.running_loop()
         )
         self._messages: deque[Envelope] = deque()
-        # Replaced, never changed, so that any thread may look through it. A loop stays until it is
+        # Replaced, never changed, so that any thread may iterate over it. A loop stays until it is
         # closed, also without a receive that waits.
         self._by_loop: tuple[tuple[Loop, dict[Waiter, None]], ...] = ()
         self._error: Exception | None = None
@@ -294,24 +293,23 @@ class Receives:
         waiter = Waiter(loop=running)
         waiters[waiter] = None
         try:
-            # A put that saw no receive came before the line above, so its message is seen here; so
-            # is a close.
+            # A put or a close that saw no receive came before the line above: see it here.
             if not self._messages and self._error is None:
                 if self._on_wait is not None:
                     self._on_wait()
                 await waiter
         except BaseException:
-            # Where it was woken instead, it takes a message, or waits again.
+            # Cancelled; a receive that is woken instead takes a message or waits again.
             self.last_seen = time.monotonic()
             raise
         finally:
             del waiters[waiter]
         if self._error is not None:
-            # A shared one would gather the traceback of each receive.
+            # A copy: a shared error would gather the traceback of each receive.
             raise copy.copy(self._error)
 
     def note(self) -> None:
-        """Remember for each loop in which a receive waits that there is something; any thread.
+        """Leave a note in each loop in which a receive waits; any thread.
 
         The note takes effect with the next ``Wakeups.flush``.
         """
@@ -321,10 +319,10 @@ class Receives:
                 self._wakeups.noted[loop] = None
 
     def wake(self, loop: Loop) -> None:
-        """Run the receives that wait in ``loop`` while there are messages; a callback of it."""
+        """Run the receives that wait in ``loop`` while there are messages; in its callback."""
         for other, waiters in self._by_loop:
             if other is loop:
-                # These and no more: each may wait anew at once.
+                # A copy: each receive may wait again at once.
                 for waiter in list(waiters):
                     if not self._messages and self._error is None:
                         return
@@ -332,10 +330,9 @@ class Receives:
                 return
 
     def close(self, error: Exception) -> int:
-        """Let every receive, those that wait and those to come, raise a copy of ``error``.
+        """Drop the messages, and let every present and future receive raise a copy of ``error``.
 
-        Any thread. Messages that nobody took are dropped. Where it is closed already, the first
-        error stays.
+        Any thread. A second call leaves the first error.
 
         Returns:
             How many messages were dropped.
@@ -343,7 +340,7 @@ class Receives:
         if self._error is None:
             self._error = error
         dropped = 0
-        # One by one: of two threads that drop them, one counts each.
+        # One by one, so that of two threads only one counts each message.
         while self._messages:
             try:
                 self._messages.popleft()
@@ -361,7 +358,7 @@ class Receives:
 
     @property
     def loops(self) -> Sequence[Loop]:
-        """The loops, not closed, that have received; else the one that opened the channel."""
+        """The open loops that have received; without one the loop that opened the channel."""
         return [loop for loop, _ in self._by_loop if not loop.is_closed] or [self._opened_in]
 
     @property
@@ -371,10 +368,10 @@ class Receives:
 
     @property
     def demand(self) -> int:
-        """How many receives wait, in loops that run, for which there is no message; any thread.
+        """How many receives wait in running loops without a message for them; any thread.
 
-        The first call after a pause may count too few, because loops must answer an echo first;
-        ``on_wait`` is called when the number rises.
+        The first call after a pause may count too few, because loops have to answer an echo first;
+        ``on_wait`` tells when the number rises.
         """
         count = 0
         for loop, waiters in self._by_loop:
@@ -387,12 +384,12 @@ class Receives:
         return max(0, count - len(self._messages)) if count else 0
 
     def on_demand(self) -> None:
-        """Tell that ``demand`` may have risen."""
+        """Call ``on_wait``: ``demand`` may have risen."""
         if self._on_wait is not None:
             self._on_wait()
 
     def drop(self, loop: Loop) -> None:
-        """Forget the receives of a loop that is closed; any thread."""
+        """Forget the receives of a closed loop; any thread."""
         with self._wakeups.lock:
             self._by_loop = tuple(each for each in self._by_loop if each[0] is not loop)
 
@@ -409,11 +406,10 @@ def _no_loop() -> None:
 
 
 class Waiter(asyncio.Future[None]):
-    """What a receive waits on: the task that awaits it goes on within ``wake``.
+    """The future on which a receive waits: its task goes on within ``wake``.
 
-    The task of a plain future is called in the next turn of its loop. For a message to a group that
-    is a fifth of the time of each member, measured, and for one that comes alone another look of
-    the loop at its sockets.
+    A plain future has the loop call the task in its next turn, after another look at its sockets.
+    That takes a fifth of a member's time in a message to a group (benchmark ``members``).
     """
 
     __slots__ = ("_context", "_go_on")
@@ -421,7 +417,7 @@ class Waiter(asyncio.Future[None]):
     def add_done_callback(
         self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None
     ) -> None:
-        """Remember how the task goes on; it calls this when it begins to wait, and nobody else."""
+        """Remember how the task goes on; only the task calls this, when it begins to wait."""
         self._go_on = fn
         # An empty context counts as False.
         self._context = contextvars.copy_context() if context is None else context
@@ -433,7 +429,7 @@ class Waiter(asyncio.Future[None]):
         return super().cancel(msg)
 
     def wake(self) -> None:
-        """Run the task up to its next await; in a callback of its loop, and not in a task."""
+        """Run the task up to its next await; in a callback of its loop, outside of tasks."""
         if not self.done():
             self.set_result(None)
             self._context.run(self._go_on, self)

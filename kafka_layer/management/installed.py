@@ -1,4 +1,4 @@
-"""Which layers in ``CHANNEL_LAYERS`` are this package's, and their settings; contacts no broker."""
+"""The layers of this package in ``CHANNEL_LAYERS``, and their settings; contacts no broker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def channel_layers() -> Mapping[str, Mapping[str, Any]]:
 
 
 def backend_of(alias: str) -> type:
-    """Return the class that serves an alias of ``CHANNEL_LAYERS``, of this package or not.
+    """Return the backend class of an alias of ``CHANNEL_LAYERS``, of any package.
 
     Raises:
         ImproperlyConfigured: If BACKEND is missing, or names no class that can be imported.
@@ -78,7 +78,7 @@ def config_of(alias: str, backend: type[KafkaChannelLayer]) -> LayerConfig:
     try:
         if backend.__init__ is KafkaChannelLayer.__init__:
             return backend.read_config(**keywords)
-        # A constructor of the project's own may take keywords that only it knows. It does no I/O.
+        # A subclass's constructor may take keywords of its own. It does no I/O.
         return backend(**keywords).config
     except TypeError as error:
         raise ImproperlyConfigured(f"CONFIG does not fit {backend.__name__}: {error}.") from None

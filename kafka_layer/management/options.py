@@ -1,4 +1,4 @@
-"""What the management commands share: which layers are meant, and how results are printed."""
+"""Options and tables that the management commands share."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def seconds(text: str) -> float:
 
 
 def select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[Skipped]]:
-    """Return the settings of the layers that are meant, and notes on those without topics.
+    """Return the settings of the chosen layers, and notes on those without topics.
 
     Args:
-        aliases: Which layers; None or empty for all.
+        aliases: The chosen layers; None or empty for all.
 
     Raises:
         CommandError: If an alias is unknown, or a layer's settings cannot work.
@@ -84,7 +84,7 @@ def select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Return rows as lines whose columns stand below each other."""
+    """Yield rows as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -39,11 +39,11 @@ class Address(NamedTuple):
 
 
 class Health(NamedTuple):
-    """How a process is.
+    """The health of a process.
 
     Attributes:
         ready: Whether it can do its work now.
-        details: What is said beside that, as JSON.
+        details: Further facts, for the JSON of the answer.
     """
 
     ready: bool
@@ -55,8 +55,8 @@ class HealthProbe:
 
     Args:
         address: Where it listens.
-        health: Tells how the process is: 200 where it is ready, else 503. Called in the event loop;
-            must not block.
+        health: Returns the health of the process: the probe answers 200 if it is ready, else 503.
+            Called in the event loop; must not block.
     """
 
     def __init__(self, address: Address, health: Callable[[], Health]) -> None:
@@ -77,7 +77,7 @@ class HealthProbe:
         return port
 
     def stop(self) -> None:
-        """End to listen."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
 

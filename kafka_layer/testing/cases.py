@@ -18,9 +18,8 @@ __all__ = ["FreshChannelLayers"]
 class FreshChannelLayers(unittest.TestCase):
     """Gives every test channel layers of its own, in memory; a mixin for Django's test cases.
 
-    Layers of this package in ``CHANNEL_LAYERS`` are replaced, also those on Kafka, with their
-    settings but for the prefix. So no message or job of one test reaches the next, and none reaches
-    a broker::
+    It replaces this package's layers in ``CHANNEL_LAYERS``, also those on Kafka; they keep their
+    settings except the prefix. So no message or job of one test reaches the next, or a broker::
 
         class ChatTests(FreshChannelLayers, TestCase): ...
     """

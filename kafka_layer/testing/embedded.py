@@ -66,7 +66,7 @@ _PROTOTYPES: Final[dict[str, tuple[Any, list[Any]]]] = {
 
 
 class EmbeddedBroker:
-    """A Kafka broker inside this process, for demos and quick tests; no proof for a real one.
+    """A Kafka broker inside this process, for demos and quick tests; it proves nothing about Kafka.
 
     It is the mock cluster of the librdkafka that confluent_kafka itself loads: a native
     thread with one loopback listener a broker, on ports that the kernel chooses. Clients
@@ -75,27 +75,27 @@ class EmbeddedBroker:
     It serves producers (idempotent and transactional ones too), fetches, offsets, topic
     metadata and consumer groups. What differs from a real broker (librdkafka 2.16):
 
-    - No admin requests but reading: CreateTopics, CreatePartitions, DeleteTopics,
-      DescribeConfigs and DeleteRecords fail at once with ``_UNSUPPORTED_FEATURE``. Use
-      ``create_topic``. A topic that a producer asks for is created with 4 partitions.
-    - No topic configs: nothing ages out, and records are stored with their CreateTime.
+    - Few admin requests: CreateTopics, CreatePartitions, DeleteTopics, DescribeConfigs and
+      DeleteRecords fail at once with ``_UNSUPPORTED_FEATURE``. Use ``create_topic``. The broker
+      creates a topic that a producer asks for, with 4 partitions.
+    - No topic configs: nothing expires, and records keep their CreateTime.
       A delivery report nevertheless carries the timestamp type LogAppendTime with the
       constant 1234: do not take a clock from it. There are no offsets by timestamp
       (``offsets_for_times`` knows the start and the end only).
     - A partition keeps its newest 5 MiB or 100,000 batches, in memory. There is no limit for
-      a record: those of 1 MB, a real broker's limit, pass. One that does not fit into the
-      5 MiB together with the record before it is acknowledged and can never be read.
-    - An empty fetch waits the whole ``fetch.wait.max.ms``, and producing does not end the
-      wait: use ``client_settings``.
+      a record. The broker acknowledges one that does not fit into the 5 MiB together with the
+      record before it, and nobody can read it.
+    - An empty fetch waits the whole ``fetch.wait.max.ms``, even when a record comes: use
+      ``client_settings``.
     - In a classic consumer group only the first member gets partitions; a second one waits
-      (25 s and more). With ``group.protocol=consumer`` groups share as they should.
+      (25 s and more). With ``group.protocol=consumer`` members share them.
     - No TLS, no SASL, no ACLs; nothing survives ``stop``.
 
     All methods may be called from any thread. After a fork the broker stays the parent's:
-    in the child ``bootstrap_servers`` still tells where it listens, ``stop`` does
-    nothing, and the other methods raise. (A forked child also inherits the listening
-    sockets: while it lives, connections to a stopped broker hang instead of being refused.)
-    One that is never stopped ends with the process.
+    in the child ``bootstrap_servers`` still returns its address, ``stop`` does nothing, and
+    the other methods raise. (A forked child also inherits the listening sockets: while it
+    lives, connections to a stopped broker hang instead of being refused.) The broker ends
+    with the process.
 
     Args:
         brokers: How many brokers the cluster has, numbered from 1.
@@ -113,7 +113,7 @@ class EmbeddedBroker:
         self._cluster: _Cluster | None = None
 
     def start(self) -> None:
-        """Start listening; nothing happens when it already does.
+        """Start listening; do nothing if it listens already.
 
         Raises:
             RuntimeError: librdkafka cannot be found or refuses, or this is a forked child.
@@ -124,12 +124,12 @@ class EmbeddedBroker:
                 self._cluster = _Cluster(_load_librdkafka(), self._brokers)
 
     def stop(self) -> None:
-        """Close all connections and forget all topics; nothing happens when it is stopped.
+        """Close all connections and forget all topics; do nothing if it is stopped.
 
-        It can be started again: empty, and on other ports.
+        It can start again: empty, and on other ports.
         """
         if os.getpid() != self._owner_pid:
-            return  # the handles and the lock are copies of the parent's: not ours to touch
+            return  # the handles and the lock are copies of the parent's
         with self._lock:
             cluster, self._cluster = self._cluster, None
             if cluster is not None:
@@ -159,7 +159,7 @@ class EmbeddedBroker:
     def config(self, **keywords: Any) -> dict[str, Any]:
         """Create the topics of a channel layer, and return the ``CONFIG`` that it needs here.
 
-        Topics that exist stay as they are. Of the worker channels only those are known that
+        Existing topics stay as they are. It creates topics only of those worker channels that
         ``worker_channels`` names in full.
 
         Args:
@@ -183,7 +183,7 @@ class EmbeddedBroker:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where it listens: ``host:port``, separated by commas when there are more brokers.
+        """Its addresses: ``host:port``, separated by commas.
 
         Raises:
             RuntimeError: The broker is not running.
@@ -197,8 +197,8 @@ class EmbeddedBroker:
     def client_settings(self) -> dict[str, Any]:
         """The ``CONFIG`` keywords that a channel layer on this broker should have.
 
-        A new dictionary each time; ``bootstrap_servers`` is not in it. The short wait takes
-        an idle consumer about 3 % of a core.
+        A new dict each time, without ``bootstrap_servers``. The short wait costs an idle consumer
+        about 3 % of a core.
         """
         return {
             "auto_create_topics": False,
@@ -221,7 +221,7 @@ class EmbeddedBroker:
             )
 
     def _check_topic(self, name: str, partitions: int, replicas: int) -> None:
-        # librdkafka does not refuse bad values, it aborts the process or makes a broken topic.
+        # For bad values librdkafka aborts the process or makes a broken topic.
         if name in (".", "..") or not _TOPIC_NAME.fullmatch(name):
             raise ValueError(
                 f"Topic name {name!r}: use 1 to 249 ASCII letters, digits, '.', '_' and '-'"
@@ -240,7 +240,7 @@ def _not_running() -> RuntimeError:
 
 
 class _Cluster:
-    """The native mock cluster: not thread-safe, and of no use after ``destroy``."""
+    """The native mock cluster: not thread-safe, and unusable after ``destroy``."""
 
     def __init__(self, library: ctypes.CDLL, brokers: int) -> None:
         self._library = library
@@ -269,14 +269,14 @@ class _Cluster:
         self._library.rd_kafka_destroy(self._client)
 
     def _call(self, function: str, *arguments: object) -> Any:
-        """Run an operation on the mock's thread, and see that it does not oversleep it.
+        """Run an operation on the mock's thread, and keep that awake meanwhile.
 
         The mock can lose the wake-up of an operation that follows closely on another one,
-        and then sleeps on for up to a second. Any traffic wakes it too.
+        and then sleeps for up to a second. Any traffic wakes it, too.
         """
         done = new_event()
         waker = new_thread(target=self._knock_until, args=(done,), name="kafka-embedded-waker")
-        with contextlib.suppress(RuntimeError):  # at exit there are no new threads: it may wait
+        with contextlib.suppress(RuntimeError):  # at exit no thread can start: the call may wait
             waker.start()
         try:
             return getattr(self._library, function)(self._handle, *arguments)
@@ -286,22 +286,22 @@ class _Cluster:
     def _knock_until(self, done: threading.Event) -> None:
         host, port = self.bootstrap_servers.split(",")[0].rsplit(":", 1)
         while not done.wait(_OVERSLEPT_SECONDS):
-            with contextlib.suppress(OSError):  # it is closing: then it is awake
+            with contextlib.suppress(OSError):  # it closes, so it is awake
                 socket.create_connection((host, int(port)), timeout=1).close()
 
 
 def _new_client(library: ctypes.CDLL) -> int:
     """Create the client instance that a mock cluster needs for its book-keeping.
 
-    It has no servers and connects to nobody.
+    It has no servers and opens no connection.
     """
     reason = ctypes.create_string_buffer(_ERROR_BYTES)
     conf = library.rd_kafka_conf_new()
-    # Errors only: at the default level it warns that it has no bootstrap.servers.
+    # Errors only: at the default level it warns that bootstrap.servers is missing.
     library.rd_kafka_conf_set(conf, b"log_level", b"3", reason, _ERROR_BYTES)
     client: int | None = library.rd_kafka_new(_PRODUCER, conf, reason, _ERROR_BYTES)
     if client is None:
-        library.rd_kafka_conf_destroy(conf)  # rd_kafka_new takes it over only when it works
+        library.rd_kafka_conf_destroy(conf)  # rd_kafka_new owns it only after a success
         raise RuntimeError(f"librdkafka refused a client: {reason.value.decode(errors='replace')}")
     return client
 
@@ -337,9 +337,9 @@ def _load_librdkafka() -> ctypes.CDLL:
 def _library_paths() -> Iterator[Path]:
     """Yield files through which librdkafka's functions may be reached, the surest first.
 
-    Looking a symbol up in the extension module also searches the libraries it is linked
-    with, wherever they lie and whatever they are called: on Linux and macOS that finds the
-    very library that is in use. The others are for platforms where it does not.
+    A symbol look-up in the extension module also searches the libraries that it is linked
+    with: on Linux and macOS that finds the very library that is in use. The other files are
+    for platforms where it does not.
     """
     yield Path(cimpl.__file__)
     package = Path(confluent_kafka.__file__).parent

@@ -1,4 +1,4 @@
-"""The worker channels of the layer in memory: jobs that wait, and what gives them to receives."""
+"""The worker channels of the layer in memory: jobs that wait, and servers that do them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class JobRecord(NamedTuple):
     """A job as it was sent.
 
     Attributes:
-        offset: Its number in its channel.
-        value: As it stands on the wire.
+        offset: The job's number in its channel.
+        value: The job's bytes on the wire.
         timestamp: When it was sent, in seconds since the epoch.
     """
 
@@ -32,7 +32,7 @@ class JobRecord(NamedTuple):
 
 
 class WaitingJobs:
-    """The jobs of one worker channel that no server has, the oldest first; any thread."""
+    """The jobs of one worker channel that no server holds, the oldest first; any thread."""
 
     def __init__(self) -> None:
         self._changed = new_condition()
@@ -49,13 +49,13 @@ class WaitingJobs:
         return offset
 
     def give_back(self, records: Iterable[JobRecord]) -> None:
-        """Add jobs that a server had, and that no receive took."""
+        """Take jobs back that no receive of a server took."""
         with self._changed:
             self._records = deque(sorted([*records, *self._records]))
             self._changed.notify_all()
 
     def take(self, timeout: float) -> JobRecord | None:
-        """Return the oldest job, which waits no more; None if there is none in ``timeout`` s."""
+        """Remove and return the oldest job; None if there is none within ``timeout`` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._records, timeout)
             return self._records.popleft() if self._records else None
@@ -79,7 +79,7 @@ class JobServer:
         self._jobs = jobs
         self._sink = sink
         self._pacing = Pacing(timings, monotonic())
-        # What was assigned and may not have been taken, the oldest first.
+        # Jobs that were assigned and that no receive may have taken yet, the oldest first.
         self._assigned: deque[JobRecord] = deque()
         self._stopped = new_event()
         self._thread = new_thread(target=self._run, name=f"kafka-layer-work-{sink.topic.channel}")
@@ -109,7 +109,7 @@ class JobServer:
                 continue
             sink.changed.wait(_POLL)
             sink.changed.clear()
-        # A layer that closes loses none that no receive has taken.
+        # A layer that closes gives back the jobs that no receive took.
         self._give_back()
 
     def _assign_next(self) -> None:
@@ -117,14 +117,14 @@ class JobServer:
         if record is None:
             return
         if not self._sink.demand:
-            # The receive was cancelled meanwhile: another server may have one that waits.
+            # The receive was cancelled meanwhile; another server may have a receive that waits.
             self._jobs.give_back([record])
             return
         topic = self._sink.topic
         job = self._sink.accept(record.value, (topic, 0, record.offset, record.timestamp), None)
         if job is None:
             return
-        # Receives take the oldest first, so of what was assigned the last ones are unclaimed.
+        # Receives take the oldest job first, so the last of the assigned jobs are unclaimed.
         for _ in range(len(self._assigned) - self._sink.unclaimed):
             self._assigned.popleft()
         self._assigned.append(record)

@@ -42,7 +42,7 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
 
     @classmethod
     def read_config(cls, **config: Any) -> LayerConfig:
-        """Do what ``KafkaChannelLayer`` does; ``bootstrap_servers`` may be missing."""
+        """Read the CONFIG keywords; ``bootstrap_servers`` may be missing."""
         return super().read_config(**{"bootstrap_servers": "in-memory:9092", **config})
 
     _shared: _Shared | None = None
@@ -55,7 +55,7 @@ class InMemoryKafkaChannelLayer(KafkaChannelLayer):
         """Do nothing: this is the layer for tests."""
 
     def _make_backplane(self, stats: Stats) -> Backplane:
-        # What was sent lives as long as a layer of its prefix: not until the next test.
+        # Messages live as long as a layer of their prefix, so they do not reach the next test.
         self._shared = self._shared or _Shared.of(self.config.prefix)
         return self._backplane_class(self.config, stats, self._shared.log)
 
@@ -72,7 +72,7 @@ class InMemoryBackplane:
         self._stats = stats
         self._log = log
         self._inbox: int | None = None
-        # What the two threads that read are to take.
+        # Records that the two reading threads have not taken yet; None ends a thread.
         self._data: queue.SimpleQueue[Record | None] = SimpleQueue()
         self._control: queue.SimpleQueue[Record | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -114,7 +114,7 @@ class InMemoryBackplane:
         ticket: Ticket[Position] | None = None,
         waited: bool = False,
     ) -> None:
-        """Append a record to the log and so to every server's queue."""
+        """Append a record to the log, which offers it to every server."""
         if self._closed:
             raise LayerClosed("The channel layer is closed.")
         topic, key, _, partition, _ = record
@@ -131,15 +131,15 @@ class InMemoryBackplane:
         return Ticket.resolved(None)
 
     def health(self) -> Health:
-        """Tell what a broker would: nothing waits and nothing is cut off."""
+        """Return the health of a broker that always answers."""
         return Health(connected=True, queued=0, lag=0)
 
     def partitions(self, topic: Topic) -> int:
-        """Return how many the settings name."""
+        """Return how many partitions the settings name."""
         return self._config.topics[topic].partitions
 
     def settle(self, timeout: float) -> bool:
-        """Nothing is on its way: a record is in the log when it was handed over."""
+        """Nothing is on its way: ``produce`` appends a record at once."""
         return True
 
     def clear_work(self, timeout: float) -> None:
@@ -147,7 +147,7 @@ class InMemoryBackplane:
         self._log.clear_jobs()
 
     def refresh(self) -> None:
-        """Nothing changes behind this backplane."""
+        """No topic ever changes here."""
 
     def check(self) -> None:
         """There is no broker to lose."""
@@ -167,7 +167,7 @@ class InMemoryBackplane:
             server.join(timeout)
 
     def abandon(self) -> None:
-        """Leave the log, of which a forked child has a copy for itself."""
+        """Leave the log; a forked child has a copy of its own."""
         self._closed = True
         self._log.abandon(self)
 
@@ -178,13 +178,13 @@ class InMemoryBackplane:
 
 
 class _Shared:
-    """What the layers of one prefix share; forgotten with the last of these layers."""
+    """The log that the layers of one prefix share; it ends with the last of these layers."""
 
     _by_prefix: ClassVar[weakref.WeakValueDictionary[str, _Shared]] = weakref.WeakValueDictionary()
     _lock: ClassVar[threading.Lock] = Lock()
 
     def __init__(self) -> None:
-        # Their servers hold the log alone: one that still closes keeps no prefix.
+        # The servers hold the log only, so one that still closes does not keep this alive.
         self.log = _Log()
 
     @classmethod
@@ -197,12 +197,12 @@ class _Shared:
 
 
 class _Log:
-    """The topics of one prefix: an order of records, and who reads them."""
+    """The topics of one prefix: it orders records and offers them to the servers."""
 
     def __init__(self) -> None:
         # Re-entrant: a signal handler may interrupt a send and send.
         self._lock = RLock()
-        # It starts as this machine's and goes on alone, as a broker's would.
+        # Starts with this machine's time and then ignores its changes, as a broker's clock.
         self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
         self._readers: list[InMemoryBackplane] = []
@@ -218,7 +218,7 @@ class _Log:
                 self._readers.remove(reader)
 
     def abandon(self, reader: InMemoryBackplane) -> None:
-        # A new one, because a thread of the parent may have held the lock at the fork.
+        # A new lock, because a thread of the parent may have held the old one at the fork.
         self._lock = RLock()
         self.detach(reader)
 

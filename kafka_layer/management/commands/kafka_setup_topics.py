@@ -1,4 +1,4 @@
-"""``manage.py kafka_setup_topics``: creates the Kafka layers' topics, and tells what differs."""
+"""``manage.py kafka_setup_topics``: creates the Kafka layers' topics, and reports differences."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DRIFT_CODE = 3
 """Exit code of ``--check`` when topics are missing or differ; an error has 1, a wrong option 2."""
 
 _TIMEOUT = 10.0
-# Differences that are not in a topic config.
+# Kinds of differences other than topic configs.
 _NOT_CONFIGS = frozenset({"partitions", "replication_factor", "leaders"})
-# Seconds that brokers may take to learn of a topic that another one has created.
+# Seconds until all brokers know a topic that one of them has created.
 _SPREAD = 2.0
 
 
@@ -47,7 +47,7 @@ class Command(BaseCommand):
         "Creates the topics of every Kafka layer in CHANNEL_LAYERS and reports existing ones that "
         "differ from the settings. Running it again changes nothing."
     )
-    # What concerns this command is reported by itself, in one sentence.
+    # The command reports bad settings itself, in one sentence.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -99,7 +99,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Do what the options say for each layer, and print it.
+        """Carry out the options for each layer, and print the result.
 
         Raises:
             CommandError: If settings or brokers refuse (code 1), or ``--check`` finds that topics
@@ -171,7 +171,7 @@ class Command(BaseCommand):
 
 @dataclass(frozen=True)
 class _Wishes:
-    """What the options ask for."""
+    """The options of one run."""
 
     check: bool
     dry_run: bool
@@ -183,16 +183,16 @@ class _Wishes:
 
 @dataclass(frozen=True)
 class _Row:
-    """What became of one topic.
+    """The result for one topic.
 
     Attributes:
         topic: Kafka's name of the topic.
         status: ``as wanted``, ``created``, ``changed``, ``differs`` or ``missing``; in a dry run
             ``to create`` or ``to change``.
-        partitions: As it is now; None if it is missing.
-        replication_factor: Likewise.
-        changes: What was set, or would be in a dry run.
-        differences: In what it still is not as the settings want it, or would not be.
+        partitions: Number of partitions now; None if the topic is missing.
+        replication_factor: Copies of each partition now; None if the topic is missing.
+        changes: The changes that were made, or would be in a dry run.
+        differences: The differences from the settings that remain, or would in a dry run.
         configs_unknown: Why the configs could not be compared; empty if they were.
     """
 
@@ -211,7 +211,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Report:
-    """What became of the topics of one layer."""
+    """The results for the topics of one layer."""
 
     alias: str
     bootstrap_servers: str
@@ -220,7 +220,7 @@ class _Report:
 
 
 class _Names(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
-    """Judges names as the layer does."""
+    """Checks names as the layer does."""
 
     channel_name_regex = CHANNEL_NAME
 
@@ -250,7 +250,7 @@ def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
 def _rows(config: LayerConfig, specs: Sequence[TopicSpec], wishes: _Wishes) -> list[_Row]:
     with TopicAdmin(config, wishes.timeout) as admin:
         names = [spec.name for spec in specs]
-        # A check that follows the creation may reach a broker that does not know it yet.
+        # A check just after the creation may reach a broker that does not know the topics yet.
         spread = _SPREAD if wishes.check else 0.0
         before = admin.inspect_patiently(names, min(spread, wishes.timeout))
         plan = [] if wishes.check else _plan(specs, before, wishes)
@@ -261,10 +261,10 @@ def _rows(config: LayerConfig, specs: Sequence[TopicSpec], wishes: _Wishes) -> l
 
 @dataclass(frozen=True)
 class _Step:
-    """What is to be done to one topic.
+    """The change of one topic.
 
     Attributes:
-        spec: The topic as wanted.
+        spec: The topic as the settings want it.
         state: The topic as it is; None to create it.
         partitions: Number to which the partitions are raised, or None.
         config: Topic configs to set.
@@ -277,20 +277,20 @@ class _Step:
 
     @property
     def done(self) -> TopicSpec:
-        """What the brokers show once it was done."""
+        """What the brokers show after the step."""
         if self.state is None:
             return replace(self.spec, replication_factor=-1)
         return TopicSpec(self.spec.name, self.partitions or 1, -1, self.config)
 
     def mends(self, difference: Difference) -> bool:
-        """Whether a difference is gone once it was done."""
+        """Whether the step removes a difference."""
         return difference.what in self.config or (
             difference.what == "partitions" and self.partitions is not None
         )
 
     @property
     def changes(self) -> list[str]:
-        """What is done to a topic that exists, for a reader."""
+        """The changes to an existing topic, as text."""
         if self.state is None:
             return []
         changes = []
@@ -320,7 +320,7 @@ def _step(spec: TopicSpec, state: TopicState | None, wishes: _Wishes) -> _Step |
 
 
 def _carry_out(admin: TopicAdmin, plan: Sequence[_Step], wishes: _Wishes) -> dict[str, TopicState]:
-    """Do what is planned; returns the topics that were changed as they are then."""
+    """Carry out the plan; return the changed topics as they are then."""
     dry_run = wishes.dry_run
     admin.create([step.spec for step in plan if step.state is None], dry_run=dry_run)
     admin.add_partitions(
@@ -389,7 +389,7 @@ def _drift(reports: Iterable[_Report], wishes: _Wishes) -> str:
     ]
     text = f"{', '.join(found)}."
     if not missing and not options:
-        # The notes tell what helps: nothing that this command does.
+        # No option of this command helps; the notes say what does.
         return text
     channels = [f"--worker-channel {name}" for name in wishes.worker_channels]
     return f"{text} Run '{' '.join(['manage.py kafka_setup_topics', *channels, *options])}'."

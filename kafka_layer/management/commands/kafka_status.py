@@ -1,4 +1,4 @@
-"""``manage.py kafka_status``: how the Kafka layers are, for a person or for monitoring."""
+"""``manage.py kafka_status``: the state of the Kafka layers, for a person or for monitoring."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ..options import add_layer_option, seconds, select, table
 __all__ = ["Command"]
 
 UNWELL_CODE = 3
-"""Exit code when something is not as it should be; an error has 1, a wrong option 2."""
+"""Exit code when a layer has a problem; an error has 1, a wrong option 2."""
 
 
-# What servers tell about themselves; "replaced" counts clients that stopped working, and servers of
-# version 0.1 do not tell it.
+# The fields of a server's answer. "replaced" counts clients that stopped working; servers of
+# version 0.1 leave it out.
 _TOLD = ("server", "channels", "groups", "users", "replaced")
 
 
 class Command(BaseCommand):
-    """Shows topics, worker channels and servers, and tries the way through the broker."""
+    """Shows topics, worker channels and servers, and makes a round trip through the broker."""
 
     help = (
         "Shows the topics, the backlog of worker channels and the running servers of every Kafka "
@@ -61,10 +61,10 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Look at each layer and print what was found.
+        """Examine each layer and print the result.
 
         Raises:
-            CommandError: If settings or brokers refuse (code 1), or a layer is not well (code 3).
+            CommandError: If settings or brokers refuse (code 1), or a layer has a problem (code 3).
         """
         layers, _ = select(options["aliases"])
         reports = []
@@ -116,16 +116,16 @@ class Command(BaseCommand):
 
 @dataclass(frozen=True)
 class _Report:
-    """What was found of one layer.
+    """The state of one layer.
 
     Attributes:
         alias: The layer's alias.
         bootstrap_servers: Its brokers.
         topics: The topics that exist.
-        work: The worker channels' topics and what waits in them.
-        servers: What the running servers told; this command's own is not among them.
+        work: The worker channels' topics, their backlogs and their workers.
+        servers: The answers of the running servers, without this command's own.
         round_trip: Seconds; None if the record did not come back.
-        problems: What is not as it should be, a sentence each.
+        problems: The problems, a sentence each.
     """
 
     alias: str

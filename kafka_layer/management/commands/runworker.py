@@ -1,4 +1,4 @@
-"""Channels' ``runworker``, with a worker that loses no message when it is stopped."""
+"""Channels' ``runworker``, with a worker that loses no message when it stops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Command"]
 
 
 class Command(RunWorker):  # type: ignore[misc, unused-ignore]
-    """The arguments of Channels' own, and a health probe; see ``kafka_layer.worker``."""
+    """Channels' arguments, and a health probe; see ``kafka_layer.worker``."""
 
     worker_class: Any = OneAtATimeWorker
 
@@ -41,7 +41,7 @@ class Command(RunWorker):  # type: ignore[misc, unused-ignore]
         """Work until a signal says to stop.
 
         Raises:
-            CommandError: If the settings, a channel's name or the brokers do not allow it.
+            CommandError: If the settings, a channel's name or the brokers prevent it.
         """
         self.worker_class = functools.partial(self.worker_class, health=options["health"])
         try:
