@@ -1,1 +1,1 @@
-"""What the calls of a layer do, with an event loop and without one."""
+"""The calls of a layer, with an event loop and without one."""

@@ -52,7 +52,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         config: The CONFIG keywords, as docs/settings.md lists them.
 
     Attributes:
-        timings: Times that no setting names; for tests.
+        timings: Times that are no settings; for tests.
         config: The settings.
     """
 
@@ -76,14 +76,14 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         self.group_expiry = self.config.group_expiry
         self._codec = Codec(self.config.serializer_format, self.config.serializer)
         self._encryption = Encryption(self.config.symmetric_encryption_keys)
-        # The names of servers of this layer that were closed: their channels are gone for good.
+        # The names of closed servers of this layer: their channels are gone for good.
         self._past_names: set[ServerName] = set()
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._begin()
 
     @classmethod
     def read_config(cls, **config: Any) -> LayerConfig:
-        """Return the settings that a layer with these CONFIG keywords has, without making one.
+        """Return the settings of a layer with these CONFIG keywords, without making one.
 
         Raises:
             ImproperlyConfigured: For a keyword or value that cannot work.
@@ -94,7 +94,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         return f"<{type(self).__name__} prefix={self.config.prefix!r}>"
 
     def _sending_server(self, topic: Topic | WorkTopic) -> Steps[LayerServer]:
-        """Return the server once it writes to a topic."""
+        """Wait until the server writes to a topic; return it."""
         while True:
             server = yield from self._present_server()
             if server.sender.writes_to(topic):
@@ -110,10 +110,10 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
                     raise
 
     def _receiving_server(self) -> Steps[LayerServer]:
-        """Return the server once it receives."""
+        """Wait until the server receives; return it."""
         while True:
             server = yield from self._present_server()
-            # Looked at after each wait: close() may come before the waiting coroutine goes on.
+            # Check after each wait: close() may come before the waiting coroutine goes on.
             if server.receiving:
                 return server
             try:
@@ -130,15 +130,15 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
             try:
                 return server.registry.new_channel(prefix, server.identity.require())
             except LayerClosed:
-                # Another thread closed it at this moment.
+                # Another thread closed the server meanwhile.
                 if not server.lifecycle.ended:
                     raise
 
     def _present_server(self) -> Steps[LayerServer]:
-        """Return the server that is not closed.
+        """Return a server that is not closed.
 
-        Another one is made once the one before is closed, so what is sent next is written after
-        what was sent before.
+        It makes the next one only when the one before has closed, so that messages keep their
+        order.
         """
         while (server := self._server).lifecycle.ended:
             yield from wait(server.lifecycle.closed)
@@ -155,7 +155,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         """Make a server, which starts nothing yet."""
         server = LayerServer(self.config, self._codec, self._encryption, self._make_backplane)
         server.registry.hears_all = self._hears_all
-        # A layer that was dropped closes in the background; at exit the server closes itself.
+        # The server of a collected layer closes in the background; at exit it closes itself.
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = weakref.finalize(self, server.close_soon)
@@ -164,8 +164,8 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         self._try_publish = server.sender.try_publish
 
     def _warn_in_tests(self) -> None:
-        """Warn where tests would use the brokers of the settings, which they hardly mean to."""
-        # Django's test runners, and pytest-django, give this module an outbox.
+        """Warn if tests use the brokers of the settings, which they hardly mean to."""
+        # Django's test runners and pytest-django set django.core.mail.outbox.
         mail = sys.modules.get("django.core.mail")
         if mail is None or not hasattr(mail, "outbox"):
             return
@@ -184,6 +184,6 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         return KafkaBackplane(self.config, stats)
 
     def _is_past(self, owner: ServerName) -> bool:
-        """Tell whether a server was this layer, before it was closed."""
+        """Tell whether a name belonged to a closed server of this layer."""
         server = self._server
         return owner in self._past_names or (server.lifecycle.ended and server.identity.owns(owner))

@@ -1,4 +1,4 @@
-"""What the calls of a layer have to wait for, as procedures (``delivery/tickets.py``).
+"""The calls of a layer that wait, written once as procedures (``delivery/tickets.py``).
 
 ``layer.py`` has the coroutines of Channels' API, ``sync.py`` the same calls without an event loop;
 both run these.
@@ -26,22 +26,22 @@ __all__ = ["Procedures"]
 
 
 class Procedures(Records):
-    """What a layer's calls do that has to wait; any thread and any event loop."""
+    """The procedures of a layer's calls; any thread and any event loop."""
 
     def _send(self, record: ProducerRecord) -> Steps[Ticket[Position] | None]:
-        """Hand a record over; returns the ticket of its position with ``await_produce``."""
+        """Queue a record; return the ticket of its position with ``await_produce``."""
         topic, _, _, _, _ = record
         while True:
             server = yield from self._sending_server(topic)
             try:
                 return (yield from server.sender.send(record))
             except LayerClosed:
-                # It was not handed over: the next server writes it.
+                # The closed server did not take it: the next server writes it.
                 if not server.lifecycle.ended:
                     raise
 
     def _publish(self, record: ProducerRecord) -> Steps[Position | None]:
-        """Send a record; returns its position with ``await_produce``."""
+        """Send a record; return its position with ``await_produce``."""
         ticket = yield from self._send(record)
         if ticket is None:
             return None
@@ -74,15 +74,15 @@ class Procedures(Records):
     def _change(self, command: str, name: str, channel: str) -> Steps[None]:
         """Change a membership, here or on the server that owns the channel."""
         if command.endswith("_discard") and self._address(channel) is None:
-            # No layer like this made the name, so it is a member of nothing.
+            # No layer of this package made the name, so it is a member of no group.
             return
         owner = self._owner(channel)
         if self._is_past(owner):
-            # Its channels and their memberships ended with it.
+            # The channels of a closed server and their memberships ended with it.
             return
         server = yield from self._receiving_server()
         if self._is_past(owner):
-            # It closed while this waited.
+            # The owner closed meanwhile.
             return
         if server.identity.owns(owner):
             topic = Topic.SEND_GROUP if command.startswith("group") else Topic.SEND_USER
@@ -125,6 +125,6 @@ class Procedures(Records):
         server = self._server
         if server.lifecycle.started:
             close = partial(server.close, self.config.timings.close)
-            # The thread has to know whether a receiver of a signal makes this call.
+            # The context tells the thread whether a receiver of a signal makes this call.
             within = contextvars.copy_context()
             yield from wait(in_thread("kafka-layer-close", partial(within.run, close)))

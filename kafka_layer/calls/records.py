@@ -26,14 +26,14 @@ __all__ = ["Records"]
 
 T = TypeVar("T")
 
-# Each look at a member of an enumeration costs as much as a call, in Python 3.11.
+# In Python 3.11 each access to a member of an enumeration costs as much as a call.
 _SEND_CONN, _SEND_GROUP = Topic.SEND_CONN, Topic.SEND_GROUP
 
 
 class Records(ServerHolder):
-    """Checks what a call is given, and makes records of it; any thread and any event loop."""
+    """Checks the arguments of calls, and makes records of them; any thread and event loop."""
 
-    # Channels' own checks, in one step where there is nothing to refuse: every send makes them.
+    # Channels' own checks, made quick for legal names, because every send makes them.
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """Check a channel's name; see ``BaseChannelLayer``."""
@@ -66,14 +66,14 @@ class Records(ServerHolder):
         """Check that a message can be sent.
 
         Raises:
-            TypeError: If it is not a dict or holds what the specification does not allow.
+            TypeError: If it is not a dict or holds a type that the specification does not allow.
         """
         self._codec.encode(message)
 
     # From arguments to records
 
     def _record_to(self, channel: str, message: dict[str, Any]) -> ProducerRecord | None:
-        """Return the record of a message, or None if it is delivered (or dropped) already."""
+        """Return the record of a message; None if it was delivered here, or dropped."""
         payload = self._codec.encode(message)
         destination = self._route(channel, self._address(channel), payload)
         if isinstance(destination, Mailbox):
@@ -84,11 +84,11 @@ class Records(ServerHolder):
     def _records_to(
         self, channels: Iterable[str], message: dict[str, Any]
     ) -> tuple[list[ProducerRecord | None], list[str]]:
-        """Deliver to the channels of this process; returns the other records, and who was full."""
+        """Deliver to the channels of this process; return the other records, and full channels."""
         addresses = [(each, self._address(each)) for each in _names("channels", channels)]
         payload = self._codec.encode(message)
         routed = [(each, self._route(each, to, payload)) for each, to in addresses]
-        # Checked before anybody gets the message.
+        # Before any channel gets the message.
         for _, destination in routed:
             if isinstance(destination, tuple):
                 self._server.sender.require_size(destination[0], destination[2])
@@ -108,7 +108,7 @@ class Records(ServerHolder):
         return records, full
 
     def _address(self, channel: str) -> ServerName | WorkTopic | None:
-        """Return whom a channel's name means; None if it has a ``!`` and names no server.
+        """Return the address in a channel's name; None if it has a ``!`` and names no server.
 
         Raises:
             TypeError: If the name is not legal.
@@ -120,7 +120,7 @@ class Records(ServerHolder):
         return address
 
     def _require_address(self, channel: str) -> ServerName | WorkTopic:
-        """Do what ``_address`` does, for calls that make no sense for a foreign name.
+        """Return the address in a channel's name, for calls that refuse a foreign name.
 
         Raises:
             ValueError: If the name has a ``!`` and names no server.
@@ -145,24 +145,24 @@ class Records(ServerHolder):
     def _route(
         self, channel: str, to: ServerName | WorkTopic | None, payload: bytes
     ) -> ProducerRecord | Mailbox | None:
-        """Return what a message to a channel becomes.
+        """Return where a message to a channel goes.
 
         Returns:
-            A record; or the mailbox of a channel of this process; or None, and it is counted, if
-            the channel was of this process and is gone, or if no layer like this made its name.
+            A record; or the mailbox of a channel of this process; or None, counted, if the channel
+            was of this process and is gone, or if no layer of this package made its name.
         """
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is not None:
             return mailbox
         if to is None:
-            # A name of another layer, or of an old page: the specification knows no error for it.
+            # A name of another layer, or of an old page: the specification has no error for it.
             detail = f"channel {channel!r} names no server of this layer"
             server.stats.dropped(Cause.FOREIGN, detail)
             return None
         if isinstance(to, WorkTopic):
             return to, None, self._encryption.encrypt(to, None, payload), None, ()
-        # To look into an empty set takes the hash of a tuple all the same.
+        # The test for emptiness saves the hash of the tuple.
         if to == server.identity.name or (self._past_names and to in self._past_names):
             server.stats.count("dropped.closed")
             return None
