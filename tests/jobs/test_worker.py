@@ -185,7 +185,7 @@ class Choosy:
 
 @pytest.mark.parametrize("receive", ["receive", "receive_job"])
 async def test_a_job_that_cannot_be_read_is_done(make_layer: Layers, receive: str) -> None:
-    layer = make_layer(prefix="worker", serializer=Choosy())
+    layer = make_layer(prefix=f"choosy-{receive}", serializer=Choosy())
     waiting = asyncio.create_task(getattr(layer, receive)("jobs"))
     await layer.send("jobs", {"type": "unreadable"})
     await wait_until_async(lambda: ended(layer) == (1, 0), "the job to be done")
