@@ -257,7 +257,8 @@ class KafkaChannelLayer(SyncTwins):
             CommandFailed: If the channel's server cannot carry the command out.
         """
         self.require_valid_group_name(group)
-        await run_in_loop(self._change("group_add", group, channel))
+        if not self._try_change("group_add", group, channel):
+            await run_in_loop(self._change("group_add", group, channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group; nothing changes if it is not in it.
@@ -268,7 +269,8 @@ class KafkaChannelLayer(SyncTwins):
         written in time.
         """
         self.require_valid_group_name(group)
-        await run_in_loop(self._change("group_discard", group, channel))
+        if not self._try_change("group_discard", group, channel):
+            await run_in_loop(self._change("group_discard", group, channel))
 
     # Users
 
@@ -283,14 +285,18 @@ class KafkaChannelLayer(SyncTwins):
 
         Errors as for ``group_add``.
         """
-        await run_in_loop(self._change("user_add", user_key(user_id), channel))
+        user = user_key(user_id)
+        if not self._try_change("user_add", user, channel):
+            await run_in_loop(self._change("user_add", user, channel))
 
     async def user_discard(self, user_id: UserId, channel: str) -> None:
         """Stop a channel from serving a user; nothing changes if it does not serve the user.
 
         Args and errors as for ``user_add``; a server that is gone as for ``group_discard``.
         """
-        await run_in_loop(self._change("user_discard", user_key(user_id), channel))
+        user = user_key(user_id)
+        if not self._try_change("user_discard", user, channel):
+            await run_in_loop(self._change("user_discard", user, channel))
 
     # Lifecycle
 

@@ -24,6 +24,9 @@ from .records import Records
 
 __all__ = ["Procedures"]
 
+# In Python 3.11 each access to a member of an enumeration costs as much as a call.
+_SEND_GROUP, _SEND_USER = Topic.SEND_GROUP, Topic.SEND_USER
+
 
 class Procedures(Records):
     """The procedures of a layer's calls; any thread and any event loop."""
@@ -71,6 +74,20 @@ class Procedures(Records):
             raise ChannelFull(", ".join(full))
         return positions
 
+    def _try_change(self, command: str, name: str, channel: str) -> bool:
+        """Change a membership without waiting; False, and nothing happened, where that cannot be.
+
+        Most channels are of the server that receives, and nothing was sent to the name lately.
+        """
+        server = self._server
+        if not server.receiving or self._address(channel) != server.identity.name:
+            return False
+        topic = _SEND_GROUP if command.startswith("group") else _SEND_USER
+        if not server.ordering.is_settled(topic, name):
+            return False
+        server.registry.change(command, name, channel)
+        return True
+
     def _change(self, command: str, name: str, channel: str) -> Steps[None]:
         """Change a membership, here or on the server that owns the channel."""
         if command.endswith("_discard") and self._address(channel) is None:
@@ -85,7 +102,7 @@ class Procedures(Records):
             # The owner closed meanwhile.
             return
         if server.identity.owns(owner):
-            topic = Topic.SEND_GROUP if command.startswith("group") else Topic.SEND_USER
+            topic = _SEND_GROUP if command.startswith("group") else _SEND_USER
             yield from server.ordering.settle(topic, name)
             server.registry.change(command, name, channel)
         else:

@@ -27,7 +27,7 @@ __all__ = ["Records"]
 T = TypeVar("T")
 
 # In Python 3.11 each access to a member of an enumeration costs as much as a call.
-_SEND_CONN, _SEND_GROUP = Topic.SEND_CONN, Topic.SEND_GROUP
+_SEND_CONN, _SEND_GROUP, _SEND_USER = Topic.SEND_CONN, Topic.SEND_GROUP, Topic.SEND_USER
 
 
 class Records(ServerHolder):
@@ -196,9 +196,12 @@ class Records(ServerHolder):
     def _user_record(
         self, user_id: UserId, message: dict[str, Any], exclude: Collection[str]
     ) -> ProducerRecord:
-        topic, key = Topic.SEND_USER, user_key(user_id)
-        value = self._encryption.encrypt(topic, key, self._codec.encode(message))
-        return topic, key, value, None, _exclusion(exclude)
+        key = user_key(user_id)
+        payload = self._codec.encode(message)
+        headers = _exclusion(exclude) if exclude else ()
+        encryption = self._encryption
+        value = encryption.encrypt(_SEND_USER, key, payload) if encryption.active else payload
+        return _SEND_USER, key, value, None, headers
 
     def _user_records(
         self, user_ids: Iterable[UserId], message: dict[str, Any]

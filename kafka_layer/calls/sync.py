@@ -71,20 +71,26 @@ class SyncTwins(Procedures):
     def group_add_sync(self, group: str, channel: str) -> None:
         """Do what ``group_add`` does, without an event loop."""
         self.require_valid_group_name(group)
-        run_blocking(self._change("group_add", group, channel))
+        if not self._try_change("group_add", group, channel):
+            run_blocking(self._change("group_add", group, channel))
 
     def group_discard_sync(self, group: str, channel: str) -> None:
         """Do what ``group_discard`` does, without an event loop."""
         self.require_valid_group_name(group)
-        run_blocking(self._change("group_discard", group, channel))
+        if not self._try_change("group_discard", group, channel):
+            run_blocking(self._change("group_discard", group, channel))
 
     def user_add_sync(self, user_id: UserId, channel: str) -> None:
         """Do what ``user_add`` does, without an event loop."""
-        run_blocking(self._change("user_add", user_key(user_id), channel))
+        user = user_key(user_id)
+        if not self._try_change("user_add", user, channel):
+            run_blocking(self._change("user_add", user, channel))
 
     def user_discard_sync(self, user_id: UserId, channel: str) -> None:
         """Do what ``user_discard`` does, without an event loop."""
-        run_blocking(self._change("user_discard", user_key(user_id), channel))
+        user = user_key(user_id)
+        if not self._try_change("user_discard", user, channel):
+            run_blocking(self._change("user_discard", user, channel))
 
     def flush_sync(self) -> None:
         """Do what ``flush`` does, without an event loop."""

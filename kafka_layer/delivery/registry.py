@@ -27,8 +27,6 @@ from .wakeups import Wakeups
 
 __all__ = ["ChannelForgotten", "Registry"]
 
-_CHANGES = frozenset({"group_add", "group_discard", "user_add", "user_discard"})
-
 
 class ChannelForgotten(Exception):
     """The channel was forgotten while a receive waited; the receive opens it again."""
@@ -61,6 +59,13 @@ class Registry:
         self.groups = Membership()
         self.users = Membership()
         self.hears_all = True
+        # By command: what it changes, and whether it adds.
+        self._commands = {
+            "group_add": (self.groups, True),
+            "group_discard": (self.groups, False),
+            "user_add": (self.users, True),
+            "user_discard": (self.users, False),
+        }
         self._config = config
         self._mailboxes: dict[str, Mailbox] = {}
         self.mailbox: Callable[[str], Mailbox | None] = self._mailboxes.get
@@ -131,13 +136,12 @@ class Registry:
         Raises:
             ValueError: If there is no such command.
         """
-        if command not in _CHANGES:
+        if command not in self._commands:
             raise ValueError(f"this server does not know the command {command!r}")
-        kind, _, verb = command.partition("_")
-        membership = self.groups if kind == "group" else self.users
+        membership, adds = self._commands[command]
         mailbox = self._mailboxes.get(channel)
         if mailbox is not None:
-            (membership.add if verb == "add" else membership.discard)(name, mailbox)
+            (membership.add if adds else membership.discard)(name, mailbox)
             if self._mailboxes.get(channel) is not mailbox:
                 # The channel was forgotten meanwhile, and nothing else would end its membership.
                 membership.drop(mailbox)

@@ -83,9 +83,10 @@ class RecordProducer:
         on_unknown_topic: Callable[[], None],
     ) -> None:
         self.keyless_partition = 0
-        self._topics = topics
-        # Of each worker topic: Kafka's name, the turns taken so far, the number of partitions.
-        self._work: dict[WorkTopic, tuple[str, itertools.count[int], int]] = {}
+        # Kafka's names of the topics that are written to.
+        self._names: dict[Topic | WorkTopic, str] = dict(topics.items())
+        # Of each worker topic: the turns taken so far, and the number of partitions.
+        self._turns: dict[WorkTopic, tuple[itertools.count[int], int]] = {}
         self._stats = stats
         self._count_sent = stats.sent.add
         self._timings = config.timings
@@ -142,13 +143,14 @@ class RecordProducer:
     ) -> None:
         """Queue a record; see ``kafka_layer.transport.Backplane.produce``."""
         topic, key, value, partition, headers = record
-        if isinstance(topic, WorkTopic):
-            name, partition = self._next_in_turn(topic)
-        else:
-            name = self._topics[topic]
-            if partition is None:
-                partition = self.keyless_partition if key is None else _PARTITIONER_DECIDES
-        self._put((name, value, key, partition, headers, ticket), waited)
+        if partition is None:
+            if key is not None:
+                partition = _PARTITIONER_DECIDES
+            elif isinstance(topic, WorkTopic):
+                partition = self._next_in_turn(topic)
+            else:
+                partition = self.keyless_partition
+        self._put((self._names[topic], value, key, partition, headers, ticket), waited)
         self._count_sent()
 
     def flush(self, timeout: float) -> bool:
@@ -178,9 +180,10 @@ class RecordProducer:
             name: Kafka's name of it.
             partitions: How many it has.
         """
-        present = self._work.get(topic)
-        if present is None or present[2] != partitions:
-            self._work[topic] = (name, itertools.count(random.randrange(partitions)), partitions)
+        present = self._turns.get(topic)
+        if present is None or present[1] != partitions:
+            self._turns[topic] = (itertools.count(random.randrange(partitions)), partitions)
+            self._names[topic] = name
 
     def replace(self) -> None:
         """Go on with another client; what the present one still holds is reported as failed."""
@@ -208,9 +211,9 @@ class RecordProducer:
         """Let go of the clients without touching them, in a forked child."""
         self._client.abandon()
 
-    def _next_in_turn(self, topic: WorkTopic) -> tuple[str, int]:
-        name, turns, partitions = self._work[topic]
-        return name, next(turns) % partitions
+    def _next_in_turn(self, topic: WorkTopic) -> int:
+        turns, partitions = self._turns[topic]
+        return next(turns) % partitions
 
     def _run(self) -> None:
         while not self._ended.is_set():

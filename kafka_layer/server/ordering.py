@@ -92,6 +92,11 @@ class Ordering:
                     if ticket is not None:
                         ticket.resolve(None)
 
+    def is_settled(self, topic: Topic, key: str) -> bool:
+        """Tell whether ``settle`` would have nothing to wait for."""
+        with self._lock:
+            return not self._keys[topic].holds(key) and (topic, key) not in self._marks_of
+
     def settle(self, topic: Topic, key: str) -> Steps[None]:
         """Wait until what this process sent to a key before was read back.
 
@@ -186,12 +191,16 @@ class _Keys:
         # For how many rotations more every key counts, because keys were not noted.
         self._any_key_for = 0
 
+    def holds(self, key: str) -> bool:
+        """Tell whether something was sent to a key."""
+        return key in self.note or key in self._older or self._any_key_for > 0
+
     def take(self, key: str) -> bool:
         """Tell whether something was sent to a key, and forget it."""
-        found = key in self.note or key in self._older
+        found = self.holds(key)
         self.note.pop(key, None)
         self._older.pop(key, None)
-        return found or self._any_key_for > 0
+        return found
 
     def count_all(self) -> None:
         """Let every key count as one of them until the second rotation from now."""

@@ -5,7 +5,7 @@ Hot path: ``Sender.try_publish`` is called for every message that is sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
@@ -37,12 +37,10 @@ class Sender:
         stats: Counts what is refused and dropped.
 
     Attributes:
-        is_open: Whether records can be handed over; the server sets it.
         channel_limit: The largest message to one channel, in bytes.
     """
 
     def __init__(self, config: LayerConfig, transport: Backplane, stats: Stats) -> None:
-        self.is_open = False
         self._config = config
         self._transport = transport
         self._produce = transport.produce
@@ -50,9 +48,22 @@ class Sender:
         self._await_produce = config.await_produce
         # Of each topic that is open: the largest value, in bytes, and where keys are noted, if so.
         self._open: dict[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
+        # What try_publish may write to: _open or nothing, so that one look tells.
+        self._at_once: Mapping[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
+        self.is_open = False
         for topic in Topic:
             self.open_topic(topic)
         self.channel_limit = self.limit_of(Topic.SEND_CONN)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether records can be handed over; the server sets it."""
+        return self._is_open
+
+    @is_open.setter
+    def is_open(self, is_open: bool) -> None:
+        self._is_open = is_open
+        self._at_once = self._open if is_open and not self._await_produce else {}
 
     def open_topic(self, topic: Topic | WorkTopic) -> None:
         """Allow records for a topic, which the transport knows by now."""
@@ -69,7 +80,7 @@ class Sender:
 
     def writes_to(self, topic: Topic | WorkTopic) -> bool:
         """Tell whether records for a topic can be handed over already."""
-        return self.is_open and topic in self._open
+        return self._is_open and topic in self._open
 
     def require_size(
         self, topic: Topic | WorkTopic, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
@@ -105,10 +116,10 @@ class Sender:
         """
         # publish(), inlined: a further call costs a cold send 2 us.
         topic, key, value, _, headers = record
-        opened = self._open.get(topic)
-        if opened is None or not self.is_open or self._await_produce:
+        try:
+            limit, keys = self._at_once[topic]
+        except KeyError:
             return False
-        limit, keys = opened
         size = len(value)
         if headers:
             for name, each in headers:

@@ -87,7 +87,12 @@ class Codec:
         try:
             if payload[0] == _JSON:
                 message = json.loads(payload)
-                if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and is_too_deep(message):
+                # In order of cost: each level takes a byte that opens it and one that closes it.
+                if (
+                    len(payload) > 2 * MAX_DEPTH
+                    and payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
+                    and is_too_deep(message)
+                ):
                     raise ValueError(f"nested more than {MAX_DEPTH} deep")
             else:
                 message = ormsgpack.unpackb(payload)
