@@ -1,4 +1,4 @@
-"""The server of a layer: made with it, started by the first call, followed by another one."""
+"""The server of a layer: made with the layer, started by its first call, replaced after a close."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LayerServer(Server):
 
 
 class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
-    """The settings of a layer and its server, which a close or a fork ends; any thread.
+    """The settings of a layer, and its server until a close or a fork ends it; any thread.
 
     Args:
         config: The CONFIG keywords, as docs/settings.md lists them.
@@ -105,7 +105,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
                 else:
                     yield from wait(server.start_sending())
             except LayerClosed:
-                # close() overtook the start; the next server is started instead.
+                # close() overtook the start: start the next server.
                 if not server.lifecycle.ended:
                     raise
 
@@ -119,7 +119,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
             try:
                 yield from wait(server.start_receiving())
             except LayerClosed:
-                # close() overtook the start; the next server is started instead.
+                # close() overtook the start: start the next server.
                 if not server.lifecycle.ended:
                     raise
 

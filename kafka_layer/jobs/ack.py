@@ -1,4 +1,4 @@
-"""When a job counts as done, and who is told how it ended."""
+"""When a job counts as done, and the reports of how jobs end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["AckPolicy", "AtMostOnce", "JobInHand"]
 
 
 class AckPolicy(Protocol):
-    """What becomes of the jobs of one worker channel; each method may be called by any thread."""
+    """Gets reports about the jobs of one worker channel; any thread may call any method."""
 
     def taken(self, job: Job) -> None:
-        """Note that a receive returned a job. Called in the event loop that receives."""
+        """Note that a receive takes a job. Called in the event loop that receives."""
 
     def done(self, job: Job) -> None:
         """Note that a job's handler returned."""
@@ -24,35 +24,35 @@ class AckPolicy(Protocol):
 
 
 class AtMostOnce:
-    """A job is committed before a receive gets it, so nothing is left to decide when it ends.
+    """Commits come before receives get their jobs, so the end of a job decides nothing.
 
-    Whoever dies, no job is done twice; one that fails, or whose process dies, is gone.
+    Whichever process dies, no job is done twice; a job that fails, or whose process dies, is gone.
 
     Args:
-        stats: Counts how jobs ended, as ``jobs.done`` and ``jobs.failed``.
+        stats: Counts the ends of jobs, as ``jobs.done`` and ``jobs.failed``.
     """
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
 
     def taken(self, job: Job) -> None:
-        """Nothing to do: it is committed."""
+        """Do nothing: the job is committed."""
 
     def done(self, job: Job) -> None:
-        """Count it."""
+        """Count the job as done."""
         self._stats.count("jobs.done")
 
     def failed(self, job: Job, error: BaseException) -> None:
-        """Count it."""
+        """Count the job as failed."""
         self._stats.count("jobs.failed")
 
 
 class JobInHand:
-    """A job that a receive returned; whoever works on it reports its end, once.
+    """A job that a receive returned; its worker reports its end, once.
 
     Args:
         job: The job.
-        policy: Is told.
+        policy: Gets the report.
     """
 
     __slots__ = ("_ended", "_job", "_policy")
@@ -63,7 +63,7 @@ class JobInHand:
         self._ended = False
 
     def done(self) -> None:
-        """Report that the job's handler returned; any thread. Does nothing after a first report."""
+        """Report that the job's handler returned; any thread. A second report does nothing."""
         if not self._ended:
             self._ended = True
             self._policy.done(self._job)

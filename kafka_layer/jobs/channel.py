@@ -1,7 +1,7 @@
-"""The receives of this process on one worker channel, and the jobs handed to them.
+"""The receives of this process on one worker channel, and the jobs that are assigned to them.
 
 Knows nothing of Kafka. A backplane asks how many receives wait, takes that many jobs for this
-process, and assigns them: a job that no receive waits for stays where another process can have it.
+process, and assigns them; other jobs stay for other processes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["WorkChannel"]
 
 Read = Callable[[Mailbox, Envelope], "dict[str, Any] | None"]
 
-# A mailbox of jobs holds no more than receives wait for; nothing is ever refused.
+# A mailbox of jobs holds no more than receives wait for, so it refuses none.
 _UNBOUNDED = 1 << 30
 
 
 class _JobMailbox(Mailbox):
-    """A mailbox of jobs, which tells the policy of each that a receive takes."""
+    """A mailbox of jobs, which reports each job that a receive takes to the policy."""
 
     __slots__ = ("_policy",)
 
@@ -44,14 +44,14 @@ class _JobMailbox(Mailbox):
         self._policy = policy
 
     def take(self) -> Job | None:
-        """Return the oldest job, which the caller has from now on, or None."""
+        """Take the oldest job for a receive; None if there is none."""
         job = self.remove()
         if job is not None:
             self._policy.taken(job)
         return job
 
     def remove(self) -> Job | None:
-        """Return the oldest job, which no receive has taken, or None."""
+        """Take the oldest job, not for a receive; None if there is none."""
         job = super().take()
         return job if isinstance(job, Job) else None
 
@@ -68,17 +68,17 @@ class WorkChannel:
 
     Args:
         topic: The channel's topic.
-        settings: When its messages expire, and how many are taken at once.
+        settings: The channel's ``expiry`` and ``prefetch_count``.
         guard: Decrypts the values of records.
-        stats: Counts what is delivered and what is dropped.
+        stats: Counts deliveries and drops.
         clock: Tells the age of a message.
         wakeups: The event loops that receive.
-        policy: Is told of the jobs that receives take, and how they end.
+        policy: Gets reports of the jobs that receives take, and of their ends.
 
     Attributes:
-        mailbox: What the receives wait on.
+        mailbox: The mailbox on which the receives wait.
         changed: Set when a receive begins to wait; the thread that serves the channel clears it.
-        on_demand: Called then as well; None while a thread serves the channel.
+        on_demand: Called at the same time; None while a thread serves the channel.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class WorkChannel:
             read: Decodes a job; None if it expired or cannot be read.
 
         Returns:
-            The message, and what its end is reported to.
+            The message, and its job, for the report.
         """
         mailbox = self.mailbox
         while True:
-            # From here to the return there is no await once a job was taken.
+            # No await between taking a job and returning it.
             job = mailbox.take()
             if job is None:
                 await mailbox.wait()
@@ -126,13 +126,13 @@ class WorkChannel:
 
     @property
     def demand(self) -> int:
-        """How many jobs may be assigned at this moment: none unless a receive waits."""
+        """How many jobs may be assigned now: none unless a receive waits."""
         demand = self.mailbox.demand
         return demand + self._ahead if demand else 0
 
     @property
     def unclaimed(self) -> int:
-        """How many jobs were assigned that no receive has taken yet."""
+        """How many assigned jobs no receive has taken yet."""
         return len(self.mailbox)
 
     @property
@@ -145,11 +145,11 @@ class WorkChannel:
 
         Args:
             value: The record's value.
-            place: Where it stands.
+            place: The record's place in the log.
             assignment: As in ``Job``.
 
         Returns:
-            The job, or None if it expired, was flushed or cannot be read; that is counted.
+            The job; None, counted, if it expired, was flushed or cannot be read.
         """
         _, partition, offset, timestamp = place
         self._expiry.read_clocks()
@@ -168,35 +168,35 @@ class WorkChannel:
     def assign(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the receives that wait; they belong to this process from now on.
 
-        Where the channel is closed they are dropped, and counted as that.
+        A closed channel drops and counts them.
         """
         # A flush may have come since they were accepted.
         wanted = [job for job in jobs if job.timestamp > self._expiry.flushed_until]
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
-        # Counted first: a receive may have one before the last is put.
+        # Count first: a receive may take a job before the last one is put.
         self._stats.count("delivered", len(wanted))
         dropped = self._put(wanted)
         if dropped:
             self._stats.count("delivered", -dropped)
 
     def forget_until(self, timestamp: float) -> int:
-        """Drop what was written until then and no receive has taken; any thread.
+        """Drop jobs that were written up to a time and that no receive has taken; any thread.
 
         Args:
-            timestamp: The broker's, in seconds since the epoch.
+            timestamp: The broker's time, in seconds since the epoch.
 
         Returns:
-            How many of the jobs that were assigned were dropped.
+            How many assigned jobs were dropped.
         """
         self._expiry.forget_until(timestamp)
         return self.mailbox.clear()
 
     def return_unclaimed(self, which: Callable[[Job], bool]) -> list[Job]:
-        """Take jobs back that were assigned and that no receive has taken yet.
+        """Take back assigned jobs that no receive has taken yet.
 
         Args:
-            which: Tells which ones; the others stay.
+            which: Tells whether to take a job; the others stay.
         """
         returned: list[Job] = []
         kept: list[Job] = []
@@ -212,10 +212,10 @@ class WorkChannel:
             self.on_demand()
 
     def _put(self, jobs: Sequence[Job]) -> int:
-        """Hand jobs to the receives; returns how many were dropped as the channel is closed."""
+        """Put jobs into the mailbox; return how many were dropped because it is closed."""
         dropped = sum(not self.mailbox.put(job) for job in jobs)
         if self.mailbox.closed:
-            # close() may have come before the last ones were there to be dropped.
+            # close() may have run before the last jobs were put.
             dropped += self.mailbox.clear()
         self._wakeups.flush()
         if dropped:

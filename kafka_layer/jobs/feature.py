@@ -1,4 +1,4 @@
-"""Worker channels as a feature of a server: opened for sending, and for receiving."""
+"""Worker channels as a feature of a server, which opens them for sending and receiving."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ _CLOCK_TIMEOUT = 1.0
 class Jobs:
     """The worker channels that one server writes to and receives on; see ``Feature``.
 
-    Any thread may call any method. Nothing here waits for a lock, which a thread of the parent
-    might have held at a fork.
+    Any thread may call any method. It has no lock that a thread of the parent could hold at a fork.
 
     Args:
-        server: What it is attached to.
+        server: The server to which it is attached.
     """
 
     def __init__(self, server: Server) -> None:
@@ -44,15 +43,15 @@ class Jobs:
         return bool(self._channels)
 
     def mailbox(self, channel: str) -> Mailbox | None:
-        """Return what the receives of a worker channel wait on, or None if it is not open here."""
+        """Return the mailbox of a worker channel; None if the channel is not open here."""
         opened = self._channels.get(channel)
         return None if opened is None else opened.mailbox
 
     async def receive(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
-        """Wait for a job of a worker channel that was opened here; see ``WorkChannel.receive``.
+        """Wait for a job of an open worker channel; see ``WorkChannel.receive``.
 
         Raises:
-            LayerClosed: If the server closes, or did since the channel was opened.
+            LayerClosed: If the server closes, or has closed.
         """
         opened = self._channels.get(channel)
         if opened is None:
@@ -69,19 +68,19 @@ class Jobs:
         """Start to serve the receives of a worker channel, in a thread; callers share one start.
 
         Returns:
-            The ticket of what the receives wait on.
+            The ticket of the mailbox on which the receives wait.
         """
         return self._server.start(
             ("working", topic), "kafka-layer-start-jobs", partial(self._open_receiver, topic)
         )
 
     def flush(self, until: float) -> int:
-        """Drop the jobs that were written until then and that no receive has taken."""
+        """Drop jobs that were written up to a time and that no receive has taken."""
         return sum(channel.forget_until(until) for channel in list(self._channels.values()))
 
     def close(self, error: LayerClosed) -> int:
-        """Let every receive that waits raise a copy of ``error``; no channel is open any more."""
-        # First: a channel that is opened from here on is taken back.
+        """Let every receive that waits raise a copy of ``error``, and open no more channels."""
+        # First, so that a channel that is opened from here on is taken back.
         self._error = error
         return sum(self._drop(name, error) for name in list(self._channels))
 
@@ -102,7 +101,7 @@ class Jobs:
         server = self._server
         deadline = monotonic() + server.config.timings.start
         server.start_sending().result()
-        # Before the first message's age is judged: this machine's clock may be wrong.
+        # Set the clock before the first message's age is judged: this machine's may be wrong.
         with contextlib.suppress(TimeoutError, ProduceFailed):
             server.commands.probe_clock().result(_CLOCK_TIMEOUT)
         channel = WorkChannel(
@@ -117,7 +116,7 @@ class Jobs:
         server.transport.open_work_channel(channel, deadline - monotonic())
         self._channels[topic.channel] = channel
         if self._error is not None:
-            # close() may have come before it was here to be closed. Who started this undoes it.
+            # close() may have run before the channel was added. Closing.guard() undoes the start.
             dropped = self._drop(topic.channel, self._error)
             if dropped:
                 server.stats.count("dropped.closed", dropped)

@@ -9,12 +9,12 @@ __all__ = ["Job"]
 
 
 class Job(Envelope):
-    """A message of a worker channel, and where it stands in the channel's topic.
+    """A message of a worker channel, with its place in the channel's topic.
 
     Attributes:
         place: As in ``Envelope``; never None.
-        assignment: Token of the partition's assignment; a job of an earlier assignment cannot be
-            given back.
+        assignment: Token of the partition's assignment; a worker cannot give back a job of an
+            earlier assignment.
     """
 
     __slots__ = ("assignment",)

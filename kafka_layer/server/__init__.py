@@ -1,1 +1,1 @@
-"""One running layer: its states, what it sends, and where what it reads goes."""
+"""One running layer: its states, its senders, and the routing of its records."""

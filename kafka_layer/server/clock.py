@@ -14,17 +14,17 @@ __all__ = ["BrokerClock", "TimedRecord"]
 logger = logging.getLogger("kafka_layer")
 
 _KEPT_FOR = 600.0
-"""Seconds after which a measurement is forgotten: the machines' clocks may have drifted apart."""
+"""Seconds until a measurement is dropped, because the clocks may have drifted apart since."""
 
 _TOLERANCE = 0.05
-"""Seconds by which two measurements may differ beside their round trips: brokers count in
-milliseconds, and in ``_KEPT_FOR`` two clocks drift apart by some hundredths of a second."""
+"""Seconds by which two measurements may differ beside their errors: brokers count milliseconds, and
+two clocks drift apart by some hundredths of a second in ``_KEPT_FOR``."""
 
 _WORTH_A_WARNING = 5.0
 
 
 class _Measurement(NamedTuple):
-    """What one record told.
+    """One measurement, by one record.
 
     Attributes:
         offset: The broker's time less ``monotonic()``, in seconds.
@@ -40,17 +40,17 @@ class _Measurement(NamedTuple):
 class BrokerClock:
     """Tells the age of records although the clocks of servers differ; any thread.
 
-    It runs on ``time.monotonic()``, so a step of this machine's clock changes nothing. Records that
-    this server wrote itself, and whose round trip it knows, set it: the quickest of the last ten
-    minutes, and any that contradicts it. Until the first one it believes this machine's clock.
+    It runs on ``time.monotonic()``, so a step of this machine's clock changes nothing. This
+    server's own records, whose round trips it knows, set it: the quickest of the last ten minutes,
+    and any that contradicts that one. Until the first record it follows this machine's clock.
 
     Args:
         now: Seconds that only grow; for tests.
         wall: This machine's clock, in seconds since the epoch; for tests.
 
     Attributes:
-        append_times_reported: Whether delivery reports tell when the broker appended a record;
-            True until one did not. Without that a record has to be read back to set the clock.
+        append_times_reported: Whether delivery reports carry the broker's append time; True until
+            one did not. Without it the server has to read a record back to set the clock.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class BrokerClock:
         """Correct the clock by a record of this server's own.
 
         Args:
-            timestamp: When the broker appended it, in seconds since the epoch.
-            sent: When the record was produced, on ``monotonic()``.
-            received: When its report or the record itself came back, on the same clock.
+            timestamp: When the broker appended the record, in seconds since the epoch.
+            sent: When this server produced it, on ``monotonic()``.
+            received: When its report or the record itself came back, on ``monotonic()``.
         """
         error = (received - sent) / 2
         new = _Measurement(timestamp - (sent + received) / 2, error, received)
         kept = [each for each in self._measurements if received - each.at <= _KEPT_FOR]
         best = _best(kept)
         if best and abs(new.offset - best.offset) > new.error + best.error + _TOLERANCE:
-            # The broker's clock was set, or this machine slept: what was measured before is wrong.
+            # The broker's clock was set, or this machine slept: earlier measurements are wrong.
             kept = []
         kept.append(new)
         self._measurements = kept
@@ -90,7 +90,7 @@ class BrokerClock:
         return self._monotonic() + self._offset
 
     def time(self, topic: str) -> TimedRecord:
-        """Begin to measure by a record that is about to be produced.
+        """Start a measurement by a record that is about to be produced.
 
         Args:
             topic: Kafka's name of its topic, for the log.
@@ -124,12 +124,12 @@ class BrokerClock:
 class TimedRecord:
     """One record of this server's own that sets the clock; its two methods come in any order.
 
-    Only an append time of the broker counts. Where the delivery report carries none, the record's
-    timestamp as it is read back does, if it is read back. One that is read back with the very time
-    that its sender gave says nothing of the broker: then all senders' clocks are taken for right.
+    Only the broker's append time counts. If the delivery report carries none, the timestamp with
+    which the record is read back does. If that equals the time that the sender gave, the topic
+    keeps its senders' times, and the clock has to believe them.
 
     Args:
-        clock: What it sets.
+        clock: The clock to set.
         topic: Kafka's name of its topic, for the log.
         now: Seconds that only grow.
     """
@@ -143,7 +143,7 @@ class TimedRecord:
         self._read: tuple[float, float] | None = None
 
     def reported(self, position: Position) -> None:
-        """Take the record's position; the thread of the delivery report."""
+        """Note the record's position; the thread of the delivery report."""
         if not isinstance(position, SelfTimedPosition):
             self._clock.observe(position.timestamp, self._sent, self._now())
             return
@@ -152,7 +152,7 @@ class TimedRecord:
         self._compare()
 
     def read(self, timestamp: float) -> None:
-        """Take the timestamp, in seconds, with which the record was read; the reading thread."""
+        """Note the timestamp, in seconds, of the record as read back; the reading thread."""
         self._read = timestamp, self._now()
         self._compare()
 
@@ -166,5 +166,5 @@ class TimedRecord:
 
 
 def _best(measurements: list[_Measurement]) -> _Measurement | None:
-    """Return the most exact one, of equals the latest."""
+    """Return the measurement with the smallest error; of equal ones the latest."""
     return min(reversed(measurements), key=lambda each: each.error, default=None)

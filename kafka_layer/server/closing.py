@@ -1,4 +1,4 @@
-"""The end of a server: which thread closes it, who waits for that, in which order its parts end."""
+"""The end of a server: the thread that closes it, and the order in which its parts end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Closing"]
 
 T = TypeVar("T")
 
-# Seconds that closing what a start opened beside close() may take.
+# Seconds to close clients that a start opened while close() ran.
 _UNDO_TIMEOUT = 1.0
 
 
@@ -33,7 +33,8 @@ class Closing:
     Args:
         lifecycle: The server's state.
         timings: The layer's times.
-        upkeep, commands, ordering, registry, transport, features, stats: What ends, in this order.
+        upkeep, commands, ordering, registry, transport, features, stats: Its parts, in the order
+            in which they end.
     """
 
     def __init__(
@@ -57,20 +58,20 @@ class Closing:
         self._transport = transport
         self._features = features
         self._stats = stats
-        # The thread that closes it.
+        # The id of the thread that closes the server; None before that.
         self._closer: int | None = None
 
     def close(self, timeout: float) -> None:
-        """Write what is queued and stop; blocks for at most ``timeout`` seconds. Idempotent.
+        """Write queued records and stop; blocks for at most ``timeout`` seconds. Idempotent.
 
-        A second thread that closes it waits until the first is done; a signal handler that
-        interrupts the first, and a receiver of a signal, do not: the first waits for them.
-        Does nothing to a server that never started.
+        A second caller waits until the first is done, unless the first waits for it: a signal
+        handler that interrupts the first, or a receiver of a Django signal. A server that never
+        started is left as it is.
         """
         with self._lifecycle.lock:
             closes = self._lifecycle.started and not self._lifecycle.ended
             if closes:
-                # First: a signal handler may come at any point.
+                # Before the state changes: a signal handler may interrupt at any point.
                 self._closer = threading.get_ident()
                 closes = self._lifecycle.advance(State.CLOSING)
         if closes:
@@ -81,7 +82,7 @@ class Closing:
                 self.wait(timeout)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until the server is closed; tells whether it is by then."""
+        """Wait until the server is closed; return whether it is."""
         try:
             self._lifecycle.closed.result(timeout)
         except TimeoutError:
@@ -89,7 +90,7 @@ class Closing:
         return True
 
     def guard(self, start: Callable[[], T]) -> Callable[[], T]:
-        """Return a start whose work is undone where ``close`` overtakes it.
+        """Return a start that undoes its work if ``close`` overtakes it.
 
         Args:
             start: Opens something; blocks.
@@ -119,13 +120,13 @@ class Closing:
             self._upkeep.stop()
             self._commands.close(error)
             self._ordering.close()
-            # At once: a websocket closes while the queue is written, and its browser comes again.
+            # Before the queue is written: websockets close at once, and browsers connect again.
             self._count_left(self._registry.close(error))
             try:
                 self._transport.close(timeout)
             finally:
                 self._count_left(sum(feature.close(error) for feature in self._features))
-            # Before a thread that waits for the close ends the process.
+            # Before CLOSED: a thread that waits for that may end the process.
             least = min(timeout, self._timings.close_signals)
             self._stats.close(max(least, deadline - monotonic()))
         finally:

@@ -1,7 +1,7 @@
 """Commands between servers and their answers.
 
-They travel on ``group-mgmt`` and ``ack``, which a server reads apart from messages, and on
-``send-all``. A command names everything in its value, so that encryption covers all of it.
+They travel on ``group-mgmt`` and ``ack``, which a reader of their own reads, and on ``send-all``. A
+command carries everything in its value, where encryption covers it.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ __all__ = ["Commands"]
 
 logger = logging.getLogger("kafka_layer")
 
-# The names of commands, as they stand on the wire.
+# The names of commands on the wire.
 _SELF_TEST = "hello"
 _FLUSH = "flush"
 _ROLL_CALL = "who"
 
 _SILENT_PATIENCE = 1.0
-"""Seconds that a discard waits for a server that may be gone, while another server is known to be
-silent: a crash or a deployment ends several at once."""
+"""Seconds that a discard waits for its server while another server is silent: a crash or a
+deployment ends several at once."""
 
 _EVERYBODY = "*"
 """The key of a record on ``group-mgmt`` that asks every server."""
 
 _NOBODY = ServerName(0, "probe")
-"""Whom a record is addressed to that nobody is to read."""
+"""The address of records that no server reads."""
 
 
 class Commands:
-    """What one server asks of others, and what others ask of it; the sink of control records.
+    """Sends one server's commands and carries out those of others; the sink of control records.
 
-    ``deliver`` and ``on_broadcast`` belong to the threads that read, the rest to any thread.
+    The reading threads call ``deliver`` and ``on_broadcast``; any thread may call the rest.
 
     Args:
         config: The layer's settings.
         identity: Which server this is.
-        registry: What commands of other servers change.
+        registry: The channels that commands of other servers change.
         codec: Encodes and decodes the values.
         encryption: Encrypts and decrypts them.
         sender: Writes the records.
         clock: Tells the age of a command, and is set by commands that come back.
-        stats: Counts what cannot be read or answered.
-        partitions: Tells how many partitions a topic has.
-        flush: Carries out a flush that another server asked for; gets its timestamp.
+        stats: Counts commands that cannot be read or answered.
+        partitions: Returns how many partitions a topic has.
+        flush: Carries out a flush of another server; gets its timestamp.
     """
 
     def __init__(
@@ -101,32 +101,32 @@ class Commands:
 
     @property
     def silent(self) -> int:
-        """How many servers gave no answer when they were asked last."""
+        """How many servers are silent: they owe the answer to a request that was given up."""
         return self._requests.silent
 
     def close(self, error: LayerClosed) -> None:
-        """End what waits for answers: requests fail with ``error``, roll calls return."""
+        """Let open requests fail with ``error``, and end roll calls."""
         self._requests.close(error)
         self._closing.set()
 
-    # What this server asks
+    # Commands of this server
 
     def change(self, owner: ServerName, command: str, name: str, channel: str) -> Steps[None]:
         """Have the server that owns a channel change a membership. This server must be receiving.
 
         Args:
-            owner: The server that is asked.
+            owner: The server that owns the channel.
             command: As in ``Registry.change``, with ``name`` and ``channel``.
             name: The group or user.
             channel: The channel.
 
-        A membership ends with its server. So a discard is a success once it is written, also if the
-        owner does not answer: the owner is gone, or carries it out when it reads it. Further
-        discards for an owner that gave no answer wait for none, until one comes.
+        A membership ends with its server. So a discard succeeds once it is written, even without an
+        answer: the owner is gone, or carries it out later. Further discards for a silent owner wait
+        for no answer, until one comes.
 
         Raises:
-            GroupAckTimeout: If there is no answer within ``ack_timeout``; for a discard, if the
-                command was not even written.
+            GroupAckTimeout: If the owner does not answer within ``ack_timeout``; for a discard, if
+                no broker took the command in that time.
             CommandFailed: If the owner cannot carry it out.
             ChannelFull: If the transport's queue is full.
             ProduceFailed: If the command cannot be written.
@@ -141,7 +141,7 @@ class Commands:
         }
         discards = command.endswith("_discard")
         if not discards:
-            # After that the owner is not to carry it out: the caller was told that it failed.
+            # Later the owner drops the command, because the caller got an error.
             value["within"] = within
         request = self._requests.open(within, owner)
         value["id"] = request.number
@@ -162,10 +162,10 @@ class Commands:
             self._requests.forget(request)
 
     def _wait_for_discard(self, request: PendingRequest, written: Ticket[Position]) -> Steps[None]:
-        """Wait for the answer while one may come, and without one until the command is written."""
+        """Wait for the answer while one may come, or else until the command is written."""
         if not self._requests.is_silent(request.server):
             patience = _SILENT_PATIENCE if self._requests.silent else request.left
-            # Without an answer close() ends it with LayerClosed, and writes what is queued.
+            # close() ends this wait with LayerClosed, and writes the queued command.
             with contextlib.suppress(TimeoutError, LayerClosed):
                 yield from wait(request.answer, min(request.left, patience))
                 return
@@ -173,18 +173,18 @@ class Commands:
         yield from wait(written, request.left)
 
     def self_test(self, timeout: float) -> Steps[float]:
-        """Write a record to this server's own inbox and wait until it is read; it sets the clock.
+        """Write a record to this server's own inbox and wait until it is read; sets the clock.
 
         Args:
             timeout: Seconds that this may take.
 
         Returns:
-            The seconds that it took.
+            The duration in seconds.
 
         Raises:
-            TimeoutError: If it did not come back in time.
+            TimeoutError: If the record did not come back in time.
             ChannelFull: If the transport's queue is full.
-            ProduceFailed: If it could not be written.
+            ProduceFailed: If the broker did not take the record.
         """
         started = monotonic()
         me = self._identity.require()
@@ -198,13 +198,14 @@ class Commands:
         return monotonic() - started
 
     def roll_call(self, seconds: float) -> list[dict[str, Any]]:
-        """Ask every server to tell its name and what is on it. This server must be receiving.
+        """Ask every server for its name and figures. This server must be receiving.
 
         Args:
-            seconds: How long to wait for answers; blocks all of it.
+            seconds: How long to wait for answers; this blocks for all of it.
 
         Returns:
-            What each told that answered in time: ``server``, ``channels``, ``groups``, ``users``.
+            The answers that came in time: ``server``, ``channels``, ``groups``, ``users``,
+            ``replaced``.
 
         Raises:
             ChannelFull: If the transport's queue is full.
@@ -220,10 +221,10 @@ class Commands:
             "inboxes": inboxes,
         }
         try:
-            # Each server reads its inbox apart from messages, so none answers late because of them.
+            # To the inboxes, which servers read apart from messages: no answer waits for those.
             for partition in range(inboxes):
                 self._sender.request(self._keyed(Topic.GROUP_MGMT, _EVERYBODY, partition, value))
-            # For servers of version 0.1, which know no key for everybody.
+            # For servers of version 0.1, which do not know the key for everybody.
             self._sender.request(self._to_all(_ROLL_CALL, value))
             self._closing.wait(seconds)
         finally:
@@ -231,7 +232,7 @@ class Commands:
         return [told for _, told in sorted(call.servers.items())]
 
     def flush_others(self) -> Ticket[Position]:
-        """Tell every other server to clear.
+        """Tell every other server to flush.
 
         Returns:
             The ticket of the record's position.
@@ -244,7 +245,7 @@ class Commands:
         return self._sender.request(self._to_all(_FLUSH, value))
 
     def probe_clock(self) -> Ticket[Position]:
-        """Write a record that nobody reads; its delivery report sets the clock.
+        """Write a record that no server reads; its delivery report sets the clock.
 
         Errors as for ``flush_others``.
         """
@@ -254,7 +255,7 @@ class Commands:
     def _ask(
         self, topic: Topic, to: ServerName, value: dict[str, Any], within: float
     ) -> Steps[None]:
-        """Write a request and wait for its answer; raises ``TimeoutError`` without one."""
+        """Write a request and wait for its answer; raise ``TimeoutError`` without one."""
         request = self._requests.open(within, to)
         record = self._addressed(topic, to, {**value, "id": request.number})
         try:
@@ -278,7 +279,7 @@ class Commands:
                 request.answer.fail(error)
 
         def on_answer(answer: Ticket[float]) -> None:
-            # Only a record of this server's own tells how long it was on its way.
+            # Only for a record of its own does this server know the round trip.
             topic, _, _, _, _ = record
             if answer.error is None and topic is Topic.ACK:
                 timed.read(answer.result())
@@ -299,15 +300,15 @@ class Commands:
         return topic, key, payload, partition, ()
 
     def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
-        # The header tells it from a message to all; the value repeats it, under encryption.
+        # The header tells a command from a message; the value repeats it, under encryption.
         headers = [("command", command.encode())]
         payload = self._encryption.encrypt(Topic.SEND_ALL, None, self._codec.encode(value))
         return Topic.SEND_ALL, None, payload, None, headers
 
-    # What others ask
+    # Commands of others
 
     def deliver(self, records: Sequence[Record]) -> None:
-        """Take control records in their order; the thread that reads them. Blocks for nothing."""
+        """Carry out control records in order; the control reader's thread. Does not block."""
         for record in records:
             topic, raw_key, value, _, timestamp, _, _ = record
             try:
@@ -330,7 +331,7 @@ class Commands:
                 logger.exception("A record of %s was skipped", topic.value)
 
     def on_broadcast(self, key: str, payload: bytes, written: float) -> None:
-        """Carry out a command that came on ``send-all``; the thread that reads messages.
+        """Carry out a command on ``send-all``; the data reader's thread.
 
         Args:
             key: The record's key; commands have none.
@@ -350,7 +351,7 @@ class Commands:
     def _on_command(self, value: dict[str, Any], written: float) -> None:
         within, age = value.get("within"), self._clock.now() - written
         if isinstance(within, (int, float)) and age > within:
-            # The asker was told that it failed.
+            # The asker has given up.
             raise UnreadableRecord("expired", f"a command that came {age:.1f} s late: {value!r}")
         answer: dict[str, Any] = {"id": value.get("id")}
         try:
@@ -360,7 +361,7 @@ class Commands:
         except ValueError as error:
             answer["error"] = str(error)
         except Exception as error:
-            # A bug, which deliver() counts and logs; the asker must not wait for the time-out.
+            # A bug, which deliver() counts and logs; answer, so that the asker need not wait.
             answer["error"] = repr(error)
             raise
         finally:

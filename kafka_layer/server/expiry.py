@@ -1,9 +1,10 @@
 """When a message is too old: the one place that judges its age, and the time of a flush.
 
-A message expires ``expiry`` seconds after the broker appended its record. It is judged when the
-record is read, by the broker's time; it has a deadline on this machine's monotonic clock from then
-on, by which it is judged where its mailbox is full (``make_room``) and by the receive that takes it
-(``Server.decode_for_receive``, in place: every receive passes there).
+A message expires ``expiry`` seconds after the broker appended its record. ``Expiry`` judges it by
+the broker's time when the record is read. From then on it has a deadline on this machine's
+monotonic clock, by which ``make_room`` judges it in a full mailbox, and
+``Server.decode_for_receive`` (in place, because every receive passes there) when a receive takes
+it.
 
 Hot path: ``Expiry.deadline`` is called for each record that is read for a channel of this process.
 """
@@ -24,19 +25,18 @@ _CLOCK_ERROR = 1.0
 
 
 class Expiry:
-    """Judges the age of messages to channels, or of those to one worker channel.
+    """Judges the age of messages to channels, or to one worker channel.
 
-    ``read_clocks`` and ``deadline`` belong to the thread that reads the records; the rest may be
-    called from any thread.
+    The reading thread calls ``read_clocks`` and ``deadline``; any thread may call the rest.
 
     Args:
         seconds: The age from which a message counts as expired.
-        stats: Counts what is dropped.
+        stats: Counts drops.
         clock: The broker's time.
         note_age: Gets the age, in seconds, of each message that no flush dropped.
 
     Attributes:
-        flushed_until: What was written up to this time is dropped: the broker's, in seconds.
+        flushed_until: Records written up to this time (the broker's, in seconds) are dropped.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Expiry:
     def read_clocks(self) -> None:
         """Read the time by which ``deadline`` judges.
 
-        Once for each slice of a batch: to read it for each record took a tenth of its time.
+        Once for each slice of a batch: reading it for each record took a tenth of the time.
         """
         self._now, self._monotonic = self._clock.now(), time.monotonic()
 
@@ -69,7 +69,7 @@ class Expiry:
             timestamp: When the broker appended it, in seconds.
             topic: Its topic.
             key: Its key, for the log.
-            receivers: Whom it is for; each one counts where it is dropped.
+            receivers: Its receivers; a drop counts once for each.
 
         Returns:
             When its message expires, on ``time.monotonic()``; None if it has expired, or was
@@ -89,11 +89,11 @@ class Expiry:
         return self._monotonic + self._seconds - age
 
     def deadline_of_new(self) -> float:
-        """Return when a message expires that is sent at this moment."""
+        """Return the deadline of a message that is sent now, on ``time.monotonic()``."""
         return time.monotonic() + self._seconds
 
     def make_room(self, mailbox: Mailbox) -> bool:
-        """Drop the messages of a full mailbox that are too old to be received, and count them.
+        """Drop and count the expired messages of a full mailbox.
 
         Returns:
             Whether there were any.
@@ -104,7 +104,7 @@ class Expiry:
         return expired > 0
 
     def count_late(self, mailbox: Mailbox, number: int = 1) -> None:
-        """Count messages whose deadline passed while they waited in a mailbox."""
+        """Count messages that expired in a mailbox."""
         detail = f"it waited too long in channel {mailbox.channel}"
         self._stats.dropped("expired", detail, number)
 
@@ -112,9 +112,9 @@ class Expiry:
         """Drop the records that were written up to ``timestamp`` (the broker's, in seconds).
 
         Returns:
-            The time up to which they are dropped.
+            The time up to which records are dropped from now on.
         """
-        # On a topic with its writers' timestamps one may lie ahead, and would mute the server.
+        # A timestamp that a sender gave may lie far ahead, and would silence the server.
         latest = self._clock.now() + _CLOCK_ERROR
         self.flushed_until = max(self.flushed_until, min(timestamp, latest))
         return self.flushed_until

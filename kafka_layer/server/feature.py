@@ -1,4 +1,4 @@
-"""What a server knows of its features, such as worker channels."""
+"""The protocol of a server's features, such as worker channels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Feature"]
 
 
 class Feature(Protocol):
-    """Something that is attached to a server and ends with it, such as worker channels."""
+    """A part that attaches to a server and ends with it."""
 
     @property
     def needs_clock(self) -> bool:
         """Whether it computes the age of messages, and so needs the broker's time."""
 
     def flush(self, until: float) -> int:
-        """Drop the messages that were written until then (the broker's time); any thread.
+        """Drop the messages that were written up to a time of the broker; any thread.
 
         Returns:
             How many were dropped.
@@ -26,11 +26,11 @@ class Feature(Protocol):
     def close(self, error: LayerClosed) -> int:
         """Let every receive that waits raise a copy of ``error``; the transport is closed.
 
-        Nothing may be opened in it any more, also by what is on its way to that.
+        From now on the feature opens nothing, also in starts that are under way.
 
         Returns:
             How many messages were dropped.
         """
 
     def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child, and open nothing more."""
+        """Drop the parent's channels, in a forked child, and open no more."""

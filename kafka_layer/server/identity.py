@@ -1,4 +1,4 @@
-"""Which server this is: its name, once it has one."""
+"""The name of a server, once it has one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["Identity"]
 
 
 class Identity:
-    """The name of one server: None until it receives, then the same for good; any thread.
+    """The name of one server; any thread.
 
     Attributes:
-        name: The server's name.
+        name: The server's name; None until it receives, then the same for good.
     """
 
     __slots__ = ("name",)
@@ -20,7 +20,7 @@ class Identity:
         self.name: ServerName | None = None
 
     def take(self, partition: int) -> None:
-        """Take a new name, unless there is one.
+        """Give the server a new name, unless it has one.
 
         Args:
             partition: The server's inbox partition.
@@ -35,11 +35,11 @@ class Identity:
         return self.name
 
     def owns(self, server: ServerName) -> bool:
-        """Tell whether ``server``, as it stands in a channel's name, is this one."""
+        """Tell whether ``server``, from a channel's name, is this one."""
         return server == self.name
 
     def owns_channel(self, channel: str) -> bool:
-        """Tell whether a channel's name says that it is of this server."""
+        """Tell whether a channel's name names this server as its owner."""
         return self.name is not None and owner_of(channel) == self.name
 
     def is_key(self, key: str) -> bool:

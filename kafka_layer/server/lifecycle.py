@@ -1,4 +1,4 @@
-"""The states of a server, and its starts: each happens once, in a thread of its own."""
+"""The states of a server, and its starts: each runs once, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class State(enum.Enum):
-    """What a server is able to do."""
+    """The states of a server; ``Lifecycle`` says what leads from one to another."""
 
     NEW = "new"
     SENDING = "sending"
@@ -43,8 +43,8 @@ class Lifecycle:
 
     States::
 
-        NEW -> SENDING -> RECEIVING      a start has ended well
-        NEW, SENDING, RECEIVING -> CLOSING -> CLOSED      close() began, and is over
+        NEW -> SENDING -> RECEIVING      a start succeeded
+        NEW, SENDING, RECEIVING -> CLOSING -> CLOSED      close() began, and ended
         any -> CLOSED      the process was forked: the child has nothing to close
 
     While a start runs, the state is still the one before it. A start that ``close()`` overtakes
@@ -54,7 +54,7 @@ class Lifecycle:
         on_change: Called with each new state, under the lock; must not block.
 
     Attributes:
-        state: The state at this moment.
+        state: The present state.
         closed: Resolves when the state is CLOSED.
         lock: Guards the state and the starts. Re-entrant: a signal handler or a finalizer may
             interrupt the thread that holds it and call the layer.
@@ -69,19 +69,19 @@ class Lifecycle:
 
     @property
     def started(self) -> bool:
-        """Whether anything was started, and so has to be closed."""
+        """Whether a start began, so that the server has to be closed."""
         return bool(self._starts)
 
     @property
     def ended(self) -> bool:
-        """Whether ``close()`` has begun, or is over."""
+        """Whether ``close()`` has begun or ended."""
         return self.state is _CLOSING or self.state is _CLOSED
 
     def advance(self, state: State) -> bool:
         """Go on to another state.
 
         Returns:
-            Whether the table has that transition; nothing happens if not.
+            Whether the table has that transition; without it the state stays.
         """
         with self.lock:
             if state not in TRANSITIONS[self.state]:
@@ -93,15 +93,15 @@ class Lifecycle:
         return True
 
     def once(self, what: object, thread_name: str, function: Callable[[], T]) -> Ticket[T]:
-        """Run something once, in a thread; again only if it failed.
+        """Run a start once, in a thread; again only after it failed.
 
         Args:
-            what: Under which key it is remembered. Callers at the same time share one run.
+            what: The key of the start. Callers with one key share one run.
             thread_name: The name of the thread.
-            function: What is run.
+            function: Runs the start.
 
         Returns:
-            Its ticket; failed with ``LayerClosed`` once the server closes.
+            The ticket of its result; fails with ``LayerClosed`` if the server closes.
         """
         with self.lock:
             if self.ended:
@@ -112,12 +112,12 @@ class Lifecycle:
             return start
 
     def abandon(self) -> None:
-        """Be closed, in a forked child: threads of the parent may have held every lock."""
+        """Become CLOSED, with new locks: threads of the parent may have held the old ones."""
         self.lock = RLock()
         self.closed = Ticket.resolved(None)
         self.advance(State.CLOSED)
 
 
 def closed_meanwhile() -> LayerClosed:
-    """Return the error of what ``close()`` overtook."""
+    """Return the error of a call that ``close()`` overtook."""
     return LayerClosed("The channel layer was closed meanwhile.")

@@ -1,4 +1,4 @@
-"""The servers of this process: closed when it ends, abandoned in a forked child."""
+"""The servers of this process: closes them when it ends, abandons them in a forked child."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ logger = logging.getLogger("kafka_layer")
 
 _LEAST_TIMEOUT = 0.1
 
-# How a child of multiprocessing orders its finalizers; those of queues have 10, and -5.
+# The rank among multiprocessing's finalizers in a child; those of queues have 10 and -5.
 _EXIT_PRIORITY = 100
 
-# Seconds for which a SIGTERM holds up the main thread. It goes on then, until all is closed: it may
-# hold a lock that the closing needs.
+# Seconds for which a SIGTERM blocks the main thread. Then the thread goes on, because it may hold a
+# lock that the close needs.
 _HOLD = 1.0
 
-# Seconds after which the signal is sent again, if the process still lives.
+# Seconds until the handler sends the signal again, if the process still lives.
 _AGAIN = 0.1
 
 
 class Live(Protocol):
-    """What this module knows of a server."""
+    """A server, as this module sees it."""
 
     def close(self, timeout: float) -> None:
-        """Write what is queued and stop; if another thread does so already, wait for that."""
+        """Write queued records and stop; wait if another thread does so already."""
 
     def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child."""
+        """Drop the parent's clients without freeing them, in a forked child."""
 
 
-# Adding to a set, discarding and copying it are one step each for all threads, without a lock that
-# a thread of the parent could hold at a fork.
+# add(), discard() and copy() of a set are atomic, so there is no lock that a thread of the parent
+# could hold at a fork.
 _servers: set[Live] = set()
 
 # Process ids in which close_all() is registered with multiprocessing.
 _registered: set[int] = set()
 
-# Process ids in which the ASGI server tells when it ends, or that were warned that it does not.
+# Ids of processes whose ASGI server announces its end, or that were warned because it does not.
 _told: set[int] = set()
 
 
@@ -67,7 +67,7 @@ def add(server: Live) -> None:
 
 
 def discard(server: Live) -> None:
-    """Forget a server: it has nothing to close any more."""
+    """Forget a closed server."""
     _servers.discard(server)
 
 
@@ -84,17 +84,17 @@ def close_all(timeout: float) -> None:
 
 
 def abandon_all() -> None:
-    """Let go of every server, in a forked child: also those that a thread of the parent closes."""
+    """Abandon every server, in a forked child, also those that the parent was closing."""
     for server in _servers.copy():
         server.abandon()
 
 
 def close_when_child_ends(timeout: float) -> None:
-    """Have ``close_all`` called at the end of a child of multiprocessing.
+    """Have a child of multiprocessing call ``close_all`` at its end.
 
-    Such a child ends by ``os._exit``: ``atexit`` does not run, or (Python 3.13) runs without the
-    functions that were registered before the fork. Does nothing in other processes, and nothing if
-    it was called before.
+    Such a child ends by ``os._exit``: it does not run ``atexit``, or (Python 3.13) not the
+    functions that were registered before the fork. In other processes, and the second time, this
+    does nothing.
 
     Args:
         timeout: Seconds that closing may take.
@@ -111,10 +111,10 @@ def close_when_child_ends(timeout: float) -> None:
 
 
 def close_at_sigterm(timeout: float) -> None:
-    """Have SIGTERM close all servers before it ends the process, where it would just end it.
+    """Have SIGTERM close all servers before it ends the process.
 
-    Does nothing where the program has a handler of its own, outside the main thread (Python cannot
-    set a handler there), and in children of multiprocessing.
+    It leaves a handler of the program's own alone, and does nothing outside the main thread, where
+    Python cannot set handlers, or in children of multiprocessing.
 
     Args:
         timeout: Seconds that closing may take.
@@ -128,7 +128,7 @@ def close_at_sigterm(timeout: float) -> None:
 
 
 class _SigtermHandler:
-    """Closes all servers at the first SIGTERM; that, or a second one, ends the process.
+    """Closes all servers at the first SIGTERM, then ends the process; a second one ends it at once.
 
     Args:
         timeout: Seconds that closing may take.
@@ -136,11 +136,11 @@ class _SigtermHandler:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        # The process that is closing: a child that was forked inherits the handler.
+        # The id of the process that is closing; a forked child inherits the handler.
         self._closing: int | None = None
 
     def __call__(self, number: int, frame: object) -> None:
-        """Close, in a thread: this one may hold any lock."""
+        """Close in another thread: the interrupted one may hold any lock."""
         process = os.getpid()
         if self._closing != process and _servers:
             self._closing = process
@@ -152,7 +152,7 @@ class _SigtermHandler:
                     close_all(self._timeout)
                 finally:
                     closed.release()
-                    # Again and again: one that comes as this handler returns may not be noticed.
+                    # Repeatedly: Python may miss one that comes just as this handler returns.
                     while True:
                         os.kill(process, number)
                         sleep(_AGAIN)
@@ -166,12 +166,12 @@ class _SigtermHandler:
 
 
 def end_will_be_told() -> None:
-    """Note that this process's ASGI server tells it when it ends."""
+    """Note that this process's ASGI server announces its end."""
     _told.add(os.getpid())
 
 
 def warn_if_nobody_tells() -> None:
-    """Log once if this process is uvicorn's, and nothing closes the layers when it ends."""
+    """Log once if this is uvicorn's process, and nothing closes the layers at its end."""
     process = os.getpid()
     handler = signal.getsignal(signal.SIGTERM)
     if process in _told or not getattr(handler, "__module__", "").startswith("uvicorn."):
@@ -183,8 +183,8 @@ def warn_if_nobody_tells() -> None:
     )
 
 
-# Without it a process that sends and ends would lose what it sent. Closing starts no thread here:
-# at this time Python refuses that.
+# A process that sends and ends writes its messages here. A close at exit starts no thread, which
+# Python refuses then.
 atexit.register(close_all, 5.0)
 
 # A child would free the parent's clients, which aborts the process, and has none of their threads.

@@ -1,9 +1,10 @@
 """Order within one process: joins and leaves take effect behind the messages that it sent before.
 
-A message goes to the broker and back before it reaches the members of its group, and a member of
-this process joins or leaves at once. So a join or a leave waits until this server has read back
-what this process sent to that group before. It writes a mark behind those messages, into the same
-partition, and waits until the mark was read. Where nothing was sent to the group, nothing happens.
+A message goes to the broker and back before it reaches the members of its group; a channel of this
+process would join or leave at once. So a join or a leave waits until this server has read back the
+messages that this process sent to that group before. It writes a mark behind them, into the same
+partition, and waits until the mark is read. If the process sent nothing to the group, it writes
+nothing.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ __all__ = ["Ordering"]
 
 _TOPICS = (Topic.SEND_GROUP, Topic.SEND_USER)
 
-# Keys that are remembered of one topic. Where more are sent to, any key counts as one of them.
+# How many keys of one topic are remembered; beyond that every key counts as sent to.
 _MOST_KEYS = 100_000
 
 _MARK = "\0"
-"""What the keys of marks begin with; no group and no user has such a name."""
+"""The first character of the keys of marks; no group and no user has such a name."""
 
 
 class Ordering:
     """Reads this process's own messages back before a membership changes; the sink of data.
 
-    ``deliver`` belongs to the thread that reads data, the rest to any thread.
+    The data reader's thread calls ``deliver``; any thread may call the rest.
 
     Args:
         identity: Which server this is.
         sender: Writes the marks, and notes the keys of messages.
-        transport: Tells how many partitions a topic has.
+        transport: Knows how many partitions a topic has.
         router: Gets all records.
         timings: The layer's times.
     """
@@ -64,10 +65,10 @@ class Ordering:
         self._keys = {topic: _Keys() for topic in _TOPICS}
         self._numbers = itertools.count(1)
         self._mark = b""
-        # By the value of the mark: what waits until it was read.
+        # By the value of a mark: its ticket, resolved when the mark is read.
         self._marks: dict[bytes, Ticket[None]] = {}
         self._marks_of: dict[tuple[Topic, str], Ticket[None]] = {}
-        # Guards taking a key and noting its mark: no other thread sees neither of them.
+        # Makes taking a key and noting its mark one step for other threads.
         self._lock = RLock()
         self._next_rotation = float("inf")
         self._suspended_until = float("-inf")
@@ -77,13 +78,13 @@ class Ordering:
         queued = self._transport.health().queued > 0
         for topic, keys in self._keys.items():
             if queued:
-                # Messages that are queued before this call are not noted.
+                # The keys of messages that are queued already were not noted.
                 keys.count_all()
             self._sender.note_keys(topic, keys.note)
         self._next_rotation = monotonic() + self._timings.read_back_window
 
     def deliver(self, records: Sequence[Record]) -> None:
-        """Hand records to the router; then tell those that wait for a mark among them."""
+        """Pass records to the router; then resolve the tickets of marks among them."""
         self._deliver(records)
         if self._marks:
             for _, key, value, _, _, _, _ in records:
@@ -98,7 +99,7 @@ class Ordering:
             return not self._keys[topic].holds(key) and (topic, key) not in self._marks_of
 
     def settle(self, topic: Topic, key: str) -> Steps[None]:
-        """Wait until what this process sent to a key before was read back.
+        """Wait until this server has read back the messages that this process sent to a key.
 
         Gives up, without an error, after ``Timings.read_back`` or if the mark cannot be written: a
         join must not depend on a broker that does not answer.
@@ -120,11 +121,11 @@ class Ordering:
             yield from wait(ticket, self._timings.read_back)
         except TimeoutError:
             self._suspended_until = monotonic() + self._timings.read_back_window
-            # Nobody waits for this mark any more, should it never be read.
+            # Drop the mark, which may never be read.
             ticket.resolve(None)
 
     def close(self) -> None:
-        """Let those that wait for a mark go on: nothing is read any more."""
+        """Resolve the tickets of all marks: no record is read any more."""
         for ticket in list(self._marks.values()):
             ticket.resolve(None)
 
@@ -167,7 +168,7 @@ class Ordering:
             if produced.error is not None:
                 ticket.resolve(None)
 
-        # A ticket makes the producer send what it holds back, and this, at once.
+        # With a ticket the producer sends the mark, and all records before it, at once.
         produced: Ticket[Position] = Ticket()
         produced.on_done(give_up_if_failed)
         try:
@@ -179,16 +180,16 @@ class Ordering:
 class _Keys:
     """The keys of one topic to which this process sent lately.
 
-    They are kept in two generations: a key is forgotten at the second rotation after its message.
+    In two generations: a key is dropped at the second rotation after its message.
 
     Attributes:
-        note: Where the sender notes the key of each message; replaced by each rotation.
+        note: The sender adds the key of each message to it; each rotation replaces it.
     """
 
     def __init__(self) -> None:
         self.note: dict[str, None] = {}
         self._older: dict[str, None] = {}
-        # For how many rotations more every key counts, because keys were not noted.
+        # For how many more rotations every key counts as sent to, because keys were not noted.
         self._any_key_for = 0
 
     def holds(self, key: str) -> bool:
@@ -196,14 +197,14 @@ class _Keys:
         return key in self.note or key in self._older or self._any_key_for > 0
 
     def take(self, key: str) -> bool:
-        """Tell whether something was sent to a key, and forget it."""
+        """Tell whether this process sent to a key, and forget the key."""
         found = self.holds(key)
         self.note.pop(key, None)
         self._older.pop(key, None)
         return found
 
     def count_all(self) -> None:
-        """Let every key count as one of them until the second rotation from now."""
+        """Let every key count as sent to, until the second rotation from now."""
         self._any_key_for = 2
 
     def limit(self) -> None:
@@ -214,6 +215,6 @@ class _Keys:
             self._older.clear()
 
     def rotate(self) -> None:
-        """Forget the older generation; everything it names was read back."""
+        """Drop the older generation, whose messages were all read back."""
         self._any_key_for = max(0, self._any_key_for - 1)
         self._older, self.note = self.note, {}

@@ -1,4 +1,4 @@
-"""What a send does while the producer's queue is full: the setting ``overflow``."""
+"""The setting ``overflow``: what a send does while the producer's queue is full."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["OverflowPolicy"]
 
 
 class OverflowPolicy:
-    """What one send does while the transport's queue is full.
+    """Decides for one send while the transport's queue is full.
 
     Args:
         config: For ``overflow`` and ``expiry``.
-        stats: Counts what is refused and dropped.
-        record: The record that is sent.
+        stats: Counts refused and dropped records.
+        record: The record to send.
     """
 
     def __init__(self, config: LayerConfig, stats: Stats, record: ProducerRecord) -> None:
@@ -34,10 +34,10 @@ class OverflowPolicy:
         return max(0.0, self._deadline - monotonic())
 
     def should_drop(self) -> bool:
-        """Tell whether the record is to be dropped (it is counted then) or to wait for room.
+        """Return True to drop the record, counted, and False to wait for room.
 
         Raises:
-            ChannelFull: If it is to do neither.
+            ChannelFull: To do neither.
         """
         if self._overflow == "discard":
             self._stats.dropped("overflow", self._where)
@@ -47,6 +47,6 @@ class OverflowPolicy:
         raise self.refusal()
 
     def refusal(self) -> Exception:
-        """Count the record as refused; returns what to raise."""
+        """Count the record as refused; return the error to raise."""
         self._stats.count("refused.overflow")
         return ChannelFull(self._where)  # type: ignore[no-any-return, unused-ignore]

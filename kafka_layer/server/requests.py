@@ -1,4 +1,4 @@
-"""Requests of one server to others, and the answers that they wait for."""
+"""Requests of one server to others, and their answers."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class _Pending(Protocol):
     number: int
 
     def take(self, answer: Answer, written: float) -> bool:
-        """Take an answer; returns whether no other is to come."""
+        """Take an answer; return whether it was the last."""
 
 
 class PendingRequest:
-    """A request to one server. Its ticket has one outcome: the answer, or what went wrong.
+    """A request to one server. Its ticket has one outcome: the answer, or an error.
 
     Args:
-        number: What the answer repeats.
-        within: Seconds from now until nobody waits for the answer any more.
-        server: The server that is asked.
+        number: The number that the answer repeats.
+        within: Seconds that the caller waits for the answer.
+        server: The other server.
 
     Attributes:
-        number: What the answer repeats.
-        server: The server that is asked.
-        deadline: When nobody waits any more, on ``monotonic()``.
+        number: The number that the answer repeats.
+        server: The other server.
+        deadline: When the caller gives up, on ``monotonic()``.
         answer: Resolves, with the timestamp of the answer's record, when the other server has
             carried the request out; fails with ``CommandFailed`` if it could not.
     """
@@ -55,7 +55,7 @@ class PendingRequest:
         return max(0.0, self.deadline - monotonic())
 
     def take(self, answer: Answer, written: float) -> bool:
-        """Take the answer; the thread that reads."""
+        """Take the answer; the reading thread."""
         if answer.get("error"):
             self.answer.fail(CommandFailed(str(answer["error"])))
         else:
@@ -67,11 +67,11 @@ class RollCall:
     """A request to all servers.
 
     Args:
-        number: What the answers repeat.
+        number: The number that the answers repeat.
 
     Attributes:
-        number: What the answers repeat.
-        servers: What each server that answered so far told of itself, by its name.
+        number: The number that the answers repeat.
+        servers: The answers so far, by the name of the server.
     """
 
     __slots__ = ("number", "servers")
@@ -81,30 +81,30 @@ class RollCall:
         self.servers: dict[str, Answer] = {}
 
     def take(self, answer: Answer, written: float) -> bool:
-        """Note what one server tells; the thread that reads."""
+        """Note the answer of one server; the reading thread."""
         told = {name: each for name, each in answer.items() if name != "id"}
         self.servers[str(told.get("server"))] = told
         return False
 
 
 class Requests:
-    """The requests that wait for answers, by number, and the servers that owe answers; any thread.
+    """The open requests, by number, and the servers that owe answers; any thread.
 
-    A server is silent from when a request to it was given up without an answer until it answers
-    any, also one that was given up. Once it is closed, every request fails.
+    A server is silent from a request that was given up without an answer until it answers any
+    request, also a given-up one. After ``close`` every request fails.
     """
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        # Every operation is a single one on a dict, so there is no lock to be held at a fork or by
-        # a thread that a signal handler interrupts.
+        # Every operation is one on a dict, without a lock that a thread could hold at a fork or
+        # when a signal handler interrupts it.
         self._pending: dict[int, _Pending] = {}
         self._given_up: dict[int, ServerName] = {}
         self._silent: dict[ServerName, None] = {}
         self._error: Exception | None = None
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return how many requests are open."""
         return len(self._pending)
 
     @property
@@ -121,7 +121,7 @@ class Requests:
 
         Args:
             within: As in ``PendingRequest``.
-            server: The server that is asked.
+            server: The other server.
         """
         request = PendingRequest(next(self._numbers), within, server)
         self._pending[request.number] = request
@@ -130,8 +130,8 @@ class Requests:
         return request
 
     def close(self, error: Exception) -> None:
-        """Let the requests that wait, and every later one, fail with ``error``."""
-        # First: a request that is opened from here on fails at once.
+        """Let every open and later request fail with ``error``."""
+        # First, so that a request that is opened from here on fails at once.
         self._error = error
         for pending in list(self._pending.values()):
             if isinstance(pending, PendingRequest):
@@ -144,10 +144,10 @@ class Requests:
         return call
 
     def answer(self, number: object, answer: Answer, written: float) -> None:
-        """Hand an answer to the request that waits for it; without one it only breaks a silence.
+        """Pass an answer to its request; if that was given up, it only ends a silence.
 
         Args:
-            number: What the answer says that it answers.
+            number: The number in the answer.
             answer: The answer.
             written: The timestamp of its record.
         """
@@ -164,11 +164,11 @@ class Requests:
             self._pending.pop(number, None)
 
     def forget(self, request: PendingRequest | RollCall) -> None:
-        """Stop waiting for answers; one that comes later is ignored."""
+        """Stop waiting for answers; ignore later ones."""
         self._pending.pop(request.number, None)
 
     def give_up(self, request: PendingRequest) -> None:
-        """Stop waiting, because no answer came in time; one that comes later breaks the silence."""
+        """Stop waiting, because no answer came in time; a later one ends the silence."""
         self._pending.pop(request.number, None)
         if not request.answer.done:
             self._given_up[request.number] = request.server

@@ -1,10 +1,9 @@
-"""From a record to the mailboxes it is addressed to, with back-pressure instead of loss.
+"""From a record to the mailboxes that it is addressed to, with back-pressure instead of loss.
 
-Hot path: every message that a server reads passes here.
+Hot path: every message that a server reads passes here, in the data reader's thread.
 
-Runs in the one thread that reads data. The log is the buffer: where a mailbox is full, the thread
-waits until it has room, and the records behind it wait in the broker. A mailbox whose receiver
-stopped taking is not waited for; it alone loses messages, and they are counted.
+The log is the buffer: the thread waits until a full mailbox has room, and the records behind wait
+in the broker. It does not wait for a stalled mailbox, which alone loses messages, and counts them.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ Resolve = Callable[[str], Sequence[Mailbox]]
 """Returns the mailboxes that a record's key addresses."""
 
 OnCommand = Callable[[str, bytes, float], None]
-"""Carries a command out: gets the record's key, its decrypted value and its timestamp."""
+"""Carries out a command: gets the record's key, its decrypted value and its timestamp."""
 
 
 class Router:
-    """Hands records to the channels of one server.
+    """Delivers records to the channels of one server.
 
-    ``deliver`` belongs to the thread that reads data; the rest may be called from any thread.
+    The data reader's thread calls ``deliver``; any thread may call the rest.
 
     Args:
         config: For ``capacity``, the times of back-pressure, and how old a replayed record may be.
         registry: The server's channels.
         encryption: Decrypts the values of records.
-        stats: Counts what is delivered and what is dropped.
+        stats: Counts deliveries and drops.
         expiry: Judges the age of a record.
     """
 
@@ -64,24 +63,24 @@ class Router:
         self._stats = stats
         self._back_pressure = BackPressure(config.timings, registry.open_channels)
         self._routes: dict[Topic, tuple[Resolve, OnCommand | None]] = {}
-        # Messages of the batch that are in a mailbox.
+        # Messages that are in a mailbox and not counted yet.
         self._delivered = 0
 
     def register(self, topic: Topic, resolve: Resolve, on_command: OnCommand | None = None) -> None:
-        """Say what the records of a topic mean; before the first of them is delivered.
+        """Say how to deliver the records of a topic; before its first record.
 
         Args:
             topic: The topic.
             resolve: Returns the mailboxes that a key addresses.
-            on_command: Gets the records that have a header ``command``; None where the topic
-                carries messages alone.
+            on_command: Gets the records with a header ``command``; None if the topic carries
+                messages only.
         """
         self._routes[topic] = resolve, on_command
 
     def deliver(self, records: Sequence[Record]) -> None:
-        """Hand over records in their order; the reading thread. Blocks where a mailbox is full.
+        """Deliver records in order; the reading thread. Blocks while a mailbox is full.
 
-        A record that cannot be handed over is counted, and costs none of the others.
+        A record that cannot be delivered is counted, and costs no other.
         """
         route, size = self._route, self._slice
         self._expiry.read_clocks()
@@ -94,7 +93,7 @@ class Router:
                 except Exception:
                     self._stats.count("errors.routing")
                     logger.exception("A record of %s was skipped", record[0].value)
-                # Receivers start on the first half while the second is handed over.
+                # Receivers start on the first half while this thread delivers the second.
                 if not number % size:
                     self._wake()
                     self._expiry.read_clocks()
@@ -102,7 +101,7 @@ class Router:
             self._wake()
 
     def _wake(self) -> None:
-        """Wake the receives that have messages; these are counted before anybody has one."""
+        """Count delivered messages, then wake their receives."""
         delivered, self._delivered = self._delivered, 0
         if delivered:
             self._stats.count("delivered", delivered)
@@ -156,12 +155,12 @@ class Router:
 
 
 def channels_by_name(registry: Registry, stats: Stats, is_mine: Callable[[str], bool]) -> Resolve:
-    """Return how the keys of ``send-conn`` are resolved: a key is a channel's name.
+    """Return the resolver of ``send-conn``, whose keys are channel names.
 
     Args:
         registry: The server's channels.
-        stats: Counts what is dropped because its channel is closed.
-        is_mine: Tells whether a channel name is one of this server's: servers share the partition.
+        stats: Counts drops because a channel is closed.
+        is_mine: Tells whether a channel is of this server; servers may share the partition.
     """
 
     def resolve(key: str) -> Sequence[Mailbox]:

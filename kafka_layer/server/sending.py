@@ -21,20 +21,20 @@ from .overflow import OverflowPolicy
 
 __all__ = ["Sender"]
 
-# Room for the key and what Kafka adds to a record and its batch.
+# Bytes for the key and for Kafka's overhead of a record and its batch.
 _RECORD_OVERHEAD = 1024
 
-# What Kafka adds to a header: the lengths of its name and value, as varints.
+# Bytes that Kafka adds to a header: the lengths of its name and value, as varints.
 _HEADER_OVERHEAD = 10
 
 
 class Sender:
-    """Hands the records of one server to its transport; any thread.
+    """Passes the records of one server to its transport; any thread.
 
     Args:
         config: The layer's settings.
         transport: Takes the records.
-        stats: Counts what is refused and dropped.
+        stats: Counts refused and dropped records.
 
     Attributes:
         channel_limit: The largest message to one channel, in bytes.
@@ -46,7 +46,8 @@ class Sender:
         self._produce = transport.produce
         self._stats = stats
         self._await_produce = config.await_produce
-        # Of each topic that is open: the largest value, in bytes, and where keys are noted, if so.
+        # By open topic: the largest value in bytes, and the dict in which keys are noted; None:
+        # none.
         self._open: dict[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
         # What try_publish may write to: _open or nothing, so that one look tells.
         self._at_once: Mapping[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
@@ -66,7 +67,7 @@ class Sender:
         self._at_once = self._open if is_open and not self._await_produce else {}
 
     def open_topic(self, topic: Topic | WorkTopic) -> None:
-        """Allow records for a topic, which the transport knows by now."""
+        """Allow records for a topic that the transport has opened."""
         self._open[topic] = self.limit_of(topic), None
 
     def note_keys(self, topic: Topic, keys: dict[str, None]) -> None:
@@ -74,12 +75,12 @@ class Sender:
 
         Args:
             topic: A topic whose records all have keys.
-            keys: Where; the keys are added before the records are handed over.
+            keys: Gets each key before its record goes to the transport.
         """
         self._open[topic] = self.limit_of(topic), keys
 
     def writes_to(self, topic: Topic | WorkTopic) -> bool:
-        """Tell whether records for a topic can be handed over already."""
+        """Tell whether it takes records for a topic."""
         return self._is_open and topic in self._open
 
     def require_size(
@@ -93,7 +94,7 @@ class Sender:
             headers: Its headers, which count as well.
 
         Raises:
-            MessageTooLarge: If the topic does not allow it.
+            MessageTooLarge: If the record is larger than the topic allows.
         """
         limit = self.limit_of(topic)
         size = _size_of(value, headers)
@@ -104,11 +105,11 @@ class Sender:
             )
 
     def try_publish(self, record: ProducerRecord) -> bool:
-        """Hand a record over, if that needs no waiting and nobody wants its position.
+        """Queue a record, if that needs no wait and no position.
 
         Returns:
-            False, and nothing happened, if the server does not write to the topic (yet, or any
-            more), if the queue is full, or with ``await_produce``.
+            False, without any effect, if the server does not write to the topic (yet, or any more),
+            if the queue is full, or with ``await_produce``.
 
         Raises:
             MessageTooLarge: If the record is larger than its topic allows.
@@ -140,18 +141,18 @@ class Sender:
         ticket: Ticket[Position] | None = None,
         waited: bool = False,
     ) -> None:
-        """Hand a record over; never blocks.
+        """Queue a record; never blocks.
 
         Args:
-            record: What to write. Its topic must be open.
-            ticket: Gets the record's position, or what went wrong.
-            waited: Whether room was waited for.
+            record: The record, of an open topic.
+            ticket: Gets the record's position, or the error.
+            waited: Whether the caller has waited for room.
 
         Raises:
             MessageTooLarge: If the record is larger than its topic allows.
             QueueFull: If the transport's queue is full.
             ProduceFailed: If the record cannot be written at all.
-            LayerClosed: If the server closes at this moment.
+            LayerClosed: If the server closes meanwhile.
         """
         topic, key, value, _, headers = record
         limit, keys = self._open[topic]
@@ -162,7 +163,7 @@ class Sender:
         self._produce(record, ticket, waited)
 
     def request(self, record: ProducerRecord) -> Ticket[Position]:
-        """Hand over a record that is no message; never blocks. ``overflow`` does not apply.
+        """Queue a record that is no message; never blocks. ``overflow`` does not apply.
 
         Raises:
             ChannelFull: If the transport's queue is full.
@@ -176,7 +177,7 @@ class Sender:
         return ticket
 
     def send(self, record: ProducerRecord) -> Steps[Ticket[Position] | None]:
-        """Hand a record over, and do what ``overflow`` says while the queue is full.
+        """Queue a record; while the queue is full, do what ``overflow`` says.
 
         Returns:
             The ticket of its position with ``await_produce``; None without, and if the record was

@@ -1,7 +1,7 @@
 """A server: one running layer, from its first use to its end.
 
 It has a name, an inbox, channels and a transport, and lives once: after ``close()`` or in a forked
-child the layer takes a new one. Nothing here blocks an event loop: what has to wait gives a
+child the layer takes a new server. Nothing here blocks an event loop: a call that waits returns a
 ``Ticket``, or is a procedure that yields tickets.
 """
 
@@ -51,21 +51,21 @@ class Server:
         config: The layer's settings.
         codec: Encodes and decodes its messages.
         encryption: Encrypts and decrypts them.
-        transport: Makes what carries its records; gets the counters to use.
+        transport: Makes the backplane that carries its records; gets the counters.
 
     Attributes:
         identity: Which server this is.
         lifecycle: Its state.
-        receiving: Whether it reads what others send.
-        sender: Hands records to the transport.
+        receiving: Whether it reads records.
+        sender: Passes records to the transport.
         commands: Asks other servers, and answers them.
-        registry: Who is here; once it is closed nobody, and nobody can come.
-        router: Hands the records that are read to their channels.
+        registry: The channels; none after a close.
+        router: Delivers records to their channels.
         clock: The broker's time.
         expiry: Judges how old a message may be.
         ordering: Reads this process's own messages back before a membership changes.
-        transport: What carries its records.
-        stats: What it counts.
+        transport: Carries its records.
+        stats: Counts, logs and signals.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Server:
             config,
             self.identity,
             self.registry,
-            # Servers of a project understand each other whatever serializer each of them has.
+            # Not the project's own serializer, which other servers may not have.
             Codec(config.serializer_format),
             encryption,
             self.sender,
@@ -129,7 +129,7 @@ class Server:
         live.add(self)
 
     def attach(self, feature: Callable[[Server], F]) -> F:
-        """Make a feature of this server; it is flushed and closed with it.
+        """Add a feature; this server flushes and closes it.
 
         Args:
             feature: Makes the feature; gets the server.
@@ -149,15 +149,15 @@ class Server:
         return self.start("receiving", "kafka-layer-start-receiving", self._open_receiver)
 
     def start(self, what: object, thread_name: str, function: Callable[[], T]) -> Ticket[T]:
-        """Open something once, in a thread, so that none of it outlives the server.
+        """Run a start once, in a thread; ``close`` undoes its work.
 
         Args:
-            what: Under which key it is remembered. Callers at the same time share one start.
+            what: The key of the start. Callers with one key share one run.
             thread_name: The name of the thread.
-            function: Opens it; blocks.
+            function: Runs the start; blocks.
 
         Returns:
-            The ticket of what ``function`` returns.
+            The ticket of its result.
         """
         live.close_when_child_ends(self.config.timings.close)
         live.close_at_sigterm(self.config.timings.close)
@@ -166,13 +166,13 @@ class Server:
     # Messages within the process
 
     def deliver_locally(self, mailbox: Mailbox, payload: bytes) -> None:
-        """Deliver a message to a channel of this server without a detour.
+        """Deliver a message to a channel of this server, without Kafka.
 
         Raises:
-            ChannelFull: If the channel holds as many messages as it may.
-            MessageTooLarge: If it is larger than it might be for a channel of another server.
+            ChannelFull: If the channel holds ``capacity`` messages.
+            MessageTooLarge: If it is larger than a message to another server may be.
         """
-        # Looked at here: require_size() alone took a fifth of the time of such a send.
+        # In place: a call of require_size() took a fifth of the time of such a send.
         if len(payload) > self.sender.channel_limit:
             self.sender.require_size(Topic.SEND_CONN, payload)
         envelope = Envelope(payload, self.expiry.deadline_of_new())
@@ -180,7 +180,7 @@ class Server:
             self.expiry.make_room(mailbox) and mailbox.put(envelope)
         ):
             if mailbox.closed:
-                # Forgotten after it was looked up: nobody could receive the message.
+                # The channel was forgotten after its look-up: nobody can receive on it.
                 self.stats.count("dropped.closed")
                 return
             self.stats.count("refused.full")
@@ -192,7 +192,7 @@ class Server:
         """Decode a message for one receiver, which gets its own copy.
 
         Returns:
-            The message, or None if it expired or cannot be decoded; that is counted.
+            The message; None, counted, if it expired or cannot be decoded.
         """
         mailbox.last_seen = now = monotonic()
         if envelope.deadline < now:
@@ -206,10 +206,10 @@ class Server:
                 self.stats.dropped(error.cause, str(error))
             return None
 
-    # What it is asked
+    # Facts and flush
 
     def describe(self) -> LayerStats:
-        """Return what the server did and how it is; no I/O. Nothing once it closes."""
+        """Return the counters and the state; no I/O. Empty after a close."""
         if self.lifecycle.ended:
             return LayerStats()
         health = self.transport.health()
@@ -247,27 +247,27 @@ class Server:
             timeout: Seconds that this may take.
 
         Raises:
-            ProduceFailed: If the broker does not take the record that tells the others.
-            TopicError: If it refuses to clear the worker channels.
+            ProduceFailed: If the broker does not take the record for the other servers.
+            TopicError: If the broker refuses to clear the worker channels.
         """
         deadline = monotonic() + timeout
-        # Everything sent so far must be in the log first: receivers drop what is older than the
-        # flush record.
+        # Every message so far must be in the log first: receivers drop records older than the
+        # flush.
         self.transport.settle(timeout)
         self.transport.clear_work(max(0.1, deadline - monotonic()))
         flushed = self.commands.flush_others()
         self._drop_until(flushed.result().timestamp)
-        # The broker's clock counts milliseconds: what is sent next must not count as older.
+        # The broker's clock counts milliseconds, and the next message must be younger.
         self._closing.wait(0.002)
 
     # The end
 
     def close(self, timeout: float) -> None:
-        """Write what is queued and stop; see ``Closing.close``."""
+        """Write queued records and stop; see ``Closing.close``."""
         self._closing.close(timeout)
 
     def close_soon(self) -> None:
-        """Close it in a thread, if there is anything to close; for a layer that was dropped."""
+        """Close in a thread, for a layer that was garbage-collected."""
         if self.lifecycle.started and not self.lifecycle.ended:
             timeout = self.config.timings.close
             in_thread("kafka-layer-close", lambda: self.close(timeout))
@@ -275,8 +275,8 @@ class Server:
             live.discard(self)
 
     def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child."""
-        # The name and the channels are the parent's, and a thread of it may hold any lock.
+        """Drop the parent's name, channels and clients, in a forked child."""
+        # New objects, because a thread of the parent may have held any lock.
         self.stats = Stats(self.config.prefix, self.config.timings)
         self.identity = Identity()
         self.registry = Registry(self.config)
@@ -316,7 +316,7 @@ class Server:
         left = deadline - monotonic()
         self.identity.take(self.transport.open_receiver(self.ordering, self.commands, left))
         try:
-            # It proves that writing and reading work, warms both clients up and sets the clock.
+            # Proves that writing and reading work, warms both clients up and sets the clock.
             run_blocking(self.commands.self_test(max(0.0, deadline - monotonic())))
         except TimeoutError:
             raise BrokerUnavailable(
@@ -342,7 +342,7 @@ class Server:
             self.stats.count("dropped.closed", swept)
 
     def _refresh_if_due(self) -> None:
-        """Look for changes that nobody announces; again in the next round if no broker answers."""
+        """Read the partition counts when due; again in the next round if no broker answers."""
         if monotonic() < self._next_refresh and not self.transport.health().doubtful:
             return
         self._next_refresh = monotonic() + self.config.timings.refresh

@@ -1,4 +1,4 @@
-"""What a server does each second, in a thread of its own."""
+"""The thread that runs a server's upkeep, each second."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ logger = logging.getLogger("kafka_layer")
 
 
 class Upkeep:
-    """Runs tasks again and again until it is stopped.
+    """Runs tasks in rounds until it is stopped.
 
     Args:
         interval: Seconds between two rounds.
-        tasks: What each round calls, in this order. One that fails is counted and logged, and does
-            not keep the others from running.
+        tasks: The functions of each round, in order. A failure is counted and logged; the other
+            tasks run all the same.
         stats: Counts the failures.
     """
 
@@ -36,7 +36,7 @@ class Upkeep:
         new_thread(self._run, "kafka-layer-upkeep").start()
 
     def stop(self) -> None:
-        """Let the thread end after the task that runs; does not wait for it."""
+        """Let the thread end after the present task, without waiting for it."""
         self._stopped.set()
 
     def _run(self) -> None:
