@@ -85,7 +85,7 @@ def _pair_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks pair", description=pair.__doc__)
     add = parser.add_argument
     add("--against", type=Path, required=True, metavar="PATH", help="a checkout: the one before")
-    add("--minutes", type=float, default=9.0, metavar="N", help="for how long: 9")
+    add("--minutes", type=float, default=20.0, metavar="N", help="for how long: 20")
     add("--warm-up", type=float, default=20.0, metavar="SECONDS", help="20")
     known = ", ".join(each.name for each in PAIRED)
     add("figures", nargs="*", type=SUBJECTS.__getitem__, help=f"subjects; default: {known}")

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 __all__ = ["Missing", "Server", "await_port", "free_port", "kafka", "nats", "redis"]
 
@@ -46,23 +47,6 @@ def kafka() -> Iterator[Server]:
         yield Server(broker.bootstrap_servers, f"Kafka {KAFKA_VERSION}", broker.pid)
 
 
-@contextlib.contextmanager
-def redis() -> Iterator[Server]:
-    """Start a Redis that keeps nothing on disk."""
-    version = _version("redis-server", "--version")
-    options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]
-    with _running(["redis-server", *options], f"Redis {version}") as server:
-        yield server
-
-
-@contextlib.contextmanager
-def nats() -> Iterator[Server]:
-    """Start a NATS server."""
-    version = _version("nats-server", "--version")
-    with _running(["nats-server", "-a", "127.0.0.1", "-p"], f"NATS {version}") as server:
-        yield server
-
-
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as listener:
@@ -81,23 +65,26 @@ def await_port(process: subprocess.Popen[bytes], port: int, timeout: float = 10.
     raise Missing(f"{process.args!r} did not start to listen on port {port}")
 
 
-def _version(program: str, option: str) -> str:
+@contextlib.contextmanager
+def _running(program: str, name: str, *options: str) -> Iterator[Server]:
+    """Start a server program; the last of its options is the one that takes the port."""
     if shutil.which(program) is None:
         raise Missing(f"{program} not found; install it")
-    said = subprocess.run([program, option], capture_output=True, text=True, check=True)
-    found = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
-    return found[0] if found else "of unknown version"
-
-
-@contextlib.contextmanager
-def _running(command: Sequence[str], version: str) -> Iterator[Server]:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
     port = free_port()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command, quiet = [program, *options, str(port)], subprocess.DEVNULL
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([*command, str(port)], cwd=folder, **quiet)  # type: ignore[call-overload]
+        process = subprocess.Popen(command, cwd=folder, stdout=quiet, stderr=quiet)
         try:
             await_port(process, port)
-            yield Server(f"127.0.0.1:{port}", version, process.pid)
+            found = version[0] if version else "of unknown version"
+            yield Server(f"127.0.0.1:{port}", f"{name} {found}", process.pid)
         finally:
             process.terminate()
             process.wait()
+
+
+# It keeps nothing on disk.
+redis = partial(_running, "redis-server", "Redis", *("--bind", "127.0.0.1", "--save", ""), "--port")
+nats = partial(_running, "nats-server", "NATS", *("-a", "127.0.0.1"), "-p")

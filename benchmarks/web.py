@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .servers import Missing, await_port, free_port
 from .workers import PortSpec
 
-_LAYERS = "BENCHMARK_LAYERS"
+_SPEC = "BENCHMARK_LAYER"
 _ROOT = Path(__file__).parent.parent
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _FINAL = _MASKED = 0x80
@@ -32,8 +33,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @contextlib.contextmanager
 def serving(spec: PortSpec, count: int) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
     """Run daphne processes with a channel layer; yields them by port."""
-    layers = {"default": {"BACKEND": spec.backend, "CONFIG": dict(spec.config)}}
-    environment = {**os.environ, _LAYERS: json.dumps(layers)}
+    environment = {**os.environ, _SPEC: json.dumps(asdict(spec))}
     command = [sys.executable, "-m", "daphne", "-v", "0", "--websocket_connect_timeout", "60"]
     with tempfile.TemporaryFile() as printed, contextlib.ExitStack() as stack:
         servers = {}
@@ -135,7 +135,9 @@ def _project() -> Any:
     from channels.routing import ProtocolTypeRouter
     from django.conf import settings
 
-    settings.configure(CHANNEL_LAYERS=json.loads(os.environ[_LAYERS]))
+    spec = PortSpec(**json.loads(os.environ[_SPEC]))
+    spec.find()  # before Channels imports it from elsewhere
+    settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": spec.backend, "CONFIG": spec.config}})
     django.setup()
 
     class Room(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -160,5 +162,5 @@ def _project() -> Any:
     return ProtocolTypeRouter({"websocket": Room.as_asgi()})
 
 
-if _LAYERS in os.environ:
+if _SPEC in os.environ:
     application = _project()

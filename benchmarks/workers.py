@@ -67,7 +67,10 @@ class PortSpec:
             sys.path.insert(0, self.source)
         # Only here: the processes of other contenders are not to carry the Kafka client.
         module, _, name = (self.backend or "benchmarks.floor.BarePort").rpartition(".")
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        if not str(found.__file__).startswith(self.source):
+            raise ImportError(f"{found.__file__} is not the version in {self.source}")
+        return getattr(found, name)
 
 
 class LayerPort:

@@ -24,7 +24,7 @@ SUBJECTS: Mapping[str, Subject] = {**DOCUMENTED, "calls": calls, "commands": com
 """All of them, by name."""
 
 PAIRED = (
-    *(latency, calls, throughput, fanout, members, synchronous, membership, commands),
-    *(startup, footprint, jobs),
+    *(latency, calls, throughput, fanout, groups, members, synchronous, membership, commands),
+    *(startup, footprint, scale, sockets, jobs, beside),
 )
-"""What two versions of the layer are compared by."""
+"""What two versions of the layer are compared by; at the end what takes long on a busy machine."""
