@@ -40,6 +40,7 @@ TIERS: list[set[str]] = [
     {"kafka.topics"},
     {"kafka.admin", "kafka.reader", "kafka.producer", "kafka.acls", "kafka.worker_group.member"},
     {"kafka.producer_client", "kafka.worker_group.membership"},
+    {"kafka.replacement", "kafka.worker_group.commits", "kafka.worker_group.evidence"},
     {"kafka.worker_group.client"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},

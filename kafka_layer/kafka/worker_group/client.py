@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from ...config.librdkafka import Properties
 from ...config.settings import LayerConfig
 from ...config.threads import wait_for_futures
 from ...observe.counters import Stats
-from ..clients import new_client
+from ..clients import ends_of, new_client
 from ..errors import kafka_error
 from ..log import client_logger
 from ..properties import rights_properties, work_properties
@@ -39,6 +46,7 @@ class GroupClient:
 
     def __init__(self, config: LayerConfig, topic: str, stats: Stats) -> None:
         self.refusal: KafkaError | None = None
+        self._config = config
         self._topic = topic
         self._stats = stats
         properties = Properties(
@@ -50,13 +58,62 @@ class GroupClient:
         )
         self.consumer: Consumer = new_client(Consumer, properties, "consumer_config")
 
-    def is_answered(self, timeout: float) -> bool:
-        """Tell whether a broker answers it within ``timeout`` seconds; blocks meanwhile."""
+    def is_answered(self) -> bool:
+        """Tell whether a broker answers it; blocks for ``worker_answer`` seconds at most."""
         try:
-            self.consumer.list_topics(self._topic, timeout)
+            self.consumer.list_topics(self._topic, self._config.timings.worker_answer)
         except KafkaException:
             return False
         return True
+
+    def is_left_out(self) -> bool:
+        """Tell whether the group has assigned none of the topic's partitions to any member.
+
+        On several brokers of Kafka 4.0 and older, a broker that does not know a new topic yet may
+        tell the group's leader that there is none. The group is stable then, without an error.
+        """
+        timeout = self._config.timings.worker_answer
+        try:
+            partitions = self.consumer.list_topics(self._topic, timeout).topics[self._topic]
+            if not partitions.partitions:
+                return False
+            group = describe_group(self._config, self._topic, timeout)
+        except KafkaException:
+            return False
+        return (
+            group is not None
+            and group.state is ConsumerGroupState.STABLE
+            and not any(member.assignment.topic_partitions for member in group.members)
+        )
+
+    def behind(self, partitions: Collection[int]) -> dict[tuple[str, int], int] | None:
+        """Return where the log holds more than was read; all that was read is committed.
+
+        Args:
+            partitions: The partitions that are asked for.
+
+        Returns:
+            The committed positions of these partitions; None if the broker did not tell.
+        """
+        timeout = self._config.timings.worker_answer
+        asked = [(self._topic, partition) for partition in partitions]
+        behind: dict[tuple[str, int], int] = {}
+        try:
+            ends = ends_of(self.consumer, asked, timeout)
+            for each in self.consumer.committed([TopicPartition(*it) for it in asked], timeout):
+                where = each.topic, each.partition
+                if each.offset < ends.get(where, 0):
+                    # Retention may have taken what was not read.
+                    low, end = self.consumer.get_watermark_offsets(each, timeout, cached=False)
+                    if max(low, each.offset) < end:
+                        behind[where] = each.offset
+        except KafkaException:
+            return None
+        return behind
+
+    def close(self) -> None:
+        """Close it; the thread that owns it."""
+        self.consumer.close()
 
     def on_error(self, error: KafkaError) -> None:
         """Take note of an error; called within the client's calls."""

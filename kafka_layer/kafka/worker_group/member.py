@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -18,10 +17,12 @@ from ...transport import JobSink
 from ..clients import abandon
 from ..connection import Connection
 from ..errors import topic_error
-from ..liveness import ANSWERED, UNANSWERED, Liveness, Verdict
+from ..liveness import ANSWERED, UNANSWERED, Liveness
 from ..log import client_logger
+from ..replacement import Replacement
 from .client import GroupClient, describe_group
-from .membership import CUT_OFF, Ending, Membership
+from .evidence import CUT_OFF
+from .membership import Ending, Membership
 from .pacing import CommitCost
 
 __all__ = ["GroupMember"]
@@ -81,11 +82,11 @@ class GroupMember:
         self._connection = connection
         look = config.timings.worker_look
         # A client that is not answered is asked once more, and soon.
-        self._liveness = Liveness(_SILENT_LOOKS, look, alert_interval=look / 10, alert_for=look)
-        self._another = _Another(self._new_client, config.timings.worker_answer)
+        liveness = Liveness(_SILENT_LOOKS, look, alert_interval=look / 10, alert_for=look)
+        self._replacement = self._replacement_by(liveness)
         self._cost = CommitCost()
         # Judges whether the calls of the client return; asked by the thread that calls ``check``.
-        self._returns = Liveness(_STUCK_LOOKS, 0)
+        self._returns = self._replacement_by(Liveness(_STUCK_LOOKS, 0))
         # Set once the group assigned or refused, or ``start`` has waited for as long as it may.
         self._settled = new_event()
         self._refusal: KafkaError | None = None
@@ -112,7 +113,7 @@ class GroupMember:
             ImproperlyConfigured: If librdkafka refuses a property.
         """
         with self._lock:
-            self._begin(self._another)
+            self._begin(self._replacement)
         deadline = monotonic() + timeout
         if not self._settled.wait(max(0.0, timeout * 0.75)):
             self._require_known_protocol(deadline)
@@ -147,18 +148,16 @@ class GroupMember:
         membership = self._membership
         if membership is None or self._stop.is_set() or self._connection.lost:
             return
-        now = monotonic()
-        hangs = now - membership.called_at > self._config.timings.worker_stuck
-        another = _Another(self._new_client, self._config.timings.worker_answer)
+        hangs = monotonic() - membership.called_at > self._config.timings.worker_stuck
         evidence = UNANSWERED if hangs else ANSWERED
-        if self._returns.judge(evidence, now, another.is_answered) is not Verdict.REPLACE:
+        if not self._returns.is_called_for(lambda: evidence, lambda it, _: it.is_answered()):
             return
         with self._lock:
             if not self._stop.is_set() and self._membership is membership:
-                self._begin(another)
+                self._begin(self._returns)
                 membership.desert()
                 self._note_replacement(CUT_OFF)
-        another.close()
+        self._returns.drop()
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -179,10 +178,12 @@ class GroupMember:
         """Keep the client from ever being freed: in a forked child that aborts the process."""
         if self._membership is not None:
             abandon(self._membership.client.consumer)
+        self._replacement.abandon()
+        self._returns.abandon()
 
-    def _begin(self, another: _Another) -> None:
+    def _begin(self, replacement: Replacement[GroupClient]) -> None:
         """Begin a membership in a new thread; under the lock."""
-        membership = self._new_membership(another.take())
+        membership = self._new_membership(replacement.take())
         self._thread = self._start_thread(membership)
         self._membership = membership
 
@@ -212,7 +213,7 @@ class GroupMember:
             if ending is Ending.LEFT and not self._rest():
                 return
             membership = self._next_membership()
-        self._another.close()
+        self._replacement.drop()
         self._count_left()
 
     def _new_membership(self, client: GroupClient) -> Membership:
@@ -222,9 +223,7 @@ class GroupMember:
             client,
             self._sink,
             self._stats,
-            self._connection,
-            self._liveness,
-            self._another.is_answered,
+            self._replacement,
             self._settled,
             self._stop,
             self._cost,
@@ -234,7 +233,7 @@ class GroupMember:
         """Return the next membership, not begun; None once it is stopped."""
         while not self._stop.is_set():
             try:
-                membership = self._new_membership(self._another.take())
+                membership = self._new_membership(self._replacement.take())
             except Exception as error:
                 self._note_error(error)
                 self._stop.wait(_REJOIN)
@@ -243,6 +242,9 @@ class GroupMember:
                 self._membership = membership
             return membership
         return None
+
+    def _replacement_by(self, liveness: Liveness) -> Replacement[GroupClient]:
+        return Replacement(liveness, self._connection, self._new_client, GroupClient.close)
 
     def _new_client(self) -> GroupClient:
         return GroupClient(self._config, self._topic, self._stats)
@@ -326,37 +328,3 @@ class GroupMember:
     def _attempt(self) -> str:
         channel = self._sink.topic.channel
         return f"receive from worker channel {channel!r} (consumer group {self._topic})"
-
-
-class _Another:
-    """A second client, made to find out whether it is answered where the first one is not.
-
-    Args:
-        new_client: Makes it.
-        timeout: Seconds that a broker has to answer it.
-    """
-
-    def __init__(self, new_client: Callable[[], GroupClient], timeout: float) -> None:
-        self._new_client = new_client
-        self._timeout = timeout
-        self._client: GroupClient | None = None
-
-    def is_answered(self) -> bool:
-        """Tell whether a new client is answered; it is kept then."""
-        client = self._new_client()
-        if client.is_answered(self._timeout):
-            self._client = client
-            return True
-        client.consumer.close()
-        return False
-
-    def take(self) -> GroupClient:
-        """Return the client that was answered, else a new one; it is the caller's from now on."""
-        client, self._client = self._client, None
-        return client or self._new_client()
-
-    def close(self) -> None:
-        """Close the client that was answered, if it was not taken."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.consumer.close()

@@ -6,8 +6,8 @@ assigned twice, whichever process dies. A member takes as many jobs as receives 
 receives that none takes are committed back, so that the partition's next owner gets them. A
 process whose receives stop leaves the group after some seconds.
 
-``positions.py`` keeps the positions, ``pacing.py`` says when, ``kafka/liveness.py`` judges the
-client.
+``positions.py`` keeps the positions, ``commits.py`` commits them, ``pacing.py`` says when,
+``evidence.py`` looks at the client and ``kafka/liveness.py`` judges it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ import contextlib
 import enum
 import logging
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Any
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupState,
-    KafkaError,
     KafkaException,
     Message,
     TopicPartition,
@@ -30,19 +28,18 @@ from confluent_kafka import (
 
 from ...config.realtime import monotonic
 from ...config.settings import LayerConfig
-from ...config.threads import sleep
 from ...observe.counters import Stats
 from ...transport import CarriedJob, JobSink
-from ..clients import ends_of
-from ..connection import Connection
-from ..errors import kafka_error
-from ..liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
+from ..liveness import UNANSWERED, Evidence
 from ..log import client_logger
-from .client import GroupClient, describe_group
+from ..replacement import Replacement
+from .client import GroupClient
+from .commits import RETRY, TRY_AGAIN, Commits
+from .evidence import GroupEvidence
 from .pacing import CommitCost, Pacing
-from .positions import JobPositions, Positions
+from .positions import JobPositions
 
-__all__ = ["CUT_OFF", "Ending", "Membership"]
+__all__ = ["Ending", "Membership"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -57,35 +54,6 @@ _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
 # How many messages that expired or cannot be read one commit may skip.
 _SKIP = 500
-
-CUT_OFF = (
-    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
-)
-_SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
-_LEFT_OUT = (
-    "The consumer group of worker channel %s has assigned its partitions to nobody, as where a "
-    "broker did not know the topic yet; another consumer joins"
-)
-
-# Errors of a commit while the group is rebalancing or its coordinator moves: worth another try.
-_TRY_AGAIN = frozenset(
-    {
-        KafkaError.REBALANCE_IN_PROGRESS,
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.STALE_MEMBER_EPOCH,
-        KafkaError.FENCED_MEMBER_EPOCH,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._WAIT_COORD,
-    }
-)
 
 
 class Ending(enum.Enum):
@@ -111,16 +79,13 @@ class Membership:
         client: The client; ``run`` closes it.
         sink: The receives.
         stats: Counts what went wrong.
-        connection: Tells whether all brokers are down.
-        liveness: The judge of the client, which outlives it.
-        is_answered_elsewhere: Tells whether another client of this process is answered; blocks.
+        replacement: Tells whether another client has to take the place of this one; outlives it.
         settled: Set once the group has assigned something.
         stop: Ends it.
         cost: What commits cost; it outlives the client.
 
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
-        death: What to log about a client that has to be replaced.
         deserted: Whether another membership is in its place.
     """
 
@@ -131,41 +96,33 @@ class Membership:
         client: GroupClient,
         sink: JobSink[Any],
         stats: Stats,
-        connection: Connection,
-        liveness: Liveness,
-        is_answered_elsewhere: Callable[[], bool],
+        replacement: Replacement[GroupClient],
         settled: threading.Event,
         stop: threading.Event,
         cost: CommitCost,
     ) -> None:
         self.client = client
         self.called_at = monotonic()
-        self.death = _SILENT
         self.deserted = False
-        self._config = config
         self._timings = config.timings
         self._topic = topic
         self._consumer = client.consumer
         self._sink = sink
-        self._stats = stats
-        self._connection = connection
-        self._liveness = liveness
-        self._is_answered_elsewhere = is_answered_elsewhere
+        self._replacement = replacement
         self._settled = settled
         self._stop = stop
-        self._cost = cost
         self._positions: JobPositions[CarriedJob] = JobPositions()
         self._pacing = Pacing(config.timings, monotonic())
-        # The commit that the broker was asked for and has not answered, by its first offsets.
-        self._asked: Positions = {}
+        self._commits = Commits(client, topic, stats, cost)
+        self._evidence = GroupEvidence(client, self._positions)
         self._paused = False
         self._partitions = 0
         self._count_again = 0.0
-        # Since the last look: whether a message came, and whether the client had none for a poll.
-        self._progressed = False
-        self._emptied = False
-        # The assignments at the last look; a client has had no time to read the ones since.
-        self._looked_at: dict[int, object] = {}
+
+    @property
+    def death(self) -> str:
+        """What to log about a client that has to be replaced."""
+        return self._evidence.death
 
     def run(self) -> Ending:
         """Be a member for as long as there is demand, or nobody else wants the share."""
@@ -186,16 +143,16 @@ class Membership:
     def desert(self) -> None:
         """Note that another membership takes its place while this one hangs; any thread."""
         self.deserted = True
-        self._count_in_doubt(self._asked)
+        self._commits.desert()
 
     def _serve(self) -> Ending:
         sink, pacing = self._sink, self._pacing
-        self._liveness.begin(monotonic())
+        self._replacement.begin()
         while not (self._stop.is_set() or self.deserted):
             self.called_at = now = monotonic()
             if self.client.refusal is not None:
                 return Ending.REFUSED
-            if self._is_dead(now):
+            if self._replacement.is_called_for(self._look, _is_answered):
                 return Ending.DEAD
             seen = sink.last_seen
             if pacing.has_unclaimed(sink.unclaimed, seen, now):
@@ -254,7 +211,8 @@ class Membership:
         jobs = self._positions.jobs
         if not jobs:
             message = self._consumer.poll(_POLL)
-            self._emptied = self._emptied or message is None
+            if message is None:
+                self._evidence.note_nothing()
             jobs += self._accept(message)
         while jobs < demand and self._positions.messages < _SKIP:
             messages = self._consumer.consume(demand - jobs, 0)
@@ -271,7 +229,7 @@ class Membership:
             self.client.on_error(error)
             client_logger.warning("CONSUME %s: %s", self._topic, error.str())
             return False
-        self._progressed = True
+        self._evidence.note_message()
         partition, offset = message.partition() or 0, message.offset() or 0
         assignment = self._positions.assigned.get(partition)
         if assignment is None:
@@ -289,32 +247,16 @@ class Membership:
         batch = self._positions.next_batch(demand)
         if not batch:
             return
-        self._asked = batch.first
-        began = monotonic()
-        error = self._commit(batch.positions)
-        self._asked = {}
+        error = self._commits.commit_batch(batch)
         if error is None:
-            self._note_cost(self._cost.add(began, monotonic()))
             self._sink.assign(self._positions.commit_succeeded(batch))
             self._pacing.assign(monotonic())
         elif not self.deserted:
-            if error.code() not in _TRY_AGAIN:
+            if error.code() not in TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
             self._positions.commit_failed(batch)
             # Rebalances are answered in poll(): without it the commit would fail for ever.
-            self._accept(self._consumer.poll(_RETRY))
-
-    def _note_cost(self, mean: float | None) -> None:
-        if mean is not None:
-            logger.warning(
-                "Each commit of worker channel %s takes %.1f ms, so one receive gets at most %d "
-                "jobs a second. On Kafka 4.0 and 4.1 set the brokers' "
-                "group.coordinator.append.linger.ms to 0; else receive several at once, or raise "
-                "prefetch_count.",
-                self._topic,
-                mean * 1000,
-                1 / mean,
-            )
+            self._accept(self._consumer.poll(RETRY))
 
     def _take_back(self, now: float) -> None:
         """Uncommit what no receive takes, so that a process that dies now loses none of it."""
@@ -323,7 +265,7 @@ class Membership:
             return
         self._pacing.take_back(now)
         positions = self._positions.take_back(jobs)
-        if self._commit(positions) is None:
+        if self._commits.commit(positions) is None:
             self._positions.settle(positions)
         else:
             # They are committed again before they are assigned again.
@@ -336,38 +278,6 @@ class Membership:
         return self._sink.return_unclaimed(
             lambda job: job.partition in partitions and self._positions.is_current(job)
         )
-
-    # Positions
-
-    def _commit(self, positions: Positions) -> KafkaError | None:
-        offsets = [TopicPartition(self._topic, *each) for each in positions.items()]
-        error = None
-        try:
-            for answer in self._consumer.commit(offsets=offsets, asynchronous=False) or ():
-                error = error or answer.error
-        except KafkaException as exception:
-            error = kafka_error(exception)
-        if error is not None:
-            self._stats.count(f"errors.{error.name()}")
-        return error
-
-    def _commit_back(self, positions: Positions) -> bool:
-        deadline = monotonic() + _GIVE_BACK_TIMEOUT
-        while (error := self._commit(positions)) is not None:
-            if error.code() not in _TRY_AGAIN or monotonic() >= deadline:
-                return False
-            # A rebalance is in progress; commits fail until it is over.
-            sleep(_RETRY)
-        return True
-
-    def _count_in_doubt(self, positions: Positions) -> None:
-        """Count messages whose commit is in doubt as dropped: to deliver them could be twice."""
-        for partition, offset in positions.items():
-            self._stats.dropped(
-                "doubtful",
-                f"{self._topic}[{partition}] about offset {offset}: the partition was lost while "
-                "the answer to a commit was missing; another worker may have them",
-            )
 
     # Rebalances, called within the client's calls
 
@@ -382,19 +292,19 @@ class Membership:
         revoked = {each.partition for each in partitions}
         unclaimed = self._unclaimed(revoked)
         positions = {} if self.deserted else self._positions.to_give_back(revoked, unclaimed)
-        given_back = not positions or self._commit_back(positions)
+        given_back = not positions or self._commits.give_back(positions)
         in_doubt = self._positions.revoke(revoked)
         if not given_back:
             # The positions have passed these jobs, so no other member gets them.
             self._sink.assign(unclaimed)
-            self._count_in_doubt(in_doubt)
+            self._commits.count_in_doubt(in_doubt)
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Other members have the partitions by now. What was assigned here is committed, and stays.
         in_doubt = self._positions.revoke({each.partition for each in partitions})
         if not self.deserted:
-            self._count_in_doubt(in_doubt)
+            self._commits.count_in_doubt(in_doubt)
         consumer.incremental_unassign(partitions)
 
     def _is_alone(self) -> bool:
@@ -423,89 +333,13 @@ class Membership:
             self._paused = False
             self._consumer.resume(self._consumer.assignment())
 
-    # Liveness
-
-    def _is_dead(self, now: float) -> bool:
-        """Tell, where a look is due, whether another client has to take the place of this one."""
-        if not self._liveness.is_due(now):
-            return False
-        if self._connection.lost:
-            # No client gets anything: that says nothing of this one.
-            self._liveness.begin(now)
-            return False
-        evidence = self._evidence()
-        self._progressed = self._emptied = False
-        self._looked_at = dict(self._positions.assigned)
-        now = monotonic()
+    def _look(self) -> Evidence:
+        evidence = self._evidence.look()
         if evidence is UNANSWERED:
-            self._liveness.alert(now)
-        return self._liveness.judge(evidence, now, self._is_answered_elsewhere) is Verdict.REPLACE
+            # A client that is not answered is asked once more, and soon.
+            self._replacement.alert()
+        return evidence
 
-    def _evidence(self) -> Evidence:
-        self.death = _SILENT
-        waits = self._emptied and not self._positions.messages
-        if waits and not self._positions.assigned and self._is_left_out():
-            self.death = _LEFT_OUT
-            return UNANSWERED
-        if waits:
-            behind = self._behind()
-            if behind is not None:
-                return Behind(behind)
-        elif self._progressed:
-            return PROGRESSED
-        if self.client.is_answered(self._timings.worker_answer):
-            return ANSWERED
-        self.death = CUT_OFF
-        return UNANSWERED
 
-    def _is_left_out(self) -> bool:
-        """Tell whether the group has assigned none of the topic's partitions to any member.
-
-        On several brokers of Kafka 4.0 and older, a broker that does not know a new topic yet may
-        tell the group's leader that there is none. The group is stable then, without an error.
-        """
-        timeout = self._timings.worker_answer
-        try:
-            partitions = self._consumer.list_topics(self._topic, timeout).topics[self._topic]
-            if not partitions.partitions:
-                return False
-            group = describe_group(self._config, self._topic, timeout)
-        except KafkaException:
-            return False
-        return (
-            group is not None
-            and group.state is ConsumerGroupState.STABLE
-            and not any(member.assignment.topic_partitions for member in group.members)
-        )
-
-    def _behind(self) -> dict[tuple[str, int], int] | None:
-        """Return where the log holds more than was read; all that was read is committed.
-
-        Partitions that were assigned since the last look are left out: their first fetch may be
-        under way.
-
-        Returns:
-            The committed positions of these partitions; None if there is nothing to ask for, or
-            the broker did not tell.
-        """
-        timeout = self._timings.worker_answer
-        asked = [
-            (self._topic, partition)
-            for partition, assignment in self._positions.assigned.items()
-            if self._looked_at.get(partition) is assignment
-        ]
-        behind: dict[tuple[str, int], int] = {}
-        if not asked:
-            return None
-        try:
-            ends = ends_of(self._consumer, asked, timeout)
-            for each in self._consumer.committed([TopicPartition(*it) for it in asked], timeout):
-                where = each.topic, each.partition
-                if each.offset < ends.get(where, 0):
-                    # Retention may have taken what was not read.
-                    low, end = self._consumer.get_watermark_offsets(each, timeout, cached=False)
-                    if max(low, each.offset) < end:
-                        behind[where] = each.offset
-        except KafkaException:
-            return None
-        return behind
+def _is_answered(client: GroupClient, _: Evidence) -> bool:
+    return client.is_answered()

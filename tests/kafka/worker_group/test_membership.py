@@ -14,8 +14,8 @@ from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.liveness import Liveness
+from kafka_layer.kafka.replacement import Replacement
 from kafka_layer.kafka.worker_group import client as group_client
-from kafka_layer.kafka.worker_group import membership
 from kafka_layer.kafka.worker_group.client import GroupClient
 from kafka_layer.kafka.worker_group.membership import Ending, Membership
 from kafka_layer.kafka.worker_group.pacing import CommitCost
@@ -172,9 +172,12 @@ class Case:
             client,
             self.sink,
             self.stats,
-            Connection("nowhere:9092", self.stats),
-            Liveness(2, config.timings.worker_look),
-            lambda: True,
+            Replacement(
+                Liveness(2, config.timings.worker_look),
+                Connection("nowhere:9092", self.stats),
+                lambda: GroupClient(config, TOPIC, self.stats),
+                GroupClient.close,
+            ),
             threading.Event(),
             self.consumer.stop,
             CommitCost(),
@@ -299,7 +302,7 @@ class TestLiveness:
         case = Case(monkeypatch, demand=1, worker_look=0.0)
         members = [SimpleNamespace(assignment=SimpleNamespace(topic_partitions=[PARTITION]))]
         described = SimpleNamespace(state=state, members=members * holders)
-        monkeypatch.setattr(membership, "describe_group", lambda *_: described if state else None)
+        monkeypatch.setattr(group_client, "describe_group", lambda *_: described if state else None)
         assert case.run(*[None] * 9) is ending
 
     def test_a_member_without_partitions_and_without_demand_asks_nobody(
@@ -307,6 +310,6 @@ class TestLiveness:
     ) -> None:
         case = Case(monkeypatch, demand=0, worker_look=0.0)
         asked: list[object] = []
-        monkeypatch.setattr(membership, "describe_group", lambda *_: asked.append(1))
+        monkeypatch.setattr(group_client, "describe_group", lambda *_: asked.append(1))
         assert case.run(*[None] * 3) is Ending.STOPPED
         assert asked == []

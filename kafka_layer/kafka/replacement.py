@@ -1,0 +1,98 @@
+"""When a Kafka client is replaced, and by which: looks at it, a verdict, and a new client.
+
+``liveness.py`` judges what a look found out. A reader and a worker group's member say what their
+looks find, and go on with the new client. (The producer's client holds records:
+``producer_client.py`` replaces it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from ..config.realtime import monotonic
+from .clients import abandon
+from .connection import Connection
+from .liveness import Evidence, Liveness, Verdict
+
+__all__ = ["Replacement"]
+
+C = TypeVar("C")
+
+
+class Replacement(Generic[C]):
+    """Finds out whether a client has to be replaced, and makes the one that takes its place.
+
+    For the one thread that looks after the client; ``abandon`` for any.
+
+    Args:
+        liveness: Judges the client.
+        connection: Tells whether all brokers are down: a look says nothing of the client then.
+        new_client: Makes a client.
+        close: Closes one that was made and is not needed.
+    """
+
+    def __init__(
+        self,
+        liveness: Liveness,
+        connection: Connection,
+        new_client: Callable[[], C],
+        close: Callable[[C], object],
+    ) -> None:
+        self._liveness = liveness
+        self._connection = connection
+        self._new_client = new_client
+        self._close = close
+        # Made to see whether it is answered, and not taken yet.
+        self._spare: C | None = None
+
+    def begin(self) -> None:
+        """Note that the client is new: the first look is due after an interval."""
+        self._liveness.begin(monotonic())
+
+    def alert(self) -> None:
+        """Note trouble, such as an error of the client: look more often for a while."""
+        self._liveness.alert(monotonic())
+
+    def is_called_for(
+        self, look: Callable[[], Evidence], is_answered: Callable[[C, Evidence], bool]
+    ) -> bool:
+        """Look at the client, where a look is due; tells whether to replace it now.
+
+        Args:
+            look: Looks; may block.
+            is_answered: Tells whether a broker answers a new client; gets what the look found out.
+        """
+        now = monotonic()
+        if not self._liveness.is_due(now):
+            return False
+        if self._connection.lost:
+            self._liveness.begin(now)
+            return False
+        evidence = look()
+
+        def is_answered_elsewhere() -> bool:
+            spare = self._new_client()
+            if is_answered(spare, evidence):
+                self._spare = spare
+                return True
+            self._close(spare)
+            return False
+
+        verdict = self._liveness.judge(evidence, monotonic(), is_answered_elsewhere)
+        return verdict is Verdict.REPLACE
+
+    def take(self) -> C:
+        """Return the client that was answered, else a new one; it is the caller's from now on."""
+        spare, self._spare = self._spare, None
+        return spare or self._new_client()
+
+    def drop(self) -> None:
+        """Close the client that was answered, if it was not taken."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._close(spare)
+
+    def abandon(self) -> None:
+        """Keep the client that was answered from ever being freed, in a forked child."""
+        abandon(self._spare)

@@ -1,0 +1,122 @@
+"""The commits of a worker group's member: asked of the broker, given back, and counted in doubt."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from ...config.realtime import monotonic
+from ...config.threads import sleep
+from ...observe.counters import Stats
+from ..errors import kafka_error
+from .client import GroupClient
+from .pacing import CommitCost
+from .positions import Batch, Positions
+
+__all__ = ["RETRY", "TRY_AGAIN", "Commits"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds between two tries.
+RETRY = 0.05
+# The longest that giving positions back may take, in seconds.
+_GIVE_BACK_TIMEOUT = 2.0
+
+# Errors of a commit while the group is rebalancing or its coordinator moves: worth another try.
+TRY_AGAIN = frozenset(
+    {
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+    }
+)
+
+
+class Commits:
+    """Commits for one membership; its thread alone, but for ``desert``.
+
+    Args:
+        client: The client.
+        topic: Kafka's name of the topic.
+        stats: Counts what went wrong.
+        cost: What commits cost; it outlives the client.
+    """
+
+    def __init__(self, client: GroupClient, topic: str, stats: Stats, cost: CommitCost) -> None:
+        self._consumer = client.consumer
+        self._topic = topic
+        self._stats = stats
+        self._cost = cost
+        # The batch that the broker was asked for and has not answered, by its first offsets.
+        self._asked: Positions = {}
+
+    def commit_batch(self, batch: Batch[Any]) -> KafkaError | None:
+        """Commit the positions of a batch; returns why that failed."""
+        self._asked = batch.first
+        began = monotonic()
+        error = self.commit(batch.positions)
+        self._asked = {}
+        if error is None:
+            self._note_cost(self._cost.add(began, monotonic()))
+        return error
+
+    def commit(self, positions: Positions) -> KafkaError | None:
+        """Commit positions; returns why that failed."""
+        offsets = [TopicPartition(self._topic, *each) for each in positions.items()]
+        error = None
+        try:
+            for answer in self._consumer.commit(offsets=offsets, asynchronous=False) or ():
+                error = error or answer.error
+        except KafkaException as exception:
+            error = kafka_error(exception)
+        if error is not None:
+            self._stats.count(f"errors.{error.name()}")
+        return error
+
+    def give_back(self, positions: Positions) -> bool:
+        """Commit positions before their partitions are revoked; tells whether that worked."""
+        deadline = monotonic() + _GIVE_BACK_TIMEOUT
+        while (error := self.commit(positions)) is not None:
+            if error.code() not in TRY_AGAIN or monotonic() >= deadline:
+                return False
+            # A rebalance is in progress; commits fail until it is over.
+            sleep(RETRY)
+        return True
+
+    def desert(self) -> None:
+        """Count what the broker was asked for and has not answered; any thread."""
+        self.count_in_doubt(self._asked)
+
+    def count_in_doubt(self, positions: Positions) -> None:
+        """Count messages whose commit is in doubt as dropped: to deliver them could be twice."""
+        for partition, offset in positions.items():
+            self._stats.dropped(
+                "doubtful",
+                f"{self._topic}[{partition}] about offset {offset}: the partition was lost while "
+                "the answer to a commit was missing; another worker may have them",
+            )
+
+    def _note_cost(self, mean: float | None) -> None:
+        if mean is not None:
+            logger.warning(
+                "Each commit of worker channel %s takes %.1f ms, so one receive gets at most %d "
+                "jobs a second. On Kafka 4.0 and 4.1 set the brokers' "
+                "group.coordinator.append.linger.ms to 0; else receive several at once, or raise "
+                "prefetch_count.",
+                self._topic,
+                mean * 1000,
+                1 / mean,
+            )

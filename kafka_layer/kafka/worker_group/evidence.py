@@ -1,0 +1,88 @@
+"""What is known of a worker group's client at a look: whether messages come that the log holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from ..liveness import ANSWERED, PROGRESSED, UNANSWERED, Behind, Evidence
+from .positions import JobPositions
+
+__all__ = ["CUT_OFF", "LEFT_OUT", "SILENT", "GroupEvidence"]
+
+CUT_OFF = (
+    "The Kafka consumer of worker channel %s reaches no broker, as another does; that one goes on"
+)
+SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
+LEFT_OUT = (
+    "The consumer group of worker channel %s has assigned its partitions to nobody, as where a "
+    "broker did not know the topic yet; another consumer joins"
+)
+
+
+class Asked(Protocol):
+    """What a look asks the client; each call blocks for as long as a broker has to answer."""
+
+    def is_answered(self) -> bool:
+        """Tell whether a broker answers."""
+
+    def is_left_out(self) -> bool:
+        """Tell whether the group has assigned none of the topic's partitions to any member."""
+
+    def behind(self, partitions: Collection[int]) -> Mapping[tuple[str, int], int] | None:
+        """Return where the log holds more than was read."""
+
+
+class GroupEvidence:
+    """Gathers what one client got since the last look, and asks for the rest; one thread alone.
+
+    Args:
+        client: What it asks.
+        positions: What is assigned to the client, and fetched by it.
+
+    Attributes:
+        death: What to log where the last look is the one after which the client is replaced.
+    """
+
+    def __init__(self, client: Asked, positions: JobPositions[Any]) -> None:
+        self.death = SILENT
+        self._client = client
+        self._positions = positions
+        # Since the last look: whether a message came, and whether the client had none for a poll.
+        self._progressed = False
+        self._emptied = False
+        # The assignments at the last look; a client has had no time to read the ones since.
+        self._looked_at: dict[int, object] = {}
+
+    def note_message(self) -> None:
+        """Note that the client returned a message."""
+        self._progressed = True
+
+    def note_nothing(self) -> None:
+        """Note that the client had no message though it was waited for."""
+        self._emptied = True
+
+    def look(self) -> Evidence:
+        """Return the evidence since the last look; blocks."""
+        progressed, emptied = self._progressed, self._emptied
+        self._progressed = self._emptied = False
+        before, self._looked_at = self._looked_at, dict(self._positions.assigned)
+        self.death = SILENT
+        if emptied and not self._positions.messages:
+            if not self._looked_at and self._client.is_left_out():
+                self.death = LEFT_OUT
+                return UNANSWERED
+            asked = [
+                partition
+                for partition, assignment in self._looked_at.items()
+                if before.get(partition) is assignment
+            ]
+            behind = self._client.behind(asked) if asked else None
+            if behind is not None:
+                return Behind(behind)
+        elif progressed:
+            return PROGRESSED
+        if self._client.is_answered():
+            return ANSWERED
+        self.death = CUT_OFF
+        return UNANSWERED
