@@ -47,7 +47,7 @@ TIERS: list[set[str]] = [
     {"kafka.read_positions"},
     {"jobs.feature"},
     {"server.server"},
-    {"server.closing"},
+    {"server.closing", "server.refresh"},
     {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.live"},
     {"server.sending", "server.requests", "server.lifecycle", "server.identity", "server.feature"},
     {"kafka.worker_group.positions"},

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
-from ..config.threads import Lock, new_event
+from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
@@ -68,7 +68,6 @@ class KafkaBackplane:
         self._workers: dict[WorkTopic, GroupMember] = {}
         self._seed = random.randrange(1 << 16)
         self._next_look = 0.0
-        self._closed = new_event()
 
     def open_sender(self, timeout: float) -> None:
         self._producer.start()
@@ -156,7 +155,6 @@ class KafkaBackplane:
 
     def close(self, timeout: float) -> None:
         deadline = monotonic() + timeout
-        self._closed.set()
         readers = self._all_readers()
         for reader in readers:
             reader.stop()
@@ -166,8 +164,6 @@ class KafkaBackplane:
         self._topics.close()
 
     def abandon(self) -> None:
-        self._closed = new_event()
-        self._closed.set()
         self._topics.abandon()
         self._producer.abandon()
         for reader in self._all_readers():

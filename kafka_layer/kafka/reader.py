@@ -36,9 +36,10 @@ from ..wire.topics import Topic
 from .clients import abandon, ask_for_ends, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
-from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness, Verdict
+from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness
 from .log import client_logger
 from .read_positions import Partition, PartitionState, Positions, Start
+from .replacement import Replacement
 
 __all__ = ["Reader"]
 
@@ -97,18 +98,17 @@ class Reader:
             {**properties, "error_cb": self._on_error, "logger": client_logger}
         )
         self._client: Consumer | None = None
-        # Made to see whether another client is answered; the thread drops it or goes on with it.
-        self._spare: Consumer | None = None
         self._positions = Positions()
         # The last wish, until the thread takes it: a wish is whole, so the last one counts.
         # The last wish that the thread has not taken; a deque, because taking it is one step.
         self._wishes: deque[Mapping[Partition, Start]] = deque(maxlen=1)
-        self._liveness = Liveness(
+        liveness = Liveness(
             _PATIENCE,
             timings.look,
             alert_interval=timings.look_in_trouble,
             alert_for=timings.trouble,
         )
+        self._replacement = Replacement(liveness, connection, self._new_client, _close_apart)
         # Whether poll() returned nothing since the last look.
         self._emptied = False
         # Whether this client found no broker and was not answered since; others may have been.
@@ -159,7 +159,7 @@ class Reader:
     def abandon(self) -> None:
         """Keep the clients from ever being freed: in a forked child that aborts the process."""
         abandon(self._client)
-        abandon(self._spare)
+        self._replacement.abandon()
 
     def _run(self, wish: Mapping[Partition, Start], deadline: float) -> None:
         try:
@@ -171,7 +171,7 @@ class Reader:
                 self._client.close()
             self._started.fail(error)
             return
-        self._liveness.begin(monotonic())
+        self._replacement.begin()
         self._started.resolve(None)
         while not self._stop.is_set():
             try:
@@ -223,9 +223,12 @@ class Reader:
             self._settle(client)
         if self._positions.changed:
             self._apply_changes(client)
-        now = monotonic()
-        if self._liveness.is_due(now):
-            self._look(client, now)
+        if self._replacement.is_called_for(lambda: self._evidence(client), self._is_answered):
+            logger.error(
+                "The Kafka consumer got nothing that the log holds; a new one goes on (%s)",
+                self._name,
+            )
+            self._replace(client)
 
     def _read(self, client: Consumer) -> None:
         # consume(_BATCH, t) alone would wait for _BATCH messages or the whole of t.
@@ -292,7 +295,7 @@ class Reader:
     def _on_error(self, error: KafkaError) -> None:
         # Called by the client while it is polled, so in the thread.
         self._connection.on_error(error)
-        self._liveness.alert(monotonic())
+        self._replacement.alert()
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._cut_off = True
 
@@ -320,7 +323,7 @@ class Reader:
             return
         self._cut_off = False
         self._connection.on_answer()
-        self._liveness.alert(monotonic())
+        self._replacement.alert()
 
     def _take_wish(self, client: Consumer) -> Consumer:
         """Take the last wish; returns the client to go on with."""
@@ -390,23 +393,8 @@ class Reader:
         if added:
             client.incremental_assign(_offsets(added))
 
-    def _look(self, client: Consumer, now: float) -> None:
-        """Look whether the client reads what the log holds; go on with another if it does not."""
-        if self._connection.lost:
-            # No client of this server is answered: there is nothing to be learnt of this one.
-            self._liveness.begin(now)
-            return
-        evidence = self._evidence(client)
-        verdict = self._liveness.judge(evidence, now, lambda: self._is_answered_anew(evidence))
-        spare, self._spare = self._spare, None
-        if verdict is Verdict.REPLACE:
-            logger.error(
-                "The Kafka consumer got nothing that the log holds; a new one goes on (%s)",
-                self._name,
-            )
-            self._replace(client, spare)
-
     def _evidence(self, client: Consumer) -> Evidence:
+        """Find out whether the client reads what the log holds."""
         self._note_positions(client)
         partitions = self._positions.partitions_in(PartitionState.READING, PartitionState.LOST)
         try:
@@ -420,27 +408,23 @@ class Reader:
         self.lag = self._positions.note_ends(ends)
         return Behind(behind) if emptied else PROGRESSED
 
-    def _is_answered_anew(self, evidence: Evidence) -> bool:
+    def _is_answered(self, spare: Consumer, evidence: Evidence) -> bool:
         """Tell whether a new client is told an end that would give it something to read."""
         behind = evidence.positions if isinstance(evidence, Behind) else {}
         asked = list(behind) or self._positions.partitions_in(PartitionState.READING)
-        self._spare = self._new_client()
         try:
-            ends, _ = ask_for_ends(self._spare, asked, self._timeout)
+            ends, _ = ask_for_ends(spare, asked, self._timeout)
         except KafkaException:
-            ends = {}
-        if not ends:
-            _close_apart(self._spare)
-            self._spare = None
+            return False
         return bool(ends)
 
-    def _replace(self, client: Consumer, another: Consumer | None = None) -> Consumer:
-        """Go on with a new client where the old one stopped."""
+    def _replace(self, client: Consumer) -> Consumer:
+        """Go on with another client where the old one stopped."""
         self._note_positions(client)
-        self._client = another = another or self._new_client()
+        self._client = another = self._replacement.take()
         another.assign(_offsets(self._positions.take_everything()))
         self._emptied = self._cut_off = False
-        self._liveness.begin(monotonic())
+        self._replacement.begin()
         self._stats.count("consumer.replaced")
         _close_apart(client)
         return another

@@ -7,7 +7,6 @@ child the layer takes a new server. Nothing here blocks an event loop: a call th
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +33,7 @@ from .feature import Feature
 from .identity import Identity
 from .lifecycle import Lifecycle, State, closed_meanwhile
 from .ordering import Ordering
+from .refresh import Refresh
 from .router import Router, channels_by_name
 from .sending import Sender
 from .upkeep import Upkeep
@@ -106,13 +106,20 @@ class Server:
             self.identity, self.sender, self.transport, self.router, config.timings
         )
         self._features: list[Feature] = []
-        self._next_refresh = 0.0
+        self._refresh = Refresh(
+            self.transport,
+            self.commands,
+            self.clock,
+            self.lifecycle,
+            self._features,
+            config.timings,
+        )
         tasks = (
             self._sweep,
             self.stats.tick,
             self.ordering.tick,
             self.transport.check,
-            self._refresh_if_due,
+            self._refresh.run_if_due,
         )
         self._upkeep = Upkeep(config.timings.upkeep, tasks, self.stats)
         self._closing = Closing(
@@ -304,7 +311,7 @@ class Server:
 
     def _open_sender(self) -> None:
         self.transport.open_sender(self.config.timings.start)
-        self._next_refresh = monotonic() + self.config.timings.refresh
+        self._refresh.plan()
         if not self.lifecycle.advance(State.SENDING):
             raise closed_meanwhile()
         self._upkeep.start()
@@ -340,24 +347,3 @@ class Server:
         swept = self.registry.sweep()
         if swept:
             self.stats.count("dropped.closed", swept)
-
-    def _refresh_if_due(self) -> None:
-        """Read the partition counts when due; again in the next round if no broker answers."""
-        if monotonic() < self._next_refresh and not self.transport.health().doubtful:
-            return
-        self._next_refresh = monotonic() + self.config.timings.refresh
-        live.warn_if_nobody_tells()
-        try:
-            self.transport.refresh()
-        except BrokerUnavailable:
-            self._next_refresh = monotonic()
-        else:
-            self._set_clock()
-
-    def _set_clock(self) -> None:
-        # A server that only sends never computes ages, and may lack WRITE on the ack topic.
-        if self.receiving and not self.clock.append_times_reported:
-            with contextlib.suppress(TimeoutError):
-                run_blocking(self.commands.self_test(self.config.timings.upkeep))
-        elif self.receiving or any(feature.needs_clock for feature in self._features):
-            self.commands.probe_clock()
