@@ -42,6 +42,7 @@ TIERS: list[set[str]] = [
     {"kafka.producer_client", "kafka.worker_group.membership"},
     {"kafka.replacement", "kafka.worker_group.commits", "kafka.worker_group.evidence"},
     {"kafka.worker_group.client"},
+    {"kafka.delivery_reports"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
     {"kafka.read_positions"},

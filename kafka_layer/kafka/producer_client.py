@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from confluent_kafka import (
-    TIMESTAMP_LOG_APPEND_TIME,
     KafkaError,
     KafkaException,
     Message,
@@ -24,21 +23,19 @@ from confluent_kafka import (
 from django.core.exceptions import ImproperlyConfigured
 
 from ..config.librdkafka import Properties
-from ..config.realtime import monotonic, wall_clock
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import RLock, new_event, new_thread
 from ..delivery.tickets import Ticket
-from ..exceptions import LayerClosed, ProduceFailed
-from ..messages import Position, SelfTimedPosition
+from ..exceptions import LayerClosed
+from ..messages import Position
 from ..observe.counters import Stats
-from ..observe.events import Cause
-from ..signals import produce_failed
 from ..transport import QueueFull
-from ..wire.topics import Topic, topic_name
 from .batching import Pending
 from .clients import abandon, new_client
 from .connection import Connection
-from .errors import UNKNOWN_TOPIC, kafka_error, produce_error
+from .delivery_reports import DeliveryReports
+from .errors import kafka_error
 from .log import client_logger
 from .properties import producer_properties
 
@@ -48,10 +45,6 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds of one round of reports on purged records: a report takes some 20 µs.
 _REPORT_TIME = 0.05
-# Seconds since the epoch (2001). The embedded broker reports a constant from 1970 as the time of
-# every record.
-_EARLIEST = 1_000_000_000.0
-_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
 # A call into C, after which CPython looks whether an exception is pending.
 _RAISE_PENDING = partial(bool)
 
@@ -104,13 +97,12 @@ class ProducerClient:
         self.current: Producer | None = None
         self._properties = producer_properties(config)
         self._replace_interval = config.timings.producer_replace
-        # Kafka's names of the topics that carry no messages.
-        self._internal = {
-            topic_name(config.prefix, topic) for topic in (Topic.GROUP_MGMT, Topic.ACK)
-        }
         self._stats = stats
         self._connection = connection
-        self._on_unknown_topic = on_unknown_topic
+        self._reports = DeliveryReports(
+            config.prefix, stats, connection, on_unknown_topic, self._clear_pending_exception
+        )
+        self._settle = self._reports.settle
         self._roused = roused
         # Guards the fields down to _next_replacement. A callback of a client may take it as well.
         self._lock = RLock()
@@ -125,8 +117,6 @@ class ProducerClient:
         self._next_replacement = float("-inf")
         # The generation that failed for good.
         self._failed = 0
-        # Why a broker refuses the idempotent producer; None since a record was written.
-        self._forbidden: KafkaError | None = None
         # How many reports somebody waits for; the event is set where there are any.
         self._outstanding = 0
         self._awaited = new_event()
@@ -366,7 +356,7 @@ class ProducerClient:
             return
         self._stats.count(f"errors.{error.name()}")
         if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
-            self._forbidden = error
+            self._reports.forbidden = error
         logger.error("The Kafka producer failed for good: %s", error.str())
 
     def _clear_pending_exception(self, generation: int) -> None:
@@ -415,86 +405,10 @@ class ProducerClient:
             else:
                 self._awaited.clear()
 
-    def _settle(
-        self,
-        generation: int,
-        error: KafkaError | None,
-        message: Message,
-        headers: Sequence[tuple[str, bytes]],
-        ticket: Ticket[Position] | None,
-    ) -> None:
-        # An exception here would come out of poll() as a SystemError on Python < 3.12.
-        failure: Exception | None = None
-        try:
-            self._clear_pending_exception(generation)
-            if error is None:
-                self._note_written(message)
-            else:
-                failure = self._failure(error, message)
-                self._record_failure(failure, message, list(headers))
-        except Exception:
-            logger.exception("A delivery report could not be handled")
-        finally:
-            # Whatever else goes wrong: the ticket's holder waits for it without end.
-            if ticket is None:
-                pass
-            elif error is None:
-                ticket.resolve(_position(message))
-            else:
-                ticket.fail(failure or ProduceFailed(error.str()))
-
-    def _note_written(self, message: Message) -> None:
-        self._connection.on_answer()
-        self._forbidden = None
-        if (message.offset() or 0) < 0:
-            # The broker called it a duplicate of one whose acknowledgement was lost. It may say so
-            # of a first record, too, that it refused and never wrote.
-            where = f"{message.topic()} {message.key()!r}"
-            self._stats.dropped(Cause.DOUBTFUL, f"{where} was taken for a duplicate")
-
-    def _failure(self, error: KafkaError, message: Message) -> Exception:
-        if error.code() in UNKNOWN_TOPIC:
-            self._on_unknown_topic()
-        if error.code() in _PURGED:
-            # Report the cause (not authorized), not its consequence (purged).
-            error = self._forbidden or error
-        return produce_error(message.topic() or "", message.key(), error, self._connection.refusal)
-
-    def _record_failure(
-        self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
-    ) -> None:
-        if message.topic() in self._internal or any(name == "command" for name, _ in headers):
-            # A measurement, a command or an answer: whoever asked is told, and nothing is lost.
-            self._stats.count("errors.command")
-            logger.debug("%s", failure)
-            return
-        self._stats.count("failed")
-        self._stats.dropped(Cause.PRODUCE, str(failure))
-        self._stats.signal(
-            produce_failed,
-            ProducerClient,
-            error=failure,
-            topic=message.topic(),
-            key=message.key(),
-            value=message.value(),
-            headers=headers,
-        )
-
 
 def _is_fatal(error: KafkaError) -> bool:
     # What produce() raises after a fatal error has the code and not the flag.
     return error.fatal() or error.code() == KafkaError._FATAL
-
-
-def _position(message: Message) -> Position:
-    kind, milliseconds = message.timestamp()
-    place = message.topic() or "", message.partition() or 0, message.offset() or 0
-    timestamp = milliseconds / 1000
-    if timestamp < _EARLIEST:
-        return SelfTimedPosition(*place, wall_clock())
-    if kind != TIMESTAMP_LOG_APPEND_TIME:
-        return SelfTimedPosition(*place, timestamp)
-    return Position(*place, timestamp)
 
 
 def _is_reported(client: Producer) -> bool:

@@ -1,0 +1,149 @@
+"""What became of each record that a producer was given: written, a duplicate, or failed.
+
+Hot path: ``DeliveryReports.settle`` is called for every record that is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Message
+
+from ..config.realtime import wall_clock
+from ..delivery.tickets import Ticket
+from ..exceptions import ProduceFailed
+from ..messages import Position, SelfTimedPosition
+from ..observe.counters import Stats
+from ..observe.events import Cause
+from ..signals import produce_failed
+from ..wire.topics import Topic, topic_name
+from .connection import Connection
+from .errors import UNKNOWN_TOPIC, produce_error
+
+__all__ = ["DeliveryReports"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds since the epoch (2001). The embedded broker reports a constant from 1970 as the time of
+# every record.
+_EARLIEST = 1_000_000_000.0
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
+
+
+class DeliveryReports:
+    """Takes the delivery reports of one server's producer; any thread.
+
+    Args:
+        prefix: The layer's prefix.
+        stats: Counts what failed.
+        connection: Is told of answers.
+        on_unknown_topic: Called when a topic or partition is not there.
+        clear_pending_exception: Called first, with the number of the record's client: a fatal error
+            of the client may be pending as an exception.
+
+    Attributes:
+        forbidden: Why a broker refuses the idempotent producer; None since a record was written.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        stats: Stats,
+        connection: Connection,
+        on_unknown_topic: Callable[[], None],
+        clear_pending_exception: Callable[[int], None],
+    ) -> None:
+        self.forbidden: KafkaError | None = None
+        # Kafka's names of the topics that carry no messages.
+        self._internal = {topic_name(prefix, topic) for topic in (Topic.GROUP_MGMT, Topic.ACK)}
+        self._stats = stats
+        self._connection = connection
+        self._on_unknown_topic = on_unknown_topic
+        self._clear_pending_exception = clear_pending_exception
+
+    def settle(
+        self,
+        generation: int,
+        error: KafkaError | None,
+        message: Message,
+        headers: Sequence[tuple[str, bytes]],
+        ticket: Ticket[Position] | None,
+    ) -> None:
+        """Tell what became of a record: to its ticket, the counters and the receivers of signals.
+
+        Raises nothing: an exception would come out of poll() as a SystemError on Python < 3.12.
+
+        Args:
+            generation: The number of its client.
+            error: Why it was not written, or None.
+            message: The record.
+            headers: Its headers, which the message lacks.
+            ticket: Gets its position, or what went wrong.
+        """
+        failure: Exception | None = None
+        try:
+            self._clear_pending_exception(generation)
+            if error is None:
+                self._note_written(message)
+            else:
+                failure = self._failure(error, message)
+                self._record_failure(failure, message, list(headers))
+        except Exception:
+            logger.exception("A delivery report could not be handled")
+        finally:
+            # Whatever else goes wrong: the ticket's holder waits for it without end.
+            if ticket is None:
+                pass
+            elif error is None:
+                ticket.resolve(_position(message))
+            else:
+                ticket.fail(failure or ProduceFailed(error.str()))
+
+    def _note_written(self, message: Message) -> None:
+        self._connection.on_answer()
+        self.forbidden = None
+        if (message.offset() or 0) < 0:
+            # The broker called it a duplicate of one whose acknowledgement was lost. It may say so
+            # of a first record, too, that it refused and never wrote.
+            where = f"{message.topic()} {message.key()!r}"
+            self._stats.dropped(Cause.DOUBTFUL, f"{where} was taken for a duplicate")
+
+    def _failure(self, error: KafkaError, message: Message) -> Exception:
+        if error.code() in UNKNOWN_TOPIC:
+            self._on_unknown_topic()
+        if error.code() in _PURGED:
+            # Report the cause (not authorized), not its consequence (purged).
+            error = self.forbidden or error
+        return produce_error(message.topic() or "", message.key(), error, self._connection.refusal)
+
+    def _record_failure(
+        self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
+    ) -> None:
+        if message.topic() in self._internal or any(name == "command" for name, _ in headers):
+            # A measurement, a command or an answer: whoever asked is told, and nothing is lost.
+            self._stats.count("errors.command")
+            logger.debug("%s", failure)
+            return
+        self._stats.count("failed")
+        self._stats.dropped(Cause.PRODUCE, str(failure))
+        self._stats.signal(
+            produce_failed,
+            DeliveryReports,
+            error=failure,
+            topic=message.topic(),
+            key=message.key(),
+            value=message.value(),
+            headers=headers,
+        )
+
+
+def _position(message: Message) -> Position:
+    kind, milliseconds = message.timestamp()
+    place = message.topic() or "", message.partition() or 0, message.offset() or 0
+    timestamp = milliseconds / 1000
+    if timestamp < _EARLIEST:
+        return SelfTimedPosition(*place, wall_clock())
+    if kind != TIMESTAMP_LOG_APPEND_TIME:
+        return SelfTimedPosition(*place, timestamp)
+    return Position(*place, timestamp)
