@@ -1,7 +1,7 @@
-"""Which topics a client may read: asked of the broker, because a fetch that is refused is silent.
+"""Asks the broker which topics a client may read, because a refused fetch is silent.
 
-A consumer without the right gets no records and no exception: the broker's refusals come one by
-one among the records, some time after the start.
+A consumer without the right gets no records and no exception: the broker's refusals come one by one
+among the records, some time after the start.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["require_read"]
 
 
 def require_read(answers: Mapping[str, Future[Any]], timeout: float) -> None:
-    """Wait for what a broker tells of topics; nothing happens where it does not tell.
+    """Check the rights in a broker's answers; accept answers without rights, and missing ones.
 
     Args:
-        answers: Descriptions to come, with the operations that the client is authorized to, by
-            Kafka's names of the topics.
+        answers: Descriptions to come, with the authorized operations of the client, by Kafka's
+            names of the topics.
         timeout: Seconds that this may block.
 
     Raises:
@@ -42,5 +42,5 @@ def _is_forbidden(answer: Future[Any]) -> bool:
     if not answer.done() or answer.exception() is not None:
         return False
     operations = answer.result().authorized_operations
-    # The embedded broker tells nothing.
+    # The embedded broker returns None.
     return operations is not None and AclOperation.READ not in operations

@@ -1,7 +1,4 @@
-"""Requests about topics and worker groups: look, create, change, delete.
-
-They serve the commands of ``manage.py`` and the start of a layer alike.
-"""
+"""Requests about topics and worker groups, for ``manage.py`` commands and a layer's start."""
 
 from __future__ import annotations
 
@@ -50,11 +47,11 @@ __all__ = [
 
 K = TypeVar("K")
 
-# Seconds between two questions for what a broker does not know yet.
+# Seconds between two requests for a topic that a broker does not know yet.
 _RETRY = 0.02
-# Seconds between two looks whether a request was answered or refused.
+# Seconds between two checks for the answer to a request.
 _POLL_INTERVAL = 0.05
-# Seconds beyond its time-out after which a request without an answer is given up.
+# Seconds beyond its time-out until a request without an answer is given up.
 _GRACE = 1.0
 # Time-outs of the first two metadata requests: an authentication error arrives within them.
 _FIRST_TIMEOUTS = (0.5, 1.0)
@@ -62,12 +59,12 @@ _FIRST_TIMEOUTS = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class WorkLag:
-    """What waits in the topic of a worker channel.
+    """The backlog of a worker channel.
 
     Attributes:
         topic: Kafka's name of the topic and of its consumer group.
         waiting: Messages that no worker has taken yet.
-        members: Workers that share the messages at this moment.
+        members: Workers that share the messages now.
     """
 
     topic: str
@@ -91,7 +88,7 @@ def partition_counts(
         timeout: Seconds that this may block.
 
     Returns:
-        The topics that exist and that this client may see, each partition with a leader.
+        The existing topics that this client may see; each of their partitions has a leader.
 
     Raises:
         BrokerUnavailable: If no broker answers in time, or none lets this client in.
@@ -100,7 +97,7 @@ def partition_counts(
     counts = {}
     looks = iter(_FIRST_TIMEOUTS)
     patience = next(looks)
-    # It may be mended by now: the client gets the time of two requests to connect anew.
+    # An old refusal may be over: give the client the time of two requests to connect again.
     earlier = connection.refusal
     for name in names:
         while True:
@@ -126,7 +123,7 @@ def partition_counts(
             if topic.error is None and all(each.leader >= 0 for each in topic.partitions.values()):
                 counts[name] = len(topic.partitions)
                 break
-            # Just created: its leaders are being elected.
+            # The topic was just created: its leaders are being elected.
             sleep(_RETRY)
     return counts
 
@@ -144,11 +141,11 @@ _MISSING = frozenset(
 class TopicAdmin:
     """A short-lived admin client; one thread at a time. Use it as a context manager.
 
-    One that is left to the garbage collector may be freed in a forked child, which then hangs.
+    A forked child that frees one left to the garbage collector hangs.
 
     Args:
         config: The layer's settings.
-        timeout: Seconds that the brokers get to answer each call.
+        timeout: Seconds that the brokers have to answer each call.
 
     Raises:
         ImproperlyConfigured: If librdkafka refuses a property.
@@ -161,7 +158,7 @@ class TopicAdmin:
         self._down = False
         properties = Properties(
             {
-                # Nothing is logged: what goes wrong is in the errors that the methods raise.
+                # No log: the methods raise all errors.
                 "log_level": 0,
                 **admin_properties(config),
                 "error_cb": self._on_error,
@@ -184,11 +181,11 @@ class TopicAdmin:
             names: Kafka's names of the topics.
 
         Returns:
-            Those that exist.
+            The existing topics.
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
-            TopicError: If the broker refuses to tell.
+            TopicError: If the broker refuses.
         """
         answers = self._ask(
             "look at the topics",
@@ -215,10 +212,10 @@ class TopicAdmin:
         }
 
     def create(self, specs: Sequence[TopicSpec], *, dry_run: bool = False) -> None:
-        """Create topics; one that exists by now is left as it is.
+        """Create topics; leave existing ones as they are.
 
         Args:
-            specs: What to create.
+            specs: The topics.
             dry_run: Whether the broker only checks whether it could.
 
         Raises:
@@ -315,11 +312,11 @@ class TopicAdmin:
             prefix: The start of Kafka's names of their topics, which are the groups' names, too.
 
         Returns:
-            One for each topic.
+            One entry for each topic.
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
-            TopicError: If the broker refuses to tell.
+            TopicError: If the broker refuses.
         """
         topics = self._partitions_of(prefix)
         if not topics:
@@ -374,7 +371,7 @@ class TopicAdmin:
         }
         firsts = self._offsets(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         ends = self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        # Where nothing was taken yet, or what stood there is gone, work begins at the first record.
+        # Without a committed position, or if that record is gone, work begins at the first record.
         return sum(
             end - max(positions.get(number, 0), firsts[number]) for number, end in ends.items()
         )
@@ -397,7 +394,7 @@ class TopicAdmin:
     def delete_records(self, prefix: str) -> None:
         """Delete all records of the topics whose names start with ``prefix``.
 
-        Does nothing on the embedded broker, which cannot.
+        Does nothing on the embedded broker, which does not support it.
 
         Args:
             prefix: The start of Kafka's names of the topics.
@@ -419,20 +416,20 @@ class TopicAdmin:
             self._result(f"delete the records of {partition.topic}", future, _UNSUPPORTED)
 
     def wait_until_visible(self, specs: Sequence[TopicSpec]) -> dict[str, TopicState]:
-        """Wait until each topic was shown once as it was just made, each partition with a leader.
+        """Wait until a broker has shown each topic once as wanted, each partition with a leader.
 
-        Each look may reach another broker, and some know of a change before others. So what one
-        look has shown counts, whatever the next one shows.
+        Each request may reach another broker, and some know of a change before others. So a topic
+        that one answer showed as wanted counts, whatever the next answer shows.
 
         Args:
-            specs: What was asked for: the topics, and of their configs those that were set.
+            specs: The topics as wanted, with only those configs that were set.
 
         Returns:
-            The topics as they were shown, by Kafka's names of them.
+            The topics as shown, by Kafka's names of them.
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
-            TopicError: If something was not shown within ``timeout`` seconds.
+            TopicError: If no broker showed a change within ``timeout`` seconds.
         """
         visible: dict[str, TopicState] = {}
         deadline = monotonic() + self._timeout
@@ -452,18 +449,18 @@ class TopicAdmin:
             sleep(_RETRY)
 
     def inspect_patiently(self, names: Sequence[str], timeout: float) -> dict[str, TopicState]:
-        """Look up topics, again while one is missing: a broker may know it only a moment later.
+        """Look up topics, repeatedly while one is missing: a broker may know it a moment later.
 
         Args:
             names: Kafka's names of the topics.
-            timeout: Seconds after which what is missing does not exist.
+            timeout: Seconds after which a missing topic does not exist.
 
         Returns:
-            Those that exist.
+            The existing topics.
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
-            TopicError: If the broker refuses to tell.
+            TopicError: If the broker refuses.
         """
         found = self.inspect(names)
         deadline = monotonic() + timeout
@@ -475,7 +472,7 @@ class TopicAdmin:
         return found
 
     def _configs(self, names: Sequence[str]) -> Mapping[str, tuple[Mapping[str, str] | None, str]]:
-        """Return for each topic its configs, or None and the reason why they stay unknown."""
+        """Return the configs of each topic; None and a reason if the broker does not show them."""
         if not names:
             return {}
         answers = self._ask(
@@ -512,7 +509,7 @@ class TopicAdmin:
         while not wait_for_futures(answers.values(), _POLL_INTERVAL):
             self._client.poll(0)
             trouble = self._trouble
-            # A login that was refused will be refused again: nobody need wait for the time-out.
+            # The broker would refuse the login again: do not wait for the time-out.
             refused = self._down and trouble is not None and is_refusal(trouble)
             if refused or monotonic() >= deadline:
                 raise self._failure(what, KafkaError(KafkaError._TIMED_OUT))
@@ -530,7 +527,7 @@ class TopicAdmin:
 
     def _failure(self, what: str, error: KafkaError) -> KafkaLayerError:
         if self._trouble is not None and error.code() == KafkaError._TIMED_OUT:
-            # "Connection refused" tells more than that the time is over.
+            # "Connection refused" says more than "timed out".
             error = self._trouble
         return topic_error(what, error, self._servers)
 
@@ -552,7 +549,7 @@ _UNTOLD = {
     "grant it DESCRIBE_CONFIGS",
     KafkaError._UNSUPPORTED_FEATURE: "this broker does not tell them",
     KafkaError.UNSUPPORTED_VERSION: "this broker does not tell them",
-    # Deleted since it was described.
+    # Deleted after the topic was described.
     KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic is gone",
 }
 

@@ -1,6 +1,6 @@
-"""Which partitions a server reads, and in which of its two readers.
+"""The partitions that a server reads, and their two readers.
 
-``read_positions.py`` keeps how far each of them is read.
+``read_positions.py`` keeps how far each partition is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .topics import KnownTopic
 __all__ = ["CONTROL", "DATA", "Assignment", "Share"]
 
 Share = tuple[Sequence[Topic], Sequence[Topic]]
-"""What a reader reads: all partitions of some topics, this server's inbox partition of others."""
+"""The share of one reader: topics of which it reads all partitions, and topics of which it reads
+this server's inbox partition."""
 
 DATA: Share = (BROADCAST_TOPICS, (Topic.SEND_CONN,))
 
@@ -30,8 +31,8 @@ class Assignment:
         names: Kafka's names of the topics.
 
     Attributes:
-        inbox: The number of its inbox partition, the same in every inbox topic; None until one is
-            chosen.
+        inbox: The number of its inbox partition, the same in every inbox topic; None before
+            ``choose_inbox``.
     """
 
     def __init__(self, names: Mapping[Topic, str]) -> None:
@@ -47,12 +48,12 @@ class Assignment:
     def wish(
         self, share: Share, known: Mapping[str, KnownTopic], at: From
     ) -> dict[Partition, Start]:
-        """Return what a reader is to read.
+        """Return the partitions that a reader has to read, with their starts.
 
         Args:
             share: Its share.
             known: The topics as they are.
-            at: Where to start in partitions that are not read yet.
+            at: The start in partitions that are not read yet.
         """
         whole, inbox = share
         wish: dict[Partition, Start] = {}

@@ -36,8 +36,9 @@ __all__ = ["KafkaBackplane"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Requests in a row that the producer's client is not answered before another client is asked: about
-# 12 s, as a connection that dies in silence is noticed after 10 (socket.timeout.ms).
+# Unanswered requests of the producer's client, about 2 s each, until another client is asked:
+# longer than socket.timeout.ms, 10 s, in which librdkafka notices a connection that died in
+# silence.
 _PATIENCE = 6
 
 
@@ -63,7 +64,7 @@ class KafkaBackplane:
         self.when_room = self._producer.when_room
         self._lock = Lock()
         self._assignment = Assignment(self._names)
-        # Readers that have started, with the topics that each reads.
+        # The readers that have started, with their shares.
         self._readers: list[tuple[Reader, Share]] = []
         self._workers: dict[WorkTopic, GroupMember] = {}
         self._seed = random.randrange(1 << 16)
@@ -85,13 +86,14 @@ class KafkaBackplane:
             ]
             with self._allowed_to_read(tuple(Topic), [each for each, _ in readers], deadline):
                 self._start(readers, deadline)
-            # From here on every change reaches them; what changed meanwhile does so now.
+            # From here on every change reaches them; pass on the changes since they started.
             self._readers = readers
             self._adopt(self._topics.known)
         return self._assignment.inbox or 0
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
-        # Known first: what is not there yet is made later, with all that the producer writes to.
+        # Before ensure_or_later(): a missing topic is created later, while the producer writes to
+        # it.
         name = self._topics.name(topic)
         known = self._topics.known.get(name)
         self._producer.set_round_robin(topic, name, 1 if known is None else known.partitions)
@@ -182,7 +184,7 @@ class KafkaBackplane:
         )
 
     def _start(self, readers: Sequence[tuple[Reader, Share]], deadline: float) -> None:
-        """Start readers at the present ends of what they read, all at the same time."""
+        """Start readers at the present ends of their partitions, all at the same time."""
         known = self._topics.known
         started: list[Ticket[None]] = []
         try:
@@ -190,7 +192,7 @@ class KafkaBackplane:
                 wish = self._assignment.wish(share, known, From.END)
                 started.append(reader.start(wish, max(0.1, deadline - monotonic())))
         finally:
-            # Also the error of one waits for the others: nothing of a start may outlive it.
+            # After an error, too, wait for all: no start may outlive this call.
             errors = [error for each in started if (error := _error_of(each)) is not None]
         if errors:
             raise errors[0]
@@ -202,9 +204,9 @@ class KafkaBackplane:
         readers: Sequence[Reader | GroupMember],
         deadline: float,
     ) -> Iterator[None]:
-        """Start readers inside; they are stopped where that fails or they may not read the topics.
+        """Run a start of readers; stop them if it fails or they may not read the topics.
 
-        The broker is asked for their rights meanwhile.
+        Meanwhile the broker answers which topics they may read.
         """
         try:
             timeout = max(0.1, deadline - monotonic())
@@ -220,7 +222,7 @@ class KafkaBackplane:
             raise
 
     def _adopt(self, known: Mapping[str, KnownTopic]) -> None:
-        """Take what is known of the topics now: producer and readers follow it; never blocks."""
+        """Let producer and readers follow what is known of the topics now; never blocks."""
         for topic in self._topics.work_topics:
             name = topic_name(self._config.prefix, topic)
             if name in known:
@@ -229,7 +231,7 @@ class KafkaBackplane:
         if everybody in known:
             self._producer.keyless_partition = self._seed % known[everybody].partitions
         for reader, share in self._readers:
-            # What was not there when the reader started is all for it.
+            # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
     def _all_readers(self) -> list[Reader | GroupMember]:
@@ -237,7 +239,7 @@ class KafkaBackplane:
 
 
 def _error_of(ticket: Ticket[None]) -> Exception | None:
-    """Wait for a ticket; returns its error."""
+    """Wait for a ticket; return its error, or None."""
     try:
         ticket.result()
     except Exception as error:

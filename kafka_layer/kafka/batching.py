@@ -1,9 +1,8 @@
-"""Records that a busy producer holds back for a moment, so that they travel in fewer requests.
+"""Batching: a busy producer holds records back for a moment, to send them in fewer requests.
 
-With one request in flight, what came in meanwhile is the next request: few records, while the
-broker answers soon. A record then took 13 to 23 µs of the broker's processor, and takes 2 to 3
-with this (docs/performance.md). librdkafka's ``linger.ms`` would do the same, and delay the records
-of an idle server as well.
+With one request in flight, the records that come meanwhile make the next request: few, because the
+broker answers soon. A record then takes 13 to 23 µs of the broker's processor, and 2 to 3 with this
+(docs/performance.md). librdkafka's ``linger.ms`` would delay the records of an idle server as well.
 
 ``Batcher.put`` is a hot path: every send takes it.
 """
@@ -31,32 +30,32 @@ Pending = tuple[
     str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Ticket[Position] | None"
 ]
 """A record that is ready for librdkafka: Kafka's name of its topic, its value, its key, the number
-of its partition or -1 where librdkafka decides, its headers, and the ticket for its outcome.
+of its partition (-1: librdkafka decides), its headers, and the ticket for its outcome.
 
-A plain tuple is made in a seventh of the time of a named one, and the garbage collector does not
-track one of text and numbers alone.
+Python makes a plain tuple in a seventh of the time of a named one, and the garbage collector does
+not track one of text and numbers only.
 """
 
 VALUE: Final = 1
 TICKET: Final = 5
 
-# Up to this many records on their way are no load: a burst goes at once.
+# Up to this many records on their way are no load: a burst leaves at once.
 _IDLE_UP_TO = 256
 # Hold up to this many until the next round; a lower limit makes more, smaller requests.
 _MOST = 3_000
-# Bytes of a value from which on a record is not held back.
+# Values of this many bytes and more are not held back.
 _LARGE = 10_000
 
 
 class Outlet(Protocol):
-    """Where a ``Batcher`` hands records over."""
+    """Takes the records of a ``Batcher``."""
 
     @property
     def current(self) -> Producer | None:
         """The client that takes records; its length is the number of records on their way."""
 
     def enqueue(self, client: Producer, pending: Pending) -> None:
-        """Hand a record over; raises ``QueueFull`` where the client takes no more."""
+        """Pass a record to the client; raise ``QueueFull`` if the client takes no more."""
 
     def reject(self, pending: Pending, error: KafkaError) -> None:
         """Report a record as failed."""
@@ -75,20 +74,20 @@ class BatcherState(enum.Enum):
 class Batcher:
     """Holds records back while many are on their way; any thread may call each method.
 
-    Records of one thread stay in order, among them those that were not held back.
+    The records of one thread stay in order, whether they are held back or not.
 
     ======= ================================================== =======
     state   event                                              next
     ======= ================================================== =======
-    PASSING put() with few records on their way: handed over   PASSING
+    PASSING put() with few records on their way: passed on     PASSING
     PASSING put() with many on their way: held back            HOLDING
     HOLDING release(): the client took all                     PASSING
     HOLDING release(): the client took some or none            FULL
     FULL    put(): refused, unless the client takes all now    FULL
     FULL    release(): the client took all                     PASSING
-    FULL    release(): what waited for ``timeout`` is rejected PASSING
-    any     stop_taking(): put() is refused for good           CLOSING
-    CLOSING close(): what is still held back is rejected       CLOSED
+    FULL    release(): rejects what waited for ``timeout``     PASSING
+    any     stop_taking(): refuses put() for good              CLOSING
+    CLOSING close(): rejects what is still held back           CLOSED
     ======= ================================================== =======
 
     While senders wait for room (``when_room``), ``put`` refuses all other senders.
@@ -107,21 +106,22 @@ class Batcher:
         self._timeout = timeout
         self._roused = roused
         self._held: deque[Pending] = deque()
-        # Since when (monotonic seconds) the client takes none of what is held back; None: it does.
+        # When the client first refused a held-back record, on monotonic(); None: it takes them.
         self._full_since: float | None = None
-        # How many records were on their way when the client refused one that was not held back.
+        # How many records were on their way when the client last refused a new one; None: it did
+        # not.
         self._full_at: int | None = None
-        # Senders that wait for room, the first to be served first.
+        # Senders that wait for room, in the order in which they get it.
         self._waiting: deque[Ticket[None]] = deque()
-        # Whether put() has more to look at: senders wait, or no more is taken. One flag, because
-        # every send looks at it.
+        # Whether put() has to check more: senders wait, or it refuses all. One flag, because every
+        # send reads it.
         self._guarded = False
         self._stopped = False
         self._closed = False
-        # Guards appending to _held against close(), and _waiting with _guarded. Re-entrant,
-        # because a signal handler of the process may send while its thread holds it.
+        # Guards appending to _held against close(), and _waiting with _guarded. Re-entrant: a
+        # signal handler may send while its thread holds it.
         self._adding = RLock()
-        # Held by the one thread that drains. A delivery callback may send, and so come here again.
+        # The one thread that drains holds it. Not re-entrant: a delivery callback of it may send.
         self._draining = Lock()
 
     def __len__(self) -> int:
@@ -144,14 +144,14 @@ class Batcher:
         return bool(self._waiting)
 
     def put(self, pending: Pending, waited: bool = False) -> None:
-        """Take a record and hand it over, now or with others in a moment.
+        """Take a record and pass it on, now or with others in a moment.
 
         Args:
             pending: The record.
             waited: Whether its sender waited for room (``when_room``).
 
         Raises:
-            QueueFull: If no more may wait, the client takes no more, or others wait for room.
+            QueueFull: If the limit is reached, the client takes no more, or others wait for room.
             LayerClosed: After ``stop_taking``.
         """
         if self._guarded:
@@ -183,8 +183,8 @@ class Batcher:
             self.release()
 
     def release(self) -> None:
-        """Hand over what is held back, as far as the client takes it."""
-        # Non-blocking: the thread that drains also takes what is added meanwhile.
+        """Pass on held-back records, as many as the client takes."""
+        # Non-blocking: the thread that drains also takes records that are added meanwhile.
         while self._held and self._draining.acquire(blocking=False):
             try:
                 if not self._drain():
@@ -208,14 +208,14 @@ class Batcher:
         return ticket
 
     def admit(self) -> None:
-        """Tell the senders that wait for room, as far as there is any."""
+        """Resolve the tickets of senders that wait, as many as there is room for."""
         room = self._room() if self._waiting else 0
         while room > 0:
             with self._adding:
                 if not self._waiting:
                     break
                 ticket = self._waiting.popleft()
-            # Before others are admitted: a callback of the ticket may send at once.
+            # Outside the lock: a callback of the ticket may send at once.
             ticket.resolve(None)
             room -= 1
         with self._adding:
@@ -232,11 +232,11 @@ class Batcher:
             ticket.fail(_closed())
 
     def close(self, patience: float) -> None:
-        """Reject what is held back. Records are not taken any more.
+        """Reject held-back records, and take no more.
 
         Args:
-            patience: Seconds to wait for the thread that drains. It may be the caller, called back
-                by the client; the record that it is handing over is its own to report.
+            patience: Seconds to wait for the thread that drains. That may be the caller, in a
+                delivery callback; the draining thread reports the record in its hand.
         """
         self.stop_taking()
         self._closed = True
@@ -260,19 +260,20 @@ class Batcher:
             raise QueueFull
 
     def _room(self) -> int:
-        """Return how many records are taken before the queue is full, as far as is known."""
+        """Return for how many records the queue has room, as far as is known."""
         client = self._outlet.current
         if client is None or self._full_since is not None:
             return 0
         on_their_way = len(client)
         room = self._limit - on_their_way - len(self._held)
         if self._full_at is not None:
-            # It is full of bytes, whose number nobody tells: as many as were written may try.
+            # The queue is full of bytes, whose number librdkafka does not tell: as many records as
+            # were written since may try.
             room = min(room, max(self._full_at - on_their_way, 0 if on_their_way else 1))
         return room
 
     def _drain(self) -> bool:
-        """Hand over what is held back; returns False if some stays."""
+        """Pass on held-back records; return False if some stay."""
         held = self._held
         while held and not self._closed:
             client = self._outlet.current
@@ -290,7 +291,7 @@ class Batcher:
             except BaseException:
                 held.popleft()
                 raise
-            # Pop after the hand-over only: an empty queue lets other threads overtake.
+            # Pop afterwards: an empty queue would let other threads overtake.
             held.popleft()
         self._full_since = None
         return not self._closed

@@ -1,4 +1,4 @@
-"""What all Kafka clients share: how they are made, asked, and let go of after a fork."""
+"""Functions for all Kafka clients: make them, ask them, and leak them after a fork."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger("kafka_layer")
 
 C = TypeVar("C")
 
-# Callbacks of the settings that are told something, and answer nothing.
+# Callbacks of the settings that return nothing.
 _NOTES = ("stats_cb", "throttle_cb")
 
 
 def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, setting: str) -> C:
-    """Make a client; no I/O, but a call of ``oauth_cb`` where that is set.
+    """Make a client; no I/O, except a call of ``oauth_cb`` if that is set.
 
     Args:
         kind: The client's class.
@@ -47,11 +47,11 @@ def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, sett
 
 
 def _callbacks(properties: Properties) -> dict[str, Any]:
-    """Return the settings' callbacks as the layer hands them to clients."""
+    """Return the settings' callbacks, wrapped for clients."""
     callbacks: dict[str, Any] = {}
     fetch = properties.get("oauth_cb")
     if callable(fetch) and isinstance(fetch, Hashable):
-        # The constructor waits for a token, and takes what went wrong for a wrong property.
+        # The constructor waits for a token, and would report a failure as a wrong property.
         source = callbacks["oauth_cb"] = token_source(fetch)
         source.prefetch(properties.get("sasl.oauthbearer.config"))
     for name in _NOTES:
@@ -62,7 +62,7 @@ def _callbacks(properties: Properties) -> dict[str, Any]:
 
 
 def _guarded(name: str, callback: Callable[[Any], object], told: Any) -> None:
-    # An exception would come out of poll(), which serves messages and reports as well.
+    # poll() would raise the exception, and it serves messages and reports as well.
     try:
         callback(told)
     except Exception:
@@ -78,16 +78,16 @@ def abandon(client: object) -> None:
 def ask_for_ends(
     client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
 ) -> tuple[dict[tuple[str, int], int], str]:
-    """Ask brokers where partitions end; the thread that owns the client.
+    """Ask brokers for the ends of partitions; the thread that owns the client.
 
     Args:
         client: Any consumer.
-        partitions: Which ones, each as Kafka's name of the topic and the number.
+        partitions: Each as Kafka's name of the topic and the number.
         timeout: Seconds that this may block.
 
     Returns:
-        The offset of the next record to come, for the partitions whose leaders tell it, and why
-        the others do not.
+        The offset of the next record, for the partitions whose leaders answer; and why the others
+        have none.
 
     Raises:
         KafkaException: If no broker answered in time.
@@ -106,5 +106,5 @@ def ask_for_ends(
 def ends_of(
     client: Consumer, partitions: Iterable[tuple[str, int]], timeout: float
 ) -> dict[tuple[str, int], int]:
-    """Return where partitions end, as far as their leaders tell; raises like ``ask_for_ends``."""
+    """Return the ends of partitions whose leaders answer; raises like ``ask_for_ends``."""
     return ask_for_ends(client, partitions, timeout)[0]

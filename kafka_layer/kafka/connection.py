@@ -30,22 +30,22 @@ _REACHED, _SUSPECTED, _LOST = _State
 
 
 class Connection:
-    """Judges by what the clients report whether the brokers are lost; any thread.
+    """Judges from the clients' reports whether the brokers are lost; any thread.
 
-    Each client reports an outage once, and another client may still be answered: a broker closed
-    the first one's idle connection, or its report is older than the answer. So a report is a
+    Each client reports an outage once, and another client may still get answers: a broker closed an
+    idle connection of the first one, or the report is older than the answer. So a report is a
     suspicion, which time confirms or an answer refutes.
 
     States, with what leads from one to the other:
 
-    - *reached*: nothing is known to be wrong. A client reports that all brokers are down, or gets
-      no answer: *suspected*; *lost* at once if a broker refused this client before.
-    - *suspected*: an answer to any client: *reached*, and nobody hears of it. No answer for
-      ``timings.connection_doubt``: *lost*. ``lost`` and each further error look at the time.
+    - *reached*: no trouble is known. A client reports that all brokers are down, or gets no answer:
+      *suspected*; *lost* at once if a broker refused this client before.
+    - *suspected*: an answer to any client: *reached*, silently. No answer for
+      ``timings.connection_doubt``: *lost*; ``lost`` and each further error check the time.
     - *lost*: an answer to any client: *reached*.
 
-    Entering *lost*, and leaving it, is logged and sent as the signal ``connection_changed``, in the
-    order in which it happens.
+    Each change to and from *lost* is logged and sent as the signal ``connection_changed``, in
+    order.
 
     Args:
         servers: The bootstrap servers, for the log.
@@ -54,7 +54,7 @@ class Connection:
 
     Attributes:
         servers: The bootstrap servers.
-        refusal: What a broker that does not let this client in said last; None since one answered.
+        refusal: The last error of a broker that does not let this client in; None since an answer.
     """
 
     def __init__(self, servers: str, stats: Stats, timings: Timings | None = None) -> None:
@@ -65,30 +65,30 @@ class Connection:
         # Re-entrant: a signal handler that interrupts a change may ask for the state.
         self._lock = RLock()
         self._state = _REACHED
-        # When the state became what it is, or was suspected first.
+        # When the state became *suspected*; in *lost* it keeps that time.
         self._since = monotonic()
 
     @property
     def lost(self) -> bool:
-        """Whether no client was answered for a while since one found no broker."""
+        """Whether a client found no broker, and no client got an answer for a while since."""
         if self._state is _SUSPECTED:
             self._confirm()
         return self._state is _LOST
 
     @property
     def doubtful(self) -> bool:
-        """Whether no client was answered since one found no broker: somebody should ask one."""
+        """Whether a client found no broker, and no client got an answer since: ask one."""
         return self._state is not _REACHED
 
     @property
     def refused(self) -> bool:
-        """Whether no broker is left, and one that was there did not let this client in."""
+        """Whether no broker is left, and the last one did not let this client in."""
         return self.doubtful and self.refusal is not None
 
     def on_error(self, error: KafkaError) -> None:
-        """Take note of what a client reports."""
+        """Note an error of a client."""
         self._stats.count(f"errors.{error.name()}")
-        # The client says why it is not let in before it says that no broker is left.
+        # librdkafka reports a refusal before it reports that no broker is left.
         if errors.is_refusal(error) and self._tells_more(error):
             self.refusal = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
@@ -97,11 +97,11 @@ class Connection:
             self._confirm()
 
     def on_silence(self) -> None:
-        """Take note that a client was asked for an answer and got none in time."""
+        """Note that a request got no answer in time."""
         self._suspect()
 
     def on_answer(self) -> None:
-        """Take note that a broker answered; cheap while nothing is wrong."""
+        """Note that a broker answered; cheap in *reached*."""
         self.refusal = None
         if self._state is not _REACHED:
             self._refute()
@@ -110,7 +110,7 @@ class Connection:
         """Return the error for brokers that do not answer, or do not let this client in.
 
         Args:
-            detail: What could not be done.
+            detail: The operation that failed.
         """
         refusal = self.refusal
         if refusal is not None:

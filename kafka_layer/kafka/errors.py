@@ -1,4 +1,4 @@
-"""What librdkafka and brokers say, turned into the layer's errors: one clear sentence each."""
+"""Turns errors of librdkafka and brokers into the layer's errors, a sentence each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNKNOWN_TOPIC = frozenset(
         KafkaError._UNKNOWN_PARTITION,
     }
 )
-"""A topic or partition that was there is not: deleted, or the brokers were replaced."""
+"""A topic or partition is gone: it was deleted, or the brokers were replaced."""
 
 _HINTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
@@ -59,11 +59,11 @@ _NO_HINTS: Mapping[int, str] = MappingProxyType({})
 _MAY_NOT_WRITE = "this client has no right to do that; grant it an ACL for WRITE"
 _PRODUCE_HINTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
-    # Idempotence asks for it, and a client that may write to any topic has it.
+    # An idempotent producer needs it, and a client that may write to any topic has it.
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
 }
 
-# Properties that name a file. For one that it cannot read, OpenSSL says "error:05880020".
+# Properties that name a file. For an unreadable file OpenSSL says only "error:05880020".
 _FILES = (
     "ssl.ca.location",
     "ssl.certificate.location",
@@ -96,8 +96,8 @@ _REFUSED = frozenset(
     {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
 )
 
-# What OpenSSL says. A broker that wants another certificate says so only after the handshake, and
-# librdkafka then speaks of a broken connection. One that just ends is no refusal.
+# OpenSSL's words in a transport error: a broker that wants another certificate says so after the
+# handshake, and librdkafka reports a broken connection. A connection that just ends is no refusal.
 _OPENSSL = re.compile(r"SSL routines:(?!.*unexpected eof)")
 
 # "(after 0ms in state CONNECT, 1 identical error(s) suppressed)"
@@ -105,7 +105,7 @@ _AFTERTHOUGHT = re.compile(r" \(after \d+ms in state .*\)$")
 
 
 def is_refusal(error: KafkaError) -> bool:
-    """Tell whether a broker is there and does not let this client in, or is not trusted."""
+    """Tell whether a broker does not let this client in, or this client does not trust it."""
     broken = error.code() == KafkaError._TRANSPORT
     return error.code() in _REFUSED or (broken and _OPENSSL.search(error.str()) is not None)
 
@@ -115,8 +115,8 @@ def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailabl
 
     Args:
         servers: The bootstrap servers.
-        error: One for which ``is_refusal`` is true.
-        what: The operation, where one is known.
+        error: An error for which ``is_refusal`` is true.
+        what: The operation, if known.
     """
     said = _AFTERTHOUGHT.sub("", error.str())
     detail = f"{what}: {said}" if what else said
@@ -136,7 +136,7 @@ def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
 
     Args:
         what: The operation and the topic, for instance ``create channels-ack``.
-        error: What the client or the broker said.
+        error: The error of the client or the broker.
         servers: The bootstrap servers.
     """
     if is_refusal(error):
@@ -153,7 +153,7 @@ def unavailable(servers: str, detail: str) -> BrokerUnavailable:
     )
 
 
-# Which limit of the topic a record was too large for.
+# The topic config that a record exceeds.
 _TOO_LARGE = {
     KafkaError.MSG_SIZE_TOO_LARGE: "max.message.bytes",
     KafkaError.RECORD_LIST_TOO_LARGE: "segment.bytes (the broker's log.segment.bytes)",
@@ -163,11 +163,11 @@ _TOO_LARGE = {
 def configuration_error(
     reason: str, properties: Mapping[str, object], setting: str
 ) -> ImproperlyConfigured:
-    """Return the error for properties with which librdkafka makes no client.
+    """Return the error for properties that librdkafka refuses.
 
     Args:
-        reason: What librdkafka says.
-        properties: The properties. Of their values only paths of files are shown.
+        reason: librdkafka's message.
+        properties: The properties. The error shows only values that are paths of files.
         setting: The CONFIG keyword that adds to client_config for this client.
     """
     return ImproperlyConfigured(
@@ -177,11 +177,11 @@ def configuration_error(
 
 
 def with_hint(reason: str, properties: Mapping[str, object]) -> str:
-    """Return why librdkafka makes no client, with what it leaves to guess.
+    """Return librdkafka's reason for a refusal, with hints that it leaves out.
 
     Args:
-        reason: What librdkafka says.
-        properties: The properties. Of their values only paths of files are shown.
+        reason: librdkafka's message.
+        properties: The properties. Hints show only values that are paths of files.
     """
     files = [name for name in _FILES if f"{name} failed" in reason]
     hints = [_file_hint(name, str(properties[name])) for name in files]
@@ -191,7 +191,7 @@ def with_hint(reason: str, properties: Mapping[str, object]) -> str:
 
 
 def _file_hint(name: str, path: str) -> str:
-    """Say what is wrong with a file of which OpenSSL gives a number alone."""
+    """Say what is wrong with a file for which OpenSSL gives only a number."""
     try:
         with Path(path).open("rb") as file:
             empty = not file.read(1)
@@ -208,8 +208,8 @@ def produce_error(
     Args:
         topic: Kafka's name of the topic.
         key: The record's key.
-        error: What the client or the broker said.
-        refusal: What a broker that does not let this client in said last.
+        error: The error of the client or the broker.
+        refusal: The last error of a broker that does not let this client in; None without one.
     """
     where = f"a record for {topic}" + (f", key {key!r}" if key else "")
     if error.code() in _TOO_LARGE:

@@ -1,17 +1,16 @@
 """Whether a Kafka client still works, judged from evidence and time alone. Pure.
 
 After an outage librdkafka may leave a client silent for good, without an error: it fetches nothing
-though the log holds more, or it was told of no broker and asks none. Nothing but a new client
-mends that. A new client costs a reconnect, and for a producer the records it holds, so it is made
-only where it helps: the client was suspected several times in a row, and another client is
-answered, so the brokers are there.
+though the log holds more, or it got an empty broker list and asks no broker. Only a new client
+helps. That costs a reconnect, and for a producer the records it holds. So the verdict is to replace
+a client only if it was suspected several times in a row and another client gets answers.
 
 The clients of a server differ in their evidence alone:
 
-- The reader: ``Behind`` from its positions and the ends of its partitions, ``UNANSWERED`` where it
+- The reader: ``Behind`` from its positions and the ends of its partitions, ``UNANSWERED`` if it
   cannot learn the ends.
 - The worker group: ``PROGRESSED`` while messages come, else ``Behind`` from its committed
-  positions, ``UNANSWERED`` where a request or a commit gets no answer.
+  positions, ``UNANSWERED`` if a request or a commit gets no answer.
 - The producer: ``ANSWERED`` or ``UNANSWERED`` from a metadata request.
 """
 
@@ -36,7 +35,7 @@ PROGRESSED = _Sign.PROGRESSED
 """The client got records since the last look."""
 
 ANSWERED = _Sign.ANSWERED
-"""A broker answered a request of this client, and nothing says that it is behind."""
+"""A broker answered a request of this client, and the client is not known to be behind."""
 
 UNANSWERED = _Sign.UNANSWERED
 """No broker answered a request of this client in time."""
@@ -44,34 +43,34 @@ UNANSWERED = _Sign.UNANSWERED
 
 @dataclass(frozen=True)
 class Behind:
-    """A broker answered, and told where the partitions end.
+    """A broker answered with the ends of the partitions.
 
     Attributes:
-        positions: The partitions that the client does not read though there is something to read,
-            each with the client's position. Empty where it has read everything.
+        positions: The partitions in which the client does not read records that are there, each
+            with the client's position. Empty if it has read everything.
     """
 
     positions: Mapping[tuple[str, int], int]
 
 
 Evidence = _Sign | Behind
-"""What one look at a client found out."""
+"""The result of one look at a client."""
 
 
 class Verdict(enum.Enum):
-    """What follows from a look."""
+    """The conclusion from a look."""
 
     ALIVE = "alive"
     """The client works."""
 
     SUSPECTED = "suspected"
-    """It may not work; the next looks decide."""
+    """The client may not work; the next looks decide."""
 
     OUTAGE = "outage"
-    """It does not work, and neither does another client: a new one would not either."""
+    """Neither this client nor another one works: a new one would not either."""
 
     REPLACE = "replace"
-    """It does not work while another client does: a new one is to take its place."""
+    """The client does not work while another one does: replace it."""
 
 
 class Liveness:
@@ -92,16 +91,16 @@ class Liveness:
     ...        no other client is answered                         verdict: outage
     ========== =================================================== ==========
 
-    A standstill brings one replacement: where the new client stops at the same position, there is
-    nothing that a client could read, and the partition is excused until its position changes.
-    Where the new client is not answered either, the next replacement takes twice as many looks,
-    at most 16 times as many, until one is answered.
+    A standstill brings one replacement: if the new client stops at the same position, no client
+    could read more, and the partition is excused until its position changes. If the new client gets
+    no answers either, the next replacement takes twice as many looks, at most 16 times as many,
+    until a client gets one.
 
     Args:
         patience: How many looks in a row must give cause for suspicion.
         interval: Seconds between two looks.
-        alert_interval: Seconds between two looks in the time after trouble; None: as ever.
-        alert_for: Seconds that this time lasts.
+        alert_interval: Seconds between two looks after trouble; None: ``interval``.
+        alert_for: Seconds for which ``alert_interval`` holds after trouble.
     """
 
     def __init__(
@@ -120,15 +119,15 @@ class Liveness:
         self._next_look = float("-inf")
         # Looks in a row that gave cause for suspicion.
         self._suspicions = 0
-        # Where the client stood still at all of these looks; None: no look told.
+        # Positions at which the client stood still in all of these looks; None: none is known.
         self._standstill: dict[tuple[str, int], int] | None = None
-        # Where a replacement did not help.
+        # Positions at which a replacement did not help.
         self._excused: dict[tuple[str, int], int] = {}
-        # Replacements in a row after which the new client was not answered either.
+        # Replacements in a row after which the new client got no answers either.
         self._doublings = 0
 
     def is_due(self, now: float) -> bool:
-        """Tell whether it is time for a look.
+        """Tell whether a look is due.
 
         Args:
             now: Seconds, on the clock of all calls of this object.
@@ -141,7 +140,7 @@ class Liveness:
         self._plan(now)
 
     def alert(self, now: float) -> None:
-        """Note trouble, such as an error of the client: look more often for a while."""
+        """Note trouble, such as an error of the client: looks are more frequent for a while."""
         self._alert_until = now + self._alert_for
         self._next_look = min(self._next_look, now + self._alert_interval)
 
@@ -151,13 +150,13 @@ class Liveness:
         """Take the evidence of one look and plan the next look.
 
         Args:
-            evidence: What the look found out.
+            evidence: The result of the look.
             now: Seconds, on the clock of all calls of this object.
-            is_answered_elsewhere: Tells whether another client of this process is answered; asked
-                only where the verdict depends on it, so it may do I/O.
+            is_answered_elsewhere: Returns whether another client of this process gets answers; may
+                do I/O, because it is called only if the verdict depends on it.
 
         Returns:
-            What is to be done. After ``Verdict.REPLACE`` the caller makes a new client.
+            The verdict. After ``Verdict.REPLACE`` the caller makes a new client.
         """
         self._plan(now)
         if not self._gives_cause(evidence):
@@ -187,7 +186,7 @@ class Liveness:
         before = self._standstill
         self._standstill = behind if before is None else _common(before, behind)
         if behind and not self._standstill:
-            # It moved, and is behind elsewhere: that is seen for the first time.
+            # The client moved on, and stands still at other positions for the first time.
             self._suspicions, self._standstill = 0, behind
         return bool(self._standstill)
 

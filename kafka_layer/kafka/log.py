@@ -1,4 +1,4 @@
-"""Where the Kafka clients' own log lines go, and what keeps an outage from flooding the log."""
+"""The logger of the Kafka clients' own lines, with a filter that keeps outages from flooding it."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from ..config.realtime import monotonic
 __all__ = ["ClientLog", "client_logger"]
 
 
-# What librdkafka warns of at most starts, and mends by itself within moments: a broker that was
-# just started has no producer ids yet (GETPID), and a topic that was just made is not in all of the
-# client's memory (METADATAUPDATE).
+# Warnings of librdkafka at most starts, about trouble that soon ends by itself: a broker that was
+# just started has no producer ids yet (GETPID), and the client has not learned all of a new topic
+# yet (METADATAUPDATE).
 _SELF_MENDING = frozenset({"GETPID", "METADATAUPDATE"})
-# Seconds without a line of such a kind after which the next one counts as the first.
+# Seconds without a line of a kind, after which the next line counts as the first.
 _FORGOTTEN_AFTER = 60.0
 
 
 class ClientLog(logging.Filter):
-    """Lets one line of each kind through in ``interval`` seconds: an outage repeats itself a lot.
+    """Lets one line of each kind through in ``interval`` seconds: in an outage lines repeat.
 
-    Lines about what librdkafka mends by itself are debug lines while it may still do so: for
-    ``patience`` seconds after the first of them.
+    Lines about trouble that soon ends by itself get the level DEBUG for ``patience`` seconds after
+    the first of their kind.
 
-    There is no lock: a child that is forked while another thread holds one would wait for ever. Two
+    There is no lock: a child that is forked while another thread holds one would never get it. Two
     threads that log at the same moment may both get through, or lose one line of the count.
 
     Args:
         interval: The least number of seconds between two lines of one kind.
-        patience: How long librdkafka may take to mend something itself, in seconds.
+        patience: Seconds within which such trouble has to end.
     """
 
     def __init__(self, interval: float = 10.0, patience: float = 10.0) -> None:
         super().__init__()
         self._interval = interval
         self._patience = patience
-        # By self-mending kind: when its first line and its last one came.
+        # By kind of such trouble: when its first line and its last one came.
         self._trouble: dict[str, tuple[float, float]] = {}
-        # By kind: when the next line may pass, and how many were held back since the last.
+        # By kind: when the next line may pass, and how many the filter held back since the last.
         self._next: dict[str, float] = {}
         self._held: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is logged; adds how many of its kind were not."""
+        """Tell whether a line passes; append how many of its kind were held back."""
         # librdkafka's lines read "FAIL [rdkafka#producer-1] [thrd:…]: …".
         kind = record.getMessage().partition(" ")[0]
         now = monotonic()
@@ -68,6 +68,6 @@ class ClientLog(logging.Filter):
 
 
 client_logger = logging.getLogger("kafka_layer.librdkafka")
-"""Where the clients' own log lines go."""
+"""The logger of the clients' own lines."""
 
 client_logger.addFilter(ClientLog())

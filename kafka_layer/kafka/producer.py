@@ -1,7 +1,7 @@
 """The producer of a server: writes records to their partitions and reports each one's outcome.
 
-Records go one way: ``RecordProducer`` finds the partition, ``Batcher`` holds back what a busy
-producer had better send together, ``ProducerClient`` hands it to librdkafka and reports.
+Records go one way: ``RecordProducer`` finds the partition, ``Batcher`` holds records back while
+many are on their way, ``ProducerClient`` passes them to librdkafka and reports.
 
 ``RecordProducer.produce`` is a hot path: every send takes it.
 """
@@ -38,40 +38,40 @@ logger = logging.getLogger("kafka_layer")
 
 _PARTITIONER_DECIDES = -1
 _QUEUE_LIMIT = 100_000  # librdkafka's default
-# librdkafka looks once a second for expired records. A held record that enters librdkafka's queue
-# gets message.timeout.ms anew, so it is expired here, a second early.
+# Seconds. librdkafka checks once a second for expired records. A held-back record that enters its
+# queue gets a new message.timeout.ms, so the batcher expires it a second early.
 _EXPIRY_PRECISION = 1.0
-# Seconds that close() waits for a thread that is handing a record over, and at least for the
-# reports on what could not be written.
+# Seconds that close() waits for a thread that is passing a record on, and at least for the reports
+# on records that were not written.
 _CLOSE_PATIENCE = 0.5
 
 
 class RecordProducer:
     """One producer of one server; the methods may be called from any thread.
 
-    Its thread has one job, the clients' upkeep: it serves the delivery reports, releases what is
-    held back, tells senders of room, and replaces a client that failed for good.
+    Its thread has one job, the clients' upkeep: it serves delivery reports, releases held-back
+    records, admits senders that wait for room, and replaces a client after a fatal error.
 
     ======= ================================================= =======
     thread  event                                             next
     ======= ================================================= =======
     serving every ``producer_pace`` seconds, or as each       serving
             report comes while one is awaited
-    serving nothing is queued and nobody waits                resting
+    serving no record is queued and no sender waits           resting
     resting a record is held back or awaited, a sender waits, serving
             or ``producer_rest`` seconds have passed
-    any     close(): the records not written are reported     ended
+    any     close(): it reports records that were not written ended
     ======= ================================================= =======
 
     Args:
         config: The layer's settings.
         topics: Kafka's names of the topics.
-        stats: Counts what was sent and what failed.
-        connection: Is told of errors and answers.
-        on_unknown_topic: Called, from any thread, when a topic or partition is not there.
+        stats: Counts sent and failed records.
+        connection: Gets errors and answers.
+        on_unknown_topic: Called, from any thread, when a topic or partition is missing.
 
     Attributes:
-        keyless_partition: Where records without a key go, so that a sender's stay in order.
+        keyless_partition: The partition of records without a key, so that they stay in order.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class RecordProducer:
         on_unknown_topic: Callable[[], None],
     ) -> None:
         self.keyless_partition = 0
-        # Kafka's names of the topics that are written to.
+        # Kafka's names of the topics that it writes to.
         self._names: dict[Topic | WorkTopic, str] = dict(topics.items())
-        # Of each worker topic: the turns taken so far, and the number of partitions.
+        # By worker topic: the turns so far, and the number of partitions.
         self._turns: dict[WorkTopic, tuple[itertools.count[int], int]] = {}
         self._stats = stats
         self._count_sent = stats.sent.add
@@ -127,7 +127,7 @@ class RecordProducer:
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property, or eventlet replaced threads.
-            LayerClosed: If it was closed already.
+            LayerClosed: After ``close``.
         """
         require_native_threads()
         if self._client.open():
@@ -154,13 +154,13 @@ class RecordProducer:
         self._count_sent()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything that was queued so far is written, or failed.
+        """Wait until every record so far is written or has failed.
 
         Args:
             timeout: Seconds that this may block.
 
         Returns:
-            Whether that is so.
+            False if some record is still on its way.
         """
         deadline = monotonic() + timeout
         self._batcher.release()
@@ -170,15 +170,15 @@ class RecordProducer:
         return self._client.flush(max(0.0, deadline - monotonic())) and not self._batcher
 
     def set_round_robin(self, topic: WorkTopic, name: str, partitions: int) -> None:
-        """Let the messages of a worker channel go to its partitions in turn.
+        """Send the messages of a worker channel to its partitions in turn.
 
-        librdkafka's own choice stays with one partition for a while: a burst of jobs would leave
+        librdkafka itself would stay with one partition for a while, and a burst of jobs would leave
         workers idle.
 
         Args:
             topic: The channel's topic.
             name: Kafka's name of it.
-            partitions: How many it has.
+            partitions: How many partitions it has.
         """
         present = self._turns.get(topic)
         if present is None or present[1] != partitions:
@@ -186,14 +186,14 @@ class RecordProducer:
             self._names[topic] = name
 
     def replace(self) -> None:
-        """Go on with another client; what the present one still holds is reported as failed."""
+        """Go on with a new client; report what the old one still holds as failed."""
         self._client.replace()
 
     def close(self, timeout: float) -> None:
-        """Write what is queued, report the rest as failed, free the client.
+        """Write queued records, report the rest as failed, free the client.
 
         Args:
-            timeout: Seconds that writing may take; half a second more for the reports on the rest.
+            timeout: Seconds for writing; half a second more for the reports.
         """
         deadline = monotonic() + timeout
         self._batcher.stop_taking()
@@ -202,13 +202,12 @@ class RecordProducer:
         self._client.close()
         self._ended.set()
         self._roused.set()
-        # The thread reports what could not be written. Where that takes longer than there is time
-        # it goes on after this call.
+        # The thread reports records that were not written, if need be after this call.
         if self._thread is not None and not is_current(self._thread):
             self._thread.join(max(_CLOSE_PATIENCE, deadline - monotonic()))
 
     def abandon(self) -> None:
-        """Let go of the clients without touching them, in a forked child."""
+        """Leak the parent's clients, in a forked child: freeing them aborts the process."""
         self._client.abandon()
 
     def _next_in_turn(self, topic: WorkTopic) -> int:
@@ -233,14 +232,14 @@ class RecordProducer:
         if not reports and not self.queued and not self._batcher.has_waiting:
             self._roused.wait(self._timings.producer_rest)
             self._roused.clear()
-        # Without a pause the thread fights with the sender for the interpreter over each single
-        # report: a send took 16 µs instead of 7. And the report of a lone record comes just when
-        # its receivers wake; serving it then delays them.
+        # Without a pause the thread competes with the sender for the interpreter over each report:
+        # a send takes 16 µs instead of 7. And the report of a lone record comes just when its
+        # receivers wake; serving it then delays them.
         self._client.pause(self._timings.producer_pace)
         self._client.tend()
 
 
 def _queue_limit(properties: Mapping[str, Any]) -> int:
-    # 0 means no limit in librdkafka, which refuses itself what is no number.
+    # 0 means no limit in librdkafka, which itself refuses a value that is no number.
     limit = str(properties.get("queue.buffering.max.messages", _QUEUE_LIMIT))
     return (int(limit) if limit.isdecimal() else _QUEUE_LIMIT) or sys.maxsize

@@ -24,10 +24,10 @@ def producer_properties(config: LayerConfig) -> dict[str, Any]:
         **_COMMON,
         "enable.idempotence": True,
         "acks": "all",
-        # With several requests in flight librdkafka starts a new epoch for all partitions when a
-        # leader dies and one request overtakes another; records that another leader had written
-        # without an answer are then written twice (librdkafka #4953; raise this when it is closed).
-        # The first records to a new partition may also overtake each other, and the broker takes
+        # With several requests in flight, when a leader dies and one request overtakes another,
+        # librdkafka starts a new epoch for all partitions, and writes again records that another
+        # leader had written without an answer (librdkafka #4953; raise this when it is closed). The
+        # first records to a new partition may also overtake each other, and the broker then takes
         # the very first one for a duplicate.
         "max.in.flight.requests.per.connection": 1,
         # Java's default partitioner, so that clients in any language map a key alike.
@@ -48,8 +48,8 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
     """Return the properties of a server's consumers of broadcast and inbox topics."""
     return {
         **_COMMON,
-        # librdkafka wants one. Partitions are assigned by hand, so servers that share it share
-        # nothing else.
+        # librdkafka wants one. The readers assign partitions by hand, so servers share nothing
+        # through it.
         "group.id": config.prefix,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -89,8 +89,8 @@ def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
         "auto.offset.reset": "earliest",
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
-        # A receive takes one message at a time; prefetched ones cost memory, and are fetched again
-        # when their partition moves to another worker.
+        # A receive takes one message at a time. Prefetched messages cost memory, and another worker
+        # fetches them again when their partition moves.
         "queued.min.messages": 100,
         "queued.max.messages.kbytes": 4096,
         # Milliseconds that fetching pauses once the queue is full. With the default of 1 s a fast
@@ -114,25 +114,25 @@ def rights_properties(config: LayerConfig) -> dict[str, Any]:
     }
 
 
-# How the properties begin that set a client's credentials and the certificates that it trusts.
+# Prefixes of the properties for a client's credentials and trusted certificates.
 _IDENTITY = ("security.", "sasl.", "ssl.", "enable.ssl.", "enable.sasl.", "https.", "oauth_cb")
 
 _BATCH_SIZE = 1_000_000  # librdkafka's own default
 
 _COMMON = {
-    # A client reconnects soon after a broker's port answers again. The first wait counts: each time
-    # that librdkafka starts again from bootstrap_servers it begins with that, so that with 50 ms a
-    # server opened 58 connections a second during an outage, and with 200 ms 17; messages flow
-    # again just as soon (0.3 s after the port opens, 0.9 s at most).
+    # Reconnect soon after a broker's port answers again. The first wait counts, because librdkafka
+    # begins with it each time that it starts again from bootstrap_servers: with 50 ms a server
+    # opens 58 connections a second during an outage, with 200 ms 17, and messages flow again as
+    # soon (0.3 s after the port opens, 0.9 s at most).
     "reconnect.backoff.ms": 200,
     "reconnect.backoff.max.ms": 200,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 200,
-    # With "none", a client that once got an empty list of brokers, as from one that was paused
-    # until its session ended, would never ask any broker again.
+    # With "none", a client that once got an empty broker list, as from a broker that was paused
+    # until its session ended, never asks any broker again.
     "metadata.recovery.strategy": "rebootstrap",
-    # A connection that is cut silently is noticed when a request gets no answer. The default of 60
-    # s is as long as messages live.
+    # librdkafka notices a connection that died in silence when a request gets no answer. The
+    # default of 60 s is as long as messages live.
     "socket.timeout.ms": 10_000,
     "enable.metrics.push": False,
     "log.connection.close": False,

@@ -1,7 +1,7 @@
-"""Which partitions a reader reads, from where, and how far it is: the one owner of that. Pure.
+"""The partitions of a reader, their starts and their positions. Pure.
 
 Callers state the whole wish, each partition with its start. ``Positions`` works out the difference
-to what is read, and the reader applies it to its client.
+to the present assignment, and the reader applies it to its client.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Partition = tuple[str, int]
 
 
 class From(enum.Enum):
-    """Where in the log a partition is begun, if not at an offset."""
+    """The place in the log where a partition starts, if not at an offset."""
 
     BEGINNING = "beginning"
-    """At offset 0: the partition is new, so everything in it is for this reader."""
+    """At offset 0: the partition is new, so this reader has to read all of it."""
 
     END = "end"
-    """At the end that the broker tells when the partition is begun."""
+    """At the end that the broker reports when the partition starts."""
 
 
 class Start(NamedTuple):
-    """Where reading begins in a partition that is not read yet.
+    """The start of a partition that is not read yet.
 
     Attributes:
         at: The offset of the first record, or one of ``From``.
-        topic_id: Kafka's id of the topic, None where it is unknown. A topic that was deleted and
-            made anew has another id, and is begun anew at offset 0, whatever ``at`` says.
+        topic_id: Kafka's id of the topic; None if it is unknown. A topic that was deleted and
+            created again has another id, and starts again at offset 0, whatever ``at`` says.
     """
 
     at: From | int
@@ -41,29 +41,29 @@ class Start(NamedTuple):
 
 
 class PartitionState(enum.Enum):
-    """Where a wanted partition is; a partition that nobody wants is in none of these states."""
+    """The states of a wanted partition; ``Positions`` has the transitions."""
 
     ENDING = "ending"
-    """To be begun at its end, which is not known yet. Not assigned."""
+    """It starts at its end, which is not known yet. Not assigned."""
 
     ANEW = "anew"
-    """Its topic was made anew; its end is unknown, and so is how much of the new log was read
-    already by mistake. Not assigned."""
+    """Its topic was created again; its end is unknown, and so is how much of the new log the old
+    client has read already. Not assigned."""
 
     READING = "reading"
     """Assigned to the client at an offset."""
 
     LOST = "lost"
-    """Assigned to the client, which has stopped there: the log does not hold its position."""
+    """Assigned to the client, which has stopped: the log does not hold its position."""
 
 
 class Changes(NamedTuple):
-    """What the client's assignment lacks.
+    """Changes to the client's assignment.
 
     Attributes:
-        removed: Partitions to take off first.
-        added: Partitions to put on then, each with the offset of the first record to read. One may
-            be in both: it goes on at another offset.
+        removed: Partitions to unassign first.
+        added: Partitions to assign then, each with the offset of the first record to read. A
+            partition in both goes on at another offset.
     """
 
     removed: frozenset[Partition]
@@ -79,11 +79,12 @@ class _Entry:
 
     state: PartitionState
     topic_id: str | None
-    # The next offset to be read, as far as is known; None until the start is settled.
+    # The next offset to read, as far as is known; None before the start is settled.
     position: int | None = None
-    # Where it was when the topic's id was last confirmed. All records before it are of that topic.
+    # The position at the last confirmation of the topic's id: all records before it are of that
+    # topic.
     confirmed: int | None = None
-    # Its end when that was last asked for.
+    # Its end at the last request; None if it is unknown.
     end: int | None = None
 
 
@@ -109,9 +110,9 @@ class Positions:
     READING and LOST partitions are the client's assignment once ``take_changes`` is applied.
 
     Attributes:
-        unsettled: Whether a partition is ENDING, ANEW or LOST, so that a broker has to be asked.
-        skipped: For partitions whose topic was made anew: the offsets in it, from the first to
-            before the second, that may have been handed on before that was noticed.
+        unsettled: Whether a partition is ENDING, ANEW or LOST, so that the reader asks a broker.
+        skipped: For partitions whose topic was created again: the offsets, from the first to before
+            the second, whose records may have been delivered already.
     """
 
     def __init__(self) -> None:
@@ -139,18 +140,18 @@ class Positions:
         return [where for where, entry in self._entries.items() if entry.state in states]
 
     def want(self, wish: Mapping[Partition, Start]) -> dict[str, int]:
-        """Take a wish, the whole of it: what is read and not named is not wanted any more.
+        """Take a whole wish: partitions that it does not name are not wanted any more.
 
-        The positions must have been noted just before: those of topics whose id the wish confirms
-        count as confirmed.
+        Call ``note`` just before: positions in topics whose id the wish confirms count as
+        confirmed.
 
         Args:
-            wish: Partitions and their starts. The start of one that is read already is ignored,
-                unless its topic has another id.
+            wish: Partitions and their starts. It ignores the start of a partition that is read
+                already, unless its topic has another id.
 
         Returns:
-            Kafka's names of topics that were made anew while they were read, each with the number
-            of records in the old topic that were not read, as far as is known.
+            Kafka's names of topics that were created again while they were read, each with the
+            number of records in the old topic that were not read, as far as is known.
         """
         for where in self._entries.keys() - wish.keys():
             self._take_off(where)
@@ -172,14 +173,14 @@ class Positions:
         return anew
 
     def settle(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Begin partitions whose end is known now.
+        """Start partitions whose end is known now.
 
         Args:
-            ends: The offset of the next record to come, of any partitions.
+            ends: The offset of the next record, of any partitions.
 
         Returns:
-            The partitions of topics made anew in which records are skipped, as they may have been
-            handed on already, and how many.
+            The partitions of topics that were created again in which records are skipped, because
+            they may have been delivered already, and how many.
         """
         doubtful = {}
         for where in self.partitions_in(PartitionState.ENDING, PartitionState.ANEW):
@@ -190,7 +191,7 @@ class Positions:
                 self._put_on(where, end)
                 continue
             first, last = entry.confirmed or 0, entry.position or 0
-            # A client that read on in the new topic is not beyond its end.
+            # If the old client read on in the new topic, its position is not beyond the end.
             if first < last <= end:
                 self.skipped[where] = first, last
                 doubtful[where] = last - first
@@ -202,8 +203,8 @@ class Positions:
         """Note that the log does not hold a position any more.
 
         Args:
-            partition: One that may not be wanted any more.
-            position: The offset that the broker refused, -1 if the client does not tell.
+            partition: The partition, which may not be wanted any more.
+            position: The offset that the broker refused; -1 if the client does not know.
         """
         entry = self._entries.get(partition)
         if entry is not None and entry.state is PartitionState.READING:
@@ -212,20 +213,20 @@ class Positions:
             self.unsettled = True
 
     def resume(self, partition: Partition, low: int, high: int) -> int:
-        """Go on with a LOST partition at the oldest record there is.
+        """Go on with a LOST partition at the oldest record.
 
         Args:
             partition: The partition.
             low: The offset of the oldest record in the log.
-            high: The offset of the next record to come.
+            high: The offset of the next record.
 
         Returns:
-            How many records the log held once and this reader did not read.
+            How many records the log lost before this reader read them.
         """
         entry = self._entries[partition]
         position = entry.position or 0
         if position > high:
-            # It was one in another log: the topic was made anew, and its next id is no news.
+            # A position in another log: the topic was created again, and its next id is no news.
             missed, entry.topic_id = self._unread(entry), None
         else:
             missed = max(0, low - position)
@@ -235,20 +236,20 @@ class Positions:
         return missed
 
     def note(self, positions: Mapping[Partition, int]) -> None:
-        """Note how far the client has read: the next offset of partitions that it has read from."""
+        """Note the client's positions: the next offset of each partition that it has read."""
         for where, position in positions.items():
             entry = self._entries.get(where)
             if entry is not None and entry.state is PartitionState.READING:
                 entry.position = position
 
     def behind(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Return the partitions that are read no further than they could be, with their positions.
+        """Return the partitions in which the client does not read records that are there.
 
-        A partition is among them if:
+        A partition is among them, with its position, if:
 
-        - it has not reached the end that the last call of ``note_ends`` told,
-        - its position is beyond the end that is told now,
-        - no end is told of it, though others have one.
+        - it has not reached the end of the last call of ``note_ends``,
+        - its position is beyond its end now,
+        - it has no end now, though others have one.
 
         Args:
             ends: The ends now, asked for after the positions were noted.
@@ -262,25 +263,25 @@ class Positions:
         return found
 
     def note_ends(self, ends: Mapping[Partition, int]) -> int:
-        """Note where partitions end; returns how many records are there and not read."""
+        """Note the ends of partitions; return how many records are there and not read."""
         for where, end in ends.items():
             if where in self._entries:
                 self._entries[where].end = end
         return sum(
-            # Of a log that ends before the position, made anew or cut, nothing was read.
+            # Nothing was read of a log that ends before the position: it was replaced or cut.
             entry.end if (entry.position or 0) > entry.end else self._unread(entry)
             for entry in self._entries.values()
             if entry.end is not None
         )
 
     def take_changes(self) -> Changes:
-        """Return what the client's assignment lacks; the caller applies it."""
+        """Return the changes to the client's assignment; the caller applies them."""
         changes = Changes(frozenset(self._removed), self._added)
         self._removed, self._added = set(), {}
         return changes
 
     def take_everything(self) -> dict[Partition, int]:
-        """Return the assignment of a client that takes the place of the present one."""
+        """Return the whole assignment, for a new client."""
         self.take_changes()
         assigned = self.partitions_in(PartitionState.READING, PartitionState.LOST)
         return {where: self._entries[where].position or 0 for where in assigned}
@@ -297,7 +298,7 @@ class Positions:
     def _begin_anew(self, where: Partition, entry: _Entry, topic_id: str) -> None:
         entry.topic_id, entry.end = topic_id, None
         if entry.state is PartitionState.ENDING:
-            # Nothing of the old topic was read, and everything in the new one is newer.
+            # Nothing of the old topic was read, and every record in the new one is newer.
             self._put_on(where, 0)
             return
         self._take_off(where)
@@ -322,5 +323,5 @@ class Positions:
         )
 
     def _unread(self, entry: _Entry) -> int:
-        """Return how many records before the end that was told last are not read."""
+        """Return how many records before the last known end are not read."""
         return max(0, (entry.end or 0) - (entry.position or 0))

@@ -1,4 +1,4 @@
-"""Topics as the settings want them, as brokers have them, and in what the two differ. Pure."""
+"""Topics as the settings want them, topics as brokers have them, and their differences. Pure."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class TopicState:
     Attributes:
         name: Kafka's name of the topic.
         partitions: Number of partitions.
-        replication_factor: Copies of each partition; of the one with the fewest.
-        config: Topic configs, names to values; None where the broker does not tell.
-        untold: Why it does not.
-        leaderless: How many partitions have no leader, so that nobody can use them.
+        replication_factor: The smallest number of copies of a partition.
+        config: Topic configs, names to values; None if the broker does not show them.
+        untold: Why the broker does not show them; empty if it does.
+        leaderless: How many partitions have no leader, and cannot be used.
     """
 
     name: str
@@ -52,12 +52,12 @@ class TopicState:
 
 @dataclass(frozen=True)
 class Difference:
-    """One point in which a topic is not as the settings want it.
+    """One difference between a topic and its settings.
 
     Attributes:
         what: ``partitions``, ``replication_factor``, ``leaders`` or the name of a topic config.
-        wanted: As the settings want it.
-        found: As the broker has it.
+        wanted: The value in the settings.
+        found: The broker's value.
     """
 
     what: str
@@ -71,7 +71,7 @@ class Difference:
 def topic_specs(config: LayerConfig) -> list[TopicSpec]:
     """Return the topics that a layer with these settings needs.
 
-    Those of worker channels are among them where the settings name the channel in full.
+    They include the topics of worker channels that the settings name in full.
     """
     workers = [WorkTopic(channel) for channel in config.named_worker_channels]
     return [topic_spec(config, topic) for topic in (*Topic, *workers)]
@@ -89,7 +89,7 @@ def topic_spec(config: LayerConfig, topic: Topic | WorkTopic) -> TopicSpec:
 
 
 def differences(spec: TopicSpec, state: TopicState) -> list[Difference]:
-    """Return in what a topic is not as wanted; more partitions than wanted are no difference."""
+    """Return the differences; more partitions than wanted are none."""
     found = []
     if state.partitions < spec.partitions:
         found.append(Difference("partitions", str(spec.partitions), str(state.partitions)))
@@ -111,7 +111,7 @@ def differences(spec: TopicSpec, state: TopicState) -> list[Difference]:
 
 
 def _same_value(wanted: str, found: str) -> bool:
-    """Tell whether two values of a topic config mean the same, however they are written."""
+    """Tell whether two values of a topic config mean the same, in whatever notation."""
     return wanted == found or _meaning(wanted) == _meaning(found)
 
 
@@ -121,5 +121,5 @@ def _meaning(value: str) -> object:
     except InvalidOperation:
         if value.strip().lower() in ("true", "false"):
             return value.strip().lower()
-        # Lists such as cleanup.policy; only the names of brokers and the like are in an order.
+        # A list, such as cleanup.policy: the order of its parts means nothing.
         return frozenset(part.strip() for part in value.split(","))

@@ -1,4 +1,4 @@
-"""OAUTHBEARER tokens: the ``oauth_cb`` of the settings is called once for all clients."""
+"""OAUTHBEARER tokens: calls the settings' ``oauth_cb`` once for all clients."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds that a constructor of confluent_kafka waits for the first token.
 _PATIENCE = 10.0
-# librdkafka asks for another token after 80 % of a token's life. By then it must be a new one.
+# The part of a token's life for which clients share it. librdkafka asks for a new token after 80 %.
 _SHARED_FOR = 0.75
-# Different callbacks whose tokens are remembered: settings have one, tests may have many.
+# How many callbacks keep their tokens: settings have one, tests may have many.
 _SOURCES = 64
 
 OAuthCallback = Callable[[Any], Any]
@@ -31,9 +31,9 @@ OAuthCallback = Callable[[Any], Any]
 class TokenSource:
     """An ``oauth_cb`` for any number of clients; any thread.
 
-    A token is handed out for three quarters of its life, so that clients that start one after
+    Clients share a token for three quarters of its life, so that clients that start one after
     another, or at the same time, wait for one call. The settings' callback runs in a thread of its
-    own: one that takes too long goes on, and the next client gets its token.
+    own: a call that takes too long goes on, and the next client gets its token.
 
     Args:
         callback: The ``oauth_cb`` of the settings.
@@ -46,7 +46,7 @@ class TokenSource:
         self._lock = Lock()
         # By sasl.oauthbearer.config: the last call of the callback.
         self._calls: dict[Any, Future[Any]] = {}
-        # By the same: when a token is not handed out any more.
+        # By the same: until when clients share its token, on monotonic().
         self._shared_until: dict[Any, float] = {}
 
     def __call__(self, config: Any = None) -> Any:
@@ -57,15 +57,15 @@ class TokenSource:
 
         Raises:
             TimeoutError: The callback takes longer than ``patience``.
-            Exception: What the callback raised.
+            Exception: The callback's error.
         """
         return self._call(config).result(self._patience)
 
     def prefetch(self, config: Any = None) -> None:
-        """Have a token ready, so that a client that is made next does not wait for one.
+        """Fetch a token, so that the next client does not wait for one.
 
         Raises:
-            BrokerUnavailable: There is none; the callback's own error is its cause.
+            BrokerUnavailable: There is no token; the callback's own error is the cause.
         """
         try:
             self(config)
@@ -103,21 +103,21 @@ class TokenSource:
 
 
 def _life_of(answer: Any) -> float:
-    """Return the seconds that a callback's answer is good for; 0 where it is no such answer."""
+    """Return the seconds until a token expires; 0 if the callback returned no token."""
     try:
         _, expiry, *_ = answer
         return float(expiry) - wall_clock()
     except (TypeError, ValueError):
-        # confluent_kafka says what is wrong with it.
+        # confluent_kafka reports what is wrong with the answer.
         return 0.0
 
 
 @functools.lru_cache(_SOURCES)
 def token_source(callback: OAuthCallback) -> TokenSource:
-    """Return the one source of the tokens of a callback; it must be hashable, as functions are."""
+    """Return the one token source of a callback, which must be hashable, as functions are."""
     return TokenSource(callback)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    # A thread of the parent may be in the middle of a call, which nobody ends in the child.
+    # A thread of the parent may have been in a call, which never ends in the child.
     os.register_at_fork(after_in_child=token_source.cache_clear)

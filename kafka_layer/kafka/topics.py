@@ -1,9 +1,9 @@
 """The topics of one server: their existence, partition counts and ids.
 
-Brokers announce no change of a topic. So the topics are looked at: by the producer's client, which
-learns the partition counts by that itself, and by a client of the consumers' identity, which tells
-the ids as well. A topic that was deleted and made anew has another id; its name, its count and
-often even its end tell nothing.
+Brokers announce no change of a topic. So two clients look at the topics: the producer's, which
+itself needs the partition counts, and one with the consumers' credentials, which also gets the ids.
+Only its id tells a topic that was deleted and created again: its name, its partition count and
+often even its end are the same.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _PLAIN_NAME = (
     "is meant, name it in worker_channels."
 )
 
-# Seconds between two attempts of a repair, and after one until the next may begin: what it did has
-# taken effect by then.
+# Seconds between two attempts of a repair, and from its end to the next one, so that it has taken
+# effect.
 _RETRY = 1.0
-# What brokers older than 2.8, which have no ids, tell in their place.
+# What brokers older than 2.8, which have no ids, report instead.
 _NO_ID = frozenset({"None", "AAAAAAAAAAAAAAAAAAAAAA"})
-# A topic list that was read so many seconds ago is not read again.
+# Seconds for which a topic's partition count is not read again.
 _FRESH = 1.0
-# Times of a small request for which topics that were created may be unseen by a client.
+# For how many request time-outs a client may not see topics that were just created.
 _UNSEEN_LOOKS = 2
 
 
@@ -59,9 +59,9 @@ class KnownTopic(NamedTuple):
     """What is known of a topic.
 
     Attributes:
-        partitions: How many it has.
-        topic_id: Kafka's id of it; None where only its name and its partitions were told.
-        leaders: The ids of the brokers that lead its partitions, where its id was told.
+        partitions: The number of partitions.
+        topic_id: Kafka's id of the topic; None if it is unknown.
+        leaders: The ids of the brokers that lead its partitions; empty if the id is unknown.
     """
 
     partitions: int
@@ -71,10 +71,10 @@ class KnownTopic(NamedTuple):
 
 @dataclass
 class KnownTopics:
-    """What brokers told of topics, put together; not for several threads at once. Pure.
+    """The topics, put together from brokers' answers; not thread-safe. Pure.
 
-    Brokers may lag behind: one may still tell what another has told better. So a topic never gets
-    fewer partitions, and never an earlier id again.
+    A broker may lag behind another one. So a topic never gets fewer partitions, and never an
+    earlier id again.
 
     Attributes:
         topics: What is known, by Kafka's names of the topics.
@@ -84,10 +84,10 @@ class KnownTopics:
     _earlier_ids: set[str] = field(default_factory=set)
 
     def learn(self, told: Mapping[str, KnownTopic]) -> frozenset[str]:
-        """Take what a broker told.
+        """Take a broker's answer.
 
         Returns:
-            Kafka's names of topics that were made anew and have partitions on other brokers now.
+            Kafka's names of topics that were created again, with partitions on other brokers now.
         """
         moved = set()
         for name, new in told.items():
@@ -109,9 +109,9 @@ class KnownTopics:
 
 
 class TopicWatch:
-    """A client that tells of topics what the consumers of this server would be told; any thread.
+    """A client that looks at topics with the consumers' credentials; any thread.
 
-    It is kept open, because a connection takes longer than an answer.
+    It stays open, because a connection takes longer than an answer.
 
     Args:
         config: The layer's settings.
@@ -121,7 +121,7 @@ class TopicWatch:
     """
 
     def __init__(self, config: LayerConfig) -> None:
-        # Nothing is logged, and in an outage it does not hurry: the other clients do.
+        # Without logs, and with slow reconnects in an outage: the other clients log and hurry.
         own = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
         unhurried = {"reconnect.backoff.max.ms": 2_000}
         properties = Properties({**rights_properties(config), **own, **unhurried})
@@ -134,8 +134,8 @@ class TopicWatch:
 
         Args:
             names: Kafka's names of the topics.
-            timeout: Seconds that the brokers get to answer.
-            rights: Whether to ask as well for what this client may do with them.
+            timeout: Seconds that the brokers have to answer.
+            rights: Whether to ask for the authorized operations of this client, too.
 
         Returns:
             The descriptions to come.
@@ -162,10 +162,10 @@ class LayerTopics:
 
     Args:
         config: The layer's settings.
-        producer: Its client is asked for partition counts, and learns them by that itself.
+        producer: Its client is asked for partition counts, which it needs itself.
         connection: The state of the producer's connection, for errors.
-        on_change: Called with all that is known, after every look, in the order of the looks. Must
-            not block.
+        on_change: Called with all topics, after every look, in the order of the looks. Must not
+            block.
     """
 
     def __init__(
@@ -183,10 +183,10 @@ class LayerTopics:
         # Guards _known and the order of on_change.
         self._lock = RLock()
         self._watch: TopicWatch | None = None
-        # All that were ever ensured, in a fixed order: those are looked at and repaired.
+        # All topics that were ever ensured, in a fixed order, for looks and repairs.
         self._topics: dict[Topic | WorkTopic, None] = {}
         self._read_at: dict[str, float] = {}
-        # What the last look of the watch found missing.
+        # Topics that were missing at the watch's last look.
         self._missing: frozenset[str] = frozenset()
         self._closed = new_event()
         # Held while a repair runs or is about to: one at a time.
@@ -194,13 +194,13 @@ class LayerTopics:
 
     @property
     def known(self) -> Mapping[str, KnownTopic]:
-        """What is known, by Kafka's names of the topics."""
+        """The known topics, by Kafka's names."""
         with self._lock:
             return dict(self._known.topics)
 
     @property
     def work_topics(self) -> list[WorkTopic]:
-        """The topics of worker channels that were ensured."""
+        """The ensured topics of worker channels."""
         return [topic for topic in tuple(self._topics) if isinstance(topic, WorkTopic)]
 
     def name(self, topic: Topic | WorkTopic) -> str:
@@ -208,7 +208,7 @@ class LayerTopics:
         return topic_name(self._config.prefix, topic)
 
     def watch(self) -> TopicWatch:
-        """Return the watch; the first call opens it, and it looks from then on.
+        """Return the watch; the first call opens it, for all later looks.
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property.
@@ -219,10 +219,10 @@ class LayerTopics:
             return self._watch
 
     def ensure(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
-        """Learn the partition counts; create what is missing, where the settings allow it.
+        """Learn the partition counts; create missing topics, if the settings allow it.
 
         Args:
-            topics: Which ones. Those that were read within the last second are not read again.
+            topics: The topics. Those that were read within the last second are not read again.
             timeout: Seconds that this may block.
 
         Raises:
@@ -236,7 +236,7 @@ class LayerTopics:
             self._ensure(stale, timeout)
 
     def ensure_or_later(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
-        """Do what ``ensure`` does, in the background where no broker answers."""
+        """Do what ``ensure`` does; in the background if no broker answers."""
         try:
             self.ensure(topics, timeout)
         except BrokerUnavailable as error:
@@ -246,7 +246,7 @@ class LayerTopics:
     def read_counts(self, timeout: float) -> None:
         """Learn the partition counts of all topics of this server.
 
-        What is missing is repaired in the background.
+        Repairs missing topics in the background.
 
         Args:
             timeout: Seconds that this may block.
@@ -258,9 +258,9 @@ class LayerTopics:
             self.repair()
 
     def look(self, timeout: float) -> None:
-        """Have the watch tell counts and ids, if it is open; nothing happens without an answer.
+        """Learn counts and ids from the watch, if it is open; does nothing without an answer.
 
-        What is missing for the first time is repaired in the background.
+        Repairs topics in the background that were not missing at the look before.
 
         Args:
             timeout: Seconds that this may block.
@@ -279,14 +279,14 @@ class LayerTopics:
             self.repair()
 
     def learn(self, answers: Mapping[str, Future[Any]], timeout: float) -> frozenset[str]:
-        """Take what the watch tells.
+        """Take the answers of the watch.
 
         Args:
             answers: From ``TopicWatch.ask``.
             timeout: Seconds to wait for them.
 
         Returns:
-            Kafka's names of the topics that do not exist.
+            Kafka's names of missing topics.
         """
         wait_for_futures(answers.values(), timeout)
         told, missing = {}, set()
@@ -310,7 +310,7 @@ class LayerTopics:
         return frozenset(missing)
 
     def is_answered_elsewhere(self) -> bool:
-        """Tell whether brokers answer a new client, but not the producer's own, given time."""
+        """Tell whether brokers answer a new client and, given more time, not the producer's own."""
         try:
             # A refusal is an answer, too.
             with (
@@ -327,18 +327,18 @@ class LayerTopics:
         return False
 
     def repair(self) -> None:
-        """Look whether topics are gone, and make them anew; in a thread, once at a time."""
+        """Create missing topics, in a thread; one repair at a time."""
         if self._closed.is_set() or not self._repairing.acquire(blocking=False):
             return
         try:
             new_thread(target=self._repair, name="kafka-layer-topics").start()
         except RuntimeError as error:
-            # No thread can be started now; what reports the next error tries it again.
+            # No thread can start now; the next error calls this again.
             self._repairing.release()
             logger.error("Missing topics could not be looked for: %s", error)
 
     def close(self) -> None:
-        """End; a repair that runs ends by itself. Blocks briefly."""
+        """Close the watch; a repair that runs ends by itself. Blocks briefly."""
         self._closed.set()
         with self._lock:
             watch, self._watch = self._watch, None
@@ -346,8 +346,8 @@ class LayerTopics:
             watch.close()
 
     def abandon(self) -> None:
-        """Let go of everything without touching it, in a forked child."""
-        # New ones: a thread of the parent may have held the old ones at the fork.
+        """Leak the parent's client, in a forked child."""
+        # A new event and lock: a thread of the parent may have held the old ones at the fork.
         self._closed, self._lock = new_event(), RLock()
         self._closed.set()
         if self._watch is not None:
@@ -358,8 +358,8 @@ class LayerTopics:
             moved = self._known.learn(told)
             self._on_change(dict(self._known.topics))
         if moved and not self._closed.is_set():
-            # The producer's client takes the new leaders for outdated, as their epochs are lower,
-            # and would write to the old ones until everything expires.
+            # The producer's client takes the new leaders' lower epochs for outdated, and would
+            # write to the old leaders until every record expires.
             logger.warning("%s: made anew on other brokers", ", ".join(sorted(moved)))
             self._producer.replace()
 
@@ -379,11 +379,11 @@ class LayerTopics:
             self._limit_unnamed(missing, admin)
             admin.create([topic_spec(self._config, topic) for topic in missing])
         self._read_until_there(missing, names, deadline)
-        # They have ids that the readers have to know of before they read on.
+        # The readers have to know the new ids before they read on.
         self.look(self._config.timings.request)
 
     def _limit_unnamed(self, missing: Sequence[Topic | WorkTopic], admin: TopicAdmin) -> None:
-        """Warn of topics that a name alone brings about; refuse them where there are too many."""
+        """Warn of worker topics that no setting names; refuse them if there are too many."""
         names_it = self._config.names_worker_channel
         unnamed = [
             each for each in missing if isinstance(each, WorkTopic) and not names_it(each.channel)
@@ -398,7 +398,7 @@ class LayerTopics:
         limit = self._config.unnamed_worker_channels
         for topic in unnamed:
             if others >= limit:
-                # A repair is not to try it again.
+                # A repair must not try it again.
                 self._topics.pop(topic, None)
                 raise TopicError(
                     f"Worker channel {topic.channel!r} gets no topic: {others} worker channels "
@@ -417,9 +417,9 @@ class LayerTopics:
     def _read_until_there(
         self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float
     ) -> None:
-        """Return once the producer's client sees topics that were created just now.
+        """Wait until the producer's client sees topics that were just created.
 
-        Brokers that are busy may show them only seconds later: for so long it is no missing right.
+        Busy brokers may show them only seconds later; until then it is no missing right.
         """
         missing = topics
         believe_at = monotonic() + _UNSEEN_LOOKS * self._config.timings.request
@@ -438,7 +438,7 @@ class LayerTopics:
                 )
 
     def _read(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> list[Topic | WorkTopic]:
-        """Learn the partition counts of topics; returns those that do not exist."""
+        """Learn the partition counts of topics; return the missing ones."""
         names = {topic: self.name(topic) for topic in topics}
         counts = partition_counts(self._producer.client, names.values(), self._connection, timeout)
         now = monotonic()
@@ -455,9 +455,9 @@ class LayerTopics:
             self._repairing.release()
 
     def _was_repaired(self) -> bool:
-        """Make what is missing; False where no broker answers, so that it is worth another try."""
+        """Create missing topics; return False if no broker answers, for another try."""
         try:
-            # It also tells the producer, which would believe for minutes that they are missing.
+            # Also asks the producer's client, which would take them for missing for minutes.
             self._ensure(tuple(self._topics), self._config.timings.repair)
         except BrokerUnavailable:
             return False

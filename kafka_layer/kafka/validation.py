@@ -1,4 +1,4 @@
-"""What librdkafka refuses or warns about in a layer's settings; contacts no broker."""
+"""Lets librdkafka examine a layer's settings; contacts no broker."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Finding:
     Attributes:
         client: ``producer``, ``consumer``, ``worker consumer`` or ``admin client``.
         keyword: The CONFIG keyword for this client alone; the cause may also be client_config.
-        text: What librdkafka says.
-        refused: True if the client cannot be made; False if a property has no effect.
+        text: librdkafka's words.
+        refused: True if librdkafka refuses the client; False if a property has no effect.
     """
 
     client: str
@@ -45,7 +45,7 @@ def examine_clients(config: LayerConfig) -> list[Finding]:
         config: The layer's settings.
 
     Returns:
-        What librdkafka finds wrong.
+        librdkafka's refusals and warnings.
     """
     return [
         finding
@@ -64,7 +64,7 @@ def _examine(
 ) -> list[Finding]:
     warnings = _Warnings("kafka_layer.validation")
     try:
-        # A client without servers connects to none. poll() hands its log lines to the logger.
+        # A client without servers connects to none. poll() passes its log lines to the logger.
         made = make(Properties({**_offline(properties), "logger": warnings}))
         made.poll(0)
     except KafkaException as exception:
@@ -84,7 +84,7 @@ def _offline(properties: Mapping[str, Any]) -> Properties:
         {
             name: value
             for name, value in properties.items()
-            # With these a client's constructor asks for a token and waits for it.
+            # With these a client's constructor asks for a token, and waits for it.
             if name not in ("bootstrap.servers", "oauth_cb")
             and not name.startswith("sasl.oauthbearer.")
         }

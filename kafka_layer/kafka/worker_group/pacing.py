@@ -1,4 +1,4 @@
-"""When a worker channel is given jobs, takes back what nobody took, and leaves its group. Pure."""
+"""When a worker channel gets jobs, gives back unclaimed ones, and leaves its group. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...config.timings import Timings
 
 __all__ = ["CommitCost", "Pacing"]
 
-# Commits that are looked at together, and from which mean on they are slow, in seconds.
+# How many commits one mean covers, and the mean from which they are slow, in seconds.
 _COMMITS = 100
 _SLOW = 0.004
 
@@ -19,28 +19,27 @@ class Pacing:
     ========= =============================================== =================================
     state     entered                                         left
     ========= =============================================== =================================
-    *wanting* when a receive waits, or is about to (``want``) no receive waits, or ``take_back``
-    *idle*    no receive waits                                when a receive waits
-    *doubted* by ``take_back``: jobs were assigned and no   by the next sign of life, or after
-              receive took them, as where an event loop is    a while that doubles each time
-              blocked
+    *wanting* a receive waits, or is about to (``want``)      no receive waits, or ``take_back``
+    *idle*    no receive waits                                a receive waits
+    *doubted* by ``take_back``: no receive took the assigned  by the next sign of life, or after
+              jobs, as when an event loop is blocked          a while that doubles each time
     ========= =============================================== =================================
 
-    While it is doubted a receive that waits is no demand: its jobs would be committed and
-    uncommitted again and again, and kept from the other members of the group meanwhile.
+    While it is doubted, a receive that waits is no demand: the member would commit and uncommit the
+    same jobs repeatedly, and keep them from the others.
 
     Args:
         timings: The layer's times.
-        now: ``time.monotonic()``, as wherever a time is passed below.
+        now: ``time.monotonic()``, like every time below.
     """
 
     def __init__(self, timings: Timings, now: float) -> None:
         self._timings = timings
         self._wanted_at = now
         self._assigned_at: float | None = None
-        # When jobs were last taken back; None: never, or a receive has taken one since.
+        # When jobs were last taken back; None: never, or a receive has shown life since.
         self._doubted_at: float | None = None
-        # When receives count again.
+        # When receives count as demand again.
         self._doubted_until = 0.0
         self._doubted_for = timings.job_doubt
 
@@ -48,7 +47,7 @@ class Pacing:
         """Return how many jobs are wanted.
 
         Args:
-            waiting: How many the receives that wait would take.
+            waiting: How many jobs the waiting receives would take.
             seen: When a receive last began to wait, or took a job.
             now: The time.
         """
@@ -62,7 +61,7 @@ class Pacing:
         return waiting
 
     def want(self, now: float) -> None:
-        """Note that a receive is about to wait: it is not idle, though nothing is wanted yet."""
+        """Note that a receive is about to wait, so that the channel is not idle."""
         self._wanted_at = now
 
     def assign(self, now: float) -> None:
@@ -70,10 +69,10 @@ class Pacing:
         self._assigned_at = now
 
     def has_unclaimed(self, unclaimed: int, seen: float, now: float) -> bool:
-        """Tell whether jobs have to be taken back, because no receive took them for too long.
+        """Tell whether to take jobs back, because no receive took them for too long.
 
         Args:
-            unclaimed: How many were assigned and not taken.
+            unclaimed: How many assigned jobs no receive has taken.
             seen: As for ``demand``.
             now: The time.
         """
@@ -83,26 +82,26 @@ class Pacing:
         return now - last >= self._timings.job_unclaimed
 
     def take_back(self, now: float) -> None:
-        """Note that jobs which no receive took are taken back.
+        """Note that unclaimed jobs are taken back.
 
         Args:
-            now: The time just before: a receive that was seen since then counts.
+            now: The time just before: a receive that was seen since counts.
         """
         if self._doubted_at is not None:
             self._doubted_for = min(2 * self._doubted_for, self._timings.worker_idle)
         self._doubted_at = now
         self._doubted_until = now + self._doubted_for
         if self._assigned_at is not None:
-            # Demand since the assignment was false: count it from the assignment.
+            # Demand since the assignment was false: count idle time from the assignment.
             self._wanted_at = min(self._wanted_at, self._assigned_at)
 
     def idle_for(self, seen: float, now: float) -> float:
-        """Return for how many seconds nothing has been wanted or taken."""
+        """Return the seconds without demand and without a job taken."""
         return now - max(self._wanted_at, seen)
 
 
 class CommitCost:
-    """Notices, once, that commits are what bounds the jobs a second of one worker channel.
+    """Notices, once, that commits bound the jobs a second of one worker channel.
 
     One thread alone. All times are seconds on one clock.
     """
@@ -117,12 +116,12 @@ class CommitCost:
         """Note a commit.
 
         Args:
-            began: When it was asked for.
-            ended: When it was answered.
+            began: When the member asked for it.
+            ended: When the broker had answered.
 
         Returns:
-            The mean time of a commit, if most of the time went into slow ones, and that was not
-            noticed before; else None.
+            The mean time of a commit, the first time that slow commits take most of the time; else
+            None.
         """
         if self._noticed:
             return None

@@ -1,7 +1,6 @@
-"""What a member of a worker group has fetched and assigned to receives, and what it commits. Pure.
+"""The fetched, assigned and committed positions of a member of a worker group. Pure.
 
-Knows neither a client nor a channel: ``membership.py`` tells what happened, and does what it is
-told.
+Knows neither a client nor a channel: ``membership.py`` reports events, and carries out the results.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ Positions = dict[int, int]
 
 
 class Batch(Generic[J]):
-    """Messages whose positions one commit takes.
+    """The messages of one commit.
 
     Attributes:
         messages: The partition, the offset, the token of the assignment and the job of each; the
-            job is None where the message expired or cannot be read.
+            job is None if the message expired or cannot be read.
     """
 
     __slots__ = ("messages",)
@@ -38,12 +37,12 @@ class Batch(Generic[J]):
 
     @property
     def jobs(self) -> list[J]:
-        """What receives can have of it, in order."""
+        """Its jobs, in order."""
         return [job for _, _, _, job in self.messages if job is not None]
 
     @property
     def positions(self) -> Positions:
-        """What to commit: the offset behind the last message of each partition."""
+        """The positions to commit: the offset behind the last message of each partition."""
         return {partition: offset + 1 for partition, offset, _, _ in self.messages}
 
     @property
@@ -56,8 +55,8 @@ class JobPositions(Generic[J]):
     """The messages and positions of one member of a worker group; one thread alone.
 
     A partition is *unassigned*, *assigned* after ``assign``, and unassigned again after ``revoke``.
-    Each assignment has a token, which its jobs carry: a job of an earlier assignment belongs to
-    whoever was assigned the partition since, and is neither handed out nor given back here.
+    Each assignment has a token, which its jobs carry: a job of an earlier assignment belongs to the
+    partition's next member, and this one neither hands it out nor gives it back.
 
     A message of an assigned partition is
 
@@ -66,13 +65,13 @@ class JobPositions(Generic[J]):
     ========== ================================ =======================================
     fetched    ``fetch``                        ``next_batch``, ``revoke``
     committing ``next_batch``                   ``commit_succeeded``, ``commit_failed``
-    claimable  ``commit_succeeded``             ``take_back``; for good once it is taken
+    claimable  ``commit_succeeded``             ``take_back``; for good when a receive takes it
     fetched    ``commit_failed``, ``take_back`` ``next_batch``, ``revoke``
     ========== ================================ =======================================
 
-    An assigned partition is besides *in doubt* from the first offset of a commit that failed, until
-    another commit of it succeeds: the error may belong to a repetition by librdkafka, while the
-    first attempt took effect. Where a partition in doubt is lost, nobody knows whether the next
+    An assigned partition is also *in doubt* from the first offset of a failed commit until another
+    commit of it succeeds: the error may belong to a repetition by librdkafka, while the first
+    attempt took effect. If the member loses the partition then, nobody knows whether the next
     member gets the messages of that commit.
     """
 
@@ -88,12 +87,12 @@ class JobPositions(Generic[J]):
 
     @property
     def messages(self) -> int:
-        """How many messages are fetched and not committed."""
+        """How many fetched messages are not committed."""
         return len(self._fetched)
 
     @property
     def jobs(self) -> int:
-        """How many of these are jobs that a receive can have."""
+        """How many of these are jobs, and not expired or unreadable."""
         return sum(job is not None for _, _, _, job in self._fetched)
 
     def assign(self, partitions: Iterable[int]) -> None:
@@ -102,22 +101,22 @@ class JobPositions(Generic[J]):
             self._assignments[partition] = object()
 
     def is_current(self, job: J) -> bool:
-        """Tell whether the partition is still assigned as it was when the job was fetched."""
+        """Tell whether the job is of the present assignment of its partition."""
         return self._assignments.get(job.partition) is job.assignment
 
     def fetch(self, partition: int, offset: int, job: J | None) -> None:
-        """Note a message that the client returned of an assigned partition.
+        """Note a message of an assigned partition.
 
         Args:
             partition: Its partition.
             offset: Its offset.
-            job: The job; None if the message expired or cannot be read, so that only its position
-                has to be committed.
+            job: The job; None if the message expired or cannot be read, so that the member only
+                commits its position.
         """
         self._fetched.append((partition, offset, self._assignments[partition], job))
 
     def next_batch(self, demand: int) -> Batch[J]:
-        """Return the oldest messages, with as many jobs as receives wait for, to be committed.
+        """Return the oldest messages to commit, with as many jobs as receives wait for.
 
         Args:
             demand: How many receives wait.
@@ -130,49 +129,49 @@ class JobPositions(Generic[J]):
         return Batch(messages)
 
     def commit_succeeded(self, batch: Batch[J]) -> list[J]:
-        """Note that a batch is committed; returns its jobs, which are this member's to hand out."""
+        """Note that a batch is committed; return its jobs, for the receives."""
         self.settle(batch.positions)
         return batch.jobs
 
     def commit_failed(self, batch: Batch[J]) -> None:
-        """Note that the outcome of a batch's commit is unknown; its messages are fetched again."""
+        """Note that a batch's commit is in doubt; its messages count as fetched again."""
         self.doubt(batch.first)
         self._fetched.extendleft(reversed(batch.messages))
 
     def take_back(self, jobs: Iterable[J]) -> Positions:
-        """Note that no receive took these jobs, in their order.
+        """Note that no receive took these jobs, in order.
 
         Returns:
-            What to commit, so that whoever is assigned the partitions next gets the jobs.
+            The positions to commit, so that the next member of the partitions gets the jobs.
         """
         messages = [(job.partition, job.offset, job.assignment, job) for job in jobs]
         self._fetched.extendleft(reversed(messages))
         return _first((partition, offset) for partition, offset, _, _ in messages)
 
     def doubt(self, first: Mapping[int, int]) -> None:
-        """Note that the outcome of a commit is unknown.
+        """Note that a commit is in doubt.
 
         Args:
-            first: The first offset in each partition that the next member may get or not.
+            first: The first offset in each partition that the next member may or may not get.
         """
         for partition, offset in first.items():
             self._in_doubt[partition] = min(offset, self._in_doubt.get(partition, offset))
 
     def settle(self, partitions: Iterable[int]) -> None:
-        """Note that a commit of these partitions succeeded: where they stand is known again."""
+        """Note that a commit of these partitions succeeded: they are in doubt no more."""
         for partition in partitions:
             self._in_doubt.pop(partition, None)
 
     def in_doubt(self, partitions: Iterable[int]) -> Positions:
-        """Return the doubtful offset of each given partition that has one."""
+        """Return the first offset in doubt of each given partition that has one."""
         return {each: self._in_doubt[each] for each in partitions if each in self._in_doubt}
 
     def to_give_back(self, partitions: Iterable[int], unclaimed: Iterable[J]) -> Positions:
-        """Return what to commit of partitions that are about to be revoked, so that none is lost.
+        """Return the positions to commit before a revocation, so that no job is lost.
 
         Args:
-            partitions: These.
-            unclaimed: Their jobs that were handed out and not taken.
+            partitions: The revoked partitions.
+            unclaimed: Their assigned jobs that no receive took.
         """
         first = _first((job.partition, job.offset) for job in unclaimed)
         for partition, offset in self.in_doubt(partitions).items():
@@ -180,10 +179,10 @@ class JobPositions(Generic[J]):
         return first
 
     def revoke(self, partitions: Collection[int]) -> Positions:
-        """Note that partitions are not assigned any more; forgets what was fetched of them.
+        """Note that partitions are revoked; drop their fetched messages.
 
         Returns:
-            Where they are in doubt.
+            The first offset of each that is in doubt.
         """
         left_in_doubt = self.in_doubt(partitions)
         for partition in partitions:
