@@ -25,8 +25,7 @@ __all__ = ["DeliveryReports"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds since the epoch (2001). The embedded broker reports a constant from 1970 as the time of
-# every record.
+# Seconds since the epoch (2001). The embedded broker reports a constant from 1970 for every record.
 _EARLIEST = 1_000_000_000.0
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
 
@@ -92,7 +91,7 @@ class DeliveryReports:
         except Exception:
             logger.exception("A delivery report could not be handled")
         finally:
-            # Whatever else goes wrong: the ticket's holder waits for it without end.
+            # In any case: the holder of the ticket waits for it without a time-out.
             if ticket is None:
                 pass
             elif error is None:
@@ -104,8 +103,8 @@ class DeliveryReports:
         self._connection.on_answer()
         self.forbidden = None
         if (message.offset() or 0) < 0:
-            # The broker called it a duplicate of one whose acknowledgement was lost. It may say so
-            # of a first record, too, that it refused and never wrote.
+            # The broker took the record for a duplicate of one whose acknowledgement was lost. It
+            # may also do so with a first record, which it then never wrote.
             where = f"{message.topic()} {message.key()!r}"
             self._stats.dropped(Cause.DOUBTFUL, f"{where} was taken for a duplicate")
 
@@ -121,7 +120,8 @@ class DeliveryReports:
         self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
     ) -> None:
         if message.topic() in self._internal or any(name == "command" for name, _ in headers):
-            # A measurement, a command or an answer: whoever asked is told, and nothing is lost.
+            # A measurement, a command or an answer: its caller gets the error, and no message is
+            # lost.
             self._stats.count("errors.command")
             logger.debug("%s", failure)
             return

@@ -1,8 +1,8 @@
-"""The librdkafka producer of a server, and a new one in its place where it fails for good.
+"""The librdkafka producer of a server, and its replacements.
 
-A fatal error ends a librdkafka producer: it refuses everything afterwards. One that never finds a
-broker again after an outage is replaced as well. Whatever the old one still holds is reported as
-failed: the broker may have it, and nothing is written twice.
+After a fatal error a librdkafka producer refuses everything, so a new one takes its place; the same
+if it never finds a broker again after an outage. The layer reports the records that the old one
+still holds as failed: a broker may have them, and no record is written twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds of one round of reports on purged records: a report takes some 20 µs.
 _REPORT_TIME = 0.05
-# A call into C, after which CPython looks whether an exception is pending.
+# A call into C, after which CPython raises a pending exception.
 _RAISE_PENDING = partial(bool)
 
 
@@ -59,10 +59,10 @@ class ClientState(enum.Enum):
 
 
 class ProducerClient:
-    """Hands records to librdkafka and reports what became of each; any thread.
+    """Passes records to librdkafka and reports the outcome of each; any thread.
 
-    What replaced or closed clients hold is reported in ``tend`` alone, so in its caller's thread:
-    no sender waits for it, and no report is lost, however long the reports take.
+    Only ``tend`` reports the records of replaced or closed clients, in its caller's thread: no
+    sender waits for that, and no report is lost, however long the reports take.
 
     ====== ============================================== ======
     state  event                                          next
@@ -71,15 +71,15 @@ class ProducerClient:
     LIVE   a fatal error of the current client            FAILED
     LIVE   replace()                                      LIVE
     FAILED replace(), tend() or enqueue(): a new client   LIVE
-    FAILED the same, but the last new client is too young FAILED
+    FAILED the same, just after another replacement       FAILED
     any    close()                                        CLOSED
     ====== ============================================== ======
 
     Args:
         config: The layer's settings.
-        stats: Counts what failed.
-        connection: Is told of errors and answers.
-        on_unknown_topic: Called, from any thread, when a topic or partition is not there.
+        stats: Counts failed records.
+        connection: Gets errors and answers.
+        on_unknown_topic: Called, from any thread, when a topic or partition is missing.
         roused: Set when ``poll`` or ``tend`` is due at once.
 
     Attributes:
@@ -104,20 +104,20 @@ class ProducerClient:
         )
         self._settle = self._reports.settle
         self._roused = roused
-        # Guards the fields down to _next_replacement. A callback of a client may take it as well.
+        # Guards the fields down to _next_replacement. Re-entrant, for callbacks of a client.
         self._lock = RLock()
         self._closed = False
-        # Counts the clients. Errors name the one that they are of: an old one reports its fatal
-        # error again while it is emptied, when a new one has taken its place.
+        # The number of the current client. Callbacks carry the number of theirs, because an old
+        # client reports its fatal error again when a new one has taken its place.
         self._generation = 0
         # Replaced and closed clients that may hold records.
         self._retired: list[Producer] = []
-        # Whether the caller of tend() was told that it need not call again.
+        # Whether tend() has returned True, so that nobody calls it again.
         self._tended = False
         self._next_replacement = float("-inf")
-        # The generation that failed for good.
+        # The generation that had a fatal error; 0: none.
         self._failed = 0
-        # How many reports somebody waits for; the event is set where there are any.
+        # How many awaited reports are outstanding; the event is set while there are any.
         self._outstanding = 0
         self._awaited = new_event()
         # The delivery callback of the current client. Bound once: one object less per record on
@@ -137,11 +137,11 @@ class ProducerClient:
         """Create the client; no I/O in this thread.
 
         Returns:
-            Whether this call did it.
+            Whether this call created it.
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property.
-            LayerClosed: If it was closed already.
+            LayerClosed: After ``close``.
         """
         with self._lock:
             if self._closed:
@@ -152,10 +152,10 @@ class ProducerClient:
             return True
 
     def enqueue(self, client: Producer, pending: Pending) -> None:
-        """Hand a record to librdkafka; whatever goes wrong becomes the record's own failure.
+        """Pass a record to librdkafka; any error becomes the failure of the record.
 
         Args:
-            client: What ``current`` was a moment ago.
+            client: The value of ``current`` a moment ago.
             pending: The record.
 
         Raises:
@@ -178,7 +178,7 @@ class ProducerClient:
         except Exception as exception:
             self.reject(pending, KafkaError(KafkaError._FAIL, repr(exception)))
         if client is not self.current:
-            # Another thread replaced or closed it meanwhile, and may have emptied it already.
+            # Another thread has replaced or closed the client, and may have emptied it already.
             self._retire(client)
 
     def reject(self, pending: Pending, error: KafkaError) -> None:
@@ -191,13 +191,13 @@ class ProducerClient:
         self._settle(self._generation, error, message, headers, ticket)
 
     def poll(self, timeout: float) -> int:
-        """Serve the delivery reports that have come, in the calling thread.
+        """Serve delivery reports, in the calling thread.
 
         Args:
-            timeout: Seconds to wait for one, if somebody awaits a report.
+            timeout: Seconds to wait for a report, if one is awaited.
 
         Returns:
-            How many there were.
+            How many reports there were.
         """
         with self._lock:
             client, generation = self.current, self._generation
@@ -208,17 +208,17 @@ class ProducerClient:
         return 0
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not while a report is awaited."""
+        """Wait, until a report is awaited."""
         self._awaited.wait(seconds)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until librdkafka has written everything that it holds, or given it up.
+        """Wait until librdkafka has written or given up every record.
 
         Args:
             timeout: Seconds that this may block.
 
         Returns:
-            Whether it holds nothing any more; False if it failed for good.
+            Whether it holds no record any more; False after a fatal error.
         """
         with self._lock:
             client, generation = self.current, self._generation
@@ -235,13 +235,13 @@ class ProducerClient:
             self._replace(client)
 
     def tend(self) -> bool:
-        """Replace a client that failed for good; report what replaced or closed ones hold.
+        """Replace a client after a fatal error; report the records of replaced or closed clients.
 
-        Takes some 50 µs for each record that they hold. Records that librdkafka has not given up
-        yet are left to the next call.
+        It takes some 50 µs a record, and leaves records that librdkafka has not given up yet to the
+        next call.
 
         Returns:
-            Whether no other call is needed: everything is closed and reported.
+            Whether no other call is needed: all is closed and reported.
         """
         client = self.current
         if client is not None and self.state is ClientState.FAILED:
@@ -249,7 +249,7 @@ class ProducerClient:
         with self._lock:
             retired, self._retired = self._retired, []
         for client in retired:
-            # librdkafka frees a client once no thread is in a call of it any more.
+            # The client frees itself when no thread is in a call of it any more.
             if not _is_reported(client):
                 self._retire(client)
         with self._lock:
@@ -257,7 +257,7 @@ class ProducerClient:
             return self._tended
 
     def close(self) -> None:
-        """Take no more records; ``tend`` reports what is still queued as failed."""
+        """Take no more records; ``tend`` reports the queued ones as failed."""
         with self._lock:
             self._closed = True
             client, self.current = self.current, None
@@ -293,10 +293,10 @@ class ProducerClient:
             self.reject(pending, error)
 
     def _replace(self, failed: Producer) -> Producer | None:
-        """Make a new client in the place of one that failed for good.
+        """Make a new client in place of one with a fatal error.
 
         Returns:
-            The client that there is now, or None where it is too early for another, or closed.
+            The current client; None if it is too early for another one, or after ``close``.
         """
         with self._lock:
             if self.current is not failed:
@@ -309,7 +309,7 @@ class ProducerClient:
             try:
                 self._make()
             except ImproperlyConfigured as error:
-                # The properties were good before: files or memory may have run out.
+                # The properties worked before, so file handles or memory may have run out.
                 logger.error("No new Kafka producer could be made: %s", error)
                 self._failed = self._generation
                 return None
@@ -320,14 +320,14 @@ class ProducerClient:
         return another
 
     def _retire(self, client: Producer) -> None:
-        """Have ``tend`` report what a client holds that is not the current one."""
+        """Let ``tend`` report the records of a client that is not the current one."""
         with self._lock:
             if client not in self._retired:
                 self._retired.append(client)
             tended, self._tended = self._tended, False
         self._roused.set()
         if tended:
-            # A sender handed over a record while it was closed, and nobody calls tend() any more.
+            # A sender passed on a record during the close, and nobody calls tend() any more.
             new_thread(target=self._tend_to_the_end, name="kafka-layer-producer").start()
 
     def _tend_to_the_end(self) -> None:
@@ -337,7 +337,7 @@ class ProducerClient:
     @contextlib.contextmanager
     def _noting_failure(self, generation: int) -> Iterator[None]:
         """Note a fatal error that a call of the client raises, and go on."""
-        # A fatal error does not come to error_cb: it is raised once, by poll or flush.
+        # poll or flush raises a fatal error, once; librdkafka does not pass it to error_cb.
         try:
             yield
         except KafkaException as exception:
@@ -346,7 +346,7 @@ class ProducerClient:
                 raise
             self._note_fatal(generation, error)
         except SystemError:
-            # A callback ran with that exception pending, and took note of it.
+            # A callback ran with the exception pending, and noted it.
             if self._failed != generation:
                 raise
 
@@ -360,9 +360,9 @@ class ProducerClient:
         logger.error("The Kafka producer failed for good: %s", error.str())
 
     def _clear_pending_exception(self, generation: int) -> None:
-        """Take the exception of a fatal error, with which confluent_kafka runs later callbacks.
+        """Note and clear the exception of a fatal error, which is pending in later callbacks.
 
-        The first call out of such a callback would end in a SystemError.
+        The first call in such a callback would raise a SystemError.
         """
         try:
             _RAISE_PENDING()
@@ -407,24 +407,24 @@ class ProducerClient:
 
 
 def _is_fatal(error: KafkaError) -> bool:
-    # What produce() raises after a fatal error has the code and not the flag.
+    # The error that produce() raises after a fatal error has the code and not the flag.
     return error.fatal() or error.code() == KafkaError._FATAL
 
 
 def _is_reported(client: Producer) -> bool:
-    """Report what a client holds as failed; False where some of it is not reported yet.
+    """Report the records of a client as failed; return False if some are not reported yet.
 
-    The client is not closed: ``Producer.close`` waits for calls of other threads, and without end
-    for a record that another thread queues at that moment while no broker answers. The client
+    This does not close the client: ``Producer.close`` waits for calls of other threads, and without
+    a bound for a record that another thread queues meanwhile while no broker answers. The client
     frees itself with its last reference.
     """
-    # A purge that blocks waits for librdkafka's threads, which may be looking up a host name.
+    # A blocking purge would wait for librdkafka's threads, which may be looking up a host name.
     _served(partial(client.purge, blocking=False))
     _served(partial(client.flush, _REPORT_TIME))
     return not len(client)
 
 
 def _served(call: Callable[[], object]) -> None:
-    # After a fatal error the first of these calls raises it again.
+    # After a fatal error the first call raises it again.
     with contextlib.suppress(KafkaException, SystemError):
         call()

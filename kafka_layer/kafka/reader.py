@@ -1,8 +1,7 @@
 """Reads partitions and hands their records to a sink: one thread, one Kafka client.
 
-The thread alone calls the client, because concurrent calls starve each other. Partitions are
-assigned with explicit offsets and without a consumer group, so a reader that comes or goes never
-disturbs another.
+The thread alone calls the client, because concurrent calls starve each other. It assigns partitions
+at explicit offsets and without a consumer group, so a reader that comes or goes disturbs no other.
 
 ``Reader._read`` and ``Reader._records`` run for each record: a hot path.
 """
@@ -45,34 +44,34 @@ __all__ = ["Reader"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds that a poll without a record takes, and so how soon the thread sees a wish or its end.
+# Seconds of a poll without a record; the thread sees a wish or a stop after at most that time.
 _POLL = 0.1
 # Records in one batch: fewer than gc's generation-0 threshold (700), or each batch triggers a
 # collection.
 _BATCH = 100
 # Seconds without a record after which the next one counts as alone.
 _PAUSE = 0.001
-# Seconds between two questions for ends that a broker does not know yet.
+# Seconds between two requests for ends that a broker does not know yet.
 _RETRY = 0.02
-# Looks in a row at which a client must seem to be silent.
+# Looks in a row at which a client must seem silent before it is replaced.
 _PATIENCE = 3
 
 
 class Reader:
-    """Reads whatever partitions are wanted; ``want`` and ``stop`` may be called from any thread.
+    """Reads the wanted partitions; any thread may call ``want`` and ``stop``.
 
     Args:
-        name: Says what is read, in the names of threads and in log lines: ``data``, ``control``.
+        name: The reader's name in threads and log lines: ``data`` or ``control``.
         properties: librdkafka's properties of the client.
         topics: The topics of the records by Kafka's names.
         sink: Gets the records, in the reader's thread.
-        stats: Counts what was missed and what went wrong.
-        connection: Is told of errors.
-        on_unknown_topic: Called, from the thread, when a topic or partition is not there.
-        timings: When the thread looks whether its client still works.
+        stats: Counts missed records and errors.
+        connection: Gets errors and answers.
+        on_unknown_topic: Called, in the thread, when a topic or partition is missing.
+        timings: Intervals of the checks that its client still works.
 
     Attributes:
-        lag: Records that the log held and this reader had not read, at the thread's last look.
+        lag: Records in the log that this reader had not read, at the thread's last look.
     """
 
     def __init__(
@@ -99,8 +98,8 @@ class Reader:
         )
         self._client: Consumer | None = None
         self._positions = Positions()
-        # The last wish, until the thread takes it: a wish is whole, so the last one counts.
-        # The last wish that the thread has not taken; a deque, because taking it is one step.
+        # The last wish that the thread has not taken; each wish is whole. A deque, because taking
+        # it is one step.
         self._wishes: deque[Mapping[Partition, Start]] = deque(maxlen=1)
         liveness = Liveness(
             _PATIENCE,
@@ -111,7 +110,7 @@ class Reader:
         self._replacement = Replacement(liveness, connection, self._new_client, _close_apart)
         # Whether poll() returned nothing since the last look.
         self._emptied = False
-        # Whether this client found no broker and was not answered since; others may have been.
+        # Whether this client found no broker and got no answer since, unlike perhaps others.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
         self._stop = new_event()
@@ -125,8 +124,8 @@ class Reader:
             timeout: Seconds until the start has failed.
 
         Returns:
-            A ticket, resolved when the start offsets are fixed: records written later will be read.
-            It fails with BrokerUnavailable if the offsets cannot be had in time, and with
+            A ticket, resolved when the start offsets are fixed: later records will be read. It
+            fails with BrokerUnavailable if the offsets do not come in time, and with
             ImproperlyConfigured if librdkafka refuses a property.
         """
         self._thread = new_thread(
@@ -141,8 +140,8 @@ class Reader:
         """Read these partitions and no others; never blocks.
 
         Args:
-            wish: Each partition with its start. What is read already goes on where it is, unless
-                its topic has another id: then it is begun anew.
+            wish: Each partition with its start. A partition that is read already goes on, unless
+                its topic has another id: then it starts again.
         """
         self._wishes.append(wish)
 
@@ -183,7 +182,7 @@ class Reader:
         self._client.close()
 
     def _begin(self, client: Consumer, deadline: float) -> None:
-        """Settle all starts before anything is read: explicit offsets lose nothing."""
+        """Fix all start offsets before the first read: explicit offsets lose no record."""
         detail = "no time was left"
         patience = self._timeout
         while self._positions.unsettled:
@@ -194,16 +193,16 @@ class Reader:
             if self._positions.unsettled:
                 self._stop.wait(_RETRY)
                 self._read_metadata(client, deadline, patience)
-                # Brokers or a machine that are slow answer no question sooner for being asked
-                # again: each one gets more of the time that is left.
+                # Slow brokers answer no sooner when they are asked again: give each request more of
+                # the time that is left.
                 patience *= 3
         client.assign(_offsets(self._positions.take_everything()))
 
     def _read_metadata(self, client: Consumer, deadline: float, patience: float) -> None:
-        """Have the client ask anew which partitions there are, and who leads them.
+        """Have the client read the metadata of partitions and leaders again.
 
-        Just after a topic was created a broker may not know it, or its leaders. The client keeps
-        that answer for longer than a start may take, and then asks nobody for the ends.
+        A broker may not know a topic that was just created, or its leaders. The client would keep
+        that answer for longer than a start may take, and ask no broker for the ends.
         """
         for topic in {topic for topic, _ in self._positions.partitions_in(PartitionState.ENDING)}:
             left = deadline - monotonic()
@@ -212,7 +211,7 @@ class Reader:
             try:
                 client.list_topics(topic, min(left, patience))
             except KafkaException:
-                # Nobody answers for the others either: their turn comes after the next question.
+                # No broker answers for the other topics either: try them after the next request.
                 return
 
     def _go_on(self, client: Consumer) -> None:
@@ -231,7 +230,7 @@ class Reader:
             self._replace(client)
 
     def _read(self, client: Consumer) -> None:
-        # consume(_BATCH, t) alone would wait for _BATCH messages or the whole of t.
+        # consume(_BATCH, t) would wait for _BATCH messages or the whole of t.
         asked = monotonic()
         first = client.poll(_POLL)
         if first is None:
@@ -258,7 +257,7 @@ class Reader:
                 self._on_partition_error(message)
 
     def _records(self, messages: Sequence[Message], failed: list[Message]) -> list[Record]:
-        """Return the records of messages; those that tell of an error are added to ``failed``."""
+        """Return the records of messages; add messages that carry an error to ``failed``."""
         topics = self._topics
         records: list[Record] = []
         for message in messages:
@@ -293,7 +292,7 @@ class Reader:
         return first <= offset < last
 
     def _on_error(self, error: KafkaError) -> None:
-        # Called by the client while it is polled, so in the thread.
+        # The client calls it within poll(), so in the thread.
         self._connection.on_error(error)
         self._replacement.alert()
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
@@ -306,7 +305,7 @@ class Reader:
         self._stats.count(f"errors.{error.name()}")
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             partition = message.topic() or "", message.partition() or 0
-            # Not position(): that is unknown before the first record of a partition was read.
+            # Not position(), which is unknown before the first record of a partition.
             offset = message.offset()
             self._positions.lose(partition, -1 if offset is None else offset)
             return
@@ -315,7 +314,7 @@ class Reader:
         client_logger.warning("CONSUME %s: %s", message.topic(), error.str())
 
     def _ask_whether_back(self, client: Consumer) -> None:
-        """Have the client look for the leaders now: by itself it does so once a second."""
+        """Have the client look for the leaders now; by itself it does so once a second."""
         try:
             for name in self._topics:
                 client.list_topics(name, self._timeout)
@@ -326,7 +325,7 @@ class Reader:
         self._replacement.alert()
 
     def _take_wish(self, client: Consumer) -> Consumer:
-        """Take the last wish; returns the client to go on with."""
+        """Take the last wish; return the client to go on with."""
         wish = self._wishes.pop()
         self._note_positions(client)
         before = len(self._positions)
@@ -343,12 +342,12 @@ class Reader:
                 self._stats.dropped(
                     "retention", f"{topic} was deleted with {unread} that were not read", unread
                 )
-        # A client that knew the topic may take what brokers say of the new one for outdated, as
-        # its leader epoch is lower, and stay silent for good.
+        # A client that knew the old topic may take the lower leader epoch of the new one for
+        # outdated, and stay silent for good.
         return self._replace(client) if anew else client
 
     def _settle(self, client: Consumer) -> None:
-        """Ask for what the starts of partitions depend on; tried again while nobody answers."""
+        """Ask for the ends that starts depend on; tried again while no broker answers."""
         try:
             self._settle_ends(client, self._timeout)
             for partition in self._positions.partitions_in(PartitionState.LOST):
@@ -357,7 +356,7 @@ class Reader:
             client_logger.warning("RESUME %s: %s", self._name, kafka_error(exception).str())
 
     def _settle_ends(self, client: Consumer, timeout: float) -> str:
-        """Begin partitions whose ends a broker tells; returns why others have none."""
+        """Start partitions whose ends a broker knows; return why others have none."""
         waiting = self._positions.partitions_in(PartitionState.ENDING, PartitionState.ANEW)
         if not waiting:
             return ""
@@ -386,7 +385,7 @@ class Reader:
         )
 
     def _apply_changes(self, client: Consumer) -> None:
-        # Not seek(): it raises in the state after an error.
+        # Not seek(), which raises after an error of the partition.
         removed, added = self._positions.take_changes()
         if removed:
             client.incremental_unassign([TopicPartition(*where) for where in removed])
@@ -409,7 +408,7 @@ class Reader:
         return Behind(behind) if emptied else PROGRESSED
 
     def _is_answered(self, spare: Consumer, evidence: Evidence) -> bool:
-        """Tell whether a new client is told an end that would give it something to read."""
+        """Tell whether a new client learns the end of a partition that this one should read."""
         behind = evidence.positions if isinstance(evidence, Behind) else {}
         asked = list(behind) or self._positions.partitions_in(PartitionState.READING)
         try:
@@ -431,7 +430,7 @@ class Reader:
 
     def _note_positions(self, client: Consumer) -> None:
         if self._positions.changed:
-            # Where the client is has nothing to do with where partitions are to be.
+            # The client's positions do not belong to the pending changes: apply those first.
             self._apply_changes(client)
         self._positions.note(
             {
@@ -458,6 +457,6 @@ def _offsets(positions: Mapping[Partition, int]) -> list[TopicPartition]:
 
 
 def _close_apart(client: Consumer) -> None:
-    """Close a client in a thread of its own: that may block for long, or for ever."""
+    """Close a client in a thread of its own, because close() may block for long, or for ever."""
     closing = new_thread(target=client.close, name="kafka-layer-closing")
     closing.start()

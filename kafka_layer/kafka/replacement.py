@@ -83,12 +83,12 @@ class Replacement(Generic[C]):
         return verdict is Verdict.REPLACE
 
     def take(self) -> C:
-        """Return the client that was answered, else a new one; it is the caller's from now on."""
+        """Return the kept client, or a new one; the caller owns it."""
         spare, self._spare = self._spare, None
         return spare or self._new_client()
 
     def drop(self) -> None:
-        """Close the client that was answered, if it was not taken."""
+        """Close the kept client, if it was not taken."""
         spare, self._spare = self._spare, None
         if spare is not None:
             self._close(spare)

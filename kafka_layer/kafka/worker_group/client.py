@@ -1,4 +1,4 @@
-"""A client in the group of a worker channel, and what the group's coordinator tells of it."""
+"""A client in the group of a worker channel, and a look at the group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..properties import rights_properties, work_properties
 
 __all__ = ["GroupClient", "describe_group"]
 
-# Errors that no retry of this process mends.
+# Errors that a retry does not end.
 _REFUSALS = frozenset(
     {
         KafkaError._FATAL,
@@ -36,12 +36,12 @@ _REFUSALS = frozenset(
 
 
 class GroupClient:
-    """A client of the group, and what it reported.
+    """A client of the group, and its first refusal.
 
     Attributes:
-        consumer: confluent_kafka's consumer. One thread owns every call on it: calls of several
-            threads starve each other.
-        refusal: The first error that no retry mends; None if there was none.
+        consumer: confluent_kafka's consumer. One thread makes every call on it, because calls of
+            several threads starve each other.
+        refusal: The first error that a retry does not end; None without one.
     """
 
     def __init__(self, config: LayerConfig, topic: str, stats: Stats) -> None:
@@ -69,8 +69,9 @@ class GroupClient:
     def is_left_out(self) -> bool:
         """Tell whether the group has assigned none of the topic's partitions to any member.
 
-        On several brokers of Kafka 4.0 and older, a broker that does not know a new topic yet may
-        tell the group's leader that there is none. The group is stable then, without an error.
+        With several brokers of Kafka 4.0 and older, a broker that does not know a new topic yet may
+        tell the group's leader that it has no partitions. The group is then stable, without an
+        error.
         """
         timeout = self._config.timings.worker_answer
         try:
@@ -103,7 +104,7 @@ class GroupClient:
             for each in self.consumer.committed([TopicPartition(*it) for it in asked], timeout):
                 where = each.topic, each.partition
                 if each.offset < ends.get(where, 0):
-                    # Retention may have taken what was not read.
+                    # Retention may have deleted the unread records.
                     low, end = self.consumer.get_watermark_offsets(each, timeout, cached=False)
                     if max(low, each.offset) < end:
                         behind[where] = each.offset
@@ -116,15 +117,15 @@ class GroupClient:
         self.consumer.close()
 
     def on_error(self, error: KafkaError) -> None:
-        """Take note of an error; called within the client's calls."""
+        """Note an error; called within the client's calls."""
         self._stats.count(f"errors.{error.name()}")
         if error.fatal() or error.code() in _REFUSALS:
-            # The first one names the cause.
+            # The first error names the cause.
             self.refusal = self.refusal or error
 
 
 def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
-    """Ask the coordinator of a consumer group for it; blocks.
+    """Ask a consumer group's coordinator to describe the group; blocks.
 
     Args:
         config: The layer's settings.
@@ -138,7 +139,7 @@ def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
         KafkaException: If the coordinator does not answer, or refuses.
     """
     properties = Properties({**rights_properties(config), "logger": client_logger})
-    # One that is left to the garbage collector may be freed in a forked child, which then hangs.
+    # Closed here: a forked child that frees one left to the garbage collector hangs.
     with new_client(AdminClient, properties, "consumer_config") as client:
         answer: Any = client.describe_consumer_groups([group], request_timeout=timeout)[group]
         try:

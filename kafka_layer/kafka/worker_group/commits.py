@@ -21,10 +21,10 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds between two tries.
 RETRY = 0.05
-# The longest that giving positions back may take, in seconds.
+# Seconds within which positions are given back before a revocation.
 _GIVE_BACK_TIMEOUT = 2.0
 
-# Errors of a commit while the group is rebalancing or its coordinator moves: worth another try.
+# Errors of a commit during a rebalance or a move of the coordinator: worth another try.
 TRY_AGAIN = frozenset(
     {
         KafkaError.REBALANCE_IN_PROGRESS,
@@ -101,7 +101,7 @@ class Commits:
         self.count_in_doubt(self._asked)
 
     def count_in_doubt(self, positions: Positions) -> None:
-        """Count messages whose commit is in doubt as dropped: to deliver them could be twice."""
+        """Count messages in doubt as dropped: a redelivery might deliver them twice."""
         for partition, offset in positions.items():
             self._stats.dropped(
                 "doubtful",

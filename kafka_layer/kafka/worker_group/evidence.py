@@ -48,10 +48,10 @@ class GroupEvidence:
         self.death = SILENT
         self._client = client
         self._positions = positions
-        # Since the last look: whether a message came, and whether the client had none for a poll.
+        # Since the last look: whether a message came, and whether a poll returned none.
         self._progressed = False
         self._emptied = False
-        # The assignments at the last look; a client has had no time to read the ones since.
+        # The assignments at the last look; the client had no time to read later ones.
         self._looked_at: dict[int, object] = {}
 
     def note_message(self) -> None:

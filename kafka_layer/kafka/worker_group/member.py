@@ -1,4 +1,4 @@
-"""What serves the receives of one worker channel: one membership in its group after another."""
+"""Serves the receives of one worker channel, by one membership in its group after another."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["GroupMember"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds after an error that nobody expected, and after the broker refused: each new try makes a
-# client.
+# Seconds to wait after an unexpected error or a refusal, because each new try makes a client.
 _REJOIN = 1.0
-# Looks in a row that must find a client silent, and a call of it that does not return.
+# Looks in a row at which a client must seem silent, or a call of it must not have returned, before
+# it is replaced.
 _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
 
@@ -49,22 +49,22 @@ class GroupMember:
     ======= ====================================================== ==============================
     state   entered                                                left
     ======= ====================================================== ==============================
-    member  by ``start``; when there is demand                     when its membership ends
+    member  by ``start``; by demand                                when its membership ends
     resting when a membership ended for want of receives           after a while, or by demand
-    parked  when it rested for long: no thread, no client          by demand
+    parked  after a long rest: no thread, no client                by demand
     stopped by ``stop``; when ``start`` raises                     never
     ======= ====================================================== ==============================
 
-    One thread begins a membership, serves it until it ends, and rests. A membership that hangs in
-    a call of its client never ends: ``check`` deserts it together with its thread, and begins the
-    next one in a new thread.
+    One thread runs a membership until it ends, and rests. A membership that hangs in a call of its
+    client never ends: ``check`` deserts it together with its thread, and starts the next one in a
+    new thread.
 
     Args:
         config: The layer's settings.
         topic: Kafka's name of the channel's topic; the consumer group is named like it.
         sink: The receives.
-        stats: Counts what went wrong.
-        connection: Tells whether all brokers are down.
+        stats: Counts errors and replaced clients.
+        connection: Knows whether all brokers are down.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class GroupMember:
         self._stats = stats
         self._connection = connection
         look = config.timings.worker_look
-        # A client that is not answered is asked once more, and soon.
+        # After a first look without an answer the second one comes soon.
         liveness = Liveness(_SILENT_LOOKS, look, alert_interval=look / 10, alert_for=look)
         self._replacement = self._replacement_by(liveness)
         self._cost = CommitCost()
-        # Judges whether the calls of the client return; asked by the thread that calls ``check``.
+        # Judges whether the calls of the client return; for the thread that calls ``check``.
         self._returns = self._replacement_by(Liveness(_STUCK_LOOKS, 0))
-        # Set once the group assigned or refused, or ``start`` has waited for as long as it may.
+        # Set when the group has assigned or refused, or the time of ``start`` is up.
         self._settled = new_event()
         self._refusal: KafkaError | None = None
         self._stop = new_event()
-        # Guards that a membership and its thread are exchanged together, and not after a stop.
+        # Guards _membership and _thread, which change together, and not after a stop.
         self._lock = Lock()
         self._membership: Membership | None = None
         # None while it is parked.
@@ -99,11 +99,11 @@ class GroupMember:
 
     @property
     def is_member(self) -> bool:
-        """Whether it takes part in the group, or tries to, at this moment."""
+        """Whether it takes part in the group, or tries to."""
         return self._membership is not None
 
     def start(self, timeout: float) -> None:
-        """Join the group; returns once that is settled, or the time is up and it goes on.
+        """Join the group; return when it has joined, or when the time is up and it still tries.
 
         Args:
             timeout: Seconds that this may block.
@@ -123,9 +123,9 @@ class GroupMember:
             raise self._error_of(self._refusal)
 
     def _require_known_protocol(self, deadline: float) -> None:
-        """Raise a ``TopicError`` where KIP-848 is to be used, and the broker made no group by it.
+        """Raise a ``TopicError`` if the broker made no group by the protocol of KIP-848.
 
-        librdkafka waits without an error where a broker of Kafka 3.x does not know the protocol.
+        With a broker of Kafka 3.x, which does not know it, librdkafka waits without an error.
         """
         if self._config.worker_group_protocol != "consumer" or not self.is_member:
             return
@@ -142,8 +142,8 @@ class GroupMember:
     def check(self) -> None:
         """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
 
-        A commit has no time-out, and a client that was told of no broker waits in it for ever. No
-        other thread can call that client meanwhile.
+        A commit has no time-out, and a client with an empty broker list waits in it for ever. No
+        other thread can call the client meanwhile.
         """
         membership = self._membership
         if membership is None or self._stop.is_set() or self._connection.lost:
@@ -182,7 +182,7 @@ class GroupMember:
         self._returns.abandon()
 
     def _begin(self, replacement: Replacement[GroupClient]) -> None:
-        """Begin a membership in a new thread; under the lock."""
+        """Start a membership in a new thread; under the lock."""
         membership = self._new_membership(replacement.take())
         self._thread = self._start_thread(membership)
         self._membership = membership
@@ -197,7 +197,7 @@ class GroupMember:
         return thread
 
     def _run(self, membership: Membership | None) -> None:
-        """Serve one membership after another: until it is stopped, parked or deserted."""
+        """Serve one membership after another, until it is stopped, parked or deserted."""
         if membership is None:
             membership = self._next_membership()
         while membership is not None:
@@ -206,7 +206,7 @@ class GroupMember:
                 if membership.deserted:
                     return
                 self._membership = None
-            # Whatever the ending: a client that was refused may fail as it leaves.
+            # For any ending: a refused client may fail as it leaves.
             refusal = membership.client.refusal
             if refusal is not None and self._is_final(refusal):
                 return
@@ -230,7 +230,7 @@ class GroupMember:
         )
 
     def _next_membership(self) -> Membership | None:
-        """Return the next membership, not begun; None once it is stopped."""
+        """Return the next membership, before its run; None after a stop."""
         while not self._stop.is_set():
             try:
                 membership = self._new_membership(self._replacement.take())
@@ -262,7 +262,7 @@ class GroupMember:
         return ending
 
     def _rest(self) -> bool:
-        """Wait until there is demand or it is stopped; False if it is parked instead."""
+        """Wait for demand or a stop; return False if it parks instead."""
         until = monotonic() + self._config.timings.worker_park
         while not self._stop.is_set() and not self._sink.demand:
             left = until - monotonic()
@@ -273,11 +273,11 @@ class GroupMember:
         return True
 
     def _park(self) -> bool:
-        """Let the thread end; True if a receive has come just now."""
+        """Let the thread end; return True if a receive has just come."""
         with self._lock:
             thread, self._thread = self._thread, None
             self._sink.on_demand = self._unpark
-            # A receive that began to wait before the line above has not called it.
+            # A receive that began to wait before the line above did not call it.
             if self._stop.is_set() or not self._sink.demand:
                 return False
             self._thread = thread
@@ -292,7 +292,7 @@ class GroupMember:
                 self._thread = self._start_thread(None)
 
     def _is_final(self, refusal: KafkaError) -> bool:
-        """Tell whether ``start`` raises this refusal, so that the thread is to end."""
+        """Tell whether ``start`` raises this refusal, so that the thread has to end."""
         self._refusal = refusal
         client_logger.error("REFUSED %s", self._error_of(refusal))
         if not self._settled.is_set():

@@ -1,10 +1,10 @@
 """One membership in the consumer group of a worker channel: a client, and the thread that owns it.
 
-A job's position is committed before the job is assigned to a receive that waits, so no job is
-assigned twice, whichever process dies. A member takes as many jobs as receives wait for, times
-``prefetch_count``. Jobs fetched beyond that stay uncommitted. Jobs given to
-receives that none takes are committed back, so that the partition's next owner gets them. A
-process whose receives stop leaves the group after some seconds.
+A member commits a job's position before it assigns the job to a receive that waits, so no job is
+assigned twice, whichever process dies. It takes as many jobs as receives wait for, and
+``prefetch_count`` - 1 more; further fetched jobs stay uncommitted. If no receive takes a job, the
+member uncommits it: it commits the old position again, so that the partition's next member gets the
+job. A process whose receives stop leaves the group after some seconds.
 
 ``positions.py`` keeps the positions, ``commits.py`` commits them, ``pacing.py`` says when,
 ``evidence.py`` looks at the client and ``kafka/liveness.py`` judges it.
@@ -43,16 +43,17 @@ __all__ = ["Ending", "Membership"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds: the longest wait for a first message and for demand; between two tries; for metadata.
+# Seconds: the longest wait for a first message or for demand; between two tries; for metadata.
 _POLL = 0.1
 _RETRY = 0.05
 _LIST_TIMEOUT = 1.0
-# The longest that giving positions back may take, in seconds.
+# Seconds within which positions are given back before a revocation.
 _GIVE_BACK_TIMEOUT = 2.0
-# A client of the classic protocol that is rebalancing leaves only once its coordinator answers.
+# Seconds. During a rebalance a client of the classic protocol leaves only when its coordinator
+# answers.
 _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
-# How many messages that expired or cannot be read one commit may skip.
+# How many expired or unreadable messages one commit may skip.
 _SKIP = 500
 
 
@@ -69,9 +70,9 @@ class Ending(enum.Enum):
 class Membership:
     """One client's time in the group, from its subscription to its end; lives once.
 
-    ``run`` and the callbacks within it are the business of one thread, which owns every call on
-    the client. Another thread may desert the membership while that thread hangs in a call: from
-    then on nothing is taken back or doubted here, because another member reads it again.
+    One thread executes ``run`` and the callbacks within it, and makes every call on the client.
+    Another thread may desert the membership while that thread hangs in a call. From then on this
+    one gives nothing back and counts nothing as in doubt: another member reads the jobs.
 
     Args:
         config: The layer's settings.
@@ -125,7 +126,7 @@ class Membership:
         return self._evidence.death
 
     def run(self) -> Ending:
-        """Be a member for as long as there is demand, or nobody else wants the share."""
+        """Be a member while there is demand, or while no other member wants the share."""
         try:
             self._consumer.subscribe(
                 [self._topic],
@@ -141,7 +142,7 @@ class Membership:
                 self._consumer.close()
 
     def desert(self) -> None:
-        """Note that another membership takes its place while this one hangs; any thread."""
+        """Note that another membership takes the place of this one, which hangs; any thread."""
         self.deserted = True
         self._commits.desert()
 
@@ -163,7 +164,7 @@ class Membership:
                 self._fetch(demand)
                 self._assign()
             elif not self._settled.is_set():
-                # The receive for which it starts begins to wait only once it has a share.
+                # The first receive begins to wait only when the member has a share.
                 pacing.want(now)
                 self._accept(self._consumer.poll(_POLL))
             elif not self._stays_idle(pacing.idle_for(seen, now)):
@@ -171,17 +172,17 @@ class Membership:
         return Ending.STOPPED
 
     def _stays_idle(self, idle: float) -> bool:
-        """Wait briefly for demand; False where the membership is to end, for want of it.
+        """Wait briefly for demand; return False if the membership has to end for want of it.
 
         Args:
-            idle: For how many seconds there has been none.
+            idle: The seconds without demand.
         """
         if idle >= self._timings.worker_park:
             return False
         if idle >= self._timings.worker_idle and not self._is_alone():
             return False
         if idle >= self._timings.worker_pause:
-            # poll() has to go on, to answer rebalances; a paused partition fetches nothing.
+            # poll() has to go on, to answer rebalances; paused partitions fetch nothing.
             self._pause()
         if idle >= _POLL:
             self._accept(self._consumer.poll(0))
@@ -190,12 +191,12 @@ class Membership:
         return True
 
     def _leave(self) -> None:
-        """Leave the group, as a client has to before it closes; on_revoke gives jobs back.
+        """Leave the group, before the client closes; on_revoke gives jobs back.
 
-        Closing asks to revoke all that is assigned. Where another revocation waits already, as when
-        a worker has just joined, librdkafka may never answer the second one, and confluent-kafka
-        would hold the interpreter meanwhile: the whole process would stand still. A client that is
-        not closing answers all of them.
+        A close revokes all partitions. If another revocation waits already, because a worker has
+        just joined, librdkafka may never answer the second one, and confluent-kafka would hold the
+        interpreter meanwhile: the whole process would hang. A client that does not close answers
+        both.
         """
         consumer = self._consumer
         consumer.unsubscribe()
@@ -221,7 +222,7 @@ class Membership:
             jobs += sum(map(self._accept, messages))
 
     def _accept(self, message: Message | None) -> bool:
-        """Take a message from the client; tells whether a receive can have it."""
+        """Take a message of the client; return whether it is a job for a receive."""
         if message is None:
             return False
         error = message.error()
@@ -233,7 +234,7 @@ class Membership:
         partition, offset = message.partition() or 0, message.offset() or 0
         assignment = self._positions.assigned.get(partition)
         if assignment is None:
-            # Fetched before a rebalance that came in the same call: another member's by now.
+            # Fetched before a rebalance in the same call: it belongs to another member now.
             return False
         place = (self._sink.topic, partition, offset, message.timestamp()[1] / 1000)
         job = self._sink.accept(message.value(), place, assignment)
@@ -241,8 +242,8 @@ class Membership:
         return job is not None
 
     def _assign(self) -> None:
-        """Commit what receives wait for, and assign it to them."""
-        # Asked again: a receive may have been cancelled while poll() waited.
+        """Commit as many jobs as receives wait for, and assign them."""
+        # Ask again: a receive may have been cancelled while poll() waited.
         demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
         batch = self._positions.next_batch(demand)
         if not batch:
@@ -255,11 +256,11 @@ class Membership:
             if error.code() not in TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
             self._positions.commit_failed(batch)
-            # Rebalances are answered in poll(): without it the commit would fail for ever.
+            # poll() answers rebalances; without it the commit would never succeed.
             self._accept(self._consumer.poll(RETRY))
 
     def _take_back(self, now: float) -> None:
-        """Uncommit what no receive takes, so that a process that dies now loses none of it."""
+        """Uncommit jobs that no receive takes, so that a process that dies loses none of them."""
         jobs = self._unclaimed(self._positions.assigned)
         if not jobs:
             return
@@ -268,11 +269,11 @@ class Membership:
         if self._commits.commit(positions) is None:
             self._positions.settle(positions)
         else:
-            # They are committed again before they are assigned again.
+            # The next commit of these jobs, before they are assigned again, ends the doubt.
             self._positions.doubt(positions)
 
     def _unclaimed(self, partitions: Container[int]) -> list[CarriedJob]:
-        """Take what no receive has taken out of the sink, where it can be given back."""
+        """Take unclaimed jobs of these partitions out of the sink, if they can be given back."""
         if self.deserted:
             return []
         return self._sink.return_unclaimed(
@@ -301,18 +302,19 @@ class Membership:
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Other members have the partitions by now. What was assigned here is committed, and stays.
+        # Other members have the partitions by now. Jobs that were assigned here are committed, and
+        # stay.
         in_doubt = self._positions.revoke({each.partition for each in partitions})
         if not self.deserted:
             self._commits.count_in_doubt(in_doubt)
         consumer.incremental_unassign(partitions)
 
     def _is_alone(self) -> bool:
-        """Tell whether no other member has a share; a new one would get its own at once.
+        """Tell whether no other member has a share; a new member would get one at once.
 
-        Then nobody waits for what this process holds, and leaving would only cost it time when its
-        job is done: a group without members waits for the broker's
-        ``group.initial.rebalance.delay.ms`` before it assigns anything.
+        Then no other member waits for this one's share, and leaving would only cost time later: a
+        group without members waits for the broker's ``group.initial.rebalance.delay.ms`` before it
+        assigns anything.
         """
         now = monotonic()
         if now >= self._count_again:
@@ -320,7 +322,7 @@ class Membership:
             with contextlib.suppress(KafkaException):
                 metadata = self._consumer.list_topics(self._topic, timeout=_LIST_TIMEOUT)
                 self._partitions = len(metadata.topics[self._topic].partitions)
-        # One partition tells nothing: the other members may have none.
+        # With one partition it cannot tell: other members may have none.
         return len(self._positions.assigned) >= max(2, self._partitions)
 
     def _pause(self) -> None:
@@ -336,7 +338,7 @@ class Membership:
     def _look(self) -> Evidence:
         evidence = self._evidence.look()
         if evidence is UNANSWERED:
-            # A client that is not answered is asked once more, and soon.
+            # After a first look without an answer the second one comes soon.
             self._replacement.alert()
         return evidence
 
