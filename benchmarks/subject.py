@@ -14,7 +14,7 @@ from tests.support.counting import Inbox, Tally, percentile
 
 from . import traffic
 from .contenders import Running
-from .workers import Job, Worker, WorkerError
+from .workers import Job, PortSpec, Worker, WorkerError
 
 T = TypeVar("T")
 Share = Callable[[int], Sequence[int]] | Sequence[int] | int
@@ -90,9 +90,11 @@ class Bench:
         return f"{name}-{next(_numbers)}"
 
     @contextlib.contextmanager
-    def workers(self, count: int, *, fresh: bool = False) -> Iterator[list[Worker]]:
-        """Run worker processes."""
-        workers = [Worker(self.running.spec, fresh=fresh) for _ in range(count)]
+    def workers(
+        self, count: int, port: PortSpec | None = None, *, fresh: bool = False
+    ) -> Iterator[list[Worker]]:
+        """Run worker processes, with the contender's port or another one."""
+        workers = [Worker(port or self.running.spec, fresh=fresh) for _ in range(count)]
         try:
             yield workers
         finally:

@@ -7,7 +7,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from channels.exceptions import ChannelFull
@@ -62,23 +62,16 @@ async def join(context: Context, group: str, count: int | None = None) -> None:
     await context.port.join(group, list(context.inboxes)[:count])
 
 
-async def turns(rate: float, seconds: float) -> AsyncIterator[int]:
-    """Yield the numbers of messages from 0, each when it is due to be sent."""
-    began = time.monotonic()
-    for number in range(int(rate * seconds)):
-        pause = began + number / rate - time.monotonic()
-        if pause > 0:
-            await asyncio.sleep(pause)
-        yield number
-
-
 async def paced(
     context: Context, method: str, addresses: Sequence[str], rate: float, seconds: float
 ) -> Sent:
     """Send ``rate`` messages a second by ``send`` or ``group_send``, to the addresses in turn."""
-    send = getattr(context.port, method)
     began = time.monotonic()
-    async for number in turns(rate, seconds):
+    send = getattr(context.port, method)
+    for number in range(int(rate * seconds)):
+        pause = began + number / rate - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
         # A sender for each address: a channel may be in several of the groups.
         turn, sender = divmod(number, len(addresses))
         await _send(send, addresses[sender], sender, turn)
@@ -91,8 +84,9 @@ async def flat_out(
     addresses: Sequence[str],
     seconds: float,
     limit: int = sys.maxsize,
+    tasks: int = _TASKS,
 ) -> Sent:
-    """Send as fast as it goes, from ten tasks, each a sender of its own.
+    """Send as fast as it goes, from several tasks, each a sender of its own.
 
     Every task sends to all addresses in turn, if there are fewer of them than tasks, and to its
     share otherwise; it ends after ``seconds``, or after ``limit`` messages.
@@ -101,17 +95,17 @@ async def flat_out(
     began = time.monotonic()
 
     async def run(sender: int) -> int:
-        mine = addresses[sender::_TASKS] if len(addresses) >= _TASKS else addresses
+        mine = addresses[sender::tasks] if len(addresses) >= tasks else addresses
         sent = 0
         while sent < limit and time.monotonic() < began + seconds:
-            for _ in range(_YIELD_EVERY):
-                number, which = divmod(sent, len(mine))
-                await _send(send, mine[which], sender, number)
-                sent += 1
-            await asyncio.sleep(0)
+            number, which = divmod(sent, len(mine))
+            await _send(send, mine[which], sender, number)
+            sent += 1
+            if not sent % _YIELD_EVERY:
+                await asyncio.sleep(0)
         return sent
 
-    return Sent(sum(await asyncio.gather(*map(run, range(_TASKS)))), began, time.monotonic())
+    return Sent(sum(await asyncio.gather(*map(run, range(tasks)))), began, time.monotonic())
 
 
 async def time_sends(context: Context, method: str, address: str, count: int) -> list[float]:

@@ -1,7 +1,8 @@
-"""Daphne processes that serve the smallest project with websockets, and a client that costs little.
+"""Daphne processes that serve the smallest project with websockets, and clients that cost little.
 
-Every path of the project is a room. The client speaks as much of RFC 6455 as text messages of up to
-64 KiB need, so that thousands of them do not slow what they measure.
+Every path of the project is a room. A client speaks as much of RFC 6455 as text messages of up to
+64 KiB need, so that thousands of them do not slow what they measure; they are the channels of the
+port ``Websockets``.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ import base64
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.support.counting import Inbox
+
 from .servers import Missing, await_port, free_port
+from .subject import Skipped
 from .workers import PortSpec
 
 _SPEC = "BENCHMARK_LAYER"
 _ROOT = Path(__file__).parent.parent
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _FINAL = _MASKED = 0x80
+_AT_A_TIME = 20
+_FILES_BESIDE = 200
+_GIVEN_UP_AFTER = 2.0
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -55,6 +63,16 @@ def serving(spec: PortSpec, count: int) -> Iterator[dict[int, subprocess.Popen[b
             printed.seek(0)
             raise RuntimeError(f"{error}; it printed: {printed.read().decode()}") from None
         yield servers
+
+
+def allow_files(count: int) -> None:
+    """Let this process and its children open a socket for each client."""
+    wanted = count + _FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < wanted:
+        raise Skipped(f"{wanted} open files are needed, and the system allows {hard}")
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
@@ -126,6 +144,65 @@ async def connect(port: int, path: str, take: Callable[[bytes], None]) -> Client
     if b" 101 " not in answer.splitlines()[0]:
         raise ConnectionError(f"the server answered {answer.splitlines()[0].decode()}")
     return Client((reader, writer), take)
+
+
+class Websockets:
+    """A port of clients: client ``i`` is in room ``i // members``, on the servers in turn.
+
+    A room's messages are sent by one client of it, of all servers in turn.
+    """
+
+    def __init__(self, ports: Sequence[int], members: int) -> None:
+        self._ports = ports
+        self._members = members
+        self._clients: list[Client] = []
+        self._inboxes: Sequence[Inbox] = []
+        # Of a sender that waits for its own message: the message's number, and what is set then.
+        self._awaited: dict[int, tuple[int, asyncio.Event]] = {}
+
+    async def new_channels(self, count: int) -> list[str]:
+        allow_files(count)
+        free = asyncio.Semaphore(_AT_A_TIME)
+
+        async def one(index: int) -> Client:
+            async with free:
+                port, path = self._ports[index % len(self._ports)], f"/{index // self._members}"
+                return await connect(port, path, lambda text: self._take(index, text))
+
+        self._clients = await asyncio.gather(*map(one, range(count)))
+        return [str(index) for index in range(count)]
+
+    async def listen(self, inboxes: Mapping[str, Inbox]) -> None:
+        self._inboxes = list(inboxes.values())
+
+    async def send(self, room: str, message: Mapping[str, Any]) -> None:
+        client = self._clients[self._sender(room)]
+        if client.lost:
+            raise ConnectionError("a websocket was closed")
+        client.send(json.dumps(message).encode())
+
+    async def converse(self, room: str, message: Mapping[str, Any]) -> None:
+        """Send, and return when the message came back, or seems to be lost."""
+        came = asyncio.Event()
+        self._awaited[self._sender(room)] = message["n"], came
+        # A timer costs less than wait_for, and is part of what is measured.
+        giving_up = asyncio.get_running_loop().call_later(_GIVEN_UP_AFTER, came.set)
+        await self.send(room, message)
+        await came.wait()
+        giving_up.cancel()
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.end()
+
+    def _sender(self, room: str) -> int:
+        return int(room) * self._members + int(room) % len(self._ports)
+
+    def _take(self, index: int, text: bytes) -> None:
+        message = json.loads(text)
+        self._inboxes[index].take(message)
+        if index in self._awaited and self._awaited[index][0] == message["n"]:
+            self._awaited.pop(index)[1].set()
 
 
 def _project() -> Any:

@@ -45,13 +45,6 @@ async def first_received(context: Context, group: str) -> float | None:
     return (time.monotonic() - began) * 1000
 
 
-async def first_sent(context: Context, channel: str) -> traffic.Sent:
-    """Construct the layer and send."""
-    began = time.monotonic()
-    await context.port.send(channel, traffic.message(0, 0))
-    return traffic.Sent(1, began, time.monotonic())
-
-
 async def memory(context: Context) -> float:
     """Return this process's own memory in MiB."""
     return _resident("self")
@@ -115,7 +108,9 @@ def startup(bench: Bench) -> Iterator[Outcome]:
         with bench.workers(3) as (receiver, sender, newcomer):
             received = newcomer.call(first_received, bench.unique("group"))
             [channel] = bench.channels([receiver], 1)
-            found = bench.exchange(sender, [receiver], 1, first_sent, channel)
+            found = bench.exchange(
+                sender, [receiver], 1, traffic.paced, "send", [channel], 1.0, 1.0
+            )
         values = {} if received is None else {"received": received}
         if not found.tally.lost:
             values["sent"] = found.took * 1000
