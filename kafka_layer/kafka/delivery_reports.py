@@ -1,4 +1,4 @@
-"""What became of each record that a producer was given: written, a duplicate, or failed.
+"""The delivery reports of a producer: a record is written, a duplicate, or failed.
 
 Hot path: ``DeliveryReports.settle`` is called for every record that is sent.
 """
@@ -35,14 +35,15 @@ class DeliveryReports:
 
     Args:
         prefix: The layer's prefix.
-        stats: Counts what failed.
-        connection: Is told of answers.
-        on_unknown_topic: Called when a topic or partition is not there.
+        stats: Counts failed records.
+        connection: Gets answers.
+        on_unknown_topic: Called when a topic or partition is missing.
         clear_pending_exception: Called first, with the number of the record's client: a fatal error
             of the client may be pending as an exception.
 
     Attributes:
-        forbidden: Why a broker refuses the idempotent producer; None since a record was written.
+        forbidden: The error with which a broker refuses the idempotent producer; None since a
+            written record.
     """
 
     def __init__(
@@ -69,16 +70,16 @@ class DeliveryReports:
         headers: Sequence[tuple[str, bytes]],
         ticket: Ticket[Position] | None,
     ) -> None:
-        """Tell what became of a record: to its ticket, the counters and the receivers of signals.
+        """Report the outcome of a record to its ticket, the counters and the receivers of signals.
 
-        Raises nothing: an exception would come out of poll() as a SystemError on Python < 3.12.
+        Raises nothing: on Python < 3.12 poll() would raise the exception as a SystemError.
 
         Args:
             generation: The number of its client.
-            error: Why it was not written, or None.
+            error: Why the record was not written; None if it was.
             message: The record.
             headers: Its headers, which the message lacks.
-            ticket: Gets its position, or what went wrong.
+            ticket: Gets its position, or the error.
         """
         failure: Exception | None = None
         try:

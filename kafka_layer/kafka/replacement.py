@@ -1,8 +1,8 @@
-"""When a Kafka client is replaced, and by which: looks at it, a verdict, and a new client.
+"""The replacement of a Kafka client: a look at it, a verdict, and a new client.
 
-``liveness.py`` judges what a look found out. A reader and a worker group's member say what their
-looks find, and go on with the new client. (The producer's client holds records:
-``producer_client.py`` replaces it.)
+``liveness.py`` judges the evidence of a look. A reader and a worker group's member supply the
+evidence, and go on with the new client. (``producer_client.py`` replaces the producer's client,
+which holds records.)
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ C = TypeVar("C")
 
 
 class Replacement(Generic[C]):
-    """Finds out whether a client has to be replaced, and makes the one that takes its place.
+    """Decides whether to replace a client, and makes the new one.
 
-    For the one thread that looks after the client; ``abandon`` for any.
+    For the one thread that owns the client; any thread may call ``abandon``.
 
     Args:
         liveness: Judges the client.
-        connection: Tells whether all brokers are down: a look says nothing of the client then.
+        connection: Knows whether all brokers are down: then a look says nothing about the client.
         new_client: Makes a client.
-        close: Closes one that was made and is not needed.
+        close: Closes a client that is not needed.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Replacement(Generic[C]):
         self._connection = connection
         self._new_client = new_client
         self._close = close
-        # Made to see whether it is answered, and not taken yet.
+        # A new client that got an answer, until ``take``.
         self._spare: C | None = None
 
     def begin(self) -> None:
@@ -57,11 +57,11 @@ class Replacement(Generic[C]):
     def is_called_for(
         self, look: Callable[[], Evidence], is_answered: Callable[[C, Evidence], bool]
     ) -> bool:
-        """Look at the client, where a look is due; tells whether to replace it now.
+        """Look at the client, if a look is due; return whether to replace it now.
 
         Args:
-            look: Looks; may block.
-            is_answered: Tells whether a broker answers a new client; gets what the look found out.
+            look: Returns the evidence of a look; may block.
+            is_answered: Tells whether a broker answers a new client; gets the evidence.
         """
         now = monotonic()
         if not self._liveness.is_due(now):
@@ -94,5 +94,5 @@ class Replacement(Generic[C]):
             self._close(spare)
 
     def abandon(self) -> None:
-        """Keep the client that was answered from ever being freed, in a forked child."""
+        """Leak the kept client, in a forked child: freeing it aborts the process."""
         abandon(self._spare)

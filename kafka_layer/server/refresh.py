@@ -1,4 +1,4 @@
-"""What a server looks for from time to time, as nobody announces it: topics, and the clock."""
+"""Periodic requests of a server for what no broker announces: partition counts and the time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Refresh"]
 
 
 class Refresh:
-    """Refreshes what one server knows, every ``timings.refresh`` seconds; the upkeep's thread.
+    """Refreshes one server's knowledge, every ``timings.refresh`` seconds; the upkeep's thread.
 
     Args:
-        transport: Looks at the topics.
+        transport: Reads the partition counts.
         commands: Asks for the broker's time.
-        clock: What that sets.
+        clock: The clock that this sets.
         lifecycle: The server's state.
         features: May need the broker's time.
         timings: The layer's times.
@@ -49,11 +49,11 @@ class Refresh:
         self._next = 0.0
 
     def plan(self) -> None:
-        """Note that everything is fresh at this moment, after a start."""
+        """Plan the next refresh; also after a start."""
         self._next = monotonic() + self._timings.refresh
 
     def run_if_due(self) -> None:
-        """Refresh, where it is time; again in the next round if no broker answers."""
+        """Refresh when due; again in the next round if no broker answers."""
         if monotonic() < self._next and not self._transport.health().doubtful:
             return
         self.plan()

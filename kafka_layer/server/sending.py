@@ -58,7 +58,7 @@ class Sender:
 
     @property
     def is_open(self) -> bool:
-        """Whether records can be handed over; the server sets it."""
+        """Whether it takes records; the server sets it."""
         return self._is_open
 
     @is_open.setter

@@ -59,7 +59,7 @@ class GroupClient:
         self.consumer: Consumer = new_client(Consumer, properties, "consumer_config")
 
     def is_answered(self) -> bool:
-        """Tell whether a broker answers it; blocks for ``worker_answer`` seconds at most."""
+        """Tell whether a broker answers within ``worker_answer`` seconds; blocks."""
         try:
             self.consumer.list_topics(self._topic, self._config.timings.worker_answer)
         except KafkaException:
@@ -88,13 +88,13 @@ class GroupClient:
         )
 
     def behind(self, partitions: Collection[int]) -> dict[tuple[str, int], int] | None:
-        """Return where the log holds more than was read; all that was read is committed.
+        """Return the partitions in which the log holds more than was read, and so committed.
 
         Args:
-            partitions: The partitions that are asked for.
+            partitions: The partitions to ask for.
 
         Returns:
-            The committed positions of these partitions; None if the broker did not tell.
+            Their committed positions; None if the broker did not answer.
         """
         timeout = self._config.timings.worker_answer
         asked = [(self._topic, partition) for partition in partitions]
@@ -113,7 +113,7 @@ class GroupClient:
         return behind
 
     def close(self) -> None:
-        """Close it; the thread that owns it."""
+        """Close the client; the thread that owns it."""
         self.consumer.close()
 
     def on_error(self, error: KafkaError) -> None:

@@ -1,4 +1,4 @@
-"""The commits of a worker group's member: asked of the broker, given back, and counted in doubt."""
+"""The commits of a worker group's member, and the count of messages in doubt."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Commits:
     Args:
         client: The client.
         topic: Kafka's name of the topic.
-        stats: Counts what went wrong.
-        cost: What commits cost; it outlives the client.
+        stats: Counts errors and drops.
+        cost: The cost of commits; it outlives the client.
     """
 
     def __init__(self, client: GroupClient, topic: str, stats: Stats, cost: CommitCost) -> None:
@@ -60,11 +60,11 @@ class Commits:
         self._topic = topic
         self._stats = stats
         self._cost = cost
-        # The batch that the broker was asked for and has not answered, by its first offsets.
+        # The first offsets of the batch whose commit the broker has not answered yet.
         self._asked: Positions = {}
 
     def commit_batch(self, batch: Batch[Any]) -> KafkaError | None:
-        """Commit the positions of a batch; returns why that failed."""
+        """Commit the positions of a batch; return the error, or None."""
         self._asked = batch.first
         began = monotonic()
         error = self.commit(batch.positions)
@@ -74,7 +74,7 @@ class Commits:
         return error
 
     def commit(self, positions: Positions) -> KafkaError | None:
-        """Commit positions; returns why that failed."""
+        """Commit positions; return the error, or None."""
         offsets = [TopicPartition(self._topic, *each) for each in positions.items()]
         error = None
         try:
@@ -87,7 +87,7 @@ class Commits:
         return error
 
     def give_back(self, positions: Positions) -> bool:
-        """Commit positions before their partitions are revoked; tells whether that worked."""
+        """Commit positions before their partitions are revoked; return whether that succeeded."""
         deadline = monotonic() + _GIVE_BACK_TIMEOUT
         while (error := self.commit(positions)) is not None:
             if error.code() not in TRY_AGAIN or monotonic() >= deadline:
@@ -97,7 +97,7 @@ class Commits:
         return True
 
     def desert(self) -> None:
-        """Count what the broker was asked for and has not answered; any thread."""
+        """Count the batch whose commit has no answer as in doubt; any thread."""
         self.count_in_doubt(self._asked)
 
     def count_in_doubt(self, positions: Positions) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a worker group's client at a look: whether messages come that the log holds."""
+"""The evidence on a worker group's client: whether it gets the messages that the log holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEFT_OUT = (
 
 
 class Asked(Protocol):
-    """What a look asks the client; each call blocks for as long as a broker has to answer."""
+    """The requests of a look; each blocks for as long as a broker has to answer."""
 
     def is_answered(self) -> bool:
         """Tell whether a broker answers."""
@@ -30,18 +30,18 @@ class Asked(Protocol):
         """Tell whether the group has assigned none of the topic's partitions to any member."""
 
     def behind(self, partitions: Collection[int]) -> Mapping[tuple[str, int], int] | None:
-        """Return where the log holds more than was read."""
+        """Return the partitions in which the log holds more than was read, with their positions."""
 
 
 class GroupEvidence:
-    """Gathers what one client got since the last look, and asks for the rest; one thread alone.
+    """Notes what one client got since the last look, and asks for the rest; one thread alone.
 
     Args:
-        client: What it asks.
-        positions: What is assigned to the client, and fetched by it.
+        client: Answers the requests.
+        positions: The assigned partitions and fetched messages of the client.
 
     Attributes:
-        death: What to log where the last look is the one after which the client is replaced.
+        death: The log line, if the client is replaced after the last look.
     """
 
     def __init__(self, client: Asked, positions: JobPositions[Any]) -> None:
@@ -59,7 +59,7 @@ class GroupEvidence:
         self._progressed = True
 
     def note_nothing(self) -> None:
-        """Note that the client had no message though it was waited for."""
+        """Note that a poll returned no message."""
         self._emptied = True
 
     def look(self) -> Evidence:
