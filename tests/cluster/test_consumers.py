@@ -16,8 +16,8 @@ from tests.support.inspect import server_of
 from tests.support.layers import Layers, is_empty_after_sweep, next_message
 from tests.support.waiting import wait_until_async
 
-CONSUMERS = 10_000
-AT_ONCE = 500
+CONSUMERS = 3_000
+AT_ONCE = 250
 
 
 class Room(AsyncConsumer):

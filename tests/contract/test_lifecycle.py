@@ -220,9 +220,9 @@ class TestLifeOfAChannel:
     ) -> None:
         layer = make_layer(expiry=0.1, group_expiry=0.3)
         silent, waits = await layer.new_channel(), await layer.new_channel()
-        await layer.group_add("room", silent)
-        await layer.group_add("room", waits)
         waiting = await begin_receive(layer, waits)
+        await layer.group_add("room", waits)
+        await layer.group_add("room", silent)
         registry = server_of(layer).registry
         await wait_until_async(
             lambda: (registry.sweep(), registry.mailbox(silent) is None)[1], "it to be forgotten"
