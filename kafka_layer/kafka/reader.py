@@ -107,7 +107,9 @@ class Reader:
             alert_interval=timings.look_in_trouble,
             alert_for=timings.trouble,
         )
-        self._replacement = Replacement(liveness, connection, self._new_client, _close_apart)
+        self._replacement = Replacement(
+            liveness, connection, self._new_client, self._is_answered, _close_apart
+        )
         # Whether poll() returned nothing since the last look.
         self._emptied = False
         # Whether this client found no broker and got no answer since, unlike perhaps others.
@@ -222,7 +224,7 @@ class Reader:
             self._settle(client)
         if self._positions.changed:
             self._apply_changes(client)
-        if self._replacement.is_called_for(lambda: self._evidence(client), self._is_answered):
+        if self._replacement.is_called_for(lambda: self._evidence(client)):
             logger.error(
                 "The Kafka consumer got nothing that the log holds; a new one goes on (%s)",
                 self._name,

@@ -29,6 +29,7 @@ class Replacement(Generic[C]):
         liveness: Judges the client.
         connection: Knows whether all brokers are down: then a look says nothing about the client.
         new_client: Makes a client.
+        is_answered: Tells whether a broker answers a new client; gets the evidence.
         close: Closes a client that is not needed.
     """
 
@@ -37,11 +38,13 @@ class Replacement(Generic[C]):
         liveness: Liveness,
         connection: Connection,
         new_client: Callable[[], C],
+        is_answered: Callable[[C, Evidence], bool],
         close: Callable[[C], object],
     ) -> None:
         self._liveness = liveness
         self._connection = connection
         self._new_client = new_client
+        self._is_answered = is_answered
         self._close = close
         # A new client that got an answer, until ``take``.
         self._spare: C | None = None
@@ -54,14 +57,11 @@ class Replacement(Generic[C]):
         """Note trouble, such as an error of the client: look more often for a while."""
         self._liveness.alert(monotonic())
 
-    def is_called_for(
-        self, look: Callable[[], Evidence], is_answered: Callable[[C, Evidence], bool]
-    ) -> bool:
+    def is_called_for(self, look: Callable[[], Evidence]) -> bool:
         """Look at the client, if a look is due; return whether to replace it now.
 
         Args:
             look: Returns the evidence of a look; may block.
-            is_answered: Tells whether a broker answers a new client; gets the evidence.
         """
         now = monotonic()
         if not self._liveness.is_due(now):
@@ -73,7 +73,7 @@ class Replacement(Generic[C]):
 
         def is_answered_elsewhere() -> bool:
             spare = self._new_client()
-            if is_answered(spare, evidence):
+            if self._is_answered(spare, evidence):
                 self._spare = spare
                 return True
             self._close(spare)

@@ -23,14 +23,20 @@ class Site:
         self.answered = {1, 2}
         self.connection = Connection("nowhere:9092", Stats(), Timings(connection_doubt=0.0))
         liveness = Liveness(patience, interval)
-        self.replacement = Replacement(liveness, self.connection, self.make, self.closed.append)
+        self.replacement = Replacement(
+            liveness,
+            self.connection,
+            self.make,
+            lambda client, _: client in self.answered,
+            self.closed.append,
+        )
 
     def make(self) -> int:
         self.made.append(len(self.made) + 1)
         return self.made[-1]
 
     def is_called_for(self, evidence: Evidence = UNANSWERED) -> bool:
-        return self.replacement.is_called_for(lambda: evidence, lambda it, _: it in self.answered)
+        return self.replacement.is_called_for(lambda: evidence)
 
 
 def test_the_client_that_was_answered_takes_the_place() -> None:
@@ -71,13 +77,13 @@ def test_no_client_is_made_before_the_verdict_depends_on_it(
 def test_nobody_looks_before_it_is_time() -> None:
     site = Site(interval=1e9)
     site.replacement.begin()
-    assert not site.replacement.is_called_for(lambda: pytest.fail("a look"), lambda *_: True)
+    assert not site.replacement.is_called_for(lambda: pytest.fail("a look"))
 
 
 def test_while_all_brokers_are_lost_nobody_looks() -> None:
     site = Site()
     site.connection.on_silence()
-    assert not site.replacement.is_called_for(lambda: pytest.fail("a look"), lambda *_: True)
+    assert not site.replacement.is_called_for(lambda: pytest.fail("a look"))
     site.connection.on_answer()
     assert site.is_called_for()
 
@@ -86,8 +92,8 @@ def test_a_forked_child_never_frees_a_client_that_was_not_taken() -> None:
     clients: list[object] = [object()]
     liveness = Liveness(1, 0.0)
     connection = Connection("nowhere:9092", Stats())
-    replacement = Replacement(liveness, connection, clients.pop, lambda _: None)
-    assert replacement.is_called_for(lambda: UNANSWERED, lambda *_: True)
+    replacement = Replacement(liveness, connection, clients.pop, lambda *_: True, clients.append)
+    assert replacement.is_called_for(lambda: UNANSWERED)
     replacement.abandon()
     client = replacement.take()
     # The local name, the argument, and the reference that nobody gives back.

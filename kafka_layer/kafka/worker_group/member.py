@@ -150,7 +150,7 @@ class GroupMember:
             return
         hangs = monotonic() - membership.called_at > self._config.timings.worker_stuck
         evidence = UNANSWERED if hangs else ANSWERED
-        if not self._returns.is_called_for(lambda: evidence, lambda it, _: it.is_answered()):
+        if not self._returns.is_called_for(lambda: evidence):
             return
         with self._lock:
             if not self._stop.is_set() and self._membership is membership:
@@ -244,7 +244,13 @@ class GroupMember:
         return None
 
     def _replacement_by(self, liveness: Liveness) -> Replacement[GroupClient]:
-        return Replacement(liveness, self._connection, self._new_client, GroupClient.close)
+        return Replacement(
+            liveness,
+            self._connection,
+            self._new_client,
+            lambda client, _: client.is_answered(),
+            GroupClient.close,
+        )
 
     def _new_client(self) -> GroupClient:
         return GroupClient(self._config, self._topic, self._stats)

@@ -153,7 +153,7 @@ class Membership:
             self.called_at = now = monotonic()
             if self.client.refusal is not None:
                 return Ending.REFUSED
-            if self._replacement.is_called_for(self._look, _is_answered):
+            if self._replacement.is_called_for(self._look):
                 return Ending.DEAD
             seen = sink.last_seen
             if pacing.has_unclaimed(sink.unclaimed, seen, now):
@@ -341,7 +341,3 @@ class Membership:
             # After a first look without an answer the second one comes soon.
             self._replacement.alert()
         return evidence
-
-
-def _is_answered(client: GroupClient, _: Evidence) -> bool:
-    return client.is_answered()

@@ -176,6 +176,7 @@ class Case:
                 Liveness(2, config.timings.worker_look),
                 Connection("nowhere:9092", self.stats),
                 lambda: GroupClient(config, TOPIC, self.stats),
+                lambda client, _: client.is_answered(),
                 GroupClient.close,
             ),
             threading.Event(),
