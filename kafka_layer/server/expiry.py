@@ -36,6 +36,7 @@ class Expiry:
         note_age: Gets the age, in seconds, of each message that no flush dropped.
 
     Attributes:
+        seconds: As given. A message that is sent within the process expires so long after that.
         flushed_until: Records written up to this time (the broker's, in seconds) are dropped.
     """
 
@@ -47,7 +48,7 @@ class Expiry:
         note_age: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.flushed_until = float("-inf")
-        self._seconds = seconds
+        self.seconds = seconds
         self._stats = stats
         self._clock = clock
         self._note_age = note_age
@@ -82,15 +83,11 @@ class Expiry:
         if age < 0.0:
             age = 0.0
         self._note_age(age)
-        if age > self._seconds:
+        if age > self.seconds:
             detail = f"{topic.value} {key!r} was {age:.1f} s old"
             self._stats.dropped("expired", detail, len(receivers))
             return None
-        return self._monotonic + self._seconds - age
-
-    def deadline_of_new(self) -> float:
-        """Return the deadline of a message that is sent now, on ``time.monotonic()``."""
-        return time.monotonic() + self._seconds
+        return self._monotonic + self.seconds - age
 
     def make_room(self, mailbox: Mailbox) -> bool:
         """Drop and count the expired messages of a full mailbox.
