@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from tests.support.waiting import wait_until
 
-from .browser import DESKTOP, PHONE, People, here, message, say, take
+from .browser import DESKTOP, PHONE, TIMEOUT, People, here, message, say, take
 from .demo import Demo
 
 SCRIPT = "<script>document.title = 'taken over'</script><img src=x onerror=alert(1)>"
@@ -114,11 +114,16 @@ def test_a_killed_worker_takes_nobody_along(people: People, demo: Demo, room: st
 def test_typing_is_shown_to_the_others(people: People, room: str) -> None:
     ada = people.join("Ada", room)
     bob = people.join("Bob", room)
-    ada.get_by_role("textbox").press_sequentially("Hel")
-    expect(bob.locator("#typing")).to_have_text("Ada is typing…")
+
+    def is_seen() -> bool:
+        # Typed again and again: the words go 4 s after the last key that was told.
+        ada.get_by_role("textbox").press_sequentially("l")
+        return bob.locator("#typing").inner_text() == "Ada is typing…"
+
+    wait_until(is_seen, "Bob to see that Ada is typing", TIMEOUT / 1000)
     expect(ada.locator("#typing")).to_be_empty()
-    ada.get_by_role("textbox").press("Enter")
-    expect(message(bob, "Hel")).to_be_visible()
+    say(ada, "Hello")
+    expect(message(bob, "Hello")).to_be_visible()
     expect(bob.locator("#typing")).to_be_empty()
 
 
