@@ -21,9 +21,16 @@ from tests.faults.traffic import Inbox, Stream, Tally
 from tests.support.inspect import consumer_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, stats_of
+from tests.support.silence import MutedConsumer
 from tests.support.waiting import wait_until_async
 
 
+@pytest.fixture
+def muted_consumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "Consumer", MutedConsumer)
+
+
+@pytest.mark.usefixtures("muted_consumers")
 async def test_a_reader_is_replaced_and_nothing_is_lost_or_comes_twice(
     make_layer: Layers,
 ) -> None:
@@ -34,8 +41,7 @@ async def test_a_reader_is_replaced_and_nothing_is_lost_or_comes_twice(
     stream.start()
     await stream.goes_on(20)
     for times in (1, 2):
-        client = consumer_of(receiver, Topic.SEND_GROUP)
-        client.pause(client.assignment())  # as silent as one that librdkafka forgot
+        await consumer_of(receiver, Topic.SEND_GROUP).mute()
         await wait_until_async(
             lambda: stats_of(receiver)["consumer.replaced"] == times,  # noqa: B023
             "the client to be replaced",
@@ -46,6 +52,7 @@ async def test_a_reader_is_replaced_and_nothing_is_lost_or_comes_twice(
     assert not stats_of(receiver)["errors.consumer"]
 
 
+@pytest.mark.usefixtures("muted_consumers")
 async def test_a_reader_of_commands_is_replaced_and_they_are_carried_out(
     make_layer: Layers,
 ) -> None:
@@ -54,8 +61,7 @@ async def test_a_reader_of_commands_is_replaced_and_they_are_carried_out(
     channel = await receiver.new_channel()
     await asker.new_channel()
     for times in (1, 2):
-        client = consumer_of(receiver, Topic.GROUP_MGMT)
-        client.pause(client.assignment())
+        await consumer_of(receiver, Topic.GROUP_MGMT).mute()
         await asker.group_add(f"room-{times}", channel)
         assert stats_of(receiver)["consumer.replaced"] == times
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kafka_layer.kafka.backplane import KafkaBackplane
+from kafka_layer.kafka.read_positions import PartitionState
 from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.server import Server
@@ -44,10 +45,13 @@ def consumer_of(layer: KafkaChannelLayer, topic: Topic) -> Any:
 
 
 def partitions_read(layer: KafkaChannelLayer, topic: Topic) -> set[int]:
-    """Return the partitions of a topic that are assigned to the layer's client."""
+    """Return the partitions of a topic that a layer reads.
+
+    Its reader is asked, not its client: that belongs to the thread that polls it.
+    """
     name = topic_name(layer.config.prefix, topic)
-    assigned = consumer_of(layer, topic).assignment()
-    return {each.partition for each in assigned if each.topic == name}
+    read = reader_of(layer, topic)._positions.partitions_in(PartitionState.READING)
+    return {partition for topic_read, partition in read if topic_read == name}
 
 
 def is_waited_for(layer: KafkaChannelLayer, channel: str) -> bool:

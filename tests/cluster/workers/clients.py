@@ -6,16 +6,17 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from kafka_layer.kafka.worker_group import client
+from tests.support.silence import MutedConsumer
 
 __all__ = ["CommittingConsumer", "NotedConsumer", "use", "use_commits"]
 
 K = TypeVar("K", bound="NotedConsumer")
 
 
-class NotedConsumer(Consumer):
+class NotedConsumer(MutedConsumer):
     """Is known to the test.
 
     Attributes:
