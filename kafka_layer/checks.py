@@ -193,7 +193,7 @@ def _clients(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
     for (refused, text), same in findings.items():
         clients = ", ".join(each.client for each in same)
         keywords = {each.keyword for each in same}
-        # What only client_config can have told to several kinds of client.
+        # Only client_config reaches several kinds of client.
         mend = "client_config" if len(keywords) > 1 else f"client_config or {keywords.pop()}"
         if refused:
             yield Error(
