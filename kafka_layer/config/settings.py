@@ -149,7 +149,7 @@ class LayerConfig:
         return [pattern for pattern in patterns if not set(pattern) & set("*?[")]
 
     def topic_settings(self, topic: Topic | WorkTopic) -> TopicSettings:
-        """Return how a topic is to be provisioned."""
+        """Return the provisioning of a topic."""
         if isinstance(topic, WorkTopic):
             return self.worker_settings(topic.channel).topic
         return self.topics[topic]

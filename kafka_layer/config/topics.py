@@ -48,7 +48,7 @@ _ONLY_OF_WORKERS = frozenset({"expiry", "prefetch_count"})
 
 @dataclass(frozen=True)
 class TopicSettings:
-    """How one topic is to be provisioned.
+    """The provisioning of one topic.
 
     Attributes:
         partitions: Number of partitions.
@@ -66,7 +66,7 @@ class TopicSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How one worker channel is to be provisioned and read.
+    """The settings of one worker channel.
 
     Attributes:
         expiry: Seconds after which a message that no worker took is dropped.

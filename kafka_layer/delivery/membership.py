@@ -1,4 +1,4 @@
-"""Which channels are in which group, or serve which user."""
+"""The members of groups, and the channels of users."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ _UNSEEN_LOOKS = 2
 
 
 class KnownTopic(NamedTuple):
-    """What is known of a topic.
+    """The known facts of a topic.
 
     Attributes:
         partitions: The number of partitions.

@@ -15,7 +15,7 @@ _LONGEST_REQUEST = 8192
 
 
 class Address(NamedTuple):
-    """Where a probe listens.
+    """The address of a probe.
 
     Attributes:
         host: A name or number of this machine; None listens on all of its addresses.

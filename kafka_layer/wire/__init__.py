@@ -1,1 +1,1 @@
-"""What travels: names, topics, records, and messages as bytes. Pure; nothing here does I/O."""
+"""Names, topics, records, and messages as bytes. Pure; nothing here does I/O."""

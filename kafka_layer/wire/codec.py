@@ -33,7 +33,7 @@ _MSGPACK_OPTIONS = (
 
 
 class Serializer(Protocol):
-    """What the setting ``serializer`` names: a project's own way to write and read messages."""
+    """A project's own way to write and read messages, for the setting ``serializer``."""
 
     def dumps(self, message: dict[str, Any]) -> bytes:
         """Return a message as bytes; raises TypeError if it cannot be sent. Any thread."""

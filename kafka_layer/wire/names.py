@@ -37,10 +37,10 @@ __all__ = [
 # Stricter than Channels' patterns, which also match a newline at the end and letters of every
 # script: a topic's name can hold neither.
 CHANNEL_NAME = re.compile(r"[a-zA-Z\d\-_.]+(![\w\-.]*)?\Z", re.ASCII)
-"""What a channel's name looks like, for ``match``."""
+"""The pattern of a channel's name, for ``match``."""
 
 GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
-"""What a group's name looks like, for ``match``."""
+"""The pattern of a group's name, for ``match``."""
 
 
 _LONGEST_NAME = 99  # Channels' limit for channels and groups
@@ -130,7 +130,7 @@ def parse_address(channel: str) -> ServerName | WorkTopic | None:
 
 
 UserId = str | int | uuid.UUID
-"""What identifies a user: the primary key, mostly."""
+"""The id of a user: mostly the primary key."""
 
 
 def user_key(user_id: UserId) -> str:

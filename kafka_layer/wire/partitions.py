@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: murmur2, as Java's clients compute it. Pure functions."""
+"""The partition of a key: murmur2, as Java's clients compute it. Pure functions."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def murmur2(data: bytes) -> int:
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Return the partition of a key, among so many."""
+    """Return the partition of a key, among a number of partitions."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions

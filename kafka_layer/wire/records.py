@@ -29,5 +29,5 @@ broker's timestamp in seconds since the epoch, its partition and its offset. Pyt
 unpacks a plain tuple in half the time of a named one."""
 
 Place = tuple["Topic | WorkTopic", int, int, float]
-"""Where a record stands in the log: topic, partition, offset, and the broker's timestamp in seconds
+"""The place of a record in the log: topic, partition, offset, and the broker's timestamp in seconds
 since the epoch."""

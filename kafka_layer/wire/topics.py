@@ -1,4 +1,4 @@
-"""Which topics a layer has, and what Kafka calls them."""
+"""The topics of a layer, and Kafka's names of them."""
 
 from __future__ import annotations
 

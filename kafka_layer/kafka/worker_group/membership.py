@@ -122,7 +122,7 @@ class Membership:
 
     @property
     def death(self) -> str:
-        """What to log about a client that has to be replaced."""
+        """The log line about a client that has to be replaced."""
         return self._evidence.death
 
     def run(self) -> Ending:

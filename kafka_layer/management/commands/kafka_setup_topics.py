@@ -277,7 +277,7 @@ class _Step:
 
     @property
     def done(self) -> TopicSpec:
-        """What the brokers show after the step."""
+        """The topic as the brokers show it after the step."""
         if self.state is None:
             return replace(self.spec, replication_factor=-1)
         return TopicSpec(self.spec.name, self.partitions or 1, -1, self.config)
