@@ -142,21 +142,30 @@ class GroupMember:
     def check(self) -> None:
         """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
 
+        A parked channel for whose receives no thread could be started tries that again.
+
         A commit has no time-out, and a client with an empty broker list waits in it for ever. No
         other thread can call the client meanwhile.
         """
         membership = self._membership
-        if membership is None or self._stop.is_set() or self._connection.lost:
+        if membership is None:
+            if self._sink.demand:
+                self._unpark()
+            return
+        if self._stop.is_set() or self._connection.lost:
             return
         hangs = monotonic() - membership.called_at > self._config.timings.worker_stuck
         evidence = UNANSWERED if hangs else ANSWERED
         if not self._returns.is_called_for(lambda: evidence):
             return
-        with self._lock:
-            if not self._stop.is_set() and self._membership is membership:
-                self._begin(self._returns)
-                membership.desert()
-                self._note_replacement(CUT_OFF)
+        try:
+            with self._lock:
+                if not self._stop.is_set() and self._membership is membership:
+                    self._begin(self._returns)
+                    membership.desert()
+                    self._note_replacement(CUT_OFF)
+        except RuntimeError as error:
+            self._note_error(error)
         self._returns.drop()
 
     def stop(self) -> None:
@@ -182,9 +191,14 @@ class GroupMember:
         self._returns.abandon()
 
     def _begin(self, replacement: Replacement[GroupClient]) -> None:
-        """Start a membership in a new thread; under the lock."""
-        membership = self._new_membership(replacement.take())
-        self._thread = self._start_thread(membership)
+        """Start a membership in a new thread, under the lock; RuntimeError where there is none."""
+        client = replacement.take()
+        try:
+            membership = self._new_membership(client)
+            self._thread = self._start_thread(membership)
+        except BaseException:
+            client.consumer.close()
+            raise
         self._membership = membership
 
     def _start_thread(self, membership: Membership | None) -> threading.Thread:
@@ -291,11 +305,15 @@ class GroupMember:
             return True
 
     def _unpark(self) -> None:
-        """Serve the receives again; called in an event loop."""
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._sink.on_demand = None
-                self._thread = self._start_thread(None)
+        """Serve the receives of a parked channel again; called in an event loop, too."""
+        try:
+            with self._lock:
+                if self._thread is None and not self._stop.is_set():
+                    self._thread = self._start_thread(None)
+                    self._sink.on_demand = None
+        except RuntimeError as error:
+            # It stays parked: the next receive or ``check`` tries again.
+            self._note_error(error)
 
     def _is_final(self, refusal: KafkaError) -> bool:
         """Tell whether ``start`` raises this refusal, so that the thread has to end."""
@@ -311,7 +329,7 @@ class GroupMember:
 
     def _note_error(self, error: Exception) -> None:
         self._stats.count("errors.worker")
-        logger.error("The thread of worker channel %s goes on", self._topic, exc_info=error)
+        logger.error("Worker channel %s goes on after an error", self._topic, exc_info=error)
 
     def _note_replacement(self, message: str) -> None:
         self._stats.count("consumer.replaced")

@@ -322,8 +322,9 @@ class Membership:
             with contextlib.suppress(KafkaException):
                 metadata = self._consumer.list_topics(self._topic, timeout=_LIST_TIMEOUT)
                 self._partitions = len(metadata.topics[self._topic].partitions)
-        # With one partition it cannot tell: other members may have none.
-        return len(self._positions.assigned) >= max(2, self._partitions)
+        # With one partition it cannot tell: other members may have none. Nor before a broker told
+        # how many there are.
+        return 0 < self._partitions <= len(self._positions.assigned) >= 2
 
     def _pause(self) -> None:
         if not self._paused:

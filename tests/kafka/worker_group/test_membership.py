@@ -257,6 +257,15 @@ def test_a_partition_that_is_lost_in_doubt_is_counted(monkeypatch: pytest.Monkey
     assert case.stats.snapshot()["dropped.doubtful"] == 1
 
 
+def test_a_member_that_was_not_told_how_many_partitions_there_are_leaves_for_want_of_receives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=0, worker_idle=0.0)
+    case.consumer.answered = False
+    both = [PARTITION, TopicPartition(TOPIC, 1)]
+    assert case.run(lambda: case.consumer.on_assign(case.consumer, both), None) is Ending.LEFT
+
+
 class TestLiveness:
     def test_a_partition_that_was_assigned_since_the_last_look_is_not_judged(
         self, monkeypatch: pytest.MonkeyPatch
