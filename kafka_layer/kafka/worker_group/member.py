@@ -37,6 +37,7 @@ _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
 
 
+_MADE_ANEW = "The topic of worker channel %s was deleted and made anew; another client reads it"
 _OLD_BROKER = (
     "If the broker does not know, or does not allow, the group protocol of KIP-848 (Kafka 4.0 and "
     "newer), set worker_group_protocol='classic'."
@@ -90,6 +91,8 @@ class GroupMember:
         # Set when the group has assigned or refused, or the time of ``start`` is up.
         self._settled = new_event()
         self._refusal: KafkaError | None = None
+        # Kafka's id of the topic; None until it was told. Written by ``learn_id`` alone.
+        self._topic_id: str | None = None
         self._stop = new_event()
         # Guards _membership and _thread, which change together, and not after a stop.
         self._lock = Lock()
@@ -138,6 +141,23 @@ class GroupMember:
             raise TopicError(
                 f"Cannot {self._attempt}: the broker did not let this client join. {_OLD_BROKER}"
             )
+
+    def learn_id(self, topic_id: str | None) -> None:
+        """Take Kafka's id of the topic; by one thread at a time, never blocks.
+
+        Where it is another one, the topic was made anew. A client that knew the old topic may take
+        what brokers tell of the new one for outdated, and positions in the old one would skip jobs
+        of the new one.
+
+        Args:
+            topic_id: The id; None where it was not told.
+        """
+        before, membership = self._topic_id, self._membership
+        if topic_id is None or topic_id == before:
+            return
+        self._topic_id = topic_id
+        if before is not None and membership is not None:
+            membership.outdate()
 
     def check(self) -> None:
         """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
@@ -279,6 +299,8 @@ class GroupMember:
             return Ending.FAILED
         if ending is Ending.DEAD:
             self._note_replacement(membership.death)
+        elif ending is Ending.OUTDATED:
+            self._note_replacement(_MADE_ANEW)
         return ending
 
     def _rest(self) -> bool:

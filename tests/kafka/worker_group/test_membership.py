@@ -323,3 +323,17 @@ class TestLiveness:
         monkeypatch.setattr(group_client, "describe_group", lambda *_: asked.append(1))
         assert case.run(*[None] * 3) is Ending.STOPPED
         assert asked == []
+
+
+def test_nothing_is_committed_in_a_topic_that_was_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=1)
+
+    def outdate() -> Record:
+        case.membership.outdate()
+        return Record(8)
+
+    assert case.run(case.assigns, Record(7), outdate, case.revokes) is Ending.OUTDATED
+    assert case.consumer.committed_positions == [{0: 8}]
+    assert case.sink.assigned == [7]
