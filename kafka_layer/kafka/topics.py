@@ -23,7 +23,7 @@ from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, new_event, new_thread, wait_for_futures
-from ..exceptions import BrokerUnavailable, TopicError
+from ..exceptions import BrokerUnavailable, KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .admin import TopicAdmin, partition_counts
 from .clients import abandon, new_client
@@ -306,8 +306,32 @@ class LayerTopics:
                         for each in description.partitions
                     ),
                 )
-        self._learn(told)
+        self._learn(self._writable(told))
         return frozenset(missing)
+
+    def _writable(self, told: Mapping[str, KnownTopic]) -> dict[str, KnownTopic]:
+        """Return what was told, without new partitions that the producer's client does not know.
+
+        It refuses records for those. So its client is asked first, which learns them by that.
+        """
+        known = self.known
+        grown = [
+            name
+            for name, new in told.items()
+            if name in known
+            and known[name].topic_id in (None, new.topic_id)
+            and new.partitions > known[name].partitions
+        ]
+        counts: Mapping[str, int] = {}
+        if grown:
+            timeout = self._config.timings.request
+            with contextlib.suppress(KafkaLayerError):
+                counts = partition_counts(self._producer.client, grown, self._connection, timeout)
+        limits = {name: counts.get(name, known[name].partitions) for name in grown}
+        return {
+            name: new._replace(partitions=min(new.partitions, limits.get(name, new.partitions)))
+            for name, new in told.items()
+        }
 
     def is_answered_elsewhere(self) -> bool:
         """Tell whether brokers answer a new client and, given more time, not the producer's own."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -125,6 +128,31 @@ class TestUnseen:
     def test_after_that_a_right_is_missing(self) -> None:
         with pytest.raises(TopicError, match="Grant it DESCRIBE"):
             self.ensure(Timings(request=0.02))
+
+
+def answer(partitions: int) -> Future[Any]:
+    """What the watch tells of a topic."""
+    told: Future[Any] = Future()
+    told.set_result(
+        SimpleNamespace(topic_id="one", partitions=[SimpleNamespace(leader=None)] * partitions)
+    )
+    return told
+
+
+def test_new_partitions_are_used_once_the_producers_client_knows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It refused the records for them, for up to 30 s."""
+    name, seen = "test-work.jobs", 4
+    monkeypatch.setattr(
+        topics_module, "partition_counts", lambda client, names, *_: dict.fromkeys(names, seen)
+    )
+    config = LayerConfig.from_keywords(prefix="test", bootstrap_servers=NO_BROKER)
+    connection = Connection(NO_BROKER, Stats("test"))
+    topics = LayerTopics(config, MagicMock(), connection, lambda known: None)
+    for told, seen, used in ((4, 4, 4), (8, 4, 4), (8, 8, 8)):  # noqa: B007 (seen by the lambda)
+        topics.learn({name: answer(told)}, 1)
+        assert topics.known[name].partitions == used
 
 
 class TestRefused:
