@@ -38,6 +38,10 @@ class Timings:
         close_signals: The least that a close waits for receivers of signals, however long the rest
             of the close took.
         echo: After which an event loop that was not seen to run counts as blocked.
+        discard: That discards wait for servers of which nothing is known, while others gave no
+            answer lately: divided by how many those are.
+        discard_least: The least of these shares; brokers hand over an answer in a few milliseconds.
+        silence: For which a server that gave no answer shortens the waits for others.
         stalled: Without a take, in a loop that runs, after which a full channel counts as stalled.
         holding_up: For which a full channel that takes messages now and then may delay those that
             keep up, between two drains.
@@ -80,6 +84,9 @@ class Timings:
     signals_linger: float = 1.0
     close_signals: float = 0.5
     echo: float = 1.0
+    discard: float = 1.0
+    discard_least: float = 0.05
+    silence: float = 60.0
     stalled: float = 0.25
     holding_up: float = 1.0
     blocked_loop: float = 10.0

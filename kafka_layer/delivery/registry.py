@@ -193,18 +193,14 @@ class Registry:
         self._error = error
         return sum(mailbox.close(error) for mailbox in list(self._mailboxes.values()))
 
-    def empty(self) -> int:
-        """Drop the channels, after ``close``.
-
-        Returns:
-            How many messages were put into them while they closed.
-        """
-        left = self.clear()
+    def empty(self) -> None:
+        """Drop the channels, after ``close``."""
         self._mailboxes.clear()
         self._names.clear()
         self._collected.clear()
         self._leaving.clear()
-        return left
+        self.groups.clear()
+        self.users.clear()
 
     def __len__(self) -> int:
         return len(self._mailboxes)

@@ -38,10 +38,6 @@ _SELF_TEST = "hello"
 _FLUSH = "flush"
 _ROLL_CALL = "who"
 
-_SILENT_PATIENCE = 1.0
-"""Seconds that a discard waits for its server while another server is silent: a crash or a
-deployment ends several at once."""
-
 _EVERYBODY = "*"
 """The key of a record on ``group-mgmt`` that asks every server."""
 
@@ -164,13 +160,24 @@ class Commands:
     def _wait_for_discard(self, request: PendingRequest, written: Ticket[Position]) -> Steps[None]:
         """Wait for the answer while one may come, or else until the command is written."""
         if not self._requests.is_silent(request.server):
-            patience = _SILENT_PATIENCE if self._requests.silent else request.left
             # close() ends this wait with LayerClosed, and writes the queued command.
             with contextlib.suppress(TimeoutError, LayerClosed):
-                yield from wait(request.answer, min(request.left, patience))
+                yield from wait(request.answer, min(request.left, self._discard_patience()))
                 return
         self._requests.give_up(request)
         yield from wait(written, request.left)
+
+    def _discard_patience(self) -> float:
+        """Return how long a discard waits for a server of which nothing is known.
+
+        A crash or a deployment ends many servers at once, and a job that cleans up meets one after
+        another. So each that falls silent makes the next one's time shorter, and they share it.
+        """
+        timings = self._config.timings
+        fell_silent = self._requests.fell_silent_within(timings.silence)
+        if not fell_silent:
+            return self._config.ack_timeout
+        return max(timings.discard_least, timings.discard / fell_silent)
 
     def self_test(self, timeout: float) -> Steps[float]:
         """Write a record to this server's own inbox and wait until it is read; sets the clock.

@@ -100,7 +100,8 @@ class Requests:
         # when a signal handler interrupts it.
         self._pending: dict[int, _Pending] = {}
         self._given_up: dict[int, ServerName] = {}
-        self._silent: dict[ServerName, None] = {}
+        # Since when, on monotonic(), oldest first.
+        self._silent: dict[ServerName, float] = {}
         self._error: Exception | None = None
 
     def __len__(self) -> int:
@@ -111,6 +112,11 @@ class Requests:
     def silent(self) -> int:
         """How many servers are silent, of the last thousand."""
         return len(self._silent)
+
+    def fell_silent_within(self, seconds: float) -> int:
+        """Return how many servers are silent since less than ``seconds``."""
+        earliest = monotonic() - seconds
+        return sum(since > earliest for since in list(self._silent.values()))
 
     def is_silent(self, server: ServerName) -> bool:
         """Tell whether a server is silent."""
@@ -172,7 +178,7 @@ class Requests:
         self._pending.pop(request.number, None)
         if not request.answer.done:
             self._given_up[request.number] = request.server
-            self._silent[request.server] = None
+            self._silent[request.server] = monotonic()
             _keep_latest(self._given_up)
             _keep_latest(self._silent)
 

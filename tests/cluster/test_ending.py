@@ -1,4 +1,4 @@
-"""Servers that are told to end by SIGTERM: what was sent last is delivered."""
+"""Servers that reload and end: what was sent last is delivered, where that is promised."""
 
 from __future__ import annotations
 
@@ -6,138 +6,255 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.support.layers import next_messages
+from tests.support.serving import missing, serving
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
-APPLICATION = "tests.support.programs.ending_application:application"
 COUNT = 300
-START_SECONDS = 60.0
 END_SECONDS = 60.0
 
-ADDRESS = "127.0.0.1:{port}"
+# The server, the application, how often each of its processes sends all, whether it reloads.
+KEPT = [
+    ("uvicorn", "foreign", 1, False),
+    ("uvicorn, reloading", "closing", 2, True),
+    ("gunicorn, uvicorn's worker", "closing", 2, True),
+    ("gunicorn, its own worker", "bare", 1, True),
+    ("hypercorn", "bare", 2, False),
+    ("hypercorn, reloading", "closing", 2, True),
+    ("granian", "bare", 2, False),
+    ("granian", "closing", 2, True),
+    ("daphne", "bare", 1, False),
+    ("runserver", "bare", 1, True),
+    ("runserver of daphne", "foreign", 1, False),
+    ("runserver, not reloading", "handled", 1, False),
+    ("uWSGI", "bare", 1, True),
+]
 
-SERVERS = {
-    "uvicorn": ["uvicorn", "--port", "{port}"],
-    "gunicorn": ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", ADDRESS],
-    "hypercorn": ["hypercorn", "-b", ADDRESS],
-    "granian": ["granian", "--interface", "asgi", "--port", "{port}"],
-    "daphne": ["daphne", "-p", "{port}"],
-}
-"""The command of each server, without the application."""
+# The server, the application.
+LOST = [
+    ("uvicorn", "bare"),
+    ("gunicorn, uvicorn's worker", "bare"),
+    ("runserver", "bare"),
+    ("runserver, not reloading", "bare"),
+]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+class Room:
+    """A group whose member receives what servers send to it.
+
+    Args:
+        broker: Carries it.
+        prefix: That of the topics.
+    """
+
+    def __init__(self, broker: EmbeddedBroker, prefix: str) -> None:
+        # Nothing of a server would leave its queue by itself before its process ends.
+        self.config = broker.config(prefix=prefix, producer_config={"linger.ms": 30_000})
+        self.reader = KafkaChannelLayer(**broker.config(prefix=prefix, capacity=10_000))
+
+    async def open(self) -> None:
+        self._channel = await self.reader.new_channel()
+        await self.reader.group_add("room", self._channel)
+
+    async def messages(self, count: int) -> list[dict[str, Any]]:
+        """Receive so many messages."""
+        return await next_messages(self.reader, self._channel, count, 20)
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """Receive what has come so far."""
+        await self.reader.group_send("room", {"type": "the end"})
+        found: list[dict[str, Any]] = []
+        while (message := (await self.messages(1))[0]) != {"type": "the end"}:
+            found.append(message)
+        return found
 
 
-def request(port: int) -> bool:
+@pytest_asyncio.fixture
+async def room(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Room]:
+    room = Room(embedded, prefix)
+    await room.open()
+    yield room
+    await room.reader.close()
+
+
+@pytest.mark.parametrize(("server", "ending", "times", "reloads"), KEPT)
+async def test_what_was_sent_before_a_reload_and_before_sigterm_arrives(
+    server: str, ending: str, times: int, reloads: bool, room: Room, tmp_path: Path
+) -> None:
+    if missing(server):
+        pytest.skip(f"{server} is not installed")
+
+    def serve() -> tuple[list[int], str]:
+        with serving(server, ending, room.config, tmp_path) as served:
+            processes = [served.ask("send")]
+            if reloads:
+                served.reload()
+                processes.append(served.ask("send"))
+            # Django's autoreloader kills its child where the signal is for the parent.
+            served.end(to=processes[-1] if "runserver" in server else None)
+            return processes, served.log
+
+    processes, log = await asyncio.to_thread(serve)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
-            return bool(page.status == 200)
-    except OSError:
-        return False
+        received = await room.messages(COUNT * times * len(processes))
+    except TimeoutError as error:
+        raise AssertionError(f"{error}\n{log}") from error
+    assert numbers_by_process(received) == {
+        process: list(range(COUNT)) * times for process in processes
+    }
+
+
+def numbers_by_process(received: list[dict[str, Any]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for message in received:
+        found[message["by"]].append(message["n"])
+    return found
+
+
+@pytest.mark.parametrize(("server", "ending"), LOST)
+async def test_what_the_docs_say_is_lost_is_lost(
+    server: str, ending: str, room: Room, tmp_path: Path
+) -> None:
+    """Where that is better by now, the docs can promise it."""
+
+    def serve() -> None:
+        with serving(server, ending, room.config, tmp_path) as served:
+            served.ask("send")
+            if "uvicorn" in server:
+                wait_until(
+                    lambda: "kafka_layer.asgi.closing(application)" in served.log,
+                    "the log to tell of it",
+                    30,
+                )
+            served.end()
+
+    await asyncio.to_thread(serve)
+    assert await room.rest() == []
+
+
+async def test_a_crash_loses_what_no_send_waited_for(room: Room, tmp_path: Path) -> None:
+    """With ``await_produce`` what was sent is written, also where SIGKILL follows."""
+    waiting = {**room.config, "await_produce": True, "producer_config": {}}
+
+    def serve(name: str, config: dict[str, Any]) -> int:
+        folder = tmp_path / name
+        folder.mkdir()
+        with serving("daphne", "foreign", config, folder) as served:
+            process = served.ask("send")
+            served.end(signal.SIGKILL)
+        return process
+
+    await asyncio.to_thread(serve, "queued", room.config)
+    process = await asyncio.to_thread(serve, "written", waiting)
+    assert numbers_by_process(await room.rest()) == {process: list(range(COUNT))}
 
 
 @contextlib.contextmanager
-def serving(
-    server: str, ending: str, broker: EmbeddedBroker, prefix: str, log: Path
+def tasks(
+    program: Sequence[str], ending: str, config: dict[str, Any], folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server in a process of its own, until it answered a request."""
-    port = free_port()
-    command = [word.format(port=port) for word in SERVERS[server]]
-    # Nothing would leave the queue by itself before the process ends.
-    config = broker.config(prefix=prefix, producer_config={"linger.ms": 30_000})
-    environment = {**os.environ, "LAYER_CONFIG": json.dumps(config), "LAYER_ENDING": ending}
-    with log.open("wb") as output:
+    """Run a worker of a task queue, until it is killed at the end if it has not ended before."""
+    environment = {
+        **os.environ,
+        "LAYER_CONFIG": json.dumps(config),
+        "LAYER_ENDING": ending,
+        "LAYER_FOLDER": str(folder),
+    }
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command, APPLICATION],
+            [sys.executable, "-m", *program],
             cwd=REPOSITORY,
             env=environment,
-            stdout=output,
-            stderr=output,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
         )
     try:
-
-        def answers() -> bool:
-            assert process.poll() is None, log.read_text()
-            return request(port)
-
-        wait_until(answers, f"{server} to answer", START_SECONDS)
         yield process
     finally:
-        # Its workers, too, if it left any.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-async def reader_in(broker: EmbeddedBroker, prefix: str) -> tuple[KafkaChannelLayer, str]:
-    reader = KafkaChannelLayer(**broker.config(prefix=prefix, capacity=10_000))
-    channel = await reader.new_channel()
-    await reader.group_add("room", channel)
-    return reader, channel
+def run_celery(ending: str, config: dict[str, Any], folder: Path) -> None:
+    """Let a worker of Celery do one task, and end it by SIGTERM."""
+    from celery import Celery
+
+    application = "tests.support.programs.ending_celery"
+    worker = ["worker", "-P", "prefork", "-c", "1", "--without-gossip", "--without-mingle"]
+    queue = {"data_folder_in": str(folder), "data_folder_out": str(folder)}
+    client = Celery(
+        broker="filesystem://",
+        broker_transport_options={**queue, "control_folder": str(folder)},
+    )
+    client.send_task("send")
+    client.close()
+    with tasks(["celery", "-A", application, *worker], ending, config, folder) as process:
+        wait_until((folder / "sent").exists, "the task to be done", END_SECONDS)
+        process.terminate()
+        assert process.wait(END_SECONDS) == 0, (folder / "log").read_text()
 
 
-def end(process: subprocess.Popen[bytes]) -> int:
-    process.send_signal(signal.SIGTERM)
-    return process.wait(END_SECONDS)
+def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
+    """Let a worker of RQ do one job, and end it by SIGTERM."""
+    from redis import Redis
+    from rq import Queue
+
+    socket = str(folder / "redis")
+    options = ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(folder)]
+    with (
+        subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL) as server,
+        Redis(unix_socket_path=socket) as redis,
+        tasks(["rq.cli", "worker", "--url", f"unix://{socket}"], ending, config, folder) as worker,
+    ):
+        try:
+            wait_until(Path(socket).exists, "redis-server to listen")
+            job = Queue(connection=redis).enqueue("tests.support.programs.ending_tasks.job")
+            wait_until(lambda: job.is_finished, "the job to be done", END_SECONDS)
+            worker.terminate()
+            assert worker.wait(END_SECONDS) == 0, (folder / "log").read_text()
+        finally:
+            server.kill()
 
 
-EXPECTED = [{"kind": "group", "n": number} for number in range(COUNT)]
-
-
-@pytest.mark.parametrize("server", [name for name in SERVERS if name != "daphne"])
-async def test_what_is_sent_in_the_lifespan_shutdown_arrives(
-    server: str, embedded: EmbeddedBroker, prefix: str, tmp_path: Path
+@pytest.mark.parametrize("run", [run_celery, run_rq])
+async def test_a_task_queue_loses_what_a_task_sent_unless_the_layer_is_closed(
+    run: Callable[[str, dict[str, Any], Path], None], room: Room, tmp_path: Path
 ) -> None:
-    reader, channel = await reader_in(embedded, prefix)
-    log = tmp_path / "log"
-    with serving(server, "closing", embedded, prefix, log) as process:
-        await asyncio.to_thread(end, process)
-    try:
-        assert await next_messages(reader, channel, COUNT, 20) == EXPECTED, log.read_text()
-    finally:
-        await reader.close()
+    """As docs/deployment.md says: by a signal of Celery's, or in each job of RQ."""
+    pytest.importorskip(run.__name__.removeprefix("run_"))
+    if run is run_rq and shutil.which("redis-server") is None:
+        pytest.skip("RQ needs redis-server")
+    folders = {ending: tmp_path / ending for ending in ("closing", "bare")}
+    for folder in folders.values():
+        folder.mkdir()
+    await asyncio.gather(
+        *(asyncio.to_thread(run, ending, room.config, each) for ending, each in folders.items())
+    )
+    assert list(numbers_by_process(await room.rest()).values()) == [list(range(COUNT))]
 
 
-@pytest.mark.parametrize("server", SERVERS)
-async def test_what_was_sent_before_the_end_arrives_without_a_lifespan_of_the_application(
-    server: str, embedded: EmbeddedBroker, prefix: str, tmp_path: Path
-) -> None:
-    reader, channel = await reader_in(embedded, prefix)
-    log = tmp_path / "log"
-    with serving(server, "foreign", embedded, prefix, log) as process:
-        await asyncio.to_thread(end, process)
-    try:
-        assert await next_messages(reader, channel, COUNT, 20) == EXPECTED, log.read_text()
-    finally:
-        await reader.close()
-
-
-async def test_a_program_without_a_handler_of_its_own(
-    embedded: EmbeddedBroker, prefix: str
-) -> None:
-    reader, channel = await reader_in(embedded, prefix)
-    config = embedded.config(prefix=prefix, producer_config={"linger.ms": 30_000})
+async def test_a_program_without_a_handler_of_its_own(room: Room) -> None:
     program = "tests.support.programs.terminated"
     process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", program, json.dumps(config), "room", str(COUNT)], cwd=REPOSITORY
+        [sys.executable, "-m", program, json.dumps(room.config), "room", str(COUNT)],
+        cwd=REPOSITORY,
     )
     try:
         status = await asyncio.to_thread(process.wait, END_SECONDS)
@@ -145,5 +262,4 @@ async def test_a_program_without_a_handler_of_its_own(
         process.kill()
     # It ends as a process does that was told to.
     assert status == -signal.SIGTERM
-    assert await next_messages(reader, channel, COUNT, 20) == EXPECTED
-    await reader.close()
+    assert await room.messages(COUNT) == [{"kind": "group", "n": number} for number in range(COUNT)]

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from channels.exceptions import MessageTooLarge
+from django.core.management import CommandError, call_command
 
 from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import TopicError
 from kafka_layer.signals import connection_changed
 from tests.faults.conftest import LayersOn
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, next_message, stats_of
 
 MIB = 1 << 20
+POLICY = Path(__file__).parents[1] / "support" / "policy"
+TOPICS = ("send-conn", "send-group", "send-user", "send-all", "group-mgmt", "ack")
 
 
 @pytest.fixture(scope="module")
 def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker that closes connections after a second, and whose segments hold 1 MiB."""
-    properties = {"connections.max.idle.ms": 1_000, "log.segment.bytes": MIB}
-    with RealBroker(properties) as broker:
+    """A broker that closes connections after a second, and whose segments hold 1 MiB.
+
+    It refuses a ``segment.ms`` for topics that begin with "refused".
+    """
+    properties = {
+        "connections.max.idle.ms": 1_000,
+        "log.segment.bytes": MIB,
+        "create.topic.policy.class.name": "RefuseSegmentMs",
+    }
+    with RealBroker(properties, class_path=POLICY) as broker:
         yield broker
 
 
@@ -71,3 +85,45 @@ async def test_a_message_larger_than_a_segment_is_too_large(make_layer: Layers, 
     with pytest.raises(MessageTooLarge, match=r"segment\.bytes"):
         await layer.group_send("room", {"bulk": "x" * size})
     assert stats_of(layer)["failed"] == 1
+
+
+async def test_a_topic_config_that_a_broker_refuses_is_left_out_with_none(
+    make_layer: Layers,
+) -> None:
+    """As MSK Serverless does with ``segment.ms``."""
+    make: Callable[..., Any] = make_layer
+    with pytest.raises(TopicError, match=r"segment\.ms cannot be set here"):
+        await make(prefix="refused-first").new_channel()
+
+    left_out = {"config": {"segment.ms": None}}
+    here, there = (
+        make(
+            prefix="refused",
+            topics=dict.fromkeys(TOPICS, left_out),
+            worker_channels={"*": left_out},
+        )
+        for _ in range(2)
+    )
+    channel = await there.new_channel()
+    await here.group_add("room", channel)
+    await here.group_send("room", {"n": 1})
+    await here.send("jobs", {"n": 2})
+    assert await next_message(there, channel) == {"n": 1}
+    assert await next_message(there, "jobs") == {"n": 2}
+
+
+def test_topics_are_set_up_without_what_a_broker_refuses(hasty: RealBroker, settings: Any) -> None:
+    def set_up(prefix: str, topics: dict[str, Any], *options: str) -> list[str]:
+        config = {"bootstrap_servers": hasty.bootstrap_servers, "prefix": prefix, "topics": topics}
+        backend = "kafka_layer.layer.KafkaChannelLayer"
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": config}}
+        printed = io.StringIO()
+        call_command("kafka_setup_topics", "--json", *options, stdout=printed)
+        (layer,) = json.loads(printed.getvalue())["layers"]
+        return [row["status"] for row in layer["rows"]]
+
+    with pytest.raises(CommandError, match=r"segment\.ms cannot be set here"):
+        set_up("refused-second", {})
+    left_out = {each: {"config": {"segment.ms": None}} for each in TOPICS}
+    assert set_up("refused-third", left_out) == ["created"] * 6
+    assert set_up("refused-third", left_out, "--check") == ["as wanted"] * 6

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from tests.faults.traffic import Inbox, Tally, tally
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers
-from tests.support.processes import run_program
+from tests.support.serving import serving
 from tests.support.waiting import wait_until, wait_until_async
 
 REPOSITORY = Path(__file__).parents[2]
@@ -111,14 +112,24 @@ async def test_sigterm_to_daphne_while_it_sends(
     assert tally(accepted, received) == Tally(len(accepted), 0, 0, 0)
 
 
-async def test_djangos_autoreloader(make_layer: Layers, tmp_path: Path) -> None:
+async def test_sigterm_to_a_server_while_the_broker_is_away_for_two_seconds(
+    broker: RealBroker, make_layer: Layers, tmp_path: Path
+) -> None:
     inbox = await Inbox.opened(make_layer(), "room")
-    # Nothing would be sent before the reload: it is the end of the process that must do it.
-    config = {**config_of(make_layer), "producer_config": {"linger.ms": 30_000}}
-    watched = tmp_path / "watched"
-    watched.touch()
-    await run_program("reloads", json.dumps(config), "room", "500", str(watched))
-    await wait_until_async(lambda: len(inbox.arrived) >= 1000, "what both runs sent", 20)
+
+    def serve() -> None:
+        with serving("uvicorn", "foreign", config_of(make_layer), tmp_path) as served:
+            broker.freeze()
+            thaw = threading.Timer(2, broker.thaw)
+            try:
+                served.ask("send")
+                thaw.start()
+                served.end()
+            finally:
+                thaw.cancel()
+                broker.thaw()
+
+    await asyncio.to_thread(serve)
+    await wait_until_async(lambda: len(inbox.arrived) >= 300, "what was sent", 20)
     await inbox.close()
-    received = [(message["run"], message["n"]) for _, message in inbox.arrived]
-    assert received == [(run, number) for run in (1, 2) for number in range(500)]
+    assert [message["n"] for _, message in inbox.arrived] == list(range(300))

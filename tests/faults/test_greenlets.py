@@ -17,9 +17,10 @@ pytest.importorskip("gevent")
 
 REPOSITORY = Path(__file__).parents[2]
 NO_BROKER = "127.0.0.1:1"
-# Seconds without a turn for other greenlets: 0.1 is right, the rest is for busy machines. It was
-# 1 s of each 2 s, or for ever.
-GAP = 0.3
+# Seconds without a turn for other greenlets. It was 1 s of each 2 s, or for ever; once it may be
+# more on a machine that runs other tests.
+GAP = 0.1
+LONGEST_GAP = 0.4
 
 
 def run(servers: str, prefix: str, scenario: str, order: str) -> dict[str, Any]:
@@ -35,7 +36,10 @@ def run(servers: str, prefix: str, scenario: str, order: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
-    figure(f"gevent, {scenario}: no turn for other greenlets for {result['gap']:.3f} s at most")
+    gap, longest = result.pop("gaps")
+    figure(f"gevent, {scenario}: no turn for other greenlets for {longest:.3f} s, then {gap:.3f} s")
+    assert gap < GAP
+    assert longest < LONGEST_GAP
     return result
 
 
@@ -46,7 +50,6 @@ def test_greenlets_send_receive_and_ask_while_others_run(
 ) -> None:
     servers = embedded.config(prefix=prefix)["bootstrap_servers"]
     result = run(servers, prefix, "receives", order)
-    assert result.pop("gap") < GAP
     assert result == {
         "trips": 3,
         "received": [0, 1, 2],
@@ -58,7 +61,6 @@ def test_greenlets_send_receive_and_ask_while_others_run(
 
 def test_greenlets_run_while_others_wait_for_a_broker_that_is_away(prefix: str) -> None:
     result = run(NO_BROKER, prefix, "no_broker", "patch_first")
-    assert result.pop("gap") < GAP
     assert result.pop("sent") > 20
     assert result == {
         "awaited": "ProduceFailed",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
 
 from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.registry import Registry
 from kafka_layer.delivery.tickets import Ticket, run_blocking
 from kafka_layer.exceptions import GroupAckTimeout, LayerClosed
@@ -27,10 +29,17 @@ ASKER = ServerName(1, "abcdef02")
 
 
 class Site:
-    """One server's commands, and the records that they write."""
+    """One server's commands, and the records that they write.
 
-    def __init__(self, partition: int = 0, **config: Any) -> None:
-        self.config = LayerConfig.from_keywords(bootstrap_servers="a:1", **config)
+    Attributes:
+        writes: Whether records are reported as written.
+    """
+
+    def __init__(self, partition: int = 0, timings: Timings | None = None, **config: Any) -> None:
+        self.writes = False
+        self.config = LayerConfig.from_keywords(bootstrap_servers="a:1", **config).timed(
+            timings or Timings()
+        )
         self.identity = Identity()
         self.identity.take(partition)
         self.codec = Codec("msgpack")
@@ -68,6 +77,8 @@ class Site:
     ) -> None:
         """Take a record, as a transport does."""
         self.written.append(record)
+        if self.writes and ticket is not None:
+            ticket.resolve(Position("topic", 0, next(self._offsets), 0.0))
 
     def record(self, topic: Topic, key: str | None, value: Any, **how: Any) -> Record:
         """Return a record that another server wrote."""
@@ -207,6 +218,34 @@ def test_a_discard_that_is_not_written_fails(silent: bool) -> None:
         with pytest.raises(GroupAckTimeout):
             run_blocking(change(ASKER, "group_discard", "room", site.channel))
     assert site.commands.silent == 1
+
+
+def test_a_hundred_discards_for_as_many_servers_that_are_gone_share_their_wait() -> None:
+    """After a crash or a deployment, by a job that cleans up."""
+    wait = 0.2
+    site = Site(ack_timeout=wait, timings=Timings(discard=wait, discard_least=wait / 20))
+    site.writes = True
+    began = time.monotonic()
+    for number in range(100):
+        owner = ServerName(1, f"{number:08x}")
+        run_blocking(site.commands.change(owner, "group_discard", "room", site.channel))
+    assert time.monotonic() - began < 100 * wait / 4
+    assert len(site.written) == site.commands.silent == 100
+
+
+@pytest.mark.parametrize("silence", [60.0, 0.0], ids=["lately", "long ago"])
+def test_a_silence_of_long_ago_shortens_no_wait(silence: float) -> None:
+    timings = Timings(discard=0.01, discard_least=0.01, silence=silence)
+    site = Site(ack_timeout=0.5, timings=timings)
+    site.writes = True
+    waits = []
+    for number in range(2):
+        began = time.monotonic()
+        owner = ServerName(1, f"{number:08x}")
+        run_blocking(site.commands.change(owner, "group_discard", "room", site.channel))
+        waits.append(time.monotonic() - began)
+    assert waits[0] > 0.4
+    assert (waits[1] > 0.4) == (not silence)
 
 
 def test_nothing_is_asked_once_it_is_closed(site: Site) -> None:

@@ -147,6 +147,7 @@ class Node:
         client_config: librdkafka properties with which the readiness check connects, where
             ``properties`` ask for some (SASL, TLS).
         listeners: More listeners beside the one for plain text: names to security protocols.
+        class_path: Where it finds classes beside its own.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class Node:
         heap_mb: int = 512,
         client_config: Mapping[str, Any] | None = None,
         listeners: Mapping[str, str] | None = None,
+        class_path: Path | None = None,
     ) -> None:
         self.node_id = node_id
         self.cluster: Sequence[Node] = (self,)
@@ -168,6 +170,7 @@ class Node:
         self._jvm_options = (*heap, *_LOGGING, *fast_start, *jvm_options)
         self._client_config = dict(client_config or {})
         self._listeners = dict(listeners or {})
+        self._class_path = class_path
         self._more_ports: dict[str, _Port] = {}
         self._owner_pid = os.getpid()
         self._folder: Path | None = None
@@ -388,7 +391,8 @@ class Node:
         return self.node_id in metadata.brokers
 
     def _java(self, main: str, *arguments: str) -> list[str]:
-        java = ["java", *self._jvm_options, "-cp", f"{fetch_jars()}/*"]
+        own = "" if self._class_path is None else f":{self._class_path}"
+        java = ["java", *self._jvm_options, "-cp", f"{fetch_jars()}/*{own}"]
         return [*java, main, *arguments, str(self._settings_file())]
 
     def _process_ended(self) -> None:

@@ -113,9 +113,9 @@ class Commits:
         if mean is not None:
             logger.warning(
                 "Each commit of worker channel %s takes %.1f ms, so one receive gets at most %d "
-                "jobs a second. On Kafka 4.0 and 4.1 set the brokers' "
-                "group.coordinator.append.linger.ms to 0; else receive several at once, or raise "
-                "prefetch_count.",
+                "jobs a second. Kafka 4.0 and 4.1 hold each commit back by themselves, unless the "
+                "brokers' group.coordinator.append.linger.ms is 0; other brokers are busy or far "
+                "away. Several receives at once, or a larger prefetch_count, get more jobs.",
                 self._topic,
                 mean * 1000,
                 1 / mean,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from kafka_layer.exceptions import TopicError
 from tests.cluster.workers.groups import topic_of
 from tests.support.layers import Backend, Layers, next_message
 
@@ -66,3 +67,23 @@ def test_a_check_looks_at_them(config: dict[str, Any], make_layer: Layers) -> No
 def test_a_name_that_cannot_be_one_is_refused(config: dict[str, Any], name: str) -> None:
     with pytest.raises(CommandError, match="worker-channel"):
         run("--worker-channel", name)
+
+
+async def test_names_that_no_setting_knows_get_few_topics_and_a_warning_each(
+    make_layer: Layers, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(
+        prefix, unnamed_worker_channels=2, worker_channels={"named.*": {"partitions": 1}}
+    )
+    for name in ("named.1", "reply-1", "named.2", "reply-2", "named.3"):
+        await layer.send(name, {"to": name})
+        assert await next_message(layer, name) == {"to": name}
+    warned = [each.args[0] for each in caplog.records if "gets the lasting topic" in each.msg]
+    assert warned == ["reply-1", "reply-2"]
+
+    # Those of other processes count, too.
+    for sender in (layer, make_layer(prefix, unnamed_worker_channels=2)):
+        with pytest.raises(TopicError, match=r"'reply-3' gets no topic.*unnamed_worker_channels"):
+            await sender.send("reply-3", {})
+    await layer.send("reply-1", {"still": "there"})
+    assert await next_message(layer, "reply-1") == {"still": "there"}
