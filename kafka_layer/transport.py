@@ -38,12 +38,15 @@ class Health(NamedTuple):
             since.
         queued: Records that wait for an acknowledgement.
         lag: Records in the log that were not read yet, some seconds ago.
+        addressable: Whether records for this server alone can reach it; False for good once its
+            inbox partition is gone.
     """
 
     connected: bool
     queued: int
     lag: int
     doubtful: bool = False
+    addressable: bool = True
 
 
 class RecordSink(Protocol):

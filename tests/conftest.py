@@ -9,7 +9,7 @@ import gc
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _BROKER_BACKENDS = ("kafka", "embedded")
 
 # Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare. No deadline:
 # how long an example takes says how busy the machine is.
-settings.register_profile("quick", deadline=None, max_examples=50, stateful_step_count=30)
+settings.register_profile("quick", deadline=None, max_examples=50, stateful_step_count=20)
 settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
@@ -75,6 +75,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or (backend is not None and any(each in backend.id for each in _BROKER_BACKENDS))
         ):
             item.add_marker("broker")
+    items.sort(key=_turns(items))
+
+
+def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[bool, float, str]]:
+    """Return the key that orders files for several processes.
+
+    The short ones without a broker come last, so that no process works alone for long. The others
+    of one folder are far apart: no two browsers, and no two brokers that fail, at once if possible.
+    """
+    files: dict[Path, bool] = {}
+    for item in items:
+        needs_broker = item.get_closest_marker("broker") is not None
+        files[item.path] = files.get(item.path, False) or needs_broker
+    place: dict[Path, float] = {}
+    for folder in {path.parent for path in files}:
+        inside = [path for path in files if path.parent == folder]
+        place.update({path: number / len(inside) for number, path in enumerate(inside)})
+    return lambda item: (not files[item.path], place[item.path], str(item.path))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist take the files in their order, not those with the most tests first."""
+    config.option.loadscopereorder = False
 
 
 def pytest_collection_finish() -> None:

@@ -193,14 +193,18 @@ class Registry:
         self._error = error
         return sum(mailbox.close(error) for mailbox in list(self._mailboxes.values()))
 
-    def empty(self) -> None:
-        """Drop the channels, after ``close``."""
+    def empty(self) -> int:
+        """Drop the channels, after ``close``.
+
+        Returns:
+            How many messages were put into them while they closed.
+        """
+        left = self.clear()
         self._mailboxes.clear()
         self._names.clear()
         self._collected.clear()
         self._leaving.clear()
-        self.groups.clear()
-        self.users.clear()
+        return left
 
     def __len__(self) -> int:
         return len(self._mailboxes)

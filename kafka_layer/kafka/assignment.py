@@ -45,6 +45,14 @@ class Assignment:
             min(known[self._names[topic]].partitions for topic in INBOX_TOPICS)
         )
 
+    def is_served(self, known: Mapping[str, KnownTopic]) -> bool:
+        """Tell whether every inbox topic has the inbox partition, where one is chosen."""
+        inbox = self.inbox
+        return inbox is None or all(
+            name not in known or inbox < known[name].partitions
+            for name in (self._names[topic] for topic in INBOX_TOPICS)
+        )
+
     def wish(
         self, share: Share, known: Mapping[str, KnownTopic], at: From
     ) -> dict[Partition, Start]:

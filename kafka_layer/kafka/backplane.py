@@ -67,6 +67,8 @@ class KafkaBackplane:
         # The readers that have started, with their shares.
         self._readers: list[tuple[Reader, Share]] = []
         self._workers: dict[WorkTopic, GroupMember] = {}
+        # Whether records that are addressed to this server alone can reach it.
+        self._addressable = True
         self._seed = random.randrange(1 << 16)
         self._next_look = 0.0
 
@@ -153,7 +155,7 @@ class KafkaBackplane:
     def health(self) -> Health:
         lag = sum(reader.lag for reader, _ in self._readers)
         connected, doubtful = not self._connection.lost, self._connection.doubtful
-        return Health(connected, self._producer.queued, lag, doubtful)
+        return Health(connected, self._producer.queued, lag, doubtful, self._addressable)
 
     def close(self, timeout: float) -> None:
         deadline = monotonic() + timeout
@@ -230,6 +232,11 @@ class KafkaBackplane:
         everybody = self._names[Topic.SEND_ALL]
         if everybody in known:
             self._producer.keyless_partition = self._seed % known[everybody].partitions
+        self._addressable = self._assignment.is_served(known)
+        for topic, worker in tuple(self._workers.items()):
+            name = self._topics.name(topic)
+            if name in known:
+                worker.learn_id(known[name].topic_id)
         for reader, share in self._readers:
             # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))

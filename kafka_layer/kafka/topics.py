@@ -23,7 +23,7 @@ from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, new_event, new_thread, wait_for_futures
-from ..exceptions import BrokerUnavailable, TopicError
+from ..exceptions import BrokerUnavailable, KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .admin import TopicAdmin, partition_counts
 from .clients import abandon, new_client
@@ -306,8 +306,32 @@ class LayerTopics:
                         for each in description.partitions
                     ),
                 )
-        self._learn(told)
+        self._learn(self._writable(told))
         return frozenset(missing)
+
+    def _writable(self, told: Mapping[str, KnownTopic]) -> dict[str, KnownTopic]:
+        """Return what was told, without new partitions that the producer's client does not know.
+
+        It refuses records for those. So its client is asked first, which learns them by that.
+        """
+        known = self.known
+        grown = [
+            name
+            for name, new in told.items()
+            if name in known
+            and known[name].topic_id in (None, new.topic_id)
+            and new.partitions > known[name].partitions
+        ]
+        counts: Mapping[str, int] = {}
+        if grown:
+            timeout = self._config.timings.request
+            with contextlib.suppress(KafkaLayerError):
+                counts = partition_counts(self._producer.client, grown, self._connection, timeout)
+        limits = {name: counts.get(name, known[name].partitions) for name in grown}
+        return {
+            name: new._replace(partitions=min(new.partitions, limits.get(name, new.partitions)))
+            for name, new in told.items()
+        }
 
     def is_answered_elsewhere(self) -> bool:
         """Tell whether brokers answer a new client and, given more time, not the producer's own."""
@@ -376,20 +400,43 @@ class LayerTopics:
             )
         logger.info("Creating topics: %s", names)
         with TopicAdmin(self._config, max(0.1, deadline - monotonic())) as admin:
-            self._limit_unnamed(missing, admin)
-            admin.create([topic_spec(self._config, topic) for topic in missing])
-        self._read_until_there(missing, names, deadline)
+            refused = self._refused_unnamed(missing, admin)
+            refused |= self._create([each for each in missing if each not in refused], admin)
+        made = [each for each in missing if each not in refused]
+        self._read_until_there(made, ", ".join(map(self.name, made)), deadline)
         # The readers have to know the new ids before they read on.
         self.look(self._config.timings.request)
+        if refused:
+            raise TopicError(" ".join(map(str, refused.values())))
 
-    def _limit_unnamed(self, missing: Sequence[Topic | WorkTopic], admin: TopicAdmin) -> None:
-        """Warn of worker topics that no setting names; refuse them if there are too many."""
+    def _create(
+        self, topics: Sequence[Topic | WorkTopic], admin: TopicAdmin
+    ) -> dict[Topic | WorkTopic, TopicError]:
+        """Create topics, one that is refused aside; returns why those were."""
+        specs = {topic: topic_spec(self._config, topic) for topic in topics}
+        try:
+            admin.create(list(specs.values()))
+        except TopicError:
+            refused = {}
+            for topic, spec in specs.items():
+                try:
+                    admin.create([spec])
+                except TopicError as error:
+                    refused[topic] = error
+            return refused
+        return {}
+
+    def _refused_unnamed(
+        self, missing: Sequence[Topic | WorkTopic], admin: TopicAdmin
+    ) -> dict[Topic | WorkTopic, TopicError]:
+        """Warn of worker topics that no setting names; returns those that are too many."""
+        refused: dict[Topic | WorkTopic, TopicError] = {}
         names_it = self._config.names_worker_channel
         unnamed = [
             each for each in missing if isinstance(each, WorkTopic) and not names_it(each.channel)
         ]
         if not unnamed:
-            return
+            return refused
         start = f"{self._config.prefix}-"
         existing = [
             WorkTopic.parse(name.removeprefix(start)) for name in admin.topic_names(f"{start}work.")
@@ -400,11 +447,12 @@ class LayerTopics:
             if others >= limit:
                 # A repair must not try it again.
                 self._topics.pop(topic, None)
-                raise TopicError(
+                refused[topic] = TopicError(
                     f"Worker channel {topic.channel!r} gets no topic: {others} worker channels "
                     "that no pattern of worker_channels names have one already, and "
                     f"unnamed_worker_channels is {limit}. {_PLAIN_NAME}"
                 )
+                continue
             logger.warning(
                 "Worker channel %r gets the lasting topic %s, though no pattern of worker_channels "
                 "names it. %s",
@@ -413,6 +461,7 @@ class LayerTopics:
                 _PLAIN_NAME,
             )
             others += 1
+        return refused
 
     def _read_until_there(
         self, topics: Sequence[Topic | WorkTopic], names: str, deadline: float

@@ -130,7 +130,7 @@ class Closing:
             least = min(timeout, self._timings.close_signals)
             self._stats.close(max(least, deadline - monotonic()))
         finally:
-            self._registry.empty()
+            self._count_left(self._registry.empty())
             self._lifecycle.advance(State.CLOSED)
 
     def _count_left(self, messages: int) -> None:

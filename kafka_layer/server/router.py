@@ -118,6 +118,9 @@ class Router:
             on_command(key, self._decrypt(topic, key, value, timestamp), timestamp)
             return
         mailboxes = resolve(key)
+        if headers:
+            left_out = excluded(headers)
+            mailboxes = [each for each in mailboxes if each.channel not in left_out]
         if not mailboxes:
             return
         deadline = self._expiry.deadline(timestamp, topic, key, mailboxes)
@@ -128,9 +131,6 @@ class Router:
             deadline,
             (topic, partition, offset, timestamp),
         )
-        if headers:
-            left_out = excluded(headers)
-            mailboxes = [each for each in mailboxes if each.channel not in left_out]
         delivered = 0
         try:
             for mailbox in mailboxes:
@@ -150,6 +150,9 @@ class Router:
         self._expiry.read_clocks()
         if (there_is_room or self._expiry.make_room(mailbox)) and mailbox.put(envelope):
             return True
+        if mailbox.closed:
+            self._stats.count("dropped.closed")
+            return False
         self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
         return False
 

@@ -7,6 +7,7 @@ child the layer takes a new server. Nothing here blocks an event loop: a call th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -41,6 +42,8 @@ from .upkeep import Upkeep
 __all__ = ["Server"]
 
 T = TypeVar("T")
+logger = logging.getLogger("kafka_layer")
+
 F = TypeVar("F", bound=Feature)
 
 
@@ -119,6 +122,7 @@ class Server:
             self.stats.tick,
             self.ordering.tick,
             self.transport.check,
+            self._close_if_unreachable,
             self._refresh.run_if_due,
         )
         self._upkeep = Upkeep(config.timings.upkeep, tasks, self.stats)
@@ -347,3 +351,18 @@ class Server:
         swept = self.registry.sweep()
         if swept:
             self.stats.count("dropped.closed", swept)
+
+    def _close_if_unreachable(self) -> None:
+        """Close where the inbox partition is gone: its number is in the name, and so in channels'.
+
+        Websockets then connect anew, to a server with another inbox.
+        """
+        if self.receiving and not self.transport.health().addressable:
+            self.stats.count("errors.unreachable")
+            logger.error(
+                "Server %s can be reached no more and closes: an inbox topic was made anew with "
+                "fewer partitions, without its own. The next use of the layer starts another "
+                "server, to which websockets reconnect.",
+                self.identity.name,
+            )
+            self.close_soon()

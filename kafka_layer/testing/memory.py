@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, SimpleQueue, is_current, new_thread
 from ..delivery.tickets import Ticket
@@ -154,17 +155,18 @@ class InMemoryBackplane:
 
     def close(self, timeout: float) -> None:
         """Stop reading."""
+        deadline = monotonic() + timeout
         self._closed = True
         self._log.detach(self)
         self._data.put(None)
         self._control.put(None)
-        for thread in self._threads:
-            if not is_current(thread):
-                thread.join(timeout)
         for server in self._job_servers:
             server.stop()
+        for thread in self._threads:
+            if not is_current(thread):
+                thread.join(max(0.0, deadline - monotonic()))
         for server in self._job_servers:
-            server.join(timeout)
+            server.join(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
         """Leave the log; a forked child has a copy of its own."""

@@ -12,21 +12,22 @@ import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.exceptions import GroupAckTimeout, ProduceFailed
+from kafka_layer.exceptions import GroupAckTimeout, LayerClosed, ProduceFailed
 from kafka_layer.kafka.admin import TopicAdmin
 from kafka_layer.kafka.specs import topic_specs
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
-from kafka_layer.wire.topics import Topic, topic_name
+from kafka_layer.wire.topics import INBOX_TOPICS, Topic, topic_name
 from tests.faults.traffic import figure
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, stats_of
+from tests.support.layers import Layers, begin_receive, next_message, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 
 # Messages in each topic before it is deleted: positions that the new one does not reach at once.
@@ -68,9 +69,9 @@ def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
     admin.delete_topics([name])[name].result(20)
 
 
-def make_what_is_missing(layer: KafkaChannelLayer) -> None:
+def make_what_is_missing(layer: KafkaChannelLayer, **changes: int) -> None:
     """Do what an operator does who runs kafka_setup_topics as soon as the topic is gone."""
-    specs = {spec.name: spec for spec in topic_specs(layer.config)}
+    specs = {spec.name: replace(spec, **changes) for spec in topic_specs(layer.config)}
     with TopicAdmin(layer.config, 10) as admin:
         missing = wait_until(
             lambda: specs.keys() - admin.inspect(list(specs)).keys(), "the topic to be gone"
@@ -122,6 +123,29 @@ async def test_every_server_reads_every_topic_that_was_made_anew(
         figure(f"{topic.value} {restarted=} {by_operator=}: {time.monotonic() - began:.1f} s")
     for each in receivers:
         assert len(set(each.numbers)) == len(each.numbers), "none came twice"
+
+
+async def test_a_server_whose_inbox_partition_is_gone_gives_way_to_another(
+    broker: RealBroker, make_layer: Layers, prefix: str
+) -> None:
+    make_layer.timings = Timings(topics=0.5)
+    here, there = make_layer(prefix), make_layer(prefix)
+    channel = await there.new_channel()
+    # A server of partition 0 stays reachable.
+    while channel.startswith("specific.0-"):
+        await there.close()
+        channel = await there.new_channel()
+    waiting = await begin_receive(there, channel)
+    for topic in INBOX_TOPICS:
+        await asyncio.to_thread(delete, there, topic)
+    await asyncio.to_thread(make_what_is_missing, there, partitions=1)
+    with pytest.raises(LayerClosed):
+        await asyncio.wait_for(waiting, LIMIT)
+    channel = await there.new_channel()
+    assert channel.startswith("specific.0-")
+    await here.group_add("room", channel)
+    await here.send(channel, {"n": 1})
+    assert await next_message(there, channel) == {"n": 1}
 
 
 async def send_through_all(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -14,9 +17,10 @@ from kafka_layer.exceptions import BrokerUnavailable, TopicError
 from kafka_layer.kafka import topics as topics_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
+from kafka_layer.kafka.specs import TopicSpec
 from kafka_layer.kafka.topics import KnownTopic, KnownTopics, LayerTopics
 from kafka_layer.observe.counters import Stats
-from kafka_layer.wire.topics import Topic, topic_name
+from kafka_layer.wire.topics import Topic, WorkTopic, topic_name
 from tests.support.waiting import wait_until
 
 NO_BROKER = "127.0.0.1:1"
@@ -124,6 +128,76 @@ class TestUnseen:
     def test_after_that_a_right_is_missing(self) -> None:
         with pytest.raises(TopicError, match="Grant it DESCRIBE"):
             self.ensure(Timings(request=0.02))
+
+
+def answer(partitions: int) -> Future[Any]:
+    """What the watch tells of a topic."""
+    told: Future[Any] = Future()
+    told.set_result(
+        SimpleNamespace(topic_id="one", partitions=[SimpleNamespace(leader=None)] * partitions)
+    )
+    return told
+
+
+def test_new_partitions_are_used_once_the_producers_client_knows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It refused the records for them, for up to 30 s."""
+    name, seen = "test-work.jobs", 4
+    monkeypatch.setattr(
+        topics_module, "partition_counts", lambda client, names, *_: dict.fromkeys(names, seen)
+    )
+    config = LayerConfig.from_keywords(prefix="test", bootstrap_servers=NO_BROKER)
+    connection = Connection(NO_BROKER, Stats("test"))
+    topics = LayerTopics(config, MagicMock(), connection, lambda known: None)
+    for told, seen, used in ((4, 4, 4), (8, 4, 4), (8, 8, 8)):  # noqa: B007 (seen by the lambda)
+        topics.learn({name: answer(told)}, 1)
+        assert topics.known[name].partitions == used
+
+
+class TestRefused:
+    """A topic that is refused does not keep the others from being made."""
+
+    @pytest.fixture
+    def admin(self, monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+        """An admin client whose broker refuses ``work.refused``, and no other topic."""
+        made: dict[str, int] = {}
+        admin = MagicMock(made=made)
+        admin.__enter__.return_value = admin
+        admin.topic_names.return_value = []
+
+        def create(specs: Sequence[TopicSpec]) -> None:
+            if any(spec.name.endswith("work.refused") for spec in specs):
+                raise TopicError("work.refused: a policy of the broker")
+            made.update({spec.name: spec.partitions for spec in specs})
+
+        admin.create = create
+        monkeypatch.setattr(topics_module, "TopicAdmin", lambda *_: admin)
+        monkeypatch.setattr(
+            topics_module,
+            "partition_counts",
+            lambda client, names, *_: {name: made[name] for name in names if name in made},
+        )
+        return admin
+
+    def ensure(self, **config: int) -> None:
+        settings = LayerConfig.from_keywords(
+            prefix="test", bootstrap_servers=NO_BROKER, auto_create_topics=True, **config
+        )
+        connection = Connection(NO_BROKER, Stats("test"))
+        topics = LayerTopics(settings, MagicMock(), connection, lambda known: None)
+        topics.ensure([WorkTopic("refused"), Topic.SEND_ALL, WorkTopic("mail")], 5)
+
+    def test_by_a_broker(self, admin: MagicMock) -> None:
+        with pytest.raises(TopicError, match=r"work.refused: a policy"):
+            self.ensure()
+        assert set(admin.made) == {"test-send-all", "test-work.mail"}
+
+    def test_as_there_are_too_many_worker_channels(self, admin: MagicMock) -> None:
+        admin.topic_names.return_value = ["test-work.old"]
+        with pytest.raises(TopicError, match=r"'refused' gets no topic.*'mail' gets no topic"):
+            self.ensure(unnamed_worker_channels=1)
+        assert set(admin.made) == {"test-send-all"}
 
 
 def repairs() -> list[str]:

@@ -16,7 +16,7 @@ from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.registry import Registry
-from kafka_layer.exceptions import UnreadableRecord
+from kafka_layer.exceptions import LayerClosed, UnreadableRecord
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
 from kafka_layer.server.expiry import Expiry
@@ -281,6 +281,34 @@ class TestRegister:
         site.deliver(Topic.SEND_GROUP, "1", "b")
         assert site.taken(first) == ["a"]
         assert site.taken(second) == ["b"]
+
+
+class ClosesMeanwhile(Mailbox):
+    """A mailbox that another thread closes while a record waits for room in it."""
+
+    __slots__ = ()
+
+    def drop_expired(self) -> int:
+        self.close(LayerClosed("closed"))
+        return 0
+
+
+class TestCounts:
+    def test_a_channel_that_an_expired_message_leaves_out_has_lost_nothing(self) -> None:
+        site = Site()
+        first, _ = site.channel(group="room"), site.channel(group="room")
+        headers = [("exclude", first.encode())]
+        site.deliver(Topic.SEND_GROUP, "room", 1, headers=headers, age=site.config.expiry + 1)
+        assert site.counted("dropped.expired") == 1
+
+    def test_a_channel_that_is_closed_while_a_message_waits_for_it_was_not_full(self) -> None:
+        site = Site()
+        mailbox = ClosesMeanwhile(site.channel(), 1, site.registry.wakeups)
+        site.router.register(Topic.SEND_GROUP, lambda _: [mailbox])
+        site.deliver(Topic.SEND_GROUP, "room", 1, 2)
+        assert site.counted("delivered") == 1
+        assert site.counted("dropped.closed") == 1
+        assert site.counted("dropped.full") == 0
 
 
 class TestBackPressure:

@@ -37,6 +37,7 @@ _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
 
 
+_MADE_ANEW = "The topic of worker channel %s was deleted and made anew; another client reads it"
 _OLD_BROKER = (
     "If the broker does not know, or does not allow, the group protocol of KIP-848 (Kafka 4.0 and "
     "newer), set worker_group_protocol='classic'."
@@ -90,6 +91,8 @@ class GroupMember:
         # Set when the group has assigned or refused, or the time of ``start`` is up.
         self._settled = new_event()
         self._refusal: KafkaError | None = None
+        # Kafka's id of the topic; None until it was told. Written by ``learn_id`` alone.
+        self._topic_id: str | None = None
         self._stop = new_event()
         # Guards _membership and _thread, which change together, and not after a stop.
         self._lock = Lock()
@@ -139,24 +142,50 @@ class GroupMember:
                 f"Cannot {self._attempt}: the broker did not let this client join. {_OLD_BROKER}"
             )
 
+    def learn_id(self, topic_id: str | None) -> None:
+        """Take Kafka's id of the topic; by one thread at a time, never blocks.
+
+        Where it is another one, the topic was made anew. A client that knew the old topic may take
+        what brokers tell of the new one for outdated, and positions in the old one would skip jobs
+        of the new one.
+
+        Args:
+            topic_id: The id; None where it was not told.
+        """
+        before, membership = self._topic_id, self._membership
+        if topic_id is None or topic_id == before:
+            return
+        self._topic_id = topic_id
+        if before is not None and membership is not None:
+            membership.outdate()
+
     def check(self) -> None:
         """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
+
+        A parked channel for whose receives no thread could be started tries that again.
 
         A commit has no time-out, and a client with an empty broker list waits in it for ever. No
         other thread can call the client meanwhile.
         """
         membership = self._membership
-        if membership is None or self._stop.is_set() or self._connection.lost:
+        if membership is None:
+            if self._sink.demand:
+                self._unpark()
+            return
+        if self._stop.is_set() or self._connection.lost:
             return
         hangs = monotonic() - membership.called_at > self._config.timings.worker_stuck
         evidence = UNANSWERED if hangs else ANSWERED
         if not self._returns.is_called_for(lambda: evidence):
             return
-        with self._lock:
-            if not self._stop.is_set() and self._membership is membership:
-                self._begin(self._returns)
-                membership.desert()
-                self._note_replacement(CUT_OFF)
+        try:
+            with self._lock:
+                if not self._stop.is_set() and self._membership is membership:
+                    self._begin(self._returns)
+                    membership.desert()
+                    self._note_replacement(CUT_OFF)
+        except RuntimeError as error:
+            self._note_error(error)
         self._returns.drop()
 
     def stop(self) -> None:
@@ -182,9 +211,14 @@ class GroupMember:
         self._returns.abandon()
 
     def _begin(self, replacement: Replacement[GroupClient]) -> None:
-        """Start a membership in a new thread; under the lock."""
-        membership = self._new_membership(replacement.take())
-        self._thread = self._start_thread(membership)
+        """Start a membership in a new thread, under the lock; RuntimeError where there is none."""
+        client = replacement.take()
+        try:
+            membership = self._new_membership(client)
+            self._thread = self._start_thread(membership)
+        except BaseException:
+            client.consumer.close()
+            raise
         self._membership = membership
 
     def _start_thread(self, membership: Membership | None) -> threading.Thread:
@@ -265,6 +299,8 @@ class GroupMember:
             return Ending.FAILED
         if ending is Ending.DEAD:
             self._note_replacement(membership.death)
+        elif ending is Ending.OUTDATED:
+            self._note_replacement(_MADE_ANEW)
         return ending
 
     def _rest(self) -> bool:
@@ -291,11 +327,15 @@ class GroupMember:
             return True
 
     def _unpark(self) -> None:
-        """Serve the receives again; called in an event loop."""
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._sink.on_demand = None
-                self._thread = self._start_thread(None)
+        """Serve the receives of a parked channel again; called in an event loop, too."""
+        try:
+            with self._lock:
+                if self._thread is None and not self._stop.is_set():
+                    self._thread = self._start_thread(None)
+                    self._sink.on_demand = None
+        except RuntimeError as error:
+            # It stays parked: the next receive or ``check`` tries again.
+            self._note_error(error)
 
     def _is_final(self, refusal: KafkaError) -> bool:
         """Tell whether ``start`` raises this refusal, so that the thread has to end."""
@@ -311,7 +351,7 @@ class GroupMember:
 
     def _note_error(self, error: Exception) -> None:
         self._stats.count("errors.worker")
-        logger.error("The thread of worker channel %s goes on", self._topic, exc_info=error)
+        logger.error("Worker channel %s goes on after an error", self._topic, exc_info=error)
 
     def _note_replacement(self, message: str) -> None:
         self._stats.count("consumer.replaced")

@@ -62,6 +62,7 @@ class Ending(enum.Enum):
 
     LEFT = "no receive waits, and other members share the work, or it was long ago"
     STOPPED = "the channel closes, or the membership was deserted"
+    OUTDATED = "the topic was deleted and made anew"
     DEAD = "the client does not work, while another one is answered"
     REFUSED = "the broker refuses the group or its protocol"
     FAILED = "an error that nobody expected; it is logged"
@@ -105,6 +106,8 @@ class Membership:
         self.client = client
         self.called_at = monotonic()
         self.deserted = False
+        # Whether the topic is another one now: positions here mean nothing in it.
+        self._outdated = False
         self._timings = config.timings
         self._topic = topic
         self._consumer = client.consumer
@@ -146,6 +149,10 @@ class Membership:
         self.deserted = True
         self._commits.desert()
 
+    def outdate(self) -> None:
+        """Note that the topic was deleted and made anew; any thread. Nothing is committed then."""
+        self._outdated = True
+
     def _serve(self) -> Ending:
         sink, pacing = self._sink, self._pacing
         self._replacement.begin()
@@ -153,6 +160,8 @@ class Membership:
             self.called_at = now = monotonic()
             if self.client.refusal is not None:
                 return Ending.REFUSED
+            if self._outdated:
+                return Ending.OUTDATED
             if self._replacement.is_called_for(self._look):
                 return Ending.DEAD
             seen = sink.last_seen
@@ -246,7 +255,7 @@ class Membership:
         # Ask again: a receive may have been cancelled while poll() waited.
         demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
         batch = self._positions.next_batch(demand)
-        if not batch:
+        if not batch or self._outdated:
             return
         error = self._commits.commit_batch(batch)
         if error is None:
@@ -274,7 +283,7 @@ class Membership:
 
     def _unclaimed(self, partitions: Container[int]) -> list[CarriedJob]:
         """Take unclaimed jobs of these partitions out of the sink, if they can be given back."""
-        if self.deserted:
+        if self.deserted or self._outdated:
             return []
         return self._sink.return_unclaimed(
             lambda job: job.partition in partitions and self._positions.is_current(job)
@@ -292,7 +301,11 @@ class Membership:
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {each.partition for each in partitions}
         unclaimed = self._unclaimed(revoked)
-        positions = {} if self.deserted else self._positions.to_give_back(revoked, unclaimed)
+        positions = (
+            {}
+            if self.deserted or self._outdated
+            else self._positions.to_give_back(revoked, unclaimed)
+        )
         given_back = not positions or self._commits.give_back(positions)
         in_doubt = self._positions.revoke(revoked)
         if not given_back:
@@ -322,8 +335,9 @@ class Membership:
             with contextlib.suppress(KafkaException):
                 metadata = self._consumer.list_topics(self._topic, timeout=_LIST_TIMEOUT)
                 self._partitions = len(metadata.topics[self._topic].partitions)
-        # With one partition it cannot tell: other members may have none.
-        return len(self._positions.assigned) >= max(2, self._partitions)
+        # With one partition it cannot tell: other members may have none. Nor before a broker told
+        # how many there are.
+        return 0 < self._partitions <= len(self._positions.assigned) >= 2
 
     def _pause(self) -> None:
         if not self._paused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,71 @@ def test_a_client_that_cannot_be_made_is_tried_again(
     wake()
     wait_until(lambda: made.sink.assigned == [7], "the job to be assigned")
     assert made.stats.snapshot()["errors.worker"] == 1
+
+
+class TestNoThread:
+    """The process may have no more threads at this moment."""
+
+    @pytest.fixture
+    def no_thread(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+        """Returns a context in which no thread of the channel can be started."""
+
+        def refuse(*arguments: Any, **keywords: Any) -> threading.Thread:
+            raise RuntimeError("can't start new thread")
+
+        @contextlib.contextmanager
+        def refused() -> Iterator[None]:
+            with monkeypatch.context() as patch:
+                patch.setattr(member, "new_thread", refuse)
+                yield
+
+        return refused
+
+    @pytest.mark.parametrize("again", ["receive", "check"])
+    def test_a_receive_on_a_parked_channel_is_served_later(
+        self, case: Callable[..., Case], no_thread: Callable[[], Any], again: str
+    ) -> None:
+        made = case(worker_park=0.05)
+        made.member.start(10)
+        made.sink.demand = 0
+        wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
+        made.consumers.records.append(Record(7))
+        made.sink.demand = 1
+        with no_thread():
+            wake()
+        assert made.stats.snapshot()["errors.worker"] == 1
+        assert made.sink.on_demand is not None
+        made.sink.on_demand() if again == "receive" else made.member.check()
+        wait_until(lambda: made.sink.assigned == [7], "the job to be assigned")
+
+    def test_a_start_frees_its_client(
+        self, case: Callable[..., Case], no_thread: Callable[[], Any]
+    ) -> None:
+        made = case()
+        with no_thread(), pytest.raises(RuntimeError):
+            made.member.start(10)
+        assert [each.closed for each in made.consumers.made] == [True]
+
+    def test_a_client_that_hangs_is_deserted_later(
+        self, case: Callable[..., Case], no_thread: Callable[[], Any]
+    ) -> None:
+        made = case(worker_stuck=0.05)
+        go_on = threading.Event()
+        made.member.start(10)
+        made.consumers.records.append(Record(7))
+        made.consumers.made[0].commit = lambda **keywords: go_on.wait(30) and []
+
+        def has_another(failed: int) -> bool:
+            made.member.check()
+            return made.stats.snapshot().get("errors.worker") == failed
+
+        with no_thread():
+            wait_until(lambda: has_another(1), "no thread to be found", pause=0.06)
+        made.consumers.records.append(Record(7))
+        wait_until(
+            lambda: made.member.check() or made.sink.assigned == [7], "another one", pause=0.06
+        )
+        go_on.set()
 
 
 def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Case]) -> None:

@@ -257,6 +257,15 @@ def test_a_partition_that_is_lost_in_doubt_is_counted(monkeypatch: pytest.Monkey
     assert case.stats.snapshot()["dropped.doubtful"] == 1
 
 
+def test_a_member_that_was_not_told_how_many_partitions_there_are_leaves_for_want_of_receives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=0, worker_idle=0.0)
+    case.consumer.answered = False
+    both = [PARTITION, TopicPartition(TOPIC, 1)]
+    assert case.run(lambda: case.consumer.on_assign(case.consumer, both), None) is Ending.LEFT
+
+
 class TestLiveness:
     def test_a_partition_that_was_assigned_since_the_last_look_is_not_judged(
         self, monkeypatch: pytest.MonkeyPatch
@@ -314,3 +323,17 @@ class TestLiveness:
         monkeypatch.setattr(group_client, "describe_group", lambda *_: asked.append(1))
         assert case.run(*[None] * 3) is Ending.STOPPED
         assert asked == []
+
+
+def test_nothing_is_committed_in_a_topic_that_was_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=1)
+
+    def outdate() -> Record:
+        case.membership.outdate()
+        return Record(8)
+
+    assert case.run(case.assigns, Record(7), outdate, case.revokes) is Ending.OUTDATED
+    assert case.consumer.committed_positions == [{0: 8}]
+    assert case.sink.assigned == [7]
