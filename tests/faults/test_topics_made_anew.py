@@ -24,7 +24,7 @@ from kafka_layer.kafka.admin import TopicAdmin
 from kafka_layer.kafka.specs import topic_specs
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
-from kafka_layer.wire.topics import INBOX_TOPICS, Topic, topic_name
+from kafka_layer.wire.topics import INBOX_TOPICS, Topic, WorkTopic, topic_name
 from tests.faults.traffic import figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, begin_receive, next_message, stats_of
@@ -63,7 +63,7 @@ class Receiver:
         return counts["dropped.retention"] + counts["dropped.doubtful"]
 
 
-def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
+def delete(layer: KafkaChannelLayer, topic: Topic | WorkTopic) -> None:
     name = topic_name(layer.config.prefix, topic)
     admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers, "log_level": 0})
     admin.delete_topics([name])[name].result(20)
@@ -123,6 +123,34 @@ async def test_every_server_reads_every_topic_that_was_made_anew(
         figure(f"{topic.value} {restarted=} {by_operator=}: {time.monotonic() - began:.1f} s")
     for each in receivers:
         assert len(set(each.numbers)) == len(each.numbers), "none came twice"
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+async def test_a_worker_channel_goes_on_with_a_topic_that_was_made_anew(
+    make_layer: Layers, prefix: str, protocol: str
+) -> None:
+    make_layer.timings = Timings(topics=0.5)
+    config = {"worker_channels": {"jobs": {}}, "await_produce": True}
+    here = make_layer(prefix, **config)
+    there = make_layer(prefix, worker_group_protocol=protocol, **config)
+    numbers: list[int] = []
+
+    async def receive() -> None:
+        while True:
+            numbers.append((await there.receive("jobs"))["n"])
+
+    receiving = asyncio.create_task(receive())
+    for number in range(BEFORE):
+        await here.send("jobs", {"n": number})
+    await wait_until_async(lambda: len(numbers) == BEFORE, "the jobs of the first topic")
+    await asyncio.to_thread(delete, here, WorkTopic("jobs"))
+    await asyncio.to_thread(make_what_is_missing, here)
+    taken = range(BEFORE, 2 * BEFORE)
+    for number in taken:
+        await here.send("jobs", {"n": number})
+    await wait_until_async(lambda: set(taken) <= set(numbers), "the jobs of the new topic", LIMIT)
+    assert len(set(numbers)) == len(numbers), "none came twice"
+    receiving.cancel()
 
 
 async def test_a_server_whose_inbox_partition_is_gone_gives_way_to_another(
