@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from tests.support.counting import Tally
 
@@ -36,32 +35,26 @@ class Done(NamedTuple):
     at: float
 
 
+class _Taken(list[Done]):
+    """The jobs that a worker got."""
+
+    def take(self, job: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        self.append(Done((job["s"], job["n"]), (now - job["t"]) * 1000, now))
+
+
 async def work(context: Context, channel: str) -> None:
     """Receive jobs from now on, one after another as runworker does; once is enough."""
-
-    async def run() -> None:
-        while True:
-            job = await context.port.layer.receive(channel)
-            now = time.monotonic()
-            done = Done((job["s"], job["n"]), (now - job["t"]) * 1000, now)
-            context.notes["got"].append(done)
-
-    if "got" not in context.notes:
-        context.notes["got"] = []
-        context.notes["task"] = asyncio.create_task(run())
-        await asyncio.sleep(0)
+    if "taken" not in context.notes:
+        context.notes["taken"] = _Taken()
+        await context.port.listen({channel: context.notes["taken"]})
 
 
 async def results(context: Context) -> list[Done]:
     """Return the jobs that came, and forget them."""
-    got, context.notes["got"] = context.notes["got"], []
-    return list(got)
-
-
-async def stop(context: Context) -> None:
-    """End the work."""
-    context.notes["task"].cancel()
-    await asyncio.wait([context.notes["task"]])
+    taken = list(context.notes["taken"])
+    context.notes["taken"].clear()
+    return taken
 
 
 async def send_warm_up(context: Context, channel: str) -> None:
@@ -149,8 +142,6 @@ def jobs(bench: Bench) -> Iterator[Outcome]:
                 at_work += found
                 took = max(each.at for each in got) - sent.began
                 values[f"workers_{count}"] = (found.expected - found.lost) / took
-                for worker in workers:
-                    worker.call(stop)
         if at_work.expected:
             values["twice"] = 1000 * at_work.twice / at_work.expected
         yield Outcome(values, tally + at_work)
@@ -202,5 +193,4 @@ def _beside(bench: Bench, sender: Worker, crew: _Crew, seconds: float) -> Outcom
             tally += crew.collect(beside)[1]
         latencies = [each * 1000 for each in inboxes[0].latencies]
         values |= percentiles(latencies, f"{phase}_")
-    receiver.call(stop)
     return Outcome(values, tally)
