@@ -83,7 +83,15 @@ class Membership:
 
     def _carry_out(self, change: Callable[..., None], *args: object) -> None:
         with self._lock:
-            self._changes.append((change, args))
+            if not self._changing and not self._changes:
+                # In most calls nothing is interrupted.
+                self._changing = True
+                try:
+                    change(*args)
+                finally:
+                    self._changing = False
+            else:
+                self._changes.append((change, args))
             # If this call interrupts another one, that one makes the change.
             while self._changes and not self._changing:
                 self._changing = True

@@ -96,7 +96,9 @@ class Ordering:
     def is_settled(self, topic: Topic, key: str) -> bool:
         """Tell whether ``settle`` would have nothing to wait for."""
         with self._lock:
-            return not self._keys[topic].holds(key) and (topic, key) not in self._marks_of
+            if self._marks_of and (topic, key) in self._marks_of:
+                return False
+            return not self._keys[topic].holds(key)
 
     def settle(self, topic: Topic, key: str) -> Steps[None]:
         """Wait until this server has read back the messages that this process sent to a key.
