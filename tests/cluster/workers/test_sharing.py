@@ -574,7 +574,8 @@ class TestFlush:
         )
         await here.flush()
         await wait_until_async(
-            lambda: server.jobs._channels[channel]._flushed_until, "the worker to read of the flush"
+            lambda: server.jobs._channels[channel]._expiry.flushed_until > 0,
+            "the worker to read of the flush",
         )
         await here.send(channel, {"n": "fresh"})
         assert await next_message(worker, channel) == {"n": "fresh"}
