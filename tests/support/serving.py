@@ -45,8 +45,8 @@ SERVERS: Mapping[str, Sequence[str]] = {
     "runserver": _RUNSERVER,
     "runserver of daphne": _RUNSERVER,
     "runserver, not reloading": [*_RUNSERVER, "--noreload"],
-    # By itself it runs no thread beside a request, and reloads at SIGTERM; with --die-on-term it
-    # ends in the middle of a request.
+    # By itself it reloads at SIGTERM, and older versions run no thread between requests; with
+    # --die-on-term it ends in the middle of a request.
     "uWSGI": [
         *("uwsgi", "--http-socket", _ADDRESS, "--enable-threads", "--master", "--need-app"),
         *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all", "--module", _WSGI),
