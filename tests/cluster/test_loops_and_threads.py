@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import Layers, begin_receive, next_message, next_messages
+from tests.support.loops import left_waiting
 from tests.support.waiting import wait_until
 
 SENDS = 500
@@ -139,10 +140,7 @@ class TestThreads:
         def a_loop_that_ends() -> None:
             loop = asyncio.new_event_loop()
             other = loop.run_until_complete(listen(there))
-            task = loop.create_task(there.receive(other))
-            loop.run_until_complete(asyncio.sleep(0.01))
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            loop.close()
+            left_waiting(there.receive(other), loop).close()
 
         await asyncio.to_thread(a_loop_that_ends)
         for number in range(50):

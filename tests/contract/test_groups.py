@@ -39,25 +39,6 @@ class TestGroups:
             assert await next_message(layer, channel) == MESSAGE
         await holds_nothing(there, stranger)
 
-    async def test_a_member_gets_it_once(self, make_layer: Layers) -> None:
-        layer = make_layer()
-        channel = await layer.new_channel()
-        for _ in range(3):
-            await layer.group_add("room", channel)
-        await layer.group_send("room", MESSAGE)
-        await layer.group_send("room", BARRIER)
-        assert await next_messages(layer, channel, 2) == [MESSAGE, BARRIER]
-
-    async def test_who_was_discarded_gets_nothing(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
-        stays, leaves = await there.new_channel(), await there.new_channel()
-        await there.group_add("room", stays)
-        await there.group_add("room", leaves)
-        await there.group_discard("room", leaves)
-        await here.group_send("room", MESSAGE)
-        assert await next_message(there, stays) == MESSAGE
-        await holds_nothing(there, leaves)
-
     async def test_discarding_who_is_no_member_changes_nothing(self, make_layer: Layers) -> None:
         layer = make_layer()
         channel = await layer.new_channel()
@@ -133,21 +114,6 @@ class TestGroups:
 
 
 class TestRemoteMembership:
-    async def test_adding_and_discarding_a_channel_of_another_server(
-        self, make_layer: Layers
-    ) -> None:
-        here, there = make_layer(), make_layer()
-        channel, stays = await there.new_channel(), await there.new_channel()
-        await there.group_add("room", stays)
-        await here.group_add("room", channel)
-        await here.group_send("room", MESSAGE)
-        assert await next_message(there, channel) == MESSAGE
-        assert await next_message(there, stays) == MESSAGE
-        await here.group_discard("room", channel)
-        await here.group_send("room", MESSAGE)
-        assert await next_message(there, stays) == MESSAGE
-        await holds_nothing(there, channel)
-
     async def test_it_works_both_ways_at_once_and_encrypted(self, make_layer: Layers) -> None:
         layers = [make_layer(symmetric_encryption_keys=["secret"]) for _ in range(2)]
         channels = [await layer.new_channel() for layer in layers]
@@ -165,19 +131,6 @@ class TestRemoteMembership:
             received = await next_messages(layer, channel, 20)
             assert sorted(each["n"] for each in received) == list(range(20))
 
-    async def test_users_of_another_server(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
-        channel, stays = await there.new_channel(), await there.new_channel()
-        await here.user_add(7, channel)
-        await there.user_add(7, stays)
-        await here.user_send(7, MESSAGE)
-        assert await next_message(there, channel) == MESSAGE
-        assert await next_message(there, stays) == MESSAGE
-        await here.user_discard(7, channel)
-        await here.user_send(7, MESSAGE)
-        assert await next_message(there, stays) == MESSAGE
-        await holds_nothing(there, channel)
-
     async def test_a_server_that_is_gone_does_not_acknowledge(self, make_layer: Layers) -> None:
         here, there = make_layer(ack_timeout=0.3), make_layer()
         channel = await there.new_channel()
@@ -186,15 +139,6 @@ class TestRemoteMembership:
             await here.group_add("room", channel)
         with pytest.raises(TimeoutError):
             here.group_add_sync("room", channel)
-
-    async def test_a_channel_that_the_other_server_forgot_changes_nothing(
-        self, make_layer: Layers
-    ) -> None:
-        here, there = make_layer(), make_layer()
-        channel = await there.new_channel()
-        made_up = channel[:-4] + "0000"
-        await here.group_add("room", made_up)
-        assert there.stats().groups == 0
 
 
 class TestUsersAndAll:
@@ -280,39 +224,6 @@ class TestUsersAndAll:
         await layer.send_many([channel, "specific!x"], MESSAGE)
         assert await next_message(layer, channel) == MESSAGE
         assert layer.stats().dropped == {"foreign": 1}
-
-
-class TestSyncTwins:
-    async def test_they_do_what_the_others_do(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
-        channel, other = await there.new_channel(), await there.new_channel()
-
-        def without_a_loop() -> None:
-            here.group_add_sync("room", channel)
-            here.user_add_sync(7, channel)
-            here.send_sync(channel, {"by": "send"})
-            here.group_send_sync("room", {"by": "group_send"}, exclude=[other])
-            here.user_send_sync(7, {"by": "user_send"})
-            here.all_send_sync({"by": "all_send"})
-            here.send_many_sync([channel], {"by": "send_many"})
-            here.group_send_many_sync(["room", "empty"], {"by": "group_send_many"})
-            here.user_send_many_sync([7], {"by": "user_send_many"})
-
-        await asyncio.to_thread(without_a_loop)
-        received = await next_messages(there, channel, 7)
-        assert sorted(each["by"] for each in received) == [
-            *("all_send", "group_send", "group_send_many", "send", "send_many"),
-            *("user_send", "user_send_many"),
-        ]
-        await asyncio.to_thread(here.group_discard_sync, "room", channel)
-        await asyncio.to_thread(here.user_discard_sync, 7, channel)
-        assert there.stats().groups == there.stats().users == 0
-
-    async def test_a_local_send_needs_no_server(self, make_layer: Layers) -> None:
-        layer = make_layer()
-        channel = await layer.new_channel()
-        layer.send_sync(channel, MESSAGE)  # on the loop's own thread: it does not block
-        assert await next_message(layer, channel) == MESSAGE
 
 
 class TestAwaitProduce:

@@ -8,15 +8,15 @@ import contextvars
 import gc
 import random
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kafka_layer.delivery.mailbox import Envelope, Mailbox
+from kafka_layer.delivery.mailbox import Mailbox
 from kafka_layer.delivery.wakeups import Wakeups
+from tests.delivery.receiving import abandon_a_receive, envelope, put, receive
 from tests.support.waiting import wait_until, wait_until_async
 
 
@@ -28,24 +28,6 @@ def wakeups() -> Wakeups:
 @pytest.fixture
 def mailbox(wakeups: Wakeups) -> Mailbox:
     return Mailbox("specific.0-a!b", 10, wakeups)
-
-
-def envelope(number: int = 0) -> Envelope:
-    return Envelope(str(number).encode(), time.monotonic() + 60)
-
-
-async def receive(mailbox: Mailbox) -> int:
-    """Do what the layer's receive does."""
-    while True:
-        taken = mailbox.take()
-        if taken is not None:
-            return int(taken.payload)
-        await mailbox.wait()
-
-
-def put(mailbox: Mailbox, wakeups: Wakeups, number: int) -> None:
-    assert mailbox.put(envelope(number))
-    wakeups.flush()
 
 
 class TestQueue:
@@ -254,19 +236,19 @@ class TestLoops:
         self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         for number in range(3):
-            abandon_a_receive(mailbox)
+            abandon_a_receive(mailbox).close()
             timer = threading.Timer(0.01, put, (mailbox, wakeups, number))
             timer.start()
             assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
 
     def test_such_a_receive_does_not_count_as_waiting(self, mailbox: Mailbox) -> None:
-        abandon_a_receive(mailbox)
+        abandon_a_receive(mailbox).close()
         assert not mailbox.receiving
 
     def test_a_loop_that_was_closed_before_it_ran_its_callback(
         self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
-        loop = abandon_a_receive(mailbox, close=False)
+        loop = abandon_a_receive(mailbox)
         in_a_thread(lambda: put(mailbox, wakeups, 1))  # scheduled, and never run
         loop.close()
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
@@ -277,7 +259,7 @@ class TestLoops:
     def test_a_loop_that_stands_still_and_is_not_closed(
         self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
-        loop = abandon_a_receive(mailbox, close=False)
+        loop = abandon_a_receive(mailbox)
         in_a_thread(lambda: put(mailbox, wakeups, 1))  # scheduled, and never run
         assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
         timer = threading.Timer(0.05, put, (mailbox, wakeups, 2))
@@ -369,14 +351,3 @@ def in_a_thread(function: Callable[[], object]) -> None:
     thread = threading.Thread(target=function)
     thread.start()
     thread.join()
-
-
-def abandon_a_receive(mailbox: Mailbox, *, close: bool = True) -> asyncio.AbstractEventLoop:
-    """Let a receive wait on a loop that ends, or stops, without cancelling it."""
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(receive(mailbox))
-    loop.run_until_complete(asyncio.sleep(0))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
-    if close:
-        loop.close()
-    return loop

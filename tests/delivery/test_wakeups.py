@@ -14,6 +14,8 @@ import pytest
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.wakeups import Wakeups
+from tests.delivery.receiving import abandon_a_receive, put, receive
+from tests.support.loops import left_waiting
 from tests.support.waiting import wait_until, wait_until_async
 
 
@@ -25,20 +27,6 @@ def wakeups() -> Wakeups:
 @pytest.fixture
 def mailbox(wakeups: Wakeups) -> Mailbox:
     return Mailbox("specific.0-a!b", 10_000, wakeups)
-
-
-def put(mailbox: Mailbox, wakeups: Wakeups, number: int) -> None:
-    assert mailbox.put(Envelope(str(number).encode(), time.monotonic() + 60))
-    wakeups.flush()
-
-
-async def receive(mailbox: Mailbox) -> int:
-    """Do what the layer's receive does."""
-    while True:
-        taken = mailbox.take()
-        if taken is not None:
-            return int(taken.payload)
-        await mailbox.wait()
 
 
 class Receiver:
@@ -81,17 +69,6 @@ class Receiver:
 
     def unblock(self) -> None:
         self._go_on.set()
-
-
-def abandon_a_receive(
-    mailbox: Mailbox, loop: asyncio.AbstractEventLoop | None = None
-) -> asyncio.AbstractEventLoop:
-    """Let a receive wait in a loop that stands still from then on."""
-    loop = loop or asyncio.new_event_loop()
-    task = loop.create_task(receive(mailbox))
-    loop.run_until_complete(asyncio.sleep(0))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
-    return loop
 
 
 def end_a_receive(mailbox: Mailbox) -> asyncio.AbstractEventLoop:
@@ -235,22 +212,11 @@ def come_and_go(
                     asyncio.run(asyncio.wait_for(receive(mailbox), chance.random() / 500))
                 )
         else:
-            left.append(abandon_without_taking(mailbox))
+            left.append(left_waiting(mailbox.wait()))
             if len(left) > 3:
                 left.pop(chance.randrange(len(left))).close()
     for loop in left:
         loop.close()
-
-
-def abandon_without_taking(mailbox: Mailbox) -> asyncio.AbstractEventLoop:
-    async def wait() -> None:
-        await mailbox.wait()
-
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(wait())
-    loop.run_until_complete(asyncio.sleep(0))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
-    return loop
 
 
 class TestClose:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.browsers import chromium
 
 DOCS = Path(__file__).parents[2] / "docs"
 DESKTOP = {"width": 1280, "height": 800}
@@ -53,18 +53,10 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
-            pytest.fail("No chromium on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
-        pytest.skip("No chromium on PATH: install Debian's, or name one with CHROMIUM")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path)
+@pytest.fixture(scope="module", name="chromium")
+def running_chromium() -> Iterator[Any]:
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def all_pages() -> list[str]:

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
+
+from tests.support.browsers import chromium
 
 from .browser import TIMEOUT, People
 from .demo import Demo
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that CHROMIUM names."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
-            pytest.fail("No chromium on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
-        pytest.skip("No chromium on PATH: install Debian's, or name one with CHROMIUM")
+@pytest.fixture(scope="module", name="chromium")
+def running_chromium() -> Iterator[Browser]:
     expect.set_options(timeout=TIMEOUT)
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,12 @@ from tests.support.layers import Layers
 Kind = Literal["group", "user"]
 
 
+@pytest.fixture(params=[2, 3], ids=["two-servers", "three-servers"])
+def cluster(request: pytest.FixtureRequest, make_layer: Layers) -> Cluster:
+    """Two servers, and in a second run three."""
+    return Cluster(make_layer, request.param)
+
+
 @pytest.fixture(params=["group", "user"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     kind: Kind = request.param
