@@ -306,6 +306,7 @@ class KafkaChannelLayer(SyncTwins):
         Jobs in worker channels go, too. The other servers clear when they read the record.
 
         Raises:
+            BrokerUnavailable: If no broker answers within ``expiry`` seconds.
             ProduceFailed: If the broker does not take the record for the other servers.
             ChannelFull: If the producer's queue stays full.
             TopicError: If the broker refuses to clear the worker channels.

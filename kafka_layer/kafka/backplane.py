@@ -40,6 +40,8 @@ logger = logging.getLogger("kafka_layer")
 # longer than socket.timeout.ms, 10 s, in which librdkafka notices a connection that died in
 # silence.
 _PATIENCE = 6
+# Seconds that a failed start waits for a reader's thread: closing a client may block for ever.
+_CLOSE_PATIENCE = 0.5
 
 
 class KafkaBackplane:
@@ -197,6 +199,8 @@ class KafkaBackplane:
             # After an error, too, wait for all: no start may outlive this call.
             errors = [error for each in started if (error := _error_of(each)) is not None]
         if errors:
+            for reader, _ in readers:
+                reader.join(_CLOSE_PATIENCE)
             raise errors[0]
 
     @contextlib.contextmanager

@@ -130,7 +130,8 @@ class RecordProducer:
             LayerClosed: After ``close``.
         """
         require_native_threads()
-        if self._client.open():
+        self._client.open()
+        if self._thread is None:
             thread = new_thread(target=self._run, name="kafka-layer-producer")
             thread.start()
             self._thread = thread  # only now may close() join it

@@ -133,11 +133,8 @@ class ProducerClient:
             return ClientState.NEW
         return ClientState.FAILED if self._failed == self._generation else ClientState.LIVE
 
-    def open(self) -> bool:
-        """Create the client; no I/O in this thread.
-
-        Returns:
-            Whether this call created it.
+    def open(self) -> None:
+        """Create the client, if there is none; no I/O in this thread.
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property.
@@ -146,10 +143,8 @@ class ProducerClient:
         with self._lock:
             if self._closed:
                 raise LayerClosed("The channel layer is closed.")
-            if self.current is not None:
-                return False
-            self._make()
-            return True
+            if self.current is None:
+                self._make()
 
     def enqueue(self, client: Producer, pending: Pending) -> None:
         """Pass a record to librdkafka; any error becomes the failure of the record.

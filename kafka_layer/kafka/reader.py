@@ -112,7 +112,7 @@ class Reader:
         )
         # Whether poll() returned nothing since the last look.
         self._emptied = False
-        # Whether this client found no broker and got no answer since, unlike perhaps others.
+        # Whether this client found no broker and got no answer since; other clients may have.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
         self._stop = new_event()
@@ -168,9 +168,10 @@ class Reader:
             self._positions.want(wish)
             self._begin(self._client, deadline)
         except Exception as error:
+            # First, because close() may block for long, or for ever.
+            self._started.fail(error)
             if self._client is not None:
                 self._client.close()
-            self._started.fail(error)
             return
         self._replacement.begin()
         self._started.resolve(None)

@@ -258,16 +258,28 @@ class Server:
             timeout: Seconds that this may take.
 
         Raises:
+            BrokerUnavailable: If no broker answers in time.
             ProduceFailed: If the broker does not take the record for the other servers.
             TopicError: If the broker refuses to clear the worker channels.
         """
         deadline = monotonic() + timeout
         # Every message so far must be in the log first: receivers drop records older than the
         # flush.
-        self.transport.settle(timeout)
+        if not self.transport.settle(timeout):
+            raise BrokerUnavailable(
+                f"flush() came to an end after {timeout} s and nothing was dropped: records that "
+                "were sent before it are still on their way to the broker."
+            )
         self.transport.clear_work(max(0.1, deadline - monotonic()))
         flushed = self.commands.flush_others()
-        self._drop_until(flushed.result().timestamp)
+        try:
+            until = flushed.result(max(0.1, deadline - monotonic())).timestamp
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"The broker did not acknowledge the record of flush() within {timeout} s; it "
+                "cleared the worker channels, and other servers flush if the record arrives."
+            ) from None
+        self._drop_until(until)
         # The broker's clock counts milliseconds, and the next message must be younger.
         self._closing.wait(0.002)
 
@@ -279,11 +291,11 @@ class Server:
 
     def close_soon(self) -> None:
         """Close in a thread, for a layer that was garbage-collected."""
-        if self.lifecycle.started and not self.lifecycle.ended:
+        if not self.lifecycle.started or self.lifecycle.state is State.CLOSED:
+            live.discard(self)
+        elif not self.lifecycle.ended:
             timeout = self.config.timings.close
             in_thread("kafka-layer-close", lambda: self.close(timeout))
-        else:
-            live.discard(self)
 
     def abandon(self) -> None:
         """Drop the parent's name, channels and clients, in a forked child."""
@@ -316,9 +328,10 @@ class Server:
     def _open_sender(self) -> None:
         self.transport.open_sender(self.config.timings.start)
         self._refresh.plan()
+        # Before the state changes, which happens once: a start that gets no thread is tried again.
+        self._upkeep.start()
         if not self.lifecycle.advance(State.SENDING):
             raise closed_meanwhile()
-        self._upkeep.start()
 
     def _open_receiver(self) -> None:
         deadline = monotonic() + self.config.timings.start

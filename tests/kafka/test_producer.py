@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from django.dispatch import Signal
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed, ProduceFailed
+from kafka_layer.kafka import producer as producer_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
@@ -49,7 +51,9 @@ def make_producer() -> Iterator[MakeProducer]:
     """Makes producers that reach no broker; closes them at the end."""
     producers: list[RecordProducer] = []
 
-    def make(queue: int = 100_000, stats: Stats | None = None, **config: Any) -> RecordProducer:
+    def make(
+        queue: int = 100_000, stats: Stats | None = None, start: bool = True, **config: Any
+    ) -> RecordProducer:
         settings = LayerConfig.from_keywords(
             bootstrap_servers=NO_BROKER,
             producer_config={"queue.buffering.max.messages": queue},
@@ -59,8 +63,9 @@ def make_producer() -> Iterator[MakeProducer]:
         topics = {topic: topic_name("test", topic) for topic in Topic}
         connection = Connection(NO_BROKER, stats)
         producer = RecordProducer(settings, topics, stats, connection, lambda: None)
-        producer.start()
         producers.append(producer)
+        if start:
+            producer.start()
         return producer
 
     yield make
@@ -105,6 +110,25 @@ class TestTickets:
         producer.close(CLOSE_TIMEOUT)
         wait_until(lambda: ticket.done, "the record's outcome")
         assert isinstance(ticket.error, ProduceFailed)
+
+
+class TestStart:
+    def test_one_that_got_no_thread_may_be_tried_again(
+        self, make_producer: MakeProducer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def new_thread(**_: Any) -> threading.Thread:
+            raise RuntimeError("can't start new thread")  # as Thread.start says
+
+        producer = make_producer(start=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(producer_module, "new_thread", new_thread)
+            with pytest.raises(RuntimeError, match="new thread"):
+                producer.start()
+        producer.start()
+        ticket: Ticket[Position] = Ticket()
+        producer.produce(record(), ticket)
+        producer.replace()
+        wait_until(lambda: ticket.done, "the thread to report the record")
 
 
 class TestClosing:

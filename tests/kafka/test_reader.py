@@ -243,4 +243,17 @@ def test_a_start_that_fails_closes_its_client(
     monkeypatch.setattr(client, "assign", lambda *_: raises())
     with pytest.raises(RuntimeError, match="new thread"):
         reader.start(WISH, 5).result(5)
-    assert client.closing.is_set()
+    assert client.closing.wait(5)
+
+
+def test_a_start_that_fails_says_so_though_its_client_never_closes(
+    reader: Reader, client: type[FakeConsumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "assign", lambda *_: raises())
+    client.may_close.clear()
+    ticket = reader.start(WISH, 5)
+    try:
+        with pytest.raises(RuntimeError, match="new thread"):
+            ticket.result(5)
+    finally:
+        client.may_close.set()

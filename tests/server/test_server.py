@@ -20,7 +20,7 @@ from kafka_layer.jobs.channel import WorkChannel
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
-from kafka_layer.server import live
+from kafka_layer.server import live, upkeep
 from kafka_layer.server.lifecycle import State
 from kafka_layer.signals import messages_dropped
 from kafka_layer.testing import InMemoryBackplane, InMemoryKafkaChannelLayer
@@ -44,7 +44,9 @@ class Controlled(InMemoryBackplane):
         open_error: What ``open_receiver`` raises.
         on_work: Called with each worker channel once it is open.
         on_closed: Called at the end of ``close``.
-        refuse: Called before each record is taken.
+        before_produce: Called before each record is taken.
+        settles: What ``settle`` returns.
+        answers: Whether the outcomes of records are told.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -56,7 +58,7 @@ class Controlled(InMemoryBackplane):
         self.before_produce: Callable[[], None] = lambda: None
         self.on_work: Callable[[WorkChannel], None] = lambda _: None
         self.on_closed: Callable[[], None] = lambda: None
-        self.produced: list[Ticket[Position] | None] = []
+        self.settles = self.answers = True
 
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
         assert self.may_open.wait(DEADLINE)
@@ -71,7 +73,10 @@ class Controlled(InMemoryBackplane):
         waited: bool = False,
     ) -> None:
         self.before_produce()
-        super().produce(record, ticket, waited)
+        super().produce(record, ticket if self.answers else None, waited)
+
+    def settle(self, timeout: float) -> bool:
+        return self.settles
 
     def open_work_channel(self, channel: Any, timeout: float) -> None:
         super().open_work_channel(channel, timeout)
@@ -488,6 +493,73 @@ class TestFailedStart:
             errors = [call.exception(DEADLINE) for call in calls]
         assert all(isinstance(error, BrokerUnavailable) for error in errors)
         assert len(set(map(id, errors))) == 20
+
+    async def test_a_process_with_too_many_threads_may_try_again(
+        self, layer: ControlledLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def new_thread(*_: Any) -> threading.Thread:
+            raise RuntimeError("can't start new thread")  # as Thread.start says
+
+        with monkeypatch.context() as patch:
+            patch.setattr(upkeep, "new_thread", new_thread)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await layer.new_channel()
+        assert server_of(layer).lifecycle.state is State.NEW
+        channel = await layer.new_channel()
+        await layer.send(channel, {"n": 1})
+        assert await next_message(layer, channel) == {"n": 1}
+        assert len(layer.transports) == 1
+
+
+class TestFlush:
+    """It must not seem to have dropped what comes after it."""
+
+    async def test_records_that_are_not_written_yet_would_survive_it(
+        self, layer: ControlledLayer
+    ) -> None:
+        channel = await layer.new_channel()
+        await layer.send(channel, {"n": 1})
+        layer.transport.settles = False
+        with pytest.raises(BrokerUnavailable, match=r"nothing was dropped.*still on their way"):
+            await layer.flush()
+        assert await next_message(layer, channel) == {"n": 1}
+
+    async def test_a_record_whose_outcome_is_not_told_ends_it_in_time(
+        self, layer: ControlledLayer
+    ) -> None:
+        await layer.group_send("room", {})
+        layer.transport.answers = False
+        flushing = asyncio.to_thread(server_of(layer).flush, 0.1)
+        with pytest.raises(BrokerUnavailable, match=r"within 0\.1 s"):
+            await asyncio.wait_for(flushing, DEADLINE)
+
+
+class TestCollectedLayers:
+    """What the finalizer of a layer does with its server."""
+
+    async def test_one_that_closes_is_waited_for_at_exit(self, layer: ControlledLayer) -> None:
+        await layer.group_send("room", {})
+        server = server_of(layer)
+        layer.transport.may_close.clear()
+        closing = asyncio.create_task(layer.close())
+        await wait_until_async(layer.transport.closing.is_set, "close() to be on its way")
+        server.close_soon()
+        assert server in live.present()
+        layer.transport.may_close.set()
+        await closing
+        assert server not in live.present()
+
+    async def test_one_that_runs_is_closed(self, layer: ControlledLayer) -> None:
+        await layer.group_send("room", {})
+        server = server_of(layer)
+        server.close_soon()
+        await wait_until_async(lambda: server not in live.present(), "the server to close")
+        assert server.lifecycle.state is State.CLOSED
+
+    async def test_one_that_was_never_used_is_forgotten(self, layer: ControlledLayer) -> None:
+        server = server_of(layer)
+        server.close_soon()
+        assert server not in live.present()
 
 
 class TestSendToMany:
