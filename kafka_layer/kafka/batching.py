@@ -12,10 +12,10 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from ..config.realtime import monotonic
 from ..config.threads import Lock, RLock
@@ -24,7 +24,15 @@ from ..exceptions import LayerClosed
 from ..messages import Position
 from ..transport import QueueFull
 
-__all__ = ["TICKET", "VALUE", "Batcher", "BatcherState", "Outlet", "Pending"]
+__all__ = [
+    "TICKET",
+    "VALUE",
+    "Batcher",
+    "BatcherState",
+    "NumberedProducer",
+    "Outlet",
+    "Pending",
+]
 
 Pending = tuple[
     str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Ticket[Position] | None"
@@ -47,14 +55,30 @@ _MOST = 3_000
 _LARGE = 10_000
 
 
+class NumberedProducer(Producer):
+    """A librdkafka producer, with what its callbacks need: a sender reads all in one step.
+
+    Attributes:
+        generation: Its number. Callbacks carry it, because an old client reports its fatal error
+            again when a new one has taken its place.
+        report: Its delivery callback. Bound once: one object less per record on its way for the
+            garbage collector to track.
+    """
+
+    __slots__ = ("generation", "report")
+
+    generation: int
+    report: Callable[[KafkaError | None, Message], None]
+
+
 class Outlet(Protocol):
     """Takes the records of a ``Batcher``."""
 
     @property
-    def current(self) -> Producer | None:
+    def current(self) -> NumberedProducer | None:
         """The client that takes records; its length is the number of records on their way."""
 
-    def enqueue(self, client: Producer, pending: Pending) -> None:
+    def enqueue(self, client: NumberedProducer, pending: Pending) -> None:
         """Pass a record to the client; raise ``QueueFull`` if the client takes no more."""
 
     def reject(self, pending: Pending, error: KafkaError) -> None:

@@ -18,7 +18,6 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
-    Producer,
 )
 from django.core.exceptions import ImproperlyConfigured
 
@@ -31,7 +30,7 @@ from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
 from ..transport import QueueFull
-from .batching import Pending
+from .batching import NumberedProducer, Pending
 from .clients import abandon, new_client
 from .connection import Connection
 from .delivery_reports import DeliveryReports
@@ -69,7 +68,8 @@ class ProducerClient:
     ====== ============================================== ======
     NEW    open()                                         LIVE
     LIVE   a fatal error of the current client            FAILED
-    LIVE   replace()                                      LIVE
+    LIVE   replace(): a new client                        LIVE
+    LIVE   replace(), just after another replacement      FAILED
     FAILED replace(), tend() or enqueue(): a new client   LIVE
     FAILED the same, just after another replacement       FAILED
     any    close()                                        CLOSED
@@ -94,7 +94,7 @@ class ProducerClient:
         on_unknown_topic: Callable[[], None],
         roused: threading.Event,
     ) -> None:
-        self.current: Producer | None = None
+        self.current: NumberedProducer | None = None
         self._properties = producer_properties(config)
         self._replace_interval = config.timings.producer_replace
         self._stats = stats
@@ -107,11 +107,10 @@ class ProducerClient:
         # Guards the fields down to _next_replacement. Re-entrant, for callbacks of a client.
         self._lock = RLock()
         self._closed = False
-        # The number of the current client. Callbacks carry the number of theirs, because an old
-        # client reports its fatal error again when a new one has taken its place.
+        # The number of the last client that was made.
         self._generation = 0
         # Replaced and closed clients that may hold records.
-        self._retired: list[Producer] = []
+        self._retired: list[NumberedProducer] = []
         # Whether tend() has returned True, so that nobody calls it again.
         self._tended = False
         self._next_replacement = float("-inf")
@@ -120,18 +119,16 @@ class ProducerClient:
         # How many awaited reports are outstanding; the event is set while there are any.
         self._outstanding = 0
         self._awaited = new_event()
-        # The delivery callback of the current client. Bound once: one object less per record on
-        # its way for the garbage collector to track.
-        self._report = partial(self._on_delivery, self._generation)
 
     @property
     def state(self) -> ClientState:
         """The present state."""
+        client = self.current
         if self._closed:
             return ClientState.CLOSED
-        if self.current is None:
+        if client is None:
             return ClientState.NEW
-        return ClientState.FAILED if self._failed == self._generation else ClientState.LIVE
+        return ClientState.FAILED if self._failed == client.generation else ClientState.LIVE
 
     def open(self) -> None:
         """Create the client, if there is none; no I/O in this thread.
@@ -146,7 +143,7 @@ class ProducerClient:
             if self.current is None:
                 self._make()
 
-    def enqueue(self, client: Producer, pending: Pending) -> None:
+    def enqueue(self, client: NumberedProducer, pending: Pending) -> None:
         """Pass a record to librdkafka; any error becomes the failure of the record.
 
         Args:
@@ -160,12 +157,12 @@ class ProducerClient:
         try:
             if headers or ticket is not None:
                 # A report does not carry the headers, so the callback keeps them.
-                report = partial(self._on_delivery_with, self._generation, headers, ticket)
+                report = partial(self._on_delivery_with, client.generation, headers, ticket)
                 client.produce(name, value, key, partition, report, headers=list(headers))
                 if ticket is not None:
                     self._await_reports(1)
             else:
-                client.produce(name, value, key, partition, self._report)
+                client.produce(name, value, key, partition, client.report)
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
@@ -194,11 +191,10 @@ class ProducerClient:
         Returns:
             How many reports there were.
         """
-        with self._lock:
-            client, generation = self.current, self._generation
+        client = self.current
         if client is None:
             return 0
-        with self._noting_failure(generation):
+        with self._noting_failure(client.generation):
             return client.poll(timeout if self._outstanding else 0)
         return 0
 
@@ -215,11 +211,10 @@ class ProducerClient:
         Returns:
             Whether it holds no record any more; False after a fatal error.
         """
-        with self._lock:
-            client, generation = self.current, self._generation
+        client = self.current
         if client is None:
             return True
-        with self._noting_failure(generation):
+        with self._noting_failure(client.generation):
             return client.flush(timeout) == 0
         return False
 
@@ -273,13 +268,14 @@ class ProducerClient:
                 "logger": client_logger,
             }
         )
-        client = new_client(Producer, properties, "producer_config")
+        client = new_client(NumberedProducer, properties, "producer_config")
+        client.generation = generation
+        client.report = partial(self._on_delivery, generation)
         self._generation = generation
-        self._report = partial(self._on_delivery, generation)
         self.current = client
 
     def _enqueue_on_replacement(
-        self, client: Producer, pending: Pending, error: KafkaError
+        self, client: NumberedProducer, pending: Pending, error: KafkaError
     ) -> None:
         another = self._replace(client) if _is_fatal(error) else None
         if another is not None:
@@ -287,7 +283,7 @@ class ProducerClient:
         else:
             self.reject(pending, error)
 
-    def _replace(self, failed: Producer) -> Producer | None:
+    def _replace(self, failed: NumberedProducer) -> NumberedProducer | None:
         """Make a new client in place of one with a fatal error.
 
         Returns:
@@ -314,7 +310,7 @@ class ProducerClient:
         logger.error("The Kafka producer was replaced by a new one")
         return another
 
-    def _retire(self, client: Producer) -> None:
+    def _retire(self, client: NumberedProducer) -> None:
         """Let ``tend`` report the records of a client that is not the current one."""
         with self._lock:
             if client not in self._retired:
@@ -406,7 +402,7 @@ def _is_fatal(error: KafkaError) -> bool:
     return error.fatal() or error.code() == KafkaError._FATAL
 
 
-def _is_reported(client: Producer) -> bool:
+def _is_reported(client: NumberedProducer) -> bool:
     """Report the records of a client as failed; return False if some are not reported yet.
 
     This does not close the client: ``Producer.close`` waits for calls of other threads, and without

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import get_ident
+from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from django.core.exceptions import ImproperlyConfigured
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed, ProduceFailed
-from kafka_layer.kafka.batching import Pending
+from kafka_layer.kafka.batching import NumberedProducer, Pending
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer_client import ClientState, ProducerClient
 from kafka_layer.messages import Position
@@ -65,7 +66,7 @@ def make_client(stats: Stats) -> Iterator[MakeClient]:
         wait_until(client.tend, "all records to be reported")
 
 
-def current(client: ProducerClient) -> Producer:
+def current(client: ProducerClient) -> NumberedProducer:
     assert client.current is not None
     return client.current
 
@@ -119,6 +120,46 @@ class TestStates:
         fail(client)
         client.tend()
         client._on_error(generation, FATAL)
+        assert client.state is LIVE
+
+    def test_a_replacement_just_after_another_one_waits_for_the_interval(
+        self, make_client: MakeClient
+    ) -> None:
+        client = make_client(interval=3600.0)
+        client.open()
+        client.replace()
+        young = client.current
+        assert client.state is LIVE
+        client.replace()
+        assert (client.state, client.current) == (FAILED, young)
+
+    @pytest.mark.parametrize("ticket", [None, Ticket[Position]()])
+    def test_a_report_to_a_sender_that_held_the_old_client_does_not_fail_the_new_one(
+        self,
+        make_client: MakeClient,
+        monkeypatch: pytest.MonkeyPatch,
+        ticket: Ticket[Position] | None,
+    ) -> None:
+        reports: list[Callable[..., None]] = []
+
+        class Noted(NumberedProducer):
+            def produce(self, *arguments: Any, **keywords: Any) -> None:
+                reports.append(arguments[4])
+
+        def raise_pending() -> None:
+            raise SystemError from KafkaException(FATAL)
+
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Noted)
+        client = make_client()
+        client.open()
+        taken = current(client)
+        client.replace()
+        client.enqueue(taken, pending(ticket))
+        # librdkafka's callbacks run with the fatal error of their client pending.
+        monkeypatch.setattr("kafka_layer.kafka.producer_client._RAISE_PENDING", raise_pending)
+        [report] = reports
+        report(KafkaError(KafkaError._PURGE_QUEUE), Message("topic"))
+        monkeypatch.undo()
         assert client.state is LIVE
 
     def test_a_client_that_cannot_be_made_leaves_the_failed_one(
@@ -195,13 +236,13 @@ class TestRecordsOfOtherThreads:
         """It was let go of after fifty rounds, with whatever it held then."""
         rounds = 0
 
-        class Hesitant(Producer):
+        class Hesitant(NumberedProducer):
             def flush(self, *arguments: float, **keywords: float) -> int:
                 nonlocal rounds
                 rounds += 1
                 return super().flush(*arguments, **keywords) if rounds > 100 else len(self)
 
-        monkeypatch.setattr("kafka_layer.kafka.producer_client.Producer", Hesitant)
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Hesitant)
         client = make_client()
         client.open()
         ticket: Ticket[Position] = Ticket()
@@ -217,7 +258,7 @@ class TestRecordsOfOtherThreads:
         """``Producer.close`` waited for such a record until it expired, as no broker answered."""
         queued: list[Ticket[Position]] = []
 
-        class Late(Producer):
+        class Late(NumberedProducer):
             def purge(self, *arguments: object, **keywords: object) -> None:
                 super().purge(*arguments, **keywords)
                 super().flush(0.1)
@@ -225,7 +266,7 @@ class TestRecordsOfOtherThreads:
                     queued.append(Ticket())
                     client.enqueue(self, pending(queued[0]))
 
-        monkeypatch.setattr("kafka_layer.kafka.producer_client.Producer", Late)
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Late)
         client = make_client()
         client.open()
         began = time.monotonic()
