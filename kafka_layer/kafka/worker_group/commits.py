@@ -1,8 +1,9 @@
-"""The commits of a worker group's member, and the count of messages in doubt."""
+"""The commits of a worker group's member, and the count of jobs in doubt."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -13,7 +14,7 @@ from ...observe.counters import Stats
 from ..errors import kafka_error
 from .client import GroupClient
 from .pacing import CommitCost
-from .positions import Batch, Positions
+from .positions import Batch, Doubts, Positions
 
 __all__ = ["RETRY", "TRY_AGAIN", "Commits"]
 
@@ -46,7 +47,7 @@ TRY_AGAIN = frozenset(
 
 
 class Commits:
-    """Commits for one membership; its thread alone, but for ``desert``.
+    """Commits for one membership; its thread alone, but for ``count_in_doubt``.
 
     Args:
         client: The client.
@@ -60,53 +61,55 @@ class Commits:
         self._topic = topic
         self._stats = stats
         self._cost = cost
-        # The first offsets of the batch whose commit the broker has not answered yet.
-        self._asked: Positions = {}
 
     def commit_batch(self, batch: Batch[Any]) -> KafkaError | None:
         """Commit the positions of a batch; return the error, or None."""
-        self._asked = batch.first
         began = monotonic()
-        error = self.commit(batch.positions)
-        self._asked = {}
-        if error is None:
+        errors = self.commit(batch.positions)
+        if not errors:
             self._note_cost(self._cost.add(began, monotonic()))
-        return error
+        return next(iter(errors.values()), None)
 
-    def commit(self, positions: Positions) -> KafkaError | None:
-        """Commit positions; return the error, or None."""
+    def commit(self, positions: Positions) -> dict[int, KafkaError]:
+        """Commit positions; return the errors by partition, none for a commit that succeeded."""
         offsets = [TopicPartition(self._topic, *each) for each in positions.items()]
-        error = None
+        errors = {}
         try:
             for answer in self._consumer.commit(offsets=offsets, asynchronous=False) or ():
-                error = error or answer.error
+                if answer.error is not None:
+                    errors[answer.partition] = answer.error
         except KafkaException as exception:
-            error = kafka_error(exception)
-        if error is not None:
-            self._stats.count(f"errors.{error.name()}")
-        return error
+            errors = dict.fromkeys(positions, kafka_error(exception))
+        for name in {error.name() for error in errors.values()}:
+            self._stats.count(f"errors.{name}")
+        return errors
 
-    def give_back(self, positions: Positions) -> bool:
-        """Commit positions before their partitions are revoked; return whether that succeeded."""
+    def give_back(self, positions: Positions) -> Collection[int]:
+        """Commit positions before their partitions are revoked.
+
+        Returns:
+            The partitions of which that succeeded.
+        """
         deadline = monotonic() + _GIVE_BACK_TIMEOUT
-        while (error := self.commit(positions)) is not None:
-            if error.code() not in TRY_AGAIN or monotonic() >= deadline:
-                return False
+        left = positions
+        while left:
+            errors = self.commit(left)
+            left = {each: positions[each] for each in errors}
+            may_succeed = any(error.code() in TRY_AGAIN for error in errors.values())
+            if not may_succeed or monotonic() >= deadline:
+                break
             # A rebalance is in progress; commits fail until it is over.
             sleep(RETRY)
-        return True
+        return positions.keys() - left.keys()
 
-    def desert(self) -> None:
-        """Count the batch whose commit has no answer as in doubt; any thread."""
-        self.count_in_doubt(self._asked)
-
-    def count_in_doubt(self, positions: Positions) -> None:
-        """Count messages in doubt as dropped: a redelivery might deliver them twice."""
-        for partition, offset in positions.items():
+    def count_in_doubt(self, jobs: Doubts) -> None:
+        """Count jobs in doubt as dropped: a redelivery might deliver them twice; any thread."""
+        for partition, offsets in jobs.items():
             self._stats.dropped(
                 "doubtful",
-                f"{self._topic}[{partition}] about offset {offset}: the partition was lost while "
-                "the answer to a commit was missing; another worker may have them",
+                f"{self._topic}[{partition}] about offset {min(offsets)}: the partition was lost "
+                "while the answer to a commit was missing; another worker may have them",
+                len(offsets),
             )
 
     def _note_cost(self, mean: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Any
@@ -11,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from ...config.realtime import monotonic
 from ...config.settings import LayerConfig
 from ...config.threads import Lock, new_event, new_thread
+from ...delivery.tickets import Ticket
 from ...exceptions import KafkaLayerError, TopicError
 from ...observe.counters import Stats
 from ...transport import JobSink
@@ -88,9 +90,8 @@ class GroupMember:
         self._cost = CommitCost()
         # Judges whether the calls of the client return; for the thread that calls ``check``.
         self._returns = self._replacement_by(Liveness(_STUCK_LOOKS, 0))
-        # Set when the group has assigned or refused, or the time of ``start`` is up.
-        self._settled = new_event()
-        self._refusal: KafkaError | None = None
+        # The outcome of ``start``: the group has assigned or refused, or the time is up.
+        self._joined: Ticket[None] = Ticket()
         # Kafka's id of the topic; None until it was told. Written by ``learn_id`` alone.
         self._topic_id: str | None = None
         self._stop = new_event()
@@ -118,12 +119,16 @@ class GroupMember:
         with self._lock:
             self._begin(self._replacement)
         deadline = monotonic() + timeout
-        if not self._settled.wait(max(0.0, timeout * 0.75)):
-            self._require_known_protocol(deadline)
-            self._settled.wait(max(0.0, deadline - monotonic()))
-        self._settled.set()
-        if self._refusal is not None:
-            raise self._error_of(self._refusal)
+        with contextlib.suppress(TimeoutError):
+            self._joined.result(max(0.0, timeout * 0.75))
+            return
+        self._require_known_protocol(deadline)
+        with contextlib.suppress(TimeoutError):
+            self._joined.result(max(0.0, deadline - monotonic()))
+            return
+        # The time is up, unless an outcome has just come.
+        self._joined.resolve(None)
+        self._joined.result(0)
 
     def _require_known_protocol(self, deadline: float) -> None:
         """Raise a ``TopicError`` if the broker made no group by the protocol of KIP-848.
@@ -258,7 +263,7 @@ class GroupMember:
             self._sink,
             self._stats,
             self._replacement,
-            self._settled,
+            self._joined,
             self._stop,
             self._cost,
         )
@@ -339,13 +344,11 @@ class GroupMember:
 
     def _is_final(self, refusal: KafkaError) -> bool:
         """Tell whether ``start`` raises this refusal, so that the thread has to end."""
-        self._refusal = refusal
-        client_logger.error("REFUSED %s", self._error_of(refusal))
-        if not self._settled.is_set():
-            self._settled.set()
+        error = self._error_of(refusal)
+        client_logger.error("REFUSED %s", error)
+        if self._joined.fail(error):
             return True
         # The group worked before, so it may work again; a fatal error needs a new client.
-        self._refusal = None
         self._stop.wait(_REJOIN)
         return False
 

@@ -16,7 +16,7 @@ import contextlib
 import enum
 import logging
 import threading
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import Any
 
 from confluent_kafka import (
@@ -28,6 +28,8 @@ from confluent_kafka import (
 
 from ...config.realtime import monotonic
 from ...config.settings import LayerConfig
+from ...config.threads import Lock
+from ...delivery.tickets import Ticket
 from ...observe.counters import Stats
 from ...transport import CarriedJob, JobSink
 from ..liveness import UNANSWERED, Evidence
@@ -43,12 +45,9 @@ __all__ = ["Ending", "Membership"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds: the longest wait for a first message or for demand; between two tries; for metadata.
+# Seconds: the longest wait for a first message or for demand; for metadata.
 _POLL = 0.1
-_RETRY = 0.05
 _LIST_TIMEOUT = 1.0
-# Seconds within which positions are given back before a revocation.
-_GIVE_BACK_TIMEOUT = 2.0
 # Seconds. During a rebalance a client of the classic protocol leaves only when its coordinator
 # answers.
 _LEAVE_TIMEOUT = 1.0
@@ -72,8 +71,8 @@ class Membership:
     """One client's time in the group, from its subscription to its end; lives once.
 
     One thread executes ``run`` and the callbacks within it, and makes every call on the client.
-    Another thread may desert the membership while that thread hangs in a call. From then on this
-    one gives nothing back and counts nothing as in doubt: another member reads the jobs.
+    Another thread may desert the membership while that thread hangs in a call, and counts the jobs
+    in doubt. From then on this one assigns, gives back and counts nothing: another member reads.
 
     Args:
         config: The layer's settings.
@@ -82,7 +81,7 @@ class Membership:
         sink: The receives.
         stats: Counts what went wrong.
         replacement: Tells whether another client has to take the place of this one; outlives it.
-        settled: Set once the group has assigned something.
+        joined: Resolved once the group has assigned something.
         stop: Ends it.
         cost: What commits cost; it outlives the client.
 
@@ -99,7 +98,7 @@ class Membership:
         sink: JobSink[Any],
         stats: Stats,
         replacement: Replacement[GroupClient],
-        settled: threading.Event,
+        joined: Ticket[None],
         stop: threading.Event,
         cost: CommitCost,
     ) -> None:
@@ -113,8 +112,10 @@ class Membership:
         self._consumer = client.consumer
         self._sink = sink
         self._replacement = replacement
-        self._settled = settled
+        self._joined = joined
         self._stop = stop
+        # Guards `deserted` and which jobs are in doubt; never held in a call of the client.
+        self._lock = Lock()
         self._positions: JobPositions[CarriedJob] = JobPositions()
         self._pacing = Pacing(config.timings, monotonic())
         self._commits = Commits(client, topic, stats, cost)
@@ -146,8 +147,10 @@ class Membership:
 
     def desert(self) -> None:
         """Note that another membership takes the place of this one, which hangs; any thread."""
-        self.deserted = True
-        self._commits.desert()
+        with self._lock:
+            self.deserted = True
+            in_doubt = self._positions.in_doubt(self._positions.assigned)
+        self._commits.count_in_doubt(in_doubt)
 
     def outdate(self) -> None:
         """Note that the topic was deleted and made anew; any thread. Nothing is committed then."""
@@ -172,7 +175,7 @@ class Membership:
                 self._resume()
                 self._fetch(demand)
                 self._assign()
-            elif not self._settled.is_set():
+            elif not self._joined.done:
                 # The first receive begins to wait only when the member has a share.
                 pacing.want(now)
                 self._accept(self._consumer.poll(_POLL))
@@ -254,40 +257,62 @@ class Membership:
         """Commit as many jobs as receives wait for, and assign them."""
         # Ask again: a receive may have been cancelled while poll() waited.
         demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
-        batch = self._positions.next_batch(demand)
-        if not batch or self._outdated:
+        with self._lock:
+            if self.deserted or self._outdated:
+                return
+            batch = self._positions.next_batch(demand)
+        if not batch:
             return
         error = self._commits.commit_batch(batch)
+        with self._lock:
+            if self.deserted:
+                return
+            if error is None:
+                jobs = self._positions.commit_succeeded(batch)
+            else:
+                self._positions.commit_failed(batch)
         if error is None:
-            self._sink.assign(self._positions.commit_succeeded(batch))
+            self._sink.assign(jobs)
             self._pacing.assign(monotonic())
-        elif not self.deserted:
+        else:
             if error.code() not in TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
-            self._positions.commit_failed(batch)
             # poll() answers rebalances; without it the commit would never succeed.
             self._accept(self._consumer.poll(RETRY))
 
     def _take_back(self, now: float) -> None:
         """Uncommit jobs that no receive takes, so that a process that dies loses none of them."""
-        jobs = self._unclaimed(self._positions.assigned)
-        if not jobs:
+        partitions = self._take_unclaimed(self._positions.assigned)
+        if not partitions:
             return
         self._pacing.take_back(now)
-        positions = self._positions.take_back(jobs)
-        if self._commits.commit(positions) is None:
-            self._positions.settle(positions)
-        else:
-            # The next commit of these jobs, before they are assigned again, ends the doubt.
-            self._positions.doubt(positions)
+        positions = self._positions.to_give_back(partitions)
+        errors = self._commits.commit(positions)
+        with self._lock:
+            # Where it failed, the next commit of these jobs ends the doubt.
+            self._positions.settle(positions.keys() - errors.keys())
 
-    def _unclaimed(self, partitions: Container[int]) -> list[CarriedJob]:
-        """Take unclaimed jobs of these partitions out of the sink, if they can be given back."""
+    def _take_unclaimed(self, partitions: Container[int]) -> Collection[int]:
+        """Take unclaimed jobs out of the sink, if they can be given back: they are in doubt then.
+
+        Args:
+            partitions: Those whose jobs to take.
+
+        Returns:
+            The partitions of which there were any.
+        """
         if self.deserted or self._outdated:
-            return []
-        return self._sink.return_unclaimed(
+            return ()
+        jobs = self._sink.return_unclaimed(
             lambda job: job.partition in partitions and self._positions.is_current(job)
         )
+        with self._lock:
+            if not self.deserted:
+                self._positions.take_back(jobs)
+                return {job.partition for job in jobs}
+        # They are committed, and nothing is given back any more.
+        self._sink.assign(jobs)
+        return ()
 
     # Rebalances, called within the client's calls
 
@@ -296,31 +321,36 @@ class Membership:
         consumer.incremental_assign(partitions)
         if self._paused:
             consumer.pause(partitions)
-        self._settled.set()
+        self._joined.resolve(None)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {each.partition for each in partitions}
-        unclaimed = self._unclaimed(revoked)
-        positions = (
-            {}
-            if self.deserted or self._outdated
-            else self._positions.to_give_back(revoked, unclaimed)
-        )
-        given_back = not positions or self._commits.give_back(positions)
-        in_doubt = self._positions.revoke(revoked)
-        if not given_back:
-            # The positions have passed these jobs, so no other member gets them.
-            self._sink.assign(unclaimed)
-            self._commits.count_in_doubt(in_doubt)
+        self._take_unclaimed(revoked)
+        given_back: Collection[int] = ()
+        if not (self.deserted or self._outdated):
+            given_back = self._commits.give_back(self._positions.to_give_back(revoked))
+        self._drop(revoked, given_back)
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Other members have the partitions by now. Jobs that were assigned here are committed, and
         # stay.
-        in_doubt = self._positions.revoke({each.partition for each in partitions})
-        if not self.deserted:
-            self._commits.count_in_doubt(in_doubt)
+        self._drop({each.partition for each in partitions}, ())
         consumer.incremental_unassign(partitions)
+
+    def _drop(self, partitions: Collection[int], given_back: Collection[int]) -> None:
+        """Note that partitions are revoked, and count their jobs in doubt.
+
+        Args:
+            partitions: The partitions.
+            given_back: Those whose positions were given back, so that nothing is in doubt.
+        """
+        with self._lock:
+            self._positions.settle(given_back)
+            in_doubt = self._positions.revoke(partitions)
+            if self.deserted:
+                return
+        self._commits.count_in_doubt(in_doubt)
 
     def _is_alone(self) -> bool:
         """Tell whether no other member has a share; a new member would get one at once.

@@ -6,17 +6,20 @@ Knows neither a client nor a channel: ``membership.py`` reports events, and carr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from ...transport import CarriedJob
 
-__all__ = ["Batch", "JobPositions", "Positions"]
+__all__ = ["Batch", "Doubts", "JobPositions", "Positions"]
 
 J = TypeVar("J", bound=CarriedJob)
 
 Positions = dict[int, int]
 """An offset for each partition."""
+
+Doubts = dict[int, set[int]]
+"""The offsets of the jobs in doubt, for each partition that has any."""
 
 
 class Batch(Generic[J]):
@@ -45,14 +48,9 @@ class Batch(Generic[J]):
         """The positions to commit: the offset behind the last message of each partition."""
         return {partition: offset + 1 for partition, offset, _, _ in self.messages}
 
-    @property
-    def first(self) -> Positions:
-        """The offset of the first message of each partition."""
-        return _first((partition, offset) for partition, offset, _, _ in self.messages)
-
 
 class JobPositions(Generic[J]):
-    """The messages and positions of one member of a worker group; one thread alone.
+    """The messages and positions of one member of a worker group; one thread at a time.
 
     A partition is *unassigned*, *assigned* after ``assign``, and unassigned again after ``revoke``.
     Each assignment has a token, which its jobs carry: a job of an earlier assignment belongs to the
@@ -69,16 +67,16 @@ class JobPositions(Generic[J]):
     fetched    ``commit_failed``, ``take_back`` ``next_batch``, ``revoke``
     ========== ================================ =======================================
 
-    An assigned partition is also *in doubt* from the first offset of a failed commit until another
-    commit of it succeeds: the error may belong to a repetition by librdkafka, while the first
-    attempt took effect. If the member loses the partition then, nobody knows whether the next
-    member gets the messages of that commit.
+    A job is also *in doubt* from ``next_batch`` or ``take_back`` until a commit of its partition
+    succeeds. A commit that fails ends no doubt: its error may belong to a repetition by librdkafka,
+    while the first attempt took effect. If the member loses the partition then, nobody knows
+    whether the next member gets the job.
     """
 
     def __init__(self) -> None:
         self._assignments: dict[int, object] = {}
         self._fetched: deque[tuple[int, int, object, J | None]] = deque()
-        self._in_doubt: Positions = {}
+        self._in_doubt: Doubts = {}
 
     @property
     def assigned(self) -> Mapping[int, object]:
@@ -126,7 +124,9 @@ class JobPositions(Generic[J]):
             message = self._fetched.popleft()
             messages.append(message)
             demand -= message[3] is not None
-        return Batch(messages)
+        batch = Batch(messages)
+        self._doubt(batch.jobs)
+        return batch
 
     def commit_succeeded(self, batch: Batch[J]) -> list[J]:
         """Note that a batch is committed; return its jobs, for the receives."""
@@ -134,55 +134,33 @@ class JobPositions(Generic[J]):
         return batch.jobs
 
     def commit_failed(self, batch: Batch[J]) -> None:
-        """Note that a batch's commit is in doubt; its messages count as fetched again."""
-        self.doubt(batch.first)
+        """Note that a batch's commit has an error; its messages count as fetched again."""
         self._fetched.extendleft(reversed(batch.messages))
 
-    def take_back(self, jobs: Iterable[J]) -> Positions:
-        """Note that no receive took these jobs, in order.
-
-        Returns:
-            The positions to commit, so that the next member of the partitions gets the jobs.
-        """
+    def take_back(self, jobs: Sequence[J]) -> None:
+        """Note that no receive took these jobs, in order; ``to_give_back`` is to be committed."""
         messages = [(job.partition, job.offset, job.assignment, job) for job in jobs]
         self._fetched.extendleft(reversed(messages))
-        return _first((partition, offset) for partition, offset, _, _ in messages)
-
-    def doubt(self, first: Mapping[int, int]) -> None:
-        """Note that a commit is in doubt.
-
-        Args:
-            first: The first offset in each partition that the next member may or may not get.
-        """
-        for partition, offset in first.items():
-            self._in_doubt[partition] = min(offset, self._in_doubt.get(partition, offset))
+        self._doubt(jobs)
 
     def settle(self, partitions: Iterable[int]) -> None:
         """Note that a commit of these partitions succeeded: they are in doubt no more."""
         for partition in partitions:
             self._in_doubt.pop(partition, None)
 
-    def in_doubt(self, partitions: Iterable[int]) -> Positions:
-        """Return the first offset in doubt of each given partition that has one."""
-        return {each: self._in_doubt[each] for each in partitions if each in self._in_doubt}
+    def in_doubt(self, partitions: Container[int]) -> Doubts:
+        """Return the jobs in doubt of these partitions."""
+        return {each: jobs for each, jobs in self._in_doubt.items() if each in partitions}
 
-    def to_give_back(self, partitions: Iterable[int], unclaimed: Iterable[J]) -> Positions:
-        """Return the positions to commit before a revocation, so that no job is lost.
+    def to_give_back(self, partitions: Container[int]) -> Positions:
+        """Return the positions to commit, so that the partitions' next members lose no job."""
+        return {partition: min(jobs) for partition, jobs in self.in_doubt(partitions).items()}
 
-        Args:
-            partitions: The revoked partitions.
-            unclaimed: Their assigned jobs that no receive took.
-        """
-        first = _first((job.partition, job.offset) for job in unclaimed)
-        for partition, offset in self.in_doubt(partitions).items():
-            first[partition] = min(offset, first.get(partition, offset))
-        return first
-
-    def revoke(self, partitions: Collection[int]) -> Positions:
+    def revoke(self, partitions: Collection[int]) -> Doubts:
         """Note that partitions are revoked; drop their fetched messages.
 
         Returns:
-            The first offset of each that is in doubt.
+            Their jobs in doubt.
         """
         left_in_doubt = self.in_doubt(partitions)
         for partition in partitions:
@@ -193,9 +171,6 @@ class JobPositions(Generic[J]):
         )
         return left_in_doubt
 
-
-def _first(places: Iterable[tuple[int, int]]) -> Positions:
-    first: Positions = {}
-    for partition, offset in places:
-        first[partition] = min(offset, first.get(partition, offset))
-    return first
+    def _doubt(self, jobs: Iterable[J]) -> None:
+        for job in jobs:
+            self._in_doubt.setdefault(job.partition, set()).add(job.offset)

@@ -243,6 +243,7 @@ def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Cas
     wait_until(lambda: made.sink.assigned == [7], "the job to be assigned by the other one")
     go_on.set()
     wait_until(lambda: first.closed and made.threads() == 1, "the first one to end")
+    assert made.sink.assigned == [7]
     assert made.stats.snapshot()["dropped.doubtful"] == 1
 
 
@@ -332,3 +333,24 @@ def test_a_client_that_is_refused_and_fails_as_it_leaves_ends_the_start_with_its
         made.member.start(10)
     wait_until(lambda: not made.threads(), "the thread to end")
     assert [each.closed for each in consumers.made] == [True]
+
+
+def test_a_refusal_that_comes_as_the_time_of_a_start_is_up_ends_both_it_and_the_thread_or_neither(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The start raised the refusal, and the thread went on.
+    made = case()
+    consumers = type("Consumers", (RefusedConsumer,), {"made": [], "records": []})
+    monkeypatch.setattr(client, "Consumer", consumers)
+    start_ended = threading.Event()
+    monkeypatch.setattr(member.client_logger, "error", lambda *_: start_ended.wait(10))
+    refused = False
+    try:
+        made.member.start(0.2)
+    except TopicError:
+        refused = True
+    start_ended.set()
+    wait_until(
+        lambda: not made.threads() or len(consumers.made) > 1, "the thread to end or to try again"
+    )
+    assert refused == (made.threads() == 0)

@@ -12,6 +12,7 @@ from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Topi
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.liveness import Liveness
 from kafka_layer.kafka.replacement import Replacement
@@ -24,19 +25,20 @@ from kafka_layer.wire.topics import WorkTopic
 
 TOPIC = "channels-work.jobs"
 PARTITION = TopicPartition(TOPIC, 0)
+BOTH = [PARTITION, TopicPartition(TOPIC, 1)]
 
 
 class Record:
-    """Stands in for a Message of partition 0."""
+    """Stands in for a Message."""
 
-    def __init__(self, offset: int) -> None:
-        self._offset = offset
+    def __init__(self, offset: int, partition: int = 0) -> None:
+        self._offset, self._partition = offset, partition
 
     def error(self) -> None:
         return None
 
     def partition(self) -> int:
-        return 0
+        return self._partition
 
     def offset(self) -> int:
         return self._offset
@@ -54,6 +56,7 @@ class ScriptedConsumer:
     Attributes:
         script: Messages that poll returns, or functions that it calls.
         committed_positions: What was to be committed, in order.
+        answers: Of the next commits: an error, None for success, or a function of the offsets.
         looks: The partitions whose committed positions were asked for.
         end: Where the log of each partition ends.
     """
@@ -63,7 +66,7 @@ class ScriptedConsumer:
         self.stop = threading.Event()
         self.committed_positions: list[dict[int, int]] = []
         self.looks: list[list[int]] = []
-        self.answers: list[KafkaError | None] = []
+        self.answers: list[Any] = []
         self.end = 0
         self.position = 0
         self.answered = True
@@ -84,10 +87,10 @@ class ScriptedConsumer:
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         self.committed_positions.append({each.partition: each.offset for each in offsets})
-        error = self.answers.pop(0) if self.answers else None
-        if error is not None:
-            raise KafkaException(error)
-        return offsets
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, KafkaError):
+            raise KafkaException(answer)
+        return offsets if answer is None else answer(offsets)
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self.looks.append([each.partition for each in partitions])
@@ -122,8 +125,8 @@ class ScriptedConsumer:
 
 
 class FakeJob:
-    def __init__(self, offset: int, assignment: object) -> None:
-        self.partition, self.offset, self.assignment = 0, offset, assignment
+    def __init__(self, partition: int, offset: int, assignment: object) -> None:
+        self.partition, self.offset, self.assignment = partition, offset, assignment
 
 
 class Sink:
@@ -143,7 +146,7 @@ class Sink:
         return len(self.jobs)
 
     def accept(self, value: bytes | None, place: Any, assignment: object) -> FakeJob:
-        return FakeJob(place[2], assignment)
+        return FakeJob(*place[1:3], assignment)
 
     def assign(self, jobs: list[FakeJob]) -> None:
         self.assigned += [job.offset for job in jobs]
@@ -179,7 +182,7 @@ class Case:
                 lambda client, _: client.is_answered(),
                 GroupClient.close,
             ),
-            threading.Event(),
+            Ticket(),
             self.consumer.stop,
             CommitCost(),
         )
@@ -257,13 +260,119 @@ def test_a_partition_that_is_lost_in_doubt_is_counted(monkeypatch: pytest.Monkey
     assert case.stats.snapshot()["dropped.doubtful"] == 1
 
 
+def test_each_job_of_a_batch_that_is_lost_in_doubt_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch, demand=3)
+    further = [[Record(8), Record(9)]]
+    monkeypatch.setattr(case.consumer, "consume", lambda *_: further.pop() if further else [])
+    case.consumer.answers = [KafkaError(KafkaError._TIMED_OUT)] * 9
+    case.run(case.assigns, Record(7), case.loses)
+    assert case.consumer.committed_positions[0] == {0: 10}
+    assert case.stats.snapshot()["dropped.doubtful"] == 3
+
+
+class TestGivingBack:
+    """Before a partition is revoked, the jobs that no receive took are given back."""
+
+    def test_jobs_are_counted_and_not_assigned_again_where_the_answer_is_lost(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The commit may have taken effect: then the next member gets them.
+        case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
+        case.consumer.answers = [None, KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)]
+        case.run(case.assigns, Record(7), case.revokes)
+        assert case.consumer.committed_positions == [{0: 8}, {0: 7}]
+        assert case.sink.assigned == [7]
+        assert case.sink.jobs == []
+        assert case.stats.snapshot()["dropped.doubtful"] == 1
+
+    def test_what_succeeds_for_one_partition_is_in_doubt_for_the_other_alone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail_in_the_second(offsets: list[TopicPartition]) -> list[Any]:
+            error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+            return [
+                SimpleNamespace(partition=each.partition, error=error if each.partition else None)
+                for each in offsets
+            ]
+
+        case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
+        case.consumer.answers = [None, None, fail_in_the_second]
+        case.run(
+            lambda: case.consumer.on_assign(case.consumer, BOTH),
+            Record(7),
+            Record(3, partition=1),
+            lambda: case.consumer.on_revoke(case.consumer, BOTH),
+        )
+        assert case.consumer.committed_positions == [{0: 8}, {1: 4}, {0: 7, 1: 3}]
+        assert case.sink.jobs == []
+        assert case.stats.snapshot()["dropped.doubtful"] == 1
+
+    def test_only_the_partitions_that_failed_are_tried_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail_in_the_second(offsets: list[TopicPartition]) -> list[Any]:
+            error = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
+            return [
+                SimpleNamespace(partition=0, error=None),
+                SimpleNamespace(partition=1, error=error),
+            ]
+
+        case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
+        case.consumer.answers = [None, None, fail_in_the_second]
+        case.run(
+            lambda: case.consumer.on_assign(case.consumer, BOTH),
+            Record(7),
+            Record(3, partition=1),
+            lambda: case.consumer.on_revoke(case.consumer, BOTH),
+        )
+        assert case.consumer.committed_positions[2:] == [{0: 7, 1: 3}, {1: 3}]
+        assert "dropped.doubtful" not in case.stats.snapshot()
+
+
+class TestDesertion:
+    """Another membership takes the place of one that hangs in a call of its client."""
+
+    def test_a_commit_that_succeeds_after_all_assigns_nothing_that_was_counted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=1)
+
+        def is_deserted(offsets: list[TopicPartition]) -> list[TopicPartition]:
+            case.membership.desert()
+            return offsets
+
+        case.consumer.answers = [is_deserted]
+        case.run(case.assigns, Record(7), case.loses)
+        assert case.sink.assigned == []
+        assert case.stats.snapshot()["dropped.doubtful"] == 1
+
+    @pytest.mark.parametrize("revoked", [False, True])
+    def test_jobs_whose_giving_back_hangs_are_counted_once(
+        self, monkeypatch: pytest.MonkeyPatch, revoked: bool
+    ) -> None:
+        case = Case(monkeypatch, demand=1, job_unclaimed=1e9 if revoked else 0.0, job_doubt=1e9)
+        counted: list[int] = []
+
+        def is_deserted(offsets: list[TopicPartition]) -> Any:
+            case.membership.desert()
+            counted.append(case.stats.snapshot().get("dropped.doubtful", 0))
+            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+
+        case.consumer.answers = [None, is_deserted]
+        case.run(case.assigns, Record(7), case.revokes if revoked else None, case.loses)
+        assert counted == [1]
+        assert case.sink.jobs == []
+        assert case.stats.snapshot()["dropped.doubtful"] == 1
+
+
 def test_a_member_that_was_not_told_how_many_partitions_there_are_leaves_for_want_of_receives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case(monkeypatch, demand=0, worker_idle=0.0)
     case.consumer.answered = False
-    both = [PARTITION, TopicPartition(TOPIC, 1)]
-    assert case.run(lambda: case.consumer.on_assign(case.consumer, both), None) is Ending.LEFT
+    assert case.run(lambda: case.consumer.on_assign(case.consumer, BOTH), None) is Ending.LEFT
 
 
 class TestLiveness:

@@ -68,7 +68,7 @@ class TestBatches:
         book.assign([0])
         jobs = fetch(book, 0, 5, 6, 7)
         book.commit_failed(book.next_batch(2))
-        assert book.in_doubt([0]) == {0: 5}
+        assert book.in_doubt([0]) == {0: {5, 6}}
         batch = book.next_batch(3)
         assert batch.jobs == jobs
         assert book.commit_succeeded(batch) == jobs
@@ -82,7 +82,8 @@ class TestGivingBack:
         book.assign([0])
         fetch(book, 0, 7, 8, 9)
         jobs = book.commit_succeeded(book.next_batch(2))
-        assert book.take_back(jobs) == {0: 7}
+        book.take_back(jobs)
+        assert book.to_give_back([0]) == {0: 7}
         assert [job.offset for job in book.next_batch(3).jobs] == [7, 8, 9]
 
     def test_a_job_of_an_earlier_assignment_is_not_this_members_to_give_back(
@@ -101,12 +102,14 @@ class TestGivingBack:
         self, book: JobPositions[FakeJob]
     ) -> None:
         book.assign([0, 1])
+        fetch(book, 1, 4)
+        book.commit_failed(book.next_batch(1))
+        assert book.to_give_back([0, 1]) == {1: 4}
         unclaimed = fetch(book, 0, 7, 8)
-        book.doubt({1: 4})
-        assert book.to_give_back([0, 1], unclaimed) == {0: 7, 1: 4}
-        book.doubt({0: 3})
-        assert book.to_give_back([0], unclaimed) == {0: 3}
-        assert book.to_give_back([1], []) == {1: 4}
+        book.commit_succeeded(book.next_batch(3))
+        book.take_back(unclaimed)
+        assert book.to_give_back([0, 1]) == {0: 7}
+        assert book.in_doubt([0, 1]) == {0: {7, 8}}
 
     def test_a_position_that_was_given_back_is_in_doubt_no_more(
         self, book: JobPositions[FakeJob]
@@ -116,9 +119,10 @@ class TestGivingBack:
         fetch(book, 0, 7, 8)
         jobs = book.commit_succeeded(book.next_batch(1))
         book.commit_failed(book.next_batch(1))
-        positions = book.take_back(jobs)
-        book.settle(positions)
-        assert book.to_give_back([0], []) == {}
+        book.take_back(jobs)
+        assert book.to_give_back([0]) == {0: 7}
+        book.settle([0])
+        assert book.to_give_back([0]) == {}
 
     def test_what_was_fetched_of_a_revoked_partition_is_forgotten(
         self, book: JobPositions[FakeJob]
@@ -126,8 +130,8 @@ class TestGivingBack:
         book.assign([0, 1])
         fetch(book, 0, 7)
         fetch(book, 1, 3)
-        book.doubt({0: 7})
-        assert book.revoke([0]) == {0: 7}
+        book.commit_failed(book.next_batch(1))
+        assert book.revoke([0]) == {0: {7}}
         assert [job.partition for job in book.next_batch(5).jobs] == [1]
         assert book.in_doubt([0]) == {}
 
@@ -161,8 +165,8 @@ class GroupMachine(RuleBasedStateMachine):
         self.owner: dict[int, int] = {}
         self.members = [Member() for _ in MEMBERS]
         self.taken: list[tuple[int, int]] = []
-        # Messages that may be lost, because their commit was in doubt when the partition was lost.
-        self.counted: dict[int, int] = {}
+        # Jobs that may be lost, because a commit was in doubt when their partition was lost.
+        self.counted: set[tuple[int, int]] = set()
 
     def commit(self, positions: dict[int, int], outcome: str) -> bool:
         if outcome != "refused":
@@ -221,26 +225,23 @@ class GroupMachine(RuleBasedStateMachine):
     def take_back(self, index: int, outcome: str) -> None:
         member = self.members[index]
         jobs = self.return_unclaimed(member, PARTITIONS)
-        positions = member.book.take_back(jobs)
+        member.book.take_back(jobs)
         member.fetched |= {(job.partition, job.offset) for job in jobs}
+        positions = member.book.to_give_back({job.partition for job in jobs})
         if self.commit(positions, outcome):
             member.book.settle(positions)
-        else:
-            member.book.doubt(positions)
 
     @precondition(lambda self: self.owner)
-    @rule(nth=st.sampled_from(PARTITIONS), back=st.booleans())
-    def revoke(self, nth: int, back: bool) -> None:
+    @rule(nth=st.sampled_from(PARTITIONS), outcome=OUTCOMES)
+    def revoke(self, nth: int, outcome: str) -> None:
         partition = sorted(self.owner)[nth % len(self.owner)]
         member = self.members[self.owner[partition]]
-        unclaimed = self.return_unclaimed(member, [partition])
-        positions = member.book.to_give_back([partition], unclaimed)
-        given_back = not positions or self.commit(positions, "answered" if back else "refused")
-        in_doubt = member.book.revoke([partition])
+        member.book.take_back(self.return_unclaimed(member, [partition]))
+        positions = member.book.to_give_back([partition])
+        if self.commit(positions, outcome):
+            member.book.settle(positions)
+        self.count(member.book.revoke([partition]))
         member.forget(partition)
-        if not given_back:
-            member.unclaimed += unclaimed
-            self.count(in_doubt)
         del self.owner[partition]
 
     @precondition(lambda self: self.owner)
@@ -251,9 +252,10 @@ class GroupMachine(RuleBasedStateMachine):
         self.count(member.book.revoke([partition]))
         member.forget(partition)
 
-    def count(self, in_doubt: dict[int, int]) -> None:
-        for partition, offset in in_doubt.items():
-            self.counted[partition] = min(offset, self.counted.get(partition, offset))
+    def count(self, in_doubt: dict[int, set[int]]) -> None:
+        self.counted |= {
+            (partition, offset) for partition, jobs in in_doubt.items() for offset in jobs
+        }
 
     @invariant()
     def no_job_is_taken_twice(self) -> None:
@@ -266,9 +268,8 @@ class GroupMachine(RuleBasedStateMachine):
             # A member commits what it has fetched again, or gives it back.
             here |= member.fetched | {(job.partition, job.offset) for job in member.unclaimed}
         for partition, end in self.committed.items():
-            first_counted = self.counted.get(partition, end)
-            missing = {(partition, offset) for offset in range(min(end, first_counted))} - here
-            assert not missing
+            missing = {(partition, offset) for offset in range(end)} - here
+            assert missing <= self.counted
 
 
 TestGroup = GroupMachine.TestCase
