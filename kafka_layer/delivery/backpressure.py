@@ -121,7 +121,7 @@ class BackPressure:
 
     Args:
         timings: ``stalled``, ``holding_up`` and ``blocked_loop``.
-        channels: Returns the open channels, to tell whether most keep up.
+        channels: Returns the open channels, to tell whether a full one holds up others.
     """
 
     def __init__(self, timings: Timings, channels: Callable[[], Sequence[Bounded]]) -> None:
@@ -136,16 +136,19 @@ class BackPressure:
         Returns:
             False if the channel is stalled.
         """
-        while True:
+        while len(channel) > channel.capacity // 2:
             self._room.clear()
-            channel.congestion().room = self._room
+            # A receive may drain the channel during the wait, which then counts for nothing.
+            congestion = channel.congestion()
+            congestion.room = self._room
             verdict = self.verdict(channel)
             if verdict is not Verdict.WAIT:
                 return verdict is Verdict.ROOM
             waited = self._wait(channel.loops)
             # A channel that takes its messages all the time causes short waits only.
-            if waited >= self._round / 2 and self._most_keep_up():
-                channel.congestion().held_up += waited
+            if waited >= self._round / 2 and self._holds_up_others(channel):
+                congestion.held_up += waited
+        return True
 
     def verdict(self, channel: Bounded) -> Verdict:
         """Tell whether to wait for a channel; does not block."""
@@ -169,8 +172,8 @@ class BackPressure:
             loop.count(min(waited, self._round), self._timings.blocked_loop)
         return waited
 
-    def _most_keep_up(self) -> bool:
-        # If most are behind, the server is slow, and drops would not help the others.
-        channels = self._channels()
-        behind = sum(len(each) > each.capacity // 2 for each in channels if not each.stalled)
-        return behind * 2 < len(channels)
+    def _holds_up_others(self, channel: Bounded) -> bool:
+        # If more are behind than keep up, the server is slow, and drops would not help the others.
+        others = [each for each in self._channels() if each is not channel and not each.stalled]
+        behind = sum(len(each) > each.capacity // 2 for each in others)
+        return len(others) - behind >= max(1, behind)

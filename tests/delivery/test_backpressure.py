@@ -150,6 +150,57 @@ class TestWaiting:
             assert site.back_pressure.wait_for_room(mailbox)
         assert mailbox.congestion().held_up == 0.0
 
+    def test_one_that_keeps_up_is_not_held_up_for_ever_by_the_only_other_one(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        site.mailbox()
+        fill(mailbox)
+        started = time.monotonic()
+        with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
+            while site.back_pressure.wait_for_room(mailbox):
+                fill(mailbox)
+                assert time.monotonic() - started < TIMINGS.holding_up * 5
+        assert mailbox.stalled
+
+    @pytest.mark.parametrize(
+        ("behind", "keep_up", "counts"),
+        [(0, 0, False), (1, 0, False), (0, 1, True), (1, 1, True), (2, 1, False), (2, 2, True)],
+    )
+    def test_the_wait_counts_where_as_many_of_the_others_keep_up_as_are_behind(
+        self, site: Site, mailbox: Mailbox, behind: int, keep_up: int, counts: bool
+    ) -> None:
+        for _ in range(behind):
+            fill(site.mailbox())
+        for _ in range(keep_up):
+            site.mailbox()
+        fill(mailbox)
+        congestion = mailbox.congestion()
+        with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
+            assert site.back_pressure.wait_for_room(mailbox)
+        assert bool(congestion.held_up) is counts
+
+    def test_nobody_is_held_up_where_the_others_are_stalled(
+        self, site: Site, mailbox: Mailbox
+    ) -> None:
+        other = site.mailbox()
+        fill(other)
+        assert not site.back_pressure.wait_for_room(other)
+        fill(mailbox)
+        with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
+            assert site.back_pressure.wait_for_room(mailbox)
+        assert mailbox.congestion().held_up == 0.0
+
+    def test_a_channel_that_is_drained_owes_nothing_for_the_wait(self) -> None:
+        site = Site(Timings(stalled=1.0))
+        site.mailbox()
+        mailbox = site.mailbox()
+        fill(mailbox)
+        # Within the first round, which takes a fifth of ``stalled``, and late enough to count.
+        timer = threading.Timer(0.15, mailbox.clear)
+        timer.start()
+        assert site.back_pressure.wait_for_room(mailbox)
+        assert mailbox.congestion().held_up == 0.0
+
     def test_a_capacity_of_one(self, site: Site) -> None:
         mailbox = site.mailbox(1)
         mailbox.put(envelope())
