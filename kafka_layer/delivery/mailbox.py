@@ -61,17 +61,19 @@ class Mailbox(Receives):
     def put(self, envelope: Envelope) -> bool:
         """Append a message and leave notes to wake the receives; any thread.
 
-        The note takes effect with the next ``Wakeups.flush``.
+        The note takes effect with the next ``Wakeups.flush``. Threads that put at the same moment
+        may each exceed the capacity by one message.
 
         Returns:
-            False if the mailbox is full; it did not take the message then.
+            False if the mailbox is full or closed; it did not take the message then.
         """
-        room = self.capacity - len(self._messages)
-        if room <= 0:
+        messages = self._messages
+        if len(messages) >= self.capacity:
             return False
-        self._messages.append(envelope)
-        if room == 1:
-            self._fill()
+        messages.append(envelope)
+        # Another thread may have put a message, or closed the mailbox, since the line above.
+        if len(messages) >= self.capacity and not self._fill(envelope):
+            return False
         # note(), in place.
         for loop, waiters in self._by_loop:
             if waiters:
@@ -144,8 +146,17 @@ class Mailbox(Receives):
             congestion = self._congestion = Congestion(self.taken, self._clocks())
         return congestion
 
-    def _fill(self) -> None:
+    def _fill(self, envelope: Envelope) -> bool:
+        """Note that a message filled the mailbox; return False if a close left it there."""
+        if self.closed:
+            try:
+                self._messages.remove(envelope)
+            except ValueError:
+                # close() dropped and counted it.
+                return True
+            return False
         self.congestion().restart(self.taken, self._clocks())
+        return True
 
     def _relieve(self, congestion: Congestion) -> None:
         left = len(self._messages)

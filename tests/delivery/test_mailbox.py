@@ -7,13 +7,17 @@ import contextlib
 import contextvars
 import gc
 import random
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.backpressure import BackPressure, Verdict
 from kafka_layer.delivery.mailbox import Mailbox
 from kafka_layer.delivery.wakeups import Wakeups
 from tests.delivery.receiving import abandon_a_receive, envelope, put, receive
@@ -47,6 +51,54 @@ class TestQueue:
             mailbox.put(envelope())
         assert mailbox.clear() == 3
         assert mailbox.take() is None
+
+
+def put_beside(mailbox: Mailbox, line: int, beside: Callable[[], object]) -> bool:
+    """Put a message; before a line of ``put``, or after the last, another thread does something."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code is not Mailbox.put.__code__:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == line:
+            thread = threading.Thread(target=beside)
+            thread.start()
+            thread.join(5)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        taken = mailbox.put(envelope())
+    finally:
+        sys.settrace(before)
+    if lines < line:
+        beside()
+    return taken
+
+
+@pytest.mark.parametrize("line", range(1, 8))
+class TestPutBesideAnotherThread:
+    """The reading thread and local senders put into one mailbox, which may be closed meanwhile."""
+
+    def test_a_mailbox_that_two_puts_fill_counts_as_full_since_then(self, line: int) -> None:
+        timings = Timings()
+        wakeups = Wakeups(timings)
+        mailbox = Mailbox("specific.0-a!b", 2, wakeups)
+        assert put_beside(mailbox, line, lambda: mailbox.put(envelope()))
+        wakeups.nowhere.ran += timings.stalled
+        verdict = BackPressure(timings, lambda: [mailbox]).verdict(mailbox)
+        assert verdict is Verdict.STALLED
+
+    def test_a_message_beside_a_close_is_refused_or_counted(
+        self, mailbox: Mailbox, line: int
+    ) -> None:
+        dropped: list[int] = []
+        taken = put_beside(mailbox, line, lambda: dropped.append(mailbox.close(ValueError())))
+        assert len(mailbox) == 0
+        assert taken == sum(dropped)
 
 
 class TestWaking:
