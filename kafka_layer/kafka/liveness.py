@@ -7,8 +7,8 @@ a client only if it was suspected several times in a row and another client gets
 
 The clients of a server differ in their evidence alone:
 
-- The reader: ``Behind`` from its positions and the ends of its partitions, ``UNANSWERED`` if it
-  cannot learn the ends.
+- The reader: ``Behind`` from its positions and the ends of its partitions, ``PROGRESSED`` while its
+  client always has more messages to give, ``UNANSWERED`` if it cannot learn the ends.
 - The worker group: ``PROGRESSED`` while messages come, else ``Behind`` from its committed
   positions, ``UNANSWERED`` if a request or a commit gets no answer.
 - The producer: ``ANSWERED`` or ``UNANSWERED`` from a metadata request.

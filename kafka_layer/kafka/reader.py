@@ -110,7 +110,8 @@ class Reader:
         self._replacement = Replacement(
             liveness, connection, self._new_client, self._is_answered, _close_apart
         )
-        # Whether poll() returned nothing since the last look.
+        # Whether the client had no more messages at some moment since the last look. Before that
+        # moment, those of a partition may wait behind others that the sink has not taken.
         self._emptied = False
         # Whether this client found no broker and got no answer since; other clients may have.
         self._cut_off = False
@@ -241,11 +242,19 @@ class Reader:
             if self._cut_off:
                 self._ask_whether_back(client)
             return
-        messages = [first]
+        # A record for which poll() had to wait is alone: no second call for it.
+        if monotonic() - asked < _PAUSE:
+            self._read_waiting(client, [first])
+        else:
+            self._hand_on([first])
+
+    def _read_waiting(self, client: Consumer, messages: list[Message]) -> None:
+        """Hand messages on, and at most a batch that wait in the client."""
         try:
-            # A record for which poll() had to wait is alone: no second call for it.
-            if monotonic() - asked < _PAUSE:
-                messages += client.consume(_BATCH, 0)
+            waiting = client.consume(_BATCH, 0)
+            if len(waiting) < _BATCH:
+                self._emptied = True
+            messages += waiting
         finally:
             self._hand_on(messages)
 
@@ -396,7 +405,10 @@ class Reader:
             client.incremental_assign(_offsets(added))
 
     def _evidence(self, client: Consumer) -> Evidence:
-        """Find out whether the client reads what the log holds."""
+        """Find out whether the client reads what each partition holds."""
+        if not self._emptied:
+            # Records that come one at a time, so that no read asked whether there are more.
+            self._read_waiting(client, [])
         self._note_positions(client)
         partitions = self._positions.partitions_in(PartitionState.READING, PartitionState.LOST)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -107,6 +108,44 @@ class Sink:
         self.offsets += [offset for *_, offset in records]
 
 
+class OnePartitionSilent(FakeConsumer):
+    """A client that gives the messages of partition 1 and none of partition 0, which holds some.
+
+    Attributes:
+        waits: Whether each message comes alone, after a while.
+        waiting: How many more there are at once; as many as are asked for if that is fewer.
+        given: How many messages it gave.
+        looks: How often the ends were asked for.
+    """
+
+    waits = False
+    waiting = 0
+    given = looks = 0
+
+    def poll(self, timeout: float) -> FakeMessage | None:
+        if self.waits:
+            time.sleep(0.002)
+        return self._give(1)[0]
+
+    def consume(self, count: int, timeout: float) -> list[FakeMessage]:
+        return self._give(min(count, self.waiting))
+
+    def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(TOPIC, 0, 0), TopicPartition(TOPIC, 1, self.given)]
+
+    def offsets_for_times(
+        self, partitions: Sequence[TopicPartition], timeout: float
+    ) -> list[TopicPartition]:
+        type(self).looks += 1
+        ends = {0: 5, 1: self.given + 1}
+        return [TopicPartition(TOPIC, each.partition, ends[each.partition]) for each in partitions]
+
+    def _give(self, count: int) -> list[FakeMessage]:
+        first = self.given
+        type(self).given += count
+        return [FakeMessage(first + each) for each in range(count)]
+
+
 def raises() -> None:
     raise RuntimeError("can't start new thread")  # as Thread.start says
 
@@ -132,20 +171,61 @@ def sink() -> Sink:
     return Sink()
 
 
+def make_reader(sink: Sink, stats: Stats, look: float) -> Reader:
+    connection = Connection(NO_BROKER, stats)
+    topics = {TOPIC: Topic.SEND_GROUP}
+    return Reader("data", {}, topics, sink, stats, connection, raises, Timings(look=look))
+
+
 @pytest.fixture
 def reader(client: type[FakeConsumer], sink: Sink, stats: Stats) -> Iterator[Reader]:
-    made = Reader(
-        "data",
-        {},
-        {TOPIC: Topic.SEND_GROUP},
-        sink,
-        stats,
-        Connection(NO_BROKER, stats),
-        raises,
-        Timings(look=3600),
-    )
+    made = make_reader(sink, stats, look=3600)
     yield made
     made.join(5)
+
+
+class TestOnePartitionIsSilent:
+    """The others keep the client busy, so that no poll comes back empty."""
+
+    @pytest.fixture
+    def client(self, monkeypatch: pytest.MonkeyPatch) -> type[OnePartitionSilent]:
+        class Client(OnePartitionSilent):
+            closing, may_close = threading.Event(), threading.Event()
+
+        Client.may_close.set()
+        monkeypatch.setattr(reader_module, "Consumer", Client)
+        return Client
+
+    @pytest.fixture
+    def reader(
+        self, client: type[OnePartitionSilent], sink: Sink, stats: Stats
+    ) -> Iterator[Reader]:
+        made = make_reader(sink, stats, look=0.0)
+        yield made
+        made.join(5)
+
+    wish: ClassVar = {(TOPIC, partition): Start(0) for partition in range(2)}
+
+    @pytest.mark.parametrize(("waits", "waiting"), [(True, 0), (False, 0), (False, 99)])
+    def test_a_client_that_has_nothing_more_to_give_is_replaced(
+        self,
+        reader: Reader,
+        client: type[OnePartitionSilent],
+        stats: Stats,
+        waits: bool,
+        waiting: int,
+    ) -> None:
+        client.waits, client.waiting = waits, waiting
+        reader.start(self.wish, 5).result(5)
+        wait_until(lambda: stats.snapshot().get("consumer.replaced"), "a new client")
+
+    def test_records_behind_those_that_the_sink_has_not_taken_are_waited_for(
+        self, reader: Reader, client: type[OnePartitionSilent], stats: Stats
+    ) -> None:
+        client.waiting = 1_000
+        reader.start(self.wish, 5).result(5)
+        wait_until(lambda: client.looks > 20, "20 looks")
+        assert "consumer.replaced" not in stats.snapshot()
 
 
 def test_an_error_about_a_partition_costs_none_of_the_records_beside_it(
