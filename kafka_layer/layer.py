@@ -236,7 +236,7 @@ class KafkaChannelLayer(SyncTwins):
 
         Consumers of jobs have channels, too, and mostly no handler for messages to everybody.
         """
-        self._hears_all = self._server.registry.hears_all = False
+        self._hears_all.clear()
 
     # Groups
 

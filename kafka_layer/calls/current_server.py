@@ -12,6 +12,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer, channel_layers
 
 from ..config.settings import LayerConfig
+from ..config.threads import new_event
 from ..config.timings import Timings
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
@@ -63,9 +64,6 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
     group_name_regex = GROUP_NAME
     timings = Timings()
 
-    # Whether all_send reaches the channels of this process.
-    _hears_all = True
-
     def __init__(self, **config: Any) -> None:
         self.config = self.read_config(**config)
         super().__init__(
@@ -79,6 +77,9 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         # The names of closed servers of this layer: their channels are gone for good.
         self._past_names: set[ServerName] = set()
         self._finalizer: weakref.finalize[..., Any] | None = None
+        # Set while all_send reaches the channels of this process, whichever server has them.
+        self._hears_all = new_event()
+        self._hears_all.set()
         self._begin()
 
     @classmethod
@@ -154,7 +155,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
     def _begin(self) -> None:
         """Make a server, which starts nothing yet."""
         server = LayerServer(self.config, self._codec, self._encryption, self._make_backplane)
-        server.registry.hears_all = self._hears_all
+        server.registry.hears_all = self._hears_all.is_set
         # The server of a collected layer closes in the background; at exit it closes itself.
         if self._finalizer is not None:
             self._finalizer.detach()

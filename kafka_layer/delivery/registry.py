@@ -51,14 +51,14 @@ class Registry:
         users: Which channels serve which user.
         mailbox: Returns the mailbox of a channel; None if the channel is not (or no longer) here.
             Not a method, because each send and each receive calls it.
-        hears_all: Whether messages to everybody reach the channels here.
+        hears_all: Tells whether messages to everybody reach the channels here; the layer sets it.
     """
 
     def __init__(self, config: LayerConfig) -> None:
         self.wakeups = Wakeups(config.timings)
         self.groups = Membership()
         self.users = Membership()
-        self.hears_all = True
+        self.hears_all: Callable[[], bool] = lambda: True
         # By command: what it changes, and whether it adds.
         self._commands = {
             "group_add": (self.groups, True),
@@ -112,7 +112,7 @@ class Registry:
 
     def audience(self) -> Sequence[Mailbox]:
         """Return every channel that a message to everybody reaches."""
-        return self.open_channels() if self.hears_all else ()
+        return self.open_channels() if self.hears_all() else ()
 
     def is_open(self, mailbox: Mailbox) -> bool:
         """Tell whether a receive waits on a channel, or its name object lives."""

@@ -1,7 +1,7 @@
 """Tickets for outcomes that are still open, and procedures that wait for tickets.
 
-Coroutines await a ticket, threads block on it. A procedure is written once, as a generator that
-yields the tickets it waits for; ``run_in_loop`` and ``run_blocking`` carry it out.
+Coroutines await the outcome of a ticket, threads block on it. A procedure is written once, as a
+generator that yields the tickets it waits for; ``run_in_loop`` and ``run_blocking`` carry it out.
 """
 
 from __future__ import annotations
@@ -119,9 +119,6 @@ class Ticket(Generic[T]):
             if not self._future.done():
                 raise TimeoutError(f"no outcome within {timeout} s")
         return self.result(0)
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return self.outcome().__await__()
 
 
 Steps = Generator["tuple[Ticket[Any], float | None]", Any, T]

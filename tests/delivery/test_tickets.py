@@ -63,7 +63,7 @@ class TestTicket:
             await waiting[0]
         threading.Thread(target=ticket.resolve, args=(1,)).start()
         assert await asyncio.wait_for(waiting[1], DEADLINE) == 1
-        assert await ticket == 1
+        assert await ticket.outcome() == 1
 
     async def test_it_is_waited_for_no_longer_than_asked(self) -> None:
         ticket: Ticket[int] = Ticket()

@@ -14,6 +14,7 @@ from channels.exceptions import StopConsumer
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.worker import OneAtATimeWorker
 from tests.support.layers import Backend, Layers, memory_backend, stats_of
 from tests.support.waiting import wait_until_async
@@ -168,6 +169,27 @@ async def test_a_worker_stays_no_audience_after_a_close(layer: KafkaChannelLayer
     await layer.send("jobs", {"type": "job"})
     assert await layer.receive(channel) == {"type": "direct"}
     assert stats_of(layer)["delivered"] == 1
+
+
+async def test_a_worker_that_leaves_while_another_thread_starts_anew_is_no_audience() -> None:
+    class LeavesAtTheLastMoment(InMemoryKafkaChannelLayer):
+        """A layer that leaves when its second server is made, and not in use yet."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "_server" and hasattr(self, "_server"):
+                self.leave_audience()
+            super().__setattr__(name, value)
+
+    layer = LeavesAtTheLastMoment(prefix="leaves")
+    await layer.new_channel()
+    await layer.close()
+    channel = await layer.new_channel()
+    await layer.all_send({"type": "news"})
+    await layer.send(channel, {"type": "direct"})
+    await layer.send("jobs", {"type": "job"})
+    assert await layer.receive(channel) == {"type": "direct"}
+    assert stats_of(layer)["delivered"] == 1
+    await layer.close()
 
 
 class Choosy:

@@ -59,7 +59,7 @@ _SKIP = 500
 class Ending(enum.Enum):
     """Why a membership ended."""
 
-    LEFT = "no receive waits, and other members share the work, or it was long ago"
+    LEFT = "no receive waited for worker_idle seconds beside other members, or worker_park alone"
     STOPPED = "the channel closes, or the membership was deserted"
     OUTDATED = "the topic was deleted and made anew"
     DEAD = "the client does not work, while another one is answered"
@@ -367,7 +367,8 @@ class Membership:
                 self._partitions = len(metadata.topics[self._topic].partitions)
         # With one partition it cannot tell: other members may have none. Nor before a broker told
         # how many there are.
-        return 0 < self._partitions <= len(self._positions.assigned) >= 2
+        shares = len(self._positions.assigned)
+        return shares >= 2 and 0 < self._partitions <= shares
 
     def _pause(self) -> None:
         if not self._paused:
