@@ -1,9 +1,16 @@
-"""The commits of a worker group's member, and the count of jobs in doubt."""
+"""The commits of a worker group's member, the check of earlier ones, and the jobs in doubt.
+
+A group keeps positions by the name of a topic. Kafka deletes them with the topic, but not at once,
+and a member that has not noticed may commit one afterwards. In a topic that was made anew they
+would skip jobs. So each commit carries, as metadata, a time that no message before its position is
+later than. If a later message lies before the position, the position is one of another log.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -24,6 +31,11 @@ logger = logging.getLogger("kafka_layer")
 RETRY = 0.05
 # Seconds within which positions are given back before a revocation.
 _GIVE_BACK_TIMEOUT = 2.0
+# Seconds within which the positions of new partitions are checked.
+_CHECK_TIMEOUT = 2.0
+
+# The metadata of a commit, with a time in milliseconds since the epoch.
+_READ_UNTIL = re.compile(r"read-until=(\d{1,18})")
 
 # Errors of a commit during a rebalance or a move of the coordinator: worth another try.
 TRY_AGAIN = frozenset(
@@ -61,6 +73,73 @@ class Commits:
         self._topic = topic
         self._stats = stats
         self._cost = cost
+        # By partition: a time in milliseconds that no message before the position is later than.
+        # Missing where an earlier commit did not tell it.
+        self._read_until: dict[int, int] = {}
+
+    def begin(self, partitions: Iterable[int]) -> set[int]:
+        """Check the committed positions of partitions that are assigned now; blocks briefly.
+
+        Returns:
+            The partitions whose position is one of another log, a deleted topic of this name.
+            They have to be read from their beginning.
+        """
+        unchecked, foreign = set(partitions), set[int]()
+        for partition in unchecked:
+            self._read_until.pop(partition, None)
+        deadline = monotonic() + _CHECK_TIMEOUT
+        while True:
+            try:
+                foreign |= self._check(unchecked, max(RETRY, deadline - monotonic()))
+            except KafkaException as exception:
+                self._stats.count(f"errors.{kafka_error(exception).name()}")
+            if unchecked and monotonic() < deadline:
+                sleep(RETRY)
+                continue
+            if unchecked:
+                # They may be right: the group's own client begins there.
+                logger.warning(
+                    "Worker channel %s goes on at the committed positions of partitions %s, though "
+                    "no broker told whether they are of a topic that was deleted",
+                    self._topic,
+                    sorted(unchecked),
+                )
+            return foreign
+
+    def _check(self, unchecked: set[int], timeout: float) -> set[int]:
+        """Remove from ``unchecked`` what brokers told of; return what is of another log."""
+        positions: Positions = {}
+        asked = [TopicPartition(self._topic, partition) for partition in unchecked]
+        for each in self._consumer.committed(asked, timeout):
+            if each.error is not None:
+                continue
+            known = _READ_UNTIL.fullmatch(each.metadata or "")
+            if each.offset >= 0 and known:
+                positions[each.partition] = each.offset
+                self._read_until[each.partition] = int(known[1])
+            else:
+                unchecked.discard(each.partition)
+        later = [
+            TopicPartition(self._topic, partition, self._read_until[partition] + 1)
+            for partition in positions
+        ]
+        foreign = set()
+        for each in self._consumer.offsets_for_times(later, timeout) if later else ():
+            if each.error is None:
+                unchecked.discard(each.partition)
+                if 0 <= each.offset < positions[each.partition]:
+                    foreign.add(each.partition)
+                    del self._read_until[each.partition]
+        return foreign
+
+    def note_message(self, partition: int, timestamp: int) -> None:
+        """Note a fetched message.
+
+        Args:
+            partition: Where it is.
+            timestamp: Its time in milliseconds since the epoch.
+        """
+        self._read_until[partition] = max(timestamp, self._read_until.get(partition, 0))
 
     def commit_batch(self, batch: Batch[Any]) -> KafkaError | None:
         """Commit the positions of a batch; return the error, or None."""
@@ -72,7 +151,10 @@ class Commits:
 
     def commit(self, positions: Positions) -> dict[int, KafkaError]:
         """Commit positions; return the errors by partition, none for a commit that succeeded."""
-        offsets = [TopicPartition(self._topic, *each) for each in positions.items()]
+        offsets = [
+            TopicPartition(self._topic, partition, offset, self._metadata(partition))
+            for partition, offset in positions.items()
+        ]
         errors = {}
         try:
             for answer in self._consumer.commit(offsets=offsets, asynchronous=False) or ():
@@ -111,6 +193,10 @@ class Commits:
                 "while the answer to a commit was missing; another worker may have them",
                 len(offsets),
             )
+
+    def _metadata(self, partition: int) -> str:
+        until = self._read_until.get(partition)
+        return "" if until is None else f"read-until={until}"
 
     def _note_cost(self, mean: float | None) -> None:
         if mean is not None:

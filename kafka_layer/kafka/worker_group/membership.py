@@ -20,6 +20,7 @@ from collections.abc import Collection, Container
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaException,
     Message,
@@ -248,7 +249,9 @@ class Membership:
         if assignment is None:
             # Fetched before a rebalance in the same call: it belongs to another member now.
             return False
-        place = (self._sink.topic, partition, offset, message.timestamp()[1] / 1000)
+        timestamp = message.timestamp()[1]
+        self._commits.note_message(partition, timestamp)
+        place = (self._sink.topic, partition, offset, timestamp / 1000)
         job = self._sink.accept(message.value(), place, assignment)
         self._positions.fetch(partition, offset, job)
         return job is not None
@@ -317,6 +320,10 @@ class Membership:
     # Rebalances, called within the client's calls
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        foreign = self._commits.begin([each.partition for each in partitions])
+        for each in partitions:
+            if each.partition in foreign:
+                each.offset = OFFSET_BEGINNING
         self._positions.assign([each.partition for each in partitions])
         consumer.incremental_assign(partitions)
         if self._paused:

@@ -189,6 +189,8 @@ class Case:
 
     def assigns(self) -> None:
         self.consumer.on_assign(self.consumer, [PARTITION])
+        # Those of the assignment itself.
+        self.consumer.looks.clear()
 
     def revokes(self) -> None:
         self.consumer.on_revoke(self.consumer, [PARTITION])
