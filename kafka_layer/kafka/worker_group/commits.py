@@ -1,8 +1,8 @@
 """The commits of a worker group's member, the check of earlier ones, and the jobs in doubt.
 
-A group keeps positions by the name of a topic. Kafka deletes them with the topic, but not at once,
-and a member that has not noticed may commit one afterwards. In a topic that was made anew they
-would skip jobs. So each commit carries, as metadata, a time that no message before its position is
+A group keeps positions by the name of a topic. Kafka deletes them with the topic, but not where the
+group's coordinator is still loading, and a member that has not noticed may commit one afterwards.
+In a topic that was made anew they would skip jobs. So each commit carries, as metadata, a time that no message before its position is
 later than. If a later message lies before the position, the position is one of another log.
 """
 
