@@ -2,8 +2,9 @@
 
 A group keeps positions by the name of a topic. Kafka deletes them with the topic, but not where the
 group's coordinator is still loading, and a member that has not noticed may commit one afterwards.
-In a topic that was made anew they would skip jobs. So each commit carries, as metadata, a time that no message before its position is
-later than. If a later message lies before the position, the position is one of another log.
+In a topic that was made anew they would skip jobs. So each commit carries, as metadata, a time that
+no message before its position is later than. If a later message lies before the position, the
+position is one of another log.
 """
 
 from __future__ import annotations
