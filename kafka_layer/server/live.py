@@ -86,7 +86,11 @@ def close_all(timeout: float) -> None:
 def abandon_all() -> None:
     """Abandon every server, in a forked child, also those that the parent was closing."""
     for server in _servers.copy():
-        server.abandon()
+        try:
+            server.abandon()
+        except Exception:
+            # The others must be abandoned all the same: the child would wait for them at its end.
+            logger.exception("A channel layer of the parent could not be abandoned")
 
 
 def close_when_child_ends(timeout: float) -> None:

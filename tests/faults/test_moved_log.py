@@ -174,7 +174,7 @@ class TestDeleted:
     async def flows_again(
         self, here: KafkaChannelLayer, there: KafkaChannelLayer, channel: str
     ) -> list[int]:
-        """Send until ten arrived; nothing that the new topic took may be missing."""
+        """Send until ten arrived; what is missing of the new topic must be counted."""
         taken: dict[int, int] = {}
         received: list[int] = []
 
@@ -197,7 +197,9 @@ class TestDeleted:
         receiving.cancel()
         # A broker may write one more to a topic that it has already reported as deleted.
         first = next(number for number, offset in taken.items() if offset == 0)
-        assert received == [number for number in taken if number >= first]
+        expected = [number for number in taken if number >= first]
+        # What was read between the last look at the topics and the deletion may be of either log.
+        assert received == expected[stats_of(there)["dropped.doubtful"] :]
         return received[:3]
 
 

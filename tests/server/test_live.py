@@ -29,6 +29,36 @@ def untold() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+class Abandoned:
+    """A server of the parent, in a child.
+
+    Attributes:
+        done: How many of them were abandoned.
+    """
+
+    done = 0
+
+    def close(self, timeout: float) -> None:
+        raise AssertionError("a child closes nothing of its parent")
+
+    def abandon(self) -> None:
+        Abandoned.done += 1
+        raise RuntimeError("as half made as it was at the fork")
+
+
+def test_one_that_cannot_be_abandoned_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    servers = [Abandoned(), Abandoned()]
+    for each in servers:
+        live.add(each)
+    try:
+        live.abandon_all()
+    finally:
+        for each in servers:
+            live.discard(each)
+    assert Abandoned.done == 2
+    assert "could not be abandoned" in caplog.text
+
+
 def test_under_uvicorn_alone_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     live.warn_if_nobody_tells()

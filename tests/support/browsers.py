@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["chromium"]
 
+_SHELL = "chromium-headless-shell"
+
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Run Debian's Chromium, or the one that CHROMIUM names.
 
+    The headless shell is preferred: it draws no windows, and takes a third of the processor time.
     Without one the test is skipped, or fails where KAFKA_LAYER_REQUIRE_BROWSER=1 asks for it.
     """
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    path = os.environ.get("CHROMIUM") or shutil.which(_SHELL) or shutil.which("chromium")
     if path is None:
         if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
             pytest.fail("No chromium on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
-        pytest.skip("No chromium on PATH: install Debian's, or name one with CHROMIUM")
+        pytest.skip(f"No chromium on PATH: install Debian's {_SHELL}, or name one with CHROMIUM")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path)
