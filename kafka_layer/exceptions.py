@@ -11,6 +11,8 @@ __all__ = [
     "BrokerUnavailable",
     "CommandFailed",
     "GroupAckTimeout",
+    "HistoryUnavailable",
+    "InvalidPosition",
     "KafkaLayerError",
     "LayerClosed",
     "ProduceFailed",
@@ -49,6 +51,14 @@ class GroupAckTimeout(KafkaLayerError, TimeoutError):
 
 class CommandFailed(KafkaLayerError):
     """The server that owns a channel received a command and could not carry it out."""
+
+
+class HistoryUnavailable(KafkaLayerError):
+    """Kafka could not be asked for the messages that it holds; the text says why."""
+
+
+class InvalidPosition(KafkaLayerError, ValueError):
+    """A text is no position, or none of this layer; the text says why."""
 
 
 class UnreadableRecord(KafkaLayerError, ValueError):

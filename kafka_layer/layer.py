@@ -9,7 +9,7 @@ from .calls.sync import SyncTwins
 from .delivery.registry import ChannelForgotten
 from .delivery.tickets import run_blocking, run_in_loop
 from .jobs.ack import JobInHand
-from .messages import Position
+from .messages import History, Position, Since
 from .stats import LayerStats
 from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
@@ -297,6 +297,89 @@ class KafkaChannelLayer(SyncTwins):
         user = user_key(user_id)
         if not self._try_change("user_discard", user, channel):
             await run_in_loop(self._change("user_discard", user, channel))
+
+    # History
+
+    async def group_history(
+        self,
+        group: str,
+        *,
+        limit: int = 100,
+        since: Since | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """Return messages of a group that the log still holds.
+
+        A process that only sends may call it. A message that excluded channels is among them, and
+        an expired one: history goes to the application, which decides who may see it.
+
+        Args:
+            group: The group's name.
+            limit: How many messages at most, 0 to 1,000; 0 for the position alone.
+            since: Where they begin: a position, an aware datetime, or a timedelta (how long ago).
+                Then the first ``limit`` since there are returned, and ``history.position`` leads to
+                the next ones. Without it these are the last ones.
+            newest_first: Whether the last message comes first, also with ``since``: the last
+                ``limit`` since there.
+
+        Returns:
+            The messages, oldest first unless ``newest_first``, and whether they are all.
+
+        Raises:
+            TypeError: If a name or an argument has a wrong type.
+            ValueError: If ``limit`` is out of range, if ``since`` is a naive datetime or a negative
+                timedelta, or the position of another group.
+            InvalidPosition: If ``since`` is a text and no position of this layer; a ValueError.
+            HistoryUnavailable: If Kafka cannot be asked within 5 seconds, or refuses.
+            LayerClosed: If the layer is closed meanwhile.
+        """
+        return await run_in_loop(self._group_history(group, limit, since, newest_first))
+
+    async def user_history(
+        self,
+        user_id: UserId,
+        *,
+        limit: int = 100,
+        since: Since | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """Return messages of a user that the log still holds.
+
+        Args:
+            user_id: As given to ``user_send``.
+            limit: As for ``group_history``.
+            since: As for ``group_history``.
+            newest_first: As for ``group_history``.
+
+        Returns and errors as for ``group_history``.
+        """
+        return await run_in_loop(self._user_history(user_id, limit, since, newest_first))
+
+    async def all_history(
+        self, *, limit: int = 100, since: Since | None = None, newest_first: bool = False
+    ) -> History:
+        """Return messages to everybody that the log still holds.
+
+        Args:
+            limit: As for ``group_history``.
+            since: As for ``group_history``.
+            newest_first: As for ``group_history``.
+
+        Returns and errors as for ``group_history``.
+        """
+        return await run_in_loop(self._all_history(limit, since, newest_first))
+
+    async def group_position(self, group: str) -> str:
+        """Return the present position of a group, for a page that is rendered before its socket.
+
+        ``since`` of ``group_history`` takes it: what was sent after this call.
+
+        Args:
+            group: The group's name.
+
+        Errors as for ``group_history``.
+        """
+        return await run_in_loop(self._group_position(group))
 
     # Lifecycle
 

@@ -1,10 +1,70 @@
-"""The positions of records, which sends return with ``await_produce``."""
+"""Messages of the log, and the places of records in it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import datetime
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-__all__ = ["Position", "SelfTimedPosition"]
+__all__ = ["History", "Message", "Position", "SelfTimedPosition", "Since"]
+
+Since = str | datetime.datetime | datetime.timedelta
+"""Where a history begins: a position, an aware datetime, or how long ago."""
+
+
+class Message(dict[str, Any]):
+    """A message of the log: a dict that equals what was sent, and knows its place.
+
+    Args:
+        content: What was sent.
+        position: The position right behind the message, or a function that returns it.
+        timestamp: The time at which the broker took the message, in seconds since the epoch.
+        replayed: Whether the message was read from the log's past, and not as it came.
+
+    Attributes:
+        timestamp: As given.
+        replayed: As given.
+    """
+
+    __slots__ = ("_position", "replayed", "timestamp")
+
+    def __init__(
+        self,
+        content: dict[str, Any],
+        position: str | Callable[[], str],
+        timestamp: float,
+        replayed: bool,
+    ) -> None:
+        super().__init__(content)
+        self._position = position
+        self.timestamp = timestamp
+        self.replayed = replayed
+
+    @property
+    def position(self) -> str:
+        """The position right behind the message, as an opaque text; signed at the first access."""
+        if not isinstance(self._position, str):
+            self._position = self._position()
+        return self._position
+
+    def __reduce__(self) -> tuple[type[Message], tuple[dict[str, Any], str, float, bool]]:
+        return Message, (dict(self), self.position, self.timestamp, self.replayed)
+
+
+class History(NamedTuple):
+    """The messages that the log holds of a group, of a user or of everybody.
+
+    Attributes:
+        messages: The messages, each with its place.
+        position: The position behind these messages, for the next ``since``.
+        complete: Whether these are all messages that were asked for. False where the log no longer
+            holds some of them, where they lie beyond the bounds of the scan, or where a record
+            cannot be read.
+    """
+
+    messages: list[Message]
+    position: str
+    complete: bool
 
 
 class Position(NamedTuple):

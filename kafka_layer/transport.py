@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .delivery.tickets import Ticket
@@ -18,8 +18,11 @@ from .wire.topics import Topic, WorkTopic
 __all__ = [
     "Backplane",
     "CarriedJob",
+    "Extent",
     "Health",
     "JobSink",
+    "Log",
+    "Past",
     "QueueFull",
     "Receiver",
     "RecordSink",
@@ -77,6 +80,7 @@ class CarriedJob(Protocol):
 
 
 J = TypeVar("J", bound=CarriedJob)
+T = TypeVar("T")
 
 
 class JobSink(Protocol[J]):
@@ -257,6 +261,79 @@ class WorkQueue(Protocol):
         """
 
 
+class Extent(NamedTuple):
+    """What the log of one partition holds.
+
+    Attributes:
+        topic_id: Kafka's id of the topic; None if it is unknown.
+        start: The offset of its oldest record; greater than 0 where older ones were deleted.
+        end: The offset of the next record to be written.
+    """
+
+    topic_id: str | None
+    start: int
+    end: int
+
+
+class Past(Protocol):
+    """The records of the log, for one question; for the thread that carries the question out.
+
+    Each method raises ``BrokerUnavailable`` if no broker answers in time, and ``TopicError`` if a
+    topic is missing or may not be read.
+
+    Attributes:
+        deadline: When the question has to be answered, on ``monotonic()``.
+    """
+
+    deadline: float
+
+    def extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
+        """Return what the log holds now of each partition of some topics."""
+
+    def first_since(self, where: tuple[Topic, int], extent: Extent, timestamp: float) -> int:
+        """Return the offset of the first record of a partition since a time of the broker.
+
+        Returns:
+            The offset; the end if there is no such record.
+        """
+
+    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
+        """Read a part of a partition.
+
+        Args:
+            where: The partition.
+            first: The first offset.
+            end: The offset behind the last one.
+
+        Returns:
+            The first offset that the log still holds (``first``, if nothing was deleted
+            meanwhile), and the records.
+
+        Raises:
+            TimeoutError: If the deadline came before the last record.
+        """
+
+
+class Log(Protocol):
+    """Answers questions for records that were written before."""
+
+    def ask_past(
+        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+    ) -> Ticket[T]:
+        """Have a question carried out, in a thread of the backplane.
+
+        Args:
+            key: Askers whose question has not begun share the one with this key.
+            question: Asks; returns the function that makes the answer of each asker.
+            deadline: When to give up, on ``monotonic()``.
+
+        Returns:
+            The ticket of the answer. It fails with what the question raises, with
+            ``BrokerUnavailable`` if the question was not begun in time, and with ``LayerClosed``
+            if the backplane is closed.
+        """
+
+
 class Topics(Protocol):
     """Notices new partitions, topics that were created again, and clients that are silent."""
 
@@ -274,7 +351,7 @@ class Topics(Protocol):
         """
 
 
-class Backplane(Sender, Receiver, WorkQueue, Topics, Protocol):
+class Backplane(Sender, Receiver, WorkQueue, Log, Topics, Protocol):
     """Carries the records of one server; it opens and closes once."""
 
     def health(self) -> Health:

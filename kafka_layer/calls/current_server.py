@@ -6,7 +6,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer, channel_layers
@@ -24,6 +24,9 @@ from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.names import CHANNEL_NAME, GROUP_NAME, ServerName
 from ..wire.topics import Topic, WorkTopic
+
+if TYPE_CHECKING:
+    from ..history.feature import Histories
 
 __all__ = ["LayerServer", "ServerHolder"]
 
@@ -43,7 +46,20 @@ class LayerServer(Server):
         transport: Callable[[Stats], Backplane],
     ) -> None:
         super().__init__(config, codec, encryption, transport)
+        self._codec = codec
         self.jobs = self.attach(Jobs)
+        self._histories: Histories | None = None
+
+    @property
+    def histories(self) -> Histories:
+        """Its answers from the log; the first access makes them."""
+        # Imported by the first call: most processes make none.
+        from ..history.feature import Histories
+
+        with self.lifecycle.lock:
+            if self._histories is None:
+                self._histories = Histories(self, self._codec)
+        return self._histories
 
 
 class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]

@@ -13,10 +13,12 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
+from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
-from ..exceptions import LayerClosed
-from ..messages import Position
+from ..exceptions import HistoryUnavailable, LayerClosed
+from ..messages import History, Position, Since
+from ..wire.names import UserId, user_key
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .current_server import LayerServer
@@ -132,6 +134,47 @@ class Procedures(Records):
                 "process."
             )
         return server, server.registry.open_mailbox(channel)
+
+    def _history(
+        self, topic: Topic, key: str, limit: int, since: Since | None, newest_first: bool
+    ) -> Steps[History]:
+        """Read messages of the log; checks the arguments, with the errors of ``group_history``."""
+        # Imported by the first call: most processes make none.
+        from ..history.question import Question
+
+        question = Question.of(self.config.prefix, topic, key, limit, since, newest_first)
+        deadline = monotonic() + self.config.timings.history
+        while True:
+            server = yield from self._present_server()
+            if not server.sender.writes_to(topic):
+                try:
+                    yield from wait(server.start_sending(), max(0.0, deadline - monotonic()))
+                except TimeoutError:
+                    raise HistoryUnavailable(
+                        "The history cannot be read: the layer could not start in time."
+                    ) from None
+                except LayerClosed:
+                    if not server.lifecycle.ended:
+                        raise
+                    continue
+            return (yield from server.histories.ask(question, deadline))
+
+    def _group_history(
+        self, group: str, limit: int, since: Since | None = None, newest_first: bool = False
+    ) -> Steps[History]:
+        self.require_valid_group_name(group)
+        return self._history(_SEND_GROUP, str(group), limit, since, newest_first)
+
+    def _user_history(
+        self, user_id: UserId, limit: int, since: Since | None, newest_first: bool
+    ) -> Steps[History]:
+        return self._history(_SEND_USER, user_key(user_id), limit, since, newest_first)
+
+    def _all_history(self, limit: int, since: Since | None, newest_first: bool) -> Steps[History]:
+        return self._history(Topic.SEND_ALL, "", limit, since, newest_first)
+
+    def _group_position(self, group: str) -> Steps[str]:
+        return (yield from self._group_history(group, 0)).position
 
     def _flush(self) -> Steps[None]:
         server = yield from self._sending_server(Topic.SEND_ALL)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config.threads import call_natively
 from ..delivery.tickets import run_blocking
-from ..messages import Position
+from ..messages import History, Position, Since
 from ..wire.names import UserId, user_key
 from .procedures import Procedures
 
@@ -91,6 +91,38 @@ class SyncTwins(Procedures):
         user = user_key(user_id)
         if not self._try_change("user_discard", user, channel):
             run_blocking(self._change("user_discard", user, channel))
+
+    def group_history_sync(
+        self,
+        group: str,
+        *,
+        limit: int = 100,
+        since: Since | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """Do what ``group_history`` does, without an event loop."""
+        return run_blocking(self._group_history(group, limit, since, newest_first))
+
+    def user_history_sync(
+        self,
+        user_id: UserId,
+        *,
+        limit: int = 100,
+        since: Since | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """Do what ``user_history`` does, without an event loop."""
+        return run_blocking(self._user_history(user_id, limit, since, newest_first))
+
+    def all_history_sync(
+        self, *, limit: int = 100, since: Since | None = None, newest_first: bool = False
+    ) -> History:
+        """Do what ``all_history`` does, without an event loop."""
+        return run_blocking(self._all_history(limit, since, newest_first))
+
+    def group_position_sync(self, group: str) -> str:
+        """Do what ``group_position`` does, without an event loop."""
+        return run_blocking(self._group_position(group))
 
     def flush_sync(self) -> None:
         """Do what ``flush`` does, without an event loop."""

@@ -62,6 +62,9 @@ class Timings:
             process sent to the group before.
         read_back_window: How long a group that was sent to is remembered; also the pause after a
             ``read_back`` that timed out.
+        history: The longest that a question for the past takes, with all that it waits for.
+        history_answer: After which history is unavailable where no broker answers.
+        history_idle: Without a question, after which the clients that read the past are freed.
     """
 
     start: float = 4.5
@@ -100,3 +103,6 @@ class Timings:
     worker_stuck: float = 12.0
     read_back: float = 0.5
     read_back_window: float = 10.0
+    history: float = 5.0
+    history_answer: float = 2.0
+    history_idle: float = 10.0

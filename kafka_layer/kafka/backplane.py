@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
@@ -14,7 +14,7 @@ from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
-from ..transport import Health, JobSink, RecordSink
+from ..transport import Health, JobSink, Past, RecordSink
 from ..wire.topics import (
     Topic,
     WorkTopic,
@@ -32,7 +32,12 @@ from .reader import Reader
 from .topics import KnownTopic, LayerTopics
 from .worker_group.member import GroupMember
 
+if TYPE_CHECKING:
+    from .past import PastReader
+
 __all__ = ["KafkaBackplane"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("kafka_layer")
 
@@ -65,6 +70,9 @@ class KafkaBackplane:
         self.produce = self._producer.produce
         self.when_room = self._producer.when_room
         self._lock = Lock()
+        # Reads what was written before; None until the first question.
+        self._past: PastReader | None = None
+        self._closed = False
         self._assignment = Assignment(self._names)
         # The readers that have started, with their shares.
         self._readers: list[tuple[Reader, Share]] = []
@@ -147,6 +155,19 @@ class KafkaBackplane:
         self._liveness.judge(ANSWERED, monotonic(), lambda: True)
         self._connection.on_answer()
 
+    def ask_past(
+        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+    ) -> Ticket[T]:
+        # Imported by the first question: most processes ask none.
+        from .past import PastReader
+
+        with self._lock:
+            if self._past is None:
+                self._past = PastReader(self._config, self._connection)
+                if self._closed:
+                    self._past.stop()
+        return self._past.ask(key, question, deadline)
+
     def check(self) -> None:
         for worker in tuple(self._workers.values()):
             worker.check()
@@ -161,6 +182,8 @@ class KafkaBackplane:
 
     def close(self, timeout: float) -> None:
         deadline = monotonic() + timeout
+        with self._lock:
+            self._closed = True
         readers = self._all_readers()
         for reader in readers:
             reader.stop()
@@ -245,8 +268,9 @@ class KafkaBackplane:
             # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
-    def _all_readers(self) -> list[Reader | GroupMember]:
-        return [*(reader for reader, _ in self._readers), *self._workers.values()]
+    def _all_readers(self) -> list[Reader | GroupMember | PastReader]:
+        past = [] if self._past is None else [self._past]
+        return [*(reader for reader, _ in self._readers), *self._workers.values(), *past]
 
 
 def _error_of(ticket: Ticket[None]) -> Exception | None:

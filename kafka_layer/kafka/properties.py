@@ -10,6 +10,7 @@ from ..config.settings import LayerConfig
 __all__ = [
     "admin_properties",
     "consumer_properties",
+    "history_properties",
     "producer_properties",
     "rights_properties",
     "work_properties",
@@ -58,6 +59,20 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
         **_given(config, config.consumer_config),
+    }
+
+
+def history_properties(config: LayerConfig) -> dict[str, Any]:
+    """Return the properties of the consumer that reads the past."""
+    return {
+        **consumer_properties(config),
+        # Tells the end of a part behind which no record of the application follows.
+        "enable.partition.eof": True,
+        # It reads small parts of the log, one after another: no fetch may wait for records to come.
+        "fetch.wait.max.ms": 5,
+        "queued.min.messages": 1_000,
+        "queued.max.messages.kbytes": 4096,
+        "fetch.queue.backoff.ms": 5,
     }
 
 

@@ -34,7 +34,7 @@ from .producer import RecordProducer
 from .properties import rights_properties
 from .specs import topic_spec
 
-__all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch"]
+__all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch", "read_answers"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -155,6 +155,38 @@ class TopicWatch:
     def abandon(self) -> None:
         """Keep the client from ever being freed: in a forked child that hangs."""
         abandon(self._client)
+
+
+def read_answers(
+    answers: Mapping[str, Future[Any]], timeout: float
+) -> tuple[dict[str, KnownTopic], frozenset[str]]:
+    """Return what brokers told of topics.
+
+    Args:
+        answers: From ``TopicWatch.ask``.
+        timeout: Seconds to wait for them.
+
+    Returns:
+        The topics that were told, and the missing ones, by Kafka's names.
+    """
+    wait_for_futures(answers.values(), timeout)
+    told, missing = {}, set()
+    for name, answer in answers.items():
+        error = answer.exception() if answer.done() else None
+        if isinstance(error, KafkaException):
+            if kafka_error(error).code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                missing.add(name)
+        elif answer.done() and error is None:
+            description = answer.result()
+            topic_id = str(description.topic_id)
+            told[name] = KnownTopic(
+                len(description.partitions),
+                None if topic_id in _NO_ID else topic_id,
+                tuple(
+                    -1 if each.leader is None else each.leader.id for each in description.partitions
+                ),
+            )
+    return told, frozenset(missing)
 
 
 class LayerTopics:
@@ -288,26 +320,9 @@ class LayerTopics:
         Returns:
             Kafka's names of missing topics.
         """
-        wait_for_futures(answers.values(), timeout)
-        told, missing = {}, set()
-        for name, answer in answers.items():
-            error = answer.exception() if answer.done() else None
-            if isinstance(error, KafkaException):
-                if kafka_error(error).code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    missing.add(name)
-            elif answer.done() and error is None:
-                description = answer.result()
-                topic_id = str(description.topic_id)
-                told[name] = KnownTopic(
-                    len(description.partitions),
-                    None if topic_id in _NO_ID else topic_id,
-                    tuple(
-                        -1 if each.leader is None else each.leader.id
-                        for each in description.partitions
-                    ),
-                )
+        told, missing = read_answers(answers, timeout)
         self._learn(self._writable(told))
-        return frozenset(missing)
+        return missing
 
     def _writable(self, told: Mapping[str, KnownTopic]) -> dict[str, KnownTopic]:
         """Return what was told, without new partitions that the producer's client does not know.

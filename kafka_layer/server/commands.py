@@ -251,6 +251,17 @@ class Commands:
         value = {"command": _FLUSH, "server": str(self._identity.name)}
         return self._sender.request(self._to_all(_FLUSH, value))
 
+    def is_flush(self, payload: bytes) -> bool:
+        """Tell whether a command on ``send-all`` is a flush.
+
+        Args:
+            payload: The record's value, decrypted.
+
+        Raises:
+            UnreadableRecord: If it is no command.
+        """
+        return self._codec.decode(payload).get("command") == _FLUSH
+
     def probe_clock(self) -> Ticket[Position]:
         """Write a record that no server reads; its delivery report sets the clock.
 

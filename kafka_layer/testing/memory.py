@@ -6,19 +6,20 @@ import queue
 import random
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, SimpleQueue, is_current, new_thread
-from ..delivery.tickets import Ticket
+from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import LayerClosed
 from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
-from ..transport import Backplane, Health, JobSink, RecordSink
+from ..transport import Backplane, Extent, Health, JobSink, Past, RecordSink
 from ..wire.partitions import partition_of
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import (
@@ -32,6 +33,12 @@ from ..wire.topics import (
 from .jobs import JobServer, WaitingJobs
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
+
+T = TypeVar("T")
+
+# Of each partition that has a history, the youngest records: at most so many, and so many bytes.
+_KEPT_RECORDS = 10_000
+_KEPT_BYTES = 5 * 1024 * 1024
 
 
 class InMemoryKafkaChannelLayer(KafkaChannelLayer):
@@ -150,6 +157,16 @@ class InMemoryBackplane:
     def refresh(self) -> None:
         """No topic ever changes here."""
 
+    def ask_past(
+        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+    ) -> Ticket[T]:
+        """Carry out the question in a thread, each asker's by itself."""
+        if self._closed:
+            return Ticket.failed(LayerClosed("The channel layer is closed."))
+        counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
+        past = _InMemoryPast(self._log, counts, deadline)
+        return in_thread("kafka-layer-past", lambda: question(past)())
+
     def check(self) -> None:
         """There is no broker to lose."""
 
@@ -198,6 +215,47 @@ class _Shared:
             return shared
 
 
+class _Kept:
+    """The youngest records of one partition; for the log, under its lock."""
+
+    def __init__(self) -> None:
+        self.records: deque[Record] = deque()
+        self._bytes = 0
+
+    def append(self, record: Record) -> None:
+        self.records.append(record)
+        self._bytes += len(record[2] or b"")
+        while len(self.records) > _KEPT_RECORDS or (
+            self._bytes > _KEPT_BYTES and len(self.records) > 1
+        ):
+            self._bytes -= len(self.records.popleft()[2] or b"")
+
+
+class _InMemoryPast:
+    """``Past`` for one question."""
+
+    def __init__(self, log: _Log, counts: Mapping[Topic, int], deadline: float) -> None:
+        self.deadline = deadline
+        self._log = log
+        self._counts = counts
+
+    def extents(self, topics: Sequence[Topic]) -> dict[tuple[Topic, int], Extent]:
+        return {
+            (topic, number): self._log.extent(topic, number)
+            for topic in topics
+            for number in range(self._counts[topic])
+        }
+
+    def first_since(self, where: tuple[Topic, int], extent: Extent, timestamp: float) -> int:
+        records = self._log.kept(*where)
+        return next((each[6] for each in records if each[4] >= timestamp), extent.end)
+
+    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
+        kept = self._log.kept(*where)
+        start = max(first, min(end, kept[0][6])) if kept else end
+        return start, [record for record in kept if first <= record[6] < end]
+
+
 class _Log:
     """The topics of one prefix: it orders records and offers them to the servers."""
 
@@ -207,6 +265,7 @@ class _Log:
         # Starts with this machine's time and then ignores its changes, as a broker's clock.
         self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
+        self._kept: dict[tuple[Topic, int], _Kept] = {}
         self._readers: list[InMemoryBackplane] = []
         self._jobs: dict[WorkTopic, WaitingJobs] = {}
 
@@ -243,9 +302,21 @@ class _Log:
             offset = self._ends.get((topic, partition), 0)
             self._ends[topic, partition] = offset + 1
             record = topic, raw_key, value, headers, timestamp, partition, offset
+            if topic in BROADCAST_TOPICS:
+                self._kept.setdefault((topic, partition), _Kept()).append(record)
             for reader in self._readers:
                 reader.offer(topic, partition, record)
         return offset, timestamp
+
+    def kept(self, topic: Topic, partition: int) -> list[Record]:
+        with self._lock:
+            kept = self._kept.get((topic, partition))
+            return [] if kept is None else list(kept.records)
+
+    def extent(self, topic: Topic, partition: int) -> Extent:
+        with self._lock:
+            end = self._ends.get((topic, partition), 0)
+            return Extent(None, end - len(self.kept(topic, partition)), end)
 
 
 def _read(unread: queue.SimpleQueue[Record | None], sink: RecordSink) -> None:

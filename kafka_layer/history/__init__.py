@@ -1,0 +1,1 @@
+"""The messages that the log holds, for applications that ask for them."""

@@ -1,0 +1,284 @@
+"""The histories of one server: asks the backplane for the past, and makes messages of records."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from ..config.realtime import monotonic
+from ..delivery.tickets import Steps, wait
+from ..exceptions import BrokerUnavailable, HistoryUnavailable, TopicError, UnreadableRecord
+from ..messages import History, Message
+from ..observe.events import Cause
+from ..server.server import Server
+from ..transport import Extent, Past
+from ..wire.codec import Codec
+from ..wire.encryption import ReplayGuard
+from ..wire.position_token import LogPosition
+from ..wire.records import Record
+from ..wire.topics import Topic
+from .flushes import Flushes
+from .question import Question, partitions_to_read
+from .scan import Budget, Cursor, in_order, read_back, read_on
+
+__all__ = ["Histories"]
+
+T = TypeVar("T")
+
+Extents = Mapping[tuple[Topic, int], Extent]
+
+# Seconds by which the time in a position may differ from the broker's.
+_CLOCK_ERROR = 60.0
+# Seconds that an answer may take from the backplane's thread to the asker.
+_GRACE = 0.5
+
+
+class _Found(NamedTuple):
+    """The result of a scan.
+
+    Attributes:
+        records: The records, in the order of the log.
+        position: The position behind them.
+        complete: Whether nothing is missing.
+    """
+
+    records: Sequence[Record]
+    position: LogPosition
+    complete: bool
+
+
+class Histories:
+    """Answers questions for the messages that the log holds; any thread and event loop.
+
+    Args:
+        server: The server whose backplane is asked.
+        codec: Decodes the messages.
+    """
+
+    def __init__(self, server: Server, codec: Codec) -> None:
+        self._server = server
+        self._decode = codec.decode
+        # For the backplane's thread, which carries out one question at a time.
+        self._flush_guard = ReplayGuard(server.encryption, server.config.expiry)
+        self._flushes = Flushes(self._is_flush)
+
+    def ask(self, question: Question, deadline: float) -> Steps[History]:
+        """Answer a question.
+
+        Args:
+            question: The question.
+            deadline: When to give up, on ``monotonic()``.
+
+        Raises:
+            HistoryUnavailable: If Kafka cannot be asked in time, or refuses.
+            LayerClosed: If the server closes meanwhile.
+        """
+        now = self._server.clock.now()
+        if isinstance(question.since, datetime.timedelta):
+            question = replace(question, since=now - question.since.total_seconds())
+        if not question.limit:
+            # One question for the positions of all groups.
+            topics = question.topics
+            extents = yield from self._asked(topics, partial(_extents, topics), deadline)
+            return History([], question.position(now, extents).sign(), complete=True)
+        return (yield from self._asked(question, partial(self._carry_out, question), deadline))
+
+    def _asked(
+        self, key: Hashable, ask: Callable[[Past], Callable[[], T]], deadline: float
+    ) -> Steps[T]:
+        ticket = self._server.transport.ask_past(key, ask, deadline)
+        try:
+            return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
+        except (BrokerUnavailable, TopicError) as error:
+            raise HistoryUnavailable(f"The history cannot be read. {error}") from error
+        except TimeoutError:
+            raise HistoryUnavailable(
+                "The history cannot be read: no broker gave a record in time. Ask again."
+            ) from None
+
+    # In the backplane's thread
+
+    def _carry_out(self, question: Question, past: Past) -> Callable[[], History]:
+        extents = past.extents(question.topics)
+        position = question.position(self._server.clock.now(), extents)
+        read = self._read_on if question.reads_on else self._read_back
+        return self._answers(question, read(question, past, extents, position))
+
+    def _read_on(
+        self, question: Question, past: Past, extents: Extents, position: LogPosition
+    ) -> _Found:
+        since = question.since
+        start = since.time - _CLOCK_ERROR if isinstance(since, LogPosition) else _time(question)
+        sure = self._flushes.learn(Budget(past, answered=True), extents, start)
+        cursors = _cursors(question, past, extents)
+        is_wanted = _wanted(question, self._flushed_until)
+        whole = read_on(Budget(past), cursors, is_wanted, question.limit)
+        records = list(in_order(cursors))
+        untold = records[question.limit :]
+        return _Found(
+            records[: question.limit],
+            _with_offsets(position, question.topic, _ends(cursors, untold)),
+            sure and whole and not any(cursor.cut for cursor in cursors),
+        )
+
+    def _read_back(
+        self, question: Question, past: Past, extents: Extents, position: LogPosition
+    ) -> _Found:
+        cursors = _cursors(question, past, extents)
+        read_back(Budget(past), cursors, _wanted(question), question.limit, _time(question))
+        records = list(in_order(cursors))[-question.limit :]
+        sure = not records or self._flushes.learn(
+            Budget(past, answered=True), extents, records[0][4]
+        )
+        flushed = self._flushed_until
+        # What a flush dropped is not missing, nor what is older than as many as are asked for.
+        asked = records[0][4] if len(records) == question.limit else float("-inf")
+        missing = (
+            cursor.reached is None or cursor.reached > max(flushed, asked)
+            for cursor in cursors
+            if cursor.cut or not cursor.done
+        )
+        return _Found(
+            [record for record in records if record[4] > flushed],
+            position,
+            sure and not any(missing),
+        )
+
+    @property
+    def _flushed_until(self) -> float:
+        # A timestamp that a sender gave may lie far ahead, and would silence all.
+        latest = min(self._flushes.latest, self._server.clock.now() + _CLOCK_ERROR)
+        return max(latest, self._server.expiry.flushed_until)
+
+    def _is_flush(self, record: Record) -> bool:
+        topic, _, value, headers, written, partition, offset = record
+        if not any(name == "command" for name, _ in headers):
+            return False
+        try:
+            payload = self._flush_guard.decrypt(topic, "", value, written, (partition, offset))
+            return self._server.commands.is_flush(payload)
+        except UnreadableRecord:
+            return False
+
+    def _answers(self, question: Question, found: _Found) -> Callable[[], History]:
+        """Decrypt what was found; return the function that decodes it for each asker."""
+        # In the order of the log: of two records with one token the first is no copy.
+        decrypt = ReplayGuard(self._server.encryption, self._server.config.expiry).decrypt
+        payloads: list[tuple[bytes, float, Callable[[], str]]] = []
+        unreadable: list[UnreadableRecord] = []
+        for record, position in zip(found.records, _positions(question, found), strict=True):
+            topic, key, value, _, written, _, _ = record
+            try:
+                payload = decrypt(topic, (key or b"").decode(), value, written)
+            except UnreadableRecord as error:
+                unreadable.append(error)
+            except UnicodeDecodeError:
+                unreadable.append(UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8"))
+            else:
+                payloads.append((payload, written, position.sign))
+        # A copy of a token is no message of the application, so none is missing.
+        complete = found.complete and all(each.cause == Cause.REPLAYED for each in unreadable)
+        self._count(question, unreadable)
+
+        def make() -> History:
+            messages, undecodable = [], []
+            for payload, written, position in payloads:
+                try:
+                    messages.append(Message(self._decode(payload), position, written, True))
+                except UnreadableRecord as error:
+                    undecodable.append(error)
+            self._count(question, undecodable)
+            if question.newest_first:
+                messages.reverse()
+            return History(messages, found.position.sign(), complete and not undecodable)
+
+        return make
+
+    def _count(self, question: Question, errors: Collection[UnreadableRecord]) -> None:
+        for error in errors:
+            self._server.stats.count("errors.history")
+            detail = f"a record of {question.topic.value}, in a history: {error}"
+            # Not counted as a drop: a receiver that got it has counted it.
+            self._server.stats.dropped(error.cause, detail, 0)
+
+
+def _extents(topics: Sequence[Topic], past: Past) -> Callable[[], Extents]:
+    extents = past.extents(topics)
+    return lambda: extents
+
+
+def _time(question: Question) -> float:
+    """Return the time since which messages are asked for; without one before every message."""
+    return question.since if isinstance(question.since, float) else float("-inf")
+
+
+def _wanted(question: Question, flushed: float = float("-inf")) -> Callable[[Record], bool]:
+    """Return the function that tells which records are messages that are asked for."""
+    since, wanted_key = _time(question), question.key.encode()
+
+    def is_wanted(record: Record) -> bool:
+        topic, key, _, headers, written, _, _ = record
+        if written < since or written <= flushed:
+            return False
+        if topic is Topic.SEND_ALL:
+            return not any(name == "command" for name, _ in headers)
+        return key == wanted_key
+
+    return is_wanted
+
+
+def _cursors(question: Question, past: Past, extents: Extents) -> list[Cursor]:
+    """Return the scans of the partitions in which the messages lie."""
+    topic, since = question.topic, question.since
+    logs = {where[1]: extent for where, extent in extents.items() if where[0] is topic}
+    place = since.topics.get(topic) if isinstance(since, LogPosition) else None
+    made_anew = False
+    if place is not None and None not in (place.topic_id, logs[0].topic_id):
+        made_anew = place.topic_id != logs[0].topic_id
+    if made_anew:
+        place = None
+    cursors = []
+    for number in partitions_to_read(question, logs, place):
+        extent = logs[number]
+        cursor = Cursor((topic, number), extent.start, extent.end, cut=extent.start > 0)
+        if made_anew:
+            # Of the old topic nothing is left.
+            cursor.cut = True
+        elif place is not None:
+            offset = place.offsets[number] if number < len(place.offsets) else 0
+            cursor.cut = not extent.start <= offset <= extent.end
+            cursor.first = min(max(offset, extent.start), extent.end)
+        elif question.reads_on:
+            cursor.first = past.first_since(cursor.where, extent, _time(question))
+            cursor.cut = 0 < cursor.first == extent.start
+        cursors.append(cursor)
+    return cursors
+
+
+def _ends(cursors: Collection[Cursor], untold: Collection[Record]) -> dict[int, int]:
+    """Return how far each partition was told: up to the first record that was not."""
+    ends = {cursor.where[1]: cursor.first for cursor in cursors}
+    for _, _, _, _, _, partition, offset in untold:
+        ends[partition] = min(ends[partition], offset)
+    return ends
+
+
+def _positions(question: Question, found: _Found) -> list[LogPosition]:
+    """Return the position right behind each record."""
+    offsets: dict[int, int] = {}
+    for _, _, _, _, _, partition, offset in found.records:
+        offsets.setdefault(partition, offset)
+    positions = []
+    for _, _, _, _, _, partition, offset in found.records:
+        offsets[partition] = offset + 1
+        positions.append(_with_offsets(found.position, question.topic, offsets))
+    return positions
+
+
+def _with_offsets(position: LogPosition, topic: Topic, offsets: Mapping[int, int]) -> LogPosition:
+    place = position.topics[topic]
+    moved = tuple(offsets.get(number, end) for number, end in enumerate(place.offsets))
+    return replace(position, topics={**position.topics, topic: replace(place, offsets=moved)})

@@ -1,0 +1,165 @@
+"""A question for the history of one address, with its arguments checked. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..messages import Since
+from ..transport import Extent
+from ..wire.partitions import partition_of
+from ..wire.position_token import LogPosition, TopicPosition, short_hash
+from ..wire.topics import Topic
+
+__all__ = ["MAX_LIMIT", "Question", "partitions_to_read"]
+
+MAX_LIMIT = 1000
+"""How many messages one call returns at most."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question for the messages of one address.
+
+    Attributes:
+        prefix: The layer's prefix.
+        topic: The topic of the address.
+        key: The group or the user; empty for everybody.
+        limit: How many messages are wanted; 0 for the position alone.
+        since: Where they begin: a position, a time of the broker in seconds since the epoch, or how
+            long ago. None for the last ones.
+        newest_first: Whether the last messages come first, and count for ``limit``.
+    """
+
+    prefix: str
+    topic: Topic
+    key: str
+    limit: int = 0
+    since: LogPosition | float | datetime.timedelta | None = None
+    newest_first: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        prefix: str,
+        topic: Topic,
+        key: str,
+        limit: int,
+        since: Since | None,
+        newest_first: bool,
+    ) -> Question:
+        """Check the arguments of a call.
+
+        Raises:
+            TypeError: If ``limit`` is no int, or ``since`` is none of the three.
+            ValueError: If ``limit`` is out of range, or ``since`` is a naive datetime, lies in the
+                future by its sign, or is the position of another address.
+            InvalidPosition: If ``since`` is a text and no position of this layer.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limit must be an int from 0 to {MAX_LIMIT}, not {limit!r}.")
+        if not 0 <= limit <= MAX_LIMIT:
+            raise ValueError(
+                f"limit must be from 0 to {MAX_LIMIT}, not {limit}; ask for more in turns, with "
+                "since=history.position."
+            )
+        return cls(prefix, topic, key, limit, _start(prefix, topic, key, since), newest_first)
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether it reads from its start towards the end, and not back from the end."""
+        return self.since is not None and not self.newest_first
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """The topics of its position: what is sent to everybody reaches the address, too."""
+        return tuple(dict.fromkeys((self.topic, Topic.SEND_ALL)))
+
+    def position(self, time: float, extents: Mapping[tuple[Topic, int], Extent]) -> LogPosition:
+        """Return the present position: the ends of the log.
+
+        In topics of which this question says nothing the position of ``since`` stays.
+
+        Args:
+            time: The present time of the broker, in seconds since the epoch.
+            extents: What the log holds.
+        """
+        places = {
+            topic: TopicPosition(
+                extents[topic, 0].topic_id,
+                tuple(extents[where].end for where in sorted(extents) if where[0] is topic),
+            )
+            for topic in self.topics
+        }
+        groups, user = frozenset[bytes](), None
+        if isinstance(self.since, LogPosition):
+            groups, user = self.since.groups, self.since.user
+            for topic, place in self.since.topics.items():
+                if topic is not self.topic:
+                    places[topic] = place
+        if self.topic is Topic.SEND_GROUP:
+            # The others of the partition's groups may not have been told as far.
+            groups = frozenset({short_hash(self.key)})
+        elif self.topic is Topic.SEND_USER:
+            user = short_hash(self.key)
+        return LogPosition(self.prefix, time, places, groups, user)
+
+
+def partitions_to_read(
+    question: Question, extents: Mapping[int, Extent], place: TopicPosition | None
+) -> list[int]:
+    """Return the partitions in which records of a question's address may lie.
+
+    While a topic had fewer partitions, its records went to the partition that the key has among
+    those. The log tells nothing of that; but a partition of which records were deleted already is
+    older than what the log holds.
+
+    Args:
+        question: The question.
+        extents: What the log holds of each partition of the topic.
+        place: The position from which it reads on, in the topic as it is now; None without one.
+    """
+    if question.topic is Topic.SEND_ALL:
+        return list(extents)
+    fewest = 1 + max((number for number, extent in extents.items() if extent.start), default=0)
+    if place is not None:
+        fewest = max(fewest, min(len(place.offsets), len(extents)))
+    counts = range(fewest, len(extents) + 1)
+    return sorted({partition_of(question.key, count) for count in counts})
+
+
+def _start(
+    prefix: str, topic: Topic, key: str, since: object
+) -> LogPosition | float | datetime.timedelta | None:
+    if since is None:
+        return None
+    if isinstance(since, datetime.timedelta):
+        if since < datetime.timedelta(0):
+            raise ValueError(
+                f"since is {since!r}, and a time ahead has no history; give how long ago, such as "
+                "timedelta(minutes=5)."
+            )
+        return since
+    if isinstance(since, datetime.datetime):
+        if since.tzinfo is None or since.utcoffset() is None:
+            raise ValueError(
+                f"since is the naive datetime {since}; give an aware one, such as "
+                "django.utils.timezone.now() returns with USE_TZ."
+            )
+        return since.timestamp()
+    if isinstance(since, str):
+        position = LogPosition.read(since, prefix)
+        if topic is Topic.SEND_GROUP and short_hash(key) not in position.groups:
+            raise ValueError(
+                f"since is no position of the group {key!r}; give one of group_position or "
+                "group_history of that group."
+            )
+        if topic is Topic.SEND_USER and position.user != short_hash(key):
+            raise ValueError(
+                f"since is no position of the user {key!r}; give one of user_history of that user."
+            )
+        return position
+    raise TypeError(
+        f"since must be a position, an aware datetime or a timedelta, not {type(since).__name__}."
+    )

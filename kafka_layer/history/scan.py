@@ -1,0 +1,194 @@
+"""Reads some partitions of the log backwards or forwards, within bounds; knows no Kafka.
+
+A partition is read in chunks, each larger than the one before, because few of its records may be
+wanted. Of several partitions that one comes next which is the furthest behind by the broker's time,
+so that the records are found in the order in which they are told.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..transport import Past
+from ..wire.records import Record
+from ..wire.topics import Topic
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_RECORDS",
+    "Budget",
+    "Cursor",
+    "in_order",
+    "read_back",
+    "read_on",
+]
+
+MAX_RECORDS = 10_000
+"""How many records one question reads."""
+
+MAX_BYTES = 32 * 1024 * 1024
+"""How many bytes of values one question reads; the last chunk may exceed it."""
+
+_FIRST_CHUNK = 50
+_LARGEST_CHUNK = 2000
+# Bytes of a chunk, as far as the records before tell their size.
+_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+class Budget:
+    """What one question may still read.
+
+    Args:
+        past: Reads the records; its deadline is one of the bounds.
+        answered: Whether a broker gave records for this question before.
+    """
+
+    def __init__(self, past: Past, answered: bool = False) -> None:
+        self._past = past
+        self._answered = answered
+        self._records = MAX_RECORDS
+        self._bytes = MAX_BYTES
+
+    def read(self, cursor: Cursor, first: int, end: int) -> tuple[int, Sequence[Record]] | None:
+        """Read a part of a cursor's partition; None if nothing more may be read.
+
+        Raises:
+            BrokerUnavailable: If no broker answers.
+            TopicError: If the topic may not be read.
+            TimeoutError: If the deadline came before the first answer of all.
+        """
+        if self._records <= 0 or self._bytes <= 0:
+            return None
+        try:
+            start, records = self._past.read(cursor.where, first, end)
+        except TimeoutError:
+            if not self._answered:
+                raise
+            return None
+        self._answered = True
+        self._records -= end - first
+        self._bytes -= sum(len(record[2] or b"") for record in records)
+        return start, records
+
+    def chunk(self, cursor: Cursor) -> int:
+        """Return how many records to read next of a partition."""
+        size = min(_FIRST_CHUNK << 2 * cursor.chunks, _LARGEST_CHUNK, self._records)
+        cursor.chunks += 1
+        read, large = MAX_RECORDS - self._records, MAX_BYTES - self._bytes
+        if large:
+            size = min(size, _CHUNK_BYTES * read // large)
+        return max(1, size)
+
+
+@dataclass
+class Cursor:
+    """The scan of one partition.
+
+    Attributes:
+        where: The partition.
+        first: The first offset that is not read yet.
+        end: The offset behind the last one that is not read yet.
+        cut: Whether the log no longer holds records before ``first`` that were asked for.
+        reached: The timestamp of the record that was read last; None before the first.
+        found: The wanted records, in the order of the log.
+        chunks: How many chunks were read.
+    """
+
+    where: tuple[Topic, int]
+    first: int
+    end: int
+    cut: bool = False
+    reached: float | None = None
+    found: list[Record] = field(default_factory=list)
+    chunks: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the partition is read."""
+        return self.first >= self.end
+
+
+def in_order(cursors: Sequence[Cursor]) -> Iterator[Record]:
+    """Return the found records of all cursors by the broker's time, each partition in its order."""
+    return heapq.merge(*(cursor.found for cursor in cursors), key=lambda record: record[4])
+
+
+def read_back(
+    budget: Budget,
+    cursors: Sequence[Cursor],
+    is_wanted: Callable[[Record], bool],
+    limit: int | None = None,
+    since: float = float("-inf"),
+) -> bool:
+    """Read partitions from their ends, until ``limit`` wanted records are found.
+
+    Args:
+        budget: What may be read.
+        cursors: The partitions; gather what is found.
+        is_wanted: Tells which records are wanted.
+        limit: How many of the last ones are wanted; None for all.
+        since: Where a record is older than this time of the broker, none before it is wanted.
+
+    Returns:
+        Whether it got so far; False if the budget was spent before. What the log no longer holds is
+        told by the cursors' ``cut``.
+    """
+    while True:
+        left = [cursor for cursor in cursors if not cursor.done]
+        if not left:
+            return True
+        cursor = max(left, key=lambda each: float("inf") if each.reached is None else each.reached)
+        reached = cursor.reached
+        if limit is not None and reached is not None:
+            younger = sum(record[4] >= reached for each in cursors for record in each.found)
+            if younger >= limit:
+                return True
+        first = max(cursor.first, cursor.end - budget.chunk(cursor))
+        read = budget.read(cursor, first, cursor.end)
+        if read is None:
+            return False
+        start, records = read
+        cursor.end = first
+        if start > first:
+            # Deleted since the question began.
+            cursor.first, cursor.cut = cursor.end, True
+        if records:
+            cursor.reached = records[0][4]
+            if cursor.reached < since:
+                cursor.first, cursor.cut = cursor.end, False
+        cursor.found[:0] = filter(is_wanted, records)
+
+
+def read_on(
+    budget: Budget,
+    cursors: Sequence[Cursor],
+    is_wanted: Callable[[Record], bool],
+    limit: int,
+) -> bool:
+    """Read partitions on from their starts, until ``limit`` wanted records are found.
+
+    Args and result as for ``read_back``. The cursors' ``first`` tells how far each was read.
+    """
+    while True:
+        left = [cursor for cursor in cursors if not cursor.done]
+        if not left:
+            return True
+        cursor = min(left, key=lambda each: float("-inf") if each.reached is None else each.reached)
+        reached = cursor.reached
+        if reached is not None:
+            older = sum(record[4] <= reached for each in cursors for record in each.found)
+            if older >= limit:
+                return True
+        end = min(cursor.end, cursor.first + budget.chunk(cursor))
+        read = budget.read(cursor, cursor.first, end)
+        if read is None:
+            return False
+        start, records = read
+        if start > cursor.first:
+            cursor.cut = True
+        cursor.first = max(end, start)
+        if records:
+            cursor.reached = records[-1][4]
+        cursor.found += filter(is_wanted, records)

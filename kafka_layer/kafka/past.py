@@ -1,0 +1,416 @@
+"""Reads what the log held before: one thread and its own clients, there while they are needed.
+
+It assigns partitions by hand and without a consumer group, so it disturbs no other client. Above
+this package ``Past`` is the protocol of what a question may ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from ..config.librdkafka import Properties
+from ..config.realtime import monotonic
+from ..config.settings import LayerConfig
+from ..config.threads import Event, RLock, Thread, new_event, new_thread
+from ..delivery.tickets import Ticket
+from ..exceptions import BrokerUnavailable, LayerClosed, TopicError
+from ..transport import Extent, Past
+from ..wire.records import Record
+from ..wire.topics import Topic, topic_name
+from .clients import abandon, new_client
+from .connection import Connection
+from .errors import kafka_error, topic_error
+from .log import client_logger
+from .properties import history_properties
+from .topics import KnownTopic, TopicWatch, read_answers
+
+__all__ = ["PastReader"]
+
+logger = logging.getLogger("kafka_layer")
+
+T = TypeVar("T")
+
+# Seconds of a poll without a record; the thread sees a stop after at most that time.
+_POLL = 0.1
+_BATCH = 500
+# Seconds between two requests that a broker did not answer.
+_RETRY = 0.05
+# Seconds for one request; a broker that goes away takes its answer along.
+_PATIENCE = 1.0
+
+
+class _Waiting(NamedTuple):
+    """A question that has not begun.
+
+    Attributes:
+        question: Asks; returns the function that makes each asker's answer.
+        deadline: When to give up, on ``monotonic()``.
+        tickets: Those of the askers.
+    """
+
+    question: Callable[[Past], Callable[[], Any]]
+    deadline: float
+    tickets: list[Ticket[Any]]
+
+
+class PastReader:
+    """Carries out questions for the past, one after another; any thread may ask.
+
+    States: *idle*, without a thread and clients; *reading*, from the first question until none came
+    for ``timings.history_idle``; *closed*, for good.
+
+    Args:
+        config: The layer's settings.
+        connection: Gets errors and answers.
+    """
+
+    def __init__(self, config: LayerConfig, connection: Connection) -> None:
+        self._config = config
+        self._connection = connection
+        # Re-entrant: a signal handler may interrupt the holder and ask.
+        self._lock = RLock()
+        self._waiting: dict[Hashable, _Waiting] = {}
+        self._asked = new_event()
+        self._stop = new_event()
+        self._thread: Thread | None = None
+        # The thread's; kept here for abandon().
+        self._clients: _Clients | None = None
+
+    def ask(
+        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+    ) -> Ticket[T]:
+        """Have a question carried out; see ``Log.ask_past``."""
+        ticket: Ticket[T] = Ticket()
+        with self._lock:
+            if self._stop.is_set():
+                return Ticket.failed(LayerClosed("The channel layer is closed."))
+            waiting = self._waiting.setdefault(key, _Waiting(question, deadline, []))
+            waiting.tickets.append(ticket)
+            if self._thread is None:
+                self._thread = new_thread(self._run, "kafka-layer-past")
+                try:
+                    self._thread.start()
+                except RuntimeError as error:
+                    self._thread = None
+                    del self._waiting[key]
+                    return Ticket.failed(BrokerUnavailable(f"No thread can be started: {error}"))
+        self._asked.set()
+        return ticket
+
+    def stop(self) -> None:
+        """Ask the thread to end, without waiting for it; questions fail with ``LayerClosed``."""
+        with self._lock:
+            self._stop.set()
+            waiting, self._waiting = self._waiting, {}
+        self._asked.set()
+        for each in waiting.values():
+            for ticket in each.tickets:
+                ticket.fail(LayerClosed("The channel layer was closed."))
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, at most ``timeout`` seconds."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Keep the clients from ever being freed, in a forked child."""
+        self._lock, self._stop, self._asked = RLock(), new_event(), new_event()
+        self._stop.set()
+        self._thread = None
+        if self._clients is not None:
+            self._clients.abandon()
+
+    def _run(self) -> None:
+        try:
+            while (waiting := self._next()) is not None:
+                self._carry_out(waiting)
+        finally:
+            self._free()
+
+    def _next(self) -> _Waiting | None:
+        """Wait for a question; None, and the reader is idle, if none comes or it is closed."""
+        idle_at = monotonic() + self._config.timings.history_idle
+        while True:
+            with self._lock:
+                self._asked.clear()
+                if self._waiting:
+                    return self._waiting.pop(next(iter(self._waiting)))
+                if self._stop.is_set() or monotonic() >= idle_at:
+                    self._thread = None
+                    return None
+            self._asked.wait(max(0.0, idle_at - monotonic()))
+
+    def _carry_out(self, waiting: _Waiting) -> None:
+        try:
+            if monotonic() >= waiting.deadline:
+                raise BrokerUnavailable("Other questions took until the deadline; ask again.")
+            if self._clients is None:
+                self._clients = _Clients(self._config, self._connection)
+            past = _KafkaPast(self._clients, self._stop, waiting.deadline)
+            make = waiting.question(past)
+            for ticket in waiting.tickets:
+                ticket.resolve(make())
+        except Exception as error:
+            # With new clients the next question has another chance.
+            self._free(apart=True)
+            for ticket in waiting.tickets:
+                ticket.fail(error)
+        else:
+            self._clients.consumer.unassign()
+
+    def _free(self, apart: bool = False) -> None:
+        """Free the clients; apart in a thread of its own, because that may block for long."""
+        clients, self._clients = self._clients, None
+        if clients is None:
+            return
+        if apart:
+            new_thread(clients.close, "kafka-layer-closing").start()
+        else:
+            clients.close()
+
+
+class _Clients:
+    """The two clients of the thread: one reads, one tells the topics' ids."""
+
+    def __init__(self, config: LayerConfig, connection: Connection) -> None:
+        self.config = config
+        self.connection = connection
+        self.names = {topic: topic_name(config.prefix, topic) for topic in Topic}
+        self.watch = TopicWatch(config)
+        try:
+            self.consumer = self._new_consumer()
+        except Exception:
+            self.watch.close()
+            raise
+        self._ids: dict[str, str | None] = {}
+
+    def note_ids(self, told: Mapping[str, KnownTopic]) -> None:
+        """Take another consumer where a topic was made anew.
+
+        The old one may take the lower leader epoch of the new topic for outdated, and stay silent.
+        """
+        ids = {name: each.topic_id for name, each in told.items()}
+        if any(self._ids.get(name, each) != each for name, each in ids.items()):
+            old, self.consumer = self.consumer, self._new_consumer()
+            old.close()
+        self._ids.update(ids)
+
+    def close(self) -> None:
+        with contextlib.suppress(KafkaException, RuntimeError):
+            self.consumer.close()
+        self.watch.close()
+
+    def abandon(self) -> None:
+        abandon(self.consumer)
+        self.watch.abandon()
+
+    def _new_consumer(self) -> Consumer:
+        properties = Properties(
+            {
+                **history_properties(self.config),
+                "error_cb": self.connection.on_error,
+                "logger": client_logger,
+            }
+        )
+        return new_client(Consumer, properties, "consumer_config")
+
+
+class _KafkaPast:
+    """``Past`` for one question; the reader's thread alone."""
+
+    def __init__(self, clients: _Clients, stop: Event, deadline: float) -> None:
+        self.deadline = deadline
+        self._clients = clients
+        self._stop = stop
+        self._answer = clients.config.timings.history_answer
+
+    def extents(self, topics: Sequence[Topic]) -> dict[tuple[Topic, int], Extent]:
+        names = {self._clients.names[topic]: topic for topic in topics}
+        until = min(self.deadline, monotonic() + self._answer)
+        missing: frozenset[str] = frozenset()
+        detail = "the deadline came first"
+        while (left := until - monotonic()) > 0:
+            self._require_open()
+            try:
+                answers = self._clients.watch.ask(list(names), left)
+                told, missing = read_answers(answers, min(left, _PATIENCE))
+                if not told:
+                    detail = "no broker described the topics"
+                if len(told) == len(names):
+                    self._clients.note_ids(told)
+                    where = [(name, n) for name in names for n in range(told[name].partitions)]
+                    starts = self._offsets(where, OFFSET_BEGINNING, until)
+                    ends = self._offsets(where, OFFSET_END, until)
+                    self._clients.connection.on_answer()
+                    return {
+                        (names[each[0]], each[1]): Extent(
+                            told[each[0]].topic_id, starts[each], max(starts[each], ends[each])
+                        )
+                        for each in where
+                    }
+            except KafkaException as exception:
+                error = kafka_error(exception)
+                if error.code() in _FORBIDDEN:
+                    raise self._refusal("look at the log", error) from None
+                detail = error.str()
+            self._stop.wait(_RETRY)
+        if missing:
+            raise TopicError(
+                f"Topics are missing (or this client may not see them): "
+                f"{', '.join(sorted(missing))}. Run 'manage.py kafka_setup_topics', or grant this "
+                "client READ on them."
+            )
+        raise self._clients.connection.unavailable(detail)
+
+    def first_since(self, where: tuple[Topic, int], extent: Extent, timestamp: float) -> int:
+        if extent.start == extent.end:
+            return extent.end
+        partition = self._clients.names[where[0]], where[1]
+        until = min(self.deadline, monotonic() + self._answer)
+        milliseconds = max(0, round(timestamp * 1000))
+        try:
+            offset = self._offsets([partition], milliseconds, until, none=OFFSET_END)[partition]
+        except KafkaException as exception:
+            raise self._clients.connection.unavailable(kafka_error(exception).str()) from None
+        if offset >= 0:
+            return min(max(offset, extent.start), extent.end)
+        # No record is as young, or the broker (an embedded one) has no index of the times.
+        first, end = extent.start, extent.end
+        if self._time_at(where, end - 1, extent) < timestamp:
+            return end
+        while first < end:
+            middle = (first + end) // 2
+            if self._time_at(where, middle, extent) < timestamp:
+                first = middle + 1
+            else:
+                end = middle
+        return first
+
+    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
+        topic, number = where
+        partition = self._clients.names[topic], number
+        self._clients.consumer.assign([TopicPartition(*partition, first)])
+        records: list[Record] = []
+        while True:
+            for message in self._poll():
+                error = message.error()
+                if error is None:
+                    offset = message.offset() or 0
+                    if offset < end:
+                        records.append(_record(topic, message))
+                    if offset >= end - 1:
+                        return first, records
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return first, records
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    # Its first records were deleted since the question began.
+                    start = self._start_of(partition)
+                    return (start, self.read(where, start, end)[1]) if start < end else (end, [])
+                else:
+                    raise self._refusal(f"read {partition[0]}[{number}]", error)
+
+    def _poll(self) -> list[Message]:
+        """Return messages, if any come within a short time.
+
+        Raises:
+            TimeoutError: If the deadline has come.
+            LayerClosed: If the layer closes.
+        """
+        self._require_open()
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        message = self._clients.consumer.poll(min(_POLL, left))
+        return [] if message is None else [message, *self._clients.consumer.consume(_BATCH, 0)]
+
+    def _time_at(self, where: tuple[Topic, int], offset: int, extent: Extent) -> float:
+        """Return the timestamp of the first record from an offset on; infinite without one."""
+        for end in (offset + 1, extent.end):
+            _, records = self.read(where, offset, end)
+            if records:
+                return records[0][4]
+        return float("inf")
+
+    def _start_of(self, partition: tuple[str, int]) -> int:
+        until = min(self.deadline, monotonic() + self._answer)
+        try:
+            return self._offsets([partition], OFFSET_BEGINNING, until)[partition]
+        except KafkaException as exception:
+            raise self._clients.connection.unavailable(kafka_error(exception).str()) from None
+
+    def _offsets(
+        self,
+        partitions: Sequence[tuple[str, int]],
+        at: int,
+        until: float,
+        none: int | None = None,
+    ) -> dict[tuple[str, int], int]:
+        """Ask for offsets by time, or for the first or the last ones.
+
+        Args:
+            partitions: The partitions.
+            at: The time in milliseconds, or one of librdkafka's constants.
+            until: When to give up, on ``monotonic()``.
+            none: The answer where a partition has no such offset; None if that is an error.
+
+        Raises:
+            KafkaException: If an answer is missing.
+        """
+        asked = [TopicPartition(*each, at) for each in partitions]
+        found = {}
+        timeout = min(max(0.05, until - monotonic()), _PATIENCE)
+        for answer in self._clients.consumer.offsets_for_times(asked, timeout):
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+            if answer.offset < 0 and none is None:
+                detail = f"{answer.topic}[{answer.partition}] has the offset {answer.offset}"
+                raise KafkaException(KafkaError(KafkaError._FAIL, detail))
+            offset = none if answer.offset < 0 and none is not None else answer.offset
+            found[answer.topic, answer.partition] = offset
+        return found
+
+    def _require_open(self) -> None:
+        if self._stop.is_set():
+            raise LayerClosed("The channel layer was closed.")
+
+    def _refusal(self, what: str, error: KafkaError) -> Exception:
+        refused = topic_error(what, error, self._clients.connection.servers)
+        return refused if isinstance(refused, BrokerUnavailable) else TopicError(str(refused))
+
+
+_FORBIDDEN = frozenset(
+    {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
+)
+
+
+def _record(topic: Topic, message: Message) -> Record:
+    value = message.value()
+    headers: Any = ()
+    try:
+        headers = message.headers() or ()
+    except Exception:
+        # Headers that are no text. Without a value the record counts as undecodable.
+        value = None
+    return (
+        topic,
+        message.key(),
+        value,
+        headers,
+        message.timestamp()[1] / 1000,
+        message.partition() or 0,
+        message.offset() or 0,
+    )

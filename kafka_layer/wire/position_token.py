@@ -1,0 +1,143 @@
+"""The position token: a place in the log of a layer, as a signed text for pages and browsers.
+
+A position is a vector: for each partition of some topics, the offset up to which everything was
+told. The text is opaque to whoever carries it, and ``.`` is the only character in it that
+base64url has not: it can stand in a URL and in a websocket's subprotocol. Pure; the key is Django's
+``SECRET_KEY``, and its fallbacks are taken, too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ormsgpack
+from django.core.signing import BadSignature, Signer
+
+from ..exceptions import InvalidPosition
+from .topics import Topic
+
+__all__ = ["LogPosition", "TopicPosition", "short_hash"]
+
+_VERSION = 1
+_SALT = "kafka_layer.position"
+# Characters of a text that is looked at: room for three topics of 200 partitions.
+_LONGEST = 8192
+_HASH_BYTES = 8
+_LARGEST_OFFSET = 2**63 - 1
+
+# The numbers of topics in a token; they never change.
+_CODES: Mapping[Topic, int] = {Topic.SEND_GROUP: 0, Topic.SEND_USER: 1, Topic.SEND_ALL: 2}
+_TOPICS = {code: topic for topic, code in _CODES.items()}
+
+
+def short_hash(name: str) -> bytes:
+    """Return the hash of a group or a user, as positions have it."""
+    return hashlib.blake2b(name.encode(), digest_size=_HASH_BYTES).digest()
+
+
+@dataclass(frozen=True)
+class TopicPosition:
+    """The position in one topic.
+
+    Attributes:
+        topic_id: Kafka's id of the topic; None if it is unknown. A topic that was deleted and
+            created again has another id, and the offsets mean nothing in it.
+        offsets: For each partition the offset of the first record that was not told.
+    """
+
+    topic_id: str | None
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LogPosition:
+    """A position in the log of one layer.
+
+    Attributes:
+        prefix: The layer's prefix.
+        time: When it was taken, by the broker's clock, in seconds since the epoch.
+        topics: The position in each topic that it covers; of the topics that all servers read.
+        groups: The hashes of the groups for which it holds.
+        user: The hash of the user for whom it holds; None without one.
+    """
+
+    prefix: str
+    time: float
+    topics: Mapping[Topic, TopicPosition] = field(default_factory=dict, hash=False)
+    groups: frozenset[bytes] = frozenset()
+    user: bytes | None = None
+
+    def sign(self) -> str:
+        """Return the position as a text."""
+        fields = [
+            _VERSION,
+            self.prefix,
+            int(self.time * 1000),
+            [
+                [_CODES[topic], place.topic_id, list(place.offsets)]
+                for topic, place in self.topics.items()
+            ],
+            sorted(self.groups),
+            self.user,
+        ]
+        packed = base64.urlsafe_b64encode(ormsgpack.packb(fields)).rstrip(b"=")
+        return Signer(sep=".", salt=_SALT).sign(packed.decode())
+
+    @classmethod
+    def read(cls, text: str, prefix: str) -> LogPosition:
+        """Return the position that ``sign`` wrote.
+
+        Args:
+            text: The text.
+            prefix: The prefix of the layer that reads it.
+
+        Raises:
+            InvalidPosition: If the text is no position, was altered, was signed with another
+                ``SECRET_KEY``, or is of another version or another prefix.
+        """
+        if len(text) > _LONGEST:
+            raise InvalidPosition("The position is too long to be one.")
+        try:
+            packed = Signer(sep=".", salt=_SALT).unsign(text)
+        except (BadSignature, UnicodeError):
+            raise InvalidPosition(
+                "The position was altered, is no position, or was signed with another SECRET_KEY."
+            ) from None
+        try:
+            fields = ormsgpack.unpackb(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
+            if fields[0] != _VERSION:
+                raise InvalidPosition(f"The position is of version {fields[0]!r}, unknown here.")
+            position = _from_fields(*fields[1:])
+        except (ValueError, TypeError, LookupError, binascii.Error) as error:
+            if isinstance(error, InvalidPosition):
+                raise
+            raise InvalidPosition(f"The position has no content: {error}.") from None
+        if position.prefix != prefix:
+            raise InvalidPosition(
+                f"The position is of the prefix {position.prefix!r}, and this layer's is "
+                f"{prefix!r}."
+            )
+        return position
+
+
+def _from_fields(
+    prefix: Any, milliseconds: Any, topics: Any, groups: Any, user: Any
+) -> LogPosition:
+    if not isinstance(prefix, str) or not isinstance(milliseconds, int):
+        raise ValueError("a field has a wrong type")
+    found = {}
+    for code, topic_id, offsets in topics:
+        if not (topic_id is None or isinstance(topic_id, str)):
+            raise ValueError("a topic's id is no text")
+        if not all(isinstance(each, int) and 0 <= each <= _LARGEST_OFFSET for each in offsets):
+            raise ValueError("an offset is none")
+        found[_TOPICS[code]] = TopicPosition(topic_id, tuple(offsets))
+    hashes = [*groups, *([] if user is None else [user])]
+    if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
+        raise ValueError("a hash is none")
+    return LogPosition(prefix, milliseconds / 1000, found, frozenset(groups), user)
