@@ -22,7 +22,7 @@ from ..wire.records import Record
 from ..wire.topics import Topic
 from .flushes import Flushes
 from .question import Question, partitions_to_read
-from .scan import Budget, Cursor, in_order, read_back, read_on
+from .scan import Budget, Cursor, in_order, read_back, read_on, told_until
 
 __all__ = ["Histories"]
 
@@ -120,7 +120,7 @@ class Histories:
         untold = records[question.limit :]
         return _Found(
             records[: question.limit],
-            _with_offsets(position, question.topic, _ends(cursors, untold)),
+            _with_offsets(position, question.topic, told_until(cursors, untold)),
             sure and whole and not any(cursor.cut for cursor in cursors),
         )
 
@@ -256,14 +256,6 @@ def _cursors(question: Question, past: Past, extents: Extents) -> list[Cursor]:
             cursor.cut = 0 < cursor.first == extent.start
         cursors.append(cursor)
     return cursors
-
-
-def _ends(cursors: Collection[Cursor], untold: Collection[Record]) -> dict[int, int]:
-    """Return how far each partition was told: up to the first record that was not."""
-    ends = {cursor.where[1]: cursor.first for cursor in cursors}
-    for _, _, _, _, _, partition, offset in untold:
-        ends[partition] = min(ends[partition], offset)
-    return ends
 
 
 def _positions(question: Question, found: _Found) -> list[LogPosition]:

@@ -8,7 +8,7 @@ so that the records are found in the order in which they are told.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..transport import Past
@@ -23,6 +23,7 @@ __all__ = [
     "in_order",
     "read_back",
     "read_on",
+    "told_until",
 ]
 
 MAX_RECORDS = 10_000
@@ -192,3 +193,16 @@ def read_on(
         if records:
             cursor.reached = records[-1][4]
         cursor.found += filter(is_wanted, records)
+
+
+def told_until(cursors: Sequence[Cursor], untold: Iterable[Record]) -> dict[int, int]:
+    """Return how far each partition was told after ``read_on``, by its number.
+
+    Args:
+        cursors: The partitions.
+        untold: Records that were found and not told.
+    """
+    offsets = {cursor.where[1]: cursor.first for cursor in cursors}
+    for _, _, _, _, _, partition, offset in untold:
+        offsets[partition] = min(offsets[partition], offset)
+    return offsets

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
@@ -267,6 +267,7 @@ class _KafkaPast:
                 if error.code() in _FORBIDDEN:
                     raise self._refusal("look at the log", error) from None
                 detail = error.str()
+                self._read_metadata(names, until)
             self._stop.wait(_RETRY)
         if missing:
             raise TopicError(
@@ -336,6 +337,15 @@ class _KafkaPast:
             raise TimeoutError
         message = self._clients.consumer.poll(min(_POLL, left))
         return [] if message is None else [message, *self._clients.consumer.consume(_BATCH, 0)]
+
+    def _read_metadata(self, names: Iterable[str], until: float) -> None:
+        """Have the client learn new partitions and leaders, which brokers do not announce."""
+        for name in names:
+            left = until - monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(KafkaException):
+                self._clients.consumer.list_topics(name, min(left, _PATIENCE))
 
     def _time_at(self, where: tuple[Topic, int], offset: int, extent: Extent) -> float:
         """Return the timestamp of the first record from an offset on; infinite without one."""

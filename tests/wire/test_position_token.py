@@ -1,0 +1,141 @@
+"""The text of a position: what it says comes back, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+import ormsgpack
+import pytest
+from django.core.signing import Signer
+from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kafka_layer.exceptions import InvalidPosition
+from kafka_layer.wire.position_token import LogPosition, TopicPosition, short_hash
+from kafka_layer.wire.topics import BROADCAST_TOPICS, Topic
+
+OFFSETS = st.integers(0, 2**63 - 1)
+PLACES = st.builds(
+    TopicPosition,
+    st.none() | st.text("abcXYZ019-_", min_size=22, max_size=22),
+    st.lists(OFFSETS, min_size=1, max_size=20).map(tuple),
+)
+HASHES = st.text().map(lambda text: short_hash(text.encode("utf-8", "ignore").decode()))
+POSITIONS = st.builds(
+    LogPosition,
+    st.text("abc-.", min_size=1, max_size=100),
+    st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000),
+    st.dictionaries(st.sampled_from(BROADCAST_TOPICS), PLACES),
+    st.frozensets(HASHES, max_size=5),
+    st.none() | HASHES,
+)
+USUAL = LogPosition(
+    "channels",
+    1_795_000_000.123,
+    {
+        topic: TopicPosition("SI3g7vEeQh+PKj5jL60x2Q", (123_456, 98_765, 112_233))
+        for topic in (Topic.SEND_GROUP, Topic.SEND_ALL)
+    },
+    frozenset({short_hash("room-7")}),
+)
+
+
+@given(POSITIONS)
+def test_it_comes_back_as_it_was(position: LogPosition) -> None:
+    assert LogPosition.read(position.sign(), position.prefix) == position
+
+
+@given(POSITIONS)
+def test_it_can_stand_in_a_url_and_in_a_subprotocol(position: LogPosition) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+", position.sign())
+
+
+def test_a_usual_one_is_short() -> None:
+    assert len(USUAL.sign()) < 250
+
+
+@given(st.data())
+def test_whatever_is_changed_is_noticed(data: st.DataObject) -> None:
+    text = USUAL.sign()
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters().filter(lambda letter: letter != text[at]))
+    with pytest.raises(InvalidPosition):
+        LogPosition.read(text[:at] + other + text[at + 1 :], USUAL.prefix)
+
+
+@given(st.text())
+def test_no_other_text_is_one(text: str) -> None:
+    with pytest.raises(InvalidPosition):
+        LogPosition.read(text, "channels")
+
+
+@given(st.recursive(st.none() | st.integers() | st.text() | st.binary(), st.lists, max_leaves=9))
+def test_signed_content_of_another_kind_is_refused(content: Any) -> None:
+    with pytest.raises(InvalidPosition):
+        LogPosition.read(signed(content), "channels")
+
+
+FIELDS = [1, "channels", 1000, [[0, "id", [1]]], [b"12345678"], None]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "told"),
+    [
+        (0, 2, "version"),
+        (1, "other", "prefix"),
+        (1, 7, "no content"),
+        (2, "now", "no content"),
+        (3, [[9, "id", [1]]], "no content"),
+        (3, [[0, 7, [1]]], "no content"),
+        (3, [[0, "id", [-1]]], "no content"),
+        (3, [[0, "id", ["1"]]], "no content"),
+        (4, ["12345678"], "no content"),
+        (4, [b"short"], "no content"),
+        (5, b"short", "no content"),
+    ],
+)
+def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
+    assert LogPosition.read(signed(FIELDS), "channels")
+    with pytest.raises(InvalidPosition, match=told):
+        LogPosition.read(signed([*FIELDS[:at], value, *FIELDS[at + 1 :]]), "channels")
+
+
+def signed(content: Any) -> str:
+    packed = base64.urlsafe_b64encode(ormsgpack.packb(content, option=0)).rstrip(b"=")
+    return Signer(sep=".", salt="kafka_layer.position").sign(packed.decode())
+
+
+def test_another_prefix_is_refused() -> None:
+    with pytest.raises(InvalidPosition, match="prefix"):
+        LogPosition.read(USUAL.sign(), "shop")
+
+
+def test_an_endless_text_is_not_looked_at() -> None:
+    with pytest.raises(InvalidPosition, match="too long"):
+        LogPosition.read("a" * 100_000, "channels")
+
+
+def test_keys_rotate_as_django_rotates_them() -> None:
+    with override_settings(SECRET_KEY="old"):
+        text = USUAL.sign()
+    with override_settings(SECRET_KEY="new"), pytest.raises(InvalidPosition, match="SECRET_KEY"):
+        LogPosition.read(text, USUAL.prefix)
+    with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"]):
+        assert LogPosition.read(text, USUAL.prefix) == USUAL
+
+
+# Of USUAL, signed with the key "key".
+WRITTEN = (
+    "lgGoY2hhbm5lbHPPAAABoe5WXnuSkwC2U0kzZzd2RWVRaCtQS2o1akw2MHgyUZPOAAHiQM4AAYHNzgABtmmTArZTSTNnN3"
+    "ZFZVFoK1BLajVqTDYweDJRk84AAeJAzgABgc3OAAG2aZHECLbBIiWW_Gq6wA"
+    ".1RHOgXVlkoreopiUM7iPl3hjcfjb9Lu07ghXIFaKwos"
+)
+
+
+def test_the_text_of_this_version_stays_readable() -> None:
+    """Written down: a page that was rendered before an update connects after it."""
+    with override_settings(SECRET_KEY="key"):
+        assert LogPosition.read(WRITTEN, "channels") == USUAL
