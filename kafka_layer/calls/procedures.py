@@ -16,7 +16,7 @@ from channels.exceptions import ChannelFull
 from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
-from ..exceptions import HistoryUnavailable, LayerClosed
+from ..exceptions import BrokerUnavailable, HistoryUnavailable, LayerClosed, TopicError
 from ..messages import History, Position, Since
 from ..wire.names import UserId, user_key
 from ..wire.records import ProducerRecord
@@ -149,10 +149,8 @@ class Procedures(Records):
             if not server.sender.writes_to(topic):
                 try:
                     yield from wait(server.start_sending(), max(0.0, deadline - monotonic()))
-                except TimeoutError:
-                    raise HistoryUnavailable(
-                        "The history cannot be read: the layer could not start in time."
-                    ) from None
+                except (BrokerUnavailable, TopicError, TimeoutError) as error:
+                    raise HistoryUnavailable(f"The history cannot be read. {error}") from error
                 except LayerClosed:
                     if not server.lifecycle.ended:
                         raise

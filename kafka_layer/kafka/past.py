@@ -321,7 +321,8 @@ class _KafkaPast:
                     # Its first records were deleted since the question began.
                     start = self._start_of(partition)
                     return (start, self.read(where, start, end)[1]) if start < end else (end, [])
-                else:
+                elif message.topic() is not None:
+                    # Without a topic it is about the group, which this reader does not use.
                     raise self._refusal(f"read {partition[0]}[{number}]", error)
 
     def _poll(self) -> list[Message]:
@@ -398,6 +399,8 @@ class _KafkaPast:
             raise LayerClosed("The channel layer was closed.")
 
     def _refusal(self, what: str, error: KafkaError) -> Exception:
+        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return TopicError(f"Cannot {what} ({error.str()}; grant it an ACL for READ).")
         refused = topic_error(what, error, self._clients.connection.servers)
         return refused if isinstance(refused, BrokerUnavailable) else TopicError(str(refused))
 
