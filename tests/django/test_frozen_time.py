@@ -55,6 +55,7 @@ async def test_messages_arrive_however_the_time_is_moved(
             assert await received(layer, channel) == [{"at": seconds}] * 2
             await layer.send("jobs", {"at": seconds})
             assert await received(layer, "jobs", 1) == [{"at": seconds}]
+            assert (await layer.group_history("room")).messages[-1] == {"at": seconds}
     assert layer.stats().dropped == {}
     await layer.close()
 
@@ -109,6 +110,7 @@ async def test_a_layer_on_a_broker_works_however_the_time_is_moved(
             await layer.send(f"jobs-{number}", {"at": seconds})
             assert await next_message(layer, f"jobs-{number}") == {"at": seconds}
             await looks_at_the_topics(layer, prefix)
+            assert len((await layer.group_history("room")).messages) == number + 1
         await layer.close()
 
 

@@ -9,8 +9,14 @@ import pytest
 from django.template.backends.django import DjangoTemplates
 
 from kafka_layer import get_layer
+from kafka_layer.config.timings import Timings
+from kafka_layer.layer import KafkaChannelLayer
 
 MEMORY = "kafka_layer.testing.InMemoryKafkaChannelLayer"
+
+
+class HastyLayer(KafkaChannelLayer):
+    timings = Timings(start=0.2, history=0.4, history_answer=0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,7 @@ def test_it_needs_no_escape_in_html() -> None:
 def test_without_a_broker_a_page_is_rendered_with_an_empty_position(settings: Any) -> None:
     settings.CHANNEL_LAYERS = {
         "default": {
-            "BACKEND": "kafka_layer.layer.KafkaChannelLayer",
+            "BACKEND": f"{__name__}.HastyLayer",
             "CONFIG": {"bootstrap_servers": "127.0.0.1:1", "client_config": {"log_level": 0}},
         }
     }

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from kafka_layer.exceptions import KafkaLayerError, ProduceFailed, TopicError
+from kafka_layer.exceptions import HistoryUnavailable, KafkaLayerError, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.kafka import run_kafka_tool
 from tests.support.layers import PARTITIONS, Layers, next_message
@@ -229,6 +229,18 @@ class TestSender:
         mine = make_role("sender")
         await send_all_kinds(mine, other)
         assert not mine.stats().errors
+
+    async def test_the_history_wants_one_more_right(
+        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+    ) -> None:
+        mine = make_role("sender")
+        await mine.group_send("room", {"n": 1})
+        with pytest.raises(
+            HistoryUnavailable, match=r"send-group\[\d\].* grant it an ACL for READ"
+        ):
+            await mine.group_history("room")
+        mine = make_role("sender", "history")
+        assert (await mine.group_history("room")).messages == [{"n": 1}]
 
     @pytest.mark.parametrize("topic", FIXED[:4])
     async def test_each_right_to_write_is_missed_and_named(
