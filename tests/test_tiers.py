@@ -45,7 +45,7 @@ TIERS: list[set[str]] = [
     {"kafka.delivery_reports"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
-    {"kafka.read_positions"},
+    {"kafka.read_parts", "kafka.read_positions"},
     {"history.feature", "jobs.feature"},
     {"server.server"},
     {"server.closing", "server.refresh"},

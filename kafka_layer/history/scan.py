@@ -32,7 +32,7 @@ MAX_RECORDS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
 """How many bytes of values one question reads; the last chunk may exceed it."""
 
-_FIRST_CHUNK = 50
+_FIRST_CHUNK = 100
 _LARGEST_CHUNK = 2000
 # Bytes of a chunk, as far as the records before tell their size.
 _CHUNK_BYTES = 4 * 1024 * 1024

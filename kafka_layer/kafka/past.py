@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
@@ -35,6 +36,7 @@ from .connection import Connection
 from .errors import kafka_error, topic_error
 from .log import client_logger
 from .properties import history_properties
+from .read_parts import ReadParts
 from .topics import KnownTopic, TopicWatch, read_answers
 
 __all__ = ["PastReader"]
@@ -65,9 +67,17 @@ class _Waiting(NamedTuple):
     deadline: float
     tickets: list[Ticket[Any]]
 
+    def fail(self, error: Exception) -> None:
+        """Fail all tickets."""
+        for ticket in self.tickets:
+            ticket.fail(error)
+
 
 class PastReader:
     """Carries out questions for the past, one after another; any thread may ask.
+
+    Questions that wait at the same time share what is learnt of the log, and each is carried out
+    once for all who asked it.
 
     States: *idle*, without a thread and clients; *reading*, from the first question until none came
     for ``timings.history_idle``; *closed*, for good.
@@ -117,8 +127,7 @@ class PastReader:
             waiting, self._waiting = self._waiting, {}
         self._asked.set()
         for each in waiting.values():
-            for ticket in each.tickets:
-                ticket.fail(LayerClosed("The channel layer was closed."))
+            each.fail(LayerClosed("The channel layer was closed."))
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, at most ``timeout`` seconds."""
@@ -137,40 +146,56 @@ class PastReader:
     def _run(self) -> None:
         try:
             while (waiting := self._next()) is not None:
-                self._carry_out(waiting)
+                extents: _KnownExtents = {}
+                error: Exception | None = None
+                for each in waiting:
+                    if isinstance(error, BrokerUnavailable):
+                        # The others would wait for as long, and in vain.
+                        each.fail(error)
+                    else:
+                        error = self._carry_out(each, extents)
         finally:
             self._free()
 
-    def _next(self) -> _Waiting | None:
-        """Wait for a question; None, and the reader is idle, if none comes or it is closed."""
+    def _next(self) -> list[_Waiting] | None:
+        """Wait for questions; None, and the reader is idle, if none come or it is closed."""
         idle_at = monotonic() + self._config.timings.history_idle
         while True:
             with self._lock:
                 self._asked.clear()
                 if self._waiting:
-                    return self._waiting.pop(next(iter(self._waiting)))
+                    waiting, self._waiting = self._waiting, {}
+                    return list(waiting.values())
                 if self._stop.is_set() or monotonic() >= idle_at:
                     self._thread = None
                     return None
             self._asked.wait(max(0.0, idle_at - monotonic()))
 
-    def _carry_out(self, waiting: _Waiting) -> None:
+    def _carry_out(self, waiting: _Waiting, extents: _KnownExtents) -> Exception | None:
+        """Carry out a question; returns the error with which it failed.
+
+        Args:
+            waiting: The question.
+            extents: What was learnt for others since this one was asked.
+        """
         try:
+            if self._stop.is_set():
+                raise LayerClosed("The channel layer was closed.")
             if monotonic() >= waiting.deadline:
                 raise BrokerUnavailable("Other questions took until the deadline; ask again.")
             if self._clients is None:
                 self._clients = _Clients(self._config, self._connection)
-            past = _KafkaPast(self._clients, self._stop, waiting.deadline)
+            past = _KafkaPast(self._clients, self._stop, waiting.deadline, extents)
             make = waiting.question(past)
             for ticket in waiting.tickets:
                 ticket.resolve(make())
         except Exception as error:
             # With new clients the next question has another chance.
             self._free(apart=True)
-            for ticket in waiting.tickets:
-                ticket.fail(error)
-        else:
-            self._clients.consumer.unassign()
+            waiting.fail(error)
+            return error
+        self._clients.consumer.unassign()
+        return None
 
     def _free(self, apart: bool = False) -> None:
         """Free the clients; apart in a thread of its own, because that may block for long."""
@@ -183,8 +208,12 @@ class PastReader:
             clients.close()
 
 
+_KnownExtents = dict[tuple[Topic, ...], Mapping[tuple[Topic, int], Extent]]
+"""What the log holds of some topics."""
+
+
 class _Clients:
-    """The two clients of the thread: one reads, one tells the topics' ids."""
+    """The two clients of the thread: one reads, one tells the topics' ids; and what they read."""
 
     def __init__(self, config: LayerConfig, connection: Connection) -> None:
         self.config = config
@@ -196,6 +225,7 @@ class _Clients:
         except Exception:
             self.watch.close()
             raise
+        self.parts = ReadParts()
         self._ids: dict[str, str | None] = {}
 
     def note_ids(self, told: Mapping[str, KnownTopic]) -> None:
@@ -207,6 +237,7 @@ class _Clients:
         if any(self._ids.get(name, each) != each for name, each in ids.items()):
             old, self.consumer = self.consumer, self._new_consumer()
             old.close()
+            self.parts.clear()
         self._ids.update(ids)
 
     def close(self) -> None:
@@ -232,13 +263,23 @@ class _Clients:
 class _KafkaPast:
     """``Past`` for one question; the reader's thread alone."""
 
-    def __init__(self, clients: _Clients, stop: Event, deadline: float) -> None:
+    def __init__(
+        self, clients: _Clients, stop: Event, deadline: float, extents: _KnownExtents
+    ) -> None:
         self.deadline = deadline
+        self._extents = extents
         self._clients = clients
         self._stop = stop
         self._answer = clients.config.timings.history_answer
 
-    def extents(self, topics: Sequence[Topic]) -> dict[tuple[Topic, int], Extent]:
+    def extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
+        known = self._extents.get(tuple(topics))
+        if known is None:
+            known = self._extents[tuple(topics)] = self._ask_extents(topics)
+            self._clients.parts.forget(lambda where: known[where].end if where in known else None)
+        return known
+
+    def _ask_extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
         names = {self._clients.names[topic]: topic for topic in topics}
         until = min(self.deadline, monotonic() + self._answer)
         missing: frozenset[str] = frozenset()
@@ -301,7 +342,12 @@ class _KafkaPast:
                 end = middle
         return first
 
-    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
+    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
+        return self._clients.parts.read(where, first, end, partial(self._read, where))
+
+    def _read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
+        if monotonic() >= self.deadline:
+            raise TimeoutError
         topic, number = where
         partition = self._clients.names[topic], number
         self._clients.consumer.assign([TopicPartition(*partition, first)])
@@ -320,7 +366,7 @@ class _KafkaPast:
                 elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                     # Its first records were deleted since the question began.
                     start = self._start_of(partition)
-                    return (start, self.read(where, start, end)[1]) if start < end else (end, [])
+                    return (start, self._read(where, start, end)[1]) if start < end else (end, [])
                 elif message.topic() is not None:
                     # Without a topic it is about the group, which this reader does not use.
                     raise self._refusal(f"read {partition[0]}[{number}]", error)
@@ -351,7 +397,7 @@ class _KafkaPast:
     def _time_at(self, where: tuple[Topic, int], offset: int, extent: Extent) -> float:
         """Return the timestamp of the first record from an offset on; infinite without one."""
         for end in (offset + 1, extent.end):
-            _, records = self.read(where, offset, end)
+            _, records = self._read(where, offset, end)
             if records:
                 return records[0][4]
         return float("inf")

@@ -134,6 +134,24 @@ def test_an_error_is_every_askers_and_the_next_question_has_new_clients(
     assert after is not before[0]
 
 
+def test_where_no_broker_answers_one_all_that_wait_are_told_at_once(
+    make_reader: Callable[..., PastReader],
+) -> None:
+    reader, asked = make_reader(), []
+    busy = Busy(reader)
+
+    def fail(past: Past) -> Callable[[], None]:
+        asked.append(past)
+        raise BrokerUnavailable("for a test")
+
+    tickets = [reader.ask(number, fail, later()) for number in range(10)]
+    busy.released.set()
+    for ticket in tickets:
+        with pytest.raises(BrokerUnavailable, match="for a test"):
+            ticket.result(DEADLINE)
+    assert len(asked) == 1
+
+
 def test_a_question_that_comes_too_late_is_not_begun(
     make_reader: Callable[..., PastReader],
 ) -> None:
