@@ -77,7 +77,7 @@ class LogPosition:
         fields = [
             _VERSION,
             self.prefix,
-            int(self.time * 1000),
+            round(self.time * 1000),
             [
                 [_CODES[topic], place.topic_id, list(place.offsets)]
                 for topic, place in self.topics.items()

@@ -44,10 +44,12 @@ class Busy:
     """A question that holds the thread until it is released."""
 
     def __init__(self, reader: PastReader) -> None:
-        self.released = threading.Event()
+        self.begun, self.released = threading.Event(), threading.Event()
         self.ticket = reader.ask("busy", self, monotonic() + DEADLINE)
+        assert self.begun.wait(DEADLINE)
 
     def __call__(self, past: Past) -> Callable[[], None]:
+        self.begun.set()
         assert self.released.wait(DEADLINE)
         return lambda: None
 
