@@ -144,32 +144,38 @@ class PastReader:
             self._clients.abandon()
 
     def _run(self) -> None:
-        try:
-            while (waiting := self._next()) is not None:
-                extents: _KnownExtents = {}
-                error: Exception | None = None
-                for each in waiting:
-                    if isinstance(error, BrokerUnavailable):
-                        # The others would wait for as long, and in vain.
-                        each.fail(error)
-                    else:
-                        error = self._carry_out(each, extents)
-        finally:
+        while True:
+            waiting = self._next()
+            if waiting:
+                self._carry_out_all(waiting)
+                continue
+            # Questions that come meanwhile wait for this thread: the clients have one owner.
             self._free()
+            with self._lock:
+                if self._stop.is_set() or not self._waiting:
+                    self._thread = None
+                    return
 
-    def _next(self) -> list[_Waiting] | None:
-        """Wait for questions; None, and the reader is idle, if none come or it is closed."""
+    def _next(self) -> list[_Waiting]:
+        """Wait for questions; none, if none come for a while or the reader is closed."""
         idle_at = monotonic() + self._config.timings.history_idle
         while True:
             with self._lock:
                 self._asked.clear()
-                if self._waiting:
-                    waiting, self._waiting = self._waiting, {}
-                    return list(waiting.values())
-                if self._stop.is_set() or monotonic() >= idle_at:
-                    self._thread = None
-                    return None
+                waiting, self._waiting = self._waiting, {}
+            if waiting or self._stop.is_set() or monotonic() >= idle_at:
+                return list(waiting.values())
             self._asked.wait(max(0.0, idle_at - monotonic()))
+
+    def _carry_out_all(self, waiting: Sequence[_Waiting]) -> None:
+        extents: _KnownExtents = {}
+        error: Exception | None = None
+        for each in waiting:
+            if isinstance(error, BrokerUnavailable):
+                # The others would wait for as long, and in vain.
+                each.fail(error)
+            else:
+                error = self._carry_out(each, extents)
 
     def _carry_out(self, waiting: _Waiting, extents: _KnownExtents) -> Exception | None:
         """Carry out a question; returns the error with which it failed.
@@ -189,12 +195,12 @@ class PastReader:
             make = waiting.question(past)
             for ticket in waiting.tickets:
                 ticket.resolve(make())
+            self._clients.consumer.unassign()
         except Exception as error:
-            # With new clients the next question has another chance.
-            self._free(apart=True)
             waiting.fail(error)
+            # With new clients the next question has another chance.
+            self._free(apart=not self._stop.is_set())
             return error
-        self._clients.consumer.unassign()
         return None
 
     def _free(self, apart: bool = False) -> None:
@@ -203,7 +209,9 @@ class PastReader:
         if clients is None:
             return
         if apart:
-            new_thread(clients.close, "kafka-layer-closing").start()
+            # If no thread can start, the process ends.
+            with contextlib.suppress(RuntimeError):
+                new_thread(clients.close, "kafka-layer-closing").start()
         else:
             clients.close()
 

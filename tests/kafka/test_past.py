@@ -12,6 +12,7 @@ from kafka_layer.config.realtime import monotonic
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, LayerClosed
+from kafka_layer.kafka import past as past_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.past import PastReader
 from kafka_layer.observe.counters import Stats
@@ -103,6 +104,35 @@ def test_the_thread_and_the_clients_are_freed_when_nobody_asks(
         reader.ask("any", lambda past: lambda: None, later()).result(DEADLINE)
         wait_until(lambda: not threads(), "the thread to end")
         assert reader._clients is None
+
+
+def test_a_question_that_comes_while_the_clients_are_freed_is_answered(
+    make_reader: Callable[..., PastReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freeing, may_free = threading.Event(), threading.Event()
+    close = past_module._Clients.close
+
+    def close_slowly(clients: Any) -> None:
+        freeing.set()
+        assert may_free.wait(DEADLINE)
+        close(clients)
+
+    monkeypatch.setattr(past_module._Clients, "close", close_slowly)
+    reader = make_reader(history_idle=0.05)
+    used: list[object] = []
+
+    def question(past: Past) -> Callable[[], None]:
+        used.append(reader._clients)
+        return lambda: None
+
+    reader.ask("first", question, later()).result(DEADLINE)
+    assert freeing.wait(DEADLINE)
+    ticket = reader.ask("second", question, later())
+    assert not ticket.done
+    may_free.set()
+    ticket.result(DEADLINE)
+    assert used[0] is not used[1]
+    assert len(threads()) <= 1
 
 
 def test_the_clients_are_kept_for_the_next_question(
