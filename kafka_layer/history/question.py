@@ -53,8 +53,8 @@ class Question:
 
         Raises:
             TypeError: If ``limit`` is no int, or ``since`` is none of the three.
-            ValueError: If ``limit`` is out of range, or ``since`` is a naive datetime, lies in the
-                future by its sign, or is the position of another address.
+            ValueError: If ``limit`` is out of range, or ``since`` is a naive datetime, a negative
+                timedelta, or the position of another address.
             InvalidPosition: If ``since`` is a text and no position of this layer.
         """
         if isinstance(limit, bool) or not isinstance(limit, int):
