@@ -26,6 +26,10 @@ NOTHING = "nothing"
 _ON_ITS_WAY = 2.0
 """Seconds before a channel is closed in which a message to it may have been sent in vain."""
 
+_UNREAD = 1.0
+"""Seconds before a fault in which a message may have been sent that is not read yet when it begins:
+a topic that is deleted takes it along."""
+
 _COMMAND = 1.0
 """Seconds in which a command must be answered where no broker and no network failed."""
 
@@ -192,7 +196,7 @@ class _Counting:
             if sender in self._killed and number > last:
                 counts.cut_off += 1
             else:
-                counts.lost[self._fault_at(numbers[number])] += 1
+                counts.lost[self._fault_at(numbers[number], numbers[number] + _UNREAD)] += 1
                 self._result.lost_at[channel.partition("/")[0]] += 1
         breaks = [
             self._fault_at(at)
