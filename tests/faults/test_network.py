@@ -9,7 +9,7 @@ import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.conftest import LayersOn
-from tests.faults.traffic import Inbox, Stream, Tally, figure
+from tests.faults.traffic import NO_BLOCKING, Inbox, Stream, Tally, figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import stats_of
 from tests.support.proxy import Proxy
@@ -48,7 +48,7 @@ async def streaming(make_layer: Callable[..., KafkaChannelLayer]) -> tuple[Strea
 def assert_nothing_lost(stream: Stream, inboxes: list[Inbox]) -> None:
     assert stream.tallies(inboxes) == [Tally(len(stream.accepted), 0, 0, 0)] * 4
     assert stream.refused == 0
-    assert stream.longest < 0.5
+    assert stream.longest < NO_BLOCKING
     for inbox in inboxes:
         assert not [name for name in stats_of(inbox.layer) if name.startswith("dropped")]
 

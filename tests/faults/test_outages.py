@@ -12,14 +12,11 @@ from confluent_kafka.admin import AdminClient
 
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.conftest import LayersOn
-from tests.faults.traffic import Inbox, Stream, Tally, answers_at, figure
+from tests.faults.traffic import NO_BLOCKING, Inbox, Stream, Tally, answers_at, figure
 from tests.support.kafka import RealBroker, RealCluster
 from tests.support.layers import Layers, stats_of
 from tests.support.records import leader_of
 from tests.support.waiting import wait_until, wait_until_async
-
-NO_BLOCKING = 0.5
-"""Seconds that a send may take on a machine that is busy with a broker's start."""
 
 RECOVERED = 5.0
 """Seconds from a broker's being ready to the first message, on such a machine; see the figures."""

@@ -19,7 +19,10 @@ from tests.support.counting import Tally, tally
 from tests.support.layers import stats_of
 from tests.support.waiting import wait_until_async
 
-__all__ = ["Inbox", "Stream", "Tally", "answers_at", "figure", "tally"]
+__all__ = ["NO_BLOCKING", "Inbox", "Stream", "Tally", "answers_at", "figure", "tally"]
+
+NO_BLOCKING = 2.0
+"""Seconds that a send may take on a machine that is busy with a broker's start."""
 
 
 @dataclass

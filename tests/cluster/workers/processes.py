@@ -129,7 +129,7 @@ class Crew:
             ended.update(diary.ended)
         return Diary(began, ended)
 
-    def wait_done(self, jobs: Iterable[int], timeout: float = 60.0, *, but: int = 0) -> Diary:
+    def wait_done(self, jobs: Iterable[int], timeout: float = 100.0, *, but: int = 0) -> Diary:
         """Return what was written once all of ``jobs`` are done.
 
         Args:
