@@ -44,6 +44,8 @@ TIERS: list[set[str]] = [
     {"kafka.worker_group.client"},
     {"kafka.delivery_reports"},
     {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
+    {"kafka.unknown_partitions"},
+    {"kafka.outlet"},
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
     {"kafka.read_parts", "kafka.read_positions"},
     {"history.feature", "jobs.feature"},

@@ -26,6 +26,8 @@ class Timings:
         producer_rest: The longest rest of this thread while no record is on its way.
         producer_replace: The least time between two replacements of a producer after a fatal
             error.
+        unknown_partition: How long a record waits for the producer's client to learn its partition:
+            shorter than ``ack_timeout``, so that commands fail with the cause.
         topics: Between two checks for topics that were created again or got partitions, by servers
             that receive.
         look: Between two checks that a reader gets what the log holds.
@@ -77,6 +79,7 @@ class Timings:
     producer_pace: float = 0.01
     producer_rest: float = 0.1
     producer_replace: float = 1.0
+    unknown_partition: float = 3.0
     topics: float = 3.0
     look: float = 5.0
     look_in_trouble: float = 0.3

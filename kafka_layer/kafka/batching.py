@@ -12,40 +12,18 @@ from __future__ import annotations
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError
 
 from ..config.realtime import monotonic
 from ..config.threads import Lock, RLock
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
-from ..messages import Position
 from ..transport import QueueFull
+from .outlet import TICKET, VALUE, Outlet, Pending, UnknownPartition
+from .unknown_partitions import UnknownPartitions
 
-__all__ = [
-    "TICKET",
-    "VALUE",
-    "Batcher",
-    "BatcherState",
-    "NumberedProducer",
-    "Outlet",
-    "Pending",
-]
-
-Pending = tuple[
-    str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Ticket[Position] | None"
-]
-"""A record that is ready for librdkafka: Kafka's name of its topic, its value, its key, the number
-of its partition (-1: librdkafka decides), its headers, and the ticket for its outcome.
-
-Python makes a plain tuple in a seventh of the time of a named one, and the garbage collector does
-not track one of text and numbers only.
-"""
-
-VALUE: Final = 1
-TICKET: Final = 5
+__all__ = ["Batcher", "BatcherState"]
 
 # Up to this many records on their way are no load: a burst leaves at once.
 _IDLE_UP_TO = 256
@@ -53,36 +31,6 @@ _IDLE_UP_TO = 256
 _MOST = 3_000
 # Values of this many bytes and more are not held back.
 _LARGE = 10_000
-
-
-class NumberedProducer(Producer):
-    """A librdkafka producer, with what its callbacks need: a sender reads all in one step.
-
-    Attributes:
-        generation: Its number. Callbacks carry it, because an old client reports its fatal error
-            again when a new one has taken its place.
-        report: Its delivery callback. Bound once: one object less per record on its way for the
-            garbage collector to track.
-    """
-
-    __slots__ = ("generation", "report")
-
-    generation: int
-    report: Callable[[KafkaError | None, Message], None]
-
-
-class Outlet(Protocol):
-    """Takes the records of a ``Batcher``."""
-
-    @property
-    def current(self) -> NumberedProducer | None:
-        """The client that takes records; its length is the number of records on their way."""
-
-    def enqueue(self, client: NumberedProducer, pending: Pending) -> None:
-        """Pass a record to the client; raise ``QueueFull`` if the client takes no more."""
-
-    def reject(self, pending: Pending, error: KafkaError) -> None:
-        """Report a record as failed."""
 
 
 class BatcherState(enum.Enum):
@@ -114,20 +62,30 @@ class Batcher:
     CLOSING close(): rejects what is still held back           CLOSED
     ======= ================================================== =======
 
-    While senders wait for room (``when_room``), ``put`` refuses all other senders.
+    While senders wait for room (``when_room``), ``put`` refuses all other senders. Records of
+    unknown partitions wait apart, in any state but CLOSED.
 
     Args:
         outlet: Takes the records.
         limit: Records that may wait, here and on their way together.
         timeout: Seconds that records may wait here for a client that takes no more.
+        unknown: Keeps records of unknown partitions.
         roused: Set when the first record is held back: ``release`` is due in a moment.
     """
 
-    def __init__(self, outlet: Outlet, limit: int, timeout: float, roused: threading.Event) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        limit: int,
+        timeout: float,
+        unknown: UnknownPartitions,
+        roused: threading.Event,
+    ) -> None:
         self._outlet = outlet
         self._enqueue = outlet.enqueue
         self._limit = limit
         self._timeout = timeout
+        self._unknown = unknown
         self._roused = roused
         self._held: deque[Pending] = deque()
         # When the client first refused a held-back record, on monotonic(); None: it takes them.
@@ -137,8 +95,8 @@ class Batcher:
         self._full_at: int | None = None
         # Senders that wait for room, in the order in which they get it.
         self._waiting: deque[Ticket[None]] = deque()
-        # Whether put() has to check more: senders wait, or it refuses all. One flag, because every
-        # send reads it.
+        # Whether put() has to check more: senders wait, records of unknown partitions wait, or it
+        # refuses all. One flag, because every send reads it.
         self._guarded = False
         self._stopped = False
         self._closed = False
@@ -149,7 +107,7 @@ class Batcher:
         self._draining = Lock()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._held) + len(self._unknown)
 
     @property
     def state(self) -> BatcherState:
@@ -178,24 +136,27 @@ class Batcher:
             QueueFull: If the limit is reached, the client takes no more, or others wait for room.
             LayerClosed: After ``stop_taking``.
         """
-        if self._guarded:
-            self._require_turn(waited)
         client = self._outlet.current
         if client is None:
             raise _closed()
         held = self._held
         on_their_way = len(client)
-        if not held and on_their_way <= _IDLE_UP_TO:
+        at_once = not held and on_their_way <= _IDLE_UP_TO
+        # After the look at _held, from which another thread may just have moved the sender's last
+        # record to those of unknown partitions.
+        if self._guarded and self._takes_apart(pending, waited, at_once):
+            return
+        if at_once:
             try:
                 self._enqueue(client, pending)
             except QueueFull:
                 self._full_at = on_their_way
                 raise
+            except UnknownPartition:
+                self._keep_apart(pending)
             return
-        if self._full_since is not None:
-            self.release()
         if self._full_since is not None or on_their_way + len(held) >= self._limit:
-            raise QueueFull
+            self._require_room(on_their_way)
         with self._adding:
             if self._stopped:
                 raise _closed()
@@ -244,7 +205,7 @@ class Batcher:
             room -= 1
         with self._adding:
             if not self._waiting:
-                self._guarded = self._stopped
+                self._guarded = self._stopped or bool(self._unknown)
                 self._full_at = None
 
     def stop_taking(self) -> None:
@@ -256,7 +217,7 @@ class Batcher:
             ticket.fail(_closed())
 
     def close(self, patience: float) -> None:
-        """Reject held-back records, and take no more.
+        """Reject held-back records and those of unknown partitions, and take no more.
 
         Args:
             patience: Seconds to wait for the thread that drains. That may be the caller, in a
@@ -276,12 +237,32 @@ class Batcher:
                 self._draining.release()
         for pending in reversed(rejected):
             self._outlet.reject(pending, KafkaError(KafkaError._PURGE_QUEUE))
+        self._unknown.close()
 
-    def _require_turn(self, waited: bool) -> None:
+    def _takes_apart(self, pending: Pending, waited: bool, at_once: bool) -> bool:
+        """Look closer, as the flag is set; return whether the record waits with others now."""
         if self._stopped:
             raise _closed()
         if self._waiting and not waited:
             raise QueueFull
+        if not at_once or not self._unknown.has_before(pending):
+            return False
+        self._keep_apart(pending)
+        return True
+
+    def _require_room(self, on_their_way: int) -> None:
+        if self._full_since is not None:
+            self.release()
+        if self._full_since is not None or on_their_way + len(self._held) >= self._limit:
+            raise QueueFull
+
+    def _keep_apart(self, pending: Pending) -> None:
+        # In one step with the flag, which admit() clears when no record is kept.
+        with self._adding:
+            self._guarded = True
+            kept = self._unknown.keep(pending)
+        if not kept:
+            self._outlet.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
 
     def _room(self) -> int:
         """Return for how many records the queue has room, as far as is known."""
@@ -299,7 +280,7 @@ class Batcher:
     def _drain(self) -> bool:
         """Pass on held-back records; return False if some stay."""
         held = self._held
-        while held and not self._closed:
+        while held and (not self._guarded or self._may_go_on()):
             client = self._outlet.current
             if client is None:
                 return False
@@ -312,6 +293,8 @@ class Batcher:
                 if now - self._full_since < self._timeout:
                     return False
                 self._outlet.reject(held[0], KafkaError(KafkaError._MSG_TIMED_OUT))
+            except UnknownPartition:
+                self._keep_apart(held[0])
             except BaseException:
                 held.popleft()
                 raise
@@ -319,6 +302,14 @@ class Batcher:
             held.popleft()
         self._full_since = None
         return not self._closed
+
+    def _may_go_on(self) -> bool:
+        """Look closer, as the flag is set; return whether a held-back record may be passed on."""
+        held = self._held
+        while held and not self._closed and self._unknown.has_before(held[0]):
+            self._keep_apart(held[0])
+            held.popleft()
+        return bool(held) and not self._closed
 
 
 def _closed() -> LayerClosed:

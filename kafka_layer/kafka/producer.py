@@ -31,6 +31,7 @@ from .batching import Batcher
 from .connection import Connection
 from .producer_client import ProducerClient
 from .properties import producer_properties
+from .unknown_partitions import UnknownPartitions
 
 __all__ = ["RecordProducer"]
 
@@ -50,7 +51,8 @@ class RecordProducer:
     """One producer of one server; the methods may be called from any thread.
 
     Its thread has one job, the clients' upkeep: it serves delivery reports, releases held-back
-    records, admits senders that wait for room, and replaces a client after a fatal error.
+    records and those of partitions that were unknown, admits senders that wait for room, and
+    replaces a client after a fatal error.
 
     ======= ================================================= =======
     thread  event                                             next
@@ -93,10 +95,18 @@ class RecordProducer:
         # Ends the thread's rest.
         self._roused = new_event()
         self._client = ProducerClient(config, stats, connection, on_unknown_topic, self._roused)
+        timeout = max(config.expiry - _EXPIRY_PRECISION, config.expiry / 2)
+        self._unknown = UnknownPartitions(
+            self._client,
+            min(self._timings.unknown_partition, timeout),
+            self._timings.producer_rest,
+            self._roused,
+        )
         self._batcher = Batcher(
             self._client,
             _queue_limit(producer_properties(config)),
-            max(config.expiry - _EXPIRY_PRECISION, config.expiry / 2),
+            timeout,
+            self._unknown,
             self._roused,
         )
         self._put = self._batcher.put
@@ -166,7 +176,9 @@ class RecordProducer:
         deadline = monotonic() + timeout
         self._batcher.release()
         while self._batcher and monotonic() < deadline:
-            self._client.flush(self._timings.producer_pace)
+            if self._client.flush(self._timings.producer_pace):
+                # Only records of unknown partitions wait, which the producer's thread hands over.
+                self._client.pause(self._timings.producer_pace)
             self._batcher.release()
         return self._client.flush(max(0.0, deadline - monotonic())) and not self._batcher
 
@@ -228,6 +240,7 @@ class RecordProducer:
 
     def _serve(self) -> None:
         self._batcher.release()
+        self._unknown.hand_over()
         reports = self._client.poll(self._timings.producer_pace)
         self._batcher.admit()
         if not reports and not self.queued and not self._batcher.has_waiting:

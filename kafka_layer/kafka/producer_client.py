@@ -30,12 +30,12 @@ from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
 from ..transport import QueueFull
-from .batching import NumberedProducer, Pending
 from .clients import abandon, new_client
 from .connection import Connection
 from .delivery_reports import DeliveryReports
 from .errors import kafka_error
 from .log import client_logger
+from .outlet import NumberedProducer, Pending, UnknownPartition
 from .properties import producer_properties
 
 __all__ = ["ClientState", "ProducerClient"]
@@ -152,6 +152,7 @@ class ProducerClient:
 
         Raises:
             QueueFull: If librdkafka's queue is full.
+            UnknownPartition: If the client does not know the record's partition.
         """
         name, value, key, partition, headers, ticket = pending
         try:
@@ -166,12 +167,27 @@ class ProducerClient:
         except BufferError:
             raise QueueFull from None
         except KafkaException as exception:
-            self._enqueue_on_replacement(client, pending, kafka_error(exception))
+            error = kafka_error(exception)
+            if error.code() == KafkaError._UNKNOWN_PARTITION and partition >= 0:
+                raise UnknownPartition from None
+            self._enqueue_on_replacement(client, pending, error)
         except Exception as exception:
             self.reject(pending, KafkaError(KafkaError._FAIL, repr(exception)))
         if client is not self.current:
             # Another thread has replaced or closed the client, and may have emptied it already.
             self._retire(client)
+
+    def ask_for_partitions(self, topic: str) -> None:
+        """Have the current client learn the partitions of a topic; returns at once.
+
+        Args:
+            topic: Kafka's name of it.
+        """
+        client = self.current
+        if client is not None:
+            # The request leaves all the same, and the client takes its answer.
+            with contextlib.suppress(KafkaException):
+                client.list_topics(topic, timeout=0)
 
     def reject(self, pending: Pending, error: KafkaError) -> None:
         """Report a record that never reached librdkafka as failed."""

@@ -206,6 +206,30 @@ async def test_partitions_raised_while_servers_run(make_layer: Layers, prefix: s
     assert await next_message(there, channel) == {"n": "direct"}
 
 
+async def test_messages_and_commands_to_a_server_in_a_new_partition(
+    make_layer: Layers, prefix: str
+) -> None:
+    """Their senders' clients do not know the partition yet: 7 messages of a long run failed."""
+    make_layer.timings = Timings(refresh=60, topics=60)
+    sender, asker, old = (make_layer(prefix) for _ in range(3))
+    channel = await old.new_channel()
+    await sender.send(channel, {"n": 0})
+    await asker.new_channel()
+    await asker.group_add("room", channel)
+    assert await next_message(old, channel) == {"n": 0}
+    await asyncio.to_thread(raise_partitions, old, 40)
+    while True:
+        new = make_layer(prefix)
+        channel = await new.new_channel()
+        if server_of(new).identity.require().partition >= PARTITIONS:
+            break
+    await asker.group_add("room", channel)
+    for number in range(100):
+        await sender.send(channel, {"n": number})
+    assert await next_messages(new, channel, 100) == [{"n": number} for number in range(100)]
+    assert stats_of(sender)["failed"] == stats_of(asker)["failed"] == 0
+
+
 def raise_partitions(layer: KafkaChannelLayer, count: int) -> None:
     admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers})
     names = [topic_name(layer.config.prefix, topic) for topic in Topic]

@@ -23,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
@@ -229,6 +230,7 @@ class TestWhatTheBrokerSays:
         self, make_layer: Layers, failures: Failures, call: Call
     ) -> None:
         """The name of a channel outlived its server and the topics of that time."""
+        make_layer.timings = Timings(unknown_partition=0.3)
         awaiting, other = make_layer(await_produce=True), make_layer()
         gone = "specific.77-deadbeef!gone"
         for method, *arguments in (("send", gone, MESSAGE), ("send_many", [gone], MESSAGE)):

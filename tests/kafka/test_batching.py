@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -15,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed
-from kafka_layer.kafka.batching import VALUE, Batcher, BatcherState, Pending
+from kafka_layer.kafka.batching import Batcher, BatcherState
+from kafka_layer.kafka.outlet import VALUE, Pending, UnknownPartition
+from kafka_layer.kafka.unknown_partitions import UnknownPartitions
 from kafka_layer.messages import Position
 from kafka_layer.transport import QueueFull
 
@@ -24,6 +27,8 @@ LOAD = 257
 LEAST_LARGE = 10_000
 MOST = 3_000
 AGES = 3_600.0
+PARTITION = 3  # its place in a Pending
+NEW = 10  # the number of a partition that clients do not know yet
 
 PASSING, HOLDING, FULL = BatcherState.PASSING, BatcherState.HOLDING, BatcherState.FULL
 CLOSING, CLOSED = BatcherState.CLOSING, BatcherState.CLOSED
@@ -37,6 +42,8 @@ class Client:
         self.taken: list[bytes] = []
         self.rejected: list[bytes] = []
         self.room = 1_000_000
+        self.partitions = 10
+        self.asked: list[str] = []
         self.before_taking: Callable[[bytes], None] = lambda value: None
 
     def __len__(self) -> int:
@@ -50,14 +57,19 @@ class Client:
         self.before_taking(pending[VALUE])
         if len(self.taken) >= self.room:
             raise QueueFull
+        if pending[PARTITION] >= self.partitions:
+            raise UnknownPartition
         self.taken.append(pending[VALUE])
+
+    def ask_for_partitions(self, topic: str) -> None:
+        self.asked.append(topic)
 
     def reject(self, pending: Pending, error: KafkaError) -> None:
         self.rejected.append(pending[VALUE])
 
 
-def pending(value: bytes, ticket: Ticket[Position] | None = None) -> Pending:
-    return "topic", value, "room", -1, (), ticket
+def pending(value: bytes, ticket: Ticket[Position] | None = None, partition: int = -1) -> Pending:
+    return "topic", value, "room", partition, (), ticket
 
 
 def batching(
@@ -65,13 +77,30 @@ def batching(
     limit: int = LIMIT,
     timeout: float = AGES,
     roused: threading.Event | None = None,
+    unknown: UnknownPartitions | None = None,
 ) -> Batcher:
-    return Batcher(client, limit, timeout, roused or threading.Event())
+    if unknown is None:
+        unknown = unknown_partitions(client)
+    return Batcher(client, limit, timeout, unknown, roused or threading.Event())
+
+
+def unknown_partitions(
+    client: Client,
+    patience: float = AGES,
+    pause: float = 0.0,
+    roused: threading.Event | None = None,
+) -> UnknownPartitions:
+    return UnknownPartitions(client, patience, pause, roused or threading.Event())
 
 
 def put(batcher: Batcher, *values: bytes) -> None:
     for value in values:
         batcher.put(pending(value))
+
+
+def put_into(batcher: Batcher, partition: int, *values: bytes) -> None:
+    for value in values:
+        batcher.put(pending(value, partition=partition))
 
 
 @pytest.fixture
@@ -232,6 +261,99 @@ class TestCallbacks:
             batcher.release()
         batcher.release()
         assert loaded.taken == [b"2"]
+
+
+class TestUnknownPartitions:
+    """Records of partitions that the client does not know yet; they were reported as failed."""
+
+    def test_they_wait_in_order_and_others_do_not(self) -> None:
+        client, roused = Client(), threading.Event()
+        unknown = unknown_partitions(client, roused=roused)
+        batcher = batching(client, unknown=unknown)
+        put_into(batcher, NEW, b"1")
+        assert roused.is_set()
+        put_into(batcher, NEW, b"2")
+        put_into(batcher, 0, b"other")
+        assert client.taken == [b"other"]
+        assert len(batcher) == 2
+        unknown.hand_over()
+        assert client.asked == ["topic"]
+        client.partitions = NEW + 1
+        # The client has learnt of it, and the thread has not come round yet.
+        put_into(batcher, NEW, b"3")
+        unknown.hand_over()
+        put_into(batcher, NEW, b"4")
+        assert client.taken == [b"other", b"1", b"2", b"3", b"4"]
+        assert not client.rejected
+        assert not len(batcher)
+
+    def test_held_back_records_go_behind_them(self, loaded: Client) -> None:
+        unknown = unknown_partitions(loaded)
+        batcher = batching(loaded, unknown=unknown)
+        put_into(batcher, NEW, b"1")
+        batcher.release()
+        put_into(batcher, NEW, b"2")
+        put_into(batcher, 0, b"other")
+        loaded.partitions = NEW + 1
+        batcher.release()
+        assert loaded.taken == [b"other"]
+        unknown.hand_over()
+        assert loaded.taken == [b"other", b"1", b"2"]
+
+    def test_one_that_stays_unknown_is_rejected_in_time(self) -> None:
+        client = Client()
+        unknown = unknown_partitions(client, patience=0.0)
+        batcher = batching(client, unknown=unknown)
+        put_into(batcher, NEW, b"1", b"2")
+        unknown.hand_over()
+        assert client.rejected == [b"1", b"2"]
+        assert not len(batcher)
+
+    def test_those_beyond_the_limit_are_rejected_at_once(self) -> None:
+        client = Client()
+        batcher = batching(client)
+        put_into(batcher, NEW, *[b"%d" % number for number in range(1_001)])
+        assert client.rejected == [b"1000"]
+
+    def test_a_full_client_takes_them_later(self) -> None:
+        client = Client()
+        unknown = unknown_partitions(client, patience=0.0)
+        batcher = batching(client, unknown=unknown)
+        put_into(batcher, NEW, b"1", b"2")
+        client.room = 0
+        unknown.hand_over()
+        client.room, client.partitions = 10, NEW + 1
+        unknown.hand_over()
+        assert client.taken == [b"1", b"2"]
+
+    def test_brokers_are_not_asked_in_every_round(self) -> None:
+        client = Client()
+        unknown = unknown_partitions(client, pause=AGES)
+        put_into(batching(client, unknown=unknown), NEW, b"1")
+        for _ in range(3):
+            unknown.hand_over()
+        assert client.asked == ["topic"]
+
+    def test_closing_rejects_them_once(self) -> None:
+        client = Client()
+        unknown = unknown_partitions(client)
+        batcher = batching(client, unknown=unknown)
+        put_into(batcher, NEW, b"1", b"2")
+        batcher.close(0.1)
+        batcher.close(0.1)
+        unknown.hand_over()
+        assert client.rejected == [b"1", b"2"]
+        assert not len(batcher)
+
+    def test_closing_by_a_callback_rejects_the_one_in_hand(self) -> None:
+        client = Client()
+        unknown = unknown_partitions(client)
+        batcher = batching(client, unknown=unknown)
+        put_into(batcher, NEW, b"1", b"2")
+        client.before_taking = lambda value: batcher.close(0.1)
+        unknown.hand_over()
+        assert sorted(client.rejected) == [b"1", b"2"]
+        assert not len(batcher)
 
 
 class TestRoom:
@@ -553,6 +675,38 @@ class TestManyThreads:
 
         run_together(4, send)
         batcher.release()
+        assert_in_order(loaded.taken, 4, 2_000)
+
+    def test_each_keeps_its_order_while_the_client_forgets_and_learns_a_partition(
+        self, loaded: Client
+    ) -> None:
+        unknown = unknown_partitions(loaded)
+        batcher = batching(loaded, unknown=unknown)
+        ended = threading.Event()
+
+        def send(sender: int) -> None:
+            for number in range(2_000):
+                put_into(batcher, NEW, b"%d %d" % (sender, number))
+                loaded.on_their_way = LOAD if number % 4 == 0 else 0
+                while len(batcher) > 900:
+                    time.sleep(0)
+
+        def serve() -> None:
+            while not ended.is_set() or len(batcher):
+                knows = ended.is_set() or loaded.partitions == NEW
+                loaded.partitions = NEW + 1 if knows else NEW
+                batcher.release()
+                unknown.hand_over()
+                batcher.admit()
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            run_together(4, send)
+        finally:
+            ended.set()
+            serving.join(10)
+        assert not loaded.rejected
         assert_in_order(loaded.taken, 4, 2_000)
 
     def test_an_awaited_record_is_not_left_behind_as_another_thread_ends_a_release(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from django.dispatch import Signal
 
 from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed, ProduceFailed
 from kafka_layer.kafka import producer as producer_module
 from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.outlet import NumberedProducer
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
@@ -52,13 +56,18 @@ def make_producer() -> Iterator[MakeProducer]:
     producers: list[RecordProducer] = []
 
     def make(
-        queue: int = 100_000, stats: Stats | None = None, start: bool = True, **config: Any
+        queue: int = 100_000,
+        stats: Stats | None = None,
+        start: bool = True,
+        unknown_partition: float = 60.0,
+        **config: Any,
     ) -> RecordProducer:
         settings = LayerConfig.from_keywords(
             bootstrap_servers=NO_BROKER,
             producer_config={"queue.buffering.max.messages": queue},
             **config,
         )
+        settings = replace(settings, timings=Timings(unknown_partition=unknown_partition))
         stats = stats or Stats("test")
         topics = {topic: topic_name("test", topic) for topic in Topic}
         connection = Connection(NO_BROKER, stats)
@@ -175,6 +184,71 @@ class TestRecordsOfTheLayersOwn:
         assert stats.snapshot()["failed"] == 1
         assert stats.snapshot()["dropped.produce"] == 1
         assert stats.topics == ["test-send-group"]
+
+
+class TestUnknownPartitions:
+    """A server's inbox may be in a partition that is newer than what the client knows."""
+
+    RECORD = Topic.SEND_CONN, "6-deadbeef!one", b"x", 6, ()
+
+    @pytest.fixture
+    def taken(self) -> list[bytes]:
+        """What the client took."""
+        return []
+
+    @pytest.fixture
+    def learns(self, monkeypatch: pytest.MonkeyPatch, taken: list[bytes]) -> threading.Event:
+        """Whether the client learns of the partition when it asks."""
+        learns = threading.Event()
+
+        class Learning(NumberedProducer):
+            asked = False
+
+            def produce(self, *arguments: Any, **keywords: Any) -> None:
+                if not self.asked:
+                    raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+                super().produce(*arguments, **keywords)
+                taken.append(arguments[1])
+
+            def list_topics(self, *arguments: Any, **keywords: Any) -> Any:
+                self.asked = learns.is_set()
+
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Learning)
+        return learns
+
+    def test_a_record_for_one_is_handed_over_once_the_client_knows_it(
+        self, make_producer: MakeProducer, learns: threading.Event, taken: list[bytes]
+    ) -> None:
+        stats = Stats("test")
+        producer = make_producer(stats=stats)
+        producer.produce(self.RECORD)
+        assert not producer.flush(0.1)
+        assert not taken
+        learns.set()
+        wait_until(lambda: taken == [b"x"], "it to be handed over")
+        assert not stats.snapshot().get("failed")
+
+    @pytest.mark.usefixtures("learns")
+    def test_a_record_for_one_that_never_comes_fails_in_time(
+        self, make_producer: MakeProducer
+    ) -> None:
+        stats = Stats("test")
+        producer = make_producer(stats=stats, unknown_partition=0.2)
+        ticket: Ticket[Position] = Ticket()
+        producer.produce(self.RECORD, ticket)
+        assert not ticket.done
+        assert producer.flush(10)
+        with pytest.raises(ProduceFailed, match="no such partition"):
+            ticket.result(0)
+        assert stats.snapshot()["dropped.produce"] == 1
+
+    @pytest.mark.usefixtures("learns")
+    def test_closing_fails_it(self, make_producer: MakeProducer) -> None:
+        producer = make_producer()
+        ticket: Ticket[Position] = Ticket()
+        producer.produce(self.RECORD, ticket)
+        producer.close(CLOSE_TIMEOUT)
+        assert isinstance(ticket.error, ProduceFailed)
 
 
 class TestRoom:

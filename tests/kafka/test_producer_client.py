@@ -17,8 +17,8 @@ from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed, ProduceFailed
-from kafka_layer.kafka.batching import NumberedProducer, Pending
 from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.outlet import NumberedProducer, Pending, UnknownPartition
 from kafka_layer.kafka.producer_client import ClientState, ProducerClient
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
@@ -31,8 +31,8 @@ NEW, LIVE, FAILED, CLOSED = ClientState
 MakeClient = Callable[..., ProducerClient]
 
 
-def pending(ticket: Ticket[Position] | None = None) -> Pending:
-    return "topic", b"value", "room", -1, (), ticket
+def pending(ticket: Ticket[Position] | None = None, partition: int = -1) -> Pending:
+    return "topic", b"value", "room", partition, (), ticket
 
 
 def fail(client: ProducerClient) -> None:
@@ -188,6 +188,39 @@ class TestStates:
         assert client.current is None
         with pytest.raises(LayerClosed, match="closed"):
             client.open()
+
+
+class TestUnknownPartitions:
+    @pytest.fixture
+    def client(self, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> ProducerClient:
+        class Refusing(NumberedProducer):
+            def produce(self, *arguments: Any, **keywords: Any) -> None:
+                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Refusing)
+        client = make_client()
+        client.open()
+        return client
+
+    def test_a_record_for_one_is_left_to_the_caller(
+        self, client: ProducerClient, stats: Stats
+    ) -> None:
+        with pytest.raises(UnknownPartition):
+            client.enqueue(current(client), pending(partition=6))
+        assert not stats.snapshot().get("failed")
+
+    def test_a_record_whose_partition_librdkafka_chooses_fails(
+        self, client: ProducerClient, stats: Stats
+    ) -> None:
+        client.enqueue(current(client), pending())
+        assert stats.snapshot()["failed"] == 1
+
+    def test_asking_for_them_waits_for_no_broker(self, client: ProducerClient) -> None:
+        began = time.monotonic()
+        client.ask_for_partitions("topic")
+        client.close()
+        client.ask_for_partitions("topic")
+        assert time.monotonic() - began < 0.5
 
 
 class TestRecordsOfOtherThreads:
