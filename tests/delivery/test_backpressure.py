@@ -74,6 +74,17 @@ class Taker:
         self._thread.join()
 
 
+def held_up_for(site: Site, mailbox: Mailbox) -> float:
+    """Keep a mailbox full whose receiver is slow, until it stalls; return how long that took."""
+    fill(mailbox)
+    started = time.monotonic()
+    with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
+        while site.back_pressure.wait_for_room(mailbox):
+            fill(mailbox)
+            assert time.monotonic() - started < TIMINGS.holding_up * 5
+    return time.monotonic() - started
+
+
 class TestWaiting:
     def test_room_is_there_at_once(self, site: Site, mailbox: Mailbox) -> None:
         for _ in range(5):
@@ -132,13 +143,7 @@ class TestWaiting:
     ) -> None:
         for _ in range(3):
             site.mailbox()
-        fill(mailbox)
-        started = time.monotonic()
-        with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
-            while site.back_pressure.wait_for_room(mailbox):
-                fill(mailbox)
-                assert time.monotonic() - started < TIMINGS.holding_up * 5
-        assert time.monotonic() - started > TIMINGS.holding_up / 2
+        assert held_up_for(site, mailbox) > TIMINGS.holding_up / 2
         mailbox.clear()
         fill(mailbox)
         assert site.back_pressure.verdict(mailbox) is Verdict.WAIT, "drained: new patience"
@@ -154,12 +159,7 @@ class TestWaiting:
         self, site: Site, mailbox: Mailbox
     ) -> None:
         site.mailbox()
-        fill(mailbox)
-        started = time.monotonic()
-        with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
-            while site.back_pressure.wait_for_room(mailbox):
-                fill(mailbox)
-                assert time.monotonic() - started < TIMINGS.holding_up * 5
+        held_up_for(site, mailbox)
         assert mailbox.stalled
 
     @pytest.mark.parametrize(

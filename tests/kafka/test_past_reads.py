@@ -26,41 +26,21 @@ from kafka_layer.kafka.past import PastReader
 from kafka_layer.observe.counters import Stats
 from kafka_layer.transport import Extent, Past
 from kafka_layer.wire.topics import Topic
+from tests.support.messages import FakeMessage
 
 DEADLINE = 10.0
 WHERE = (Topic.SEND_GROUP, 0)
 NAME = "channels-send-group"
 
 
-class FakeMessage:
-    def __init__(self, offset: int, code: int | None = None, topic: str | None = NAME) -> None:
-        self._offset, self._code, self._topic = offset, code, topic
-
-    def error(self) -> KafkaError | None:
-        return None if self._code is None else KafkaError(self._code)
-
-    def topic(self) -> str | None:
-        return self._topic
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self._offset
-
-    def key(self) -> bytes:
-        return b"room"
-
-    def value(self) -> bytes:
-        return b"{}"
-
-    def timestamp(self) -> tuple[int, int]:
-        return 2, self._offset * 1000
-
-    def headers(self) -> Any:
-        if self._offset == 13:
-            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "for a test")
-        return None
+def message(offset: int, code: int | None = None, topic: str | None = NAME) -> FakeMessage:
+    return FakeMessage(
+        topic,
+        offset,
+        error=None if code is None else KafkaError(code),
+        timestamp=offset * 1000,
+        headers=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "for a test") if offset == 13 else None,
+    )
 
 
 class FakeBroker:
@@ -135,14 +115,14 @@ class FakeConsumer:
             return None
         if self._next < broker.start:
             self._next = None
-            return FakeMessage(0, KafkaError._AUTO_OFFSET_RESET)
+            return message(0, KafkaError._AUTO_OFFSET_RESET)
         while self._next in broker.control:
             self._next += 1
         if self._next >= broker.end:
             self._next = None
-            return FakeMessage(broker.end, KafkaError._PARTITION_EOF)
+            return message(broker.end, KafkaError._PARTITION_EOF)
         self._next += 1
-        return FakeMessage(self._next - 1)
+        return message(self._next - 1)
 
     def consume(self, count: int, timeout: float) -> list[FakeMessage]:
         return []
@@ -279,12 +259,12 @@ def test_the_first_record_since_a_time(
 def test_an_error_of_the_group_is_not_about_the_records(
     broker: FakeBroker, ask: Callable[..., Any]
 ) -> None:
-    broker.errors = [FakeMessage(0, KafkaError.GROUP_AUTHORIZATION_FAILED, None)]
+    broker.errors = [message(0, KafkaError.GROUP_AUTHORIZATION_FAILED, None)]
     assert ask(read(0, 2)) == (0, [0, 1])
 
 
 def test_a_missing_right_is_named(broker: FakeBroker, ask: Callable[..., Any]) -> None:
-    broker.errors = [FakeMessage(0, KafkaError.TOPIC_AUTHORIZATION_FAILED)]
+    broker.errors = [message(0, KafkaError.TOPIC_AUTHORIZATION_FAILED)]
     with pytest.raises(TopicError, match=r"Cannot read channels-send-group\[0\].* ACL for READ"):
         ask(read(0, 2))
     assert ask(read(0, 2)) == (0, [0, 1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -19,6 +19,7 @@ from kafka_layer.kafka.reader import Reader
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
+from tests.support.messages import FakeMessage
 from tests.support.waiting import wait_until
 
 TOPIC = "test-send-group"
@@ -26,35 +27,8 @@ WISH = {(TOPIC, 0): Start(From.END)}
 NO_BROKER = "127.0.0.1:1"
 
 
-class FakeMessage:
-    def __init__(self, offset: int, error: KafkaError | None = None, headers: Any = None) -> None:
-        self._offset, self._error, self._headers = offset, error, headers
-
-    def error(self) -> KafkaError | None:
-        return self._error
-
-    def topic(self) -> str:
-        return TOPIC
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self._offset
-
-    def key(self) -> bytes:
-        return b"room"
-
-    def value(self) -> bytes:
-        return b"{}"
-
-    def timestamp(self) -> tuple[int, int]:
-        return 2, 1_700_000_000_000
-
-    def headers(self) -> Any:
-        if isinstance(self._headers, Exception):
-            raise self._headers
-        return self._headers
+def messages(offsets: Iterable[int]) -> list[FakeMessage]:
+    return [FakeMessage(TOPIC, each) for each in offsets]
 
 
 class FakeConsumer:
@@ -143,7 +117,7 @@ class OnePartitionSilent(FakeConsumer):
     def _give(self, count: int) -> list[FakeMessage]:
         first = self.given
         type(self).given += count
-        return [FakeMessage(first + each) for each in range(count)]
+        return messages(range(first, first + count))
 
 
 def raises() -> None:
@@ -232,7 +206,7 @@ def test_an_error_about_a_partition_costs_none_of_the_records_beside_it(
     reader: Reader, client: type[FakeConsumer], sink: Sink, stats: Stats
 ) -> None:
     unknown = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
-    client.batch = [FakeMessage(0, unknown), *map(FakeMessage, range(1, 100))]
+    client.batch = [FakeMessage(TOPIC, 0, error=unknown), *messages(range(1, 100))]
     reader.start(WISH, 5).result(5)
     wait_until(lambda: stats.snapshot().get("errors.consumer"), "the error to be counted")
     assert sink.offsets == list(range(1, 100))
@@ -242,8 +216,8 @@ def test_an_error_about_a_partition_costs_none_of_the_records_beside_it(
 def test_a_record_that_cannot_be_made_costs_itself_alone_and_is_counted(
     reader: Reader, client: type[FakeConsumer], sink: Sink, stats: Stats
 ) -> None:
-    bad = FakeMessage(50, headers=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"))
-    client.batch = [*map(FakeMessage, range(50)), bad, *map(FakeMessage, range(51, 100))]
+    bad = FakeMessage(TOPIC, 50, headers=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"))
+    client.batch = [*messages(range(50)), bad, *messages(range(51, 100))]
     reader.start(WISH, 5).result(5)
     wait_until(lambda: len(sink.offsets) == 99, "the others to come")
     assert 50 not in sink.offsets

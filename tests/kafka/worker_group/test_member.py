@@ -22,9 +22,9 @@ from kafka_layer.observe.counters import Stats
 from tests.kafka.worker_group.test_membership import (
     PARTITION,
     TOPIC,
-    Record,
     ScriptedConsumer,
     Sink,
+    record,
 )
 from tests.support.waiting import wait_until
 
@@ -99,7 +99,7 @@ def test_a_receive_on_a_parked_channel_is_served_again(case: Callable[..., Case]
     made.member.start(10)
     made.sink.demand = 0
     wait_until(lambda: made.sink.on_demand, "it to be parked")
-    made.consumers.records.append(Record(7))
+    made.consumers.records.append(record(7))
     made.sink.demand = 1
     made.sink.on_demand()
     wait_until(lambda: made.sink.assigned == [7], "the job to be assigned")
@@ -148,7 +148,7 @@ def test_a_client_that_cannot_be_made_is_tried_again(
         return made.consumers(properties)
 
     monkeypatch.setattr(client, "Consumer", make)
-    made.consumers.records.append(Record(7))
+    made.consumers.records.append(record(7))
     made.sink.demand = 1
     wake()
     wait_until(lambda: made.sink.assigned == [7], "the job to be assigned")
@@ -181,7 +181,7 @@ class TestNoThread:
         made.member.start(10)
         made.sink.demand = 0
         wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
-        made.consumers.records.append(Record(7))
+        made.consumers.records.append(record(7))
         made.sink.demand = 1
         with no_thread():
             wake()
@@ -204,7 +204,7 @@ class TestNoThread:
         made = case(worker_stuck=0.05)
         go_on = threading.Event()
         made.member.start(10)
-        made.consumers.records.append(Record(7))
+        made.consumers.records.append(record(7))
         made.consumers.made[0].commit = lambda **keywords: go_on.wait(30) and []
 
         def has_another(failed: int) -> bool:
@@ -213,7 +213,7 @@ class TestNoThread:
 
         with no_thread():
             wait_until(lambda: has_another(1), "no thread to be found", pause=0.06)
-        made.consumers.records.append(Record(7))
+        made.consumers.records.append(record(7))
         wait_until(
             lambda: made.member.check() or made.sink.assigned == [7], "another one", pause=0.06
         )
@@ -229,11 +229,11 @@ def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Cas
         go_on.wait(30)
 
     made.member.start(10)
-    made.consumers.records.append(Record(7))
+    made.consumers.records.append(record(7))
     first = made.consumers.made[0]
     first.commit = lambda **keywords: hang() or []
     assert hangs.wait(10)
-    made.consumers.records.append(Record(7))
+    made.consumers.records.append(record(7))
 
     def is_deserted() -> bool:
         made.member.check()

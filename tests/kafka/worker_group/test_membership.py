@@ -22,32 +22,16 @@ from kafka_layer.kafka.worker_group.membership import Ending, Membership
 from kafka_layer.kafka.worker_group.pacing import CommitCost
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import WorkTopic
+from tests.support.messages import FakeMessage
 
 TOPIC = "channels-work.jobs"
 PARTITION = TopicPartition(TOPIC, 0)
 BOTH = [PARTITION, TopicPartition(TOPIC, 1)]
 
 
-class Record:
-    """Stands in for a Message."""
-
-    def __init__(self, offset: int, partition: int = 0) -> None:
-        self._offset, self._partition = offset, partition
-
-    def error(self) -> None:
-        return None
-
-    def partition(self) -> int:
-        return self._partition
-
-    def offset(self) -> int:
-        return self._offset
-
-    def value(self) -> bytes:
-        return b"job"
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, int(time.time() * 1000)
+def record(offset: int, partition: int = 0) -> FakeMessage:
+    now = int(time.time() * 1000)
+    return FakeMessage(TOPIC, offset, partition=partition, value=b"job", timestamp=now)
 
 
 class ScriptedConsumer:
@@ -208,7 +192,7 @@ class Case:
 
 def test_a_job_is_committed_before_it_is_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch, demand=1)
-    assert case.run(case.assigns, Record(7)) is Ending.STOPPED
+    assert case.run(case.assigns, record(7)) is Ending.STOPPED
     assert case.consumer.committed_positions == [{0: 8}]
     assert case.sink.assigned == [7]
     assert case.consumer.closed
@@ -217,7 +201,7 @@ def test_a_job_is_committed_before_it_is_assigned(monkeypatch: pytest.MonkeyPatc
 def test_no_job_is_assigned_whose_commit_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch, demand=1)
     case.consumer.answers = [KafkaError(KafkaError._TIMED_OUT)] * 9
-    case.run(case.assigns, Record(7))
+    case.run(case.assigns, record(7))
     assert case.sink.assigned == []
 
 
@@ -225,13 +209,13 @@ def test_a_message_of_a_partition_that_was_lost_meanwhile_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case(monkeypatch, demand=1)
-    case.run(case.assigns, case.loses, Record(7))
+    case.run(case.assigns, case.loses, record(7))
     assert case.consumer.committed_positions == []
 
 
 def test_what_no_receive_takes_is_uncommitted(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch, demand=1, job_unclaimed=0.0, job_doubt=1e9)
-    case.run(case.assigns, Record(7), *[None] * 3)
+    case.run(case.assigns, record(7), *[None] * 3)
     assert case.consumer.committed_positions == [{0: 8}, {0: 7}]
     assert case.sink.jobs == []
 
@@ -240,7 +224,7 @@ def test_a_revoked_partition_goes_back_to_what_no_receive_took(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
-    case.run(case.assigns, Record(7), case.revokes)
+    case.run(case.assigns, record(7), case.revokes)
     assert case.consumer.committed_positions == [{0: 8}, {0: 7}]
     assert case.sink.jobs == []
 
@@ -250,7 +234,7 @@ def test_a_job_from_before_the_partition_was_lost_stays_here(
 ) -> None:
     # Another worker may have gone on to any offset: committing 7 would repeat all those.
     case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
-    case.run(case.assigns, Record(7), case.loses, case.assigns, case.revokes)
+    case.run(case.assigns, record(7), case.loses, case.assigns, case.revokes)
     assert case.consumer.committed_positions == [{0: 8}]
     assert [job.offset for job in case.sink.jobs] == [7]
 
@@ -258,7 +242,7 @@ def test_a_job_from_before_the_partition_was_lost_stays_here(
 def test_a_partition_that_is_lost_in_doubt_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch, demand=1)
     case.consumer.answers = [KafkaError(KafkaError._TIMED_OUT)] * 9
-    case.run(case.assigns, Record(7), case.loses)
+    case.run(case.assigns, record(7), case.loses)
     assert case.stats.snapshot()["dropped.doubtful"] == 1
 
 
@@ -266,10 +250,10 @@ def test_each_job_of_a_batch_that_is_lost_in_doubt_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case(monkeypatch, demand=3)
-    further = [[Record(8), Record(9)]]
+    further = [[record(8), record(9)]]
     monkeypatch.setattr(case.consumer, "consume", lambda *_: further.pop() if further else [])
     case.consumer.answers = [KafkaError(KafkaError._TIMED_OUT)] * 9
-    case.run(case.assigns, Record(7), case.loses)
+    case.run(case.assigns, record(7), case.loses)
     assert case.consumer.committed_positions[0] == {0: 10}
     assert case.stats.snapshot()["dropped.doubtful"] == 3
 
@@ -283,7 +267,7 @@ class TestGivingBack:
         # The commit may have taken effect: then the next member gets them.
         case = Case(monkeypatch, demand=1, job_unclaimed=1e9)
         case.consumer.answers = [None, KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)]
-        case.run(case.assigns, Record(7), case.revokes)
+        case.run(case.assigns, record(7), case.revokes)
         assert case.consumer.committed_positions == [{0: 8}, {0: 7}]
         assert case.sink.assigned == [7]
         assert case.sink.jobs == []
@@ -303,8 +287,8 @@ class TestGivingBack:
         case.consumer.answers = [None, None, fail_in_the_second]
         case.run(
             lambda: case.consumer.on_assign(case.consumer, BOTH),
-            Record(7),
-            Record(3, partition=1),
+            record(7),
+            record(3, partition=1),
             lambda: case.consumer.on_revoke(case.consumer, BOTH),
         )
         assert case.consumer.committed_positions == [{0: 8}, {1: 4}, {0: 7, 1: 3}]
@@ -325,8 +309,8 @@ class TestGivingBack:
         case.consumer.answers = [None, None, fail_in_the_second]
         case.run(
             lambda: case.consumer.on_assign(case.consumer, BOTH),
-            Record(7),
-            Record(3, partition=1),
+            record(7),
+            record(3, partition=1),
             lambda: case.consumer.on_revoke(case.consumer, BOTH),
         )
         assert case.consumer.committed_positions[2:] == [{0: 7, 1: 3}, {1: 3}]
@@ -346,7 +330,7 @@ class TestDesertion:
             return offsets
 
         case.consumer.answers = [is_deserted]
-        case.run(case.assigns, Record(7), case.loses)
+        case.run(case.assigns, record(7), case.loses)
         assert case.sink.assigned == []
         assert case.stats.snapshot()["dropped.doubtful"] == 1
 
@@ -363,7 +347,7 @@ class TestDesertion:
             raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
 
         case.consumer.answers = [None, is_deserted]
-        case.run(case.assigns, Record(7), case.revokes if revoked else None, case.loses)
+        case.run(case.assigns, record(7), case.revokes if revoked else None, case.loses)
         assert counted == [1]
         assert case.sink.jobs == []
         assert case.stats.snapshot()["dropped.doubtful"] == 1
@@ -441,10 +425,10 @@ def test_nothing_is_committed_in_a_topic_that_was_made_anew(
 ) -> None:
     case = Case(monkeypatch, demand=1)
 
-    def outdate() -> Record:
+    def outdate() -> FakeMessage:
         case.membership.outdate()
-        return Record(8)
+        return record(8)
 
-    assert case.run(case.assigns, Record(7), outdate, case.revokes) is Ending.OUTDATED
+    assert case.run(case.assigns, record(7), outdate, case.revokes) is Ending.OUTDATED
     assert case.consumer.committed_positions == [{0: 8}]
     assert case.sink.assigned == [7]
