@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["History", "Message", "Position", "SelfTimedPosition", "Since"]
+__all__ = ["History", "Message", "Position", "Recovery", "SelfTimedPosition", "Since"]
 
 Since = str | datetime.datetime | datetime.timedelta
 """Where a history begins: a position, an aware datetime, or how long ago."""
@@ -20,13 +20,16 @@ class Message(dict[str, Any]):
         position: The position right behind the message, or a function that returns it.
         timestamp: The time at which the broker took the message, in seconds since the epoch.
         replayed: Whether the message was read from the log's past, and not as it came.
+        place: The place of its record, as a short text that browsers get, such as ``g3.1042``;
+            empty for a message to a single channel.
 
     Attributes:
         timestamp: As given.
         replayed: As given.
+        place: As given.
     """
 
-    __slots__ = ("_position", "replayed", "timestamp")
+    __slots__ = ("_position", "place", "replayed", "timestamp")
 
     def __init__(
         self,
@@ -34,11 +37,13 @@ class Message(dict[str, Any]):
         position: str | Callable[[], str],
         timestamp: float,
         replayed: bool,
+        place: str = "",
     ) -> None:
         super().__init__(content)
         self._position = position
         self.timestamp = timestamp
         self.replayed = replayed
+        self.place = place
 
     @property
     def position(self) -> str:
@@ -47,8 +52,8 @@ class Message(dict[str, Any]):
             self._position = self._position()
         return self._position
 
-    def __reduce__(self) -> tuple[type[Message], tuple[dict[str, Any], str, float, bool]]:
-        return Message, (dict(self), self.position, self.timestamp, self.replayed)
+    def __reduce__(self) -> tuple[type[Message], tuple[dict[str, Any], str, float, bool, str]]:
+        return Message, (dict(self), self.position, self.timestamp, self.replayed, self.place)
 
 
 class History(NamedTuple):
@@ -65,6 +70,25 @@ class History(NamedTuple):
     messages: list[Message]
     position: str
     complete: bool
+
+
+class Recovery(NamedTuple):
+    """What a channel that came back was told of the time while it was away.
+
+    Attributes:
+        recovered: Whether everything that was missed is in ``messages``. It is all or nothing:
+            where one record is not known to be there, nothing is replayed.
+        reason: Why nothing is replayed: ``expired``, ``truncated``, ``epoch``, ``future``,
+            ``limit``, ``undecodable``, ``flushed``, ``user``, ``invalid``, ``timeout`` or
+            ``unavailable``. None if it was recovered.
+        messages: The missed messages, in the order of the log.
+        seconds_away: The age of the position, in seconds of the broker's clock; 0.0 if unknown.
+    """
+
+    recovered: bool
+    reason: str | None
+    messages: list[Message]
+    seconds_away: float
 
 
 class Position(NamedTuple):

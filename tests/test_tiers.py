@@ -79,11 +79,10 @@ TIERS: list[set[str]] = [
         "wire.partitions",
         "wire.plain",
         "wire.position_token",
-        "wire.records",
         "delivery.tickets",
         "kafka.worker_group.pacing",
     },
-    {"config.threads"},
+    {"config.threads", "wire.records"},
     {
         "wire.topics",
         "config.librdkafka",

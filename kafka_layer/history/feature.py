@@ -17,7 +17,7 @@ from ..server.server import Server
 from ..transport import Extent, Past
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
-from ..wire.position_token import LogPosition
+from ..wire.position_token import LogPosition, place_text
 from ..wire.records import Record
 from ..wire.topics import Topic
 from .flushes import Flushes
@@ -167,10 +167,10 @@ class Histories:
         """Decrypt what was found; return the function that decodes it for each asker."""
         # In the order of the log: of two records with one token the first is no copy.
         decrypt = ReplayGuard(self._server.encryption, self._server.config.expiry).decrypt
-        payloads: list[tuple[bytes, float, Callable[[], str]]] = []
+        payloads: list[tuple[bytes, float, Callable[[], str], str]] = []
         unreadable: list[UnreadableRecord] = []
         for record, position in zip(found.records, _positions(question, found), strict=True):
-            topic, key, value, _, written, _, _ = record
+            topic, key, value, _, written, partition, offset = record
             try:
                 payload = decrypt(topic, (key or b"").decode(), value, written)
             except UnreadableRecord as error:
@@ -178,16 +178,18 @@ class Histories:
             except UnicodeDecodeError:
                 unreadable.append(UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8"))
             else:
-                payloads.append((payload, written, position.sign))
+                place = place_text((topic, partition, offset, written))
+                payloads.append((payload, written, position.sign, place))
         # A copy of a token is no message of the application, so none is missing.
         complete = found.complete and all(each.cause == Cause.REPLAYED for each in unreadable)
         self._count(question, unreadable)
 
         def make() -> History:
             messages, undecodable = [], []
-            for payload, written, position in payloads:
+            for payload, written, position, place in payloads:
                 try:
-                    messages.append(Message(self._decode(payload), position, written, True))
+                    content = self._decode(payload)
+                    messages.append(Message(content, position, written, True, place))
                 except UnreadableRecord as error:
                     undecodable.append(error)
             self._count(question, undecodable)

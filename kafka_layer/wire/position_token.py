@@ -4,6 +4,10 @@ A position is a vector: for each partition of some topics, the offset up to whic
 told. The text is opaque to whoever carries it, and ``.`` is the only character in it that
 base64url has not: it can stand in a URL and in a websocket's subprotocol. Pure; the key is Django's
 ``SECRET_KEY``, and its fallbacks are taken, too.
+
+A browser gets the places of the messages beside the position: short texts without a signature, such
+as ``g3.1042``. It appends those that it got since the position, each after a ``~``. A place can
+only raise the position, so a forged one hides messages from its browser and reveals none.
 """
 
 from __future__ import annotations
@@ -11,17 +15,19 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ormsgpack
 from django.core.signing import BadSignature, Signer
 
 from ..exceptions import InvalidPosition
-from .topics import Topic
+from .records import Place
+from .topics import Topic, WorkTopic
 
-__all__ = ["LogPosition", "TopicPosition", "short_hash"]
+__all__ = ["LogPosition", "TopicPosition", "place_text", "short_hash"]
 
 _VERSION = 1
 _SALT = "kafka_layer.position"
@@ -33,6 +39,22 @@ _LARGEST_OFFSET = 2**63 - 1
 # The numbers of topics in a token; they never change.
 _CODES: Mapping[Topic, int] = {Topic.SEND_GROUP: 0, Topic.SEND_USER: 1, Topic.SEND_ALL: 2}
 _TOPICS = {code: topic for topic, code in _CODES.items()}
+
+# The letters of topics in a place; they never change.
+_LETTERS: Mapping[Topic | WorkTopic, str] = {
+    Topic.SEND_GROUP: "g",
+    Topic.SEND_USER: "u",
+    Topic.SEND_ALL: "a",
+}
+_TOPIC_OF_LETTER = {_LETTERS[topic]: topic for topic in _CODES}
+_PLACE = re.compile(r"([gua])([0-9]{1,4})\.([0-9]{1,18})", re.ASCII)
+
+
+def place_text(place: Place | None) -> str:
+    """Return the place of a record as browsers get it; "" where positions do not cover it."""
+    if place is None or (letter := _LETTERS.get(place[0])) is None:
+        return ""
+    return f"{letter}{place[1]}.{place[2]}"
 
 
 def short_hash(name: str) -> bytes:
@@ -90,7 +112,7 @@ class LogPosition:
 
     @classmethod
     def read(cls, text: str, prefix: str) -> LogPosition:
-        """Return the position that ``sign`` wrote.
+        """Return the position that ``sign`` wrote, raised by the places that follow it.
 
         Args:
             text: The text.
@@ -102,6 +124,7 @@ class LogPosition:
         """
         if len(text) > _LONGEST:
             raise InvalidPosition("The position is too long to be one.")
+        text, *places = text.split("~")
         try:
             packed = Signer(sep=".", salt=_SALT).unsign(text)
         except (BadSignature, UnicodeError):
@@ -122,7 +145,24 @@ class LogPosition:
                 f"The position is of the prefix {position.prefix!r}, and this layer's is "
                 f"{prefix!r}."
             )
-        return position
+        return position._raised(places) if places else position
+
+    def _raised(self, places: Iterable[str]) -> LogPosition:
+        """Return the position behind these places, too."""
+        topics = dict(self.topics)
+        for place in places:
+            found = _PLACE.fullmatch(place)
+            if found is None:
+                raise InvalidPosition(f"The position is followed by {place!r}, which is no place.")
+            topic, partition, offset = _TOPIC_OF_LETTER[found[1]], int(found[2]), int(found[3])
+            covered = topics.get(topic)
+            if covered is not None:
+                # A partition that was added since the position is read from its beginning.
+                added = (0,) * (partition + 1 - len(covered.offsets))
+                offsets = [*covered.offsets, *added]
+                offsets[partition] = max(offsets[partition], offset + 1)
+                topics[topic] = replace(covered, offsets=tuple(offsets))
+        return replace(self, topics=topics)
 
 
 def _from_fields(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from typing import Any
 
 import ormsgpack
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_layer.exceptions import InvalidPosition
-from kafka_layer.wire.position_token import LogPosition, TopicPosition, short_hash
+from kafka_layer.wire.position_token import LogPosition, TopicPosition, place_text, short_hash
 from kafka_layer.wire.topics import BROADCAST_TOPICS, Topic
 
 OFFSETS = st.integers(0, 2**63 - 1)
@@ -142,3 +143,32 @@ def test_the_text_of_this_version_stays_readable() -> None:
     """Written down: a page that was rendered before an update connects after it."""
     with override_settings(SECRET_KEY="key"):
         assert LogPosition.read(WRITTEN, "channels") == USUAL
+
+
+@given(st.data())
+def test_places_raise_it_and_never_lower_it(data: st.DataObject) -> None:
+    topic = data.draw(st.sampled_from(sorted(USUAL.topics)))
+    place = (topic, data.draw(st.integers(0, 5)), data.draw(st.integers(0, 200_000)), 0.0)
+    raised = LogPosition.read(f"{USUAL.sign()}~{place_text(place)}", USUAL.prefix)
+    assert replace(raised, topics=USUAL.topics) == USUAL
+    for each, before in USUAL.topics.items():
+        after = raised.topics[each]
+        assert after.topic_id == before.topic_id
+        for partition, offset in enumerate(after.offsets):
+            old = before.offsets[partition] if partition < len(before.offsets) else 0
+            reached = place[2] + 1 if (each, partition) == place[:2] else 0
+            assert offset == max(old, reached)
+
+
+def test_a_place_in_a_topic_that_it_does_not_cover_changes_nothing() -> None:
+    assert LogPosition.read(f"{USUAL.sign()}~u1.5~g0.1", USUAL.prefix) == USUAL
+
+
+@pytest.mark.parametrize("place", ["", "g", "g1.", "x1.5", "g-1.5", "g1.-5", "g99999.1", "g1.٣"])
+def test_what_is_no_place_is_refused(place: str) -> None:
+    with pytest.raises(InvalidPosition, match="no place"):
+        LogPosition.read(f"{USUAL.sign()}~{place}", USUAL.prefix)
+
+
+def test_a_message_to_one_channel_has_no_place() -> None:
+    assert place_text(None) == place_text((Topic.SEND_CONN, 1, 5, 0.0)) == ""
