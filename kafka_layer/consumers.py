@@ -1,21 +1,38 @@
-"""Mixins for websocket consumers that let ``user_send`` reach the user of each connection.
+"""Mixins for websocket consumers: their users, and the messages that their browsers missed.
 
-Inherit from one before the consumer class::
+With ``AsyncUserConsumerMixin`` or ``UserConsumerMixin`` ``user_send`` reaches the user of each
+connection. With ``AsyncRecoveryConsumerMixin`` or ``RecoveryConsumerMixin`` a browser that comes
+back gets the messages that it missed, or is told that it cannot have them. Inherit from them before
+the consumer class, in any order::
 
-    class Notifications(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
+    class Room(AsyncRecoveryConsumerMixin, AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
         async def notify(self, event): ...
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import async_to_sync
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
+
+from .messages import Message, Recovery
+from .websocket.frames import GAP, offer_of
+from .websocket.session import Receive, Send, Session
 from .wire.names import UserId
 
-__all__ = ["AsyncUserConsumerMixin", "UserConsumerMixin"]
+__all__ = [
+    "AsyncRecoveryConsumerMixin",
+    "AsyncUserConsumerMixin",
+    "RecoveryConsumerMixin",
+    "UserConsumerMixin",
+]
 
 if TYPE_CHECKING:
     from asgiref.typing import WebSocketConnectEvent, WebSocketDisconnectEvent
+    from channels.consumer import AsyncConsumer as _AnyConsumer
     from channels.generic.websocket import AsyncWebsocketConsumer as _AsyncConsumer
     from channels.generic.websocket import WebsocketConsumer as _Consumer
 
@@ -23,7 +40,7 @@ if TYPE_CHECKING:
 
 else:
     # A consumer class follows the mixin; only type checkers need its type.
-    _AsyncConsumer = _Consumer = object
+    _AnyConsumer = _AsyncConsumer = _Consumer = object
 
 
 class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignore]
@@ -93,3 +110,137 @@ def _primary_key(user: Any) -> UserId | None:
         return None
     key: UserId = user.pk
     return key
+
+
+class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
+    """What the two recovery mixins share: takes over where Channels receives, dispatches and sends.
+
+    A browser that does not offer the subprotocol ``kafka-layer.v1`` is served as without the mixin.
+    """
+
+    recovery_limit = 300
+    """How many messages a browser gets replayed; for one that missed more it is not recovered."""
+
+    # None for a browser that does not know the subprotocol.
+    _session: Session | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        """Serve one connection: the ASGI application."""
+        offer = offer_of(scope)
+        if offer is None:
+            await super().__call__(scope, receive, send)
+            return
+        sends_json = isinstance(self, (AsyncJsonWebsocketConsumer, JsonWebsocketConsumer))
+        self._session = Session(send, offer.position, sends_json)
+        try:
+            await super().__call__(offer.scope, receive, self._session.send)
+        finally:
+            self._session.end()
+
+    @property
+    def channel_receive(self) -> Receive:
+        """Receives from the consumer's channel. Channels sets it when the channel is there."""
+        return self._channel_receive
+
+    @channel_receive.setter
+    def channel_receive(self, receive: Receive) -> None:
+        if self._session is not None:
+            receive = self._session.track(self.channel_layer, self.channel_name, receive)
+        self._channel_receive = receive
+
+    async def dispatch(self, message: Any) -> None:
+        """Call the handler of an event; before the first message, replay what was missed."""
+        session = self._session
+        if session is None:
+            await super().dispatch(message)
+            return
+        if message["type"] == "kafka.gap":
+            reason = message.get("reason", "")
+            await session.close({"type": "websocket.close", "code": GAP, "reason": reason})
+            return
+        if isinstance(message, Message):
+            await session.handle(message, super().dispatch)
+        else:
+            await super().dispatch(message)
+        if session.connected():
+            await self._recover(session)
+        await session.handled()
+
+    async def _recover(self, session: Session) -> None:
+        recovery = await session.recover(self.recovery_limit)
+        if recovery is not None:
+            await self._replay(recovery.messages)
+            await session.tell_verdict(recovery)
+            if session.state == "recovering":
+                await self._call(
+                    self.recovered if recovery.recovered else self.not_recovered, recovery
+                )
+        await session.go_live()
+
+    async def _replay(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            await self.dispatch(message)
+
+    # Of the two mixins
+
+    recovered: Callable[[Recovery], Any]
+    not_recovered: Callable[[Recovery], Any]
+
+    async def _call(self, hook: Callable[[Recovery], Any], recovery: Recovery) -> None:
+        raise NotImplementedError
+
+
+class AsyncRecoveryConsumerMixin(_Recovering, _AsyncConsumer):  # type: ignore[misc, unused-ignore]
+    """For ``AsyncWebsocketConsumer`` and its kin: a browser that comes back misses nothing.
+
+    ``connect`` runs as always and decides who may come in; memberships made there or by ``groups``
+    of the class are recovered if the browser had them before. Handlers get replayed messages as
+    they get live ones, as ``kafka_layer.messages.Message``.
+    """
+
+    async def recovered(self, recovery: Recovery) -> None:
+        """Go on after the last replayed message and before the first live one; nothing by default.
+
+        Args:
+            recovery: The verdict; ``messages`` were handled.
+        """
+
+    async def not_recovered(self, recovery: Recovery) -> None:
+        """Load the state anew, before the first live message; nothing by default.
+
+        The browser has been told the reason.
+
+        Args:
+            recovery: The verdict with its ``reason``.
+        """
+
+    async def replay(self, messages: Iterable[Message]) -> None:
+        """Hand messages of a history to their handlers, as if they were missed.
+
+        A browser that knows the subprotocol drops those that it has, and later live ones that were
+        among them.
+
+        Args:
+            messages: The messages, oldest first.
+        """
+        await self._replay(messages)
+
+    async def _call(self, hook: Callable[[Recovery], Awaitable[None]], recovery: Recovery) -> None:
+        await hook(recovery)
+
+
+class RecoveryConsumerMixin(_Recovering, _Consumer):  # type: ignore[misc, unused-ignore]
+    """For ``WebsocketConsumer`` and its kin; otherwise as ``AsyncRecoveryConsumerMixin``."""
+
+    def recovered(self, recovery: Recovery) -> None:
+        """Go on after the last replayed message; as in ``AsyncRecoveryConsumerMixin``."""
+
+    def not_recovered(self, recovery: Recovery) -> None:
+        """Load the state anew; as in ``AsyncRecoveryConsumerMixin``."""
+
+    def replay(self, messages: Iterable[Message]) -> None:
+        """Hand messages of a history to their handlers; as in ``AsyncRecoveryConsumerMixin``."""
+        async_to_sync(self._replay)(messages)
+
+    async def _call(self, hook: Callable[[Recovery], None], recovery: Recovery) -> None:
+        await database_sync_to_async(hook)(recovery)

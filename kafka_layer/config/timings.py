@@ -67,6 +67,9 @@ class Timings:
         history: The longest that a question for the past takes, with all that it waits for.
         history_answer: After which history is unavailable where no broker answers.
         history_idle: Without a question, after which the clients that read the past are freed.
+        held_frame: The longest that the last frame of a handler is held back, to be sent with the
+            place of its message.
+        position_frame: The longest between two positions that a browser is told.
     """
 
     start: float = 4.5
@@ -109,3 +112,5 @@ class Timings:
     history: float = 5.0
     history_answer: float = 2.0
     history_idle: float = 10.0
+    held_frame: float = 0.05
+    position_frame: float = 25.0

@@ -1,0 +1,1 @@
+"""The subprotocol ``kafka-layer.v1``, by which browsers keep their position."""

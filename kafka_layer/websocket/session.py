@@ -1,0 +1,296 @@
+"""One websocket whose browser keeps its position: its frames, and its recovery.
+
+Hot path: each message of a connected browser passes ``handle`` and ``send``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, Protocol
+
+from ..config.timings import Timings
+from ..messages import Message, Recovery
+from .frames import (
+    SUBPROTOCOL,
+    as_json,
+    data_frame,
+    place_frame,
+    position_frame,
+    verdict_frame,
+)
+
+__all__ = ["Receive", "RecoveringLayer", "Send", "Session"]
+
+logger = logging.getLogger("kafka_layer")
+
+Event = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class RecoveringLayer(Protocol):
+    """The part of a layer that keeps positions."""
+
+    timings: Timings
+
+    def track(self, channel: str, on_change: Callable[[], None] | None = None) -> None:
+        """Keep positions for a channel; ``on_change`` is called when a membership changes."""
+
+    def position(self, channel: str) -> str:
+        """Return the position of a tracked channel."""
+
+    async def recover(self, channel: str, position: str, *, limit: int) -> Recovery:
+        """Return what a channel missed since a position."""
+
+
+class Session:
+    """The server's side of the subprotocol on one connection; in the connection's event loop.
+
+    It is *connecting* until the application's ``connect`` returned, then *recovering* until the
+    browser is told what it missed, then *live*. A connection that speaks another subprotocol goes
+    from *connecting* to *plain*: its bytes pass unchanged. Each state may end in *closed*.
+
+    Args:
+        send: The ASGI server's callable.
+        position: The position that the browser offers; None if it has none.
+        sends_json: Whether the application sends nothing but JSON.
+
+    Attributes:
+        state: As above.
+        position: As given.
+    """
+
+    def __init__(self, send: Send, position: str | None, sends_json: bool) -> None:
+        self.state: Literal["connecting", "recovering", "live", "plain", "closed"] = "connecting"
+        self.position = position
+        self._send = send
+        self._as_json: Callable[[str], str] = str if sends_json else as_json
+        self._layer: RecoveringLayer | None = None
+        self._channel = ""
+        self._loop = asyncio.get_running_loop()
+        # Set once the application has accepted: the subprotocol that is spoken.
+        self._accepted: str | None = None
+        self._may_receive = asyncio.Event()
+        # Of the message that is being handled: its place, whether its place is still to be told,
+        # and its last text so far. "" where the message has no place, or none is being handled.
+        self._place = ""
+        self._owes_place = False
+        self._held: str | None = None
+        # Whether a membership has changed since the position was told.
+        self._changed = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # The channel
+
+    def track(self, layer: Any, channel: str, receive: Receive) -> Receive:
+        """Have the layer keep positions for the connection's channel; before any membership.
+
+        Args:
+            layer: The layer, of whichever kind: one that keeps no positions is left alone.
+            channel: The channel.
+            receive: Receives from it.
+
+        Returns:
+            The function that receives from it, once the browser was told what it missed.
+        """
+        if not hasattr(layer, "recover"):
+            return receive
+        self._layer, self._channel = layer, channel
+        layer.track(channel, self._note_change)
+
+        async def receive_later() -> Any:
+            await self._may_receive.wait()
+            return await receive()
+
+        return receive_later
+
+    def connected(self) -> bool:
+        """Go on after the application's ``connect``; return whether to recover now."""
+        if self.state != "connecting":
+            return False
+        if self._accepted is None:
+            # The application may wait for a message before it accepts.
+            self._may_receive.set()
+            return False
+        if self._accepted != SUBPROTOCOL:
+            self.state = "plain"
+            self._may_receive.set()
+            return False
+        self.state = "recovering"
+        return True
+
+    async def recover(self, limit: int) -> Recovery | None:
+        """Return what the browser missed; None if it offers no position.
+
+        Args:
+            limit: How many messages are replayed at most.
+        """
+        if self.position is None:
+            return None
+        if self._layer is None or self._may_receive.is_set():
+            return Recovery(False, "unavailable", [], 0.0)
+        return await self._layer.recover(self._channel, self.position, limit=limit)
+
+    async def tell_verdict(self, recovery: Recovery) -> None:
+        """Say whether all that was missed was replayed; after its last message."""
+        if self.state == "recovering":
+            await self._write(verdict_frame(recovery))
+
+    async def go_live(self) -> None:
+        """Tell the position, now and from time to time, and let messages come."""
+        if self.state == "recovering":
+            self.state = "live"
+            await self._tell_position_repeatedly()
+        self._may_receive.set()
+
+    def end(self) -> None:
+        """Note that the connection has ended."""
+        self.state = "closed"
+        for timer in self._timers.values():
+            timer.cancel()
+
+    # Messages
+
+    async def handle(self, message: Message, dispatch: Callable[[Any], Awaitable[None]]) -> None:
+        """Have a message handled, and tell its place with the last frame that is sent for it.
+
+        Args:
+            message: The message.
+            dispatch: Calls the handler.
+        """
+        if self._changed and self.state == "live":
+            await self._tell_position()
+        # A handler that replays messages may have sent something for its own.
+        await self._release("")
+        outer = self._place, self._owes_place
+        self._place = message.place if self._accepted == SUBPROTOCOL else ""
+        self._owes_place = False
+        try:
+            await dispatch(message)
+        except Exception:
+            # The connection ends. The message must not end the next one, too.
+            self._owes_place = bool(self._place)
+            with contextlib.suppress(Exception):
+                await self._tell_place()
+            raise
+        else:
+            await self._tell_place()
+        finally:
+            self._place, self._owes_place = outer
+
+    async def handled(self) -> None:
+        """Tell a membership that changed meanwhile; after each event."""
+        if self._changed and self.state == "live":
+            await self._tell_position()
+
+    async def send(self, event: Event) -> None:
+        """Send an event of the application: the ``send`` of its ASGI callable."""
+        kind = event["type"]
+        if kind == "websocket.accept":
+            await self._accept(event)
+        elif kind == "websocket.send" and self._accepted == SUBPROTOCOL:
+            await self._send_data(event)
+        elif kind == "websocket.close":
+            await self.close(event)
+        else:
+            await self._send(event)
+
+    async def close(self, event: Event) -> None:
+        """Close the connection; the frames of the message that is handled count as its last.
+
+        Args:
+            event: The ASGI event.
+        """
+        if self._accepted == SUBPROTOCOL:
+            await self._tell_place()
+        self.end()
+        await self._send(event)
+
+    async def _accept(self, event: Event) -> None:
+        subprotocol = event.get("subprotocol") or SUBPROTOCOL
+        self._accepted = subprotocol
+        await self._send({**event, "subprotocol": subprotocol})
+
+    async def _send_data(self, event: Event) -> None:
+        if self.state == "closed":
+            return
+        self._owes_place = bool(self._place)
+        text = event.get("text")
+        # What is sent before it goes first, and is not the last of its message.
+        await self._release("")
+        if text is None:
+            await self._send(event)
+        elif self._place:
+            self._held = self._as_json(text)
+            self._later("held", self._timings.held_frame, self._release_overdue)
+        else:
+            await self._write(data_frame(self._as_json(text), ""))
+
+    async def _tell_place(self) -> None:
+        """Send the frame that was held back, with the place of its message."""
+        if self._held is not None:
+            await self._release(self._place)
+        elif self._owes_place:
+            await self._write(place_frame(self._place))
+        self._owes_place = False
+
+    async def _release(self, place: str) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._timers.pop("held").cancel()
+            await self._write(data_frame(held, place))
+
+    async def _release_overdue(self) -> None:
+        """Send the held frame of a handler that goes on for long."""
+        await self._release("")
+
+    async def _write(self, text: str) -> None:
+        await self._send({"type": "websocket.send", "text": text})
+
+    # Positions
+
+    async def _tell_position(self) -> None:
+        self._changed = False
+        if self._layer is not None:
+            position = self._layer.position(self._channel)
+            await self._write(position_frame(position, self._timings.position_frame))
+
+    async def _tell_position_repeatedly(self) -> None:
+        await self._tell_position()
+        # Spread, so that those who came at the same time are not served at the same time for ever.
+        delay = self._timings.position_frame * random.uniform(0.7, 0.9)
+        self._later("position", delay, self._tell_position_repeatedly)
+
+    def _note_change(self) -> None:
+        """Note that a membership of the channel changed; any thread."""
+        self._changed = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._start, self.handled)
+
+    # Timers
+
+    @property
+    def _timings(self) -> Timings:
+        return Timings() if self._layer is None else self._layer.timings
+
+    def _later(self, name: str, delay: float, act: Callable[[], Awaitable[None]]) -> None:
+        self._timers[name] = self._loop.call_later(delay, self._start, act)
+
+    def _start(self, act: Callable[[], Awaitable[None]]) -> None:
+        if self.state != "closed":
+            task = self._loop.create_task(self._carry_out(act))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, act: Callable[[], Awaitable[None]]) -> None:
+        try:
+            if self.state != "closed":
+                await act()
+        except Exception:
+            if self.state != "closed":
+                logger.warning("A frame could not be sent to a websocket", exc_info=True)
