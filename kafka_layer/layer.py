@@ -63,7 +63,12 @@ class KafkaChannelLayer(SyncTwins):
         return await run_in_loop(self._publish(record))
 
     async def group_send(  # type: ignore[override, unused-ignore]
-        self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        group: str,
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Send a message to every channel of a group, on all servers.
 
@@ -71,20 +76,29 @@ class KafkaChannelLayer(SyncTwins):
             group: The group's name.
             message: As for ``send``.
             exclude: Names of channels that do not get it.
+            idempotency_key: A text of 1 to 200 characters that every attempt to send this message
+                has, and no other message to the group. Of messages with the same key that are sent
+                within 300 seconds receivers get the first one alone.
 
         Returns:
             The record's position with ``await_produce``.
 
         Raises:
-            TypeError: If a name or the message is not legal.
+            TypeError: If a name, the message or the key is not legal.
+            ValueError: If the key is empty or too long.
             ChannelFull: If the producer's queue is full and ``overflow`` is ``raise``.
             MessageTooLarge: If the message is larger than the topic allows.
         """
-        record = self._group_record(group, message, exclude)
+        record = self._group_record(group, message, exclude, idempotency_key)
         return None if self._try_publish(record) else await run_in_loop(self._publish(record))
 
     async def user_send(
-        self, user_id: UserId, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        user_id: UserId,
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Send a message to every channel of a user, on all servers.
 
@@ -92,24 +106,30 @@ class KafkaChannelLayer(SyncTwins):
             user_id: As given to ``user_add``; 7 and "7" are the same user.
             message: As for ``send``.
             exclude: Names of channels that do not get it.
+            idempotency_key: As for ``group_send``.
 
         Returns and errors as for ``group_send``.
         """
-        record = self._user_record(user_id, message, exclude)
+        record = self._user_record(user_id, message, exclude, idempotency_key)
         return None if self._try_publish(record) else await run_in_loop(self._publish(record))
 
     async def all_send(
-        self, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Send a message to every open channel of every server.
 
         Args:
             message: As for ``send``.
             exclude: Names of channels that do not get it.
+            idempotency_key: As for ``group_send``.
 
         Returns and errors as for ``group_send``.
         """
-        record = self._all_record(message, exclude)
+        record = self._all_record(message, exclude, idempotency_key)
         return None if self._try_publish(record) else await run_in_loop(self._publish(record))
 
     async def send_many(
@@ -131,22 +151,35 @@ class KafkaChannelLayer(SyncTwins):
         return await run_in_loop(self._send_to_many(channels, message))
 
     async def group_send_many(
-        self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        groups: Iterable[str],
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> list[Position | None]:
         """Send one message to several groups; a member of two of them gets it twice.
 
-        Args and errors as for ``group_send``; returns a position for each group.
+        Args and errors as for ``group_send``; returns a position for each group. The idempotency
+        key counts for each group by itself.
         """
-        return await run_in_loop(self._publish_each(self._group_records(groups, message, exclude)))
+        records = self._group_records(groups, message, exclude, idempotency_key)
+        return await run_in_loop(self._publish_each(records))
 
     async def user_send_many(
-        self, user_ids: Iterable[UserId], message: dict[str, Any]
+        self,
+        user_ids: Iterable[UserId],
+        message: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
     ) -> list[Position | None]:
         """Send one message to several users.
 
-        Args and errors as for ``user_send``; returns a position for each user.
+        Args and errors as for ``user_send``; returns a position for each user. The idempotency key
+        counts for each user by itself.
         """
-        return await run_in_loop(self._publish_each(self._user_records(user_ids, message)))
+        records = self._user_records(user_ids, message, idempotency_key)
+        return await run_in_loop(self._publish_each(records))
 
     # Receiving
 

@@ -21,6 +21,7 @@ from django.db import transaction
 
 from . import get_layer
 from .layer import KafkaChannelLayer
+from .wire.idempotency import require_key
 from .wire.names import UserId, require_names, user_key
 
 __all__ = [
@@ -65,6 +66,7 @@ def group_send_on_commit(
     message: dict[str, Any],
     *,
     exclude: Collection[str] = (),
+    idempotency_key: str | None = None,
     using: str | None = None,
     robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
@@ -75,6 +77,7 @@ def group_send_on_commit(
         group: The group's name.
         message: As for ``KafkaChannelLayer.group_send``; it is copied now.
         exclude: Names of channels that do not get it.
+        idempotency_key: As for ``KafkaChannelLayer.group_send``.
         using: Alias of the database; None for the default one.
         robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
@@ -83,7 +86,7 @@ def group_send_on_commit(
     """
     backend = get_layer(layer)
     backend.require_valid_group_name(group)
-    send = partial(backend.group_send_sync, exclude=_names(exclude))
+    send = partial(backend.group_send_sync, **_options(exclude, idempotency_key))
     _on_commit(backend, using, robust, send, group, _copy(backend, message))
 
 
@@ -92,6 +95,7 @@ def user_send_on_commit(
     message: dict[str, Any],
     *,
     exclude: Collection[str] = (),
+    idempotency_key: str | None = None,
     using: str | None = None,
     robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
@@ -102,6 +106,7 @@ def user_send_on_commit(
         user_id: A non-empty str, an int or a UUID.
         message: As for ``KafkaChannelLayer.user_send``; it is copied now.
         exclude: Names of channels that do not get it.
+        idempotency_key: As for ``KafkaChannelLayer.group_send``.
         using: Alias of the database; None for the default one.
         robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
@@ -110,7 +115,7 @@ def user_send_on_commit(
     """
     backend = get_layer(layer)
     user_key(user_id)
-    send = partial(backend.user_send_sync, exclude=_names(exclude))
+    send = partial(backend.user_send_sync, **_options(exclude, idempotency_key))
     _on_commit(backend, using, robust, send, user_id, _copy(backend, message))
 
 
@@ -118,6 +123,7 @@ def all_send_on_commit(
     message: dict[str, Any],
     *,
     exclude: Collection[str] = (),
+    idempotency_key: str | None = None,
     using: str | None = None,
     robust: bool = True,
     layer: str = DEFAULT_CHANNEL_LAYER,
@@ -127,6 +133,7 @@ def all_send_on_commit(
     Args:
         message: As for ``KafkaChannelLayer.all_send``; it is copied now.
         exclude: Names of channels that do not get it.
+        idempotency_key: As for ``KafkaChannelLayer.group_send``.
         using: Alias of the database; None for the default one.
         robust: Whether a send that fails is logged and counted; it raises otherwise.
         layer: Alias of the channel layer.
@@ -134,7 +141,7 @@ def all_send_on_commit(
     Errors as for ``send_on_commit``.
     """
     backend = get_layer(layer)
-    send = partial(backend.all_send_sync, exclude=_names(exclude))
+    send = partial(backend.all_send_sync, **_options(exclude, idempotency_key))
     _on_commit(backend, using, robust, send, _copy(backend, message))
 
 
@@ -160,6 +167,7 @@ def _copy(layer: KafkaChannelLayer, message: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(message)
 
 
-def _names(exclude: Collection[str]) -> tuple[str, ...]:
+def _options(exclude: Collection[str], idempotency_key: str | None) -> dict[str, Any]:
     require_names("exclude", exclude)
-    return tuple(exclude)
+    require_key(idempotency_key)
+    return {"exclude": tuple(exclude), "idempotency_key": idempotency_key}

@@ -49,6 +49,7 @@ TIERS: list[set[str]] = [
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
     {"kafka.read_parts", "kafka.read_positions"},
     {"history.feature", "jobs.feature", "websocket.session"},
+    {"history.look_back"},
     {"server.server"},
     {"server.closing", "server.refresh"},
     {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.live"},
@@ -71,7 +72,7 @@ TIERS: list[set[str]] = [
     {"config.settings", "backplane", "observe.events"},
     {"config.topics"},
     {"config.keywords"},
-    {"wire.codec"},
+    {"wire.codec", "wire.idempotency"},
     {
         "wire.encryption",
         "wire.headers",

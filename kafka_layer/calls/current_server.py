@@ -23,6 +23,7 @@ from ..transport import Backplane
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.names import CHANNEL_NAME, GROUP_NAME, ServerName
+from ..wire.records import Record
 from ..wire.topics import Topic, WorkTopic
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LayerServer(Server):
         self._codec = codec
         self.jobs = self.attach(Jobs)
         self._histories: Histories | None = None
+        self.router.look_back = self._look_back
 
     @property
     def histories(self) -> Histories:
@@ -60,6 +62,11 @@ class LayerServer(Server):
             if self._histories is None:
                 self._histories = Histories(self, self._codec)
         return self._histories
+
+    def _look_back(self, record: Record) -> Callable[[], None] | None:
+        """Do what ``LookBack.before`` does; from now on the router calls that."""
+        self.router.look_back = self.histories.look_back.before
+        return self.router.look_back(record)
 
 
 class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]

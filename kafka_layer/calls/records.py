@@ -9,7 +9,8 @@ from channels.exceptions import ChannelFull
 
 from ..delivery.mailbox import Mailbox
 from ..observe.events import Cause
-from ..wire.headers import exclude_header
+from ..wire.headers import Headers, exclude_header
+from ..wire.idempotency import idempotency_header
 from ..wire.names import (
     ServerName,
     UserId,
@@ -171,51 +172,97 @@ class Records(ServerHolder):
         return _SEND_CONN, channel, value, to.partition, ()
 
     def _group_record(
-        self, group: str, message: dict[str, Any], exclude: Collection[str]
+        self,
+        group: str,
+        message: dict[str, Any],
+        exclude: Collection[str],
+        idempotency_key: str | None = None,
     ) -> ProducerRecord:
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
-        headers = _exclusion(exclude) if exclude else ()
+        headers: Headers | tuple[()] = _exclusion(exclude) if exclude else ()
+        if idempotency_key is not None:
+            headers = self._keyed(headers, _SEND_GROUP, group, idempotency_key)
         encryption = self._encryption
         value = encryption.encrypt(_SEND_GROUP, group, payload) if encryption.active else payload
         return _SEND_GROUP, group, value, None, headers
 
     def _group_records(
-        self, groups: Iterable[str], message: dict[str, Any], exclude: Collection[str]
+        self,
+        groups: Iterable[str],
+        message: dict[str, Any],
+        exclude: Collection[str],
+        idempotency_key: str | None = None,
     ) -> list[ProducerRecord]:
         groups = _names("groups", groups)
         for group in groups:
             self.require_valid_group_name(group)
-        payload, headers = self._codec.encode(message), _exclusion(exclude)
-        encrypt = self._encryption.encrypt
-        return [
-            (_SEND_GROUP, each, encrypt(_SEND_GROUP, each, payload), None, headers)
-            for each in groups
-        ]
+        return self._records_of(_SEND_GROUP, groups, message, _exclusion(exclude), idempotency_key)
 
     def _user_record(
-        self, user_id: UserId, message: dict[str, Any], exclude: Collection[str]
+        self,
+        user_id: UserId,
+        message: dict[str, Any],
+        exclude: Collection[str],
+        idempotency_key: str | None = None,
     ) -> ProducerRecord:
         key = user_key(user_id)
         payload = self._codec.encode(message)
-        headers = _exclusion(exclude) if exclude else ()
+        headers: Headers | tuple[()] = _exclusion(exclude) if exclude else ()
+        if idempotency_key is not None:
+            headers = self._keyed(headers, _SEND_USER, key, idempotency_key)
         encryption = self._encryption
         value = encryption.encrypt(_SEND_USER, key, payload) if encryption.active else payload
         return _SEND_USER, key, value, None, headers
 
     def _user_records(
-        self, user_ids: Iterable[UserId], message: dict[str, Any]
+        self,
+        user_ids: Iterable[UserId],
+        message: dict[str, Any],
+        idempotency_key: str | None = None,
     ) -> list[ProducerRecord]:
         keys = [user_key(user_id) for user_id in _names("user_ids", user_ids)]
-        topic, payload = Topic.SEND_USER, self._codec.encode(message)
+        return self._records_of(_SEND_USER, keys, message, [], idempotency_key)
+
+    def _records_of(
+        self,
+        topic: Topic,
+        addresses: Iterable[str],
+        message: dict[str, Any],
+        headers: Headers,
+        idempotency_key: str | None,
+    ) -> list[ProducerRecord]:
+        payload, encrypt = self._codec.encode(message), self._encryption.encrypt
         return [
-            (topic, key, self._encryption.encrypt(topic, key, payload), None, ()) for key in keys
+            (
+                topic,
+                each,
+                encrypt(topic, each, payload),
+                None,
+                headers
+                if idempotency_key is None
+                else self._keyed(headers, topic, each, idempotency_key),
+            )
+            for each in addresses
         ]
 
-    def _all_record(self, message: dict[str, Any], exclude: Collection[str]) -> ProducerRecord:
-        topic = Topic.SEND_ALL
+    def _all_record(
+        self,
+        message: dict[str, Any],
+        exclude: Collection[str],
+        idempotency_key: str | None = None,
+    ) -> ProducerRecord:
+        topic, headers = Topic.SEND_ALL, _exclusion(exclude)
+        if idempotency_key is not None:
+            headers = self._keyed(headers, topic, None, idempotency_key)
         value = self._encryption.encrypt(topic, None, self._codec.encode(message))
-        return topic, None, value, None, _exclusion(exclude)
+        return topic, None, value, None, headers
+
+    def _keyed(
+        self, headers: Iterable[tuple[str, bytes]], topic: Topic, address: str | None, key: str
+    ) -> Headers:
+        """Return headers with an idempotency key."""
+        return [*headers, idempotency_header(self._encryption, topic, address, key)]
 
 
 def _names(argument: str, names: Iterable[T]) -> list[T]:
@@ -223,6 +270,6 @@ def _names(argument: str, names: Iterable[T]) -> list[T]:
     return list(names)
 
 
-def _exclusion(exclude: Collection[str]) -> list[tuple[str, bytes]]:
+def _exclusion(exclude: Collection[str]) -> Headers:
     require_names("exclude", exclude)
     return exclude_header(exclude)

@@ -30,24 +30,38 @@ class SyncTwins(Procedures):
         return run_blocking(self._publish(record))
 
     def group_send_sync(
-        self, group: str, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        group: str,
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Do what ``group_send`` does, without an event loop."""
-        record = self._group_record(group, message, exclude)
+        record = self._group_record(group, message, exclude, idempotency_key)
         return None if self._try_publish(record) else run_blocking(self._publish(record))
 
     def user_send_sync(
-        self, user_id: UserId, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        user_id: UserId,
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Do what ``user_send`` does, without an event loop."""
-        record = self._user_record(user_id, message, exclude)
+        record = self._user_record(user_id, message, exclude, idempotency_key)
         return None if self._try_publish(record) else run_blocking(self._publish(record))
 
     def all_send_sync(
-        self, message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> Position | None:
         """Do what ``all_send`` does, without an event loop."""
-        record = self._all_record(message, exclude)
+        record = self._all_record(message, exclude, idempotency_key)
         return None if self._try_publish(record) else run_blocking(self._publish(record))
 
     def send_many_sync(
@@ -57,16 +71,27 @@ class SyncTwins(Procedures):
         return run_blocking(self._send_to_many(channels, message))
 
     def group_send_many_sync(
-        self, groups: Iterable[str], message: dict[str, Any], *, exclude: Collection[str] = ()
+        self,
+        groups: Iterable[str],
+        message: dict[str, Any],
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
     ) -> list[Position | None]:
         """Do what ``group_send_many`` does, without an event loop."""
-        return run_blocking(self._publish_each(self._group_records(groups, message, exclude)))
+        records = self._group_records(groups, message, exclude, idempotency_key)
+        return run_blocking(self._publish_each(records))
 
     def user_send_many_sync(
-        self, user_ids: Iterable[UserId], message: dict[str, Any]
+        self,
+        user_ids: Iterable[UserId],
+        message: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
     ) -> list[Position | None]:
         """Do what ``user_send_many`` does, without an event loop."""
-        return run_blocking(self._publish_each(self._user_records(user_ids, message)))
+        records = self._user_records(user_ids, message, idempotency_key)
+        return run_blocking(self._publish_each(records))
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """Do what ``group_add`` does, without an event loop."""

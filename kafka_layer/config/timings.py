@@ -66,6 +66,8 @@ class Timings:
             ``read_back`` that timed out.
         history: The longest that a question for the past takes, with all that it waits for.
         history_answer: After which history is unavailable where no broker answers.
+        look_back: For which a server that has just started holds up its messages, at one with an
+            idempotency key, to learn which keys were used before its start.
         history_idle: Without a question, after which the clients that read the past are freed.
         held_frame: The longest that the last frame of a handler is held back, to be sent with the
             place of its message.
@@ -111,6 +113,7 @@ class Timings:
     read_back_window: float = 10.0
     history: float = 5.0
     history_answer: float = 2.0
+    look_back: float = 2.0
     history_idle: float = 10.0
     held_frame: float = 0.05
     position_frame: float = 25.0

@@ -17,10 +17,12 @@ from ..server.server import Server
 from ..transport import Extent, Past
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
+from ..wire.idempotency import WINDOW, Duplicates, has_key
 from ..wire.position_token import LogPosition, place_text
 from ..wire.records import Record
 from ..wire.topics import Topic
 from .flushes import Flushes
+from .look_back import LookBack
 from .question import Question, partitions_to_read
 from .scan import Budget, Cursor, in_order, read_back, read_on, told_until
 
@@ -56,6 +58,9 @@ class Histories:
     Args:
         server: The server whose backplane is asked.
         codec: Decodes the messages.
+
+    Attributes:
+        look_back: Has the server's duplicates learn what was written before its start.
     """
 
     def __init__(self, server: Server, codec: Codec) -> None:
@@ -64,6 +69,7 @@ class Histories:
         # For the backplane's thread, which carries out one question at a time.
         self._flush_guard = ReplayGuard(server.encryption, server.config.expiry)
         self._flushes = Flushes(self._is_flush)
+        self.look_back = LookBack(server, self._flushes, lambda: self._flushed_until)
 
     def ask(self, question: Question, deadline: float) -> Steps[History]:
         """Answer a question.
@@ -115,8 +121,16 @@ class Histories:
         sure = self._flushes.learn(Budget(past, answered=True), extents, start)
         cursors = _cursors(question, past, extents)
         is_wanted = _wanted(question, self._flushed_until)
-        whole = read_on(Budget(past), cursors, is_wanted, question.limit)
-        records = list(in_order(cursors))
+        before = [Cursor(each.where, extents[each.where].start, each.first) for each in cursors]
+        budget = Budget(past)
+        whole, records = self._scan(
+            question,
+            past,
+            extents,
+            cursors,
+            lambda limit: read_on(budget, cursors, is_wanted, limit),
+            lambda: before,
+        )
         untold = records[question.limit :]
         return _Found(
             records[: question.limit],
@@ -128,8 +142,16 @@ class Histories:
         self, question: Question, past: Past, extents: Extents, position: LogPosition
     ) -> _Found:
         cursors = _cursors(question, past, extents)
-        read_back(Budget(past), cursors, _wanted(question), question.limit, _time(question))
-        records = list(in_order(cursors))[-question.limit :]
+        budget = Budget(past)
+        _, records = self._scan(
+            question,
+            past,
+            extents,
+            cursors,
+            lambda limit: read_back(budget, cursors, _wanted(question), limit, _time(question)),
+            lambda: [Cursor(each.where, extents[each.where].start, each.end) for each in cursors],
+        )
+        records = records[-question.limit :]
         sure = not records or self._flushes.learn(
             Budget(past, answered=True), extents, records[0][4]
         )
@@ -146,6 +168,63 @@ class Histories:
             position,
             sure and not any(missing),
         )
+
+    def _scan(
+        self,
+        question: Question,
+        past: Past,
+        extents: Extents,
+        cursors: Sequence[Cursor],
+        read: Callable[[int], bool],
+        before: Callable[[], Sequence[Cursor]],
+    ) -> tuple[bool, list[Record]]:
+        """Read until as many records are found as are asked for, not counting duplicates.
+
+        Args:
+            question: The question.
+            past: Reads the log.
+            extents: What the log holds.
+            cursors: The scans.
+            read: Reads on until so many records are found; returns whether it got so far.
+            before: Returns scans of what lies before the parts that were read.
+
+        Returns:
+            What ``read`` returned last, and the records, in the order of the log.
+        """
+        limit = question.limit
+        while True:
+            whole = read(limit)
+            records = self._originals(question, past, extents, list(in_order(cursors)), before)
+            missing = question.limit - len(records)
+            if missing <= 0 or not whole or all(cursor.done for cursor in cursors):
+                return whole, records
+            limit += missing
+
+    def _originals(
+        self,
+        question: Question,
+        past: Past,
+        extents: Extents,
+        found: list[Record],
+        before: Callable[[], Sequence[Cursor]],
+    ) -> list[Record]:
+        """Return what was found without duplicates, whose originals may lie before it."""
+        keyed = next((record for record in found if has_key(record[3])), None)
+        if keyed is None:
+            return found
+        since = keyed[4] - WINDOW
+        self._flushes.learn(Budget(past, answered=True), extents, since)
+        older, is_of_address = before(), _wanted(replace(question, since=None))
+        read_back(
+            Budget(past, answered=True),
+            older,
+            lambda record: has_key(record[3]) and is_of_address(record),
+            since=since,
+        )
+        flushed, duplicates = self._flushed_until, Duplicates(self._server.encryption.active)
+        for record in in_order(older):
+            duplicates.is_duplicate(record, flushed)
+        return [record for record in found if not duplicates.is_duplicate(record, flushed)]
 
     @property
     def _flushed_until(self) -> float:

@@ -44,13 +44,21 @@ class Budget:
     Args:
         past: Reads the records; its deadline is one of the bounds.
         answered: Whether a broker gave records for this question before.
+        records: How many records may be read; as many as for one history where it is None.
+        size: How many bytes of values; as many as for one history where it is None.
     """
 
-    def __init__(self, past: Past, answered: bool = False) -> None:
+    def __init__(
+        self,
+        past: Past,
+        answered: bool = False,
+        records: int | None = None,
+        size: int | None = None,
+    ) -> None:
         self._past = past
         self._answered = answered
-        self._records = MAX_RECORDS
-        self._bytes = MAX_BYTES
+        self._max_records = self._records = MAX_RECORDS if records is None else records
+        self._max_bytes = self._bytes = MAX_BYTES if size is None else size
 
     def read(self, cursor: Cursor, first: int, end: int) -> tuple[int, Sequence[Record]] | None:
         """Read a part of a cursor's partition; None if nothing more may be read.
@@ -75,9 +83,10 @@ class Budget:
 
     def chunk(self, cursor: Cursor) -> int:
         """Return how many records to read next of a partition."""
-        size = min(_FIRST_CHUNK << 2 * cursor.chunks, _LARGEST_CHUNK, self._records)
+        largest = max(_LARGEST_CHUNK, self._max_records // 100)
+        size = min(_FIRST_CHUNK << 2 * cursor.chunks, largest, self._records)
         cursor.chunks += 1
-        read, large = MAX_RECORDS - self._records, MAX_BYTES - self._bytes
+        read, large = self._max_records - self._records, self._max_bytes - self._bytes
         if large:
             size = min(size, _CHUNK_BYTES * read // large)
         return max(1, size)

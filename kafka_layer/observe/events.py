@@ -31,6 +31,8 @@ class Cause(str, Enum):
     """No key decrypts the value; or it is encrypted without keys being set, or the reverse."""
     DOUBTFUL = "doubtful"
     """In doubt: the broker or another worker may have the message. It never comes twice."""
+    DUPLICATE = "duplicate"
+    """A message with the same idempotency key was sent to the same address shortly before."""
     EXPIRED = "expired"
     """The message was older than ``expiry`` on arrival or when it was taken."""
     FLUSHED = "flushed"

@@ -20,6 +20,7 @@ from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.headers import excluded
+from ..wire.idempotency import Duplicates, has_key
 from ..wire.records import Record
 from ..wire.topics import Topic
 from .expiry import Expiry
@@ -46,6 +47,12 @@ class Router:
         encryption: Decrypts the values of records.
         stats: Counts deliveries and drops.
         expiry: Judges the age of a record.
+
+    Attributes:
+        duplicates: Tells which records are duplicates by their idempotency keys.
+        look_back: Called with each record that has an idempotency key, before it is judged, in the
+            reading thread. Returns the function that has ``duplicates`` learn what this server has
+            not read, and blocks; None if there is nothing to learn.
     """
 
     def __init__(
@@ -62,6 +69,10 @@ class Router:
         self._decrypt = ReplayGuard(encryption, config.expiry).decrypt
         self._stats = stats
         self._back_pressure = BackPressure(config.timings, registry.open_channels)
+        self.duplicates = Duplicates(
+            encryption.active, lambda number: stats.count("errors.idempotency_keys", number)
+        )
+        self.look_back: Callable[[Record], Callable[[], None] | None] = lambda record: None
         self._routes: dict[Topic, tuple[Resolve, OnCommand | None]] = {}
         # Messages that are in a mailbox and not counted yet.
         self._delivered = 0
@@ -121,6 +132,10 @@ class Router:
         if headers:
             left_out = excluded(headers)
             mailboxes = [each for each in mailboxes if each.channel not in left_out]
+            if has_key(headers) and topic is not Topic.SEND_CONN and self._is_duplicate(record):
+                if mailboxes:
+                    self._stats.count("dropped.duplicate", len(mailboxes))
+                return
         if not mailboxes:
             return
         deadline = self._expiry.deadline(timestamp, topic, key, mailboxes)
@@ -138,6 +153,15 @@ class Router:
                     delivered += 1
         finally:
             self._delivered += delivered
+
+    def _is_duplicate(self, record: Record) -> bool:
+        # Also where nobody is addressed: a channel may join before the copy comes.
+        learn = self.look_back(record)
+        if learn is not None:
+            self._wake()
+            learn()
+            self._expiry.read_clocks()
+        return self.duplicates.is_duplicate(record, self._expiry.flushed_until)
 
     def _put_when_there_is_room(self, mailbox: Mailbox, envelope: Envelope) -> bool:
         if not self._registry.is_open(mailbox):

@@ -222,4 +222,5 @@ def _size_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
 def _of_which(headers: Sequence[tuple[str, bytes]]) -> str:
     if not headers:
         return ""
-    return f" {sum(len(each) for _, each in headers)} of these bytes are in 'exclude'."
+    size, names = _size_of(b"", headers), " and ".join(f"'{name}'" for name, _ in headers)
+    return f" {size} of these bytes are in {names}."

@@ -60,6 +60,8 @@ class Server:
         identity: Which server this is.
         lifecycle: Its state.
         receiving: Whether it reads records.
+        reads_since: The broker's time, in seconds, since which it has read all records; infinite
+            before.
         sender: Passes records to the transport.
         commands: Asks other servers, and answers them.
         registry: The channels; none after a close.
@@ -88,6 +90,7 @@ class Server:
         self.transport = transport(self.stats)
         self.sender = Sender(config, self.transport, self.stats)
         self.receiving = False
+        self.reads_since = float("inf")
         self.lifecycle = Lifecycle(self._on_state)
         self.commands = Commands(
             config,
@@ -348,6 +351,7 @@ class Server:
                 f"{self.config.timings.start} s that this server wrote to its own inbox; the "
                 "broker is overloaded, or cut off."
             ) from None
+        self.reads_since = self.clock.now()
         if not self.lifecycle.advance(State.RECEIVING):
             raise closed_meanwhile()
 

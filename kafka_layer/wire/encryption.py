@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,8 @@ MAX_TOKENS = 100_000
 _TOKEN = ord("g")
 # The first 27 bytes of a token: version, time, and the start of the initialization vector.
 _STAMP_CHARACTERS = 36
+# Of the HMAC of a text in a header.
+_HASH_BYTES = 16
 _STAMPED = re.compile(rb"[A-Za-z0-9_-]{%d}" % _STAMP_CHARACTERS)
 
 
@@ -63,7 +66,8 @@ class Encryption:
     """
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        self._fernet = _fernet(keys) if keys else None
+        self._secrets = [hashlib.sha256(key).digest() for key in keys]
+        self._fernet = _fernet(self._secrets) if keys else None
         self.active = bool(keys)
 
     def encrypt(self, topic: Topic | WorkTopic, key: str | None, payload: bytes) -> bytes:
@@ -98,6 +102,26 @@ class Encryption:
         if not encrypted:
             raise UnreadableRecord("decrypt", "not encrypted, but symmetric_encryption_keys is set")
         return _decrypt(self._fernet, _address(topic, key), value)
+
+    def conceal(self, topic: Topic, key: str | None, text: str) -> bytes:
+        """Return a text for a header, so that nobody without a key can read, guess or move it.
+
+        Equal texts at one address have one of their hashes in common, also where a sender has other
+        keys than the next one, as long as one key is the same.
+
+        Args:
+            topic: The record's topic.
+            key: Its key.
+            text: The text; returned as UTF-8 if there are no encryption keys.
+
+        Returns:
+            A hash for each encryption key, separated by commas.
+        """
+        if not self._secrets:
+            return text.encode()
+        what = _address(topic, key) + text.encode()
+        hashes = (hmac.digest(secret, what, "sha256")[:_HASH_BYTES] for secret in self._secrets)
+        return ",".join(each.hex() for each in hashes).encode()
 
     @staticmethod
     def stamp(value: bytes) -> Stamp:
@@ -214,7 +238,7 @@ def _decrypt(fernet: MultiFernet, address: bytes, token: bytes) -> bytes:
     return plain[len(address) :]
 
 
-def _fernet(keys: Sequence[bytes]) -> MultiFernet:
+def _fernet(secrets: Sequence[bytes]) -> MultiFernet:
     try:
         from cryptography.fernet import Fernet, MultiFernet
     except ImportError:
@@ -222,6 +246,4 @@ def _fernet(keys: Sequence[bytes]) -> MultiFernet:
             "symmetric_encryption_keys is set, but cryptography is not installed; "
             "install kafka-layer[encryption]."
         ) from None
-    return MultiFernet(
-        Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in keys
-    )
+    return MultiFernet(Fernet(base64.urlsafe_b64encode(secret)) for secret in secrets)

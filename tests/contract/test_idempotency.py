@@ -1,0 +1,269 @@
+"""Messages with one idempotency key: each receiver and each history gets one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.idempotency import IDEMPOTENCY_KEY
+from kafka_layer.wire.partitions import partition_of
+from tests.support.inspect import server_of
+from tests.support.layers import PARTITIONS, Layers, next_messages, stats_of
+
+DEADLINE = 30.0
+END = {"n": "end"}
+
+Send = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+def group() -> str:
+    """A group that no other test uses."""
+    return f"room-{secrets.token_hex(4)}"
+
+
+async def member(layer: KafkaChannelLayer, group: str) -> str:
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    return channel
+
+
+async def received(layer: KafkaChannelLayer, channel: str, count: int) -> list[Any]:
+    return [each["n"] for each in await next_messages(layer, channel, count)]
+
+
+async def settled(layer: KafkaChannelLayer) -> None:
+    await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
+
+
+def way_of(layer: KafkaChannelLayer, way: str, address: str) -> Send:
+    """Return the function that sends to a group, a user or everybody, in one of several ways."""
+
+    async def send(message: dict[str, Any], **options: Any) -> Any:
+        kind, _, how = way.partition(" ")
+        to: list[Any] = [] if kind == "all" else [address]
+        if how == "many":
+            to = [to]
+        call = getattr(layer, f"{kind}_send" + {"": "", "sync": "_sync", "many": "_many"}[how])
+        if how == "sync":
+            return await asyncio.to_thread(call, *to, message, **options)
+        return await call(*to, message, **options)
+
+    return send
+
+
+class TestLive:
+    @pytest.mark.parametrize(
+        "way",
+        ["group", "user", "all", "group sync", "user sync", "all sync", "group many", "user many"],
+    )
+    async def test_the_second_copy_is_dropped_by_every_server(
+        self, make_layer: Layers, prefix: str, group: str, way: str
+    ) -> None:
+        layers = [make_layer(prefix) for _ in range(2)]
+        channels = []
+        for layer in layers:
+            channels.append(await member(layer, group))
+            await layer.user_add(group, channels[-1])
+        for number, layer in enumerate(layers):
+            # The second one comes from another process, as a retry may.
+            await way_of(layer, way, group)({"n": number}, idempotency_key="order-17")
+            await settled(layer)
+        await way_of(layers[0], way, group)({"n": "other"}, idempotency_key="order-18")
+        await settled(layers[0])
+        await way_of(layers[0], way, group)(END)
+        for layer, channel in zip(layers, channels, strict=True):
+            assert sorted(map(str, await received(layer, channel, 3))) == ["0", "end", "other"]
+            assert layer.stats().dropped == {"duplicate": 1}
+
+    async def test_a_key_counts_for_one_group(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        other = f"{group}-other"
+        channel = await member(layer, group)
+        await layer.group_add(other, channel)
+        await layer.user_add(group, channel)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        await layer.group_send(other, {"n": 2}, idempotency_key="k")
+        await layer.user_send(group, {"n": 3}, idempotency_key="k")
+        assert sorted(await received(layer, channel, 3)) == [1, 2, 3]
+
+    async def test_a_channel_that_joins_in_between_gets_none(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        """It was not there when the message was sent."""
+        layer = make_layer()
+        await member(layer, "elsewhere")
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        channel = await member(layer, group)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        await layer.group_send(group, END)
+        assert await received(layer, channel, 1) == ["end"]
+
+    async def test_a_server_that_starts_in_between_gets_none(
+        self, make_layer: Layers, prefix: str, group: str
+    ) -> None:
+        """Every server drops the same record, whatever it has read."""
+        early = make_layer(prefix)
+        for kind in ("group", "user", "all"):
+            await way_of(early, kind, group)({"n": 1}, idempotency_key="k")
+        for number in range(150):  # more than one chunk
+            await early.group_send(group, {"n": number})
+        await settled(early)
+        late = make_layer(prefix)
+        channel = await member(late, group)
+        await late.user_add(group, channel)
+        for kind in ("group", "user", "all"):
+            await way_of(early, kind, group)({"n": "copy"}, idempotency_key="k")
+            await settled(early)
+            await way_of(early, kind, group)(END, idempotency_key="new")
+            await settled(early)
+        assert await received(late, channel, 3) == ["end"] * 3
+        assert late.stats().dropped == {"duplicate": 3}
+        assert not late.stats().errors
+
+    async def test_what_a_flush_dropped_is_sent_anew(
+        self, make_layer: Layers, prefix: str, group: str
+    ) -> None:
+        layer = make_layer(prefix)
+        await member(layer, group)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        await layer.flush()
+        late = make_layer(prefix)
+        receivers = [(each, await member(each, group)) for each in (layer, late)]
+        await layer.group_send(group, {"n": 2}, idempotency_key="k")
+        await layer.group_send(group, END)
+        for each, channel in receivers:
+            assert await received(each, channel, 2) == [2, "end"]
+
+    async def test_both_headers(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        first, second = await member(layer, group), await member(layer, group)
+        for _ in range(2):
+            await layer.group_send(group, {"n": 1}, exclude=[first], idempotency_key="k")
+        await layer.group_send(group, END)
+        assert await received(layer, first, 1) == ["end"]
+        assert await received(layer, second, 2) == [1, "end"]
+        assert stats_of(layer)["dropped.duplicate"] == 1
+
+    @pytest.mark.parametrize("key", [7, "", "x" * 201])
+    async def test_bad_keys_are_refused(self, make_layer: Layers, key: Any) -> None:
+        layer = make_layer()
+        for way in ("group", "user", "all", "group many", "user many", "all sync"):
+            with pytest.raises((TypeError, ValueError), match="idempotency_key"):
+                await way_of(layer, way, "room")({}, idempotency_key=key)
+        assert not stats_of(layer)["sent"]
+
+
+class TestEncryption:
+    async def test_while_the_keys_change(self, make_layer: Layers, prefix: str, group: str) -> None:
+        stages = [["old"], ["old", "new"], ["new", "old"], ["new"]]
+        layers = [make_layer(prefix, symmetric_encryption_keys=keys) for keys in stages]
+        # Those in the middle read what all others write.
+        receivers = [(layer, await member(layer, group)) for layer in layers[1:3]]
+        for number, layer in enumerate(layers):
+            await layer.group_send(group, {"n": number}, idempotency_key="k")
+            await settled(layer)
+        await layers[1].group_send(group, END)
+        for layer, channel in receivers:
+            assert await received(layer, channel, 2) == [0, "end"]
+            assert layer.stats().dropped == {"duplicate": 3}
+
+    async def test_who_has_no_key_cannot_hold_a_message_back(
+        self, make_layer: Layers, prefix: str, group: str
+    ) -> None:
+        layer = make_layer(prefix, symmetric_encryption_keys=["secret"])
+        forger = make_layer(prefix)
+        channel = await member(layer, group)
+        await forger.group_send(group, {"n": "forged"}, idempotency_key="k")
+        await settled(forger)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        assert await received(layer, channel, 1) == [1]
+
+    async def test_the_key_is_not_in_the_record(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer(symmetric_encryption_keys=["secret"])
+        _, _, _, _, headers = layer._group_record(group, {}, (), "order-17")
+        ((name, value),) = headers
+        assert name == IDEMPOTENCY_KEY
+        assert b"order-17" not in value
+
+
+class TestHistory:
+    async def test_a_history_has_each_message_once(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        for number in (1, 2):
+            for _ in range(3):
+                await layer.group_send(group, {"n": number}, idempotency_key=f"k{number}")
+        await settled(layer)
+        found = await layer.group_history(group, limit=2)
+        assert [each["n"] for each in found.messages] == [1, 2]
+        assert found.complete
+        newest = await layer.group_history(group, limit=1, newest_first=True)
+        assert [each["n"] for each in newest.messages] == [2]
+
+    async def test_an_original_before_what_is_asked_for(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        other = neighbour(group)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        for number in range(250):  # so that it lies in another chunk
+            await layer.group_send(other, {"n": number})
+        await settled(layer)
+        since = await layer.group_position(group)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        await layer.group_send(group, {"n": 2})
+        await settled(layer)
+        for newest_first in (False, True):
+            found = await layer.group_history(group, since=since, newest_first=newest_first)
+            assert [each["n"] for each in found.messages] == [2]
+            assert found.complete
+        last = await layer.group_history(group, limit=2)
+        assert [each["n"] for each in last.messages] == [1, 2]
+
+    async def test_no_page_is_empty_before_the_last(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        for number in range(3):
+            for _ in range(4):
+                await layer.group_send(group, {"n": number}, idempotency_key=str(number))
+        await settled(layer)
+        pages = []
+        while (found := await layer.group_history(group, since=position, limit=1)).messages:
+            assert found.complete
+            pages.append([each["n"] for each in found.messages])
+            position = found.position
+        assert pages == [[0], [1], [2]]
+
+    async def test_after_a_flush(self, make_layer: Layers, prefix: str, group: str) -> None:
+        layer = make_layer(prefix)
+        await layer.group_send(group, {"n": 1}, idempotency_key="k")
+        await layer.flush()
+        await layer.group_send(group, {"n": 2}, idempotency_key="k")
+        await settled(layer)
+        for each in (layer, make_layer(prefix)):
+            found = await each.group_history(group)
+            assert [message["n"] for message in found.messages] == [2]
+            assert found.complete
+
+    async def test_to_everybody(self, make_layer: Layers, prefix: str) -> None:
+        """Each sender has a partition of its own."""
+        layers = [make_layer(prefix) for _ in range(4)]
+        for layer in layers:
+            await layer.all_send({"n": 1}, idempotency_key="k")
+            await settled(layer)
+        found = await layers[0].all_history()
+        assert [each["n"] for each in found.messages] == [1]
+
+
+def neighbour(group: str) -> str:
+    """Return another group of the same partition."""
+    return next(
+        name
+        for number in range(1000)
+        if partition_of(name := f"{group}-{number}", PARTITIONS) == partition_of(group, PARTITIONS)
+    )
