@@ -24,6 +24,7 @@ from .management.installed import (
     is_kafka_layer,
     is_on_kafka,
 )
+from .wire.topics import BROADCAST_TOPICS
 
 __all__ = ["TAG", "check_apps", "check_cleartext_credentials", "check_prefixes", "check_settings"]
 
@@ -51,6 +52,7 @@ def check_settings(
         if config is not None:
             found += _clients(alias, config) if is_on_kafka(backend) else []
             found += _risky_topics(alias, config)
+            found += _short_retention(alias, config)
             configs[alias] = config
     found += _shared_prefixes(configs)
     return found
@@ -230,6 +232,25 @@ def _risky_topics(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
                 obj=_where(alias),
                 id="kafka_layer.W001",
             )
+
+
+def _short_retention(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    needed = config.recovery_window + config.expiry
+    short = {
+        topic.value: retention
+        for topic in BROADCAST_TOPICS
+        if (retention := config.topics[topic].config.get("retention.ms")) is not None
+        and 0 <= int(retention) < needed * 1000
+    }
+    if short:
+        where = ", ".join(f"{retention} for {topic}" for topic, retention in short.items())
+        yield Warning(
+            f"retention.ms is {where}, shorter than recovery_window and expiry ({needed:g} s): "
+            "what comes back late is not recovered.",
+            hint="Raise retention.ms, or lower recovery_window.",
+            obj=_where(alias),
+            id="kafka_layer.W007",
+        )
 
 
 _RISKS: Mapping[str, tuple[Callable[[str], bool], str, str]] = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 from .calls.sync import SyncTwins
 from .delivery.registry import ChannelForgotten
 from .delivery.tickets import run_blocking, run_in_loop
 from .jobs.ack import JobInHand
-from .messages import History, Position, Since
+from .messages import History, Position, Recovery, Since
 from .stats import LayerStats
 from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
+
+if TYPE_CHECKING:
+    from .calls.current_server import LayerServer
+    from .delivery.mailbox import Mailbox
 
 __all__ = ["KafkaChannelLayer"]
 
@@ -230,6 +234,8 @@ class KafkaChannelLayer(SyncTwins):
             server, mailbox = opened
         if mailbox.received_by is not str:
             mailbox.received_by = channel.__class__
+        if mailbox.tracked is not None:
+            return await self._receive_tracked(server, mailbox, channel)
         while True:
             # No await between taking a message and returning it.
             envelope = mailbox.take()
@@ -242,6 +248,16 @@ class KafkaChannelLayer(SyncTwins):
             decoded = server.decode_for_receive(mailbox, envelope)
             if decoded is not None:
                 return decoded
+
+    async def _receive_tracked(
+        self, server: LayerServer, mailbox: Mailbox, channel: str
+    ) -> dict[str, Any]:
+        while True:
+            tracked = mailbox.tracked or server.recoveries.track(mailbox)
+            try:
+                return await tracked.receive()
+            except ChannelForgotten:
+                mailbox = server.registry.open_mailbox(str(channel))
 
     async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
         """Receive a job of a worker channel, for a worker that reports how jobs end.
@@ -413,6 +429,73 @@ class KafkaChannelLayer(SyncTwins):
         Errors as for ``group_history``.
         """
         return await run_in_loop(self._group_position(group))
+
+    # Positions and recovery
+
+    def track(self, channel: str, on_change: Callable[[], object] | None = None) -> None:
+        """Keep positions for a channel from now on; no I/O.
+
+        Call it before the channel's first membership and first ``receive``. Its messages arrive as
+        ``kafka_layer.messages.Message``, and where it takes them too slowly none is dropped: it
+        reads on from the log. Only where the log's recent part does not go back so far, it gets a
+        message ``{"type": "kafka.gap", "reason": ...}``.
+
+        Args:
+            channel: A name that ``new_channel()`` gave in this process.
+            on_change: Called when a membership of the channel changed; any thread, must not block.
+
+        Raises:
+            TypeError: If the name is not legal.
+            ValueError: If no such channel is open in this process.
+        """
+        server, mailbox = self._mailbox_to_track(channel)
+        server.recoveries.track(mailbox, on_change)
+
+    def position(self, channel: str) -> str:
+        """Return the position of a tracked channel, as an opaque text; no I/O.
+
+        All that was addressed to the channel before it was handed over; what waits, or is being
+        handled, was not. (A message counts as handled when the next ``receive`` begins.) What
+        ``recover`` returned counts as handed over.
+
+        Args:
+            channel: A channel of this process that ``track`` was called for.
+
+        Raises:
+            TypeError: If the name is not legal.
+            ValueError: If no such channel is open in this process, or it is not tracked.
+        """
+        server, mailbox = self._mailbox_to_track(channel)
+        if mailbox.tracked is None:
+            raise ValueError(f"Channel {channel!r} is not tracked; call track() before.")
+        return server.recoveries.position(mailbox)
+
+    async def recover(
+        self, channel: str, position: str, *, window: float | None = None, limit: int = 300
+    ) -> Recovery:
+        """Return what was missed since a position: all, or nothing and the reason.
+
+        Call it once, after the channel's memberships and before its first ``receive``, which goes
+        on without a gap and without a repetition. Replayed is what was sent to everybody, to the
+        user of the position if that is the channel's user, and to those groups of the position that
+        the channel is in; without the messages that exclude it.
+
+        Args:
+            channel: A channel of this process.
+            position: A position of ``position`` or ``group_position``, or of a message, in any
+                process of the prefix; the places of further messages may follow it.
+            window: How old it may be, in seconds; None for ``recovery_window`` of the settings.
+            limit: How many messages may be replayed, 0 to 1,000.
+
+        Returns:
+            The messages, or the reason why there are none. It takes 5 seconds at most.
+
+        Raises:
+            TypeError: If the name is not legal, or ``position`` is no str.
+            ValueError: If no such channel is open in this process, or ``limit`` is out of range.
+            LayerClosed: If the layer is closed meanwhile.
+        """
+        return await run_in_loop(self._recover(channel, position, window, limit))
 
     # Lifecycle
 

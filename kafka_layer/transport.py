@@ -24,6 +24,7 @@ __all__ = [
     "Log",
     "Past",
     "QueueFull",
+    "ReadFrom",
     "Receiver",
     "RecordSink",
     "Sender",
@@ -50,6 +51,18 @@ class Health(NamedTuple):
     lag: int
     doubtful: bool = False
     addressable: bool = True
+
+
+class ReadFrom(NamedTuple):
+    """The place from which a partition is read on.
+
+    Attributes:
+        offset: The offset of the next record.
+        topic_id: Kafka's id of the topic; None if it is unknown.
+    """
+
+    offset: int
+    topic_id: str | None
 
 
 class RecordSink(Protocol):
@@ -234,6 +247,16 @@ class Receiver(Protocol):
             TopicError: If the topics are missing and cannot be created.
         """
 
+    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+        """Tell from where the partitions of the topics that all servers read are read on.
+
+        Args:
+            listener: Called soon, and whenever a partition goes on elsewhere than behind its last
+                record: new partitions, a topic that was made anew, records that the log lost. Gets
+                all these partitions. Runs in the thread that reads data, between two calls of its
+                sink; must not block.
+        """
+
 
 class WorkQueue(Protocol):
     """Shares the messages of worker channels among the processes that receive from them."""
@@ -295,6 +318,21 @@ class Past(Protocol):
 
         Returns:
             The offset; the end if there is no such record.
+        """
+
+    def read_all(
+        self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
+    ) -> Mapping[tuple[Topic, int], tuple[int, Sequence[Record]]]:
+        """Read parts of several partitions at once; nothing of it is kept for other questions.
+
+        Args:
+            parts: For each partition the first offset, and the offset behind the last one.
+
+        Returns:
+            What ``read`` returns, for each of them.
+
+        Raises:
+            TimeoutError: If the deadline came before the last record.
         """
 
     def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:

@@ -28,6 +28,7 @@ from ..wire.topics import Topic, WorkTopic
 
 if TYPE_CHECKING:
     from ..history.feature import Histories
+    from ..recovery.feature import Recoveries
 
 __all__ = ["LayerServer", "ServerHolder"]
 
@@ -51,6 +52,7 @@ class LayerServer(Server):
         self.jobs = self.attach(Jobs)
         self._histories: Histories | None = None
         self.router.look_back = self._look_back
+        self._recoveries: Recoveries | None = None
 
     @property
     def histories(self) -> Histories:
@@ -67,6 +69,17 @@ class LayerServer(Server):
         """Do what ``LookBack.before`` does; from now on the router calls that."""
         self.router.look_back = self.histories.look_back.before
         return self.router.look_back(record)
+
+    @property
+    def recoveries(self) -> Recoveries:
+        """Its tracked channels; the first access makes them."""
+        # Imported by the first call: most processes track none.
+        from ..recovery.feature import Recoveries
+
+        with self.lifecycle.lock:
+            if self._recoveries is None:
+                self._recoveries = self.attach(lambda server: Recoveries(server, self._codec))
+        return self._recoveries
 
 
 class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]

@@ -17,7 +17,7 @@ from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
 from ..exceptions import BrokerUnavailable, HistoryUnavailable, LayerClosed, TopicError
-from ..messages import History, Position, Since
+from ..messages import History, Position, Recovery, Since
 from ..wire.names import UserId, user_key
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
@@ -173,6 +173,32 @@ class Procedures(Records):
 
     def _group_position(self, group: str) -> Steps[str]:
         return (yield from self._group_history(group, 0)).position
+
+    def _mailbox_to_track(self, channel: str) -> tuple[LayerServer, Mailbox]:
+        """Return the mailbox of an open channel of this process, for calls that need one.
+
+        Raises:
+            TypeError: If the name is not legal.
+            ValueError: If no such channel is open here.
+        """
+        server = self._server
+        mailbox = server.registry.mailbox(channel)
+        if mailbox is None:
+            self.require_valid_channel_name(channel)
+            raise ValueError(
+                f"Channel {channel!r} is not open in this process; take a name from new_channel()."
+            )
+        return server, mailbox
+
+    def _recover(
+        self, channel: str, position: str, window: float | None, limit: int
+    ) -> Steps[Recovery]:
+        if not isinstance(position, str):
+            raise TypeError(f"position must be a str, not {type(position).__name__}.")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= 1000:
+            raise ValueError(f"limit must be an int from 0 to 1000, not {limit!r}.")
+        server, mailbox = self._mailbox_to_track(channel)
+        return server.recoveries.recover(mailbox, position, window, limit)
 
     def _flush(self) -> Steps[None]:
         server = yield from self._sending_server(Topic.SEND_ALL)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config.threads import call_natively
 from ..delivery.tickets import run_blocking
-from ..messages import History, Position, Since
+from ..messages import History, Position, Recovery, Since
 from ..wire.names import UserId, user_key
 from .procedures import Procedures
 
@@ -148,6 +148,12 @@ class SyncTwins(Procedures):
     def group_position_sync(self, group: str) -> str:
         """Do what ``group_position`` does, without an event loop."""
         return run_blocking(self._group_position(group))
+
+    def recover_sync(
+        self, channel: str, position: str, *, window: float | None = None, limit: int = 300
+    ) -> Recovery:
+        """Do what ``recover`` does, without an event loop."""
+        return run_blocking(self._recover(channel, position, window, limit))
 
     def flush_sync(self) -> None:
         """Do what ``flush`` does, without an event loop."""

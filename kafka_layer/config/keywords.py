@@ -33,6 +33,8 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_EXPIRY = 2_147_483
 """Seconds; librdkafka's message.timeout.ms is an int of 32 bits."""
 
+_LEAST_RECENT_BYTES = 1024 * 1024
+
 # What librdkafka's admin client takes.
 _MAX_PARTITIONS = 100_000
 _MAX_REPLICAS = 10_000
@@ -122,6 +124,12 @@ def read_seconds(name: str, value: object, longest: float = 1e9) -> float:
 
 def _read_expiry(name: str, value: object) -> float:
     return read_seconds(name, value, _MAX_EXPIRY)
+
+
+def _read_recent_bytes(name: str, value: object) -> int:
+    if not _is_integer(value) or value < _LEAST_RECENT_BYTES:
+        raise wrong_value(name, value, f"an integer of {_LEAST_RECENT_BYTES} (1 MiB) or more")
+    return value
 
 
 def _read_boolean(name: str, value: object) -> bool:
@@ -238,6 +246,8 @@ READERS: Mapping[str, Any] = {
     "ack_timeout": read_seconds,
     "overflow": _read_one_of("raise", "block", "discard"),
     "auto_create_topics": _read_boolean,
+    "recovery_window": _read_expiry,
+    "recent_bytes": _read_recent_bytes,
     "unnamed_worker_channels": read_integer,
     "worker_group_protocol": _read_one_of("classic", "consumer"),
     "client_config": read_properties,

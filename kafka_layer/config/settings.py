@@ -39,6 +39,8 @@ class LayerConfig:
         auto_create_topics: Whether missing topics are created at start.
         topics: Provisioning of each fixed topic.
         worker_channels: Compiled patterns of worker channels' names with their own settings.
+        recovery_window: Seconds after which a position is too old to recover from.
+        recent_bytes: Bytes of the log's end that a server with tracked channels keeps in memory.
         unnamed_worker_channels: How many worker channels that no pattern covers may have a topic.
         worker_group_protocol: Kafka's ``group.protocol`` for worker channels: ``classic``, or
             ``consumer`` for KIP-848.
@@ -64,6 +66,8 @@ class LayerConfig:
     auto_create_topics: bool = True
     topics: Mapping[Topic, TopicSettings] = field(default_factory=dict)
     worker_channels: tuple[tuple[re.Pattern[str], WorkerSettings], ...] = ()
+    recovery_window: float = 300
+    recent_bytes: int = 64 * 1024 * 1024
     unnamed_worker_channels: int = 100
     worker_group_protocol: Literal["classic", "consumer"] = "classic"
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -111,6 +115,7 @@ class LayerConfig:
             expiry,
             keywords.get("default_partitions"),
             keywords.get("default_replication_factor", -1),
+            values.get("recovery_window", cls.recovery_window),
         )
         values["topics"] = read_topics(keywords.get("topics", {}), defaults)
         values["worker_channels"] = read_worker_channels(

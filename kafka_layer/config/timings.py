@@ -68,6 +68,7 @@ class Timings:
         history_answer: After which history is unavailable where no broker answers.
         look_back: For which a server that has just started holds up its messages, at one with an
             idempotency key, to learn which keys were used before its start.
+        recovery: The longest that the recovery of a channel takes.
         history_idle: Without a question, after which the clients that read the past are freed.
         held_frame: The longest that the last frame of a handler is held back, to be sent with the
             place of its message.
@@ -117,3 +118,4 @@ class Timings:
     history_idle: float = 10.0
     held_frame: float = 0.05
     position_frame: float = 25.0
+    recovery: float = 4.0

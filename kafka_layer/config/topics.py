@@ -43,6 +43,9 @@ _PARTITIONS = 10
 # librdkafka names all partitions of these topics in each fetch, so more of them delay messages.
 _BROADCAST_PARTITIONS = 3
 
+# Seconds: clocks differ, and brokers look for old segments now and then.
+_RETENTION_MARGIN = 60.0
+
 _ONLY_OF_WORKERS = frozenset({"expiry", "prefetch_count"})
 
 
@@ -90,16 +93,27 @@ class TopicDefaults:
         partitions: Partitions of an inbox topic or a worker channel's topic.
         broadcast_partitions: Partitions of a topic that every server reads.
         replication_factor: Copies of each partition; -1 means the broker's default.
+        recovery_window: For how many seconds a channel that came back may be recovered.
     """
 
     expiry: float
     partitions: int = _PARTITIONS
     broadcast_partitions: int = _BROADCAST_PARTITIONS
     replication_factor: int = -1
+    recovery_window: float = 0
+
+    @property
+    def broadcast_retention(self) -> float:
+        """Seconds for which a topic that every server reads has to keep its records."""
+        return self.expiry + self.recovery_window + _RETENTION_MARGIN
 
     @classmethod
     def from_keywords(
-        cls, expiry: float, default_partitions: object, default_replication_factor: object
+        cls,
+        expiry: float,
+        default_partitions: object,
+        default_replication_factor: object,
+        recovery_window: float,
     ) -> TopicDefaults:
         """Read ``default_partitions`` (None if not set) and ``default_replication_factor``.
 
@@ -108,9 +122,9 @@ class TopicDefaults:
         """
         replication = read_replication("default_replication_factor", default_replication_factor)
         if default_partitions is None:
-            return cls(expiry, replication_factor=replication)
+            return cls(expiry, replication_factor=replication, recovery_window=recovery_window)
         partitions = read_partitions("default_partitions", default_partitions)
-        return cls(expiry, partitions, partitions, replication)
+        return cls(expiry, partitions, partitions, replication, recovery_window)
 
 
 def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicSettings]:
@@ -140,6 +154,7 @@ def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicS
                 defaults.expiry,
                 defaults.broadcast_partitions if topic in BROADCAST_TOPICS else defaults.partitions,
                 defaults.replication_factor,
+                least_retention=defaults.broadcast_retention if topic in BROADCAST_TOPICS else 0.0,
             )
             for topic in Topic
         }
@@ -190,6 +205,7 @@ def _read_topic(
     partitions: int,
     replication_factor: int,
     other: frozenset[str] = frozenset(),
+    least_retention: float = 0.0,
 ) -> TopicSettings:
     if not isinstance(value, Mapping):
         raise wrong_value(where, value, "a dict")
@@ -207,7 +223,7 @@ def _read_topic(
     # None leaves a config to the broker: it is neither sent nor compared.
     merged = {
         name: value
-        for name, value in {**_default_config(expiry), **given}.items()
+        for name, value in {**_default_config(expiry, least_retention), **given}.items()
         if value is not None
     }
     retention = _read_config_integer(where, merged, "retention.ms", minimum=-1)
@@ -245,8 +261,8 @@ def _read_topic(
     )
 
 
-def _default_config(expiry: float) -> dict[str, str]:
-    retention = int(max(2 * expiry, 600) * 1000)
+def _default_config(expiry: float, least_retention: float) -> dict[str, str]:
+    retention = int(max(2 * expiry, 600, least_retention) * 1000)
     return {
         "cleanup.policy": "delete",
         "retention.ms": str(retention),

@@ -10,13 +10,38 @@ so a cancelled receive loses none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from ..config import realtime as time
 from .backpressure import Congestion
 from .wakeups import Envelope, Loop, Receives, Wakeups
 
-__all__ = ["Envelope", "Mailbox"]
+__all__ = ["Envelope", "Mailbox", "Tracked"]
+
+
+class Tracked(Protocol):
+    """The owner of a tracked channel's position, which receives instead of the mailbox."""
+
+    def join(self, command: str, name: str) -> None:
+        """Note from where a group or a user reaches the channel, just before it is added."""
+
+    def changed(self) -> None:
+        """Take note that a membership has changed."""
+
+    def pass_by(self, envelope: Envelope | None) -> bool:
+        """Take a message for which the mailbox has no room; never blocks.
+
+        Args:
+            envelope: The message; None for one that the channel has to read from the log, because
+                it is too old to wait in a mailbox.
+
+        Returns:
+            Whether it was put into the mailbox. If not, a message of the log waits there.
+        """
+
+    async def receive(self) -> dict[str, Any]:
+        """Do what ``KafkaChannelLayer.receive`` does."""
 
 
 class Mailbox(Receives):
@@ -36,9 +61,10 @@ class Mailbox(Receives):
         received_by: The type of name that receives used, set by ``receive``: ``ChannelName`` while
             all used the object that ``new_channel()`` returned, ``str`` once one used a copy, None
             before the first.
+        tracked: The owner of its position; None for a channel that is not tracked.
     """
 
-    __slots__ = ("_congestion", "capacity", "channel", "received_by", "taken")
+    __slots__ = ("_congestion", "capacity", "channel", "received_by", "taken", "tracked")
 
     def __init__(
         self,
@@ -52,6 +78,7 @@ class Mailbox(Receives):
         self.capacity = capacity
         self.received_by: type[str] | None = None
         self.taken = 0
+        self.tracked: Tracked | None = None
         # From the message that fills it to the take that drains it.
         self._congestion: Congestion | None = None
 
@@ -124,7 +151,18 @@ class Mailbox(Receives):
     def close(self, error: Exception) -> int:
         """Do what ``Receives.close`` does, and refuse later messages."""
         self.capacity = 0
-        return super().close(error)
+        dropped = super().close(error)
+        # Again: a tracked channel may just have opened it.
+        self.capacity = 0
+        return dropped
+
+    def refill(self, envelopes: Sequence[Envelope]) -> None:
+        """Append messages whatever the capacity; the receive of a tracked channel."""
+        self._messages.extend(envelopes)
+
+    def waiting(self) -> Sequence[Envelope]:
+        """Return the messages that wait; any thread."""
+        return self._messages.copy()
 
     def clear(self) -> int:
         """Drop every message and return how many there were; any thread."""
@@ -137,7 +175,10 @@ class Mailbox(Receives):
     def stalled(self) -> bool:
         """Whether it stalled and was not drained since: the reading thread does not wait for it."""
         congestion = self._congestion
-        return congestion is not None and congestion.stalled and bool(self._messages)
+        if congestion is None or not self._messages:
+            return False
+        # The thread never waits for a tracked channel.
+        return congestion.stalled or self.tracked is not None
 
     def congestion(self) -> Congestion:
         """Return its congestion; begin one if it has none."""

@@ -78,6 +78,11 @@ class Membership:
                 members = tuple(self._members.get(name, ()))
         return members
 
+    def names(self, mailbox: Mailbox) -> tuple[str, ...]:
+        """Return the names that ``mailbox`` belongs to at this moment."""
+        with self._lock:
+            return tuple(self._names.get(mailbox, ()))
+
     def __len__(self) -> int:
         return len(self._members)
 

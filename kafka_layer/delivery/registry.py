@@ -141,7 +141,12 @@ class Registry:
         membership, adds = self._commands[command]
         mailbox = self._mailboxes.get(channel)
         if mailbox is not None:
+            tracked = mailbox.tracked
+            if tracked is not None and adds:
+                tracked.join(command, name)
             (membership.add if adds else membership.discard)(name, mailbox)
+            if tracked is not None:
+                tracked.changed()
             if self._mailboxes.get(channel) is not mailbox:
                 # The channel was forgotten meanwhile, and nothing else would end its membership.
                 membership.drop(mailbox)

@@ -35,15 +35,19 @@ class Envelope:
         deadline: When the message expires, on ``time.monotonic()``.
         place: Where its record stands in the log: topic, partition, offset and the broker's
             timestamp in seconds. None for a message that stayed within the process.
+        key: Its record's key: a group, a user, or "" for everybody.
         unreadable: Whether decoding it failed, so that only the first failure is reported.
     """
 
-    __slots__ = ("deadline", "payload", "place", "unreadable")
+    __slots__ = ("deadline", "key", "payload", "place", "unreadable")
 
-    def __init__(self, payload: bytes, deadline: float, place: Place | None = None) -> None:
+    def __init__(
+        self, payload: bytes, deadline: float, place: Place | None = None, key: str = ""
+    ) -> None:
         self.payload = payload
         self.deadline = deadline
         self.place = place
+        self.key = key
         self.unreadable = False
 
 

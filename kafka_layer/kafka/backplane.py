@@ -14,7 +14,7 @@ from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
-from ..transport import Health, JobSink, Past, RecordSink
+from ..transport import Health, JobSink, Past, ReadFrom, RecordSink
 from ..wire.topics import (
     Topic,
     WorkTopic,
@@ -102,6 +102,10 @@ class KafkaBackplane:
             self._readers = readers
             self._adopt(self._topics.known)
         return self._assignment.inbox or 0
+
+    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+        data, _ = self._readers[0]
+        data.follow(listener)
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         # Before ensure_or_later(): a missing topic is created later, while the producer writes to

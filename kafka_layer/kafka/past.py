@@ -353,31 +353,62 @@ class _KafkaPast:
     def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
         return self._clients.parts.read(where, first, end, partial(self._read, where))
 
-    def _read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
+    def read_all(
+        self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
+    ) -> Mapping[tuple[Topic, int], tuple[int, Sequence[Record]]]:
         if monotonic() >= self.deadline:
             raise TimeoutError
-        topic, number = where
-        partition = self._clients.names[topic], number
-        self._clients.consumer.assign([TopicPartition(*partition, first)])
-        records: list[Record] = []
-        while True:
+        names = self._clients.names
+        left = {(names[where[0]], where[1]): where for where in parts}
+        found = {where: (first, list[Record]()) for where, (first, _) in parts.items()}
+        self._clients.consumer.assign(
+            [TopicPartition(*each, parts[where][0]) for each, where in left.items()]
+        )
+        while left:
             for message in self._poll():
-                error = message.error()
-                if error is None:
-                    offset = message.offset() or 0
-                    if offset < end:
-                        records.append(_record(topic, message))
-                    if offset >= end - 1:
-                        return first, records
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return first, records
-                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                    # Its first records were deleted since the question began.
-                    start = self._start_of(partition)
-                    return (start, self._read(where, start, end)[1]) if start < end else (end, [])
-                elif message.topic() is not None:
-                    # Without a topic it is about the group, which this reader does not use.
-                    raise self._refusal(f"read {partition[0]}[{number}]", error)
+                partition = message.topic() or "", message.partition() or 0
+                where = left.get(partition)
+                # Without a topic it is about the group, which this reader does not use.
+                if where is not None and self._take(message, where, parts[where][1], found):
+                    del left[partition]
+                    self._go_on(partition, None)
+        return found
+
+    def _take(
+        self,
+        message: Message,
+        where: tuple[Topic, int],
+        end: int,
+        found: dict[tuple[Topic, int], tuple[int, list[Record]]],
+    ) -> bool:
+        """Take what the client read of a partition; return whether that was the last of it."""
+        error = message.error()
+        if error is None:
+            offset = message.offset() or 0
+            if offset < end:
+                found[where][1].append(_record(where[0], message))
+            return offset >= end - 1
+        if error.code() == KafkaError._PARTITION_EOF:
+            return True
+        partition = self._clients.names[where[0]], where[1]
+        if error.code() != KafkaError._AUTO_OFFSET_RESET:
+            raise self._refusal(f"read {partition[0]}[{partition[1]}]", error)
+        # Its first records were deleted since the question began.
+        start = self._start_of(partition)
+        found[where] = min(start, end), []
+        if start < end:
+            self._go_on(partition, start)
+        return start >= end
+
+    def _read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
+        return self.read_all({where: (first, end)})[where]
+
+    def _go_on(self, partition: tuple[str, int], start: int | None) -> None:
+        """Go on with a partition at another offset, or not at all."""
+        # Not seek(), which raises after an error of the partition.
+        self._clients.consumer.incremental_unassign([TopicPartition(*partition)])
+        if start is not None:
+            self._clients.consumer.incremental_assign([TopicPartition(*partition, start)])
 
     def _poll(self) -> list[Message]:
         """Return messages, if any come within a short time.

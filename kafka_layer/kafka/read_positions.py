@@ -135,6 +135,14 @@ class Positions:
         entry = self._entries.get(partition)
         return None if entry is None else entry.state
 
+    def read_from(self) -> dict[Partition, tuple[int, str | None]]:
+        """Return the position and the topic's id of each partition that is READING."""
+        return {
+            where: (entry.position or 0, entry.topic_id)
+            for where, entry in self._entries.items()
+            if entry.state is PartitionState.READING
+        }
+
     def partitions_in(self, *states: PartitionState) -> list[Partition]:
         """Return the partitions in any of these states."""
         return [where for where, entry in self._entries.items() if entry.state in states]

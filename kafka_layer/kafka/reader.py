@@ -29,9 +29,9 @@ from ..config.timings import Timings
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
-from ..transport import RecordSink
+from ..transport import ReadFrom, RecordSink
 from ..wire.records import Record
-from ..wire.topics import Topic
+from ..wire.topics import BROADCAST_TOPICS, Topic
 from .clients import abandon, ask_for_ends, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
@@ -113,6 +113,9 @@ class Reader:
         # Whether the client had no more messages at some moment since the last look. Before that
         # moment, those of a partition may wait behind others that the sink has not taken.
         self._emptied = False
+        # Gets the positions, and whether they are to be told; any thread sets both.
+        self._listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object] | None = None
+        self._tells = False
         # Whether this client found no broker and got no answer since; other clients may have.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
@@ -147,6 +150,11 @@ class Reader:
                 its topic has another id: then it starts again.
         """
         self._wishes.append(wish)
+
+    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+        """Tell the positions; see ``Receiver.follow``. Never blocks."""
+        self._listener = listener
+        self._tells = True
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -219,6 +227,8 @@ class Reader:
                 return
 
     def _go_on(self, client: Consumer) -> None:
+        if self._tells:
+            self._tell_positions(client)
         self._read(client)
         if self._wishes:
             client = self._take_wish(client)
@@ -396,7 +406,21 @@ class Reader:
             missed,
         )
 
+    def _tell_positions(self, client: Consumer) -> None:
+        self._note_positions(client)
+        self._tells = False
+        if self._listener is not None:
+            told = self._positions.read_from()
+            self._listener(
+                {
+                    (self._topics[name], number): ReadFrom(*read_from)
+                    for (name, number), read_from in told.items()
+                    if self._topics[name] in BROADCAST_TOPICS
+                }
+            )
+
     def _apply_changes(self, client: Consumer) -> None:
+        self._tells = self._listener is not None
         # Not seek(), which raises after an error of the partition.
         removed, added = self._positions.take_changes()
         if removed:
@@ -437,6 +461,7 @@ class Reader:
         self._note_positions(client)
         self._client = another = self._replacement.take()
         another.assign(_offsets(self._positions.take_everything()))
+        self._tells = self._listener is not None
         self._emptied = self._cut_off = False
         self._replacement.begin()
         self._stats.count("consumer.replaced")

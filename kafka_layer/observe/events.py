@@ -41,6 +41,8 @@ class Cause(str, Enum):
     """The name has a ``!``, and no layer of this package can have made it."""
     FULL = "full"
     """A channel held ``capacity`` messages and did not take them."""
+    GAP = "gap"
+    """A tracked channel fell so far behind that its messages are not kept any more."""
     OVERFLOW = "overflow"
     """The producer's queue was full."""
     PRODUCE = "produce"

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..exceptions import LayerClosed
+from ..wire.records import Record
 
-__all__ = ["Feature"]
+__all__ = ["Feature", "Tap"]
+
+
+class Tap(Protocol):
+    """Sees all data that a server reads; the thread that reads it."""
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Take records before they are routed."""
+
+    def note_routed(self) -> None:
+        """Take note that these records are in their mailboxes, except where one is passed by."""
 
 
 class Feature(Protocol):

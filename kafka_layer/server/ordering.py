@@ -9,6 +9,7 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
@@ -70,6 +71,7 @@ class Ordering:
         self._marks_of: dict[tuple[Topic, str], Ticket[None]] = {}
         # Makes taking a key and noting its mark one step for other threads.
         self._lock = RLock()
+        self._held: Ticket[None] | None = None
         self._next_rotation = float("inf")
         self._suspended_until = float("-inf")
 
@@ -93,9 +95,15 @@ class Ordering:
                     if ticket is not None:
                         ticket.resolve(None)
 
+    def hold(self, until: Ticket[None]) -> None:
+        """Have joins and leaves wait for a ticket, too, for at most ``Timings.read_back``."""
+        self._held = until
+
     def is_settled(self, topic: Topic, key: str) -> bool:
         """Tell whether ``settle`` would have nothing to wait for."""
         with self._lock:
+            if self._held is not None:
+                return False
             if self._marks_of and (topic, key) in self._marks_of:
                 return False
             return not self._keys[topic].holds(key)
@@ -111,6 +119,10 @@ class Ordering:
             key: The group, or the user.
         """
         value = b""
+        if self._held is not None:
+            with contextlib.suppress(TimeoutError):
+                yield from wait(self._held, self._timings.read_back)
+            self._held = None
         with self._lock:
             ticket = self._marks_of.get((topic, key))
             if self._keys[topic].take(key) and self._may_write():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ..config.settings import LayerConfig
 from ..delivery.backpressure import BackPressure
-from ..delivery.mailbox import Mailbox
+from ..delivery.mailbox import Mailbox, Tracked
 from ..delivery.registry import Registry
 from ..delivery.wakeups import Envelope
 from ..exceptions import UnreadableRecord
@@ -24,6 +24,7 @@ from ..wire.idempotency import Duplicates, has_key
 from ..wire.records import Record
 from ..wire.topics import Topic
 from .expiry import Expiry
+from .feature import Tap
 
 __all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
 
@@ -53,6 +54,7 @@ class Router:
         look_back: Called with each record that has an idempotency key, before it is judged, in the
             reading thread. Returns the function that has ``duplicates`` learn what this server has
             not read, and blocks; None if there is nothing to learn.
+        tap: Sees the records of each batch first; None if nobody asks for them.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Router:
         stats: Stats,
         expiry: Expiry,
     ) -> None:
+        self.tap: Tap | None = None
         self._expiry = expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
@@ -93,7 +96,9 @@ class Router:
 
         A record that cannot be delivered is counted, and costs no other.
         """
-        route, size = self._route, self._slice
+        route, size, tap = self._route, self._slice, self.tap
+        if tap is not None:
+            tap.append(records)
         self._expiry.read_clocks()
         try:
             for number, record in enumerate(records, 1):
@@ -109,6 +114,8 @@ class Router:
                     self._wake()
                     self._expiry.read_clocks()
         finally:
+            if tap is not None:
+                tap.note_routed()
             self._wake()
 
     def _wake(self) -> None:
@@ -140,11 +147,13 @@ class Router:
             return
         deadline = self._expiry.deadline(timestamp, topic, key, mailboxes)
         if deadline is None:
+            self._pass_by_tracked(mailboxes, timestamp)
             return
         envelope = Envelope(
             self._decrypt(topic, key, value, timestamp),
             deadline,
             (topic, partition, offset, timestamp),
+            key,
         )
         delivered = 0
         try:
@@ -167,6 +176,8 @@ class Router:
         if not self._registry.is_open(mailbox):
             self._stats.count("dropped.closed")
             return False
+        if mailbox.tracked is not None:
+            return self._pass_by(mailbox.tracked, mailbox, envelope)
         if self._expiry.make_room(mailbox) and mailbox.put(envelope):
             return True
         self._wake()
@@ -179,6 +190,22 @@ class Router:
             return False
         self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
         return False
+
+    def _pass_by(self, tracked: Tracked, mailbox: Mailbox, envelope: Envelope) -> bool:
+        if tracked.pass_by(envelope):
+            return True
+        if envelope.place is not None and envelope.place[0] is Topic.SEND_CONN:
+            self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
+        return False
+
+    def _pass_by_tracked(self, mailboxes: Sequence[Mailbox], timestamp: float) -> None:
+        """Have tracked channels read a message that is too old for mailboxes, from the log."""
+        if timestamp <= self._expiry.flushed_until:
+            return
+        for mailbox in mailboxes:
+            if mailbox.tracked is not None:
+                mailbox.tracked.pass_by(None)
+                self._stats.count("dropped.expired", -1)
 
 
 def channels_by_name(registry: Registry, stats: Stats, is_mine: Callable[[str], bool]) -> Resolve:

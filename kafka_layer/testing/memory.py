@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from ..config.realtime import monotonic
@@ -19,7 +20,7 @@ from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
-from ..transport import Backplane, Extent, Health, JobSink, Past, RecordSink
+from ..transport import Backplane, Extent, Health, JobSink, Past, ReadFrom, RecordSink
 from ..wire.partitions import partition_of
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import (
@@ -35,6 +36,8 @@ from .jobs import JobServer, WaitingJobs
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
 
 T = TypeVar("T")
+
+_Unread = queue.SimpleQueue["Record | Callable[[], object] | None"]
 
 # Of each partition that has a history, the youngest records: at most so many, and so many bytes.
 _KEPT_RECORDS = 10_000
@@ -80,9 +83,10 @@ class InMemoryBackplane:
         self._stats = stats
         self._log = log
         self._inbox: int | None = None
-        # Records that the two reading threads have not taken yet; None ends a thread.
-        self._data: queue.SimpleQueue[Record | None] = SimpleQueue()
-        self._control: queue.SimpleQueue[Record | None] = SimpleQueue()
+        # Records that the two reading threads have not taken yet, and functions that they call
+        # when they have delivered those before; None ends a thread.
+        self._data: _Unread = SimpleQueue()
+        self._control: _Unread = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._job_servers: list[JobServer] = []
         self._closed = False
@@ -105,6 +109,11 @@ class InMemoryBackplane:
                 self._threads.append(thread)  # only now may close() join it
             self._log.attach(self)
         return self._inbox
+
+    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+        """Tell the listener once: no topic ever changes here."""
+        counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
+        self._log.tell_ends(counts, self._data, listener)
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         """Nothing has to be opened."""
@@ -250,6 +259,11 @@ class _InMemoryPast:
         records = self._log.kept(*where)
         return next((each[6] for each in records if each[4] >= timestamp), extent.end)
 
+    def read_all(
+        self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
+    ) -> dict[tuple[Topic, int], tuple[int, list[Record]]]:
+        return {where: self.read(where, *part) for where, part in parts.items()}
+
     def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
         kept = self._log.kept(*where)
         start = max(first, min(end, kept[0][6])) if kept else end
@@ -313,17 +327,28 @@ class _Log:
             kept = self._kept.get((topic, partition))
             return [] if kept is None else list(kept.records)
 
+    def tell_ends(
+        self,
+        counts: Mapping[Topic, int],
+        unread: _Unread,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+    ) -> None:
+        with self._lock:
+            wheres = [(topic, number) for topic in counts for number in range(counts[topic])]
+            ends = {where: ReadFrom(self._ends.get(where, 0), None) for where in wheres}
+            unread.put(partial(listener, ends))
+
     def extent(self, topic: Topic, partition: int) -> Extent:
         with self._lock:
             end = self._ends.get((topic, partition), 0)
             return Extent(None, end - len(self.kept(topic, partition)), end)
 
 
-def _read(unread: queue.SimpleQueue[Record | None], sink: RecordSink) -> None:
+def _read(unread: _Unread, sink: RecordSink) -> None:
     while True:
         records: list[Record] = []
         record = unread.get()
-        while record is not None:
+        while isinstance(record, tuple):
             records.append(record)
             if unread.empty():
                 break
@@ -331,6 +356,8 @@ def _read(unread: queue.SimpleQueue[Record | None], sink: RecordSink) -> None:
         _deliver(sink, records)
         if record is None:
             return
+        if not isinstance(record, tuple):
+            record()
 
 
 def _deliver(sink: RecordSink, records: Sequence[Record]) -> None:

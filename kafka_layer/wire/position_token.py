@@ -29,11 +29,13 @@ from .topics import Topic, WorkTopic
 
 __all__ = ["LogPosition", "TopicPosition", "place_text", "short_hash"]
 
-_VERSION = 1
+# The version of positions of groups and users, and that of positions of channels.
+_VERSION, _OF_CHANNELS = 1, 2
 _SALT = "kafka_layer.position"
 # Characters of a text that is looked at: room for three topics of 200 partitions.
 _LONGEST = 8192
 _HASH_BYTES = 8
+_ID_BYTES = 16
 _LARGEST_OFFSET = 2**63 - 1
 
 # The numbers of topics in a token; they never change.
@@ -70,10 +72,13 @@ class TopicPosition:
         topic_id: Kafka's id of the topic; None if it is unknown. A topic that was deleted and
             created again has another id, and the offsets mean nothing in it.
         offsets: For each partition the offset of the first record that was not told.
+        epochs: For each partition the leader epoch that the record before that has, or a later one;
+            -1 where it is unknown. Empty if none is known.
     """
 
     topic_id: str | None
     offsets: tuple[int, ...]
+    epochs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class LogPosition:
         topics: The position in each topic that it covers; of the topics that all servers read.
         groups: The hashes of the groups for which it holds.
         user: The hash of the user for whom it holds; None without one.
+        names: The hashes of the names of its channel, the latest first: messages may exclude any.
+            Empty for the position of a group or a user.
+        starts: Where a group's or a user's part begins later than ``offsets`` say, because the
+            channel joined later; by topic, hash and partition.
     """
 
     prefix: str
@@ -93,20 +102,28 @@ class LogPosition:
     topics: Mapping[Topic, TopicPosition] = field(default_factory=dict, hash=False)
     groups: frozenset[bytes] = frozenset()
     user: bytes | None = None
+    names: tuple[bytes, ...] = ()
+    starts: Mapping[tuple[Topic, bytes, int], int] = field(default_factory=dict, hash=False)
 
     def sign(self) -> str:
         """Return the position as a text."""
+        of_channel = bool(self.names)
         fields = [
-            _VERSION,
+            _OF_CHANNELS if of_channel else _VERSION,
             self.prefix,
             round(self.time * 1000),
             [
-                [_CODES[topic], place.topic_id, list(place.offsets)]
+                [_CODES[topic], _packed_id(place.topic_id), place.offsets, place.epochs]
+                if of_channel
+                else [_CODES[topic], place.topic_id, place.offsets]
                 for topic, place in self.topics.items()
             ],
             sorted(self.groups),
             self.user,
         ]
+        if of_channel:
+            starts = [[_CODES[where[0]], *where[1:], at] for where, at in self.starts.items()]
+            fields += [self.names, starts]
         packed = base64.urlsafe_b64encode(ormsgpack.packb(fields)).rstrip(b"=")
         return Signer(sep=".", salt=_SALT).sign(packed.decode())
 
@@ -133,7 +150,7 @@ class LogPosition:
             ) from None
         try:
             fields = ormsgpack.unpackb(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
-            if fields[0] != _VERSION:
+            if fields[0] not in (_VERSION, _OF_CHANNELS):
                 raise InvalidPosition(f"The position is of version {fields[0]!r}, unknown here.")
             position = _from_fields(*fields[1:])
         except (ValueError, TypeError, LookupError, binascii.Error) as error:
@@ -166,18 +183,54 @@ class LogPosition:
 
 
 def _from_fields(
-    prefix: Any, milliseconds: Any, topics: Any, groups: Any, user: Any
+    prefix: Any,
+    milliseconds: Any,
+    topics: Any,
+    groups: Any,
+    user: Any,
+    names: Any = (),
+    starts: Any = (),
 ) -> LogPosition:
     if not isinstance(prefix, str) or not isinstance(milliseconds, int):
         raise ValueError("a field has a wrong type")
     found = {}
-    for code, topic_id, offsets in topics:
-        if not (topic_id is None or isinstance(topic_id, str)):
-            raise ValueError("a topic's id is no text")
-        if not all(isinstance(each, int) and 0 <= each <= _LARGEST_OFFSET for each in offsets):
-            raise ValueError("an offset is none")
-        found[_TOPICS[code]] = TopicPosition(topic_id, tuple(offsets))
-    hashes = [*groups, *([] if user is None else [user])]
+    for code, topic_id, offsets, *epochs in topics:
+        _require_offsets(offsets)
+        if epochs and not all(isinstance(each, int) for each in epochs[0]):
+            raise ValueError("a leader epoch is none")
+        epochs_of = tuple(epochs[0]) if epochs else ()
+        found[_TOPICS[code]] = TopicPosition(_unpacked_id(topic_id), tuple(offsets), epochs_of)
+    later = {}
+    for code, of, partition, offset in starts:
+        _require_offsets([partition, offset])
+        later[_TOPICS[code], of, partition] = offset
+    hashes = [*groups, *([] if user is None else [user]), *names, *(each[1] for each in later)]
     if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
         raise ValueError("a hash is none")
-    return LogPosition(prefix, milliseconds / 1000, found, frozenset(groups), user)
+    return LogPosition(
+        prefix, milliseconds / 1000, found, frozenset(groups), user, tuple(names), later
+    )
+
+
+def _require_offsets(offsets: Any) -> None:
+    if not all(isinstance(each, int) and 0 <= each <= _LARGEST_OFFSET for each in offsets):
+        raise ValueError("an offset is none")
+
+
+def _packed_id(topic_id: str | None) -> bytes | str | None:
+    """Return a topic's id as a token has it: Kafka's, which are base64, in two thirds."""
+    if topic_id is None or len(topic_id) != 22:
+        return topic_id
+    try:
+        packed = base64.b64decode(topic_id + "==", validate=True)
+    except (ValueError, binascii.Error):
+        return topic_id
+    return packed if _unpacked_id(packed) == topic_id else topic_id
+
+
+def _unpacked_id(topic_id: Any) -> str | None:
+    if isinstance(topic_id, bytes) and len(topic_id) == _ID_BYTES:
+        return base64.b64encode(topic_id).rstrip(b"=").decode()
+    if not (topic_id is None or isinstance(topic_id, str)):
+        raise ValueError("a topic's id is no text")
+    return topic_id

@@ -414,3 +414,23 @@ def test_secrets_are_not_in_the_repr() -> None:
 )
 def test_secrets_are_not_in_a_refusal(keywords: dict[str, Any]) -> None:
     assert SECRET not in refused(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("settings", "retention"),
+    [
+        ({}, 600_000),
+        ({"recovery_window": 3600}, 3_720_000),
+        ({"recovery_window": 0.5, "expiry": 3600}, 7_200_000),
+    ],
+)
+def test_the_topics_keep_what_may_be_recovered(settings: dict[str, Any], retention: int) -> None:
+    topics = make(**settings).topics
+    assert topics[Topic.SEND_GROUP].config["retention.ms"] == str(retention)
+    assert int(topics[Topic.ACK].config["retention.ms"]) <= retention
+
+
+@pytest.mark.parametrize("value", [0, 1000, "1 MiB", True, 2.0e6])
+def test_recent_bytes_hold_at_least_a_message(value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"recent_bytes is .* 1048576 \(1 MiB\) or more"):
+        make(recent_bytes=value)

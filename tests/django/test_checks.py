@@ -256,6 +256,19 @@ def test_topic_configs_that_may_well_be_left_to_the_broker(found: Any, name: str
     assert found(default=layer(topics={"ack": {"config": {name: None}}})) == []
 
 
+@pytest.mark.parametrize("retention", [359_000, 360_000, -1, None])
+def test_w007_a_topic_that_keeps_too_little_for_a_recovery(
+    found: Any, retention: int | None
+) -> None:
+    topics = {"send-user": {"config": {"retention.ms": retention}}}
+    messages = [each for each in found(default=layer(topics=topics)) if each.id.endswith("W007")]
+    assert len(messages) == (retention == 359_000)
+    if messages:
+        assert "359000 for send-user, shorter than recovery_window and expiry (360 s)" in str(
+            messages[0].msg
+        )
+
+
 def test_w002_two_layers_on_the_same_topics(found: Any) -> None:
     message = only(
         found(

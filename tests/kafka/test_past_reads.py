@@ -98,8 +98,13 @@ class FakeConsumer:
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
         self._next = partitions[0].offset
 
-    def unassign(self) -> None:
+    def incremental_assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self.assign(partitions)
+
+    def unassign(self, partitions: Sequence[TopicPartition] = ()) -> None:
         self._next = None
+
+    incremental_unassign = unassign
 
     def close(self) -> None:
         self.closed = True

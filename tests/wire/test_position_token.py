@@ -33,6 +33,18 @@ POSITIONS = st.builds(
     st.frozensets(HASHES, max_size=5),
     st.none() | HASHES,
 )
+OF_CHANNELS = st.builds(
+    replace,
+    POSITIONS,
+    topics=st.dictionaries(
+        st.sampled_from(BROADCAST_TOPICS),
+        st.builds(replace, PLACES, epochs=st.lists(st.integers(-1, 2**31 - 1)).map(tuple)),
+    ),
+    names=st.lists(HASHES, min_size=1, max_size=4).map(tuple),
+    starts=st.dictionaries(
+        st.tuples(st.sampled_from(BROADCAST_TOPICS), HASHES, st.integers(0, 100)), OFFSETS
+    ),
+)
 USUAL = LogPosition(
     "channels",
     1_795_000_000.123,
@@ -44,18 +56,26 @@ USUAL = LogPosition(
 )
 
 
-@given(POSITIONS)
+@given(POSITIONS | OF_CHANNELS)
 def test_it_comes_back_as_it_was(position: LogPosition) -> None:
     assert LogPosition.read(position.sign(), position.prefix) == position
 
 
-@given(POSITIONS)
+@given(POSITIONS | OF_CHANNELS)
 def test_it_can_stand_in_a_url_and_in_a_subprotocol(position: LogPosition) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", position.sign())
 
 
 def test_a_usual_one_is_short() -> None:
     assert len(USUAL.sign()) < 250
+    place = TopicPosition("SI3g7vEeQh+PKj5jL60x2Q", (123_456, 98_765, 112_233), (3, 3, 3))
+    of_channel = replace(
+        USUAL,
+        topics=dict.fromkeys(BROADCAST_TOPICS, place),
+        user=short_hash("7"),
+        names=(short_hash("a"), short_hash("b")),
+    )
+    assert len(of_channel.sign()) < 300
 
 
 @given(st.data())
@@ -83,12 +103,13 @@ def test_signed_content_of_another_kind_is_refused(content: Any) -> None:
 
 
 FIELDS = [1, "channels", 1000, [[0, "id", [1]]], [b"12345678"], None]
+OF_A_CHANNEL = [2, *FIELDS[1:3], [[0, b"1234567890123456", [1], [0]]], *FIELDS[4:], [], []]
 
 
 @pytest.mark.parametrize(
     ("at", "value", "told"),
     [
-        (0, 2, "version"),
+        (0, 3, "version"),
         (1, "other", "prefix"),
         (1, 7, "no content"),
         (2, "now", "no content"),
@@ -105,6 +126,24 @@ def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
     assert LogPosition.read(signed(FIELDS), "channels")
     with pytest.raises(InvalidPosition, match=told):
         LogPosition.read(signed([*FIELDS[:at], value, *FIELDS[at + 1 :]]), "channels")
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (3, [[0, b"short", [1], [0]]]),
+        (3, [[0, "id", [1], ["0"]]]),
+        (6, [b"short"]),
+        (7, [[0, b"short", 0, 1]]),
+        (7, [[0, b"12345678", 0, -1]]),
+        (7, [[9, b"12345678", 0, 1]]),
+    ],
+)
+def test_each_field_of_a_channels_position_is_checked(at: int, value: Any) -> None:
+    assert LogPosition.read(signed(OF_A_CHANNEL), "channels")
+    changed = [*OF_A_CHANNEL[:at], value, *OF_A_CHANNEL[at + 1 :]]
+    with pytest.raises(InvalidPosition, match="no content"):
+        LogPosition.read(signed(changed), "channels")
 
 
 def signed(content: Any) -> str:

@@ -1,0 +1,1 @@
+"""Replays to channels what they missed, from memory or from the log."""

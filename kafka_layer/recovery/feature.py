@@ -1,0 +1,484 @@
+"""The recoveries of one server: tracks channels, and replays to them what they missed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..config.realtime import monotonic
+from ..config.threads import RLock
+from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.tickets import Steps, Ticket, in_thread, wait
+from ..exceptions import (
+    BrokerUnavailable,
+    InvalidPosition,
+    LayerClosed,
+    TopicError,
+    UnreadableRecord,
+)
+from ..messages import Message, Recovery
+from ..observe.events import Cause
+from ..server.server import Server
+from ..transport import Extent, Past, ReadFrom
+from ..wire.codec import Codec
+from ..wire.encryption import ReplayGuard
+from ..wire.idempotency import has_key
+from ..wire.position_token import LogPosition, place_text
+from ..wire.records import Record
+from ..wire.topics import BROADCAST_TOPICS, Topic
+from .channel import TrackedChannel
+from .recent import RECORD_BYTES, RecentLog, Where
+from .replay import (
+    EVERYBODY,
+    Key,
+    NotRecovered,
+    Part,
+    Reason,
+    in_order,
+    is_command,
+    is_excluded,
+    missed_keys,
+    missed_parts,
+)
+
+__all__ = ["MAX_BYTES", "Recoveries"]
+
+MAX_BYTES = 1024 * 1024
+"""How many bytes of messages one recovery replays."""
+
+# How often a recovery reads what the log holds and the recent records do not, because they dropped
+# it meanwhile.
+_ROUNDS = 3
+# Seconds that an answer may take from the backplane's thread to the asker.
+_GRACE = 0.5
+
+Extents = Mapping[Where, Extent]
+
+
+class Recoveries:
+    """Tracks channels of a server and recovers them; any thread and event loop.
+
+    The first tracked channel begins it all: from then on every record that the server reads goes
+    into ``recent`` before it is routed. What lies before is read from the log, once for all who
+    need it at the same time, and kept there, too.
+
+    Args:
+        server: The server, which receives.
+        codec: Decodes the messages.
+
+    Attributes:
+        recent: The youngest records.
+        prefix: The layer's prefix.
+        window: How old a message that is replayed may be, in seconds.
+        patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+    """
+
+    needs_clock = False
+
+    def __init__(self, server: Server, codec: Codec) -> None:
+        config = server.config
+        self.prefix = config.prefix
+        self.window = max(config.recovery_window, config.expiry)
+        self.patience = self.window - config.expiry
+        self.recent = RecentLog(config.recent_bytes, config.recovery_window + config.expiry)
+        self.decode = codec.decode
+        self.now = server.clock.now
+        self.groups = server.registry.groups.names
+        self.users = server.registry.users.names
+        self._server = server
+        self._stats = server.stats
+        # Of the receives that read on; each recovery has its own.
+        self._guard = ReplayGuard(server.encryption, config.expiry)
+        # Re-entrant: a signal handler may interrupt the holder and use the layer.
+        self._lock = RLock()
+        # What is to be read of the past next: for some partitions the first offset.
+        self._wanted: dict[Where, int] = {}
+        # Resolved once the reader has told its positions; None before the first tracked channel.
+        self._begun: Ticket[None] | None = None
+
+    # Tracking
+
+    def track(
+        self, mailbox: Mailbox, on_change: Callable[[], object] | None = None
+    ) -> TrackedChannel:
+        """Keep positions for a channel from now on.
+
+        Args:
+            mailbox: The channel's mailbox.
+            on_change: Called when a membership of the channel changed; any thread.
+        """
+        with self._lock:
+            if self._begun is None:
+                self._begun = Ticket()
+                self._server.router.tap = self.recent
+                self._server.ordering.hold(self._begun)
+                self._server.transport.follow(self._on_positions)
+            tracked = mailbox.tracked
+            if not isinstance(tracked, TrackedChannel):
+                tracked = mailbox.tracked = TrackedChannel(mailbox, self, on_change)
+            if on_change is not None:
+                tracked.on_change = on_change
+            return tracked
+
+    def position(self, mailbox: Mailbox) -> str:
+        """Return the signed position of a tracked channel.
+
+        It blocks for at most ``timings.read_back``, and only just after the first ``track``.
+        """
+        if self._begun is not None and not self._begun.done:
+            # If the reader is busy for longer, the position is lower than need be.
+            with contextlib.suppress(TimeoutError):
+                self._begun.result(self._server.config.timings.read_back)
+        return self.track(mailbox).position()
+
+    def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
+        """Take the positions of the reader; its thread."""
+        self.recent.move(positions)
+        begun = self._begun
+        if begun is not None and not begun.done:
+            for mailbox in self._server.registry.open_channels():
+                if isinstance(mailbox.tracked, TrackedChannel):
+                    mailbox.tracked.begin()
+            begun.resolve(None)
+
+    # Recovery
+
+    def recover(
+        self, mailbox: Mailbox, text: str, window: float | None, limit: int
+    ) -> Steps[Recovery]:
+        """Replay to a channel what it missed since a position.
+
+        Args:
+            mailbox: The channel's mailbox.
+            text: The position.
+            window: How old the position may be, in seconds; None for ``recovery_window``.
+            limit: How many messages may be replayed.
+
+        Raises:
+            LayerClosed: If the server closes meanwhile.
+        """
+        tracked = self.track(mailbox)
+        deadline = monotonic() + self._server.config.timings.recovery
+        away = 0.0
+        reason: Reason
+        try:
+            position = LogPosition.read(text, self.prefix)
+            away = max(0.0, self.now() - position.time)
+            if away > (self._server.config.recovery_window if window is None else window):
+                raise NotRecovered("expired")
+            replay = _Replay(self, tracked, mailbox, position, limit)
+            messages = yield from self._replay(replay, deadline)
+        except InvalidPosition:
+            reason = "invalid"
+        except NotRecovered as verdict:
+            reason = verdict.reason
+        except TimeoutError:
+            reason = "timeout"
+        except (BrokerUnavailable, TopicError):
+            reason = "unavailable"
+        else:
+            self._stats.count("recovered")
+            return Recovery(True, None, messages, away)
+        self._stats.count(f"not_recovered.{reason}")
+        return Recovery(False, reason, [], away)
+
+    def _replay(self, replay: _Replay, deadline: float) -> Steps[list[Message]]:
+        if self._begun is not None and not self._begun.done:
+            yield from wait(self._begun, max(0.0, deadline - monotonic()))
+        replay.begin()
+        for _ in range(_ROUNDS):
+            missing = replay.missing()
+            if not missing and not replay.is_ahead:
+                break
+            extents = yield from self._read_past(missing, deadline)
+            replay.compare(extents)
+        records = replay.records()
+        for record in _first_keyed(records):
+            # Its original may have been written before this server's start.
+            learn = self._server.router.look_back(record)
+            if learn is not None:
+                yield from wait(in_thread("kafka-layer-look-back", learn), deadline - monotonic())
+        return replay.finish(records)
+
+    def _read_past(self, missing: Mapping[Where, int], deadline: float) -> Steps[Extents]:
+        with self._lock:
+            for where, first in missing.items():
+                self._wanted[where] = min(first, self._wanted.get(where, first))
+        ticket = self._server.transport.ask_past("recent", self._read_wanted, deadline)
+        return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
+
+    def _read_wanted(self, past: Past) -> Callable[[], Extents]:
+        """Read what is wanted of the past; the backplane's thread."""
+        extents = past.extents(BROADCAST_TOPICS)
+        with self._lock:
+            wanted, self._wanted = self._wanted, {}
+        parts = {}
+        for where, first in wanted.items():
+            extent, begin = extents.get(where), self.recent.begin(where)
+            known = self.recent.topic_ids.get(where[0])
+            if extent is None or (
+                extent.topic_id != known and None not in (extent.topic_id, known)
+            ):
+                continue
+            first = max(first, extent.start)
+            if first < begin <= extent.end:
+                parts[where] = first, begin
+        records = sum(end - first for first, end in parts.values())
+        # What could not be kept would be read in vain.
+        if parts and records * RECORD_BYTES <= self._server.config.recent_bytes:
+            read = past.read_all(parts)
+            self.recent.prepend(
+                {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
+            )
+        return lambda: extents
+
+    # For the tracked channels
+
+    def is_duplicate(self, record: Record) -> bool:
+        """Tell whether another record with the same idempotency key came before."""
+        flushed = self._server.expiry.flushed_until
+        return has_key(record[3]) and self._server.router.duplicates.is_duplicate(record, flushed)
+
+    def hears_all(self) -> bool:
+        """Tell whether messages to everybody reach the channels of this server."""
+        return self._server.registry.hears_all()
+
+    def envelopes(self, records: Iterable[Record]) -> list[Envelope]:
+        """Return the messages of records that were not flushed and can be decrypted."""
+        expiry = self._server.expiry
+        latest, now = monotonic() + expiry.seconds, self.now()
+        envelopes = []
+        for record in records:
+            topic, key, _, _, written, partition, offset = record
+            if written <= expiry.flushed_until:
+                self._stats.count("dropped.flushed")
+                continue
+            if self.is_duplicate(record):
+                continue
+            try:
+                payload, name = self.decrypt(self._guard, record), (key or b"").decode()
+            except UnreadableRecord as error:
+                self._stats.dropped(error.cause, f"a record of {topic.value}: {error}")
+                continue
+            place = topic, partition, offset, written
+            deadline = latest - max(0.0, now - written)
+            envelopes.append(Envelope(payload, deadline, place, name))
+        if envelopes:
+            self._stats.count("delivered", len(envelopes))
+        return envelopes
+
+    def decrypt(self, guard: ReplayGuard, record: Record) -> bytes:
+        """Return the payload of a record, which may be read a second time.
+
+        Raises:
+            UnreadableRecord: If it cannot be decrypted.
+        """
+        topic, key, value, _, written, partition, offset = record
+        try:
+            name = (key or b"").decode()
+        except UnicodeDecodeError:
+            raise UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8") from None
+        return guard.decrypt(topic, name, value, written, (partition, offset))
+
+    def is_flush(self, guard: ReplayGuard, record: Record) -> bool:
+        """Tell whether a command is a flush."""
+        try:
+            return self._server.commands.is_flush(self.decrypt(guard, record))
+        except UnreadableRecord:
+            return False
+
+    def new_guard(self) -> ReplayGuard:
+        """Return a memory of tokens for one replay."""
+        return ReplayGuard(self._server.encryption, self._server.config.expiry)
+
+    def count_late(self, mailbox: Mailbox) -> None:
+        """Count a message that expired in a mailbox."""
+        self._server.expiry.count_late(mailbox)
+
+    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
+        """Count a message that cannot be decoded, once."""
+        if not envelope.unreadable:
+            envelope.unreadable = True
+            self._stats.dropped(error.cause, str(error))
+
+    def count_gap(self, mailbox: Mailbox, reason: Reason) -> None:
+        """Count a gap."""
+        detail = f"channel {mailbox.channel} fell too far behind ({reason}), and was told so"
+        self._stats.dropped(Cause.GAP, detail)
+
+    # The server's feature
+
+    def flush(self, until: float) -> int:
+        """Do nothing: a replay sees the record of the flush, and what reads on sees its time."""
+        return 0
+
+    def close(self, error: LayerClosed) -> int:
+        """Forget the records."""
+        self._server.router.tap = None
+        self.recent.clear()
+        return 0
+
+    def abandon(self) -> None:
+        """Forget everything, in a forked child."""
+        self._lock = RLock()
+        self.recent = RecentLog(0, 0.0)
+
+
+class _Replay:
+    """One recovery: which records were missed, and whether all of them are there.
+
+    Args:
+        recoveries: What the recoveries of the server share.
+        tracked: The channel.
+        mailbox: Its mailbox.
+        position: The position from which it is recovered.
+        limit: How many messages may be replayed.
+    """
+
+    def __init__(
+        self,
+        recoveries: Recoveries,
+        tracked: TrackedChannel,
+        mailbox: Mailbox,
+        position: LogPosition,
+        limit: int,
+    ) -> None:
+        self._around = recoveries
+        self._recent = recoveries.recent
+        self._tracked = tracked
+        self._mailbox = mailbox
+        self._position = position
+        self._limit = limit
+        self._parts: Sequence[Part] = ()
+        self._compared = False
+
+    def begin(self) -> None:
+        """Fix up to where is replayed: what is read later comes to the mailbox.
+
+        Records are kept before they are routed, and the channel has its memberships already. So
+        each record is either read by now, or comes to the mailbox.
+
+        Raises:
+            NotRecovered: If the position is of another user, or in another log.
+        """
+        around, mailbox, position = self._around, self._mailbox, self._position
+        groups, users = around.groups(mailbox), around.users(mailbox)
+        keys = missed_keys(position, groups, users, around.hears_all())
+        ends = self._recent.ends
+        self._parts = missed_parts(position, keys, ends)
+        for topic in {part.where[0] for part in self._parts}:
+            if _differ(position.topics[topic].topic_id, self._recent.topic_ids.get(topic)):
+                raise NotRecovered("epoch")
+
+    def missing(self) -> dict[Where, int]:
+        """Return from where partitions have to be read, whose recent records begin later."""
+        missing: dict[Where, int] = {}
+        for _, where, first, end in self._parts:
+            if first < end and first < self._recent.begin(where):
+                missing[where] = min(first, missing.get(where, first))
+        return missing
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the position lies beyond what this server has read."""
+        return not self._compared and any(part.first > part.end for part in self._parts)
+
+    def compare(self, extents: Extents) -> None:
+        """Compare the position with what the log holds.
+
+        Raises:
+            NotRecovered: If the log does not hold what was missed, or another topic is there.
+        """
+        self._compared = True
+        for _, where, first, end in self._parts:
+            extent = extents.get(where)
+            if extent is None:
+                raise NotRecovered("epoch")
+            if _differ(self._position.topics[where[0]].topic_id, extent.topic_id):
+                raise NotRecovered("epoch")
+            if first > extent.end:
+                raise NotRecovered("future")
+            if first < end and first < extent.start:
+                raise NotRecovered("truncated")
+
+    def finish(self, records: Iterable[Record]) -> list[Message]:
+        """Return the missed messages, and have the channel skip them where they come again.
+
+        Args:
+            records: What ``records`` returned.
+
+        Raises:
+            NotRecovered: If not all of them can be replayed, or they are too many.
+        """
+        guard = self._around.new_guard()
+        read: list[tuple[Record, dict[str, Any]]] = []
+        size = 0
+        names = {*self._tracked.names, *self._position.names}
+        for record in records:
+            if is_command(record):
+                if self._around.is_flush(guard, record):
+                    raise NotRecovered("flushed")
+                continue
+            if is_excluded(record, names) or self._around.is_duplicate(record):
+                continue
+            try:
+                payload = self._around.decrypt(guard, record)
+                read.append((record, self._around.decode(payload)))
+            except UnreadableRecord as error:
+                if error.cause == Cause.REPLAYED:
+                    # A copy of a token is no message of the application.
+                    continue
+                raise NotRecovered("undecodable") from None
+            size += len(payload)
+            if len(read) > self._limit or size > MAX_BYTES:
+                raise NotRecovered("limit")
+        return self._messages(read)
+
+    def records(self) -> list[Record]:
+        """Return the records of the addresses that were missed, in the order of the log.
+
+        Raises:
+            NotRecovered: If they are not all there.
+        """
+        found = []
+        for key, where, first, end in self._parts:
+            name = None if key == EVERYBODY else key[1].encode()
+            records = self._recent.find(where, name, first, end)
+            if records is None:
+                # More than is kept.
+                raise NotRecovered("limit")
+            found.append(records)
+        return list(in_order(found))
+
+    def _messages(self, read: Sequence[tuple[Record, dict[str, Any]]]) -> list[Message]:
+        floors: dict[Key, dict[Where, int]] = {}
+        before: dict[Key, dict[Where, int]] = {}
+        reached: dict[Where, int] = {}
+        for key, where, first, end in self._parts:
+            floors.setdefault(key, {})[where] = max(first, end)
+            before.setdefault(key, {})[where] = first
+            reached[where] = min(first, reached.get(where, first))
+        messages = []
+        for record, content in read:
+            topic, _, _, _, written, partition, offset = record
+            reached = {**reached, (topic, partition): offset + 1}
+            sign = self._tracked.position_within(reached, before)
+            place = place_text((topic, partition, offset, written))
+            messages.append(Message(content, sign, written, True, place))
+        self._tracked.recovered(self._position, floors)
+        return messages
+
+
+def _first_keyed(records: Iterable[Record]) -> list[Record]:
+    """Return the first record of each topic that has an idempotency key."""
+    found: dict[Topic, Record] = {}
+    for record in records:
+        if record[3] and has_key(record[3]):
+            found.setdefault(record[0], record)
+    return list(found.values())
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Tell whether two ids of a topic are known and differ."""
+    return None not in (one, other) and one != other

@@ -1,0 +1,254 @@
+"""The youngest records of the topics that all servers read, for replays. Pure.
+
+Hot path: while a channel is tracked, ``append`` gets every record that the server reads.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from ..config.threads import RLock
+from ..transport import ReadFrom
+from ..wire.records import Record
+from ..wire.topics import Topic
+
+__all__ = ["RECORD_BYTES", "RecentLog", "Where"]
+
+Where = tuple[Topic, int]
+"""A partition: its topic and its number."""
+
+RECORD_BYTES = 300
+"""Bytes of a record beside its value, roughly."""
+
+# Records of a key that were dropped and still lie in its list, before the list is cut.
+_MOST_DROPPED = 64
+
+_SEND_ALL, _SEND_CONN = Topic.SEND_ALL, Topic.SEND_CONN
+
+
+class _Run:
+    """The records of one key in one partition, in its order; those before ``head`` are dropped."""
+
+    __slots__ = ("head", "records")
+
+    def __init__(self) -> None:
+        self.head = 0
+        self.records: list[Record] = []
+
+
+class _Tail:
+    """The kept part of one partition, without holes: all records from offset ``begin`` on."""
+
+    __slots__ = ("begin", "runs")
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self.runs: dict[bytes | None, _Run] = {}
+
+
+class RecentLog:
+    """Keeps the tail of each partition, bounded in bytes and in time, by the key of its records.
+
+    The thread that reads appends a batch before it routes it, and notes afterwards that it is
+    routed. So a record below ``ends`` is found here, one below ``routed`` is in the mailboxes, and
+    ``routed`` never exceeds ``ends``. Any thread may look; the thread that reads the past adds what
+    lies before.
+
+    Args:
+        most_bytes: Bytes that it keeps, roughly. What is prepended may exceed them until the next
+            record is appended.
+        seconds: How old a record may be, by the timestamps of the broker.
+
+    Attributes:
+        ends: For each partition the offset behind its last record. Replaced, never changed.
+        routed: For each partition the offset behind its last routed record. Replaced, never
+            changed.
+        topic_ids: Kafka's ids of the topics that are read; None where one is unknown.
+        size: Bytes that are kept, roughly.
+    """
+
+    def __init__(self, most_bytes: int, seconds: float) -> None:
+        self.ends: Mapping[Where, int] = {}
+        self.routed: Mapping[Where, int] = {}
+        self.topic_ids: dict[Topic, str | None] = {}
+        self.size = 0
+        self._most_bytes = most_bytes
+        self._seconds = seconds
+        self._tails: dict[Where, _Tail] = {}
+        # All kept records; those of one partition are in its order.
+        self._order: deque[Record] = deque()
+        # Re-entrant: a signal handler may interrupt the holder and ask.
+        self._lock = RLock()
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add records that were read and are not routed yet; the reading thread."""
+        with self._lock:
+            ends = dict(self.ends)
+            tails, order, size = self._tails, self._order, 0
+            for record in records:
+                topic, key, value, _, _, partition, offset = record
+                if topic is _SEND_CONN:
+                    continue
+                where = topic, partition
+                tail = tails.get(where)
+                if tail is None or offset < ends[where]:
+                    tail = self._begin(where, offset)
+                    order = self._order
+                run_key = None if topic is _SEND_ALL else key
+                run = tail.runs.get(run_key)
+                if run is None:
+                    run = tail.runs[run_key] = _Run()
+                run.records.append(record)
+                order.append(record)
+                ends[where] = offset + 1
+                size += RECORD_BYTES + (len(value) if value else 0)
+            self.ends = ends
+            self.size += size
+            if order:
+                self._bound(order[-1][4] - self._seconds)
+
+    def note_routed(self) -> None:
+        """Note that all appended records are routed; the reading thread."""
+        self.routed = self.ends
+
+    def move(self, positions: Mapping[Where, ReadFrom]) -> set[Where]:
+        """Note from where partitions are read on; the reading thread, between two batches.
+
+        Args:
+            positions: The next offset of each partition that is read.
+
+        Returns:
+            The partitions of which records were lost, or whose topic was made anew. What was kept
+            of these is dropped.
+        """
+        lost = set()
+        with self._lock:
+            ends = dict(self.ends)
+            for where, (offset, topic_id) in positions.items():
+                known = self.topic_ids.get(where[0])
+                end = ends.get(where)
+                if end is None:
+                    self._begin(where, offset)
+                elif end != offset or (topic_id != known and None not in (topic_id, known)):
+                    lost.add(where)
+                    self._begin(where, offset)
+                ends[where] = offset
+            for where, (_, topic_id) in positions.items():
+                self.topic_ids[where[0]] = topic_id or self.topic_ids.get(where[0])
+            self.ends = self.routed = ends
+        return lost
+
+    def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Record]]]) -> None:
+        """Add what lies before the kept records.
+
+        Args:
+            parts: For some partitions an offset, the offset where the kept records began a moment
+                ago, and all records between. A part is ignored if others were dropped since.
+        """
+        with self._lock:
+            added = []
+            for where, (first, end, records) in parts.items():
+                tail = self._tails.get(where)
+                if tail is not None and first < tail.begin <= end:
+                    older = records[: bisect_left(records, tail.begin, key=_offset)]
+                    self._put_before(where, tail, first, older)
+                    added.append(older)
+            for record in reversed(list(heapq.merge(*added, key=_written))):
+                self._order.appendleft(record)
+                self.size += _size(record)
+
+    def begin(self, where: Where) -> int:
+        """Return the offset from which a partition is kept; 0 for one that is not read."""
+        tail = self._tails.get(where)
+        return 0 if tail is None else tail.begin
+
+    def find(
+        self, where: Where, key: bytes | None, first: int, end: int, most: int | None = None
+    ) -> list[Record] | None:
+        """Return the records of a key in a part of a partition.
+
+        Args:
+            where: The partition.
+            key: The records' key; None for all of ``send-all``.
+            first: The first offset.
+            end: The offset behind the last one; not beyond ``ends``.
+            most: How many of the first ones to return at most; None for all.
+
+        Returns:
+            The records; None if the part is not kept from its beginning.
+        """
+        with self._lock:
+            tail = self._tails.get(where)
+            if first >= end:
+                return []
+            if tail is None or first < tail.begin:
+                return None
+            run = tail.runs.get(key)
+            if run is None:
+                return []
+            records = run.records
+            low = bisect_left(records, first, run.head, key=_offset)
+            high = bisect_left(records, end, low, key=_offset)
+            return records[low : high if most is None else min(high, low + most)]
+
+    def clear(self) -> None:
+        """Forget all records."""
+        with self._lock:
+            self._tails.clear()
+            self._order.clear()
+            self.ends = self.routed = {}
+            self.size = 0
+
+    def _begin(self, where: Where, offset: int) -> _Tail:
+        if where in self._tails:
+            kept: list[Record] = []
+            for record in self._order:
+                if (record[0], record[5]) == where:
+                    self.size -= _size(record)
+                else:
+                    kept.append(record)
+            self._order = deque(kept)
+        tail = self._tails[where] = _Tail(offset)
+        return tail
+
+    def _put_before(self, where: Where, tail: _Tail, first: int, records: Sequence[Record]) -> None:
+        by_key: dict[bytes | None, list[Record]] = {}
+        for record in records:
+            by_key.setdefault(None if where[0] is _SEND_ALL else record[1], []).append(record)
+        for key, older in by_key.items():
+            run = tail.runs.setdefault(key, _Run())
+            run.records[: run.head] = older
+            run.head = 0
+        tail.begin = first
+
+    def _bound(self, oldest: float) -> None:
+        order = self._order
+        while order and (self.size > self._most_bytes or order[0][4] < oldest):
+            record = order.popleft()
+            self.size -= _size(record)
+            topic, key, _, _, _, partition, offset = record
+            key = None if topic is _SEND_ALL else key
+            tail = self._tails[topic, partition]
+            tail.begin = offset + 1
+            run = tail.runs[key]
+            run.head += 1
+            if run.head == len(run.records):
+                del tail.runs[key]
+            elif run.head > _MOST_DROPPED and run.head > len(run.records) // 2:
+                del run.records[: run.head]
+                run.head = 0
+
+
+def _size(record: Record) -> int:
+    return RECORD_BYTES + len(record[2] or b"")
+
+
+def _offset(record: Record) -> int:
+    return record[6]
+
+
+def _written(record: Record) -> float:
+    return record[4]

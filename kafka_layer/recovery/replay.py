@@ -1,0 +1,187 @@
+"""Which records a channel missed since a position: the parts of the log where they lie. Pure."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from ..wire.headers import EXCLUDE, excluded
+from ..wire.partitions import partition_of
+from ..wire.position_token import LogPosition, short_hash
+from ..wire.records import Record
+from ..wire.topics import Topic
+from .recent import Where
+
+__all__ = [
+    "EVERYBODY",
+    "Key",
+    "NotRecovered",
+    "Part",
+    "Reason",
+    "in_order",
+    "is_command",
+    "is_excluded",
+    "missed_keys",
+    "missed_parts",
+    "partitions_of",
+]
+
+Key = tuple[Topic, str]
+"""An address: ``SEND_GROUP`` and a group, ``SEND_USER`` and a user, or ``EVERYBODY``."""
+
+EVERYBODY: Key = (Topic.SEND_ALL, "")
+
+
+Reason = Literal[
+    "expired",
+    "truncated",
+    "epoch",
+    "future",
+    "limit",
+    "undecodable",
+    "flushed",
+    "user",
+    "invalid",
+    "timeout",
+    "unavailable",
+]
+"""Why nothing is replayed; docs/recovery.md tells what each means."""
+
+
+class NotRecovered(Exception):
+    """Not everything that was missed is known to be there."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Part(NamedTuple):
+    """A part of a partition in which records of one address may lie.
+
+    Attributes:
+        key: The address.
+        where: The partition.
+        first: The first offset that was not handed over.
+        end: The offset behind the last record that this server had read.
+    """
+
+    key: Key
+    where: Where
+    first: int
+    end: int
+
+
+def missed_keys(
+    position: LogPosition, groups: Collection[str], users: Collection[str], hears_all: bool
+) -> list[Key]:
+    """Return the addresses that reached the channel of a position, and reach a channel now.
+
+    Args:
+        position: The position.
+        groups: The groups of the channel.
+        users: Its users.
+        hears_all: Whether messages to everybody reach it.
+
+    Raises:
+        NotRecovered: If the position is of another user.
+    """
+    keys = [
+        (Topic.SEND_GROUP, group)
+        for group in groups
+        if position.groups and short_hash(group) in position.groups
+    ]
+    if position.user is not None:
+        same = [user for user in users if short_hash(user) == position.user]
+        if not same:
+            raise NotRecovered("user")
+        keys += [(Topic.SEND_USER, user) for user in same]
+    return [*keys, EVERYBODY] if hears_all else keys
+
+
+def missed_parts(
+    position: LogPosition, keys: Iterable[Key], ends: Mapping[Where, int]
+) -> list[Part]:
+    """Return where the records lie that were missed.
+
+    Args:
+        position: The position.
+        keys: The addresses.
+        ends: For each partition the offset behind the last record that was read.
+    """
+    counts: dict[Topic, int] = {}
+    for topic, number in ends:
+        counts[topic] = max(counts.get(topic, 0), number + 1)
+    parts = []
+    for key in keys:
+        topic, name = key
+        place, count = position.topics.get(topic), counts.get(topic, 0)
+        if place is None:
+            continue
+        hashed = short_hash(name)
+        for number in partitions_of(key, len(place.offsets), count):
+            # A partition that was added since is read from its beginning.
+            first = place.offsets[number] if number < len(place.offsets) else 0
+            first = max(first, position.starts.get((topic, hashed, number), 0))
+            where = topic, number
+            parts.append(Part(key, where, first, ends.get(where, 0)))
+    return parts
+
+
+@functools.lru_cache(maxsize=10_000)
+def partitions_of(key: Key, fewest: int, count: int) -> tuple[int, ...]:
+    """Return the partitions in which records of an address lie, while a topic grew.
+
+    Args:
+        key: The address.
+        fewest: How many partitions the topic had at first; at least 1 is assumed.
+        count: How many it has now.
+    """
+    topic, name = key
+    if topic is Topic.SEND_ALL:
+        return tuple(range(count))
+    counts = range(min(max(1, fewest), count), count + 1)
+    return tuple(sorted({partition_of(name, each) for each in counts if each}))
+
+
+def in_order(parts: Iterable[Sequence[Record]]) -> Iterator[Record]:
+    """Return the records of several parts: by the broker's time, each partition in its order.
+
+    Args:
+        parts: Records, each of one partition; several may be of the same one.
+    """
+    by_partition: dict[Where, list[Record]] = {}
+    for records in parts:
+        for record in records:
+            by_partition.setdefault((record[0], record[5]), []).append(record)
+    for records in by_partition.values():
+        records.sort(key=_offset)
+    return heapq.merge(*by_partition.values(), key=_written)
+
+
+def is_command(record: Record) -> bool:
+    """Tell whether a record is a command, and no message."""
+    return record[0] is Topic.SEND_ALL and any(name == "command" for name, _ in record[3])
+
+
+def is_excluded(record: Record, names: Collection[bytes]) -> bool:
+    """Tell whether a message excludes a channel.
+
+    Args:
+        record: The message.
+        names: The hashes of the channel's names.
+    """
+    headers = record[3]
+    if not any(name == EXCLUDE for name, _ in headers):
+        return False
+    return any(short_hash(name) in names for name in excluded(headers))
+
+
+def _offset(record: Record) -> int:
+    return record[6]
+
+
+def _written(record: Record) -> float:
+    return record[4]

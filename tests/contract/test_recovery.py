@@ -1,0 +1,383 @@
+"""What a channel that comes back gets: all that it missed, once and in order, or a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Message, Recovery
+from tests.support.inspect import server_of
+from tests.support.layers import Layers, next_message, next_messages, stats_of
+
+DEADLINE = 30.0
+
+
+@pytest.fixture
+def group() -> str:
+    """A group that no other test uses."""
+    return f"room-{secrets.token_hex(4)}"
+
+
+def numbers(found: Recovery | Sequence[dict[str, Any]]) -> list[Any]:
+    if isinstance(found, Recovery):
+        assert found.recovered, found.reason
+        found = found.messages
+    return [each["n"] for each in found]
+
+
+async def send(layer: KafkaChannelLayer, group: str, *values: Any, **arguments: Any) -> None:
+    """Send messages, and return when they are in the log."""
+    for value in values:
+        await layer.group_send(group, {"n": value}, **arguments)
+    await settled(layer)
+
+
+async def settled(layer: KafkaChannelLayer) -> None:
+    await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
+
+
+async def tracked(layer: KafkaChannelLayer, *groups: str, user: object = None) -> str:
+    """Open a tracked channel with its memberships."""
+    channel = await layer.new_channel()
+    layer.track(channel)
+    if user is not None:
+        await layer.user_add(user, channel)
+    for group in groups:
+        await layer.group_add(group, channel)
+    return channel
+
+
+class TestMessages:
+    async def test_a_message_equals_what_was_sent_and_knows_its_place(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        sent = {"type": "chat.message", "text": "Grüße", "n": 1}
+        await layer.group_send(group, sent)
+        message = await next_message(layer, channel)
+        assert message == sent
+        assert isinstance(message, Message)
+        assert message.replayed is False
+        assert message.place.startswith("g")
+        assert abs(message.timestamp - server_of(layer).clock.now()) < DEADLINE
+        await layer.send(channel, {"n": 2})
+        direct = await next_message(layer, channel)
+        assert isinstance(direct, Message)
+        assert (direct, direct.place) == ({"n": 2}, "")
+
+    async def test_a_channel_that_is_not_tracked_gets_plain_dicts(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        await tracked(layer, group)
+        channel = await layer.new_channel()
+        await layer.group_add(group, channel)
+        await layer.group_send(group, {"n": 1})
+        assert type(await next_message(layer, channel)) is dict
+
+
+class TestRecovery:
+    async def test_what_was_missed_comes_once_and_then_what_is_new(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        here, there = make_layer(), make_layer()
+        channel = await tracked(here, group)
+        await send(here, group, 1)
+        last = await next_message(here, channel)
+        await send(here, group, 2, 3)
+        again = await tracked(there, group)
+        await send(here, group, 4)
+        found = await there.recover(again, last.position)
+        await send(here, group, 5)
+        assert [*numbers(found), *numbers(await rest(there, again, 5))] == [2, 3, 4, 5]
+        assert all(message.replayed for message in found.messages)
+        assert 0 <= found.seconds_away < DEADLINE
+
+    async def test_a_channel_that_never_got_a_message(self, make_layer: Layers, group: str) -> None:
+        here, there = make_layer(), make_layer()
+        channel = await tracked(here, group)
+        position = here.position(channel)
+        await send(here, group, 1)
+        again = await tracked(there, group)
+        assert numbers(await there.recover(again, position)) == [1]
+
+    async def test_nothing_was_missed(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        await send(layer, group, 1)
+        channel = await tracked(layer, group)
+        again = await tracked(layer, group)
+        assert await layer.recover(again, layer.position(channel)) == (
+            True,
+            None,
+            [],
+            pytest.approx(0, abs=DEADLINE),
+        )
+
+    async def test_the_position_of_a_page(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        await send(layer, group, 1)
+        channel = await tracked(layer, group)
+        assert numbers(await layer.recover(channel, position)) == [1]
+
+    async def test_a_user_and_everybody(self, make_layer: Layers, prefix: str) -> None:
+        here, there = make_layer(prefix), make_layer(prefix)
+        channel = await tracked(here, user=7)
+        position = here.position(channel)
+        await here.user_send(7, {"n": 1})
+        await settled(here)
+        await here.all_send({"n": 2})
+        await here.user_send(8, {"n": "another's"})
+        await settled(here)
+        await asyncio.to_thread(there.servers_sync, 0.1)
+        again = await tracked(there, user="7")
+        assert numbers(await there.recover(again, position)) == [1, 2]
+
+    async def test_in_hand_and_waiting_is_not_handed_over(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        await send(layer, group, 1, 2, 3)
+        await next_message(layer, channel)
+        taken = await next_message(layer, channel)
+        position = layer.position(channel)
+        again = await tracked(layer, group)
+        assert numbers(await layer.recover(again, position)) == [2, 3]
+        third = await tracked(layer, group)
+        assert numbers(await layer.recover(third, taken.position)) == [3]
+
+    async def test_a_position_moves_while_the_channel_is_quiet(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        waits = asyncio.create_task(layer.receive(channel))
+        before = layer.position(channel)
+        other = await tracked(layer, f"{group}-other")
+        await send(layer, f"{group}-other", *range(20))
+        await next_messages(layer, other, 20)
+        after = layer.position(channel)
+        waits.cancel()
+        assert offsets(layer, after) >= offsets(layer, before)
+        assert sum(offsets(layer, after)) >= sum(offsets(layer, before)) + 20
+
+    async def test_a_message_that_excluded_the_channel(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        first = await tracked(layer, group)
+        position = layer.position(first)
+        await send(layer, group, 1, exclude=[first])
+        await send(layer, group, 2)
+        second = await tracked(layer, group)
+        found = await layer.recover(second, position)
+        assert numbers(found) == [2]
+        position = layer.position(second)
+        await send(layer, group, 3, exclude=[first])
+        await send(layer, group, 4, exclude=["another"])
+        third = await tracked(layer, group)
+        assert numbers(await layer.recover(third, position)) == [4]
+
+    async def test_nothing_from_before_it_joined(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        for number in range(3):
+            await send(layer, f"{group}-late", f"before {number}")
+        await layer.group_add(f"{group}-late", channel)
+        position = layer.position(channel)
+        await send(layer, f"{group}-late", 1)
+        again = await tracked(layer, group, f"{group}-late")
+        assert numbers(await layer.recover(again, position)) == [1]
+
+    async def test_groups_that_it_was_not_in_or_is_not_in(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group, f"{group}-left")
+        position = layer.position(channel)
+        for each in (group, f"{group}-left", f"{group}-new"):
+            await send(layer, each, each)
+        again = await tracked(layer, group, f"{group}-new")
+        await send(layer, f"{group}-new", "live")
+        found = await layer.recover(again, position)
+        assert numbers(found) == [group]
+        assert numbers([await next_message(layer, again)]) == ["live"]
+
+    async def test_a_replay_that_is_interrupted(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        position = layer.position(channel)
+        await send(layer, group, *range(6))
+        found = await layer.recover(await tracked(layer, group), position)
+        assert numbers(found) == list(range(6))
+        for message in found.messages:
+            again = await layer.recover(await tracked(layer, group), message.position)
+            assert numbers(again) == list(range(message["n"] + 1, 6))
+
+    async def test_places_raise_a_position(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        position = layer.position(channel)
+        await send(layer, group, 1, 2, 3)
+        places = [(await next_message(layer, channel)).place for _ in range(2)]
+        again = await tracked(layer, group)
+        assert numbers(await layer.recover(again, "~".join([position, *places]))) == [3]
+
+    async def test_two_tabs_with_one_position(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = layer.position(await tracked(layer, group))
+        await send(layer, group, 1, 2)
+        for _ in range(2):
+            found = await layer.recover(await tracked(layer, group), position)
+            assert numbers(found) == [1, 2]
+
+    @pytest.mark.parametrize("first", [["old"], ["new", "old"]])
+    async def test_encrypted_messages_and_changed_keys(
+        self, make_layer: Layers, group: str, first: list[str]
+    ) -> None:
+        old = make_layer(symmetric_encryption_keys=["old"])
+        position = await old.group_position(group)
+        await send(old, group, 1)
+        layer = make_layer(symmetric_encryption_keys=first)
+        await send(layer, group, 2)
+        for _ in range(2):  # the second time is no copy of the first
+            channel = await tracked(layer, group)
+            assert numbers(await layer.recover(channel, position)) == [1, 2]
+        assert not layer.stats().dropped
+
+    async def test_a_message_of_almost_a_megabyte(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        await send(layer, group, "x" * 1_000_000)
+        found = await layer.recover(await tracked(layer, group), position)
+        assert [len(each) for each in numbers(found)] == [1_000_000]
+
+    def test_its_synchronous_twin(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = layer.group_position_sync(group)
+        layer.group_send_sync(group, {"n": 1})
+        server_of(layer).transport.settle(DEADLINE)
+        channel = asyncio.run(tracked(layer, group))
+        assert numbers(layer.recover_sync(channel, position)) == [1]
+
+
+class TestReasons:
+    async def test_expired(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        channel = await tracked(layer, group)
+        await asyncio.sleep(0.02)
+        found = await layer.recover(channel, position, window=0.01)
+        assert found[:3] == (False, "expired", [])
+        assert found.seconds_away >= 0.01
+
+    @pytest.mark.parametrize("text", ["", "no position", "a.b", "~g0.1"])
+    async def test_invalid(self, make_layer: Layers, group: str, text: str) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        assert await layer.recover(channel, text) == (False, "invalid", [], 0.0)
+
+    async def test_a_forged_one_and_one_of_another_prefix(
+        self, make_layer: Layers, group: str, prefix: str
+    ) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        channel = await tracked(layer, group)
+        forged = position[:-1] + ("A" if position[-1] != "A" else "B")
+        assert (await layer.recover(channel, forged)).reason == "invalid"
+        other = make_layer(prefix)
+        assert (await other.recover(await tracked(other), position)).reason == "invalid"
+
+    @pytest.mark.parametrize("now", [None, 8])
+    async def test_another_user(self, make_layer: Layers, group: str, now: int | None) -> None:
+        layer = make_layer()
+        position = layer.position(await tracked(layer, group, user=7))
+        await send(layer, group, 1)
+        again = await tracked(layer, group, user=now)
+        assert (await layer.recover(again, position)).reason == "user"
+
+    async def test_too_many(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        await send(layer, group, *range(4))
+        channel = await tracked(layer, group)
+        assert (await layer.recover(channel, position, limit=3)).reason == "limit"
+        assert numbers(await layer.recover(channel, position, limit=4)) == [0, 1, 2, 3]
+
+    async def test_too_large(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = await layer.group_position(group)
+        await send(layer, group, "x" * 600_000, "x" * 600_000)
+        assert (await layer.recover(await tracked(layer, group), position)).reason == "limit"
+
+    async def test_undecodable(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        other = make_layer(symmetric_encryption_keys=["other"])
+        position = await layer.group_position(group)
+        await send(layer, group, 1)
+        await send(other, group, 2)
+        again = await tracked(layer, group)
+        assert (await layer.recover(again, position)).reason == "undecodable"
+
+    async def test_flushed(self, make_layer: Layers, prefix: str, group: str) -> None:
+        layer, other = make_layer(prefix), make_layer(prefix)
+        position = await layer.group_position(group)
+        await send(layer, group, 1)
+        await other.flush()
+        for each in (layer, other):
+            channel = await tracked(each, group)
+            assert (await each.recover(channel, position)).reason == "flushed"
+        position = await layer.group_position(group)
+        await send(layer, group, 2)
+        assert numbers(await layer.recover(await tracked(layer, group), position)) == [2]
+
+    async def test_future(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        await send(layer, group, 1)
+        position = layer.position(await tracked(layer, group))
+        ahead = "~".join([position, *(f"g{number}.999999" for number in range(4))])
+        assert (await layer.recover(await tracked(layer, group), ahead)).reason == "future"
+
+    async def test_they_are_counted(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        channel = await tracked(layer, group)
+        await layer.recover(channel, "no position")
+        await layer.recover(channel, await layer.group_position(group))
+        assert stats_of(layer)["not_recovered.invalid"] == 1
+        assert stats_of(layer)["recovered"] == 1
+
+    async def test_wrong_arguments_are_refused(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        channel = await layer.new_channel()
+        with pytest.raises(ValueError, match="not tracked"):
+            layer.position(channel)
+        with pytest.raises(ValueError, match="not open"):
+            layer.track("specific.0-nobody!x")
+        with pytest.raises(TypeError):
+            layer.track("no name")
+        with pytest.raises(TypeError, match="position"):
+            await layer.recover(channel, None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="limit"):
+            await layer.recover(channel, "x", limit=1001)
+
+
+async def rest(layer: KafkaChannelLayer, channel: str, last: Any) -> list[dict[str, Any]]:
+    """Receive until the last message."""
+    messages = [await next_message(layer, channel)]
+    while messages[-1]["n"] != last:
+        messages.append(await next_message(layer, channel))
+    return messages
+
+
+def offsets(layer: KafkaChannelLayer, position: str) -> tuple[int, ...]:
+    from kafka_layer.wire.position_token import LogPosition
+
+    topics = LogPosition.read(position, layer.config.prefix).topics
+    return tuple(offset for place in topics.values() for offset in place.offsets)

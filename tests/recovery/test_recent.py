@@ -1,0 +1,170 @@
+"""What a server keeps of the log: exact, bounded, without holes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kafka_layer.recovery.recent import RECORD_BYTES, RecentLog
+from kafka_layer.transport import ReadFrom
+from kafka_layer.wire.records import Record
+from kafka_layer.wire.topics import Topic
+
+WHERES = [(Topic.SEND_GROUP, 0), (Topic.SEND_GROUP, 1), (Topic.SEND_ALL, 0)]
+KEYS = [b"a", b"b", b"c"]
+MOST_BYTES = 20 * RECORD_BYTES
+SECONDS = 30.0
+
+
+def record(
+    where: tuple[Topic, int], offset: int, key: bytes | None = b"a", written: float = 0.0
+) -> Record:
+    return (where[0], key, b"x" * (offset % 7), (), written, where[1], offset)
+
+
+class Log(RuleBasedStateMachine):
+    """The log as it is, and what is kept of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recent = RecentLog(MOST_BYTES, SECONDS)
+        self.now = 1000.0
+        # The whole log, and where its reader is.
+        self.log: dict[Any, list[Record]] = {where: [] for where in WHERES}
+        self.ends = dict.fromkeys(WHERES, 0)
+        self.recent.move({where: ReadFrom(0, "id") for where in WHERES})
+        self.begins = dict.fromkeys(WHERES, 0)
+
+    @rule(
+        batch=st.lists(
+            st.tuples(st.sampled_from(WHERES), st.sampled_from(KEYS), st.integers(1, 3)),
+            max_size=12,
+        ),
+        seconds=st.integers(0, 20),
+    )
+    def read(self, batch: list[tuple[Any, bytes, int]], seconds: int) -> None:
+        self.now += seconds
+        records = []
+        for where, key, step in batch:
+            # Offsets may be missing, such as those of transactions.
+            offset = self.ends[where] + step - 1
+            records.append(record(where, offset, key, self.now))
+            self.log[where].append(records[-1])
+            self.ends[where] = offset + 1
+        self.recent.append(records)
+        if records:
+            assert self.recent.size <= MOST_BYTES
+            self.recent.note_routed()
+
+    @rule(data=st.data())
+    def read_the_past(self, data: st.DataObject) -> None:
+        parts = {}
+        for where in WHERES:
+            begin = self.recent.begin(where)
+            first = data.draw(st.integers(0, begin))
+            # Sometimes others were dropped since it was asked for, or were added.
+            end = max(first, begin + data.draw(st.integers(-2, 2)))
+            parts[where] = first, end, [each for each in self.log[where] if first <= each[6] < end]
+        before = {where: self.recent.begin(where) for where in WHERES}
+        self.recent.prepend(parts)
+        for where, (first, end, _) in parts.items():
+            fits = end >= before[where]
+            assert self.recent.begin(where) == (
+                min(first, before[where]) if fits else before[where]
+            )
+
+    @rule(where=st.sampled_from(WHERES), by=st.integers(1, 5))
+    def lose_records(self, where: Any, by: int) -> None:
+        """The reader goes on behind what the log has lost."""
+        self.ends[where] += by
+        moved = {each: ReadFrom(end, "id") for each, end in self.ends.items()}
+        assert self.recent.move(moved) == {where}
+        self.log[where] = [each for each in self.log[where] if each[6] >= self.ends[where]]
+        assert self.recent.begin(where) == self.ends[where]
+
+    @precondition(lambda self: any(self.ends.values()))
+    @rule()
+    def look_again(self) -> None:
+        assert not self.recent.move({where: ReadFrom(at, "id") for where, at in self.ends.items()})
+
+    @invariant()
+    def finds_what_the_log_holds(self) -> None:
+        assert self.recent.ends == self.ends
+        kept = 0
+        for where in WHERES:
+            begin, end = self.recent.begin(where), self.ends[where]
+            for first in range(max(0, begin - 1), end + 1):
+                for key in [None] if where[0] is Topic.SEND_ALL else KEYS:
+                    wanted = [
+                        each
+                        for each in self.log[where]
+                        if each[6] >= first and key in (None, each[1])
+                    ]
+                    found = self.recent.find(where, key, first, end)
+                    assert found == (wanted if first >= begin or first == end else None)
+            kept += sum(
+                RECORD_BYTES + len(each[2] or b"") for each in self.log[where] if each[6] >= begin
+            )
+        assert self.recent.size == kept
+
+
+TestLog = Log.TestCase
+TestLog.settings = settings(stateful_step_count=30)
+
+
+def test_a_part_of_what_a_key_has() -> None:
+    recent, where = RecentLog(1 << 20, SECONDS), (Topic.SEND_GROUP, 0)
+    recent.append([record(where, offset, KEYS[offset % 2]) for offset in range(10)])
+    found = recent.find(where, b"a", 1, 8, most=2)
+    assert found is not None
+    assert [each[6] for each in found] == [2, 4]
+    assert recent.find(where, b"nobody", 0, 10) == []
+    assert recent.find((Topic.SEND_USER, 0), b"a", 0, 10) is None
+
+
+def test_what_is_sent_to_everybody_has_one_key() -> None:
+    recent, where = RecentLog(1 << 20, SECONDS), (Topic.SEND_ALL, 0)
+    recent.append([record(where, 0, None), record(where, 1, b""), record(where, 2, b"x")])
+    found = recent.find(where, None, 0, 3)
+    assert found is not None
+    assert len(found) == 3
+
+
+def test_messages_to_channels_are_not_kept() -> None:
+    recent = RecentLog(1 << 20, SECONDS)
+    recent.append([record((Topic.SEND_CONN, 0), 5)])
+    assert (recent.size, recent.ends) == (0, {})
+
+
+def test_what_is_routed_is_told_apart_from_what_is_read() -> None:
+    recent, where = RecentLog(1 << 20, SECONDS), (Topic.SEND_GROUP, 0)
+    recent.append([record(where, 0)])
+    recent.note_routed()
+    recent.append([record(where, 1)])
+    assert (recent.routed[where], recent.ends[where]) == (1, 2)
+
+
+@pytest.mark.parametrize("topic_id", ["new", None])
+def test_a_topic_that_was_made_anew_begins_again(topic_id: str | None) -> None:
+    recent, where = RecentLog(1 << 20, SECONDS), (Topic.SEND_GROUP, 0)
+    assert not recent.move({where: ReadFrom(0, "old")})
+    recent.append([record(where, offset) for offset in range(3)])
+    assert recent.move({where: ReadFrom(0, topic_id)}) == {where}
+    assert (recent.size, recent.begin(where), recent.ends[where]) == (0, 0, 0)
+    assert recent.topic_ids[Topic.SEND_GROUP] == topic_id or "old"
+
+
+def test_the_bytes_are_shared_by_all_partitions() -> None:
+    """A busy one does not keep less than its share: the oldest of all go first."""
+    recent = RecentLog(4 * RECORD_BYTES, SECONDS)
+    offsets = itertools.count()
+    quiet, busy = (Topic.SEND_GROUP, 0), (Topic.SEND_GROUP, 1)
+    recent.append([(*record(quiet, 0)[:2], b"", (), 0.0, 0, 0)])
+    recent.append([(busy[0], b"a", b"", (), 1.0, 1, next(offsets)) for _ in range(6)])
+    assert recent.begin(quiet) == 1
+    assert recent.begin(busy) == 2
