@@ -11,6 +11,7 @@ import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message, Recovery
+from kafka_layer.wire.position_token import LogPosition
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 
@@ -259,6 +260,18 @@ class TestRecovery:
         found = await layer.recover(await tracked(layer, group), position)
         assert [len(each) for each in numbers(found)] == [1_000_000]
 
+    async def test_a_message_that_was_sent_twice_is_replayed_once(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        here, there = make_layer(), make_layer()
+        await send(here, group, 1, idempotency_key="one")
+        position = await here.group_position(group)
+        for value in (1, 2, 2, 3):
+            await send(here, group, value, idempotency_key=f"{value}".replace("1", "one"))
+        for layer in (here, there):
+            found = await layer.recover(await tracked(layer, group), position)
+            assert numbers(found) == [2, 3]
+
     def test_its_synchronous_twin(self, make_layer: Layers, group: str) -> None:
         layer = make_layer()
         position = layer.group_position_sync(group)
@@ -377,7 +390,5 @@ async def rest(layer: KafkaChannelLayer, channel: str, last: Any) -> list[dict[s
 
 
 def offsets(layer: KafkaChannelLayer, position: str) -> tuple[int, ...]:
-    from kafka_layer.wire.position_token import LogPosition
-
     topics = LogPosition.read(position, layer.config.prefix).topics
     return tuple(offset for place in topics.values() for offset in place.offsets)
