@@ -13,7 +13,6 @@ from channels.layers import BaseChannelLayer, channel_layers
 
 from ..config.settings import LayerConfig
 from ..config.threads import new_event
-from ..config.timings import Timings
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
@@ -78,7 +77,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
     MessageTooLarge = MessageTooLarge
     channel_name_regex = CHANNEL_NAME
     group_name_regex = GROUP_NAME
-    timings = Timings()
+    timings = LayerConfig.timings
 
     def __init__(self, **config: Any) -> None:
         self.config = self.read_config(**config)

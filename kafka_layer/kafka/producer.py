@@ -11,10 +11,8 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from confluent_kafka import Producer
 
@@ -30,7 +28,6 @@ from ..wire.topics import Topic, WorkTopic
 from .batching import Batcher
 from .connection import Connection
 from .producer_client import ProducerClient
-from .properties import producer_properties
 from .unknown_partitions import UnknownPartitions
 
 __all__ = ["RecordProducer"]
@@ -38,7 +35,6 @@ __all__ = ["RecordProducer"]
 logger = logging.getLogger("kafka_layer")
 
 _PARTITIONER_DECIDES = -1
-_QUEUE_LIMIT = 100_000  # librdkafka's default
 # Seconds. librdkafka checks once a second for expired records. A held-back record that enters its
 # queue gets a new message.timeout.ms, so the batcher expires it a second early.
 _EXPIRY_PRECISION = 1.0
@@ -104,7 +100,7 @@ class RecordProducer:
         )
         self._batcher = Batcher(
             self._client,
-            _queue_limit(producer_properties(config)),
+            self._client.queue_limit,
             timeout,
             self._unknown,
             self._roused,
@@ -251,9 +247,3 @@ class RecordProducer:
         # receivers wake; serving it then delays them.
         self._client.pause(self._timings.producer_pace)
         self._client.tend()
-
-
-def _queue_limit(properties: Mapping[str, Any]) -> int:
-    # 0 means no limit in librdkafka, which itself refuses a value that is no number.
-    limit = str(properties.get("queue.buffering.max.messages", _QUEUE_LIMIT))
-    return (int(limit) if limit.isdecimal() else _QUEUE_LIMIT) or sys.maxsize
