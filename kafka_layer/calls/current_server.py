@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -37,15 +36,7 @@ class LayerServer(Server):
         jobs: Its worker channels.
     """
 
-    def __init__(
-        self,
-        config: LayerConfig,
-        codec: Codec,
-        encryption: Encryption,
-        transport: Callable[[Stats], Backplane],
-    ) -> None:
-        super().__init__(config, codec, encryption, transport)
-        self._codec = codec
+    def _attach_features(self) -> None:
         self.jobs = self.attach(Jobs)
         self._histories: Histories | None = None
 
@@ -57,7 +48,7 @@ class LayerServer(Server):
 
         with self.lifecycle.lock:
             if self._histories is None:
-                self._histories = Histories(self, self._codec)
+                self._histories = Histories(self, self.codec)
         return self._histories
 
 
