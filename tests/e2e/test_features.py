@@ -9,10 +9,9 @@ import http.client
 import json
 import os
 import re
-import secrets
 import signal
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -22,17 +21,6 @@ from websockets.exceptions import ConnectionClosedError
 from tests.support.waiting import wait_until_async
 
 from .demo import AMBIENT, Client, Demo, join, within
-
-
-@pytest.fixture(scope="module")
-def kafka_demo(kafka: str) -> Iterator[Demo]:
-    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
-        yield running
-
-
-@pytest.fixture
-def room() -> str:
-    return f"room-{secrets.token_hex(4)}"
 
 
 async def roll_call(asker: Client, expected: list[Client]) -> dict[str, Mapping[str, Any]]:
@@ -50,9 +38,9 @@ def conversation(frames: list[Mapping[str, object]]) -> list[Mapping[str, object
 
 
 class TestDirectMessages:
-    def test_all_pages_of_both_get_it_and_nobody_else(self, kafka_demo: Demo, room: str) -> None:
+    def test_all_pages_of_both_get_it_and_nobody_else(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            address = kafka_demo.address
+            address = demo.address
             ada = await asyncio.to_thread(join, address, "Ada", room)
             bob = await asyncio.to_thread(join, address, "Bob", room)
             ada_1 = await Client.tab(ada, "Ada", on="worker-1")
@@ -84,18 +72,18 @@ class TestDirectMessages:
 
         asyncio.run(scenario())
 
-    def test_they_find_their_person_in_another_room(self, kafka_demo: Demo, room: str) -> None:
+    def test_they_find_their_person_in_another_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            bob = await Client.join(kafka_demo.address, "Bob", f"{room}-2")
+            ada = await Client.join(demo.address, "Ada", room)
+            bob = await Client.join(demo.address, "Bob", f"{room}-2")
             await ada.say_to(bob.person, "hello over there")
             assert (await bob.receive("direct"))["text"] == "hello over there"
 
         asyncio.run(scenario())
 
-    def test_a_note_to_oneself_comes_once(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_note_to_oneself_comes_once(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ada = await Client.join(demo.address, "Ada", room)
             await ada.say_to(ada.person, "remember")
             await ada.say_to(ada.person, "that was all")
             assert len(conversation(await ada.frames_until("direct", "that was all"))) == 1
@@ -111,10 +99,10 @@ class TestDirectMessages:
         ],
     )
     def test_to_somebody_impossible_is_answered(
-        self, kafka_demo: Demo, room: str, to: Mapping[str, str], problem: str
+        self, demo: Demo, room: str, to: Mapping[str, str], problem: str
     ) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ada = await Client.join(demo.address, "Ada", room)
             await ada.say_to(to, "hello")
             assert problem in (await ada.receive("problem"))["text"]
 
@@ -122,12 +110,10 @@ class TestDirectMessages:
 
 
 class TestPresence:
-    def test_joined_and_left_reach_the_others_and_not_oneself(
-        self, kafka_demo: Demo, room: str
-    ) -> None:
+    def test_joined_and_left_reach_the_others_and_not_oneself(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
-            bob_ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob_ticket = await asyncio.to_thread(join, demo.address, "Bob", room)
             bob = await Client.tab(bob_ticket, "Bob")
             joined = await ada.receive("joined")
             # Ada's first connection may have led elsewhere, and be announced late.
@@ -149,9 +135,9 @@ class TestPresence:
 
         asyncio.run(scenario())
 
-    def test_all_pages_in_the_room_answer_a_roll_call(self, kafka_demo: Demo, room: str) -> None:
+    def test_all_pages_in_the_room_answer_a_roll_call(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            address = kafka_demo.address
+            address = demo.address
             ada = await asyncio.to_thread(join, address, "Ada", room)
             here = [
                 await Client.tab(ada, "Ada", on="worker-1"),
@@ -189,10 +175,10 @@ class TestPresence:
             asyncio.run(scenario(demo))
 
     def test_pages_that_lost_their_worker_are_spread_over_the_others(
-        self, kafka_demo: Demo, room: str
+        self, demo: Demo, room: str
     ) -> None:
         async def scenario() -> None:
-            ticket = await asyncio.to_thread(join, kafka_demo.address, "Ada", room)
+            ticket = await asyncio.to_thread(join, demo.address, "Ada", room)
             crowd = [await Client.tab(ticket, "Ada", on="worker-1") for _ in range(3)]
             pages = None
             while pages != 0:  # as reports of pages that have left come first
@@ -212,10 +198,10 @@ class TestPresence:
 
         asyncio.run(scenario())
 
-    def test_a_page_is_known_again_by_its_tab(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_page_is_known_again_by_its_tab(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
+            ada = await Client.join(demo.address, "Ada", room)
+            ticket = await asyncio.to_thread(join, demo.address, "Bob", room)
             tabs = []
             for tab in ("abc123", "abc123", "<script>"):
                 await Client.tab(ticket.named(tab), "Bob")
@@ -227,10 +213,10 @@ class TestPresence:
 
 
 class TestTyping:
-    def test_it_reaches_the_others_and_is_throttled(self, kafka_demo: Demo, room: str) -> None:
+    def test_it_reaches_the_others_and_is_throttled(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
-            bob = await Client.join(kafka_demo.address, "Bob", room, on="worker-2")
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             for _ in range(30):
                 await ada.send({"type": "typing"})
             await ada.say("there")  # typing takes nothing from what may be said
@@ -248,22 +234,22 @@ class TestTyping:
 
 
 class TestAnnouncements:
-    def test_everyone_in_all_rooms_hears_it_once(self, kafka_demo: Demo, room: str) -> None:
+    def test_everyone_in_all_rooms_hears_it_once(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
             pages = [
-                await Client.join(kafka_demo.address, "Ada", f"{room}-{number}", on=worker)
+                await Client.join(demo.address, "Ada", f"{room}-{number}", on=worker)
                 for number in (1, 2)
-                for worker in sorted(kafka_demo.workers)
+                for worker in sorted(demo.workers)
             ]
             # One connection leads to one worker, whose announcements have an order.
-            staff = Staff(kafka_demo)
+            staff = Staff(demo)
             status, page = await asyncio.to_thread(staff.announce, "<b>Tea</b> is ready")
             assert (status, "&lt;b&gt;Tea&lt;/b&gt; is ready" in page) == (200, True)
             for page_ in pages:
                 heard = await page_.receive("announcement")
                 assert heard["text"] == "<b>Tea</b> is ready"
                 assert heard["delivered_by"] == page_.worker
-                assert heard["sent_by"] in kafka_demo.workers
+                assert heard["sent_by"] in demo.workers
             await asyncio.to_thread(staff.announce, "that was all")
             for page_ in pages:
                 frames = await page_.frames_until("announcement", "that was all")
@@ -271,10 +257,10 @@ class TestAnnouncements:
 
         asyncio.run(scenario())
 
-    def test_a_job_worker_survives_them(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_job_worker_survives_them(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            staff = Staff(kafka_demo)
+            ada = await Client.join(demo.address, "Ada", room)
+            staff = Staff(demo)
             await asyncio.to_thread(staff.announce, "to every open channel")
             await ada.receive("announcement")
             await ada.say("/roll")
@@ -282,27 +268,27 @@ class TestAnnouncements:
             assert (await ada.receive("message"))["sent_by"] == "job-1"
 
         asyncio.run(scenario())
-        assert len(kafka_demo.worker_pids("job-1")) == 1
+        assert len(demo.worker_pids("job-1")) == 1
 
-    def test_only_with_the_token(self, kafka_demo: Demo) -> None:
-        status, page = Staff(kafka_demo, token="guess").announce("hello")
+    def test_only_with_the_token(self, demo: Demo) -> None:
+        status, page = Staff(demo, token="guess").announce("hello")
         assert status == 403
         assert "not the token" in page
 
-    def test_only_with_a_text(self, kafka_demo: Demo) -> None:
-        status, page = Staff(kafka_demo).announce("  ")
+    def test_only_with_a_text(self, demo: Demo) -> None:
+        status, page = Staff(demo).announce("  ")
         assert status == 400
         assert "nothing to send" in page
 
 
 class TestProgramsThatTalk:
-    def test_a_view_posts_into_a_room(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_view_posts_into_a_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
             pages = [
-                await Client.join(kafka_demo.address, "Ada", room, on=worker)
-                for worker in sorted(kafka_demo.workers)
+                await Client.join(demo.address, "Ada", room, on=worker)
+                for worker in sorted(demo.workers)
             ]
-            staff = Staff(kafka_demo)
+            staff = Staff(demo)
             answer = await asyncio.to_thread(
                 staff.post, room=room, text="Build 7 passed", name="CI"
             )
@@ -327,9 +313,9 @@ class TestProgramsThatTalk:
         ],
     )
     def test_a_post_that_cannot_be_says_why(
-        self, kafka_demo: Demo, fields: dict[str, str], status: int, reason: str
+        self, demo: Demo, fields: dict[str, str], status: int, reason: str
     ) -> None:
-        answer = Staff(kafka_demo).post(**fields)
+        answer = Staff(demo).post(**fields)
         assert answer[0] == status
         assert reason in answer[1]
         assert "<" not in answer[1]
@@ -339,12 +325,12 @@ class TestProgramsThatTalk:
         ['{"type": "chat.message", "text": "from a console"}', '{"type": "chat.message"}'],
     )
     def test_a_program_outside_django_writes_to_kafka(
-        self, kafka_demo: Demo, kafka: str, room: str, value: str
+        self, demo: Demo, kafka: str, room: str, value: str
     ) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ada = await Client.join(demo.address, "Ada", room)
             producer = Producer({"bootstrap.servers": kafka, "partitioner": "murmur2_random"})
-            producer.produce(f"{kafka_demo.prefix}-send-group", value, f"room-{room}")
+            producer.produce(f"{demo.prefix}-send-group", value, f"room-{room}")
             assert producer.flush(10) == 0
             message = await ada.receive("message")
             assert message["text"] == json.loads(value).get("text", "")
@@ -355,10 +341,10 @@ class TestProgramsThatTalk:
 
 
 class TestBackgroundJobs:
-    def test_the_answer_comes_back_to_the_room(self, kafka_demo: Demo, room: str) -> None:
+    def test_the_answer_comes_back_to_the_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
-            bob = await Client.join(kafka_demo.address, "Bob", room, on="worker-2")
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             await ada.say("/primes 1,000,000")
             for page in (ada, bob):
                 assert (await page.receive("message"))["text"] == "/primes 1,000,000"
@@ -395,11 +381,11 @@ class TestBackgroundJobs:
         ],
     )
     def test_a_command_that_cannot_be_is_answered_to_its_author_alone(
-        self, kafka_demo: Demo, room: str, command: str, problem: str
+        self, demo: Demo, room: str, command: str, problem: str
     ) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            bob = await Client.join(kafka_demo.address, "Bob", room)
+            ada = await Client.join(demo.address, "Ada", room)
+            bob = await Client.join(demo.address, "Bob", room)
             await ada.say(command)
             assert problem in (await ada.receive("problem"))["text"]
             await ada.say("sorry")
