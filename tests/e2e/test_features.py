@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from tests.support.waiting import wait_until_async
 
-from .demo import AMBIENT, Client, Demo, join, within
+from .demo import AMBIENT, Client, Demo, join, play, within
 
 
 async def roll_call(asker: Client, expected: list[Client]) -> dict[str, Mapping[str, Any]]:
@@ -70,7 +70,7 @@ class TestDirectMessages:
                 frames = await other.frames_until("message", "all quiet")
                 assert {frame["type"] for frame in frames} <= AMBIENT | {"message"}
 
-        asyncio.run(scenario())
+        play(scenario())
 
     def test_they_find_their_person_in_another_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
@@ -79,7 +79,7 @@ class TestDirectMessages:
             await ada.say_to(bob.person, "hello over there")
             assert (await bob.receive("direct"))["text"] == "hello over there"
 
-        asyncio.run(scenario())
+        play(scenario())
 
     def test_a_note_to_oneself_comes_once(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
@@ -88,7 +88,7 @@ class TestDirectMessages:
             await ada.say_to(ada.person, "that was all")
             assert len(conversation(await ada.frames_until("direct", "that was all"))) == 1
 
-        asyncio.run(scenario())
+        play(scenario())
 
     @pytest.mark.parametrize(
         ("to", "problem"),
@@ -106,7 +106,7 @@ class TestDirectMessages:
             await ada.say_to(to, "hello")
             assert problem in (await ada.receive("problem"))["text"]
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestPresence:
@@ -133,7 +133,7 @@ class TestPresence:
                 left = await ada.receive("left")
             assert left["member"]["person"] == bob.person
 
-        asyncio.run(scenario())
+        play(scenario())
 
     def test_all_pages_in_the_room_answer_a_roll_call(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
@@ -156,23 +156,25 @@ class TestPresence:
                 frames = await other.frames_until("message", "done")
                 assert "here" not in {frame["type"] for frame in frames}
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_pages_of_a_lost_worker_do_not_answer(self) -> None:
-        async def scenario(demo: Demo) -> None:
-            ada = await Client.join(demo.address, "Ada", "lobby", on="worker-1")
-            bob = await Client.join(demo.address, "Bob", "lobby", on="worker-2")
+    def test_pages_of_a_lost_worker_do_not_answer(self, demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             await ada.receive("joined")
-            os.kill(demo.worker_pids("worker-2")[-1], signal.SIGKILL)
-            await wait_until_async(
-                lambda: "was ended by SIGKILL" in demo.output, "worker-2 to be gone"
-            )
-            carol = await Client.join(demo.address, "Carol", "lobby", on="worker-1")
+            gone = "worker-2 | was ended by SIGKILL; starting it again"
+            before, pid = demo.lines.count(gone), demo.worker_pids("worker-2")[-1]
+            os.kill(pid, signal.SIGKILL)
+            await wait_until_async(lambda: demo.lines.count(gone) > before, "worker-2 to be gone")
+            carol = await Client.join(demo.address, "Carol", room, on="worker-1")
             answers = await roll_call(ada, [ada, carol])
             assert bob.connection not in answers
+            await wait_until_async(
+                lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0
+            )
 
-        with Demo("--job-workers", "0", workers=2) as demo:
-            asyncio.run(scenario(demo))
+        play(scenario())
 
     def test_pages_that_lost_their_worker_are_spread_over_the_others(
         self, demo: Demo, room: str
@@ -196,7 +198,7 @@ class TestPresence:
                 assert sent_on in (None, 4503)
             assert taken == {"worker-2"}
 
-        asyncio.run(scenario())
+        play(scenario())
 
     def test_a_page_is_known_again_by_its_tab(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
@@ -209,7 +211,7 @@ class TestPresence:
             assert tabs[:2] == ["abc123", "abc123"]
             assert re.fullmatch("[0-9a-f]{12}", tabs[2])
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestTyping:
@@ -230,7 +232,7 @@ class TestTyping:
             assert {frame["person"]["id"] for frame in typing} == {ada.person["id"]}
             assert 3 <= len(typing) <= 6  # three at once, and one a second
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestAnnouncements:
@@ -255,7 +257,7 @@ class TestAnnouncements:
                 frames = await page_.frames_until("announcement", "that was all")
                 assert conversation(frames) == []
 
-        asyncio.run(scenario())
+        play(scenario())
 
     def test_a_job_worker_survives_them(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
@@ -267,8 +269,9 @@ class TestAnnouncements:
             await ada.receive("message")
             assert (await ada.receive("message"))["sent_by"] == "job-1"
 
-        asyncio.run(scenario())
-        assert len(demo.worker_pids("job-1")) == 1
+        before = demo.worker_pids("job-1")
+        play(scenario())
+        assert demo.worker_pids("job-1") == before
 
     def test_only_with_the_token(self, demo: Demo) -> None:
         status, page = Staff(demo, token="guess").announce("hello")
@@ -301,7 +304,7 @@ class TestProgramsThatTalk:
                 assert message["author"] == {"id": "", "name": "CI"}
                 assert (message["sent_by"], message["delivered_by"]) == (worker[1], page.worker)
 
-        asyncio.run(scenario())
+        play(scenario())
 
     @pytest.mark.parametrize(
         ("fields", "status", "reason"),
@@ -337,7 +340,7 @@ class TestProgramsThatTalk:
             assert message["author"] == {"id": "", "name": "A program"}
             assert message["sent_by"] is message["sent_at"] is message["transit_ms"] is None
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestBackgroundJobs:
@@ -368,7 +371,7 @@ class TestBackgroundJobs:
             assert sum(dice) == total
             assert all(1 <= each <= 6 for each in dice)
 
-        asyncio.run(scenario())
+        play(scenario())
 
     @pytest.mark.parametrize(
         ("command", "problem"),
@@ -391,24 +394,24 @@ class TestBackgroundJobs:
             await ada.say("sorry")
             assert await bob.hear(1) == ["sorry"]
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_jobs_wait_for_a_worker_that_comes_back(self) -> None:
-        async def scenario(demo: Demo) -> None:
-            ada = await Client.join(demo.address, "Ada", "lobby")
+    def test_jobs_wait_for_a_worker_that_comes_back(self, demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            before = demo.worker_pids("job-1")
+            ada = await Client.join(demo.address, "Ada", room)
             await ada.say("/roll")
             await ada.receive("message")
             assert (await ada.receive("message"))["sent_by"] == "job-1"
-            os.kill(demo.worker_pids("job-1")[-1], signal.SIGTERM)
+            os.kill(before[-1], signal.SIGTERM)
             await ada.say("/roll 2d6")
             await ada.receive("message")
             answer = await ada.receive("message", 30.0)
             assert answer["answers"]["command"] == "/roll 2d6"
-            assert len(demo.worker_pids("job-1")) == 2
+            assert demo.worker_pids("job-1")[:-1] == before
             assert "job-1 | ended with exit code 0; starting it again" in demo.lines
 
-        with Demo("--job-workers", "1", workers=1) as demo:
-            asyncio.run(within(scenario(demo), "a job to outlive its worker", 60.0))
+        play(within(scenario(), "a job to outlive its worker", 60.0))
 
 
 class Staff:
