@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "DEFAULT_KAFKA_VERSION",
     "KAFKA_VERSION",
     "Node",
     "RealBroker",
@@ -90,12 +91,14 @@ _WATCHDOG: Final = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf -- "$2"'
 
 
 def _kafka_version() -> str:
-    version = ElementTree.parse(_POM).findtext("dependencies/dependency/version")
-    assert version, f"{_POM} does not begin with Kafka"
+    version = ElementTree.parse(_POM).findtext("properties/kafka.version")
+    assert version, f"{_POM} has no property kafka.version"
     return version
 
 
-KAFKA_VERSION: Final = _kafka_version()
+# The version that the tests are for; ``KAFKA_LAYER_KAFKA_VERSION`` asks for another one.
+DEFAULT_KAFKA_VERSION: Final = _kafka_version()
+KAFKA_VERSION: Final = os.environ.get("KAFKA_LAYER_KAFKA_VERSION") or DEFAULT_KAFKA_VERSION
 
 
 def missing_tools() -> list[str]:
@@ -653,6 +656,7 @@ def _copy_dependencies(jars: Path) -> None:
     """Have Maven copy the jars."""
     pom = shutil.copy(_POM, jars.with_name("pom.xml"))
     goal = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
+    goal.append(f"-Dkafka.version={KAFKA_VERSION}")
     options = ["--batch-mode", "--quiet", "--file", pom, *goal, "-DincludeScope=runtime"]
     maven = _run(["mvn", *options], _FETCH_TIMEOUT)
     if maven.returncode or not (jars / f"kafka_2.13-{KAFKA_VERSION}.jar").is_file():
