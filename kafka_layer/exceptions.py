@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "BrokerUnavailable",
+    "Cause",
     "CommandFailed",
     "GroupAckTimeout",
     "HistoryUnavailable",
@@ -61,13 +64,52 @@ class InvalidPosition(KafkaLayerError, ValueError):
     """A text is no position, or none of this layer; the text says why."""
 
 
+Cause = Literal[
+    # The answer to another server's command could not be written.
+    "answer",
+    # The channel was gone before its message came or was taken.
+    "closed",
+    # No key decrypts the value; or it is encrypted without keys being set, or the reverse.
+    "decrypt",
+    # In doubt: the broker or another worker may have the message. It never comes twice.
+    "doubtful",
+    # A message with the same idempotency key was sent to the same address shortly before.
+    "duplicate",
+    # The message was older than ``expiry`` on arrival or when it was taken.
+    "expired",
+    # ``flush()`` was called.
+    "flushed",
+    # The name has a ``!``, and no layer of this package can have made it.
+    "foreign",
+    # A channel held ``capacity`` messages and did not take them.
+    "full",
+    # A tracked channel fell so far behind that its messages are not kept any more.
+    "gap",
+    # The producer's queue was full.
+    "overflow",
+    # The broker did not take the record.
+    "produce",
+    # An encrypted token came a second time, or long after it was sealed.
+    "replayed",
+    # The broker deleted records before this server read them.
+    "retention",
+    # The value is no message, or the key is not UTF-8.
+    "undecodable",
+]
+"""Why messages reached no receiver, or a send was refused.
+
+These are the keys of ``LayerStats.dropped`` and ``LayerStats.refused``, the ``cause`` of the signal
+``messages_dropped`` and the word in brackets in the log.
+"""
+
+
 class UnreadableRecord(KafkaLayerError, ValueError):
     """A record or a message that cannot be decoded.
 
     Attributes:
-        cause: The name under which the layer counts it (``undecodable``, ``decrypt`` …).
+        cause: The name under which the layer counts it.
     """
 
-    def __init__(self, cause: str, detail: str) -> None:
+    def __init__(self, cause: Cause, detail: str) -> None:
         super().__init__(detail)
         self.cause = cause

@@ -13,7 +13,6 @@ from channels.layers import BaseChannelLayer, channel_layers
 
 from ..config.settings import LayerConfig
 from ..config.threads import new_event
-from ..config.timings import Timings
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
@@ -40,15 +39,7 @@ class LayerServer(Server):
         jobs: Its worker channels.
     """
 
-    def __init__(
-        self,
-        config: LayerConfig,
-        codec: Codec,
-        encryption: Encryption,
-        transport: Callable[[Stats], Backplane],
-    ) -> None:
-        super().__init__(config, codec, encryption, transport)
-        self._codec = codec
+    def _attach_features(self) -> None:
         self.jobs = self.attach(Jobs)
         self._histories: Histories | None = None
         self.router.look_back = self._look_back
@@ -62,7 +53,7 @@ class LayerServer(Server):
 
         with self.lifecycle.lock:
             if self._histories is None:
-                self._histories = Histories(self, self._codec)
+                self._histories = Histories(self, self.codec)
         return self._histories
 
     def _look_back(self, record: Record) -> Callable[[], None] | None:
@@ -78,7 +69,7 @@ class LayerServer(Server):
 
         with self.lifecycle.lock:
             if self._recoveries is None:
-                self._recoveries = self.attach(lambda server: Recoveries(server, self._codec))
+                self._recoveries = self.attach(lambda server: Recoveries(server, self.codec))
         return self._recoveries
 
 
@@ -98,7 +89,7 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
     MessageTooLarge = MessageTooLarge
     channel_name_regex = CHANNEL_NAME
     group_name_regex = GROUP_NAME
-    timings = Timings()
+    timings = LayerConfig.timings
 
     def __init__(self, **config: Any) -> None:
         self.config = self.read_config(**config)

@@ -29,6 +29,14 @@ __all__ = ["Procedures"]
 # In Python 3.11 each access to a member of an enumeration costs as much as a call.
 _SEND_GROUP, _SEND_USER = Topic.SEND_GROUP, Topic.SEND_USER
 
+# By command: the topic of the messages behind which it takes effect.
+_TOPIC_OF = {
+    "group_add": _SEND_GROUP,
+    "group_discard": _SEND_GROUP,
+    "user_add": _SEND_USER,
+    "user_discard": _SEND_USER,
+}
+
 
 class Procedures(Records):
     """The procedures of a layer's calls; any thread and any event loop."""
@@ -82,10 +90,13 @@ class Procedures(Records):
         Most channels are of the server that receives, and nothing was sent to the name lately.
         """
         server = self._server
-        if not server.receiving or self._address(channel) != server.identity.name:
+        if (
+            not server.receiving
+            or not isinstance(channel, str)
+            or server.registry.mailbox(channel) is None
+        ):
             return False
-        topic = _SEND_GROUP if command.startswith("group") else _SEND_USER
-        if not server.ordering.is_settled(topic, name):
+        if not server.ordering.is_settled(_TOPIC_OF[command], name):
             return False
         server.registry.change(command, name, channel)
         return True
@@ -104,8 +115,7 @@ class Procedures(Records):
             # The owner closed meanwhile.
             return
         if server.identity.owns(owner):
-            topic = _SEND_GROUP if command.startswith("group") else _SEND_USER
-            yield from server.ordering.settle(topic, name)
+            yield from server.ordering.settle(_TOPIC_OF[command], name)
             server.registry.change(command, name, channel)
         else:
             yield from server.commands.change(owner, command, name, channel)

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from channels.exceptions import ChannelFull
 
 from ..delivery.mailbox import Mailbox
-from ..observe.events import Cause
 from ..wire.headers import Headers, exclude_header
 from ..wire.idempotency import idempotency_header
 from ..wire.names import (
@@ -159,7 +158,7 @@ class Records(ServerHolder):
         if to is None:
             # A name of another layer, or of an old page: the specification has no error for it.
             detail = f"channel {channel!r} names no server of this layer"
-            server.stats.dropped(Cause.FOREIGN, detail)
+            server.stats.dropped("foreign", detail)
             return None
         if isinstance(to, WorkTopic):
             return to, None, self._encryption.encrypt(to, None, payload), None, ()

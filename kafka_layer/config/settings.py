@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
@@ -17,6 +17,8 @@ from .timings import Timings
 from .topics import TopicDefaults, TopicSettings, WorkerSettings, read_topics, read_worker_channels
 
 __all__ = ["LayerConfig"]
+
+_KEYWORDS = frozenset({*READERS, *EXTRA_KEYWORDS, "topics", "worker_channels"})
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,14 @@ class LayerConfig:
     producer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     consumer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     admin_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    timings: Timings = field(default_factory=Timings, repr=False)
+    timings: Timings = field(default=Timings(), repr=False)
 
     def timed(self, timings: Timings) -> LayerConfig:
         """Return these settings with other times; a start gets more where it fetches a token."""
         given = (self.client_config, self.producer_config, self.consumer_config, self.admin_config)
         if any("oauth_cb" in each for each in given):
             timings = replace(timings, start=timings.start + timings.token)
-        return replace(self, timings=timings)
+        return self if timings is self.timings else replace(self, timings=timings)
 
     @classmethod
     def from_keywords(cls, **keywords: Any) -> LayerConfig:
@@ -97,11 +99,10 @@ class LayerConfig:
             ImproperlyConfigured: For an unknown keyword or a value that cannot work; the message
                 names the mistake and the fix.
         """
-        known = {each.name for each in fields(cls)} - {"timings"}
         for name in keywords:
-            if name not in known | EXTRA_KEYWORDS:
+            if name not in _KEYWORDS:
                 hint = FROM_CHANNELS_REDIS.get(name)
-                reject_unknown("CONFIG keyword", name, known | EXTRA_KEYWORDS, hint)
+                reject_unknown("CONFIG keyword", name, _KEYWORDS, hint)
         if "bootstrap_servers" not in keywords:
             raise ImproperlyConfigured(
                 "CONFIG has no bootstrap_servers; name the brokers, for instance "

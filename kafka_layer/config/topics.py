@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _BROADCAST_PARTITIONS = 3
 # Seconds: clocks differ, and brokers look for old segments now and then.
 _RETENTION_MARGIN = 60.0
 
+_NAMES = frozenset(topic.value for topic in Topic)
 _ONLY_OF_WORKERS = frozenset({"expiry", "prefetch_count"})
 
 
@@ -142,10 +144,9 @@ def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicS
     """
     if not isinstance(value, Mapping):
         raise wrong_value("topics", value, "a dict of topic names to dicts of settings")
-    names = {topic.value for topic in Topic}
     for name in value:
-        if name not in names:
-            reject_unknown("topic in topics:", name, names)
+        if name not in _NAMES:
+            reject_unknown("topic in topics:", name, _NAMES)
     return MappingProxyType(
         {
             topic: _read_topic(
@@ -209,6 +210,8 @@ def _read_topic(
 ) -> TopicSettings:
     if not isinstance(value, Mapping):
         raise wrong_value(where, value, "a dict")
+    if not value:
+        return _default_topic(expiry, partitions, replication_factor, least_retention)
     known = {"partitions", "replication_factor", "config"} | other
     for name in value:
         if name not in known:
@@ -220,11 +223,10 @@ def _read_topic(
         name: _read_config_value(f"{where}['config'][{name!r}]", value)
         for name, value in config.items()
     }
+    default = _default_topic(expiry, 1, -1, least_retention)
     # None leaves a config to the broker: it is neither sent nor compared.
     merged = {
-        name: value
-        for name, value in {**_default_config(expiry, least_retention), **given}.items()
-        if value is not None
+        name: value for name, value in {**default.config, **given}.items() if value is not None
     }
     retention = _read_config_integer(where, merged, "retention.ms", minimum=-1)
     if retention is not None and 0 <= retention < expiry * 1000:
@@ -261,9 +263,13 @@ def _read_topic(
     )
 
 
-def _default_config(expiry: float, least_retention: float) -> dict[str, str]:
+# Cached: most topics of a layer are alike, and their reading took a quarter of its construction.
+@functools.lru_cache(maxsize=100)
+def _default_topic(
+    expiry: float, partitions: int, replication_factor: int, least_retention: float
+) -> TopicSettings:
     retention = int(max(2 * expiry, 600, least_retention) * 1000)
-    return {
+    config = {
         "cleanup.policy": "delete",
         "retention.ms": str(retention),
         # Brokers delete closed segments only: without this a quiet topic keeps a week of records.
@@ -271,6 +277,7 @@ def _default_config(expiry: float, least_retention: float) -> dict[str, str]:
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(DEFAULT_MAX_MESSAGE_BYTES),
     }
+    return TopicSettings(partitions, replication_factor, MappingProxyType(config))
 
 
 def _read_config_value(where: str, value: object) -> str | None:

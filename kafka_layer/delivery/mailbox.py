@@ -88,8 +88,7 @@ class Mailbox(Receives):
     def put(self, envelope: Envelope) -> bool:
         """Append a message and leave notes to wake the receives; any thread.
 
-        The note takes effect with the next ``Wakeups.flush``. Threads that put at the same moment
-        may each exceed the capacity by one message.
+        The note takes effect with the next ``Wakeups.flush``.
 
         Returns:
             False if the mailbox is full or closed; it did not take the message then.
@@ -188,14 +187,16 @@ class Mailbox(Receives):
         return congestion
 
     def _fill(self, envelope: Envelope) -> bool:
-        """Note that a message filled the mailbox; return False if a close left it there."""
-        if self.closed:
-            try:
-                self._messages.remove(envelope)
-            except ValueError:
-                # close() dropped and counted it.
-                return True
-            return False
+        """Note that a message filled the mailbox; return False if it is to be refused after all."""
+        # Of several threads that put a message into the last place, all but one take theirs back.
+        with self._wakeups.lock:
+            if self.closed or len(self._messages) > self.capacity:
+                try:
+                    self._messages.remove(envelope)
+                except ValueError:
+                    # A receive took it, or close() dropped and counted it.
+                    return True
+                return False
         self.congestion().restart(self.taken, self._clocks())
         return True
 

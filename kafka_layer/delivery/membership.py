@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..config.threads import RLock
 from .mailbox import Mailbox
@@ -13,6 +13,8 @@ from .mailbox import Mailbox
 __all__ = ["Membership", "MembershipListener"]
 
 logger = logging.getLogger("kafka_layer")
+
+_Change = Callable[[str, Any], None]
 
 
 class MembershipListener(Protocol):
@@ -38,7 +40,7 @@ class Membership:
     def __init__(self) -> None:
         # Re-entrant: a signal handler may interrupt its holder.
         self._lock = RLock()
-        self._changes: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
+        self._changes: deque[tuple[_Change, str, Any]] = deque()
         self._changing = False
         self._members: dict[str, dict[Mailbox, None]] = {}
         self._names: dict[Mailbox, set[str]] = {}
@@ -48,7 +50,7 @@ class Membership:
 
     def listen(self, listener: MembershipListener) -> None:
         """Tell a listener of every first and last member, and at once of the present names."""
-        self._carry_out(self._listen, listener)
+        self._carry_out(self._listen, "", listener)
 
     def add(self, name: str, mailbox: Mailbox) -> None:
         """Make ``mailbox`` a member of ``name``; nothing changes if it is one."""
@@ -60,11 +62,11 @@ class Membership:
 
     def drop(self, mailbox: Mailbox) -> None:
         """Take ``mailbox`` out of everything."""
-        self._carry_out(self._drop, mailbox)
+        self._carry_out(self._drop, "", mailbox)
 
     def clear(self) -> None:
         """Take every mailbox out of everything."""
-        self._carry_out(self._clear)
+        self._carry_out(self._clear, "", None)
 
     def members(self, name: str) -> tuple[Mailbox, ...]:
         """Return the members of ``name`` at this moment, in the order in which they were added."""
@@ -72,7 +74,7 @@ class Membership:
         if members is None:
             if name not in self._members:
                 return ()
-            self._carry_out(self._take_snapshot, name)
+            self._carry_out(self._take_snapshot, name, None)
             members = self._snapshots.get(name)
             if members is None:  # just changed, or the interrupted call takes it later
                 members = tuple(self._members.get(name, ()))
@@ -86,28 +88,30 @@ class Membership:
     def __len__(self) -> int:
         return len(self._members)
 
-    def _carry_out(self, change: Callable[..., None], *args: object) -> None:
+    # Changes of one signature, because a call with *args costs twice as much.
+
+    def _carry_out(self, change: _Change, name: str, whom: Any) -> None:
         with self._lock:
             if not self._changing and not self._changes:
                 # In most calls nothing is interrupted.
                 self._changing = True
                 try:
-                    change(*args)
+                    change(name, whom)
                 finally:
                     self._changing = False
             else:
-                self._changes.append((change, args))
+                self._changes.append((change, name, whom))
             # If this call interrupts another one, that one makes the change.
             while self._changes and not self._changing:
                 self._changing = True
                 try:
                     while self._changes:
-                        change, args = self._changes.popleft()
-                        change(*args)
+                        change, name, whom = self._changes.popleft()
+                        change(name, whom)
                 finally:
                     self._changing = False
 
-    def _listen(self, listener: MembershipListener) -> None:
+    def _listen(self, _: str, listener: MembershipListener) -> None:
         self._listeners.append(listener)
         for name in self._members:
             self._tell(listener, name, is_in=True)
@@ -116,11 +120,17 @@ class Membership:
         members = self._members.get(name)
         if members is None:
             self._members[name] = {mailbox: None}
-            self._tell_all(name, is_in=True)
+            if self._listeners:
+                self._tell_all(name, is_in=True)
         else:
             members[mailbox] = None
-        self._names.setdefault(mailbox, set()).add(name)
-        self._snapshots.pop(name, None)
+        names = self._names.get(mailbox)
+        if names is None:
+            self._names[mailbox] = {name}
+        else:
+            names.add(name)
+        if name in self._snapshots:
+            del self._snapshots[name]
 
     def _discard(self, name: str, mailbox: Mailbox) -> None:
         names = self._names.get(mailbox)
@@ -130,15 +140,15 @@ class Membership:
                 del self._names[mailbox]
             self._remove(name, mailbox)
 
-    def _drop(self, mailbox: Mailbox) -> None:
+    def _drop(self, _: str, mailbox: Mailbox) -> None:
         for name in self._names.pop(mailbox, ()):
             self._remove(name, mailbox)
 
-    def _clear(self) -> None:
+    def _clear(self, _: str, __: None) -> None:
         for mailbox in list(self._names):
-            self._drop(mailbox)
+            self._drop("", mailbox)
 
-    def _take_snapshot(self, name: str) -> None:
+    def _take_snapshot(self, name: str, _: None) -> None:
         if name in self._members:
             self._snapshots[name] = tuple(self._members[name])
 
@@ -147,8 +157,10 @@ class Membership:
         del members[mailbox]
         if not members:
             del self._members[name]
-            self._tell_all(name, is_in=False)
-        self._snapshots.pop(name, None)
+            if self._listeners:
+                self._tell_all(name, is_in=False)
+        if name in self._snapshots:
+            del self._snapshots[name]
 
     def _tell_all(self, name: str, *, is_in: bool) -> None:
         for listener in self._listeners:

@@ -70,7 +70,8 @@ class Wakeups:
         # For a channel that no loop opened and on which none has received yet.
         self.nowhere = Loop(None, self.timings.echo)
         # Guards Receives._by_loop, which changes when a loop receives for the first time or was
-        # closed. Re-entrant: a signal handler that sends may interrupt the holder.
+        # closed, and the last place of a mailbox. Re-entrant: a signal handler that sends may
+        # interrupt the holder.
         self.lock = RLock()
 
     def flush(self) -> None:

@@ -12,7 +12,6 @@ from ..config.realtime import monotonic
 from ..delivery.tickets import Steps, wait
 from ..exceptions import BrokerUnavailable, HistoryUnavailable, TopicError, UnreadableRecord
 from ..messages import History, Message
-from ..observe.events import Cause
 from ..server.server import Server
 from ..transport import Extent, Past
 from ..wire.codec import Codec
@@ -260,7 +259,7 @@ class Histories:
                 place = place_text((topic, partition, offset, written))
                 payloads.append((payload, written, position.sign, place))
         # A copy of a token is no message of the application, so none is missing.
-        complete = found.complete and all(each.cause == Cause.REPLAYED for each in unreadable)
+        complete = found.complete and all(each.cause == "replayed" for each in unreadable)
         self._count(question, unreadable)
 
         def make() -> History:

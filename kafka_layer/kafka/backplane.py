@@ -24,7 +24,7 @@ from .acls import require_read
 from .admin import TopicAdmin
 from .assignment import CONTROL, DATA, Assignment, Share
 from .connection import Connection
-from .liveness import ANSWERED, UNANSWERED, Liveness, Verdict
+from .liveness import ANSWERED, UNANSWERED
 from .producer import RecordProducer
 from .properties import consumer_properties
 from .read_positions import From
@@ -41,10 +41,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kafka_layer")
 
-# Unanswered requests of the producer's client, about 2 s each, until another client is asked:
-# longer than socket.timeout.ms, 10 s, in which librdkafka notices a connection that died in
-# silence.
-_PATIENCE = 6
 # Seconds that a failed start waits for a reader's thread: closing a client may block for ever.
 _CLOSE_PATIENCE = 0.5
 
@@ -66,7 +62,6 @@ class KafkaBackplane:
             config, self._names, stats, self._connection, lambda: self._topics.repair()
         )
         self._topics = LayerTopics(config, self._producer, self._connection, self._adopt)
-        self._liveness = Liveness(_PATIENCE, config.timings.upkeep)
         self.produce = self._producer.produce
         self.when_room = self._producer.when_room
         self._lock = Lock()
@@ -149,14 +144,9 @@ class KafkaBackplane:
             self._topics.read_counts(self._config.timings.request)
         except BrokerUnavailable:
             self._connection.on_silence()
-            verdict = self._liveness.judge(
-                UNANSWERED, monotonic(), self._topics.is_answered_elsewhere
-            )
-            if verdict is Verdict.REPLACE:
-                logger.error("The Kafka producer reaches no broker, as another client does")
-                self._producer.replace()
+            self._producer.judge(UNANSWERED, self._topics.is_answered_elsewhere)
             raise
-        self._liveness.judge(ANSWERED, monotonic(), lambda: True)
+        self._producer.judge(ANSWERED, self._topics.is_answered_elsewhere)
         self._connection.on_answer()
 
     def ask_past(

@@ -15,7 +15,6 @@ from ..delivery.tickets import Ticket
 from ..exceptions import ProduceFailed
 from ..messages import Position, SelfTimedPosition
 from ..observe.counters import Stats
-from ..observe.events import Cause
 from ..signals import produce_failed
 from ..wire.topics import Topic, topic_name
 from .connection import Connection
@@ -107,7 +106,7 @@ class DeliveryReports:
             # The broker took the record for a duplicate of one whose acknowledgement was lost. It
             # may also do so with a first record, which it then never wrote.
             where = f"{message.topic()} {message.key()!r}"
-            self._stats.dropped(Cause.DOUBTFUL, f"{where} was taken for a duplicate")
+            self._stats.dropped("doubtful", f"{where} was taken for a duplicate")
 
     def _failure(self, error: KafkaError, message: Message) -> Exception:
         if error.code() in UNKNOWN_TOPIC:
@@ -127,7 +126,7 @@ class DeliveryReports:
             logger.debug("%s", failure)
             return
         self._stats.count("failed")
-        self._stats.dropped(Cause.PRODUCE, str(failure))
+        self._stats.dropped("produce", str(failure))
         self._stats.signal(
             produce_failed,
             DeliveryReports,

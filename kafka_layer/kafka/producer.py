@@ -11,10 +11,8 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from confluent_kafka import Producer
 
@@ -29,8 +27,8 @@ from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .batching import Batcher
 from .connection import Connection
+from .liveness import Evidence, Liveness, Verdict
 from .producer_client import ProducerClient
-from .properties import producer_properties
 from .unknown_partitions import UnknownPartitions
 
 __all__ = ["RecordProducer"]
@@ -38,10 +36,12 @@ __all__ = ["RecordProducer"]
 logger = logging.getLogger("kafka_layer")
 
 _PARTITIONER_DECIDES = -1
-_QUEUE_LIMIT = 100_000  # librdkafka's default
 # Seconds. librdkafka checks once a second for expired records. A held-back record that enters its
 # queue gets a new message.timeout.ms, so the batcher expires it a second early.
 _EXPIRY_PRECISION = 1.0
+# Unanswered requests of the client, about 2 s each, until another client is asked: longer than
+# socket.timeout.ms, 10 s, in which librdkafka notices a connection that died in silence.
+_PATIENCE = 6
 # Seconds that close() waits for a thread that is passing a record on, and at least for the reports
 # on records that were not written.
 _CLOSE_PATIENCE = 0.5
@@ -104,13 +104,16 @@ class RecordProducer:
         )
         self._batcher = Batcher(
             self._client,
-            _queue_limit(producer_properties(config)),
+            self._client.queue_limit,
             timeout,
             self._unknown,
             self._roused,
         )
         self._put = self._batcher.put
         self.when_room = self._batcher.when_room
+        # For the thread that calls judge(). Not a Replacement: the client has its successor made by
+        # any thread, and while all brokers are down its requests tell when one is back.
+        self._liveness = Liveness(_PATIENCE, config.timings.upkeep)
         self._ended = new_event()
         self._thread: threading.Thread | None = None
 
@@ -198,6 +201,18 @@ class RecordProducer:
             self._turns[topic] = (itertools.count(random.randrange(partitions)), partitions)
             self._names[topic] = name
 
+    def judge(self, evidence: Evidence, is_answered_elsewhere: Callable[[], bool]) -> None:
+        """Replace the client if it does not work; one thread alone.
+
+        Args:
+            evidence: Whether a broker answered a request of ``client``.
+            is_answered_elsewhere: As for ``Liveness.judge``.
+        """
+        verdict = self._liveness.judge(evidence, monotonic(), is_answered_elsewhere)
+        if verdict is Verdict.REPLACE:
+            logger.error("The Kafka producer reaches no broker, as another client does")
+            self.replace()
+
     def replace(self) -> None:
         """Go on with a new client; report what the old one still holds as failed."""
         self._client.replace()
@@ -251,9 +266,3 @@ class RecordProducer:
         # receivers wake; serving it then delays them.
         self._client.pause(self._timings.producer_pace)
         self._client.tend()
-
-
-def _queue_limit(properties: Mapping[str, Any]) -> int:
-    # 0 means no limit in librdkafka, which itself refuses a value that is no number.
-    limit = str(properties.get("queue.buffering.max.messages", _QUEUE_LIMIT))
-    return (int(limit) if limit.isdecimal() else _QUEUE_LIMIT) or sys.maxsize

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from confluent_kafka import (
     KafkaError,
@@ -42,6 +44,7 @@ __all__ = ["ClientState", "ProducerClient"]
 
 logger = logging.getLogger("kafka_layer")
 
+_QUEUE_LIMIT = 100_000  # librdkafka's default
 # Seconds of one round of reports on purged records: a report takes some 20 µs.
 _REPORT_TIME = 0.05
 # A call into C, after which CPython raises a pending exception.
@@ -84,6 +87,7 @@ class ProducerClient:
 
     Attributes:
         current: The client that takes records; None before ``open`` and after ``close``.
+        queue_limit: How many records its queue holds.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class ProducerClient:
     ) -> None:
         self.current: NumberedProducer | None = None
         self._properties = producer_properties(config)
+        self.queue_limit = _queue_limit(self._properties)
         self._replace_interval = config.timings.producer_replace
         self._stats = stats
         self._connection = connection
@@ -435,3 +440,9 @@ def _served(call: Callable[[], object]) -> None:
     # After a fatal error the first call raises it again.
     with contextlib.suppress(KafkaException, SystemError):
         call()
+
+
+def _queue_limit(properties: Mapping[str, Any]) -> int:
+    # 0 means no limit in librdkafka, which itself refuses a value that is no number.
+    limit = str(properties.get("queue.buffering.max.messages", _QUEUE_LIMIT))
+    return (int(limit) if limit.isdecimal() else _QUEUE_LIMIT) or sys.maxsize

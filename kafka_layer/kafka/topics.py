@@ -13,7 +13,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -32,7 +32,7 @@ from .errors import kafka_error
 from .log import client_logger
 from .producer import RecordProducer
 from .properties import rights_properties
-from .specs import topic_spec
+from .specs import TopicSpec, topic_spec
 
 __all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch", "read_answers"]
 
@@ -428,7 +428,7 @@ class LayerTopics:
         self, topics: Sequence[Topic | WorkTopic], admin: TopicAdmin
     ) -> dict[Topic | WorkTopic, TopicError]:
         """Create topics, one that is refused aside; returns why those were."""
-        specs = {topic: topic_spec(self._config, topic) for topic in topics}
+        specs = {topic: self._spec(topic) for topic in topics}
         try:
             admin.create(list(specs.values()))
         except TopicError:
@@ -440,6 +440,17 @@ class LayerTopics:
                     refused[topic] = error
             return refused
         return {}
+
+    def _spec(self, topic: Topic | WorkTopic) -> TopicSpec:
+        """Return what to create: with as many partitions as the topic had, if it was deleted.
+
+        With fewer, the servers whose inbox partition is gone could be reached no more.
+        """
+        spec = topic_spec(self._config, topic)
+        known = self.known.get(spec.name)
+        if known is None or known.partitions <= spec.partitions:
+            return spec
+        return replace(spec, partitions=known.partitions)
 
     def _refused_unnamed(
         self, missing: Sequence[Topic | WorkTopic], admin: TopicAdmin

@@ -12,6 +12,7 @@ from django.dispatch import Signal
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..config.timings import Timings
+from ..exceptions import Cause
 from ..signals import messages_dropped
 from .dispatch import SignalDispatch
 from .events import Observer
@@ -67,7 +68,7 @@ class Counters(Observer):
         with self._lock:
             self._counts[name] += number
 
-    def on_dropped(self, cause: str, number: int, detail: str) -> None:
+    def on_dropped(self, cause: Cause, number: int, detail: str) -> None:
         """Add to the counter ``dropped.{cause}``."""
         if number:
             self.on_count(f"dropped.{cause}", number)
@@ -146,13 +147,13 @@ class Stats:
         self.replaced = self._counters.replaced
         self.snapshot = self._counters.snapshot
 
-    def dropped(self, cause: str, detail: str, number: int = 1) -> None:
+    def dropped(self, cause: Cause, detail: str, number: int = 1) -> None:
         """Count, log and signal messages that reach no receiver.
 
         Log and signal have the first of a cause at once, further ones in summaries.
 
         Args:
-            cause: A ``Cause``, or its value; it becomes the counter ``dropped.{cause}``.
+            cause: Why; it becomes the counter ``dropped.{cause}``.
             detail: What happened to this one, for the log.
             number: How many messages; 0 if none is known to be missing.
         """
@@ -192,9 +193,8 @@ class Stats:
         for observer in self._observers:
             observer.on_count(name, number)
 
-    def _announce(self, cause: str, number: int, detail: str) -> None:
-        # A plain str: receivers may serialize it.
-        self.signal(messages_dropped, Stats, cause=str(cause), number=number, detail=detail)
+    def _announce(self, cause: Cause, number: int, detail: str) -> None:
+        self.signal(messages_dropped, Stats, cause=cause, number=number, detail=detail)
 
     def _note_overflow(self) -> None:
         self.count("errors.signals")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
+from ..exceptions import Cause
 from .events import Observer
 
 __all__ = ["DropLog"]
@@ -25,7 +26,7 @@ class DropLog(Observer):
     """
 
     def __init__(
-        self, prefix: str, interval: float, announce: Callable[[str, int, str], None]
+        self, prefix: str, interval: float, announce: Callable[[Cause, int, str], None]
     ) -> None:
         self._prefix = prefix
         self._interval = interval
@@ -33,11 +34,11 @@ class DropLog(Observer):
         # Re-entrant: a signal handler or a finalizer may interrupt a call and drop a message, too.
         self._lock = RLock()
         # By cause: how many drops no line has reported yet.
-        self._unlogged: Counter[str] = Counter()
+        self._unlogged: Counter[Cause] = Counter()
         # By cause: when it may have its next line, on monotonic().
-        self._next_line: dict[str, float] = {}
+        self._next_line: dict[Cause, float] = {}
 
-    def on_dropped(self, cause: str, number: int, detail: str) -> None:
+    def on_dropped(self, cause: Cause, number: int, detail: str) -> None:
         """Log the first drop of a cause, or one whose line is due; remember others."""
         if not number:
             logger.info("%s: nothing is known to be missing (%s): %s", self._prefix, cause, detail)
@@ -63,14 +64,14 @@ class DropLog(Observer):
             if number:
                 self._write(cause, number, "")
 
-    def _take(self, cause: str, now: float) -> int:
+    def _take(self, cause: Cause, now: float) -> int:
         """Take the number for a line; 0 if the next line of the cause is not due."""
         if now < self._next_line.get(cause, 0.0):
             return 0
         self._next_line[cause] = monotonic() + self._interval
         return self._unlogged.pop(cause, 0)
 
-    def _write(self, cause: str, number: int, detail: str) -> None:
+    def _write(self, cause: Cause, number: int, detail: str) -> None:
         logger.warning(
             "%s: %d message(s) dropped (%s)%s",
             self._prefix,

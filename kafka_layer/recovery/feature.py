@@ -18,7 +18,6 @@ from ..exceptions import (
     UnreadableRecord,
 )
 from ..messages import Message, Recovery
-from ..observe.events import Cause
 from ..server.server import Server
 from ..transport import Extent, Past, ReadFrom
 from ..wire.codec import Codec
@@ -305,7 +304,7 @@ class Recoveries:
     def count_gap(self, mailbox: Mailbox, reason: Reason) -> None:
         """Count a gap."""
         detail = f"channel {mailbox.channel} fell too far behind ({reason}), and was told so"
-        self._stats.dropped(Cause.GAP, detail)
+        self._stats.dropped("gap", detail)
 
     # The server's feature
 
@@ -426,7 +425,7 @@ class _Replay:
                 payload = self._around.decrypt(guard, record)
                 read.append((record, self._around.decode(payload)))
             except UnreadableRecord as error:
-                if error.cause == Cause.REPLAYED:
+                if error.cause == "replayed":
                     # A copy of a token is no message of the application.
                     continue
                 raise NotRecovered("undecodable") from None

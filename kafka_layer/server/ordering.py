@@ -69,7 +69,7 @@ class Ordering:
         # By the value of a mark: its ticket, resolved when the mark is read.
         self._marks: dict[bytes, Ticket[None]] = {}
         self._marks_of: dict[tuple[Topic, str], Ticket[None]] = {}
-        # Makes taking a key and noting its mark one step for other threads.
+        # Of two joins at the same time one writes the mark.
         self._lock = RLock()
         self._held: Ticket[None] | None = None
         self._next_rotation = float("inf")
@@ -101,12 +101,10 @@ class Ordering:
 
     def is_settled(self, topic: Topic, key: str) -> bool:
         """Tell whether ``settle`` would have nothing to wait for."""
-        with self._lock:
-            if self._held is not None:
-                return False
-            if self._marks_of and (topic, key) in self._marks_of:
-                return False
-            return not self._keys[topic].holds(key)
+        # Without the lock: settle() notes the mark of a key before it forgets the key.
+        if self._held is not None or self._keys[topic].holds(key):
+            return False
+        return not self._marks_of or (topic, key) not in self._marks_of
 
     def settle(self, topic: Topic, key: str) -> Steps[None]:
         """Wait until this server has read back the messages that this process sent to a key.
@@ -125,8 +123,11 @@ class Ordering:
             self._held = None
         with self._lock:
             ticket = self._marks_of.get((topic, key))
-            if self._keys[topic].take(key) and self._may_write():
-                value, ticket = self._new_mark(topic, key)
+            keys = self._keys[topic]
+            if keys.holds(key):
+                if self._may_write():
+                    value, ticket = self._new_mark(topic, key)
+                keys.forget(key)
         if value and ticket is not None:
             self._write_mark(topic, key, value, ticket)
         if ticket is None:
@@ -210,12 +211,10 @@ class _Keys:
         """Tell whether something was sent to a key."""
         return key in self.note or key in self._older or self._any_key_for > 0
 
-    def take(self, key: str) -> bool:
-        """Tell whether this process sent to a key, and forget the key."""
-        found = self.holds(key)
+    def forget(self, key: str) -> None:
+        """Forget that something was sent to a key."""
         self.note.pop(key, None)
         self._older.pop(key, None)
-        return found
 
     def count_all(self) -> None:
         """Let every key count as sent to, until the second rotation from now."""

@@ -81,6 +81,7 @@ class Server:
         transport: Callable[[Stats], Backplane],
     ) -> None:
         self.config = config
+        self.codec = codec
         self.encryption = encryption
         self.stats = Stats(config.prefix, config.timings)
         self.registry = Registry(config)
@@ -112,6 +113,7 @@ class Server:
             self.identity, self.sender, self.transport, self.router, config.timings
         )
         self._features: list[Feature] = []
+        self._attach_features()
         self._refresh = Refresh(
             self.transport,
             self.commands,
@@ -151,6 +153,9 @@ class Server:
         attached = feature(self)
         self._features.append(attached)
         return attached
+
+    def _attach_features(self) -> None:
+        """Attach the features that each server of a kind has; the constructor calls this."""
 
     # Starts
 

@@ -19,8 +19,8 @@ MAX_DEPTH = 255
 
 _INT64 = range(-(2**63), 2**64)
 
-# Bound once: the name of a channel in a message costs a fifth less.
-_text = str.__str__
+# With "" it returns a plain str, whatever a subclass overrides, quicker than the other methods.
+_plain_copy = str.removeprefix
 
 
 class NotPlain(TypeError):
@@ -34,7 +34,7 @@ def plain_value(value: object) -> object:
         TypeError: If no message can hold the value.
     """
     if isinstance(value, str):
-        return _text(value)
+        return _plain_copy(value, "")
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):

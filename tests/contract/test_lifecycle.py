@@ -9,6 +9,7 @@ import time
 import pytest
 from channels.exceptions import ChannelFull
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import (
@@ -172,6 +173,7 @@ class TestLifeOfAChannel:
     async def test_a_websocket_that_is_gone_is_forgotten_long_before_expiry(
         self, make_layer: Layers
     ) -> None:
+        make_layer.timings = Timings(upkeep=0.1)
         here, there = make_layer(), make_layer(expiry=60)
         registry = server_of(there).registry
         for _ in range(2):
@@ -249,6 +251,7 @@ class TestLifeOfAChannel:
         assert await asyncio.wait_for(waiting, 5) == MESSAGE
 
     async def test_messages_of_a_forgotten_channel_are_counted(self, make_layer: Layers) -> None:
+        make_layer.timings = Timings(upkeep=0.1)
         layer = make_layer(expiry=0.2)
         copy = "".join(await layer.new_channel())
         await layer.send(copy, MESSAGE)

@@ -92,6 +92,14 @@ class TestPutBesideAnotherThread:
         verdict = BackPressure(timings, lambda: [mailbox]).verdict(mailbox)
         assert verdict is Verdict.STALLED
 
+    def test_of_two_puts_into_the_last_place_one_is_refused(
+        self, wakeups: Wakeups, line: int
+    ) -> None:
+        mailbox = Mailbox("specific.0-a!b", 1, wakeups)
+        others: list[bool] = []
+        taken = put_beside(mailbox, line, lambda: others.append(mailbox.put(envelope())))
+        assert [*others, taken].count(True) == len(mailbox) == 1
+
     def test_a_message_beside_a_close_is_refused_or_counted(
         self, mailbox: Mailbox, line: int
     ) -> None:

@@ -139,8 +139,9 @@ class TestWhatACheckSuggests:
         assert said == "6 topics not as the settings want."
 
     def test_a_missing_topic_of_a_worker_channel_that_an_option_names(
-        self, brokers: type[Brokers]
+        self, brokers: type[Brokers], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(kafka_setup_topics, "_SPREAD", 0.1)
         said = self.check(brokers, "--worker-channel", "thumbs")
         command = "manage.py kafka_setup_topics --worker-channel thumbs"
         assert said == f"1 topic missing. Run '{command}'."

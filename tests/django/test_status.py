@@ -77,7 +77,7 @@ def test_no_broker_is_an_error() -> None:
     config = {"bootstrap_servers": "127.0.0.1:1"}
     layers = {"default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer", "CONFIG": config}}
     with override_settings(CHANNEL_LAYERS=layers):
-        reports, error = status("--timeout", "1")
+        reports, error = status("--timeout", "0.2")
     assert reports is None
     assert error is not None
     assert error.returncode == 1

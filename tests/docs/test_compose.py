@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from tests.support.kafka import KAFKA_VERSION
+from tests.support.kafka import DEFAULT_KAFKA_VERSION
 from tests.support.sources import parsed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_all_connect_to_the_address_that_the_broker_advertises(services: dict[st
 
 
 def test_the_brokers_version_is_the_one_that_is_tested(services: dict[str, Any]) -> None:
-    assert services["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert services["kafka"]["image"] == f"apache/kafka:{DEFAULT_KAFKA_VERSION}"
 
 
 def test_the_brokers_variables_name_real_properties(services: dict[str, Any], kafka: str) -> None:

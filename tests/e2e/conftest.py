@@ -35,9 +35,9 @@ def room() -> str:
     return f"room-{secrets.token_hex(3)}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(kafka: str) -> Iterator[Demo]:
-    """A demo with two workers and one for jobs."""
+    """A demo with two workers and one for jobs; tests may kill workers, which come back."""
     with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
         yield running
 

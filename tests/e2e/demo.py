@@ -17,11 +17,11 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
@@ -214,6 +214,8 @@ class Client:
         connection: What the room calls this page.
     """
 
+    _opened: ClassVar[list[Client]] = []
+
     def __init__(self, websocket: ClientConnection, name: str) -> None:
         self.websocket = websocket
         self.name = name
@@ -246,7 +248,9 @@ class Client:
         websocket = await connect(
             ticket.socket, origin=ticket.origin, additional_headers=headers, proxy=None
         )
-        return cls(websocket, name)
+        client = cls(websocket, name)
+        cls._opened.append(client)
+        return client
 
     async def send(self, frame: object) -> None:
         await self.websocket.send(json.dumps(frame))
@@ -302,6 +306,24 @@ class Client:
 
     async def close(self) -> None:
         await self.websocket.close()
+
+    @classmethod
+    async def close_all(cls) -> None:
+        """Close what was opened: else the demo counts it as a page until it is collected."""
+        opened, cls._opened[:] = list(cls._opened), []
+        await asyncio.gather(*(client.close() for client in opened))
+
+
+def play(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run a scenario in an event loop of its own, and close the pages that it opened."""
+
+    async def play_and_leave() -> None:
+        try:
+            await scenario
+        finally:
+            await Client.close_all()
+
+    asyncio.run(play_and_leave())
 
 
 async def within(awaitable: Awaitable[T], what: str, timeout: float = 10.0) -> T:

@@ -34,13 +34,9 @@ def test_the_demo_brings_its_own_broker() -> None:
         assert demo.exit_code == 0
 
 
-def test_a_killed_worker_comes_back_and_the_others_go_on() -> None:
+def test_a_killed_worker_comes_back_and_none_outlives_the_command() -> None:
     with Demo(workers=3) as demo:
         asyncio.run(survive_a_kill(demo))
-
-
-def test_no_worker_outlives_the_command() -> None:
-    with Demo(workers=2) as demo:
         assert demo.end(signal.SIGKILL) < STOP_SECONDS
 
 
@@ -53,11 +49,10 @@ def test_a_taken_port_is_one_clear_sentence() -> None:
     assert "Traceback" not in str(failure.value)
 
 
-def test_two_demos_do_not_share_a_port() -> None:
+def test_two_demos_do_not_share_a_port(demo: Demo) -> None:
     with (
-        Demo(workers=1) as first,
         pytest.raises(RuntimeError, match="is taken"),
-        Demo("--port", str(first.port), workers=1),
+        Demo("--port", str(demo.port), workers=1),
     ):
         pass
 

@@ -9,10 +9,9 @@ import http.client
 import json
 import os
 import re
-import secrets
 import signal
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -21,18 +20,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from tests.support.waiting import wait_until_async
 
-from .demo import AMBIENT, Client, Demo, join, within
-
-
-@pytest.fixture(scope="module")
-def kafka_demo(kafka: str) -> Iterator[Demo]:
-    with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
-        yield running
-
-
-@pytest.fixture
-def room() -> str:
-    return f"room-{secrets.token_hex(4)}"
+from .demo import AMBIENT, Client, Demo, join, play, within
 
 
 async def roll_call(asker: Client, expected: list[Client]) -> dict[str, Mapping[str, Any]]:
@@ -50,9 +38,9 @@ def conversation(frames: list[Mapping[str, object]]) -> list[Mapping[str, object
 
 
 class TestDirectMessages:
-    def test_all_pages_of_both_get_it_and_nobody_else(self, kafka_demo: Demo, room: str) -> None:
+    def test_all_pages_of_both_get_it_and_nobody_else(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            address = kafka_demo.address
+            address = demo.address
             ada = await asyncio.to_thread(join, address, "Ada", room)
             bob = await asyncio.to_thread(join, address, "Bob", room)
             ada_1 = await Client.tab(ada, "Ada", on="worker-1")
@@ -82,25 +70,25 @@ class TestDirectMessages:
                 frames = await other.frames_until("message", "all quiet")
                 assert {frame["type"] for frame in frames} <= AMBIENT | {"message"}
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_they_find_their_person_in_another_room(self, kafka_demo: Demo, room: str) -> None:
+    def test_they_find_their_person_in_another_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            bob = await Client.join(kafka_demo.address, "Bob", f"{room}-2")
+            ada = await Client.join(demo.address, "Ada", room)
+            bob = await Client.join(demo.address, "Bob", f"{room}-2")
             await ada.say_to(bob.person, "hello over there")
             assert (await bob.receive("direct"))["text"] == "hello over there"
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_a_note_to_oneself_comes_once(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_note_to_oneself_comes_once(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ada = await Client.join(demo.address, "Ada", room)
             await ada.say_to(ada.person, "remember")
             await ada.say_to(ada.person, "that was all")
             assert len(conversation(await ada.frames_until("direct", "that was all"))) == 1
 
-        asyncio.run(scenario())
+        play(scenario())
 
     @pytest.mark.parametrize(
         ("to", "problem"),
@@ -111,23 +99,21 @@ class TestDirectMessages:
         ],
     )
     def test_to_somebody_impossible_is_answered(
-        self, kafka_demo: Demo, room: str, to: Mapping[str, str], problem: str
+        self, demo: Demo, room: str, to: Mapping[str, str], problem: str
     ) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ada = await Client.join(demo.address, "Ada", room)
             await ada.say_to(to, "hello")
             assert problem in (await ada.receive("problem"))["text"]
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestPresence:
-    def test_joined_and_left_reach_the_others_and_not_oneself(
-        self, kafka_demo: Demo, room: str
-    ) -> None:
+    def test_joined_and_left_reach_the_others_and_not_oneself(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
-            bob_ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob_ticket = await asyncio.to_thread(join, demo.address, "Bob", room)
             bob = await Client.tab(bob_ticket, "Bob")
             joined = await ada.receive("joined")
             # Ada's first connection may have led elsewhere, and be announced late.
@@ -147,11 +133,11 @@ class TestPresence:
                 left = await ada.receive("left")
             assert left["member"]["person"] == bob.person
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_all_pages_in_the_room_answer_a_roll_call(self, kafka_demo: Demo, room: str) -> None:
+    def test_all_pages_in_the_room_answer_a_roll_call(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            address = kafka_demo.address
+            address = demo.address
             ada = await asyncio.to_thread(join, address, "Ada", room)
             here = [
                 await Client.tab(ada, "Ada", on="worker-1"),
@@ -170,29 +156,31 @@ class TestPresence:
                 frames = await other.frames_until("message", "done")
                 assert "here" not in {frame["type"] for frame in frames}
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_pages_of_a_lost_worker_do_not_answer(self) -> None:
-        async def scenario(demo: Demo) -> None:
-            ada = await Client.join(demo.address, "Ada", "lobby", on="worker-1")
-            bob = await Client.join(demo.address, "Bob", "lobby", on="worker-2")
+    def test_pages_of_a_lost_worker_do_not_answer(self, demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             await ada.receive("joined")
-            os.kill(demo.worker_pids("worker-2")[-1], signal.SIGKILL)
-            await wait_until_async(
-                lambda: "was ended by SIGKILL" in demo.output, "worker-2 to be gone"
-            )
-            carol = await Client.join(demo.address, "Carol", "lobby", on="worker-1")
+            gone = "worker-2 | was ended by SIGKILL; starting it again"
+            before, pid = demo.lines.count(gone), demo.worker_pids("worker-2")[-1]
+            os.kill(pid, signal.SIGKILL)
+            await wait_until_async(lambda: demo.lines.count(gone) > before, "worker-2 to be gone")
+            carol = await Client.join(demo.address, "Carol", room, on="worker-1")
             answers = await roll_call(ada, [ada, carol])
             assert bob.connection not in answers
+            await wait_until_async(
+                lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0
+            )
 
-        with Demo("--job-workers", "0", workers=2) as demo:
-            asyncio.run(scenario(demo))
+        play(scenario())
 
     def test_pages_that_lost_their_worker_are_spread_over_the_others(
-        self, kafka_demo: Demo, room: str
+        self, demo: Demo, room: str
     ) -> None:
         async def scenario() -> None:
-            ticket = await asyncio.to_thread(join, kafka_demo.address, "Ada", room)
+            ticket = await asyncio.to_thread(join, demo.address, "Ada", room)
             crowd = [await Client.tab(ticket, "Ada", on="worker-1") for _ in range(3)]
             pages = None
             while pages != 0:  # as reports of pages that have left come first
@@ -210,12 +198,12 @@ class TestPresence:
                 assert sent_on in (None, 4503)
             assert taken == {"worker-2"}
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_a_page_is_known_again_by_its_tab(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_page_is_known_again_by_its_tab(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            ticket = await asyncio.to_thread(join, kafka_demo.address, "Bob", room)
+            ada = await Client.join(demo.address, "Ada", room)
+            ticket = await asyncio.to_thread(join, demo.address, "Bob", room)
             tabs = []
             for tab in ("abc123", "abc123", "<script>"):
                 await Client.tab(ticket.named(tab), "Bob")
@@ -223,14 +211,14 @@ class TestPresence:
             assert tabs[:2] == ["abc123", "abc123"]
             assert re.fullmatch("[0-9a-f]{12}", tabs[2])
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestTyping:
-    def test_it_reaches_the_others_and_is_throttled(self, kafka_demo: Demo, room: str) -> None:
+    def test_it_reaches_the_others_and_is_throttled(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
-            bob = await Client.join(kafka_demo.address, "Bob", room, on="worker-2")
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             for _ in range(30):
                 await ada.send({"type": "typing"})
             await ada.say("there")  # typing takes nothing from what may be said
@@ -244,65 +232,66 @@ class TestTyping:
             assert {frame["person"]["id"] for frame in typing} == {ada.person["id"]}
             assert 3 <= len(typing) <= 6  # three at once, and one a second
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestAnnouncements:
-    def test_everyone_in_all_rooms_hears_it_once(self, kafka_demo: Demo, room: str) -> None:
+    def test_everyone_in_all_rooms_hears_it_once(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
             pages = [
-                await Client.join(kafka_demo.address, "Ada", f"{room}-{number}", on=worker)
+                await Client.join(demo.address, "Ada", f"{room}-{number}", on=worker)
                 for number in (1, 2)
-                for worker in sorted(kafka_demo.workers)
+                for worker in sorted(demo.workers)
             ]
             # One connection leads to one worker, whose announcements have an order.
-            staff = Staff(kafka_demo)
+            staff = Staff(demo)
             status, page = await asyncio.to_thread(staff.announce, "<b>Tea</b> is ready")
             assert (status, "&lt;b&gt;Tea&lt;/b&gt; is ready" in page) == (200, True)
             for page_ in pages:
                 heard = await page_.receive("announcement")
                 assert heard["text"] == "<b>Tea</b> is ready"
                 assert heard["delivered_by"] == page_.worker
-                assert heard["sent_by"] in kafka_demo.workers
+                assert heard["sent_by"] in demo.workers
             await asyncio.to_thread(staff.announce, "that was all")
             for page_ in pages:
                 frames = await page_.frames_until("announcement", "that was all")
                 assert conversation(frames) == []
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_a_job_worker_survives_them(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_job_worker_survives_them(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            staff = Staff(kafka_demo)
+            ada = await Client.join(demo.address, "Ada", room)
+            staff = Staff(demo)
             await asyncio.to_thread(staff.announce, "to every open channel")
             await ada.receive("announcement")
             await ada.say("/roll")
             await ada.receive("message")
             assert (await ada.receive("message"))["sent_by"] == "job-1"
 
-        asyncio.run(scenario())
-        assert len(kafka_demo.worker_pids("job-1")) == 1
+        before = demo.worker_pids("job-1")
+        play(scenario())
+        assert demo.worker_pids("job-1") == before
 
-    def test_only_with_the_token(self, kafka_demo: Demo) -> None:
-        status, page = Staff(kafka_demo, token="guess").announce("hello")
+    def test_only_with_the_token(self, demo: Demo) -> None:
+        status, page = Staff(demo, token="guess").announce("hello")
         assert status == 403
         assert "not the token" in page
 
-    def test_only_with_a_text(self, kafka_demo: Demo) -> None:
-        status, page = Staff(kafka_demo).announce("  ")
+    def test_only_with_a_text(self, demo: Demo) -> None:
+        status, page = Staff(demo).announce("  ")
         assert status == 400
         assert "nothing to send" in page
 
 
 class TestProgramsThatTalk:
-    def test_a_view_posts_into_a_room(self, kafka_demo: Demo, room: str) -> None:
+    def test_a_view_posts_into_a_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
             pages = [
-                await Client.join(kafka_demo.address, "Ada", room, on=worker)
-                for worker in sorted(kafka_demo.workers)
+                await Client.join(demo.address, "Ada", room, on=worker)
+                for worker in sorted(demo.workers)
             ]
-            staff = Staff(kafka_demo)
+            staff = Staff(demo)
             answer = await asyncio.to_thread(
                 staff.post, room=room, text="Build 7 passed", name="CI"
             )
@@ -315,7 +304,7 @@ class TestProgramsThatTalk:
                 assert message["author"] == {"id": "", "name": "CI"}
                 assert (message["sent_by"], message["delivered_by"]) == (worker[1], page.worker)
 
-        asyncio.run(scenario())
+        play(scenario())
 
     @pytest.mark.parametrize(
         ("fields", "status", "reason"),
@@ -327,9 +316,9 @@ class TestProgramsThatTalk:
         ],
     )
     def test_a_post_that_cannot_be_says_why(
-        self, kafka_demo: Demo, fields: dict[str, str], status: int, reason: str
+        self, demo: Demo, fields: dict[str, str], status: int, reason: str
     ) -> None:
-        answer = Staff(kafka_demo).post(**fields)
+        answer = Staff(demo).post(**fields)
         assert answer[0] == status
         assert reason in answer[1]
         assert "<" not in answer[1]
@@ -339,26 +328,26 @@ class TestProgramsThatTalk:
         ['{"type": "chat.message", "text": "from a console"}', '{"type": "chat.message"}'],
     )
     def test_a_program_outside_django_writes_to_kafka(
-        self, kafka_demo: Demo, kafka: str, room: str, value: str
+        self, demo: Demo, kafka: str, room: str, value: str
     ) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
+            ada = await Client.join(demo.address, "Ada", room)
             producer = Producer({"bootstrap.servers": kafka, "partitioner": "murmur2_random"})
-            producer.produce(f"{kafka_demo.prefix}-send-group", value, f"room-{room}")
+            producer.produce(f"{demo.prefix}-send-group", value, f"room-{room}")
             assert producer.flush(10) == 0
             message = await ada.receive("message")
             assert message["text"] == json.loads(value).get("text", "")
             assert message["author"] == {"id": "", "name": "A program"}
             assert message["sent_by"] is message["sent_at"] is message["transit_ms"] is None
 
-        asyncio.run(scenario())
+        play(scenario())
 
 
 class TestBackgroundJobs:
-    def test_the_answer_comes_back_to_the_room(self, kafka_demo: Demo, room: str) -> None:
+    def test_the_answer_comes_back_to_the_room(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room, on="worker-1")
-            bob = await Client.join(kafka_demo.address, "Bob", room, on="worker-2")
+            ada = await Client.join(demo.address, "Ada", room, on="worker-1")
+            bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             await ada.say("/primes 1,000,000")
             for page in (ada, bob):
                 assert (await page.receive("message"))["text"] == "/primes 1,000,000"
@@ -382,7 +371,7 @@ class TestBackgroundJobs:
             assert sum(dice) == total
             assert all(1 <= each <= 6 for each in dice)
 
-        asyncio.run(scenario())
+        play(scenario())
 
     @pytest.mark.parametrize(
         ("command", "problem"),
@@ -395,34 +384,34 @@ class TestBackgroundJobs:
         ],
     )
     def test_a_command_that_cannot_be_is_answered_to_its_author_alone(
-        self, kafka_demo: Demo, room: str, command: str, problem: str
+        self, demo: Demo, room: str, command: str, problem: str
     ) -> None:
         async def scenario() -> None:
-            ada = await Client.join(kafka_demo.address, "Ada", room)
-            bob = await Client.join(kafka_demo.address, "Bob", room)
+            ada = await Client.join(demo.address, "Ada", room)
+            bob = await Client.join(demo.address, "Bob", room)
             await ada.say(command)
             assert problem in (await ada.receive("problem"))["text"]
             await ada.say("sorry")
             assert await bob.hear(1) == ["sorry"]
 
-        asyncio.run(scenario())
+        play(scenario())
 
-    def test_jobs_wait_for_a_worker_that_comes_back(self) -> None:
-        async def scenario(demo: Demo) -> None:
-            ada = await Client.join(demo.address, "Ada", "lobby")
+    def test_jobs_wait_for_a_worker_that_comes_back(self, demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            before = demo.worker_pids("job-1")
+            ada = await Client.join(demo.address, "Ada", room)
             await ada.say("/roll")
             await ada.receive("message")
             assert (await ada.receive("message"))["sent_by"] == "job-1"
-            os.kill(demo.worker_pids("job-1")[-1], signal.SIGTERM)
+            os.kill(before[-1], signal.SIGTERM)
             await ada.say("/roll 2d6")
             await ada.receive("message")
             answer = await ada.receive("message", 30.0)
             assert answer["answers"]["command"] == "/roll 2d6"
-            assert len(demo.worker_pids("job-1")) == 2
+            assert demo.worker_pids("job-1")[:-1] == before
             assert "job-1 | ended with exit code 0; starting it again" in demo.lines
 
-        with Demo("--job-workers", "1", workers=1) as demo:
-            asyncio.run(within(scenario(demo), "a job to outlive its worker", 60.0))
+        play(within(scenario(), "a job to outlive its worker", 60.0))
 
 
 class Staff:

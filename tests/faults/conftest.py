@@ -13,9 +13,12 @@ from tests.support.layers import Layers, kafka_backend
 LayersOn = Callable[[str], Layers]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker for all tests of this folder: a start takes longer than most of them."""
+    """A broker for all tests of this folder: a start takes longer than most of them.
+
+    Of the session: tests of other folders run between the files of this one.
+    """
     with RealBroker() as broker:
         yield broker
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
-import shutil
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -206,9 +203,7 @@ class TestDeleted:
 def replace_by_an_empty_one(node: Node) -> None:
     """Kill a broker and start another one, with another cluster id and no topics, on its port."""
     node.kill()
-    shutil.rmtree(node._data_folder() / "data")
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    node._end_format(node._begin_format(cluster_id))
+    node.format()
     node.start()
 
 

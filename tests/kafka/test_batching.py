@@ -647,6 +647,25 @@ def run_together(count: int, run: Callable[[int], None]) -> None:
         assert not thread.is_alive(), "a thread did not end within 60 s"
 
 
+@contextlib.contextmanager
+def serving(batcher: Batcher, serve: Callable[[bool], None]) -> Iterator[None]:
+    """Call a function in another thread until nothing is held; tell it whether the block ended."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set() or len(batcher):
+            serve(ended.is_set())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(10)
+    assert not thread.is_alive(), f"{len(batcher)} records are held after 10 s"
+
+
 def assert_in_order(values: list[bytes], senders: int, each: int) -> None:
     """Require that each sender's numbers came once and in order."""
     numbers: dict[int, list[int]] = {sender: [] for sender in range(senders)}
@@ -682,7 +701,6 @@ class TestManyThreads:
     ) -> None:
         unknown = unknown_partitions(loaded)
         batcher = batching(loaded, unknown=unknown)
-        ended = threading.Event()
 
         def send(sender: int) -> None:
             for number in range(2_000):
@@ -691,21 +709,14 @@ class TestManyThreads:
                 while len(batcher) > 900:
                     time.sleep(0)
 
-        def serve() -> None:
-            while not ended.is_set() or len(batcher):
-                knows = ended.is_set() or loaded.partitions == NEW
-                loaded.partitions = NEW + 1 if knows else NEW
-                batcher.release()
-                unknown.hand_over()
-                batcher.admit()
+        def serve(ended: bool) -> None:
+            loaded.partitions = NEW + 1 if ended or loaded.partitions == NEW else NEW
+            batcher.release()
+            unknown.hand_over()
+            batcher.admit()
 
-        serving = threading.Thread(target=serve)
-        serving.start()
-        try:
+        with serving(batcher, serve):
             run_together(4, send)
-        finally:
-            ended.set()
-            serving.join(10)
         assert not loaded.rejected
         assert_in_order(loaded.taken, 4, 2_000)
 
@@ -726,7 +737,6 @@ class TestManyThreads:
         client = Client()
         client.room = 0
         batcher = batching(client)
-        ended = threading.Event()
 
         def send(sender: int) -> None:
             for number in range(200):
@@ -739,19 +749,13 @@ class TestManyThreads:
                         batcher.when_room(waited).result(30)
                         waited = True
 
-        def serve() -> None:
-            while not ended.is_set():
-                client.room = len(client.taken) + 3
-                batcher.release()
-                batcher.admit()
+        def serve(_: bool) -> None:
+            client.room = len(client.taken) + 3
+            batcher.release()
+            batcher.admit()
 
-        serving = threading.Thread(target=serve)
-        serving.start()
-        try:
+        with serving(batcher, serve):
             run_together(4, send)
-        finally:
-            ended.set()
-            serving.join(10)
         assert_in_order(client.taken, 4, 200)
 
     def test_a_record_is_taken_or_rejected_or_refused_when_another_thread_closes(self) -> None:

@@ -15,9 +15,10 @@ from django.dispatch import Signal
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
-from kafka_layer.exceptions import LayerClosed, ProduceFailed
+from kafka_layer.exceptions import Cause, LayerClosed, ProduceFailed
 from kafka_layer.kafka import producer as producer_module
 from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.liveness import ANSWERED, UNANSWERED
 from kafka_layer.kafka.outlet import NumberedProducer
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
@@ -110,7 +111,7 @@ class TestTickets:
         self, make_producer: MakeProducer
     ) -> None:
         class Uncountable(Stats):
-            def dropped(self, cause: str, detail: str, number: int = 1) -> None:
+            def dropped(self, cause: Cause, detail: str, number: int = 1) -> None:
                 raise RuntimeError("a receiver of a signal is a coroutine")
 
         producer = make_producer(stats=Uncountable("test"))
@@ -140,21 +141,41 @@ class TestStart:
         wait_until(lambda: ticket.done, "the thread to report the record")
 
 
+class TestLiveness:
+    @pytest.mark.parametrize("elsewhere", [True, False])
+    def test_one_that_six_requests_find_silent_is_replaced_if_another_client_is_not(
+        self, make_producer: MakeProducer, elsewhere: bool
+    ) -> None:
+        producer = make_producer()
+        before = producer.client
+        for _ in range(6):
+            assert producer.client is before
+            producer.judge(UNANSWERED, lambda: elsewhere)
+        assert (producer.client is not before) == elsewhere
+
+    def test_an_answer_begins_the_count_anew(self, make_producer: MakeProducer) -> None:
+        producer = make_producer()
+        before = producer.client
+        for evidence in (*[UNANSWERED] * 5, ANSWERED, *[UNANSWERED] * 5):
+            producer.judge(evidence, lambda: True)
+        assert producer.client is before
+
+
 class TestClosing:
     def test_reports_on_records_that_were_not_written_take_no_longer_than_the_close_may(
         self, make_producer: MakeProducer
     ) -> None:
         class Slow(Stats):
-            def dropped(self, cause: str, detail: str, number: int = 1) -> None:
+            def dropped(self, cause: Cause, detail: str, number: int = 1) -> None:
                 time.sleep(0.01)
 
         producer = make_producer(stats=Slow("test"))
-        tickets: list[Ticket[Position]] = [Ticket() for _ in range(400)]
+        tickets: list[Ticket[Position]] = [Ticket() for _ in range(150)]
         for ticket in tickets:
             producer.produce(record(), ticket)
         began = time.monotonic()
         producer.close(CLOSE_TIMEOUT)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 1
         wait_until(lambda: all(each.done for each in tickets), "every record's outcome")
 
 

@@ -319,7 +319,7 @@ class TestRecordsOfOtherThreads:
         def ask(kafka: Producer) -> None:
             asking.set()
             with pytest.raises(Exception, match="metadata"):
-                kafka.list_topics(timeout=2)
+                kafka.list_topics(timeout=1)
 
         thread = threading.Thread(target=ask, args=(current(client),))
         thread.start()
@@ -327,5 +327,5 @@ class TestRecordsOfOtherThreads:
         began = time.monotonic()
         client.close()
         while not client.tend():
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 0.7
         thread.join(10)

@@ -44,26 +44,29 @@ class Away:
 
 
 @pytest.fixture
-def away() -> Iterator[Away]:
-    away = Away()
-    yield away
-    away.close()
+def make_away() -> Iterator[Callable[[], Away]]:
+    made: list[Away] = []
+
+    def make() -> Away:
+        made.append(Away())
+        return made[-1]
+
+    yield make
+    for away in made:
+        away.close()
 
 
-@pytest.mark.parametrize(
-    ("kind", "properties"),
-    [(Producer, producer_properties), (Consumer, consumer_properties)],
-    ids=["producer", "consumer"],
-)
-def test_a_client_does_not_storm_brokers_that_are_away(
-    away: Away,
-    kind: Callable[..., Producer | Consumer],
-    properties: Callable[[LayerConfig], dict[str, object]],
-) -> None:
-    config = LayerConfig.from_keywords(bootstrap_servers=away.address)
-    client = kind({**properties(config), "log_level": 0, "error_cb": lambda error: None})
+def test_clients_do_not_storm_brokers_that_are_away(make_away: Callable[[], Away]) -> None:
+    watched: list[tuple[Away, Producer | Consumer]] = []
+    for kind, properties in ((Producer, producer_properties), (Consumer, consumer_properties)):
+        away = make_away()
+        config = LayerConfig.from_keywords(bootstrap_servers=away.address)
+        own = {**properties(config), "log_level": 0, "error_cb": lambda error: None}
+        watched.append((away, kind(own)))
     began = time.monotonic()
     while time.monotonic() < began + WATCHED:
-        client.poll(0.05)
-    assert len(away.made) / WATCHED <= MOST_A_SECOND
-    assert len(away.made) / WATCHED >= 2, "an outage would last longer than it has to"
+        for _, client in watched:
+            client.poll(0.05)
+    for away, client in watched:
+        assert len(away.made) / WATCHED <= MOST_A_SECOND, client
+        assert len(away.made) / WATCHED >= 2, f"{client}: an outage would last longer than it must"

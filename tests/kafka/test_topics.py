@@ -155,9 +155,7 @@ def test_new_partitions_are_used_once_the_producers_client_knows_them(
         assert topics.known[name].partitions == used
 
 
-class TestRefused:
-    """A topic that is refused does not keep the others from being made."""
-
+class TestCreation:
     @pytest.fixture
     def admin(self, monkeypatch: pytest.MonkeyPatch) -> MagicMock:
         """An admin client whose broker refuses ``work.refused``, and no other topic."""
@@ -180,20 +178,32 @@ class TestRefused:
         )
         return admin
 
-    def ensure(self, **config: int) -> None:
+    def topics(self, **config: int) -> LayerTopics:
         settings = LayerConfig.from_keywords(
             prefix="test", bootstrap_servers=NO_BROKER, auto_create_topics=True, **config
         )
         connection = Connection(NO_BROKER, Stats("test"))
-        topics = LayerTopics(settings, MagicMock(), connection, lambda known: None)
-        topics.ensure([WorkTopic("refused"), Topic.SEND_ALL, WorkTopic("mail")], 5)
+        return LayerTopics(settings, MagicMock(), connection, lambda known: None)
 
-    def test_by_a_broker(self, admin: MagicMock) -> None:
+    def ensure(self, **config: int) -> None:
+        self.topics(**config).ensure([WorkTopic("refused"), Topic.SEND_ALL, WorkTopic("mail")], 5)
+
+    def test_of_a_deleted_one_with_as_many_partitions_as_it_had(self, admin: MagicMock) -> None:
+        topics = self.topics(default_partitions=4)
+        admin.made["test-ack"] = 9
+        topics.ensure([Topic.ACK, Topic.GROUP_MGMT], 5)
+        del admin.made["test-ack"]
+        topics.repair()
+        wait_until(lambda: len(admin.made) == 2, "the topic to be made anew")
+        topics.close()
+        assert admin.made == {"test-ack": 9, "test-group-mgmt": 4}
+
+    def test_of_the_others_where_a_broker_refuses_one(self, admin: MagicMock) -> None:
         with pytest.raises(TopicError, match=r"work.refused: a policy"):
             self.ensure()
         assert set(admin.made) == {"test-send-all", "test-work.mail"}
 
-    def test_as_there_are_too_many_worker_channels(self, admin: MagicMock) -> None:
+    def test_of_the_others_where_there_are_too_many_worker_channels(self, admin: MagicMock) -> None:
         admin.topic_names.return_value = ["test-work.old"]
         with pytest.raises(TopicError, match=r"'refused' gets no topic.*'mail' gets no topic"):
             self.ensure(unnamed_worker_channels=1)

@@ -8,7 +8,7 @@ from tests.support.layers import Backend, kafka_backend
 from tests.support.secure import SecureBroker
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def backend(secure: SecureBroker) -> Backend:
     """The same broker for who may do everything; other CONFIG keywords make somebody else."""
     return kafka_backend(secure.plain["bootstrap_servers"])

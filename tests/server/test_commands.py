@@ -222,7 +222,7 @@ def test_a_discard_that_is_not_written_fails(silent: bool) -> None:
 
 def test_a_hundred_discards_for_as_many_servers_that_are_gone_share_their_wait() -> None:
     """After a crash or a deployment, by a job that cleans up."""
-    wait = 0.2
+    wait = 0.1
     site = Site(ack_timeout=wait, timings=Timings(discard=wait, discard_least=wait / 20))
     site.writes = True
     began = time.monotonic()

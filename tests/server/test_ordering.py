@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from types import FrameType
 from typing import Any
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket, run_blocking
 from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.server import ordering
 from kafka_layer.server.identity import Identity
 from kafka_layer.server.ordering import Ordering
 from kafka_layer.transport import Health
@@ -63,6 +66,32 @@ def test_a_join_writes_nothing_where_nothing_was_sent() -> None:
     site.join("room")
 
     assert site.marks == []
+
+
+def test_at_no_line_of_a_join_does_its_group_seem_settled_to_another_thread() -> None:
+    site = Site(Timings(read_back=30.0))
+    site.send("room")
+    seen: list[bool] = []
+
+    def look(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != ordering.__file__:
+            return None
+        if event == "line":
+            seen.append(site.ordering.is_settled(Topic.SEND_GROUP, "room"))
+        return look
+
+    steps = site.ordering.settle(Topic.SEND_GROUP, "room")
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        next(steps)
+    finally:
+        sys.settrace(before)
+
+    assert len(seen) > 10
+    assert not any(seen)
+    site.ordering.close()
+    assert site.ordering.is_settled(Topic.SEND_GROUP, "room")
 
 
 def test_a_mark_that_is_not_written_is_waited_for_by_nobody() -> None:

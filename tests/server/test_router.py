@@ -323,7 +323,7 @@ class TestBackPressure:
         assert received == list(range(10))
         assert site.taken(still) == list(range(4))
         assert site.counted("dropped.full") == 6
-        assert time.monotonic() - started < STALLED_AFTER * 2
+        assert time.monotonic() - started < STALLED_AFTER * 4
 
     def test_what_waited_behind_a_full_channel_is_as_old_as_it_is(self) -> None:
         site = Site(capacity=4)
@@ -344,7 +344,7 @@ class TestBackPressure:
             for group in ["room"] if shared else [f"room-{n}" for n in range(30)]:
                 site.deliver(Topic.SEND_GROUP, group, number)
         assert site.counted("dropped.full") == 60
-        assert time.monotonic() - started < STALLED_AFTER * 2
+        assert time.monotonic() - started < STALLED_AFTER * 8
 
     def test_messages_that_expired_make_room(self) -> None:
         site = Site(capacity=3, expiry=0.2)

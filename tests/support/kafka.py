@@ -9,6 +9,7 @@ import atexit
 import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "DEFAULT_KAFKA_VERSION",
     "KAFKA_VERSION",
     "Node",
     "RealBroker",
@@ -50,9 +52,11 @@ _STOP_TIMEOUT: Final = 30.0
 _START_ATTEMPTS: Final = 3
 _LOG_TAIL_LINES: Final = 40
 _PORT_TAKEN: Final = "Address already in use"
+_CHECKPOINT: Final = "bootstrap.checkpoint"
+_ARCHIVE: Final = "classes.jsa"
 
 # Half the start-up time; the code is slower once it is warm.
-_FAST_START: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+_FAST_START: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData")
 
 # Warnings and errors only: the end of the log, which errors show, then has the cause.
 _LOGGING: Final = (
@@ -72,6 +76,7 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "group.consumer.session.timeout.ms": "3000",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    "log.cleaner.dedupe.buffer.size": "2097152",  # cleared at each start; else 128 MiB
     "log.retention.check.interval.ms": "1000",
     "num.partitions": "4",
     "offsets.topic.num.partitions": "4",
@@ -86,12 +91,14 @@ _WATCHDOG: Final = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf -- "$2"'
 
 
 def _kafka_version() -> str:
-    version = ElementTree.parse(_POM).findtext("dependencies/dependency/version")
-    assert version, f"{_POM} does not begin with Kafka"
+    version = ElementTree.parse(_POM).findtext("properties/kafka.version")
+    assert version, f"{_POM} has no property kafka.version"
     return version
 
 
-KAFKA_VERSION: Final = _kafka_version()
+# The version that the tests are for; ``KAFKA_LAYER_KAFKA_VERSION`` asks for another one.
+DEFAULT_KAFKA_VERSION: Final = _kafka_version()
+KAFKA_VERSION: Final = os.environ.get("KAFKA_LAYER_KAFKA_VERSION") or DEFAULT_KAFKA_VERSION
 
 
 def missing_tools() -> list[str]:
@@ -109,26 +116,12 @@ def fetch_jars() -> Path:
     Raises:
         RuntimeError: Maven failed; the message has what it said.
     """
-    jars = _jars_folder()
-    if not jars.is_dir():
-        jars.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(jars.with_name(f"{jars.name}.lock")):
-            if not jars.is_dir():
-                _copy_dependencies(jars)
-    return jars
+    return _made_once(_jars_folder(), _copy_dependencies)
 
 
 def run_kafka_tool(main: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of Kafka's command line tools, by its class, to its end."""
-    command = ["java", *_FAST_START, "-cp", f"{fetch_jars()}/*", main, *arguments]
-    return subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_START_TIMEOUT,
-        check=False,
-    )
+    return _run(_java(main, *arguments, options=_fast_start()))
 
 
 class Node:
@@ -166,8 +159,8 @@ class Node:
         self.cluster: Sequence[Node] = (self,)
         self._properties = {name: str(value) for name, value in (properties or {}).items()}
         heap = (f"-Xms{heap_mb}m", f"-Xmx{heap_mb}m")
-        fast_start = _FAST_START if jvm_fast_start else ()
-        self._jvm_options = (*heap, *_LOGGING, *fast_start, *jvm_options)
+        self._fast_start = jvm_fast_start
+        self._jvm_options = (*heap, *_LOGGING, *jvm_options)
         self._client_config = dict(client_config or {})
         self._listeners = dict(listeners or {})
         self._class_path = class_path
@@ -223,9 +216,11 @@ class Node:
         self._process_ended()
         for port in (*self._both_ports(), *self._more_ports.values()):
             port.lend()
+        options = (*(_fast_start() if self._fast_start else ()), *self._jvm_options)
+        settings = str(self._settings_file())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._java("kafka.Kafka"),
+                _java("kafka.Kafka", settings, options=options, more_classes=self._class_path),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -294,14 +289,7 @@ class Node:
         self._running_process().send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Shut it down cleanly and remove its data; nothing happens when it was not started."""
-        try:
-            self.halt()
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """End it at once, if it still runs, and remove its data."""
+        """End it at once and remove its data; nothing happens when it was not started."""
         self.kill()
         _started.discard(self)
         for port in (*(self._ports or ()), *self._more_ports.values()):
@@ -309,6 +297,24 @@ class Node:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._ports = None
+
+    def format(self, cluster_id: str | None = None) -> None:
+        """Make its data that of a new node, as Kafka's storage tool does, without a JVM.
+
+        Args:
+            cluster_id: Which cluster it belongs to; a new one if none is named.
+        """
+        data = self._data_folder() / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir()
+        shutil.copy(_prepared() / _CHECKPOINT, data)
+        properties = {
+            "version": "1",
+            "cluster.id": cluster_id or _new_id(),
+            "node.id": str(self.node_id),
+            "directory.id": _new_id(),
+        }
+        _write_properties(data / "meta.properties", properties)
 
     def __str__(self) -> str:
         return f"Kafka {KAFKA_VERSION} node {self.node_id}"
@@ -347,8 +353,7 @@ class Node:
             **self._protocols(),
             **self._properties,
         }
-        lines = (f"{name}={value}\n" for name, value in settings.items())
-        self._settings_file().write_text("".join(lines))
+        _write_properties(self._settings_file(), settings)
 
     def _protocols(self) -> dict[str, str]:
         if not self._listeners:
@@ -357,24 +362,10 @@ class Node:
         protocols = ",".join(f"{name}:{protocol}" for name, protocol in own.items())
         return {"listener.security.protocol.map": protocols}
 
-    def _begin_format(self, cluster_id: str) -> subprocess.Popen[bytes]:
-        command = self._java(
-            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config"
-        )
-        with self.log.open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def _end_format(self, formatting: subprocess.Popen[bytes]) -> None:
-        try:
-            code = formatting.wait(_START_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            formatting.kill()
-            code = formatting.wait()
-        if code:
-            raise RuntimeError(f"{self}: formatting ended with {code}.\n{self._log_tail()}")
-
     def _lost_its_port(self) -> bool:
-        return self._folder is not None and _PORT_TAKEN in self.log.read_text(errors="replace")
+        if self._folder is None or not self.log.exists():
+            return False
+        return _PORT_TAKEN in self.log.read_text(errors="replace")
 
     def _is_ready(self) -> bool:
         if not self.running:
@@ -389,11 +380,6 @@ class Node:
         except KafkaException:
             return False
         return self.node_id in metadata.brokers
-
-    def _java(self, main: str, *arguments: str) -> list[str]:
-        own = "" if self._class_path is None else f":{self._class_path}"
-        java = ["java", *self._jvm_options, "-cp", f"{fetch_jars()}/*{own}"]
-        return [*java, main, *arguments, str(self._settings_file())]
 
     def _process_ended(self) -> None:
         self._process = None
@@ -498,7 +484,7 @@ class RealCluster:
         """Shut all nodes down and remove their data."""
         # A clean shutdown waits for a controller; the last ones of a quorum have none.
         for node in self.nodes:
-            node.discard()
+            node.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -545,37 +531,93 @@ _started: weakref.WeakSet[Node] = weakref.WeakSet()
 def _discard_all() -> None:
     for node in list(_started):
         if node._owner_pid == os.getpid():  # a forked child's exit is not the end
-            node.discard()
+            node.stop()
 
 
-def _start_fresh(nodes: Sequence[Node]) -> None:
-    """Start nodes that have no data yet; again, on other ports, when a port was taken."""
+def _start_fresh(nodes: Sequence[Node], form: Callable[[Node, str], None] = Node.format) -> None:
+    """Start nodes that have no data yet; again, on other ports, when a port was taken.
+
+    Args:
+        nodes: Those of one cluster.
+        form: Makes the data of one for a cluster with an id.
+    """
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
-            _format_and_launch(nodes)
+            for node in nodes:
+                node._prepare()
+            cluster_id = _new_id()
+            for node in nodes:
+                node._write_settings()  # they name the ports of all nodes
+                form(node, cluster_id)
+            for node in nodes:
+                node.launch()
             for node in nodes:
                 node.wait_ready()
         except BaseException:
             again = attempt < _START_ATTEMPTS and any(node._lost_its_port() for node in nodes)
             for node in nodes:
-                node.discard()
+                node.stop()
             if not again:
                 raise
         else:
             return
 
 
-def _format_and_launch(nodes: Sequence[Node]) -> None:
-    for node in nodes:
-        node._prepare()
-    for node in nodes:
-        node._write_settings()  # they name the ports of all nodes
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    running = [(node, node._begin_format(cluster_id)) for node in nodes]
-    for node, formatting in running:
-        node._end_format(formatting)
-    for node in nodes:
-        node.launch()
+def _java(
+    main: str, *arguments: str, options: Sequence[str] = (), more_classes: Path | None = None
+) -> list[str]:
+    own = "" if more_classes is None else f":{more_classes}"
+    return ["java", *options, "-cp", f"{fetch_jars()}/*{own}", main, *arguments]
+
+
+def _fast_start() -> tuple[str, ...]:
+    # Where the archive does not fit, the JVM loads the classes from their jars.
+    archive = _prepared() / _ARCHIVE
+    return (*_FAST_START, f"-XX:SharedArchiveFile={archive}", "-Xshare:auto")
+
+
+@functools.cache
+def _prepared() -> Path:
+    """Return the folder with what makes starts short: the first start of this Java makes it.
+
+    That is what the storage tool writes for all nodes alike, and the classes of a broker in the
+    form that the JVM has in its memory.
+    """
+    found = shutil.which("java")
+    assert found is not None, "no java on PATH"
+    java = Path(found).resolve()
+    identity = f"{java} {java.stat().st_mtime_ns} {_FAST_START}"
+    java_id = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    jars = fetch_jars()
+    return _made_once(jars.with_name(f"{jars.name}-start-{java_id}"), _prepare)
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir()
+    archive = f"-XX:ArchiveClassesAtExit={folder / _ARCHIVE}"
+    node = Node(jvm_fast_start=False, jvm_options=(*_FAST_START, archive))
+    try:
+        _start_fresh((node,), _format_by_tool)
+        shutil.copy(node._data_folder() / "data" / _CHECKPOINT, folder)
+        node.halt()
+    finally:
+        node.stop()
+
+
+def _format_by_tool(node: Node, cluster_id: str) -> None:
+    cluster, settings = f"--cluster-id={cluster_id}", str(node._settings_file())
+    done = _run(_java("kafka.tools.StorageTool", "format", cluster, "--config", settings))
+    if done.returncode:
+        raise RuntimeError(f"Formatting {node} ended with {done.returncode}.\n{done.stdout}")
+
+
+def _new_id() -> str:
+    """Return an id as Kafka writes them."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _write_properties(path: Path, properties: Mapping[str, str]) -> None:
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
 
 def _jars_folder() -> Path:
@@ -592,23 +634,46 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
 
 
+def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return a folder that one process makes while the others wait; it is there once it is whole.
+
+    Args:
+        folder: It; beside it there is a lock.
+        make: Makes it under the path it gets, in a folder where it may leave other things.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as draft:
+                    made = Path(draft) / "made"
+                    make(made)
+                    made.rename(folder)
+    return folder
+
+
 def _copy_dependencies(jars: Path) -> None:
-    """Have Maven copy the jars, and show the folder only when it is complete."""
-    with tempfile.TemporaryDirectory(dir=jars.parent, prefix="fetching-") as folder:
-        pom = shutil.copy(_POM, Path(folder) / "pom.xml")
-        copied = Path(folder) / "jars"
-        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={copied}"]
-        maven = subprocess.run(
-            ["mvn", "--batch-mode", "--quiet", "--file", pom, *goal, "-DincludeScope=runtime"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_FETCH_TIMEOUT,
-            check=False,
+    """Have Maven copy the jars."""
+    pom = shutil.copy(_POM, jars.with_name("pom.xml"))
+    goal = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
+    goal.append(f"-Dkafka.version={KAFKA_VERSION}")
+    options = ["--batch-mode", "--quiet", "--file", pom, *goal, "-DincludeScope=runtime"]
+    maven = _run(["mvn", *options], _FETCH_TIMEOUT)
+    if maven.returncode or not (jars / f"kafka_2.13-{KAFKA_VERSION}.jar").is_file():
+        raise RuntimeError(
+            f"Maven could not fetch Kafka {KAFKA_VERSION} (code {maven.returncode}); is its "
+            f"repository reachable?\n{maven.stdout}"
         )
-        if maven.returncode or not (copied / f"kafka_2.13-{KAFKA_VERSION}.jar").is_file():
-            raise RuntimeError(
-                f"Maven could not fetch Kafka {KAFKA_VERSION} (code {maven.returncode}); is its "
-                f"repository reachable?\n{maven.stdout}"
-            )
-        copied.rename(jars)
+
+
+def _run(
+    command: Sequence[str | Path], timeout: float = _START_TIMEOUT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -48,7 +48,7 @@ class GroupEvidence:
         self.death = SILENT
         self._client = client
         self._positions = positions
-        # Since the last look: whether a message came, and whether a poll returned none.
+        # Since the last look: whether a message came, and whether a poll returned none after it.
         self._progressed = False
         self._emptied = False
         # The assignments at the last look; the client had no time to read later ones.
@@ -57,6 +57,8 @@ class GroupEvidence:
     def note_message(self) -> None:
         """Note that the client returned a message."""
         self._progressed = True
+        # The client fetches: during a long job nobody polls it, and the log may hold more.
+        self._emptied = False
 
     def note_nothing(self) -> None:
         """Note that a poll returned no message."""
