@@ -106,6 +106,10 @@ class Registry:
                 self._require_open(mailbox)
         return mailbox
 
+    def mailboxes(self) -> list[Mailbox]:
+        """Return the mailboxes of all channels that are not forgotten."""
+        return list(self._mailboxes.values())
+
     def open_channels(self) -> list[Mailbox]:
         """Return every channel on which a receive waits, or whose name object lives."""
         return [each for each in list(self._mailboxes.values()) if self.is_open(each)]

@@ -19,7 +19,7 @@ from ..messages import Message
 from ..wire.position_token import LogPosition, TopicPosition, place_text, short_hash
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
-from .recent import RecentLog, Where
+from .recent import Loss, RecentLog, Where
 from .replay import (
     EVERYBODY,
     Key,
@@ -34,6 +34,8 @@ __all__ = ["State", "Surroundings", "TrackedChannel", "Vector"]
 
 Vector = Mapping[Where, int]
 """An offset for each partition; replaced, never changed."""
+
+TopicIds = Mapping[Topic, str | None]
 
 # How many names a channel had before are remembered.
 _FORMER_NAMES = 3
@@ -167,6 +169,10 @@ class TrackedChannel:
         self._capacity = mailbox.capacity
         self._read: Vector = {}
         self._behind_since = 0.0
+        # Why it cannot go on; None if it can, as far as is known.
+        self._lost: Reason | None = None
+        # The ids of the topics that its position is in.
+        self._ids = self._recent.topic_ids
         self.begin()
 
     # The position
@@ -180,7 +186,7 @@ class TrackedChannel:
             waiting = dict(reversed(self._waiting()))
             for where, offset in (*in_hand.items(), *waiting.items()):
                 base[where] = min(base.get(where, offset), offset)
-            self._base = base
+            self._base, self._ids = base, self._recent.topic_ids
 
     def position(self) -> str:
         """Return the position of what was handed over, signed."""
@@ -191,7 +197,8 @@ class TrackedChannel:
             if self.state is _LIVE and not mailbox and mailbox.taken == self._returned_count:
                 self._base = routed
             vector = _highest(self._base, self._returned, self._live_from)
-        return self._position(vector, self._since, self._around.now()).sign()
+            ids, since = self._ids, self._since
+        return self._position(vector, since, ids, self._around.now()).sign()
 
     def position_within(self, vector: Vector, since: Mapping[Key, Vector]) -> Callable[[], str]:
         """Return the function that signs a position within a replay.
@@ -200,28 +207,29 @@ class TrackedChannel:
             vector: The position of the replayed addresses.
             since: From where these addresses reached the channel; of others it says nothing.
         """
-        now = self._around.now()
-        return lambda: self._position(vector, since, now, list(since)).sign()
+        now, ids = self._around.now(), self._ids
+        return lambda: self._position(vector, since, ids, now, list(since)).sign()
 
-    def _sign(self, base: Vector, taken: Vector, live_from: Vector, at: float) -> str:
+    def _sign(
+        self, base: Vector, taken: Vector, live_from: Vector, ids: TopicIds, at: float
+    ) -> str:
         """Sign the position of a moment, on ``monotonic()``."""
         time = self._around.now() - (monotonic() - at)
-        return self._position(_highest(base, taken, live_from), self._since, time).sign()
+        return self._position(_highest(base, taken, live_from), self._since, ids, time).sign()
 
     def _position(
         self,
         vector: Vector,
         since: Mapping[Key, Vector],
+        ids: TopicIds,
         time: float,
         keys: Sequence[Key] | None = None,
     ) -> LogPosition:
-        around, recent = self._around, self._recent
-        counts = dict.fromkeys(BROADCAST_TOPICS, 0)
-        for topic, number in recent.ends:
-            counts[topic] = max(counts[topic], number + 1)
+        around = self._around
+        counts = self._counts(self._recent.ends)
         topics = {
             topic: TopicPosition(
-                recent.topic_ids.get(topic),
+                ids.get(topic),
                 tuple(vector.get((topic, number), 0) for number in range(count)),
             )
             for topic, count in counts.items()
@@ -229,7 +237,7 @@ class TrackedChannel:
         keys = self._keys() if keys is None else keys
         starts = {}
         for key in keys:
-            for where in _partitions(key, counts[key[0]]) if key in since else ():
+            for where in _partitions(key, counts) if key in since else ():
                 at = since[key].get(where, 0)
                 if at > vector.get(where, 0):
                     starts[where[0], short_hash(key[1]), where[1]] = at
@@ -244,6 +252,14 @@ class TrackedChannel:
             self.names,
             starts,
         )
+
+    @staticmethod
+    def _counts(ends: Vector) -> dict[Topic, int]:
+        """Return how many partitions each topic has."""
+        counts = dict.fromkeys(BROADCAST_TOPICS, 0)
+        for topic, number in ends:
+            counts[topic] = max(counts[topic], number + 1)
+        return counts
 
     def _keys(self) -> list[Key]:
         """Return the addresses that reach the channel."""
@@ -310,6 +326,32 @@ class TrackedChannel:
             mailbox.note()
             return True
 
+    def lose(self, lost: Mapping[Where, Loss]) -> None:
+        """Take note that the log lost records; the reading thread, between two batches."""
+        with self._lock:
+            counts = self._counts(self._recent.ends)
+            reaching = {where for key in self._keys() for where in _partitions(key, counts)}
+            found = [loss for where, loss in lost.items() if where in reaching]
+            if found:
+                self._lost = found[0]
+                if self.state is _LIVE:
+                    self._fall_behind(wake=True)
+                return
+            # No message was lost. What is known of these partitions is about another log.
+            self._base, self._taken, self._returned, self._live_from, self._read = (
+                {where: offset for where, offset in vector.items() if where not in lost}
+                for vector in (
+                    self._base,
+                    self._taken,
+                    self._returned,
+                    self._live_from,
+                    self._read,
+                )
+            )
+            self._base = {**self._base, **{where: self._recent.ends[where] for where in lost}}
+            self._pending = None
+            self._ids = self._recent.topic_ids
+
     def _fall_behind(self, wake: bool) -> None:
         mailbox = self._mailbox
         put = {where: offset + 1 for where, offset in self._waiting()}
@@ -355,7 +397,7 @@ class TrackedChannel:
             except UnreadableRecord as error:
                 around.count_unreadable(envelope, error)
                 continue
-            sign = partial(self._sign, self._base, self._taken, self._live_from, now)
+            sign = partial(self._sign, self._base, self._taken, self._live_from, self._ids, now)
             return Message(content, sign, written, False, place_text(place))
 
     def _give_back(self) -> None:
@@ -418,6 +460,12 @@ class TrackedChannel:
         Returns:
             Why it cannot go on; None if it can.
         """
+        if self._mailbox.closed:
+            # The receive then waits, which raises.
+            self._go_live(self._recent.ends)
+            return None
+        if self._lost is not None:
+            return self._lost
         most = max(1, self._capacity // 2)
         ends = self._recent.ends
         found = self._find(ends, most)
@@ -457,13 +505,11 @@ class TrackedChannel:
         Returns:
             The records; None if they are not kept any more.
         """
-        counts = dict.fromkeys(BROADCAST_TOPICS, 0)
-        for topic, number in ends:
-            counts[topic] = max(counts[topic], number + 1)
+        counts = self._counts(ends)
         found: dict[Where, list[Record]] = {}
         for key in self._keys():
             since = self._since.get(key, {})
-            for where in _partitions(key, counts[key[0]]):
+            for where in _partitions(key, counts):
                 first = max(self._read.get(where, 0), since.get(where, 0))
                 end = ends.get(where, 0)
                 name = None if key is EVERYBODY else key[1].encode()
@@ -476,8 +522,12 @@ class TrackedChannel:
 
     def _go_live(self, ends: Vector) -> None:
         mailbox = self._mailbox
-        self.state = _LIVE
+        self.state, self._lost = _LIVE, None
+        # All else lies before the end, or in another log.
         self._base = self._live_from = ends
+        self._taken = self._returned = {}
+        self._since = {key: at for key, at in self._since.items() if not _covers(ends, at)}
+        self._ids = self._recent.topic_ids
         self._overlap = _highest(self._overlap, ends)
         self._pending = None
         mailbox.capacity = self._capacity
@@ -490,7 +540,7 @@ class TrackedChannel:
                 self.state = _LOST
             self._in_gap = True
         self._around.count_gap(self._mailbox, reason)
-        sign = partial(self._sign, self._base, self._returned, self._live_from, now)
+        sign = partial(self._sign, self._base, self._returned, self._live_from, self._ids, now)
         content = {"type": "kafka.gap", "reason": reason}
         return Message(content, sign, self._around.now(), False)
 
@@ -500,9 +550,9 @@ def _is_of_log(envelope: Envelope) -> bool:
     return envelope.place is not None and envelope.place[0] is not _SEND_CONN
 
 
-def _partitions(key: Key, count: int) -> list[Where]:
+def _partitions(key: Key, counts: Mapping[Topic, int]) -> list[Where]:
     topic = key[0]
-    return [(topic, number) for number in partitions_of(key, 1, count)]
+    return [(topic, number) for number in partitions_of(key, 1, counts[topic])]
 
 
 def _highest(*vectors: Vector) -> dict[Where, int]:

@@ -133,13 +133,17 @@ class Recoveries:
 
     def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
         """Take the positions of the reader; its thread."""
-        self.recent.move(positions)
-        begun = self._begun
-        if begun is not None and not begun.done:
-            for mailbox in self._server.registry.open_channels():
-                if isinstance(mailbox.tracked, TrackedChannel):
-                    mailbox.tracked.begin()
-            begun.resolve(None)
+        lost = self.recent.move(positions)
+        begins = self._begun is not None and not self._begun.done
+        for mailbox in self._server.registry.mailboxes() if begins or lost else ():
+            tracked = mailbox.tracked
+            if isinstance(tracked, TrackedChannel):
+                if begins:
+                    tracked.begin()
+                if lost:
+                    tracked.lose(lost)
+        if begins and self._begun is not None:
+            self._begun.resolve(None)
 
     # Recovery
 

@@ -9,16 +9,20 @@ import heapq
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from ..config.threads import RLock
 from ..transport import ReadFrom
 from ..wire.records import Record
 from ..wire.topics import Topic
 
-__all__ = ["RECORD_BYTES", "RecentLog", "Where"]
+__all__ = ["RECORD_BYTES", "Loss", "RecentLog", "Where"]
 
 Where = tuple[Topic, int]
 """A partition: its topic and its number."""
+
+Loss = Literal["truncated", "epoch"]
+"""How a partition lost records that were not read."""
 
 RECORD_BYTES = 300
 """Bytes of a record beside its value, roughly."""
@@ -66,14 +70,15 @@ class RecentLog:
         ends: For each partition the offset behind its last record. Replaced, never changed.
         routed: For each partition the offset behind its last routed record. Replaced, never
             changed.
-        topic_ids: Kafka's ids of the topics that are read; None where one is unknown.
+        topic_ids: Kafka's ids of the topics that are read; None where one is unknown. Replaced,
+            never changed.
         size: Bytes that are kept, roughly.
     """
 
     def __init__(self, most_bytes: int, seconds: float) -> None:
         self.ends: Mapping[Where, int] = {}
         self.routed: Mapping[Where, int] = {}
-        self.topic_ids: dict[Topic, str | None] = {}
+        self.topic_ids: Mapping[Topic, str | None] = {}
         self.size = 0
         self._most_bytes = most_bytes
         self._seconds = seconds
@@ -114,31 +119,30 @@ class RecentLog:
         """Note that all appended records are routed; the reading thread."""
         self.routed = self.ends
 
-    def move(self, positions: Mapping[Where, ReadFrom]) -> set[Where]:
+    def move(self, positions: Mapping[Where, ReadFrom]) -> dict[Where, Loss]:
         """Note from where partitions are read on; the reading thread, between two batches.
 
         Args:
             positions: The next offset of each partition that is read.
 
         Returns:
-            The partitions of which records were lost, or whose topic was made anew. What was kept
-            of these is dropped.
+            The partitions of which records were lost, and how: ``truncated``, or ``epoch`` where
+            the topic was made anew or lost its end. What was kept of these is dropped.
         """
-        lost = set()
+        lost: dict[Where, Loss] = {}
         with self._lock:
-            ends = dict(self.ends)
+            ends, ids = dict(self.ends), dict(self.topic_ids)
             for where, (offset, topic_id) in positions.items():
-                known = self.topic_ids.get(where[0])
-                end = ends.get(where)
-                if end is None:
-                    self._begin(where, offset)
-                elif end != offset or (topic_id != known and None not in (topic_id, known)):
-                    lost.add(where)
+                known, end = self.topic_ids.get(where[0]), ends.get(where)
+                anew = known is not None and topic_id is not None and topic_id != known
+                if end is not None and (anew or offset != end):
+                    lost[where] = "epoch" if anew or offset < end else "truncated"
+                if end is None or where in lost:
                     self._begin(where, offset)
                 ends[where] = offset
-            for where, (_, topic_id) in positions.items():
-                self.topic_ids[where[0]] = topic_id or self.topic_ids.get(where[0])
+                ids[where[0]] = topic_id or known
             self.ends = self.routed = ends
+            self.topic_ids = ids
         return lost
 
     def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Record]]]) -> None:

@@ -13,7 +13,13 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message, Recovery
 from kafka_layer.wire.position_token import LogPosition
 from tests.support.inspect import server_of
-from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.layers import (
+    Layers,
+    begin_receive,
+    next_message,
+    next_messages,
+    stats_of,
+)
 
 DEADLINE = 30.0
 
@@ -379,6 +385,53 @@ class TestReasons:
             await layer.recover(channel, None)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="limit"):
             await layer.recover(channel, "x", limit=1001)
+
+
+class TestSlowReaders:
+    async def test_a_channel_that_falls_behind_gets_everything_and_holds_up_nobody(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer(capacity=10, symmetric_encryption_keys=["key"])
+        slow, quick = await tracked(layer, group), await layer.new_channel()
+        await layer.group_add(group, quick)
+        receives = asyncio.create_task(next_messages(layer, quick, 300))
+        await send(layer, group, *range(300))
+        assert numbers(await receives) == list(range(300))
+        assert layer.stats().waiting == 10
+
+        first = await next_messages(layer, slow, 150)
+        await layer.send(slow, {"n": "direct"})
+        # It comes back elsewhere in the middle of it.
+        again = await tracked(layer, group)
+        missed = await layer.recover(again, first[-1].position)  # type: ignore[attr-defined]
+        await send(layer, group, 300)
+        others = await next_messages(layer, slow, 152)
+        received = numbers([*first, *others])
+        received.remove("direct")
+        assert received == list(range(301))
+        assert numbers(missed) == list(range(numbers(first)[-1] + 1, 300))
+        assert numbers([await next_message(layer, again)]) == [300]
+        assert not layer.stats().dropped
+
+    async def test_one_that_falls_too_far_behind_is_told(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer(capacity=10, recent_bytes=1024 * 1024)
+        channel, quick = await tracked(layer, group), await layer.new_channel()
+        await layer.group_add(group, quick)
+        receives = asyncio.create_task(next_messages(layer, quick, 40))
+        await send(layer, group, *("x" * 100_000 for _ in range(40)))
+        await receives
+        await next_messages(layer, channel, 10)
+        gap = await next_message(layer, channel)
+        assert gap == {"type": "kafka.gap", "reason": "limit"}
+        again = await tracked(layer, group)
+        found = await layer.recover(again, layer.position(channel))
+        assert (found.recovered, found.reason) == (False, "limit")
+        waits = await begin_receive(layer, channel)
+        await send(layer, group, "live")
+        assert numbers([await waits]) == ["live"]
+        assert layer.stats().dropped == {"gap": 1}
 
 
 async def rest(layer: KafkaChannelLayer, channel: str, last: Any) -> list[dict[str, Any]]:

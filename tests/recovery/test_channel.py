@@ -1,0 +1,420 @@
+"""A tracked channel: its position is exact at every moment, and a slow one loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kafka_layer.config.realtime import monotonic
+from kafka_layer.delivery.mailbox import Envelope, Mailbox
+from kafka_layer.delivery.membership import Membership
+from kafka_layer.delivery.wakeups import Wakeups
+from kafka_layer.exceptions import LayerClosed, UnreadableRecord
+from kafka_layer.messages import Message
+from kafka_layer.recovery.channel import State, TrackedChannel
+from kafka_layer.recovery.recent import RECORD_BYTES, RecentLog, Where
+from kafka_layer.recovery.replay import EVERYBODY, Key, missed_keys, missed_parts
+from kafka_layer.transport import ReadFrom
+from kafka_layer.wire.partitions import partition_of
+from kafka_layer.wire.position_token import LogPosition
+from kafka_layer.wire.records import Record
+from kafka_layer.wire.topics import Topic
+
+GROUP, ALL = Topic.SEND_GROUP, Topic.SEND_ALL
+WHERES: list[Where] = [(GROUP, 0), (GROUP, 1), (ALL, 0)]
+GROUPS = ["a", "b", "c", "d"]
+CAPACITY = 4
+NOW = 1_000_000.0
+WINDOW = 300.0
+
+
+class Around:
+    """What the tracked channels of one server share; everything is read in the same second."""
+
+    prefix = "channels"
+    window = WINDOW
+    patience = 240.0
+
+    def __init__(self, most_bytes: int = 1 << 20) -> None:
+        self.recent = RecentLog(most_bytes, WINDOW)
+        self.recent.move({where: ReadFrom(0, None) for where in WHERES})
+        self.membership = Membership()
+        self.gaps: list[str] = []
+        self.late = 0
+        self.unreadable: list[str] = []
+
+    def now(self) -> float:
+        return NOW
+
+    def groups(self, mailbox: Mailbox) -> Sequence[str]:
+        return self.membership.names(mailbox)
+
+    def users(self, mailbox: Mailbox) -> Sequence[str]:
+        return ()
+
+    def hears_all(self) -> bool:
+        return True
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        if payload == b"unreadable":
+            raise UnreadableRecord("undecodable", "made so")
+        return {"n": payload.decode()}
+
+    def envelopes(self, records: Iterable[Record]) -> list[Envelope]:
+        return [envelope_of(record) for record in records]
+
+    def count_late(self, mailbox: Mailbox) -> None:
+        self.late += 1
+
+    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
+        self.unreadable.append(error.cause)
+
+    def count_gap(self, mailbox: Mailbox, reason: str) -> None:
+        self.gaps.append(reason)
+
+
+def envelope_of(record: Record, seconds: float = 60.0) -> Envelope:
+    topic, key, value, _, written, partition, offset = record
+    place = topic, partition, offset, written
+    return Envelope(value or b"", monotonic() + seconds, place, (key or b"").decode())
+
+
+class Scene:
+    """A tracked channel, the log that a thread reads, and the receive of the channel."""
+
+    def __init__(self, most_bytes: int = 1 << 20) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.around = Around(most_bytes)
+        self.recent, self.membership = self.around.recent, self.around.membership
+        self.wakeups = Wakeups()
+        self.mailbox = Mailbox("specific.0-a!b", CAPACITY, self.wakeups)
+        self.tracked = TrackedChannel(self.mailbox, self.around)
+        self.mailbox.tracked = self.tracked
+        self.log: list[Record] = []
+        self.ends = dict.fromkeys(WHERES, 0)
+        # Read and not routed yet, of the present batch.
+        self.unrouted: deque[Record] = deque()
+        self.received: list[Message] = []
+        self.receive: asyncio.Task[Any] | None = None
+
+    def close(self) -> None:
+        if self.receive is not None:
+            self.receive.cancel()
+            self.loop.run_until_complete(asyncio.gather(self.receive, return_exceptions=True))
+        self.loop.close()
+
+    def read(self, keys: Sequence[Key], value: bytes | None = None) -> None:
+        """Read a batch; it is to be routed."""
+        assert not self.unrouted
+        for topic, name in keys:
+            where = topic, partition_of(name, 2) if topic is GROUP else 0
+            offset = self.ends[where]
+            self.ends[where] += 1
+            text = value or f"{topic.value[5]}{where[1]}.{offset}".encode()
+            key = name.encode() if topic is GROUP else None
+            # Records of one batch have one time, as far as milliseconds tell.
+            written = NOW + len(self.log) // 8
+            self.unrouted.append((topic, key, text, (), written, where[1], offset))
+        self.log += self.unrouted
+        self.recent.append(list(self.unrouted))
+
+    def route(self, number: int = 1000) -> None:
+        """Do what the router does with the next records."""
+        for _ in range(min(number, len(self.unrouted))):
+            record = self.unrouted.popleft()
+            name = (record[1] or b"").decode()
+            if record[0] is ALL or self.mailbox in self.membership.members(name):
+                envelope = envelope_of(record)
+                if not self.mailbox.put(envelope):
+                    self.tracked.pass_by(envelope)
+        if not self.unrouted:
+            self.recent.note_routed()
+        self.wakeups.flush()
+        self.turn()
+
+    def join(self, group: str) -> None:
+        self.tracked.join("group_add", group)
+        self.membership.add(group, self.mailbox)
+        self.tracked.changed()
+
+    def begin_receive(self) -> None:
+        """Let the consumer receive; it gets a message at once, or with a later one."""
+        self.receive = self.loop.create_task(self.tracked.receive())
+        self.turn()
+
+    def turn(self) -> None:
+        for _ in range(3):
+            self.loop.run_until_complete(asyncio.sleep(0))
+        if self.receive is not None and self.receive.done():
+            self.received.append(self.receive.result())
+            self.receive = None
+
+    @property
+    def handed_over(self) -> list[Message]:
+        """The messages that the consumer is done with."""
+        return self.received if self.receive is not None else self.received[:-1]
+
+    def replayed(self, position: str) -> set[str]:
+        """Return which messages a recovery from a position would bring."""
+        read = LogPosition.read(position, "channels")
+        keys = missed_keys(read, self.membership.names(self.mailbox), (), True)
+        parts = missed_parts(read, keys, self.recent.ends)
+        found = set()
+        for part in parts:
+            key = None if part.key == EVERYBODY else part.key[1].encode()
+            found |= {
+                text(record)
+                for record in self.log
+                if (record[0], record[5]) == part.where
+                and part.first <= record[6] < part.end
+                and record[1] == key
+            }
+        return found
+
+
+def text(record: Record) -> str:
+    return (record[2] or b"").decode()
+
+
+class Channel(RuleBasedStateMachine):
+    """Any course of reading, routing, joining and receiving."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = Scene()
+        # What is addressed to the channel; and what was read and not routed when it joined, of
+        # which it may get some: it was sent before.
+        self.addressed: set[str] = set()
+        self.doubtful: set[str] = set()
+        # How many messages came before it joined a group last: their positions are signed.
+        self.signed = 0
+
+    def teardown(self) -> None:
+        self.site.close()
+
+    @precondition(lambda self: not self.site.unrouted)
+    @rule(
+        keys=st.lists(
+            st.sampled_from([*((GROUP, group) for group in GROUPS), EVERYBODY]), max_size=8
+        )
+    )
+    def read(self, keys: list[Key]) -> None:
+        self.site.read(keys)
+        self.addressed |= {
+            text(record)
+            for record in self.site.unrouted
+            if record[0] is ALL or (record[1] or b"").decode() in self.groups
+        }
+        if not keys:
+            self.site.route()
+
+    @precondition(lambda self: self.site.unrouted)
+    @rule(number=st.integers(1, 8))
+    def route(self, number: int) -> None:
+        self.site.route(number)
+
+    @rule(group=st.sampled_from(GROUPS))
+    def join(self, group: str) -> None:
+        if group in self.groups:
+            self.site.join(group)
+            return
+        ours = [each for each in self.site.log if each[1] == group.encode()]
+        routed = self.site.recent.routed
+        self.doubtful |= {text(each) for each in ours if each[6] >= routed[each[0], each[5]]}
+        self.signed = len(self.site.received)
+        self.site.join(group)
+
+    @precondition(lambda self: self.site.receive is None)
+    @rule()
+    def receive(self) -> None:
+        self.site.begin_receive()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.site.membership.names(self.site.mailbox)
+
+    @invariant()
+    def each_message_came_once_and_in_order(self) -> None:
+        reached: dict[str, int] = {}
+        for message in self.site.received:
+            assert type(message) is Message
+            where, _, offset = message["n"].partition(".")
+            assert int(offset) > reached.get(where, -1), self.site.received
+            reached[where] = int(offset)
+        got = {message["n"] for message in self.site.received}
+        assert got <= self.addressed | self.doubtful
+        if self.site.receive is not None and not self.site.unrouted:
+            # A receive that waits has nothing to wait for.
+            assert self.addressed <= got
+
+    @invariant()
+    def the_position_is_exact(self) -> None:
+        handed_over = {message["n"] for message in self.site.handed_over}
+        replayed = self.site.replayed(self.site.tracked.position())
+        assert replayed - self.doubtful == self.addressed - handed_over - self.doubtful
+        assert not replayed & handed_over
+
+    @invariant()
+    def the_position_of_the_last_message_is_exact(self) -> None:
+        if len(self.site.received) > self.signed:
+            received = {message["n"] for message in self.site.received}
+            replayed = self.site.replayed(self.site.received[-1].position)
+            assert replayed - self.doubtful == self.addressed - received - self.doubtful
+
+    @invariant()
+    def it_stays_within_its_capacity(self) -> None:
+        assert len(self.site.mailbox) <= CAPACITY
+        if self.site.tracked.state is State.LIVE:
+            assert self.site.mailbox.capacity == CAPACITY
+
+
+TestChannel = Channel.TestCase
+TestChannel.settings = settings(stateful_step_count=40)
+
+
+def filled(scene: Scene, number: int) -> list[str]:
+    """Have the log hold messages to everybody, more than the mailbox does; return them."""
+    for _ in range(number):
+        scene.read([EVERYBODY])
+        scene.route()
+    return [f"a0.{offset}" for offset in range(number)]
+
+
+def receive(scene: Scene) -> Message:
+    scene.begin_receive()
+    assert scene.receive is None, "there is no message"
+    return scene.received[-1]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene(most_bytes=20 * RECORD_BYTES)
+    yield scene
+    scene.close()
+
+
+class TestGaps:
+    """A channel that fell too far behind is told so, once."""
+
+    @pytest.mark.parametrize("loss", ["limit", "truncated", "epoch"])
+    def test_what_is_gone(self, scene: Scene, loss: str) -> None:
+        if loss == "limit":
+            filled(scene, 40)
+            scene.recent.append([])
+        else:
+            filled(scene, 10)
+            at = ReadFrom(*((50, None) if loss == "truncated" else (0, None)))
+            scene.ends[ALL, 0] = at.offset
+            scene.tracked.lose(scene.recent.move({(ALL, 0): at}))
+        assert [receive(scene)["n"] for _ in range(CAPACITY)] == ["a0.0", "a0.1", "a0.2", "a0.3"]
+        before = scene.tracked.position()
+        gap = receive(scene)
+        assert gap == {"type": "kafka.gap", "reason": loss}
+        assert scene.tracked.state is State.LOST
+        assert scene.around.gaps == [loss]
+        # Whoever comes back learns the same: the position is that before the gap.
+        old = offset_of(before)
+        assert [offset_of(each) for each in (gap.position, scene.tracked.position())] == [4, 4]
+        assert old == 3
+
+        scene.begin_receive()
+        assert scene.tracked.state is State.LIVE
+        assert offset_of(scene.tracked.position()) == scene.ends[ALL, 0]
+        scene.read([EVERYBODY])
+        scene.route()
+        assert scene.received[-1]["n"] == f"a0.{scene.ends[ALL, 0] - 1}"
+        assert offset_of(scene.received[-1].position) == scene.ends[ALL, 0]
+
+    def test_a_loss_where_nothing_is_addressed_to_it(self, scene: Scene) -> None:
+        scene.join("a")
+        ours = partition_of("a", 2)
+        scene.begin_receive()
+        scene.tracked.lose(scene.recent.move({(GROUP, 1 - ours): ReadFrom(7, None)}))
+        scene.ends[GROUP, 1 - ours] = 7
+        assert scene.tracked.state is State.LIVE
+        assert (
+            LogPosition.read(scene.tracked.position(), "channels").topics[GROUP].offsets[1 - ours]
+            == 7
+        )
+
+    def test_one_that_waits_is_woken(self, scene: Scene) -> None:
+        scene.begin_receive()
+        scene.tracked.lose(scene.recent.move({(ALL, 0): ReadFrom(7, None)}))
+        scene.wakeups.flush()
+        scene.turn()
+        assert scene.received == [{"type": "kafka.gap", "reason": "truncated"}]
+
+    def test_what_waits_in_a_mailbox_for_too_long(self, scene: Scene) -> None:
+        for written, seconds in ((0, -300.0), (1, -300.0), (2, -100.0)):
+            scene.read([EVERYBODY])
+            scene.mailbox.put(envelope_of(scene.unrouted.popleft(), seconds))
+            scene.recent.note_routed()
+            assert written == scene.ends[ALL, 0] - 1
+        assert receive(scene) == {"type": "kafka.gap", "reason": "expired"}
+        # Older than expiry, but not than the window.
+        assert receive(scene)["n"] == "a0.2"
+        assert scene.around.gaps == ["expired"]
+
+
+class TestMessagesToOneChannel:
+    """They are in no topic that all servers read: they expire and are refused as ever."""
+
+    def test_they_expire(self, scene: Scene) -> None:
+        scene.mailbox.put(Envelope(b"1", monotonic() - 1))
+        scene.mailbox.put(Envelope(b"2", monotonic() + 1))
+        message = receive(scene)
+        assert (message["n"], message.place) == ("2", "")
+        assert scene.around.late == 1
+
+    def test_they_find_room_while_the_channel_is_behind(self, scene: Scene) -> None:
+        filled(scene, 10)
+        direct = Envelope(b"direct", monotonic() + 60)
+        assert not scene.mailbox.put(direct)
+        assert not scene.tracked.pass_by(direct)
+        receive(scene)
+        assert scene.tracked.pass_by(direct)
+        received = [receive(scene)["n"] for _ in range(10)]
+        assert received.index("direct") == 3
+        assert [each for each in received if each != "direct"] == filled_texts(1, 10)
+
+
+def test_what_cannot_be_decoded_is_counted_once_and_skipped(scene: Scene) -> None:
+    scene.read([EVERYBODY], value=b"unreadable")
+    scene.route()
+    filled(scene, 1)
+    assert receive(scene)["n"] == "a0.1"
+    assert scene.around.unreadable == ["undecodable"]
+
+
+def test_a_message_that_is_too_old_for_a_mailbox_is_read_from_the_log(scene: Scene) -> None:
+    scene.begin_receive()
+    scene.read([EVERYBODY])
+    scene.unrouted.clear()
+    scene.tracked.pass_by(None)
+    scene.recent.note_routed()
+    scene.wakeups.flush()
+    scene.turn()
+    assert scene.received[-1]["n"] == "a0.0"
+
+
+def test_a_closed_mailbox_stays_closed(scene: Scene) -> None:
+    filled(scene, 10)
+    scene.mailbox.close(LayerClosed("closed"))
+    with pytest.raises(LayerClosed):
+        receive(scene)
+    assert not scene.mailbox.put(envelope_of(scene.log[0]))
+
+
+def filled_texts(first: int, end: int) -> list[str]:
+    return [f"a0.{offset}" for offset in range(first, end)]
+
+
+def offset_of(position: str) -> int:
+    return LogPosition.read(position, "channels").topics[ALL].offsets[0]
