@@ -167,6 +167,14 @@ class Batcher:
         if urgent or len(held) >= _MOST:
             self.release()
 
+    def keep_reported(self, pending: Pending) -> bool:
+        """Keep a record that the client took and reported, because its partition is unknown.
+
+        Returns:
+            False if it is not kept.
+        """
+        return self._keep(pending, reported=True)
+
     def release(self) -> None:
         """Pass on held-back records, as many as the client takes."""
         # Non-blocking: the thread that drains also takes records that are added meanwhile.
@@ -257,12 +265,14 @@ class Batcher:
             raise QueueFull
 
     def _keep_apart(self, pending: Pending) -> None:
+        if not self._keep(pending, reported=False):
+            self._outlet.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
+
+    def _keep(self, pending: Pending, *, reported: bool) -> bool:
         # In one step with the flag, which admit() clears when no record is kept.
         with self._adding:
             self._guarded = True
-            kept = self._unknown.keep(pending)
-        if not kept:
-            self._outlet.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
+            return self._unknown.keep(pending, reported)
 
     def _room(self) -> int:
         """Return for how many records the queue has room, as far as is known."""

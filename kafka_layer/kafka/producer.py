@@ -109,6 +109,7 @@ class RecordProducer:
             self._unknown,
             self._roused,
         )
+        self._client.keep_reported = self._batcher.keep_reported
         self._put = self._batcher.put
         self.when_room = self._batcher.when_room
         # For the thread that calls judge(). Not a Replacement: the client has its successor made by

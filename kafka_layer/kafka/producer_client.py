@@ -88,6 +88,8 @@ class ProducerClient:
     Attributes:
         current: The client that takes records; None before ``open`` and after ``close``.
         queue_limit: How many records its queue holds.
+        keep_reported: Keeps a record that a client reports because it does not know the partition;
+            returns whether it does. The producer sets it.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class ProducerClient:
         self.current: NumberedProducer | None = None
         self._properties = producer_properties(config)
         self.queue_limit = _queue_limit(self._properties)
+        self.keep_reported: Callable[[Pending], bool] = lambda pending: False
         self._replace_interval = config.timings.producer_replace
         self._stats = stats
         self._connection = connection
@@ -391,7 +394,8 @@ class ProducerClient:
             self._failed = max(self._failed, generation)
 
     def _on_delivery(self, generation: int, error: KafkaError | None, message: Message) -> None:
-        self._settle(generation, error, message, (), None)
+        if error is None or not self._keeps(generation, error, message, (), None):
+            self._settle(generation, error, message, (), None)
 
     def _on_delivery_with(
         self,
@@ -406,7 +410,30 @@ class ProducerClient:
             if ticket is not None:
                 self._await_reports(-1)
         finally:
-            self._settle(generation, error, message, headers, ticket)
+            if error is None or not self._keeps(generation, error, message, headers, ticket):
+                self._settle(generation, error, message, headers, ticket)
+
+    def _keeps(
+        self,
+        generation: int,
+        error: KafkaError,
+        message: Message,
+        headers: Sequence[tuple[str, bytes]],
+        ticket: Ticket[Position] | None,
+    ) -> bool:
+        """Keep a failed record whose partition the client did not know; raises nothing."""
+        try:
+            self._clear_pending_exception(generation)
+            name, partition, key = message.topic(), message.partition(), message.key()
+            if error.code() != KafkaError._UNKNOWN_PARTITION or name is None or partition is None:
+                return False
+            text = None if key is None else key.decode()
+            return self.keep_reported(
+                (name, message.value() or b"", text, partition, headers, ticket)
+            )
+        except Exception:
+            logger.exception("A record of an unknown partition could not be kept")
+            return False
 
     def _await_reports(self, change: int) -> None:
         with self._lock:

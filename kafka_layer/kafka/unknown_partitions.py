@@ -1,13 +1,17 @@
 """Records for partitions that the producer's client does not know yet.
 
 An inbox may be in a partition that was added a moment ago. The client learns of new partitions when
-it asks, at the latest after ``Timings.refresh``, and refuses records for them until then.
+it asks, at the latest after ``Timings.refresh``, and refuses records for them until then. A client
+that knows nothing of the topic takes them, and reports them as failed when it learns of the topic
+from a broker that does not know the partition either.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import takewhile
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError
 
@@ -39,9 +43,9 @@ class UnknownPartitions:
         self._patience = patience
         self._pause = pause
         self._roused = roused
-        # By topic and partition: the records, each with the time at which it has failed. A
-        # partition stays until its last record is handed over, so that later ones come behind.
-        self._kept: dict[tuple[str, int], deque[tuple[float, Pending]]] = {}
+        # By topic and partition. A partition stays until its last record is handed over, so that
+        # later ones come behind.
+        self._kept: dict[tuple[str, int], deque[_Kept]] = {}
         # How many records are kept, with the one that hand_over() has in hand.
         self._count = 0
         self._closed = False
@@ -56,8 +60,13 @@ class UnknownPartitions:
         """Whether records wait that are to come before this one."""
         return bool(self._kept) and _where(pending) in self._kept
 
-    def keep(self, pending: Pending) -> bool:
+    def keep(self, pending: Pending, reported: bool) -> bool:
         """Keep a record, behind others of its partition.
+
+        Args:
+            pending: The record.
+            reported: Whether the client took it and reported it: then it is older than those that
+                the client refused.
 
         Returns:
             False if it is not kept: there are too many, or after ``close``.
@@ -66,7 +75,8 @@ class UnknownPartitions:
             if self._closed or self._count >= _MOST:
                 return False
             records = self._kept.setdefault(_where(pending), deque())
-            records.append((monotonic() + self._patience, pending))
+            place = _reported(records) if reported else len(records)
+            records.insert(place, _Kept(monotonic() + self._patience, pending, reported))
             self._count += 1
         self._roused.set()
         return True
@@ -94,7 +104,7 @@ class UnknownPartitions:
             kept, self._kept = self._kept, {}
             self._count -= sum(map(len, kept.values()))
         for records in kept.values():
-            for _, pending in records:
+            for _, pending, _ in records:
                 self._reject(pending)
 
     def _hand_over(self, where: tuple[str, int]) -> bool:
@@ -105,13 +115,14 @@ class UnknownPartitions:
                 if not records:
                     self._kept.pop(where, None)
                     return True
-                failed_at, pending = records.popleft()
+                kept = records.popleft()
+            failed_at, pending, reported = kept
             # Outside the lock: a callback of the record may send.
             taken = self._try(pending, failed_at)
             with self._lock:
                 stays = not taken and not self._closed
                 if stays:
-                    records.appendleft((failed_at, pending))
+                    records.insert(0 if reported else _reported(records), kept)
                 else:
                     self._count -= 1
             if stays:
@@ -136,6 +147,19 @@ class UnknownPartitions:
 
     def _reject(self, pending: Pending) -> None:
         self._outlet.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
+
+
+class _Kept(NamedTuple):
+    """A record that is kept: the time at which it has failed, and whether the client took it."""
+
+    failed_at: float
+    pending: Pending
+    reported: bool
+
+
+def _reported(records: deque[_Kept]) -> int:
+    """Return how many records, the first of these, the client took and reported."""
+    return sum(1 for _ in takewhile(lambda each: each.reported, records))
 
 
 def _where(pending: Pending) -> tuple[str, int]:

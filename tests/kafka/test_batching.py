@@ -300,6 +300,25 @@ class TestUnknownPartitions:
         unknown.hand_over()
         assert loaded.taken == [b"other", b"1", b"2"]
 
+    def test_those_that_the_client_took_and_reported_go_before_those_that_it_refused(self) -> None:
+        client = Client()
+        unknown = unknown_partitions(client)
+        batcher = batching(client, unknown=unknown)
+        put_into(batcher, NEW, b"3")
+        unknown.hand_over()
+        assert batcher.keep_reported(pending(b"1", partition=NEW))
+
+        def report_another(value: bytes) -> None:
+            client.before_taking = lambda value: None
+            assert batcher.keep_reported(pending(b"2", partition=NEW))
+
+        client.before_taking = report_another
+        put_into(batcher, NEW, b"4")
+        unknown.hand_over()
+        client.partitions = NEW + 1
+        unknown.hand_over()
+        assert client.taken == [b"1", b"2", b"3", b"4"]
+
     def test_one_that_stays_unknown_is_rejected_in_time(self) -> None:
         client = Client()
         unknown = unknown_partitions(client, patience=0.0)

@@ -24,6 +24,7 @@ from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
 from kafka_layer.signals import produce_failed
+from kafka_layer.testing import EmbeddedBroker
 from kafka_layer.transport import QueueFull
 from kafka_layer.wire.records import ProducerRecord
 from kafka_layer.wire.topics import Topic, topic_name
@@ -61,17 +62,18 @@ def make_producer() -> Iterator[MakeProducer]:
         stats: Stats | None = None,
         start: bool = True,
         unknown_partition: float = 60.0,
+        servers: str = NO_BROKER,
         **config: Any,
     ) -> RecordProducer:
         settings = LayerConfig.from_keywords(
-            bootstrap_servers=NO_BROKER,
+            bootstrap_servers=servers,
             producer_config={"queue.buffering.max.messages": queue},
             **config,
         )
         settings = replace(settings, timings=Timings(unknown_partition=unknown_partition))
         stats = stats or Stats("test")
         topics = {topic: topic_name("test", topic) for topic in Topic}
-        connection = Connection(NO_BROKER, stats)
+        connection = Connection(servers, stats)
         producer = RecordProducer(settings, topics, stats, connection, lambda: None)
         producers.append(producer)
         if start:
@@ -262,6 +264,30 @@ class TestUnknownPartitions:
         with pytest.raises(ProduceFailed, match="no such partition"):
             ticket.result(0)
         assert stats.snapshot()["dropped.produce"] == 1
+
+    def test_a_record_for_one_that_the_client_took_and_reported_waits_as_well(
+        self, make_producer: MakeProducer, embedded: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Ignorant(NumberedProducer):
+            """Knows nothing of the topic at first; then the partition is there."""
+
+            def produce(self, *arguments: Any, **keywords: Any) -> None:
+                name, value, key, partition, *others = arguments
+                super().produce(name, value, key, partition, *others, **keywords)
+                Ignorant.produce = produce_elsewhere  # type: ignore[method-assign]
+
+        def produce_elsewhere(client: Any, *arguments: Any, **keywords: Any) -> None:
+            name, value, key, _, *others = arguments
+            NumberedProducer.produce(client, name, value, key, 0, *others, **keywords)
+
+        monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Ignorant)
+        embedded.create_topic("test-send-conn", partitions=1)
+        stats = Stats("test")
+        producer = make_producer(stats=stats, servers=embedded.bootstrap_servers)
+        ticket: Ticket[Position] = Ticket()
+        producer.produce(self.RECORD, ticket)
+        assert ticket.result(10).offset == 0
+        assert not stats.snapshot().get("failed")
 
     @pytest.mark.usefixtures("learns")
     def test_closing_fails_it(self, make_producer: MakeProducer) -> None:
