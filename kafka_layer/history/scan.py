@@ -145,16 +145,7 @@ def read_back(
         Whether it got so far; False if the budget was spent before. What the log no longer holds is
         told by the cursors' ``cut``.
     """
-    while True:
-        left = [cursor for cursor in cursors if not cursor.done]
-        if not left:
-            return True
-        cursor = max(left, key=lambda each: float("inf") if each.reached is None else each.reached)
-        reached = cursor.reached
-        if limit is not None and reached is not None:
-            younger = sum(record[4] >= reached for each in cursors for record in each.found)
-            if younger >= limit:
-                return True
+    while (cursor := _next(cursors, limit, back=True)) is not None:
         first = max(cursor.first, cursor.end - budget.chunk(cursor))
         read = budget.read(cursor, first, cursor.end)
         if read is None:
@@ -169,6 +160,7 @@ def read_back(
             if cursor.reached < since:
                 cursor.first, cursor.cut = cursor.end, False
         cursor.found[:0] = filter(is_wanted, records)
+    return True
 
 
 def read_on(
@@ -181,16 +173,7 @@ def read_on(
 
     Args and result as for ``read_back``. The cursors' ``first`` tells how far each was read.
     """
-    while True:
-        left = [cursor for cursor in cursors if not cursor.done]
-        if not left:
-            return True
-        cursor = min(left, key=lambda each: float("-inf") if each.reached is None else each.reached)
-        reached = cursor.reached
-        if reached is not None:
-            older = sum(record[4] <= reached for each in cursors for record in each.found)
-            if older >= limit:
-                return True
+    while (cursor := _next(cursors, limit, back=False)) is not None:
         end = min(cursor.end, cursor.first + budget.chunk(cursor))
         read = budget.read(cursor, cursor.first, end)
         if read is None:
@@ -202,6 +185,26 @@ def read_on(
         if records:
             cursor.reached = records[-1][4]
         cursor.found += filter(is_wanted, records)
+    return True
+
+
+def _next(cursors: Sequence[Cursor], limit: int | None, *, back: bool) -> Cursor | None:
+    """Return the partition that was read least far; None if all is read, or enough is found.
+
+    Enough are ``limit`` records up to the time that this partition has reached: no record that is
+    not read yet comes before them.
+    """
+    onward = -1 if back else 1
+
+    def place(cursor: Cursor) -> float:
+        return float("-inf") if cursor.reached is None else onward * cursor.reached
+
+    cursor = min((each for each in cursors if not each.done), key=place, default=None)
+    if cursor is None or cursor.reached is None or limit is None:
+        return cursor
+    reached = place(cursor)
+    found = sum(onward * record[4] <= reached for each in cursors for record in each.found)
+    return None if found >= limit else cursor
 
 
 def told_until(cursors: Sequence[Cursor], untold: Iterable[Record]) -> dict[int, int]:
