@@ -1,16 +1,20 @@
 """What a server has to know of the time before its start: the idempotency keys of late copies.
 
 The router asks in the thread that reads, which then waits: at most once for each topic, and only
-where a record with a key comes within the window after the server's start.
+where a record with a key comes within the window after the server's start. Replays, which are older
+than what the router has seen, ask as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
 
 from ..config.realtime import monotonic
+from ..config.threads import RLock
+from ..delivery.tickets import Steps, Ticket, run_blocking, wait
 from ..exceptions import KafkaLayerError, LayerClosed
 from ..server.server import Server
 from ..transport import Past
@@ -34,7 +38,7 @@ _GRACE = 0.5
 
 
 class LookBack:
-    """Has the duplicates of a server learn what it did not read; the data reader's thread.
+    """Has the duplicates of a server learn what it did not read; any thread.
 
     Args:
         server: The server.
@@ -48,9 +52,10 @@ class LookBack:
         self._server = server
         self._flushes = flushes
         self._flushed_until = flushed_until
-        # By topic: since when the keys are known, by the broker's clock. Without an entry since the
-        # server began to read.
-        self._known: dict[Topic, float] = {}
+        self._lock = RLock()
+        # By topic: since when the keys are known, by the broker's clock, and the ticket of the
+        # question. Without an entry since the server began to read.
+        self._known: dict[Topic, tuple[float, Ticket[bool] | None]] = {}
 
     def before(self, record: Record) -> Callable[[], None] | None:
         """Tell whether the keys of the window before a record have to be learnt.
@@ -59,33 +64,50 @@ class LookBack:
             The function that learns them, and blocks; None if they are known.
         """
         topic, _, _, _, written, _, _ = record
-        since = written - WINDOW
-        if self._known.get(topic, self._server.reads_since + _CLOCK_ERROR) <= since:
-            return None
-        # Also if it fails: the next record must not wait as long.
-        self._known[topic] = since
-        return partial(self._learn, topic, since)
+        ticket = self._ask(topic, written - WINDOW)
+        return None if ticket is None else partial(run_blocking, self._wait(ticket))
 
-    def _learn(self, topic: Topic, since: float) -> None:
-        timeout = self._server.config.timings.look_back
-        ticket = self._server.transport.ask_past(
-            ("look back", topic, since), partial(self._read, topic, since), monotonic() + timeout
-        )
-        try:
-            whole, why = ticket.result(timeout + _GRACE), "there are too many records"
-        except LayerClosed:
+    def learn(self, topic: Topic, since: float) -> Steps[None]:
+        """Learn the keys that were used since a time of the broker, unless they are known.
+
+        What cannot be read in time counts as known, and is logged and counted.
+        """
+        ticket = self._ask(topic, since)
+        if ticket is not None:
+            yield from self._wait(ticket)
+
+    def _ask(self, topic: Topic, since: float) -> Ticket[bool] | None:
+        """Return the ticket of a question for the keys since a time; None if they are known."""
+        with self._lock:
+            started = self._server.reads_since + _CLOCK_ERROR
+            known, ticket = self._known.get(topic, (started, None))
+            if since < known:
+                ticket = self._server.transport.ask_past(
+                    ("look back", topic, since),
+                    partial(self._read, topic, since),
+                    monotonic() + self._server.config.timings.look_back,
+                )
+                # Also if it will fail: the next record must not wait as long.
+                self._known[topic] = since, ticket
+                ticket.on_done(partial(self._report, topic))
+            return None if ticket is None or ticket.done else ticket
+
+    def _wait(self, ticket: Ticket[bool]) -> Steps[None]:
+        with contextlib.suppress(KafkaLayerError, TimeoutError):
+            yield from wait(ticket, self._server.config.timings.look_back + _GRACE)
+
+    def _report(self, topic: Topic, ticket: Ticket[bool]) -> None:
+        error = ticket.error
+        if isinstance(error, LayerClosed) or (error is None and ticket.result(0)):
             return
-        except (KafkaLayerError, TimeoutError) as error:
-            whole, why = False, str(error)
-        if not whole:
-            self._server.stats.count("errors.look_back")
-            logger.warning(
-                "Not all idempotency keys that were used before this server's start could be read "
-                "in %s s, so a message of %s that was sent twice may arrive twice here: %s",
-                timeout,
-                topic.value,
-                why,
-            )
+        self._server.stats.count("errors.look_back")
+        logger.warning(
+            "Not all idempotency keys that were used before this server's start could be read in "
+            "%s s, so a message of %s that was sent twice may arrive twice here: %s",
+            self._server.config.timings.look_back,
+            topic.value,
+            error or "there are too many records",
+        )
 
     def _read(self, topic: Topic, since: float, past: Past) -> Callable[[], bool]:
         extents = past.extents(tuple(dict.fromkeys((topic, Topic.SEND_ALL))))

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.delivery.tickets import Ticket, run_blocking
 from kafka_layer.exceptions import BrokerUnavailable, LayerClosed
 from kafka_layer.history.flushes import Flushes
 from kafka_layer.history.look_back import LookBack
@@ -31,8 +31,8 @@ def record(key: str, written: float, topic: Topic = ALL, offset: int = 0) -> Rec
     return topic, None, b"x", [header], written, 0, offset
 
 
-class Site:
-    """A look back, and what a server gives it.
+class Late:
+    """A look back, and what a server that started late gives it.
 
     Attributes:
         asked: The keys of the questions that the log was asked.
@@ -70,13 +70,13 @@ class Site:
 
 
 @pytest.fixture
-def late() -> Site:
+def late() -> Late:
     past = FakePast([(0, False)] * 3, 1)
     past.logs[0] = [record(f"k{n}", STARTED - 200 + n, offset=n) for n in range(3)]
-    return Site(past)
+    return Late(past)
 
 
-def test_it_learns_once_for_each_topic(late: Site) -> None:
+def test_it_learns_once_for_each_topic(late: Late) -> None:
     assert late.judge(record("k1", STARTED + 1, offset=3))
     assert not late.judge(record("new", STARTED + 2, offset=4))
     assert len(late.asked) == 1
@@ -84,13 +84,13 @@ def test_it_learns_once_for_each_topic(late: Site) -> None:
     assert len(late.asked) == 2
 
 
-def test_what_is_older_than_the_window_is_no_original(late: Site) -> None:
+def test_what_is_older_than_the_window_is_no_original(late: Late) -> None:
     late.judge(record("other", STARTED - 200 + WINDOW + 1, offset=3))
     assert not late.judge(record("k0", STARTED - 200 + WINDOW + 1, offset=4))
     assert late.judge(record("k2", STARTED - 200 + WINDOW + 1, offset=5))
 
 
-def test_a_server_that_has_read_for_longer_than_the_window_asks_nothing(late: Site) -> None:
+def test_a_server_that_has_read_for_longer_than_the_window_asks_nothing(late: Late) -> None:
     late.judge(record("k1", STARTED + WINDOW + 10))
     assert not late.asked
 
@@ -99,13 +99,12 @@ def test_a_server_that_has_read_for_longer_than_the_window_asks_nothing(late: Si
     ("outcome", "told"),
     [
         (Ticket.failed(BrokerUnavailable("no broker")), "no broker"),
-        (Ticket(), "no outcome within"),
         (Ticket.resolved(False), "too many records"),
     ],
-    ids=["refused", "silent", "cut"],
+    ids=["refused", "cut"],
 )
 def test_what_cannot_be_learnt_is_counted_once(
-    late: Site, caplog: pytest.LogCaptureFixture, outcome: Ticket[Any], told: str
+    late: Late, caplog: pytest.LogCaptureFixture, outcome: Ticket[Any], told: str
 ) -> None:
     late.answer = lambda question: outcome
     for number in range(2):
@@ -116,7 +115,30 @@ def test_what_cannot_be_learnt_is_counted_once(
     assert "may arrive twice" in line
 
 
-def test_a_layer_that_closes_is_no_error(late: Site) -> None:
+def test_a_log_that_is_silent_holds_nothing_up_for_long(late: Late) -> None:
+    late.answer = lambda question: Ticket()
+    assert not late.judge(record("k1", STARTED + 1, offset=3))
+
+
+def test_who_asks_meanwhile_waits_for_the_same_answer(late: Late) -> None:
+    ticket: Ticket[bool] = Ticket()
+    late.answer = lambda question: ticket
+    waits = [late.look_back.before(record("k1", STARTED + n)) for n in range(2)]
+    assert None not in waits
+    assert len(late.asked) == 1
+    ticket.resolve(True)
+    assert late.look_back.before(record("k1", STARTED + 3)) is None
+
+
+def test_a_replay_learns_what_is_older(late: Late) -> None:
+    late.judge(record("other", STARTED + 1, offset=3))
+    run_blocking(late.look_back.learn(ALL, STARTED))
+    assert len(late.asked) == 1
+    run_blocking(late.look_back.learn(ALL, STARTED - 2 * WINDOW))
+    assert len(late.asked) == 2
+
+
+def test_a_layer_that_closes_is_no_error(late: Late) -> None:
     late.answer = lambda question: Ticket.failed(LayerClosed("closed"))
     late.judge(record("k1", STARTED + 1))
     assert not late.stats.snapshot()
