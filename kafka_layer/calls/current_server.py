@@ -61,6 +61,10 @@ class LayerServer(Server):
         self.router.look_back = self.histories.look_back.before
         return self.router.look_back(record)
 
+    def _learn_keys(self, topic: Topic, since: float) -> Steps[None]:
+        """Do what ``LookBack.learn`` does."""
+        return self.histories.look_back.learn(topic, since)
+
     @property
     def recoveries(self) -> Recoveries:
         """Its tracked channels; the first access makes them."""
@@ -69,7 +73,9 @@ class LayerServer(Server):
 
         with self.lifecycle.lock:
             if self._recoveries is None:
-                self._recoveries = self.attach(lambda server: Recoveries(server, self.codec))
+                self._recoveries = self.attach(
+                    lambda server: Recoveries(server, self.codec, self._learn_keys)
+                )
         return self._recoveries
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..delivery.mailbox import Envelope, Mailbox
-from ..delivery.tickets import Steps, Ticket, in_thread, wait
+from ..delivery.tickets import Steps, Ticket, wait
 from ..exceptions import (
     BrokerUnavailable,
     InvalidPosition,
@@ -22,7 +22,7 @@ from ..server.server import Server
 from ..transport import Extent, Past, ReadFrom
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
-from ..wire.idempotency import has_key
+from ..wire.idempotency import WINDOW, has_key
 from ..wire.position_token import LogPosition, place_text
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
@@ -65,6 +65,8 @@ class Recoveries:
     Args:
         server: The server, which receives.
         codec: Decodes the messages.
+        learn_keys: Has the server's duplicates learn the idempotency keys that were used in a topic
+            since a time of the broker.
 
     Attributes:
         recent: The youngest records.
@@ -75,7 +77,9 @@ class Recoveries:
 
     needs_clock = False
 
-    def __init__(self, server: Server, codec: Codec) -> None:
+    def __init__(
+        self, server: Server, codec: Codec, learn_keys: Callable[[Topic, float], Steps[None]]
+    ) -> None:
         config = server.config
         self.prefix = config.prefix
         self.window = max(config.recovery_window, config.expiry)
@@ -86,6 +90,7 @@ class Recoveries:
         self.groups = server.registry.groups.names
         self.users = server.registry.users.names
         self._server = server
+        self._learn_keys = learn_keys
         self._stats = server.stats
         # Of the receives that read on; each recovery has its own.
         self._guard = ReplayGuard(server.encryption, config.expiry)
@@ -198,10 +203,10 @@ class Recoveries:
             replay.compare(extents)
         records = replay.records()
         for record in _first_keyed(records):
-            # Its original may have been written before this server's start.
-            learn = self._server.router.look_back(record)
-            if learn is not None:
-                yield from wait(in_thread("kafka-layer-look-back", learn), deadline - monotonic())
+            # Its original may have been written before this server's start. As far back as any
+            # replay goes, so that the log is read once for all of them.
+            oldest = min(record[4], self.now() - self.window)
+            yield from self._learn_keys(record[0], oldest - WINDOW)
         return replay.finish(records)
 
     def _read_past(self, missing: Mapping[Where, int], deadline: float) -> Steps[Extents]:
@@ -258,6 +263,7 @@ class Recoveries:
                 self._stats.count("dropped.flushed")
                 continue
             if self.is_duplicate(record):
+                self._stats.count("dropped.duplicate")
                 continue
             try:
                 payload, name = self.decrypt(self._guard, record), (key or b"").decode()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Message
 from kafka_layer.wire.idempotency import IDEMPOTENCY_KEY
 from kafka_layer.wire.partitions import partition_of
 from tests.support.inspect import server_of
@@ -258,6 +259,50 @@ class TestHistory:
             await settled(layer)
         found = await layers[0].all_history()
         assert [each["n"] for each in found.messages] == [1]
+
+
+class TestRecovery:
+    async def test_a_replay_has_each_message_once(
+        self, make_layer: Layers, prefix: str, group: str
+    ) -> None:
+        here = make_layer(prefix)
+        channel = await tracked(here, group)
+        await here.group_send(group, {"n": 1}, idempotency_key="k1")
+        (first,) = await next_messages(here, channel, 1)
+        assert isinstance(first, Message)
+        for key in ("k1", "k2", "k2", "k3"):
+            await here.group_send(group, {"n": int(key[1:])}, idempotency_key=key)
+        await settled(here)
+        there = make_layer(prefix)
+        channels = []
+        for layer in (there, here):
+            channels.append(await tracked(layer, group))
+            # The original of k1 was handed over before the position.
+            found = await layer.recover(channels[-1], first.position, limit=2)
+            assert [each["n"] for each in found.messages] == [2, 3]
+        await here.group_send(group, {"n": 3}, idempotency_key="k3")
+        await here.group_send(group, END)
+        for layer, each in zip((there, here), channels, strict=True):
+            assert await received(layer, each, 1) == ["end"]
+
+    async def test_a_slow_reader_gets_each_message_once(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        layer = make_layer(capacity=4)
+        channel = await tracked(layer, group)
+        for number in range(10):
+            for _ in range(2):
+                await layer.group_send(group, {"n": number}, idempotency_key=f"k{number}")
+        await layer.group_send(group, END)
+        await settled(layer)
+        assert await received(layer, channel, 11) == [*range(10), "end"]
+
+
+async def tracked(layer: KafkaChannelLayer, group: str) -> str:
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add(group, channel)
+    return channel
 
 
 def neighbour(group: str) -> str:
