@@ -27,6 +27,12 @@ from .servers import Missing, await_port, free_port
 from .subject import Skipped
 from .workers import PortSpec
 
+RECOVERING = "/recovering-"
+"""How the paths of rooms begin whose clients keep their positions."""
+
+SUBPROTOCOL = "kafka-layer.v1"
+"""What those clients offer; written out, because no contender's package is imported here."""
+
 _SPEC = "BENCHMARK_LAYER"
 _ROOT = Path(__file__).parent.parent
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
@@ -132,13 +138,16 @@ class Client:
         self.lost = True
 
 
-async def connect(port: int, path: str, take: Callable[[bytes], None]) -> Client:
+async def connect(
+    port: int, path: str, take: Callable[[bytes], None], protocols: Sequence[str] = ()
+) -> Client:
     """Connect to 127.0.0.1, within 60 s; ConnectionError if the server refuses."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     key = base64.b64encode(os.urandom(16)).decode()
+    offer = f"Sec-WebSocket-Protocol: {', '.join(protocols)}\r\n" if protocols else ""
     writer.write(
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{offer}\r\n".encode()
     )
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60.0)
     if b" 101 " not in answer.splitlines()[0]:
@@ -214,7 +223,8 @@ def _project() -> Any:
 
     spec = PortSpec(**json.loads(os.environ[_SPEC]))
     spec.find()  # before Channels imports it from elsewhere
-    settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": spec.backend, "CONFIG": spec.config}})
+    layers = {"default": {"BACKEND": spec.backend, "CONFIG": spec.config}}
+    settings.configure(CHANNEL_LAYERS=layers, SECRET_KEY="it signs positions")
     django.setup()
 
     class Room(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -236,7 +246,30 @@ def _project() -> Any:
         async def room_message(self, event: dict[str, Any]) -> None:
             await self.send(text_data=event["text"])
 
-    return ProtocolTypeRouter({"websocket": Room.as_asgi()})
+    return ProtocolTypeRouter({"websocket": _by_path(Room)})
+
+
+def _by_path(room: Any) -> Any:
+    """Return the application that serves rooms of both kinds."""
+    plain = room.as_asgi()
+    try:
+        from kafka_layer.consumers import AsyncRecoveryConsumerMixin
+    except ImportError:  # another layer's process, or an older version
+        return plain
+
+    class RecoveringRoom(AsyncRecoveryConsumerMixin, room):  # type: ignore[misc]
+        """Passes what any process says to the room."""
+
+        async def chat_message(self, event: dict[str, Any]) -> None:
+            await self.send(text_data=json.dumps({name: event[name] for name in "snt"}))
+
+    recovering = RecoveringRoom.as_asgi()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        which = recovering if scope["path"].startswith(RECOVERING) else plain
+        await which(scope, receive, send)
+
+    return application
 
 
 if _SPEC in os.environ:

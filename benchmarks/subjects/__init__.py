@@ -9,7 +9,7 @@ from .jobs import beside, jobs
 from .memberships import commands, members, membership
 from .messages import fanout, groups, latency, scale, settings, throughput
 from .processes import calls, footprint, startup, synchronous
-from .sockets import sockets
+from .sockets import recovery, sockets
 
 DOCUMENTED: Mapping[str, Subject] = {
     each.name: each
@@ -20,7 +20,12 @@ DOCUMENTED: Mapping[str, Subject] = {
 }
 """By name: those of docs/performance.md, which compares layers."""
 
-SUBJECTS: Mapping[str, Subject] = {**DOCUMENTED, "calls": calls, "commands": commands}
+SUBJECTS: Mapping[str, Subject] = {
+    **DOCUMENTED,
+    "calls": calls,
+    "commands": commands,
+    "recovery": recovery,
+}
 """All of them, by name."""
 
 PAIRED = (

@@ -1,0 +1,144 @@
+"""Websockets that keep their positions, as kafka_layer's browser client does, and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.support.counting import Inbox
+
+from . import web
+from .workers import Context
+
+_AT_A_TIME = 20
+_TOLD_AFTER = 60.0
+
+
+class ComeBack(NamedTuple):
+    """How clients came back: seconds from the first connection to the last verdict, seconds of each
+    from its connection to its verdict, how many messages were replayed, and why some were not.
+    """
+
+    took: float
+    seconds: Sequence[float]
+    replayed: int
+    reasons: Mapping[str, int]
+
+
+class RecoveringClient:
+    """A browser: its position, and what it got over all of its connections."""
+
+    def __init__(self, path: str) -> None:
+        self.inbox = Inbox()
+        self._path = path
+        self._connection: web.Client | None = None
+        # The position that the server told last, and the highest offset of each lane since then.
+        self._position = ""
+        self._places: dict[str, int] = {}
+        # The verdict; where none is asked for, empty once the first position came.
+        self._told: asyncio.Future[dict[str, Any]] | None = None
+
+    async def connect(self, port: int) -> tuple[float, dict[str, Any]]:
+        """Connect with the position, if there is one; return how long it took, and the verdict."""
+        began = time.monotonic()
+        protocols = [web.SUBPROTOCOL]
+        if self._position:
+            places = [f"{lane}.{offset}" for lane, offset in self._places.items()]
+            whole = "~".join([self._position, *places])
+            protocols.append(f"{web.SUBPROTOCOL.partition('.')[0]}.position.{whole}")
+        self._told = asyncio.get_running_loop().create_future()
+        self._connection = await web.connect(port, self._path, self._take, protocols)
+        verdict = await asyncio.wait_for(self._told, _TOLD_AFTER)
+        return time.monotonic() - began, verdict
+
+    def end(self) -> None:
+        if self._connection is not None:
+            self._connection.end()
+
+    def _take(self, text: bytes) -> None:
+        frame = json.loads(text)
+        if "d" in frame:
+            self.inbox.take(frame["d"])
+        if "p" in frame:
+            lane, _, offset = frame["p"].rpartition(".")
+            self._places[lane] = max(int(offset), self._places.get(lane, 0))
+        elif "t" in frame:
+            self._position, *places = frame["t"].split("~")
+            split = (each.rpartition(".") for each in places)
+            self._places = {lane: int(offset) for lane, _, offset in split}
+        # The verdict comes before the position.
+        if ("r" in frame or "t" in frame) and self._told is not None and not self._told.done():
+            self._told.set_result(frame.get("r", {}))
+
+
+class RecoveringSockets:
+    """A port of such clients: client ``i`` is in room ``i // members`` of one server."""
+
+    def __init__(self, port: int, members: int) -> None:
+        self._port = port
+        self._members = members
+        self._clients: list[RecoveringClient] = []
+
+    async def new_channels(self, count: int) -> list[str]:
+        self._clients = await self._connected(self._port, count)
+        return [str(index) for index in range(count)]
+
+    async def listen(self, inboxes: Mapping[str, Inbox]) -> None:
+        for client, inbox in zip(self._clients, inboxes.values(), strict=True):
+            client.inbox = inbox
+
+    async def first_connections(self, port: int, count: int) -> float:
+        """Connect clients without a position, and end them; return how long connecting took."""
+        began = time.monotonic()
+        clients = await self._connected(port, count)
+        took = time.monotonic() - began
+        for each in clients:
+            each.end()
+        return took
+
+    async def come_back(self, port: int) -> ComeBack:
+        """Let all clients connect again, to another server."""
+        free = asyncio.Semaphore(_AT_A_TIME)
+
+        async def one(client: RecoveringClient) -> tuple[float, dict[str, Any]]:
+            async with free:
+                return await client.connect(port)
+
+        began = time.monotonic()
+        came = await asyncio.gather(*map(one, self._clients))
+        took = time.monotonic() - began
+        reasons = Counter(str(verdict["reason"]) for _, verdict in came if not verdict["recovered"])
+        replayed = sum(verdict["count"] for _, verdict in came)
+        return ComeBack(took, [seconds for seconds, _ in came], replayed, reasons)
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.end()
+
+    async def _connected(self, port: int, count: int) -> list[RecoveringClient]:
+        web.allow_files(count)
+        free = asyncio.Semaphore(_AT_A_TIME)
+        clients = [RecoveringClient(f"{web.RECOVERING}{n // self._members}") for n in range(count)]
+
+        async def one(client: RecoveringClient) -> None:
+            async with free:
+                await client.connect(port)
+
+        await asyncio.gather(*map(one, clients))
+        return clients
+
+
+async def first_connections(context: Context, port: int, count: int) -> float:
+    """Do what ``RecoveringSockets.first_connections`` does."""
+    took: float = await context.port.first_connections(port, count)
+    return took
+
+
+async def come_back(context: Context, port: int) -> ComeBack:
+    """Do what ``RecoveringSockets.come_back`` does."""
+    found: ComeBack = await context.port.come_back(port)
+    return found
