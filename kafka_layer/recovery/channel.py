@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, Protocol
 
 from ..config.realtime import monotonic
@@ -321,6 +320,9 @@ class TrackedChannel:
                     self._fall_behind(wake=envelope is None)
                 return False
             if envelope is None or of_log or len(mailbox) >= self._capacity:
+                if not mailbox:
+                    # A flush emptied it, and a receive may wait.
+                    self._wake()
                 return False
             mailbox.refill([envelope])
             mailbox.note()
@@ -361,8 +363,12 @@ class TrackedChannel:
         self._capacity, mailbox.capacity = mailbox.capacity, 0
         self._pending = None
         if wake:
-            mailbox.refill([_READ_ON])
-            mailbox.note()
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._mailbox.closed:
+            self._mailbox.refill([_READ_ON])
+            self._mailbox.note()
 
     # The receive
 
@@ -468,25 +474,20 @@ class TrackedChannel:
             return self._lost
         most = max(1, self._capacity // 2)
         ends = self._recent.ends
-        found = self._find(ends, most)
-        if found is None:
+        found, until = self._find(ends, most)
+        if until is None:
             long = monotonic() - self._behind_since > self._around.window
             return "expired" if long else "limit"
-        records = list(islice(in_order(found.values()), most))
+        ordered = list(in_order(found.values()))
+        records, left = ordered[:most], ordered[most:]
         if not records:
             self._go_live(ends)
             return None
         if records[0][4] < self._around.now() - self._around.window:
             return "expired"
-        # Where one is left, it comes next; where none is, more may have been found.
-        left = {where: sorted(map(_offset, each)) for where, each in found.items()}
-        read = dict(ends)
-        for record in records:
-            where = record[0], record[5]
-            offsets = left[where]
-            del offsets[0]
-            read[where] = record[6] + 1 if len(found[where]) >= most else read[where]
-        read.update((where, offsets[0]) for where, offsets in left.items() if offsets)
+        read = until
+        for record in reversed(left):
+            read[record[0], record[5]] = record[6]
         mailbox = self._mailbox
         mailbox.refill(
             self._around.envelopes(
@@ -499,14 +500,17 @@ class TrackedChannel:
         self._pending = read, mailbox.taken + len(mailbox)
         return None
 
-    def _find(self, ends: Vector, most: int) -> dict[Where, list[Record]] | None:
+    def _find(
+        self, ends: Vector, most: int
+    ) -> tuple[dict[Where, list[Record]], dict[Where, int] | None]:
         """Return the next records of each partition, ``most`` at least where there are so many.
 
         Returns:
-            The records; None if they are not kept any more.
+            The records; and up to where these are all, None if some are not kept any more.
         """
         counts = self._counts(ends)
         found: dict[Where, list[Record]] = {}
+        until = dict(ends)
         for key in self._keys():
             since = self._since.get(key, {})
             for where in _partitions(key, counts):
@@ -515,10 +519,16 @@ class TrackedChannel:
                 name = None if key is EVERYBODY else key[1].encode()
                 records = self._recent.find(where, name, first, end, most)
                 if records is None:
-                    return None
+                    return {}, None
+                if len(records) == most:
+                    # The key may have more, and other keys' records lie behind those.
+                    until[where] = min(until[where], records[-1][6] + 1)
                 if records:
                     found.setdefault(where, []).extend(records)
-        return found
+        return {
+            where: [record for record in records if record[6] < until[where]]
+            for where, records in found.items()
+        }, until
 
     def _go_live(self, ends: Vector) -> None:
         mailbox = self._mailbox
@@ -567,7 +577,3 @@ def _highest(*vectors: Vector) -> dict[Where, int]:
 
 def _covers(vector: Vector, other: Vector) -> bool:
     return all(vector.get(where, 0) >= offset for where, offset in other.items())
-
-
-def _offset(record: Record) -> int:
-    return record[6]

@@ -100,7 +100,8 @@ class Session:
         """
         if not hasattr(layer, "recover"):
             return receive
-        self._layer, self._channel = layer, channel
+        # A copy: the layer keeps on_change, and forgets the channel once its name is collected.
+        self._layer, self._channel = layer, str(channel)
         layer.track(channel, self._note_change)
 
         async def receive_later() -> Any:

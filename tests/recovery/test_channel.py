@@ -127,6 +127,12 @@ class Scene:
 
     def route(self, number: int = 1000) -> None:
         """Do what the router does with the next records."""
+        self.put(number)
+        self.wakeups.flush()
+        self.turn()
+
+    def put(self, number: int = 1000) -> None:
+        """Put the next records into the mailbox, without waking a receive."""
         for _ in range(min(number, len(self.unrouted))):
             record = self.unrouted.popleft()
             name = (record[1] or b"").decode()
@@ -136,8 +142,6 @@ class Scene:
                     self.tracked.pass_by(envelope)
         if not self.unrouted:
             self.recent.note_routed()
-        self.wakeups.flush()
-        self.turn()
 
     def join(self, group: str) -> None:
         self.tracked.join("group_add", group)
@@ -361,6 +365,29 @@ class TestGaps:
         # Older than expiry, but not than the window.
         assert receive(scene)["n"] == "a0.2"
         assert scene.around.gaps == ["expired"]
+
+
+class TestSlowReaders:
+    def test_many_messages_of_one_group_lie_before_one_of_another(self, scene: Scene) -> None:
+        """They lie in one partition; what is read of it ends where the first group's part does."""
+        assert partition_of("a", 2) == partition_of("b", 2)
+        scene.join("a")
+        scene.join("b")
+        scene.read([(GROUP, "a")] * 12 + [(GROUP, "b")])
+        scene.route()
+        received = [receive(scene)["n"] for _ in range(13)]
+        assert received == [text(record) for record in scene.log]
+
+    def test_a_flush_just_after_the_mailbox_was_full(self, scene: Scene) -> None:
+        scene.begin_receive()
+        scene.read([EVERYBODY] * (CAPACITY + 1))
+        scene.put()
+        scene.mailbox.clear()
+        scene.wakeups.flush()
+        scene.turn()
+        scene.read([EVERYBODY])
+        scene.route()
+        assert scene.received, "the receive waits for ever"
 
 
 class TestMessagesToOneChannel:

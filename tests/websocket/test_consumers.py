@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,9 @@ from kafka_layer.consumers import (
     UserConsumerMixin,
 )
 from kafka_layer.messages import Message, Recovery
+from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.inspect import server_of
+from tests.support.layers import is_empty_after_sweep
 
 from .fake_layer import FakeLayer, message
 
@@ -470,3 +474,19 @@ class TestPositions:
                 '{"p":"g3.8","d":"replayed"}',
                 '{"r":{"recovered":true,"reason":null,"count":1}}',
             ]
+
+
+@pytest.mark.parametrize("consumer", [AsyncJson, SyncText])
+async def test_the_layer_forgets_the_channel_of_a_closed_connection(consumer: Any) -> None:
+    layer = InMemoryKafkaChannelLayer()
+    channel_layers.set("default", layer)
+    try:
+        websocket = browser(consumer, layer)
+        await websocket.connect(TIMEOUT)
+        await websocket.disconnect(TIMEOUT)
+        del websocket
+        gc.collect()
+        assert is_empty_after_sweep(server_of(layer).registry)
+    finally:
+        del channel_layers.backends["default"]
+        await layer.close()
