@@ -26,7 +26,13 @@ class People:
         self._demo = demo
 
     def join(self, name: str, room: str, *, on: str | None = None) -> Page:
-        context = self._browser.new_context(viewport=DESKTOP, color_scheme="light", locale="en-GB")
+        context = self._browser.new_context(
+            viewport=DESKTOP,
+            color_scheme="light",
+            locale="en-GB",
+            # What moves without end is drawn 60 times a second, on each page.
+            reduced_motion="reduce",
+        )
         context.set_default_timeout(TIMEOUT)
         page = self._watched(context.new_page())
         page.goto(self._demo.address)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["chromium"]
 
 _SHELL = "chromium-headless-shell"
-# Drawing without a graphics processor to be imitated; one process for each page, not two.
-_LIGHT = ["--disable-gpu", "--disable-site-isolation-trials"]
 
 
 @contextlib.contextmanager
@@ -34,6 +32,6 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(f"No chromium on PATH: install Debian's {_SHELL}, or name one with CHROMIUM")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=_LIGHT)
+        browser = driver.chromium.launch(executable_path=path)
         yield browser
         browser.close()
