@@ -78,6 +78,7 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "group.min.session.timeout.ms": "1000",
     "log.cleaner.dedupe.buffer.size": "2097152",  # cleared at each start; else 128 MiB
     "log.retention.check.interval.ms": "1000",
+    "metadata.max.idle.interval.ms": "0",  # else it writes to its log twice a second
     "num.partitions": "4",
     "offsets.topic.num.partitions": "4",
     "share.coordinator.state.topic.num.partitions": "1",
