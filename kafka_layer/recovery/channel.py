@@ -187,8 +187,8 @@ class TrackedChannel:
                 base[where] = min(base.get(where, offset), offset)
             self._base, self._ids = base, self._recent.topic_ids
 
-    def position(self) -> str:
-        """Return the position of what was handed over, signed."""
+    def position(self) -> LogPosition:
+        """Return the position of what was handed over."""
         with self._lock:
             # First: what is routed later does not wait yet.
             routed = self._recent.routed
@@ -197,7 +197,7 @@ class TrackedChannel:
                 self._base = routed
             vector = _highest(self._base, self._returned, self._live_from)
             ids, since = self._ids, self._since
-        return self._position(vector, since, ids, self._around.now()).sign()
+        return self._position(vector, since, ids, self._around.now())
 
     def position_within(self, vector: Vector, since: Mapping[Key, Vector]) -> Callable[[], str]:
         """Return the function that signs a position within a replay.

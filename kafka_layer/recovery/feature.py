@@ -134,7 +134,7 @@ class Recoveries:
             # If the reader is busy for longer, the position is lower than need be.
             with contextlib.suppress(TimeoutError):
                 self._begun.result(self._server.config.timings.read_back)
-        return self.track(mailbox).position()
+        return self.track(mailbox).position().sign()
 
     def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
         """Take the positions of the reader; its thread."""
@@ -360,13 +360,17 @@ class _Replay:
         self._position = position
         self._limit = limit
         self._parts: Sequence[Part] = ()
+        # Of the addresses that are new to the channel: what waits in the mailbox.
+        self._new_parts: Sequence[Part] = ()
         self._compared = False
 
     def begin(self) -> None:
         """Fix up to where is replayed: what is read later comes to the mailbox.
 
         Records are kept before they are routed, and the channel has its memberships already. So
-        each record is either read by now, or comes to the mailbox.
+        each record is either read by now, or comes to the mailbox. What came to it by now is
+        replayed, too, so that each partition is told in its order: browsers tell how far they got
+        in it.
 
         Raises:
             NotRecovered: If the position is of another user, or in another log.
@@ -376,6 +380,12 @@ class _Replay:
         keys = missed_keys(position, groups, users, around.hears_all())
         ends = self._recent.ends
         self._parts = missed_parts(position, keys, ends)
+        new = [
+            *((Topic.SEND_GROUP, group) for group in groups),
+            *((Topic.SEND_USER, user) for user in users),
+        ]
+        new = [key for key in new if key not in keys]
+        self._new_parts = missed_parts(self._tracked.position(), new, ends) if new else ()
         for topic in {part.where[0] for part in self._parts}:
             if _differ(position.topics[topic].topic_id, self._recent.topic_ids.get(topic)):
                 raise NotRecovered("epoch")
@@ -451,7 +461,7 @@ class _Replay:
             NotRecovered: If they are not all there.
         """
         found = []
-        for key, where, first, end in self._parts:
+        for key, where, first, end in (*self._parts, *self._new_parts):
             name = None if key == EVERYBODY else key[1].encode()
             records = self._recent.find(where, name, first, end)
             if records is None:
@@ -464,7 +474,7 @@ class _Replay:
         floors: dict[Key, dict[Where, int]] = {}
         before: dict[Key, dict[Where, int]] = {}
         reached: dict[Where, int] = {}
-        for key, where, first, end in self._parts:
+        for key, where, first, end in (*self._parts, *self._new_parts):
             floors.setdefault(key, {})[where] = max(first, end)
             before.setdefault(key, {})[where] = first
             reached[where] = min(first, reached.get(where, first))

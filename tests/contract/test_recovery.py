@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message, Recovery
+from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
 from tests.support.inspect import server_of
 from tests.support.layers import (
+    PARTITIONS,
     Layers,
     begin_receive,
     next_message,
@@ -214,8 +217,25 @@ class TestRecovery:
         again = await tracked(layer, group, f"{group}-new")
         await send(layer, f"{group}-new", "live")
         found = await layer.recover(again, position)
-        assert numbers(found) == [group]
-        assert numbers([await next_message(layer, again)]) == ["live"]
+        await send(layer, group, "last")
+        received = [*found.messages, *await rest(layer, again, "last")]
+        assert numbers(received) == [group, "live", "last"]
+
+    async def test_each_partition_comes_in_its_order(self, make_layer: Layers, group: str) -> None:
+        """Also where a group is new: a browser tells how far it got in the partition."""
+        layer = make_layer()
+        number = partition_of(group, PARTITIONS)
+        names = (f"{group}-{each}" for each in itertools.count())
+        new = next(each for each in names if partition_of(each, PARTITIONS) == number)
+        position = await layer.group_position(group)
+        again, other = await tracked(layer, group, new), await tracked(layer, group, new)
+        await send(layer, new, 1)
+        await send(layer, group, 2)
+        await send(layer, new, 3)
+        await next_messages(layer, other, 3)
+        found = await layer.recover(again, position)
+        await send(layer, new, 4)
+        assert [*numbers(found), *numbers(await rest(layer, again, 4))] == [1, 2, 3, 4]
 
     async def test_a_replay_that_is_interrupted(self, make_layer: Layers, group: str) -> None:
         layer = make_layer()
