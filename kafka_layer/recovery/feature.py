@@ -93,7 +93,7 @@ class Recoveries:
         self._learn_keys = learn_keys
         self._stats = server.stats
         # Of the receives that read on; each recovery has its own.
-        self._guard = ReplayGuard(server.encryption, config.expiry)
+        self._guard = self.new_guard()
         # Re-entrant: a signal handler may interrupt the holder and use the layer.
         self._lock = RLock()
         # What is to be read of the past next: for some partitions the first offset.
@@ -288,7 +288,7 @@ class Recoveries:
             name = (key or b"").decode()
         except UnicodeDecodeError:
             raise UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8") from None
-        return guard.decrypt(topic, name, value, written, (partition, offset))
+        return guard.decrypt(topic, name, value, written, (topic, partition, offset, written))
 
     def is_flush(self, guard: ReplayGuard, record: Record) -> bool:
         """Tell whether a command is a flush."""
@@ -299,7 +299,9 @@ class Recoveries:
 
     def new_guard(self) -> ReplayGuard:
         """Return a memory of tokens for one replay."""
-        return ReplayGuard(self._server.encryption, self._server.config.expiry)
+        return ReplayGuard(
+            self._server.encryption, self._server.config.expiry, live=self._server.router.guard
+        )
 
     def count_late(self, mailbox: Mailbox) -> None:
         """Count a message that expired in a mailbox."""

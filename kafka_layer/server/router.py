@@ -54,6 +54,7 @@ class Router:
         look_back: Called with each record that has an idempotency key, before it is judged, in the
             reading thread. Returns the function that has ``duplicates`` learn what this server has
             not read, and blocks; None if there is nothing to learn.
+        guard: Refuses copies of tokens; of the reading thread.
         tap: Sees the records of each batch first; None if nobody asks for them.
     """
 
@@ -69,7 +70,8 @@ class Router:
         self._expiry = expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
-        self._decrypt = ReplayGuard(encryption, config.expiry).decrypt
+        self.guard = ReplayGuard(encryption, config.expiry)
+        self._decrypt = self.guard.decrypt
         self._stats = stats
         self._back_pressure = BackPressure(config.timings, registry.open_channels)
         self.duplicates = Duplicates(
@@ -133,7 +135,8 @@ class Router:
             raise UnreadableRecord("undecodable", f"its key {raw_key!r} is not UTF-8") from None
         resolve, on_command = self._routes[topic]
         if on_command is not None and any(name == "command" for name, _ in headers):
-            on_command(key, self._decrypt(topic, key, value, timestamp), timestamp)
+            place = topic, partition, offset, timestamp
+            on_command(key, self._decrypt(topic, key, value, timestamp, place), timestamp)
             return
         mailboxes = resolve(key)
         if headers:
@@ -149,12 +152,9 @@ class Router:
         if deadline is None:
             self._pass_by_tracked(mailboxes, timestamp)
             return
-        envelope = Envelope(
-            self._decrypt(topic, key, value, timestamp),
-            deadline,
-            (topic, partition, offset, timestamp),
-            key,
-        )
+        place = topic, partition, offset, timestamp
+        payload = self._decrypt(topic, key, value, timestamp, place)
+        envelope = Envelope(payload, deadline, place, key)
         delivered = 0
         try:
             for mailbox in mailboxes:

@@ -152,10 +152,19 @@ class ReplayGuard:
         expiry: Seconds that a record may wait for the broker, in its sender.
         max_tokens: How many tokens it remembers for their whole lifetime; it holds up to twice as
             many.
+        live: The guard of the thread that reads the same records as they come, whose tokens count
+            as seen; another thread may use it.
     """
 
-    def __init__(self, encryption: Encryption, expiry: float, max_tokens: int = MAX_TOKENS) -> None:
+    def __init__(
+        self,
+        encryption: Encryption,
+        expiry: float,
+        max_tokens: int = MAX_TOKENS,
+        live: ReplayGuard | None = None,
+    ) -> None:
         self._encryption = encryption
+        self._live = live
         self._max_tokens = max_tokens
         self._max_delay = expiry + CLOCK_ERROR
         # Tokens in two generations. The older one is dropped when the younger one is full, or when
@@ -184,8 +193,8 @@ class ReplayGuard:
             key: Its key.
             value: Its value, if it has one.
             written: Its timestamp, in seconds since the epoch.
-            place: Its partition and offset, where the caller may read the same record twice; None
-                refuses the second time.
+            place: Where it stands in the log, if the caller, or another guard with this ``live``
+                one, may read the same record twice; None refuses the second time.
 
         Raises:
             UnreadableRecord: As ``Encryption.decrypt`` raises it, or if the token is a copy.
@@ -212,7 +221,9 @@ class ReplayGuard:
         if written - self._since > self._lifetime or len(self._seen) >= self._max_tokens:
             self._seen_before, self._seen = self._seen, {}
             self._since = written
-        for seen in (self._seen, self._seen_before):
+        live = self._live
+        of_live = () if live is None else (live._seen, live._seen_before)
+        for seen in (*of_live, self._seen, self._seen_before):
             if number in seen:
                 if place is not None and seen[number] == place:
                     return

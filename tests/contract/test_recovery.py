@@ -12,8 +12,11 @@ import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message, Recovery
+from kafka_layer.wire.codec import Codec
+from kafka_layer.wire.encryption import Encryption
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
+from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import (
     PARTITIONS,
@@ -221,6 +224,23 @@ class TestRecovery:
         received = [*found.messages, *await rest(layer, again, "last")]
         assert numbers(received) == [group, "live", "last"]
 
+    async def test_a_copy_of_an_encrypted_message_is_refused(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        """Also where the original lies before the position."""
+        layer = make_layer(symmetric_encryption_keys=["key"])
+        channel, other = await tracked(layer, group), await tracked(layer, group)
+        payload = Codec(layer.config.serializer_format).encode({"n": 1})
+        token = Encryption([b"key"]).encrypt(Topic.SEND_GROUP, group, payload)
+        server_of(layer).transport.produce((Topic.SEND_GROUP, group, token, None, ()))
+        message = await next_message(layer, channel)
+        assert isinstance(message, Message)
+        server_of(layer).transport.produce((Topic.SEND_GROUP, group, token, None, ()))
+        await send(layer, group, 2)
+        assert numbers(await next_messages(layer, other, 2)) == [1, 2]
+        again = await tracked(layer, group)
+        assert numbers(await layer.recover(again, message.position)) == [2]
+
     async def test_each_partition_comes_in_its_order(self, make_layer: Layers, group: str) -> None:
         """Also where a group is new: a browser tells how far it got in the partition."""
         layer = make_layer()
@@ -365,8 +385,14 @@ class TestReasons:
         again = await tracked(layer, group)
         assert (await layer.recover(again, position)).reason == "undecodable"
 
-    async def test_flushed(self, make_layer: Layers, prefix: str, group: str) -> None:
-        layer, other = make_layer(prefix), make_layer(prefix)
+    @pytest.mark.parametrize("keys", [(), ["key"]], ids=["plain", "encrypted"])
+    async def test_flushed(
+        self, make_layer: Layers, prefix: str, group: str, keys: Sequence[str]
+    ) -> None:
+        layer, other = (
+            make_layer(prefix, symmetric_encryption_keys=keys),
+            make_layer(prefix, symmetric_encryption_keys=keys),
+        )
         position = await layer.group_position(group)
         await send(layer, group, 1)
         await other.flush()
