@@ -138,6 +138,14 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
             self._session.end()
 
     @property
+    def offered_position(self) -> str | None:
+        """The position of a browser that comes back; None for one that comes for the first time.
+
+        Not checked yet: it proves nothing about who sends it.
+        """
+        return None if self._session is None else self._session.position
+
+    @property
     def channel_receive(self) -> Receive:
         """Receives from the consumer's channel. Channels sets it when the channel is there."""
         return self._channel_receive
@@ -179,7 +187,9 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
 
     async def _replay(self, messages: Iterable[Message]) -> None:
         for message in messages:
-            await self.dispatch(message)
+            # A handler may have closed the connection.
+            if self._session is None or self._session.state != "closed":
+                await self.dispatch(message)
 
     # Of the two mixins
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -47,6 +48,33 @@ class RecoveringLayer(Protocol):
         """Return what a channel missed since a position."""
 
 
+class _Holders:
+    """The sessions of one event loop that hold a frame back, with one timer for all of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.sessions: dict[Session, None] = {}
+        self._loop = weakref.ref(loop)
+        self._is_timed = False
+
+    def add(self, session: Session, longest: float) -> None:
+        """Have a session release its frame within so many seconds."""
+        self.sessions[session] = None
+        loop = self._loop()
+        if not self._is_timed and loop is not None:
+            self._is_timed = True
+            loop.call_later(longest, self._release)
+
+    def _release(self) -> None:
+        self._is_timed = False
+        for session in list(self.sessions):
+            session.release_overdue()
+
+
+_holders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Holders] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 class Session:
     """The server's side of the subprotocol on one connection; in the connection's event loop.
 
@@ -71,9 +99,12 @@ class Session:
         self._as_json: Callable[[str], str] = str if sends_json else as_json
         self._layer: RecoveringLayer | None = None
         self._channel = ""
+        self._timings = Timings()
         self._loop = asyncio.get_running_loop()
+        self._holders = _holders.setdefault(self._loop, _Holders(self._loop))
         # Set once the application has accepted: the subprotocol that is spoken.
         self._accepted: str | None = None
+        self._is_framed = False
         self._may_receive = asyncio.Event()
         # Of the message that is being handled: its place, whether its place is still to be told,
         # and its last text so far. "" where the message has no place, or none is being handled.
@@ -82,7 +113,7 @@ class Session:
         self._held: str | None = None
         # Whether a membership has changed since the position was told.
         self._changed = False
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._next_position: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # The channel
@@ -101,7 +132,7 @@ class Session:
         if not hasattr(layer, "recover"):
             return receive
         # A copy: the layer keeps on_change, and forgets the channel once its name is collected.
-        self._layer, self._channel = layer, str(channel)
+        self._layer, self._channel, self._timings = layer, str(channel), layer.timings
         layer.track(channel, self._note_change)
 
         async def receive_later() -> Any:
@@ -118,7 +149,7 @@ class Session:
             # The application may wait for a message before it accepts.
             self._may_receive.set()
             return False
-        if self._accepted != SUBPROTOCOL:
+        if not self._is_framed:
             self.state = "plain"
             self._may_receive.set()
             return False
@@ -152,8 +183,9 @@ class Session:
     def end(self) -> None:
         """Note that the connection has ended."""
         self.state = "closed"
-        for timer in self._timers.values():
-            timer.cancel()
+        self._holders.sessions.pop(self, None)
+        if self._next_position is not None:
+            self._next_position.cancel()
 
     # Messages
 
@@ -166,23 +198,23 @@ class Session:
         """
         if self._changed and self.state == "live":
             await self._tell_position()
-        # A handler that replays messages may have sent something for its own.
-        await self._release("")
-        outer = self._place, self._owes_place
-        self._place = message.place if self._accepted == SUBPROTOCOL else ""
+        if self._held is not None:
+            # Of a handler that replays messages.
+            await self._release("")
+        place, owes_place = self._place, self._owes_place
+        self._place = message.place if self._is_framed else ""
         self._owes_place = False
         try:
             await dispatch(message)
+            await self._tell_place()
         except Exception:
             # The connection ends. The message must not end the next one, too.
-            self._owes_place = bool(self._place)
+            self._owes_place = self._place != ""
             with contextlib.suppress(Exception):
                 await self._tell_place()
             raise
-        else:
-            await self._tell_place()
         finally:
-            self._place, self._owes_place = outer
+            self._place, self._owes_place = place, owes_place
 
     async def handled(self) -> None:
         """Tell a membership that changed meanwhile; after each event."""
@@ -192,10 +224,10 @@ class Session:
     async def send(self, event: Event) -> None:
         """Send an event of the application: the ``send`` of its ASGI callable."""
         kind = event["type"]
-        if kind == "websocket.accept":
-            await self._accept(event)
-        elif kind == "websocket.send" and self._accepted == SUBPROTOCOL:
+        if kind == "websocket.send" and self._is_framed:
             await self._send_data(event)
+        elif kind == "websocket.accept":
+            await self._accept(event)
         elif kind == "websocket.close":
             await self.close(event)
         else:
@@ -207,7 +239,7 @@ class Session:
         Args:
             event: The ASGI event.
         """
-        if self._accepted == SUBPROTOCOL:
+        if self._is_framed:
             await self._tell_place()
         self.end()
         await self._send(event)
@@ -215,20 +247,24 @@ class Session:
     async def _accept(self, event: Event) -> None:
         subprotocol = event.get("subprotocol") or SUBPROTOCOL
         self._accepted = subprotocol
+        self._is_framed = subprotocol == SUBPROTOCOL
         await self._send({**event, "subprotocol": subprotocol})
 
     async def _send_data(self, event: Event) -> None:
         if self.state == "closed":
             return
-        self._owes_place = bool(self._place)
+        if self._held is not None:
+            # It goes first, and is not the last of its message.
+            await self._release("")
         text = event.get("text")
-        # What is sent before it goes first, and is not the last of its message.
-        await self._release("")
+        if self._place:
+            self._owes_place = True
+            if text is not None:
+                self._held = self._as_json(text)
+                self._holders.add(self, self._timings.held_frame)
+                return
         if text is None:
             await self._send(event)
-        elif self._place:
-            self._held = self._as_json(text)
-            self._later("held", self._timings.held_frame, self._release_overdue)
         else:
             await self._write(data_frame(self._as_json(text), ""))
 
@@ -242,13 +278,13 @@ class Session:
 
     async def _release(self, place: str) -> None:
         held, self._held = self._held, None
+        self._holders.sessions.pop(self, None)
         if held is not None:
-            self._timers.pop("held").cancel()
             await self._write(data_frame(held, place))
 
-    async def _release_overdue(self) -> None:
+    def release_overdue(self) -> None:
         """Send the held frame of a handler that goes on for long."""
-        await self._release("")
+        self._start(lambda: self._release(""))
 
     async def _write(self, text: str) -> None:
         await self._send({"type": "websocket.send", "text": text})
@@ -265,7 +301,9 @@ class Session:
         await self._tell_position()
         # Spread, so that those who came at the same time are not served at the same time for ever.
         delay = self._timings.position_frame * random.uniform(0.7, 0.9)
-        self._later("position", delay, self._tell_position_repeatedly)
+        self._next_position = self._loop.call_later(
+            delay, self._start, self._tell_position_repeatedly
+        )
 
     def _note_change(self) -> None:
         """Note that a membership of the channel changed; any thread."""
@@ -273,14 +311,7 @@ class Session:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._start, self.handled)
 
-    # Timers
-
-    @property
-    def _timings(self) -> Timings:
-        return Timings() if self._layer is None else self._layer.timings
-
-    def _later(self, name: str, delay: float, act: Callable[[], Awaitable[None]]) -> None:
-        self._timers[name] = self._loop.call_later(delay, self._start, act)
+    # Beside the handlers
 
     def _start(self, act: Callable[[], Awaitable[None]]) -> None:
         if self.state != "closed":

@@ -167,6 +167,20 @@ class TestOrder:
             *("a", "b", "recovered", "receive", "live", "receive"),
         ]
 
+    async def test_a_handler_that_closes_ends_the_replay(self, layer: FakeLayer) -> None:
+        class Closing(AsyncText):
+            async def chat_message(self, event: dict[str, Any]) -> None:
+                await super().chat_message(event)
+                await self.close(4410)
+
+        layer.recovery = Recovery(True, None, [message("g3.8", "a"), message("g3.9", "b")], 1.0)
+        async with connected(Closing, layer, BACK) as websocket:
+            assert await text_of(websocket) == '{"p":"g3.8","d":{"text": "a"}}'
+            assert (await websocket.receive_output(TIMEOUT))["type"] == "websocket.close"
+            assert await websocket.receive_nothing()
+        assert "b" not in layer.log
+        assert "recovered" not in layer.log
+
     async def test_what_cannot_be_replayed_has_a_reason(self, kind: Any, layer: FakeLayer) -> None:
         layer.recovery = Recovery(False, "expired", [], 600.0)
         async with connected(kind, layer, BACK) as websocket:
@@ -389,10 +403,12 @@ class TestFrames:
     async def test_messages_that_a_handler_replays_have_their_own_places(
         self, layer: FakeLayer
     ) -> None:
+        async def say_nothing(consumer: Any) -> None: ...
+
         async def act(consumer: Any) -> None:
             await consumer.send_json("before")
             told = script("g3.2", lambda consumer: consumer.send_json("old"))
-            await consumer.replay([told])
+            await consumer.replay([script("g3.0", say_nothing), told])
             await consumer.send_json("after")
 
         async with self.running(layer, script("g3.1", act)) as websocket:
