@@ -7,6 +7,7 @@ Frames are JSON objects with a `type`. A browser sends
     typing        {}: to the others in the room; too many are dropped without a word
     who           {}: calls the roll, which each page of the room answers with a `here`
     probe         {"id"}: has the layer carry an `echo` to this connection
+    history       {}: asks for the last messages again
 
 and receives
 
@@ -28,12 +29,15 @@ and receives
 
 `sent_by` and `delivered_by` name the workers at both ends of a message's way. The address has
 the person (`?as=`) and may have a name for the page (`&tab=`), by which the others know it
-again when it reconnects. A page that lost its worker says so (`&lost=1`), and a worker that has
-more pages than another one closes it at once: the next connection may lead to that one. Whoever
-sends a message may give it an id of 16 hexadecimal digits, by which pages know it again when it
-is sent twice.
+again when it reconnects. A page that comes back to a worker with more pages than another one is
+closed at once, twice at most: the next connection may lead to that one. Whoever sends a message
+may give it an id of 16 hexadecimal digits: what is sent twice with one id arrives once.
+
+A page that comes back gets all messages that it missed, in their order, between its `welcome` and
+what is new. Where that is not possible it is told so, and gets the last messages.
 """
 
+import asyncio
 import contextlib
 import json
 import re
@@ -47,8 +51,9 @@ from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
-from kafka_layer.consumers import AsyncUserConsumerMixin
-from kafka_layer.exceptions import KafkaLayerError
+from kafka_layer.consumers import AsyncRecoveryConsumerMixin, AsyncUserConsumerMixin
+from kafka_layer.exceptions import HistoryUnavailable, KafkaLayerError
+from kafka_layer.messages import Recovery
 
 from . import commands, crash, jobs, messages, people, process, reports, rules
 from .presence import PresenceMixin
@@ -59,16 +64,24 @@ CLOSE_REFUSED = 4400
 CLOSE_CROWDED = 4503
 """The close code for a page that should try whether another worker takes it."""
 
+HISTORY_LENGTH = 50
+"""How many messages a page gets that cannot have all it missed."""
+
+HISTORY_PAUSE = 1.0
+"""Seconds between two questions for these while Kafka cannot be asked."""
+
 _TAB = re.compile(r"[a-z0-9]{1,16}", re.ASCII)
 _MAX_PROBE_LENGTH = 16
 _ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class ChatConsumer(  # type: ignore[misc]
-    AsyncUserConsumerMixin, PresenceMixin, AsyncJsonWebsocketConsumer
+    AsyncRecoveryConsumerMixin, AsyncUserConsumerMixin, PresenceMixin, AsyncJsonWebsocketConsumer
 ):
     """Joins the room's group, sends what its person says there and delivers what others say."""
 
+    # Reports of workers count, too.
+    recovery_limit = 1000
     group = ""
     """The group this connection is a member of; empty before it joined."""
     person: people.Person
@@ -94,7 +107,10 @@ class ChatConsumer(  # type: ignore[misc]
             await self.send_json({"type": "refusal", "text": str(invalid)})
             await self.close(CLOSE_REFUSED)
             return
-        if self._query("lost") == "1" and process.pages.are_crowded():
+        connection = secrets.token_hex(6)
+        named = self._query("tab")
+        tab = named if _TAB.fullmatch(named) else connection
+        if self.offered_position is not None and process.pages.send_on(tab):
             await self.accept()
             await self.close(CLOSE_CROWDED)
             return
@@ -103,11 +119,9 @@ class ChatConsumer(  # type: ignore[misc]
         await self.channel_layer.group_add(reports.GROUP, self.channel_name)
         await self.accept()
         self.group, self.person = group, person
-        connection = secrets.token_hex(6)
-        tab = self._query("tab")
         self.member = {
             "connection": connection,
-            "tab": tab if _TAB.fullmatch(tab) else connection,
+            "tab": tab,
             "person": asdict(person),
             "worker": settings.DEMO_WORKER,
         }
@@ -132,6 +146,38 @@ class ChatConsumer(  # type: ignore[misc]
             await self.channel_layer.group_discard(self.group, self.channel_name)
             await self.channel_layer.group_discard(reports.GROUP, self.channel_name)
             await self.announce_departure()
+
+    # What a page missed
+
+    async def dispatch(self, message: Any) -> None:
+        """Leave out what was of interest only then: who typed, which worker was how busy."""
+        if not getattr(message, "replayed", False) or message["type"] in messages.LASTING:
+            await super().dispatch(message)
+
+    async def not_recovered(self, recovery: Recovery) -> None:
+        await self._show_last()
+
+    async def _show_last(self) -> None:
+        """Hand the last messages to the page, when Kafka can be asked for them."""
+        layer = self.channel_layer
+        while True:
+            try:
+                histories = await asyncio.gather(
+                    layer.group_history(self.group, limit=1000),
+                    layer.user_history(self.person.id, limit=HISTORY_LENGTH),
+                    layer.all_history(limit=HISTORY_LENGTH),
+                )
+                break
+            except HistoryUnavailable:
+                await asyncio.sleep(HISTORY_PAUSE)
+        found = [
+            message
+            for history in histories
+            for message in history.messages
+            if message["type"] in messages.LASTING
+        ]
+        found.sort(key=lambda message: message.timestamp)
+        await self.replay(found[-HISTORY_LENGTH:])
 
     # From the browser
 
@@ -172,13 +218,16 @@ class ChatConsumer(  # type: ignore[misc]
                 await self._say_to(person, rules.clean_text(text), _id_of(frame))
             case {"type": "who"}:
                 await self.call_roll()
+            case {"type": "history"}:
+                await self._show_last()
             case _:
                 raise rules.Invalid("This page sent something that the chat does not know.")
 
     async def _say(self, text: str, message_id: str) -> None:
         job = commands.parse(text)
         message = messages.chat_message(self.person, text, message_id)
-        await self.channel_layer.group_send(self.group, message)
+        key = self._key(message_id)
+        await self.channel_layer.group_send(self.group, message, idempotency_key=key)
         if job is not None:
             answers = {"id": message_id, "person": asdict(self.person), "command": text}
             await self.channel_layer.send(
@@ -188,7 +237,14 @@ class ChatConsumer(  # type: ignore[misc]
     async def _say_to(self, to: people.Person, text: str, message_id: str | None) -> None:
         # To the pages of both, so that one's own other pages show it too.
         message = messages.direct(self.person, to, text, message_id)
-        await self.channel_layer.user_send_many({to.id, self.person.id}, message)
+        key = self._key(message["id"])
+        await self.channel_layer.user_send_many(
+            {to.id, self.person.id}, message, idempotency_key=key
+        )
+
+    def _key(self, message_id: str) -> str:
+        """Return by what a message is known again when the page sends it twice."""
+        return f"{self.person.id} {message_id}"
 
     async def _tell_typing(self) -> None:
         typing = {"type": "chat.typing", "person": asdict(self.person)}

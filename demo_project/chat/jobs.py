@@ -32,7 +32,7 @@ class JobConsumer(SyncConsumer):  # type: ignore[misc]
 
     def _answer(self, job: dict[str, Any], name: str, text: str) -> None:
         message = messages.answer(program(name), text, job["answers"])
-        self.channel_layer.group_send_sync(job["group"], message)
+        self.channel_layer.group_send_sync(job["group"], message, idempotency_key=message["id"])
 
 
 def count_primes(limit: int) -> int:

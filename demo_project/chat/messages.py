@@ -18,9 +18,8 @@ A consumer handles `chat.message` in its method `chat_message`, and so on.
 
 A person is {"id", "name"}; an author without an id is a program. A member is one open page:
 {"connection", "tab", "person", "worker"}. The first three types also have an id, `sent_at`
-(seconds since 1970) and `sent_by` (a worker). Two messages of one author with the same id are
-the same message: a page that lost its worker sends again what did not come back, and pages show
-it once.
+(seconds since 1970) and `sent_by` (a worker). A page that lost its worker sends again what did
+not come back, with the same id, which is the message's idempotency key: it arrives once.
 
 Any program that can write to Kafka can talk, too. All that a room's message needs then is
 a type and a text:
@@ -40,6 +39,9 @@ from .people import Person
 
 Message = dict[str, Any]
 
+LASTING = frozenset({"chat.message", "chat.direct", "chat.announcement"})
+"""The types of which a page that was away gets those that it missed."""
+
 
 def new_id() -> str:
     return secrets.token_hex(8)
@@ -52,7 +54,7 @@ def chat_message(author: Person, text: str, message_id: str | None = None) -> Me
 def answer(author: Person, text: str, answers: Message) -> Message:
     """Return a room's message that answers a command: {"id", "person", "command"}.
 
-    A command that was sent twice gets two answers with the same id, of which pages show one.
+    A command that was sent twice gets two answers with the same id.
     """
     return chat_message(author, text, f"{answers['id']}-answer") | {"answers": answers}
 

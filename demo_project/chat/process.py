@@ -8,6 +8,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import Counter
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -20,6 +21,9 @@ ID = secrets.token_hex(8)
 
 HEARD_WITHIN = 3.0
 """Seconds for which a report of another worker counts; one comes every two seconds."""
+
+SENT_ON = 2
+"""How often a page is sent on at most before it is let in."""
 
 
 class Page(Protocol):
@@ -35,6 +39,8 @@ class Pages:
         self._lock = threading.Lock()
         self._loops: dict[Page, asyncio.AbstractEventLoop] = {}
         self._elsewhere: dict[str, tuple[int, float]] = {}
+        # By the name of a page that was not let in, how often it was sent on.
+        self._sent_on: Counter[str] = Counter()
         self._delivered = 0
 
     def add(self, page: Page) -> None:
@@ -54,8 +60,21 @@ class Pages:
         """Note how many pages a worker said it has."""
         self._elsewhere[worker] = number, time.monotonic()
 
-    def are_crowded(self) -> bool:
-        """Tell whether another worker, of which we heard lately, has fewer pages than this one."""
+    def send_on(self, tab: str) -> bool:
+        """Tell whether a page should try another worker, of which this one heard lately.
+
+        Args:
+            tab: The name by which the page is known again.
+        """
+        if self._sent_on[tab] >= SENT_ON or not self._are_crowded():
+            del self._sent_on[tab]
+            return False
+        if len(self._sent_on) >= 1000:  # most of them have found another worker
+            self._sent_on.clear()
+        self._sent_on[tab] += 1
+        return True
+
+    def _are_crowded(self) -> bool:
         lately = time.monotonic() - HEARD_WITHIN
         others = [
             number

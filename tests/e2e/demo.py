@@ -242,11 +242,15 @@ class Client:
         raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {on}")
 
     @classmethod
-    async def open(cls, ticket: Ticket, name: str = "") -> Client:
-        """Open the websocket and wait for nothing."""
+    async def open(cls, ticket: Ticket, name: str = "", *offers: str) -> Client:
+        """Open the websocket, with these subprotocols on offer, and wait for nothing."""
         headers = {"Cookie": ticket.cookies}
         websocket = await connect(
-            ticket.socket, origin=ticket.origin, additional_headers=headers, proxy=None
+            ticket.socket,
+            origin=ticket.origin,
+            additional_headers=headers,
+            subprotocols=offers or None,
+            proxy=None,
         )
         client = cls(websocket, name)
         cls._opened.append(client)

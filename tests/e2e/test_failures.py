@@ -21,14 +21,15 @@ SAY_TWICE = """
 async ([text, id]) => {
     const { socket } = JSON.parse(document.getElementById("page").textContent);
     const websocket = new WebSocket(socket);
-    const frames = [];
     await new Promise((resolve) => {
         websocket.onmessage = ({ data }) => {
             const frame = JSON.parse(data);
             if (frame.type === "welcome") {
-                websocket.send(JSON.stringify({ type: "say", text, id }));
-                websocket.send(JSON.stringify({ type: "say", text, id }));
-            } else if (frame.type === "message" && frame.id === id && frames.push(frame) === 2) {
+                for (const each of [id, id, `${id.slice(1)}0`]) {
+                    const text_ = each === id ? text : "The end";
+                    websocket.send(JSON.stringify({ type: "say", text: text_, id: each }));
+                }
+            } else if (frame.type === "message" && frame.text === "The end") {
                 resolve();
             }
         };
@@ -131,6 +132,68 @@ def test_a_message_that_was_sent_twice_is_shown_once(people: People, room: str) 
         expect(message(page, "Once is enough")).to_have_count(1)
 
 
+FORGE_POSITIONS = """
+window.WebSocket = class extends WebSocket {
+    constructor(url, protocols) {
+        super(url, protocols.map((each) => each.replace("kafka-layer.position.", "$&x")));
+    }
+};
+"""
+
+
+def texts(page: Page) -> list[str]:
+    """What the page shows of the conversation, in its order."""
+    return page.locator("#messages .message-text").all_inner_texts()
+
+
+def test_a_page_whose_worker_is_killed_misses_nothing(
+    people: People, demo: Demo, room: str
+) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    pid = demo.worker_pids("worker-2")[-1]
+    os.kill(pid, signal.SIGKILL)
+    said = [f"Line {number}" for number in range(6)]
+    for line in said:
+        say(ada, line)
+    expect(message(bob, said[-1])).to_be_visible()
+    assert texts(ada) == texts(bob) == said
+    expect(bob.get_by_role("log")).to_contain_text("Connected again")
+    wait_until(lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0)
+
+
+def test_a_tab_that_slept_misses_nothing(people: People, demo: Demo, room: str) -> None:
+    ada = people.join("Ada", room, on="worker-1")
+    bob = people.join("Bob", room, on="worker-2")
+    lifecycle = bob.context.new_cdp_session(bob)
+    lifecycle.send("Page.setWebLifecycleState", {"state": "frozen"})
+    say(ada, "Before its worker died")
+    expect(message(ada, "Before its worker died")).to_be_visible()
+    pid = demo.worker_pids("worker-2")[-1]
+    os.kill(pid, signal.SIGKILL)
+    say(ada, "After its worker died")
+    expect(message(ada, "After its worker died")).to_be_visible()
+    lifecycle.send("Page.setWebLifecycleState", {"state": "active"})
+    expect(message(bob, "After its worker died")).to_be_visible()
+    assert texts(bob) == ["Before its worker died", "After its worker died"]
+    wait_until(lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0)
+
+
+def test_a_page_that_cannot_have_all_gets_the_last_messages(people: People, room: str) -> None:
+    ada = people.join("Ada", room)
+    bob = people.join("Bob", room)
+    bob.add_init_script(FORGE_POSITIONS)
+    bob.reload()
+    expect(bob.locator("#connection")).to_contain_text("through worker-")
+    say(ada, "One")
+    say(bob, "Two")
+    bob.get_by_role("button", name="Connect again").click()
+    expect(bob.get_by_role("log")).to_contain_text("cannot be had any more")
+    say(ada, "Three")
+    expect(message(bob, "Three")).to_be_visible()
+    assert texts(ada) == texts(bob) == ["One", "Two", "Three"]
+
+
 def test_what_a_worker_had_to_give_up_is_sent_again(people: People, room: str) -> None:
     ada = people.join("Ada", room)
     bob = people.join("Bob", room)
@@ -152,12 +215,12 @@ def test_what_a_worker_had_to_give_up_is_sent_again(people: People, room: str) -
     bob.route_web_socket("**/ws/**", give_up_the_first)
     bob.reload()
     expect(bob.locator("#connection")).to_contain_text("through worker-")
-    sockets[-1].send('{"type": "kafka", "connected": false, "seconds": 0}')
+    sockets[-1].send('{"d": {"type": "kafka", "connected": false, "seconds": 0}}')
     expect(kafka_away(bob)).to_be_visible()
     say(bob, "Older than expiry")
     expect(bob.locator("#waiting")).to_contain_text("Older than expiry")
     assert len(taken) == 1
-    sockets[-1].send('{"type": "kafka", "connected": true, "seconds": 90}')
+    sockets[-1].send('{"d": {"type": "kafka", "connected": true, "seconds": 90}}')
     expect(kafka_away(bob)).to_have_count(0)
     for page in (ada, bob):
         expect(message(page, "Older than expiry")).to_be_visible()
@@ -198,7 +261,7 @@ def test_a_broker_that_restarts_costs_no_message(
         say(bob, "Welcome back")
         for page in (ada, bob):
             expect(message(page, "Welcome back")).to_be_visible()
-            expect(page.locator(".message")).to_have_count(3)
+            assert texts(page) == ["Before", "Typed while Kafka was away", "Welcome back"]
             expect(row_of(page, "worker-1")).to_contain_text("page")
             expect(row_of(page, "worker-2")).to_contain_text("page")
             expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import http.client
 import json
 import os
@@ -187,12 +186,13 @@ class TestPresence:
                 report = await crowd[-1].next_of("worker")
                 if report["worker"] == "worker-2":
                     pages = report["pages"]
-            lost = dataclasses.replace(ticket, socket=f"{ticket.socket}&lost=1")
+            back = ["kafka-layer.v1", "kafka-layer.position.from-before"]
             taken = set()
             for _ in range(12):
-                page = await Client.open(lost)
+                page = await Client.open(ticket, "Ada", *back)
                 with contextlib.suppress(ConnectionClosedError):
-                    taken.add((await page.receive("welcome"))["worker"])
+                    frame = json.loads(await within(page.websocket.recv(), "a page to be let in"))
+                    taken.add(frame["d"]["worker"])
                 sent_on = page.websocket.close_code
                 await page.close()
                 assert sent_on in (None, 4503)
@@ -210,6 +210,21 @@ class TestPresence:
                 tabs.append((await ada.receive("joined"))["member"]["tab"])
             assert tabs[:2] == ["abc123", "abc123"]
             assert re.fullmatch("[0-9a-f]{12}", tabs[2])
+
+        play(scenario())
+
+
+class TestHistory:
+    def test_a_page_may_ask_for_the_last_messages(self, demo: Demo, room: str) -> None:
+        async def scenario() -> None:
+            ada = await Client.join(demo.address, "Ada", room)
+            said = [f"Line {number}" for number in range(3)]
+            for line in said:
+                await ada.say(line)
+            await ada.send({"type": "typing"})
+            assert await ada.hear(3) == said
+            await ada.send({"type": "history"})
+            assert await ada.hear(3) == said
 
         play(scenario())
 

@@ -60,11 +60,14 @@ export class MessageLog extends EventTarget {
 
   addWelcome(room, worker, { again }) {
     const words = again ? "Connected again, through" : `You are in #${room}, connected through`;
-    const notice = element("li", "notice", words, workerBadge(worker));
-    if (again) {
-      notice.append("What was said in between is not shown.");
-    }
-    this.#addApart(notice);
+    this.#addApart(element("li", "notice", words, workerBadge(worker)));
+  }
+
+  /** Not all that was said meanwhile can be had: begins anew, with the last messages. */
+  beginAnew() {
+    this.#list.replaceChildren();
+    const words = "Some messages were missed and cannot be had any more. These are the last ones.";
+    this.#addApart(element("li", "notice", words));
   }
 
   addArrival(name, worker) {

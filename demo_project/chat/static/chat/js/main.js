@@ -2,13 +2,13 @@
 //
 // A new kind of frame gets a handler in `frames` and, if it shows something, a module.
 
+import { RecoveringSocket } from "../../kafka_layer/socket.js";
 import { Composer } from "./composer.js";
-import { Connection } from "./connection.js";
 import { Fleet } from "./fleet.js";
 import { HereList } from "./here.js";
 import { Live } from "./live.js";
 import { MessageLog } from "./log.js";
-import { Outbox, Seen } from "./outbox.js";
+import { Outbox } from "./outbox.js";
 import { Panel } from "./panel.js";
 import { Roster } from "./roster.js";
 import { showConnection, showKafka } from "./status.js";
@@ -24,16 +24,16 @@ let welcomed = false;
 // Whether its worker reaches Kafka.
 let kafka = true;
 
-const connection = new Connection(`${page.socket}&tab=${tab}`);
+const socket = new RecoveringSocket(`${page.socket}&tab=${tab}`);
+const send = (frame) => socket.send(JSON.stringify(frame));
 const log = new MessageLog(page.you);
-const outbox = new Outbox((frame) => welcomed && connection.send(frame), log);
-const seen = new Seen();
+const outbox = new Outbox((frame) => welcomed && send(frame), log);
 const panel = new Panel();
 const fleet = new Fleet();
-const live = new Live((frame) => connection.send(frame));
+const live = new Live(send);
 const here = new HereList(page.you);
-const roster = new Roster(page.you, () => connection.send({ type: "who" }));
-const typing = new Typing(page.you, () => connection.send({ type: "typing" }));
+const roster = new Roster(page.you, () => send({ type: "who" }));
+const typing = new Typing(page.you, () => send({ type: "typing" }));
 const composer = new Composer((text, person) => {
   typing.sent();
   const taken = outbox.post(
@@ -77,19 +77,14 @@ const frames = {
   },
   message(message) {
     outbox.settle(message.id);
-    if (!seen.isNew(message)) {
-      return;
-    }
     log.addMessage(message);
     fleet.count(message.sent_by);
     typing.stop(message.author);
   },
   direct(message) {
     outbox.settle(message.id);
-    if (seen.isNew(message)) {
-      log.addDirect(message);
-      fleet.count(message.sent_by);
-    }
+    log.addDirect(message);
+    fleet.count(message.sent_by);
   },
   echo({ id }) {
     live.echo(id);
@@ -130,13 +125,19 @@ const frames = {
     composer.showProblem(text, outbox.refuse(id));
   },
   refusal({ text }) {
-    connection.end();
     log.addRefusal(text, page.join);
   },
 };
 
-connection.addEventListener("frame", ({ detail }) => frames[detail.type]?.(detail));
-connection.addEventListener("state", ({ detail: state }) => {
+socket.onmessage = ({ data: frame }) => frames[frame.type]?.(frame);
+socket.onunrecovered = ({ detail: { reason } }) => {
+  log.beginAnew();
+  if (reason === "unknown") {
+    // The worker does not know that the page was here before.
+    send({ type: "history" });
+  }
+};
+socket.onstate = ({ detail: state }) => {
   // "open" is shown by the welcome, which tells the worker too.
   if (state === "open") {
     return;
@@ -148,12 +149,12 @@ connection.addEventListener("state", ({ detail: state }) => {
   fleet.pause();
   live.stop();
   // While it reconnects one can go on writing: the outbox keeps it.
-  if (state === "ended") {
+  if (state === "closed") {
     composer.setEnabled(false);
   }
-});
+};
 outbox.addEventListener("latency", ({ detail }) => live.add(detail));
-panel.addEventListener("reconnect", () => connection.reconnect());
+panel.addEventListener("reconnect", () => socket.reconnect());
 composer.addEventListener("typing", () => typing.typed());
 
 roster.addEventListener("change", () => {
@@ -170,5 +171,3 @@ for (const source of [here, log]) {
     composer.showHere(roster.people());
   });
 }
-
-connection.open();

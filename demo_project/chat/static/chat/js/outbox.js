@@ -1,7 +1,7 @@
 // One's own messages that are on their way: each waits here until it comes back from the room.
 //
 // A worker that dies, or a Kafka that stays away for too long, may take a message along. So what
-// has not come back is sent again, with the same id; the pages show what has the same id once.
+// has not come back is sent again, with the same id: it arrives once.
 
 const MOST = 8;
 const SHOW_AFTER = 700;
@@ -79,25 +79,6 @@ export class Outbox extends EventTarget {
       entry.item?.remove();
     }
     return entry;
-  }
-}
-
-/** Tells messages that were sent twice from new ones. */
-export class Seen {
-  #ids = new Set();
-
-  /** Returns whether it is the first with its author and id, and remembers it. */
-  isNew({ author, id }) {
-    const key = `${author.id} ${id}`;
-    // A program outside may do without ids.
-    if (id !== "" && this.#ids.has(key)) {
-      return false;
-    }
-    this.#ids.add(key);
-    if (this.#ids.size > 1_000) {
-      this.#ids.delete(this.#ids.values().next().value);
-    }
-    return true;
   }
 }
 

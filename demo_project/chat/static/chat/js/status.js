@@ -9,7 +9,7 @@ const text = status.querySelector(".connection-text");
 const WORDS = {
   connecting: "Connecting…",
   waiting: "Reconnecting…",
-  ended: "Disconnected",
+  closed: "Disconnected",
 };
 
 const kafka = document.getElementById("kafka");
@@ -20,7 +20,7 @@ export function showKafka(connected) {
   kafka.textContent = connected ? "" : AWAY;
 }
 
-/** Shows a state of the Connection; "open" together with the worker it leads to. */
+/** Shows a state of the socket; "open" together with the worker it leads to. */
 export function showConnection(state, worker) {
   status.dataset.state = state;
   if (state === "open") {
