@@ -26,6 +26,7 @@ from tests.support.layers import (
     next_messages,
     stats_of,
 )
+from tests.support.waiting import wait_until_async
 
 DEADLINE = 30.0
 
@@ -393,9 +394,13 @@ class TestReasons:
             make_layer(prefix, symmetric_encryption_keys=keys),
             make_layer(prefix, symmetric_encryption_keys=keys),
         )
+        # One server reads the flush as it comes, the other one later.
+        await tracked(layer, group)
         position = await layer.group_position(group)
         await send(layer, group, 1)
         await other.flush()
+        flushes = server_of(layer).expiry
+        await wait_until_async(lambda: flushes.flushed_until > 0, "the flush to be read")
         for each in (layer, other):
             channel = await tracked(each, group)
             assert (await each.recover(channel, position)).reason == "flushed"
