@@ -225,6 +225,9 @@ class TrackedChannel:
         keys: Sequence[Key] | None = None,
     ) -> LogPosition:
         around = self._around
+        if not ids:
+            # The reader has not told its positions: where the channel begins is not known.
+            time = 0.0
         counts = self._counts(self._recent.ends)
         topics = {
             topic: TopicPosition(

@@ -131,7 +131,7 @@ class Recoveries:
         It blocks for at most ``timings.read_back``, and only just after the first ``track``.
         """
         if self._begun is not None and not self._begun.done:
-            # If the reader is busy for longer, the position is lower than need be.
+            # If the reader is busy for longer, the position counts as expired.
             with contextlib.suppress(TimeoutError):
                 self._begun.result(self._server.config.timings.read_back)
         return self.track(mailbox).position().sign()
@@ -147,6 +147,7 @@ class Recoveries:
                     tracked.begin()
                 if lost:
                     tracked.lose(lost)
+        self._server.registry.wakeups.flush()
         if begins and self._begun is not None:
             self._begun.resolve(None)
 
@@ -172,6 +173,8 @@ class Recoveries:
         reason: Reason
         try:
             position = LogPosition.read(text, self.prefix)
+            if not position.time:
+                raise NotRecovered("expired")
             away = max(0.0, self.now() - position.time)
             if away > (self._server.config.recovery_window if window is None else window):
                 raise NotRecovered("expired")

@@ -150,7 +150,7 @@ class Router:
             return
         deadline = self._expiry.deadline(timestamp, topic, key, mailboxes)
         if deadline is None:
-            self._pass_by_tracked(mailboxes, timestamp)
+            self._pass_by_tracked(topic, mailboxes, timestamp)
             return
         place = topic, partition, offset, timestamp
         payload = self._decrypt(topic, key, value, timestamp, place)
@@ -198,9 +198,11 @@ class Router:
             self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
         return False
 
-    def _pass_by_tracked(self, mailboxes: Sequence[Mailbox], timestamp: float) -> None:
+    def _pass_by_tracked(
+        self, topic: Topic, mailboxes: Sequence[Mailbox], timestamp: float
+    ) -> None:
         """Have tracked channels read a message that is too old for mailboxes, from the log."""
-        if timestamp <= self._expiry.flushed_until:
+        if topic is Topic.SEND_CONN or timestamp <= self._expiry.flushed_until:
             return
         for mailbox in mailboxes:
             if mailbox.tracked is not None:

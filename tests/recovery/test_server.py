@@ -1,0 +1,86 @@
+"""The recoveries of one server, in memory, where its reader says what it seldom says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from kafka_layer.config.timings import Timings
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing import InMemoryKafkaChannelLayer
+from kafka_layer.transport import ReadFrom
+from kafka_layer.wire.topics import Topic
+from tests.support.inspect import server_of
+from tests.support.layers import begin_receive, next_message, stats_of
+
+Tell = Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]
+
+
+class Layer(InMemoryKafkaChannelLayer):
+    timings = Timings(read_back=0.05)
+
+
+@pytest.fixture
+async def layer() -> AsyncIterator[KafkaChannelLayer]:
+    layer = Layer(prefix="recoveries-of-one-server")
+    yield layer
+    await layer.close()
+
+
+async def test_a_channel_that_waits_is_told_at_once_what_the_log_lost(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = await layer.new_channel()
+    transport, listeners = server_of(layer).transport, list[Tell]()
+    follow = transport.follow
+
+    def note(listener: Tell) -> None:
+        listeners.append(listener)
+        follow(listener)
+
+    monkeypatch.setattr(transport, "follow", note)
+    layer.track(channel)
+    waits = await begin_receive(layer, channel)
+    layer.position(channel)
+    # From another thread, as the one that reads.
+    await asyncio.to_thread(listeners[0], {(Topic.SEND_ALL, 0): ReadFrom(50, None)})
+    assert await waits == {"type": "kafka.gap", "reason": "truncated"}
+
+
+async def test_an_expired_message_to_one_tracked_channel_is_counted(
+    layer: KafkaChannelLayer,
+) -> None:
+    channel = await layer.new_channel()
+    layer.track(channel)
+    server = server_of(layer)
+    written = server.clock.now() - layer.config.expiry - 1
+    record = Topic.SEND_CONN, channel.encode(), b"late", (), written, 0, 0
+    server.router.deliver([record])
+    assert stats_of(layer)["dropped.expired"] == 1
+
+
+async def test_no_past_is_told_where_the_reader_has_not_told_its_positions(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that waits for a slow channel: where the channel begins is not known."""
+    old = await layer.new_channel()
+    await layer.group_add("room", old)
+    await layer.group_send("room", {"n": "before it was let in"})
+    await next_message(layer, old)
+    told: list[Any] = []
+    monkeypatch.setattr(server_of(layer).transport, "follow", told.append)
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add("room", channel)
+    position = layer.position(channel)
+    there = Layer(prefix="recoveries-of-one-server")
+    try:
+        again = await there.new_channel()
+        there.track(again)
+        await there.group_add("room", again)
+        assert await there.recover(again, position) == (False, "expired", [], 0.0)
+    finally:
+        await there.close()
