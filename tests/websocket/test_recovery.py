@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from kafka_layer.consumers import (
 )
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
-from tests.support.layers import Backend, Layers, backend_named
+from tests.support.layers import Backend, Layers, backend_named, next_message
 
 TIMEOUT = 10
 
@@ -77,6 +78,7 @@ class Browser:
         self._token = ""
         self._places: dict[str, int] = {}
         self._socket: WebsocketCommunicator | None = None
+        self._closed: int | None = None
 
     @property
     def position(self) -> str:
@@ -108,6 +110,12 @@ class Browser:
             await self._receive()
         return self.verdicts[-1]
 
+    async def hear_close(self) -> int:
+        """Return the code of the close, when the connection is closed."""
+        while self._closed is None:
+            await self._receive()
+        return self._closed
+
     async def say(self, content: Any) -> None:
         assert self._socket is not None
         await self._socket.send_json_to(content)
@@ -118,7 +126,11 @@ class Browser:
 
     async def _receive(self) -> None:
         assert self._socket is not None
-        frame = json.loads(await self._socket.receive_from(TIMEOUT))
+        event = await self._socket.receive_output(TIMEOUT)
+        if event["type"] == "websocket.close":
+            self._closed = event["code"]
+            return
+        frame = json.loads(event["text"])
         if "p" in frame:
             lane, offset = frame["p"].rsplit(".", 1)
             if int(offset) <= self._places.get(lane, -1):
@@ -244,3 +256,41 @@ async def test_state_that_is_loaded_anew_and_live_messages_fit_together(
     assert (await browser.hear(4))[3] == "room 6"
     assert browser.verdicts == ["invalid"]
     await browser.leave()
+
+
+@pytest.mark.parametrize("backend", ["memory"], indirect=True)
+async def test_a_browser_that_is_too_slow_is_sent_away_and_told_why(make_layer: Layers) -> None:
+    layer = make_layer(capacity=10, recent_bytes=1024 * 1024)
+    goes_on = asyncio.Event()
+
+    class Stalling(AsyncRoom):
+        async def connect(self) -> None:
+            await self.channel_layer.group_add("slow", self.channel_name)
+            await self.accept()
+
+        async def chat(self, message: dict[str, Any]) -> None:
+            await goes_on.wait()
+            await super().chat(message)
+
+    channel_layers.set("default", layer)
+    try:
+        browser = Browser()
+        await browser.connect(Stalling)
+        await browser.hear_position()
+        for number in range(60):
+            await layer.group_send("slow", {"type": "chat", "text": [number, "x" * 100_000]})
+        seen = await layer.new_channel()
+        await layer.user_add("watcher", seen)
+        await layer.user_send("watcher", {"type": "the end"})
+        await next_message(layer, seen)
+        goes_on.set()
+        assert await browser.hear_close() == 4008
+        heard = [number for number, _ in browser.data]
+        assert heard == list(range(len(heard)))
+        assert len(heard) < 60
+        await browser.leave()
+        await browser.connect(Stalling)
+        assert await browser.hear_verdict() == "limit"
+        await browser.leave()
+    finally:
+        del channel_layers.backends["default"]
