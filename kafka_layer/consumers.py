@@ -166,6 +166,9 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
             reason = message.get("reason", "")
             await session.close({"type": "websocket.close", "code": GAP, "reason": reason})
             return
+        if message["type"] == "websocket.disconnect":
+            # What the application changes from here on is not to be told.
+            session.end()
         if isinstance(message, Message):
             await session.handle(message, super().dispatch)
         else:
@@ -177,7 +180,10 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
     async def _recover(self, session: Session) -> None:
         recovery = await session.recover(self.recovery_limit)
         if recovery is not None:
-            await self._replay(recovery.messages)
+            for message in recovery.messages:
+                # A handler may have closed the connection.
+                if session.state != "closed":
+                    await self.dispatch(message)
             await session.tell_verdict(recovery)
             if session.state == "recovering":
                 await self._call(
@@ -186,10 +192,13 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
         await session.go_live()
 
     async def _replay(self, messages: Iterable[Message]) -> None:
+        session = self._session
         for message in messages:
-            # A handler may have closed the connection.
-            if self._session is None or self._session.state != "closed":
-                await self.dispatch(message)
+            if session is not None:
+                if session.state == "closed":
+                    return
+                session.show(message)
+            await self.dispatch(message)
 
     # Of the two mixins
 
@@ -227,8 +236,8 @@ class AsyncRecoveryConsumerMixin(_Recovering, _AsyncConsumer):  # type: ignore[m
     async def replay(self, messages: Iterable[Message]) -> None:
         """Hand messages of a history to their handlers, as if they were missed.
 
-        A browser that knows the subprotocol drops those that it has, and later live ones that were
-        among them.
+        For a browser that knows the subprotocol, later ones that were among them are not handled
+        again.
 
         Args:
             messages: The messages, oldest first.

@@ -111,6 +111,10 @@ class Session:
         self._place = ""
         self._owes_place = False
         self._held: str | None = None
+        # The message of a history that is handled next, and the places of all such messages that
+        # may come once more: by lane, in which messages come in the order of their offsets.
+        self._of_history: Message | None = None
+        self._shown: dict[str, set[int]] = {}
         # Whether a membership has changed since the position was told.
         self._changed = False
         self._next_position: asyncio.TimerHandle | None = None
@@ -189,6 +193,17 @@ class Session:
 
     # Messages
 
+    def show(self, message: Message) -> None:
+        """Take note that a message of a history is handled next.
+
+        It is no part of what comes to the channel, so its place says nothing of what lies before
+        it. If it comes to the channel as well, it is not handled again.
+        """
+        self._of_history = message
+        if message.place:
+            lane, offset = _split(message.place)
+            self._shown.setdefault(lane, set()).add(offset)
+
     async def handle(self, message: Message, dispatch: Callable[[Any], Awaitable[None]]) -> None:
         """Have a message handled, and tell its place with the last frame that is sent for it.
 
@@ -201,8 +216,13 @@ class Session:
         if self._held is not None:
             # Of a handler that replays messages.
             await self._release("")
+        is_of_history, self._of_history = message is self._of_history, None
+        if self._shown and not is_of_history and self._was_shown(message.place):
+            if self._is_framed:
+                await self._write(place_frame(message.place))
+            return
         place, owes_place = self._place, self._owes_place
-        self._place = message.place if self._is_framed else ""
+        self._place = message.place if self._is_framed and not is_of_history else ""
         self._owes_place = False
         try:
             await dispatch(message)
@@ -253,19 +273,19 @@ class Session:
     async def _send_data(self, event: Event) -> None:
         if self.state == "closed":
             return
-        if self._held is not None:
-            # It goes first, and is not the last of its message.
-            await self._release("")
-        text = event.get("text")
-        if self._place:
+        earlier, text, place = self._held, event.get("text"), self._place
+        if place:
+            # Before the first await: another task may send meanwhile.
             self._owes_place = True
+            self._held = None if text is None else self._as_json(text)
             if text is not None:
-                self._held = self._as_json(text)
                 self._holders.add(self, self._timings.held_frame)
-                return
+        if earlier is not None:
+            # It is not the last of its message.
+            await self._write(data_frame(earlier, ""))
         if text is None:
             await self._send(event)
-        else:
+        elif not place:
             await self._write(data_frame(self._as_json(text), ""))
 
     async def _tell_place(self) -> None:
@@ -287,7 +307,20 @@ class Session:
         self._start(lambda: self._release(""))
 
     async def _write(self, text: str) -> None:
-        await self._send({"type": "websocket.send", "text": text})
+        if self.state != "closed":
+            await self._send({"type": "websocket.send", "text": text})
+
+    def _was_shown(self, place: str) -> bool:
+        """Tell whether a history had a message that comes to the channel."""
+        if not place:
+            return False
+        lane, offset = _split(place)
+        shown = self._shown.get(lane, set())
+        was_shown = offset in shown
+        self._shown[lane] = {each for each in shown if each > offset}
+        if not self._shown[lane]:
+            del self._shown[lane]
+        return was_shown
 
     # Positions
 
@@ -326,3 +359,8 @@ class Session:
         except Exception:
             if self.state != "closed":
                 logger.warning("A frame could not be sent to a websocket", exc_info=True)
+
+
+def _split(place: str) -> tuple[str, int]:
+    lane, _, offset = place.rpartition(".")
+    return lane, int(offset)

@@ -400,9 +400,11 @@ class TestFrames:
             goes_on.set()
             assert await text_of(websocket) == '{"p":"g3.1"}'
 
-    async def test_messages_that_a_handler_replays_have_their_own_places(
+    async def test_messages_of_a_history_say_nothing_of_what_lies_before_them(
         self, layer: FakeLayer
     ) -> None:
+        """In their partition there may be messages of other groups, which are still to come."""
+
         async def say_nothing(consumer: Any) -> None: ...
 
         async def act(consumer: Any) -> None:
@@ -414,8 +416,25 @@ class TestFrames:
         async with self.running(layer, script("g3.1", act)) as websocket:
             assert await texts(websocket, 3) == [
                 '{"d":"before"}',
-                '{"p":"g3.2","d":"old"}',
+                '{"d":"old"}',
                 '{"p":"g3.1","d":"after"}',
+            ]
+
+    async def test_a_message_of_a_history_is_not_handled_once_more(self, layer: FakeLayer) -> None:
+        async def act(consumer: Any) -> None:
+            await consumer.replay([script(f"g3.{each}", speak(each)) for each in (2, 4, 6)])
+
+        def speak(number: int) -> Callable[[Any], Any]:
+            return lambda consumer: consumer.send_json(number)
+
+        async with self.running(layer, script("g3.1", act)) as websocket:
+            assert await texts(websocket, 3) == ['{"d":2}', '{"d":4}', '{"d":6}']
+            for place in (3, 4, 5):
+                layer.messages.put_nowait(script(f"g3.{place}", speak(place)))
+            assert await texts(websocket, 3) == [
+                '{"p":"g3.3","d":3}',
+                '{"p":"g3.4"}',
+                '{"p":"g3.5","d":5}',
             ]
 
     async def test_a_message_whose_handler_fails_does_not_come_again(
@@ -430,6 +449,34 @@ class TestFrames:
         assert await texts(websocket, 2) == [POSITION, '{"p":"g3.1"}']
         with pytest.raises(LookupError):
             await websocket.wait(TIMEOUT)
+
+    async def test_nothing_follows_a_close(self, layer: FakeLayer) -> None:
+        async def act(consumer: Any) -> None:
+            await consumer.close()
+            raise LookupError("a fault of the application")
+
+        websocket = browser(Script, layer)
+        await websocket.connect(TIMEOUT)
+        assert await texts(websocket, 1) == [POSITION]
+        layer.messages.put_nowait(script("g3.1", act))
+        assert (await websocket.receive_output(TIMEOUT))["type"] == "websocket.close"
+        with pytest.raises(LookupError):
+            await websocket.wait(TIMEOUT)
+        assert websocket.output_queue.empty()
+
+    async def test_nothing_follows_a_disconnect(self, layer: FakeLayer) -> None:
+        class Leaves(AsyncJson):
+            async def disconnect(self, code: int) -> None:
+                # As group_discard does.
+                layer.changed()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+
+        websocket = browser(Leaves, layer)
+        await websocket.connect(TIMEOUT)
+        assert await texts(websocket, 1) == [POSITION]
+        await websocket.disconnect(timeout=TIMEOUT)
+        assert websocket.output_queue.empty()
 
     async def test_what_is_sent_before_a_close_has_the_place(self, layer: FakeLayer) -> None:
         async def act(consumer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -77,3 +78,26 @@ async def test_a_membership_that_another_thread_changes_is_told_before_its_first
         '{"t":"POSITION-2","i":25}',
         '{"p":"g4.1","d":1}',
     ]
+
+
+async def test_frames_that_are_sent_at_the_same_time() -> None:
+    """An ASGI server may have a sender wait."""
+    sent: list[str] = []
+
+    async def send(event: Any) -> None:
+        await asyncio.sleep(0)
+        sent.append(event.get("text", event["type"]))
+
+    async def act(event: Any) -> None:
+        async def say(number: int) -> None:
+            await session.send({"type": "websocket.send", "text": str(number)})
+
+        await say(1)
+        await asyncio.gather(*map(say, (2, 3, 4)))
+
+    session = Session(send, None, sends_json=True)
+    for step in ("accept", "connected", "go live"):
+        await STEPS[step](session)
+    await session.handle(message("g3.1", "new"), act)
+    session.end()
+    assert sent[1:] == ['{"d":1}', '{"d":2}', '{"d":3}', '{"p":"g3.1","d":4}']
