@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from ..config.threads import RLock
@@ -25,7 +25,7 @@ Loss = Literal["truncated", "epoch"]
 """How a partition lost records that were not read."""
 
 RECORD_BYTES = 300
-"""Bytes of a record beside its value, roughly."""
+"""Bytes of a record beside its value and its headers, roughly."""
 
 # Records of a key that were dropped and still lie in its list, before the list is cut.
 _MOST_DROPPED = 64
@@ -94,7 +94,7 @@ class RecentLog:
             ends = dict(self.ends)
             tails, order, size = self._tails, self._order, 0
             for record in records:
-                topic, key, value, _, _, partition, offset = record
+                topic, key, value, headers, _, partition, offset = record
                 if topic is _SEND_CONN:
                     continue
                 where = topic, partition
@@ -110,6 +110,8 @@ class RecentLog:
                 order.append(record)
                 ends[where] = offset + 1
                 size += RECORD_BYTES + (len(value) if value else 0)
+                if headers:
+                    size += _size_of(headers)
             self.ends = ends
             self.size += size
             if order:
@@ -247,7 +249,13 @@ class RecentLog:
 
 
 def _size(record: Record) -> int:
-    return RECORD_BYTES + len(record[2] or b"")
+    headers = record[3]
+    return RECORD_BYTES + len(record[2] or b"") + (_size_of(headers) if headers else 0)
+
+
+def _size_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
+    # A message may exclude very many channels.
+    return sum(len(name) + len(value or b"") for name, value in headers)
 
 
 def _offset(record: Record) -> int:

@@ -166,18 +166,23 @@ class LogPosition:
 
     def _raised(self, places: Iterable[str]) -> LogPosition:
         """Return the position behind these places, too."""
-        topics = dict(self.topics)
+        raised: dict[Topic, dict[int, int]] = {}
         for place in places:
             found = _PLACE.fullmatch(place)
             if found is None:
                 raise InvalidPosition(f"The position is followed by {place!r}, which is no place.")
-            topic, partition, offset = _TOPIC_OF_LETTER[found[1]], int(found[2]), int(found[3])
+            offsets_of = raised.setdefault(_TOPIC_OF_LETTER[found[1]], {})
+            partition, offset = int(found[2]), int(found[3])
+            offsets_of[partition] = max(offset + 1, offsets_of.get(partition, 0))
+        topics = dict(self.topics)
+        for topic, offsets_of in raised.items():
             covered = topics.get(topic)
             if covered is not None:
                 # A partition that was added since the position is read from its beginning.
-                added = (0,) * (partition + 1 - len(covered.offsets))
+                added = (0,) * (max(offsets_of) + 1 - len(covered.offsets))
                 offsets = [*covered.offsets, *added]
-                offsets[partition] = max(offsets[partition], offset + 1)
+                for partition, offset in offsets_of.items():
+                    offsets[partition] = max(offsets[partition], offset)
                 topics[topic] = replace(covered, offsets=tuple(offsets))
         return replace(self, topics=topics)
 

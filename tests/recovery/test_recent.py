@@ -168,3 +168,13 @@ def test_the_bytes_are_shared_by_all_partitions() -> None:
     recent.append([(busy[0], b"a", b"", (), 1.0, 1, next(offsets)) for _ in range(6)])
     assert recent.begin(quiet) == 1
     assert recent.begin(busy) == 2
+
+
+def test_headers_count() -> None:
+    """A message may exclude very many channels."""
+    recent, where = RecentLog(10_000, SECONDS), (Topic.SEND_GROUP, 0)
+    headers = [("exclude", b"x" * 6_000)]
+    recent.append([(where[0], b"a", b"", headers, 0.0, 0, offset) for offset in range(3)])
+    assert recent.begin(where) == 2
+    recent.prepend({where: (1, 2, [(where[0], b"a", b"", headers, 0.0, 0, 1)])})
+    assert recent.size > 12_000
