@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .calls.sync import SyncTwins
 from .delivery.registry import ChannelForgotten
@@ -13,10 +13,6 @@ from .messages import History, Position, Recovery, Since
 from .stats import LayerStats
 from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
-
-if TYPE_CHECKING:
-    from .calls.current_server import LayerServer
-    from .delivery.mailbox import Mailbox
 
 __all__ = ["KafkaChannelLayer"]
 
@@ -234,8 +230,6 @@ class KafkaChannelLayer(SyncTwins):
             server, mailbox = opened
         if mailbox.received_by is not str:
             mailbox.received_by = channel.__class__
-        if mailbox.tracked is not None:
-            return await self._receive_tracked(server, mailbox, channel)
         while True:
             # No await between taking a message and returning it.
             envelope = mailbox.take()
@@ -243,21 +237,16 @@ class KafkaChannelLayer(SyncTwins):
                 try:
                     await mailbox.wait()
                 except ChannelForgotten:
-                    mailbox = server.registry.open_mailbox(str(channel))
+                    tracked, mailbox = mailbox.tracked, server.registry.open_mailbox(str(channel))
+                    if tracked is not None:
+                        server.recoveries.track(mailbox, tracked.on_change)
                 continue
-            decoded = server.decode_for_receive(mailbox, envelope)
+            if mailbox.tracked is None:
+                decoded = server.decode_for_receive(mailbox, envelope)
+            else:
+                decoded = server.open_tracked(mailbox, envelope)
             if decoded is not None:
                 return decoded
-
-    async def _receive_tracked(
-        self, server: LayerServer, mailbox: Mailbox, channel: str
-    ) -> dict[str, Any]:
-        while True:
-            tracked = mailbox.tracked or server.recoveries.track(mailbox)
-            try:
-                return await tracked.receive()
-            except ChannelForgotten:
-                mailbox = server.registry.open_mailbox(str(channel))
 
     async def receive_job(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
         """Receive a job of a worker channel, for a worker that reports how jobs end.

@@ -55,6 +55,7 @@ TIERS: list[set[str]] = [
     {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.live"},
     {"server.sending", "server.requests", "server.lifecycle", "server.identity", "server.feature"},
     {"kafka.worker_group.positions"},
+    {"recovery.opening"},
     {"recovery.channel"},
     {"recovery.replay"},
     {"history.flushes", "history.question", "recovery.recent"},
@@ -74,7 +75,7 @@ TIERS: list[set[str]] = [
     {"config.settings", "backplane", "observe.events"},
     {"config.topics"},
     {"config.keywords"},
-    {"wire.codec", "wire.idempotency"},
+    {"messages", "wire.codec", "wire.idempotency"},
     {
         "wire.encryption",
         "wire.headers",
@@ -95,7 +96,6 @@ TIERS: list[set[str]] = [
         "exceptions",
         "signals",
         "stats",
-        "messages",
     },
 ]
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}

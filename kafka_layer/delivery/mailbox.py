@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..config import realtime as time
 from .backpressure import Congestion
@@ -21,7 +21,13 @@ __all__ = ["Envelope", "Mailbox", "Tracked"]
 
 
 class Tracked(Protocol):
-    """The owner of a tracked channel's position, which receives instead of the mailbox."""
+    """The owner of a tracked channel's position.
+
+    Attributes:
+        on_change: Called when a membership of the channel changed; None if nobody asks.
+    """
+
+    on_change: Callable[[], object] | None
 
     def join(self, command: str, name: str) -> None:
         """Note from where a group or a user reaches the channel, just before it is added."""
@@ -39,9 +45,6 @@ class Tracked(Protocol):
         Returns:
             Whether it was put into the mailbox. If not, a message of the log waits there.
         """
-
-    async def receive(self) -> dict[str, Any]:
-        """Do what ``KafkaChannelLayer.receive`` does."""
 
 
 class Mailbox(Receives):
@@ -62,9 +65,21 @@ class Mailbox(Receives):
             all used the object that ``new_channel()`` returned, ``str`` once one used a copy, None
             before the first.
         tracked: The owner of its position; None for a channel that is not tracked.
+        in_hand: Of a tracked channel: the message that was taken last.
+        attentive: Of a tracked channel: whether ``take`` has more to do than to take the next
+            message.
     """
 
-    __slots__ = ("_congestion", "capacity", "channel", "received_by", "taken", "tracked")
+    __slots__ = (
+        "_congestion",
+        "attentive",
+        "capacity",
+        "channel",
+        "in_hand",
+        "received_by",
+        "taken",
+        "tracked",
+    )
 
     def __init__(
         self,
@@ -79,6 +94,8 @@ class Mailbox(Receives):
         self.received_by: type[str] | None = None
         self.taken = 0
         self.tracked: Tracked | None = None
+        self.in_hand: Envelope | None = None
+        self.attentive = False
         # From the message that fills it to the take that drains it.
         self._congestion: Congestion | None = None
 
@@ -154,6 +171,10 @@ class Mailbox(Receives):
         # Again: a tracked channel may just have opened it.
         self.capacity = 0
         return dropped
+
+    def first(self) -> Envelope | None:
+        """Return the oldest message without taking it, or None; the receiving loop."""
+        return self._messages[0] if self._messages else None
 
     def refill(self, envelopes: Sequence[Envelope]) -> None:
         """Append messages whatever the capacity; the receive of a tracked channel."""

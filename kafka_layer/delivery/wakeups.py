@@ -16,13 +16,14 @@ import contextvars
 import copy
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import realtime as time
 from ..config.threads import RLock
 from ..config.timings import Timings
 from ..wire.records import Place
+from ..wire.topics import Topic
 
 __all__ = ["Envelope", "Loop", "Receives", "Waiter", "Wakeups"]
 
@@ -36,18 +37,26 @@ class Envelope:
         place: Where its record stands in the log: topic, partition, offset and the broker's
             timestamp in seconds. None for a message that stayed within the process.
         key: Its record's key: a group, a user, or "" for everybody.
+        before: For each partition the offset behind the last record that was routed before it; None
+            while no channel is tracked.
         unreadable: Whether decoding it failed, so that only the first failure is reported.
     """
 
-    __slots__ = ("deadline", "key", "payload", "place", "unreadable")
+    __slots__ = ("before", "deadline", "key", "payload", "place", "unreadable")
 
     def __init__(
-        self, payload: bytes, deadline: float, place: Place | None = None, key: str = ""
+        self,
+        payload: bytes,
+        deadline: float,
+        place: Place | None = None,
+        key: str = "",
+        before: Mapping[tuple[Topic, int], int] | None = None,
     ) -> None:
         self.payload = payload
         self.deadline = deadline
         self.place = place
         self.key = key
+        self.before = before
         self.unreadable = False
 
 

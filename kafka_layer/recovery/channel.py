@@ -1,21 +1,20 @@
 """A tracked channel: its position, and how it reads on where its mailbox was full.
 
-Hot path: every message of a tracked channel passes ``TrackedChannel.receive``.
+Hot path: every message of a tracked channel passes ``TrackedMailbox.take``. It touches nothing but
+the mailbox: with a thousand channels, each further object is a cache miss.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..delivery.mailbox import Envelope, Mailbox
-from ..exceptions import UnreadableRecord
 from ..messages import Message
-from ..wire.position_token import LogPosition, TopicPosition, place_text, short_hash
+from ..wire.position_token import LogPosition, TopicPosition, short_hash
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
 from .recent import Loss, RecentLog, Where
@@ -29,7 +28,7 @@ from .replay import (
     partitions_of,
 )
 
-__all__ = ["State", "Surroundings", "TrackedChannel", "Vector"]
+__all__ = ["Gap", "State", "Surroundings", "TrackedChannel", "TrackedMailbox", "Vector"]
 
 Vector = Mapping[Where, int]
 """An offset for each partition; replaced, never changed."""
@@ -38,6 +37,7 @@ TopicIds = Mapping[Topic, str | None]
 
 # How many names a channel had before are remembered.
 _FORMER_NAMES = 3
+
 
 _SEND_CONN, _SEND_GROUP, _SEND_USER = Topic.SEND_CONN, Topic.SEND_GROUP, Topic.SEND_USER
 
@@ -84,44 +84,84 @@ class Surroundings(Protocol):
     def hears_all(self) -> bool:
         """Tell whether messages to everybody reach the channels of this server."""
 
-    def decode(self, payload: bytes) -> dict[str, Any]:
-        """Decode a message; raises UnreadableRecord."""
-
     def envelopes(self, records: Iterable[Record]) -> list[Envelope]:
         """Return the messages of records that were not flushed and can be decrypted."""
-
-    def count_late(self, mailbox: Mailbox) -> None:
-        """Count a message that expired in a mailbox."""
-
-    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
-        """Count a message that cannot be decoded, once."""
 
     def count_gap(self, mailbox: Mailbox, reason: Reason) -> None:
         """Count a gap."""
 
 
+class Gap(Envelope):
+    """Stands for messages that a channel cannot get any more.
+
+    Attributes:
+        reason: Why.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(b"", float("inf"))
+        self.reason = reason
+
+
+class TrackedMailbox(Mailbox):
+    """The mailbox of a tracked channel: it keeps the message that was taken last."""
+
+    __slots__ = ()
+
+    tracked: TrackedChannel
+
+    def take(self) -> Envelope | None:
+        """Return the next message, or None; the receiving loop."""
+        if self.attentive:
+            return self.tracked.take()
+        messages = self._messages
+        if not messages:
+            self._congestion = None
+            return None
+        # First: who looks at the channel looks at what waits, and then at what is in hand.
+        self.in_hand = envelope = messages[0]
+        messages.popleft()
+        self.taken += 1
+        if self._congestion is not None:
+            self._relieve(self._congestion)
+        return envelope
+
+    def clear(self) -> int:
+        """Drop what waits; any thread."""
+        dropped = 0
+        while super().take() is not None:
+            dropped += 1
+        return dropped
+
+
 class TrackedChannel:
-    """Keeps the position of one channel; ``receive`` runs in its loop, any thread calls the rest.
+    """Keeps the position of one channel.
+
+    The channel's loop calls ``take`` and ``open``, the thread that reads calls ``begin``,
+    ``pass_by`` and ``lose``; any thread calls the rest.
 
     The position is a vector: everything that was addressed to the channel below it was handed over.
-    Three facts make it up. What this server had routed when the channel had nothing waiting and
-    nothing in hand (``_base``). The messages that were handed over since. And for each address from
-    where it reaches the channel (``_since``): a group's past, before the channel joined it, is none
-    of its business.
+    A mailbox has its messages in the order in which they were routed. So the position is the place
+    in that order before the first message that is in hand or waits (``Envelope.before``), and the
+    end of what is routed where there is none. What was sent to a group before the channel joined it
+    is none of its business: for each address there is the place from which it reaches the channel.
 
     ====== ============================================== ========================================
     state  means                                          ends
     ====== ============================================== ========================================
-    LIVE   the router puts its messages into the mailbox  BEHIND: the mailbox is full, or a
-                                                          message is too old to wait in it
+    LIVE   the router puts its messages into the mailbox  BEHIND: the mailbox is full, a message is
+                                                          too old to wait in it, or the log lost
+                                                          messages
     BEHIND the router passes it by; each time that the    LIVE: it has read all that was read.
-           mailbox is empty, receive reads on from the    LOST: what it needs is gone
+           mailbox is empty, take reads on from the       LOST: what it needs is gone
            recent records
-    LOST   ``kafka.gap`` is in hand                       LIVE: the next receive begins, at the end
+    LOST   ``kafka.gap`` is in hand                       LIVE: the next take, at the end
     ====== ============================================== ========================================
 
-    The reading thread alone begins BEHIND, and a receive ends it. One receive at a time: a message
-    counts as handed over when the next receive begins.
+    One receive at a time: a message counts as handed over when the next receive waits or takes. So
+    what was taken last is in hand unless a receive waits.
 
     Args:
         mailbox: The channel's mailbox.
@@ -131,6 +171,7 @@ class TrackedChannel:
     Attributes:
         state: As above.
         names: The hashes of its name and of former ones, the latest first.
+        on_change: As given.
     """
 
     def __init__(
@@ -147,31 +188,26 @@ class TrackedChannel:
         self._recent = surroundings.recent
         # Re-entrant: a signal handler may interrupt the holder and use the layer.
         self._lock = RLock()
-        self._base: Vector = {}
-        # Behind the messages that were taken; and behind those that were handed over.
-        self._taken: Vector = {}
-        self._returned: Vector = {}
-        # How many messages of the mailbox were handed over.
-        self._returned_count = mailbox.taken
-        # What will be the base when so many messages of the mailbox were handed over.
-        self._pending: tuple[Vector, int] | None = None
         # From where each address reaches the channel; from its beginning where it is missing.
         self._since: dict[Key, Vector] = {}
-        # Where the channel became LIVE again: all before that was handed over.
+        # Where the channel became LIVE again; and up to where the router may bring messages a
+        # second time, empty if it does not.
         self._live_from: Vector = {}
-        # Up to where the router may bring messages a second time; empty if it does not.
         self._overlap: Vector = {}
         # Whether the last message was a gap.
         self._in_gap = False
         # While it is not LIVE: the capacity of its mailbox, which is 0 meanwhile, up to where it
-        # has read, and since when, on monotonic().
+        # has read, since when, on monotonic(), and why it cannot go on, if that is known.
         self._capacity = mailbox.capacity
         self._read: Vector = {}
         self._behind_since = 0.0
-        # Why it cannot go on; None if it can, as far as is known.
         self._lost: Reason | None = None
-        # The ids of the topics that its position is in.
-        self._ids = self._recent.topic_ids
+        # The ids of the topics that its position is in; empty before the reader told its own.
+        self._ids: TopicIds = {}
+        # The position before messages that were routed before anything was tracked.
+        self._start: Vector = {}
+        mailbox.tracked = self
+        mailbox.__class__ = TrackedMailbox
         self.begin()
 
     # The position
@@ -180,24 +216,29 @@ class TrackedChannel:
         """Let the position begin here; again when the reader has told its own."""
         with self._lock:
             # First: what is routed later does not wait yet.
-            base = dict(self._recent.routed)
-            in_hand = {w: at - 1 for w, at in self._taken.items() if self._returned.get(w) != at}
-            waiting = dict(reversed(self._waiting()))
-            for where, offset in (*in_hand.items(), *waiting.items()):
-                base[where] = min(base.get(where, offset), offset)
-            self._base, self._ids = base, self._recent.topic_ids
+            start = dict(self._recent.routed)
+            for envelope in self._waiting():
+                where, offset = _place_of(envelope)
+                start[where] = min(start.get(where, offset), offset)
+            self._start, self._ids = start, self._recent.topic_ids
 
     def position(self) -> LogPosition:
         """Return the position of what was handed over."""
         with self._lock:
-            # First: what is routed later does not wait yet.
-            routed = self._recent.routed
-            mailbox = self._mailbox
-            if self.state is _LIVE and not mailbox and mailbox.taken == self._returned_count:
-                self._base = routed
-            vector = _highest(self._base, self._returned, self._live_from)
-            ids, since = self._ids, self._since
-        return self._position(vector, since, ids, self._around.now())
+            vector = self._reached()
+            ids = self._ids
+        return self._position(vector, self._since, ids, self._around.now())
+
+    def sign_behind(self, envelope: Envelope, time: float) -> str:
+        """Return the position right behind a message, signed.
+
+        Args:
+            envelope: The message.
+            time: When it was written, in seconds of the broker's clock.
+        """
+        # One that is not of the log has no place in it.
+        vector = self._behind(envelope) if _is_of_log(envelope) else self._reached()
+        return self._position(vector, self._since, self._ids, time).sign()
 
     def position_within(self, vector: Vector, since: Mapping[Key, Vector]) -> Callable[[], str]:
         """Return the function that signs a position within a replay.
@@ -209,12 +250,28 @@ class TrackedChannel:
         now, ids = self._around.now(), self._ids
         return lambda: self._position(vector, since, ids, now, list(since)).sign()
 
-    def _sign(
-        self, base: Vector, taken: Vector, live_from: Vector, ids: TopicIds, at: float
-    ) -> str:
-        """Sign the position of a moment, on ``monotonic()``."""
-        time = self._around.now() - (monotonic() - at)
-        return self._position(_highest(base, taken, live_from), self._since, ids, time).sign()
+    def _reached(self) -> Vector:
+        """Return the place before the first message that was not handed over."""
+        # In this order: what is routed and does not wait was taken, and if a receive waits after
+        # that, it was handed over.
+        mailbox = self._mailbox
+        put = self._recent.routed if self.state is _LIVE else self._read
+        waiting, last = self._waiting(), mailbox.in_hand
+        if last is not None and not _is_of_log(last):
+            last = None
+        if last is not None and not mailbox.receiving:
+            return _highest(self._before(last), self._live_from)
+        if waiting:
+            return _highest(self._before(waiting[0]), self._live_from)
+        # Of the batch that is being routed, the channel may have got the first ones.
+        return _highest(put, self._live_from, {} if last is None else self._behind(last))
+
+    def _before(self, envelope: Envelope) -> Vector:
+        return self._start if envelope.before is None else envelope.before
+
+    def _behind(self, envelope: Envelope) -> dict[Where, int]:
+        where, offset = _place_of(envelope)
+        return _highest(self._before(envelope), self._live_from, {where: offset + 1})
 
     def _position(
         self,
@@ -270,14 +327,9 @@ class TrackedChannel:
         users = [(_SEND_USER, user) for user in around.users(mailbox)]
         return [*groups, *users, *([EVERYBODY] if around.hears_all() else [])]
 
-    def _waiting(self) -> list[tuple[Where, int]]:
-        """Return the places of the messages that wait in the mailbox."""
-        places = [envelope.place for envelope in self._mailbox.waiting()]
-        return [
-            ((place[0], place[1]), place[2])
-            for place in places
-            if place is not None and isinstance(place[0], Topic) and place[0] is not _SEND_CONN
-        ]
+    def _waiting(self) -> list[Envelope]:
+        """Return the messages of the log that wait in the mailbox."""
+        return list(filter(_is_of_log, self._mailbox.waiting()))
 
     # Memberships
 
@@ -307,6 +359,7 @@ class TrackedChannel:
         with self._lock:
             self._since.update(floors)
             self._overlap = _highest(self._overlap, *floors.values())
+            self._mailbox.attentive = True
             self.names = tuple(dict.fromkeys((*self.names, *former.names)))[: 1 + _FORMER_NAMES]
 
     # The router
@@ -320,7 +373,7 @@ class TrackedChannel:
                 if envelope is not None and mailbox.put(envelope):
                     return True
                 if of_log and not mailbox.closed:
-                    self._fall_behind(wake=envelope is None)
+                    self._fall_behind(self._recent.routed, wake=envelope is None)
                 return False
             if envelope is None or of_log or len(mailbox) >= self._capacity:
                 if not mailbox:
@@ -331,40 +384,32 @@ class TrackedChannel:
             mailbox.note()
             return True
 
-    def lose(self, lost: Mapping[Where, Loss]) -> None:
-        """Take note that the log lost records; the reading thread, between two batches."""
+    def lose(self, lost: Mapping[Where, Loss], routed: Vector) -> None:
+        """Take note that the log lost records; the reading thread, between two batches.
+
+        Args:
+            lost: The partitions, and how.
+            routed: Up to where this server had routed before.
+        """
         with self._lock:
             counts = self._counts(self._recent.ends)
             reaching = {where for key in self._keys() for where in _partitions(key, counts)}
-            found = [loss for where, loss in lost.items() if where in reaching]
+            # In another log no position means anything, whatever is addressed to the channel.
+            found = [loss for where, loss in lost.items() if loss == "epoch" or where in reaching]
             if found:
                 self._lost = found[0]
                 if self.state is _LIVE:
-                    self._fall_behind(wake=True)
-                return
-            # No message was lost. What is known of these partitions is about another log.
-            self._base, self._taken, self._returned, self._live_from, self._read = (
-                {where: offset for where, offset in vector.items() if where not in lost}
-                for vector in (
-                    self._base,
-                    self._taken,
-                    self._returned,
-                    self._live_from,
-                    self._read,
-                )
-            )
-            self._base = {**self._base, **{where: self._recent.ends[where] for where in lost}}
-            self._pending = None
-            self._ids = self._recent.topic_ids
+                    self._fall_behind(routed, wake=True)
 
-    def _fall_behind(self, wake: bool) -> None:
+    def _fall_behind(self, routed: Vector, wake: bool) -> None:
         mailbox = self._mailbox
-        put = {where: offset + 1 for where, offset in self._waiting()}
-        self._read = _highest(self._recent.routed, self._taken, self._live_from, put)
+        # In this order, as in _reached(). All of these were put into the mailbox.
+        waiting, in_hand = self._waiting(), mailbox.in_hand
+        put = [each for each in (*waiting, in_hand) if each is not None and _is_of_log(each)]
+        self._read = _highest(routed, self._live_from, *map(self._behind, put))
         self._behind_since = monotonic()
-        self.state = _BEHIND
         self._capacity, mailbox.capacity = mailbox.capacity, 0
-        self._pending = None
+        self.state, mailbox.attentive = _BEHIND, True
         if wake:
             self._wake()
 
@@ -375,92 +420,49 @@ class TrackedChannel:
 
     # The receive
 
-    async def receive(self) -> dict[str, Any]:
-        """Do what ``Tracked.receive`` says."""
-        self._give_back()
-        mailbox, around = self._mailbox, self._around
-        while True:
-            envelope = self._take()
-            if envelope is None:
-                await mailbox.wait()
-                continue
-            now = mailbox.last_seen = monotonic()
-            if isinstance(envelope, str):
-                return self._gap(envelope, now)
-            place = envelope.place
-            if place is None or place[0] is _SEND_CONN:
-                # Nobody recovers it, so it expires as messages of other channels do.
-                if envelope.deadline < now:
-                    around.count_late(mailbox)
-                    continue
-                written = around.now() if place is None else place[3]
-            else:
-                written = place[3]
-                if envelope.deadline + around.patience < now:
-                    if self._in_gap:
-                        continue
-                    return self._gap("expired", now)
-            self._in_gap = False
-            try:
-                content = around.decode(envelope.payload)
-            except UnreadableRecord as error:
-                around.count_unreadable(envelope, error)
-                continue
-            sign = partial(self._sign, self._base, self._taken, self._live_from, self._ids, now)
-            return Message(content, sign, written, False, place_text(place))
-
-    def _give_back(self) -> None:
+    def take(self) -> Envelope | None:
+        """Do what ``TrackedMailbox.take`` does, where there is more to do."""
         with self._lock:
             mailbox = self._mailbox
-            self._returned = self._taken
-            self._returned_count = count = mailbox.taken
             if self.state is _LOST:
                 self._go_live(self._recent.ends)
-            pending = self._pending
-            if pending is not None:
-                if count >= pending[1]:
-                    self._base, self._pending = pending[0], None
-            elif self.state is _LIVE and mailbox:
-                # In this order: what is routed later is not counted yet.
-                routed = self._recent.routed
-                self._pending = routed, count + len(mailbox)
-
-    def _take(self) -> Envelope | Reason | None:
-        """Take the next message; or why there is a gap; or None, and a note will come."""
-        with self._lock:
-            mailbox = self._mailbox
             while True:
-                # First: what is routed later does not wait yet.
                 routed = self._recent.routed
-                envelope = mailbox.take()
-                if envelope is None:
-                    # Those that were skipped are handed over, too.
-                    self._returned, self._returned_count = self._taken, mailbox.taken
-                    if self.state is not _LIVE:
-                        reason = self._read_on()
-                        if reason is not None:
-                            return reason
-                        continue
-                    self._base, self._pending = routed, None
+                if not mailbox and self.state is _LIVE:
                     if self._overlap and _covers(routed, self._overlap):
-                        self._overlap = self._live_from = {}
-                    return None
-                place = envelope.place
-                if place is None or place[0] is _SEND_CONN:
-                    if envelope is _READ_ON:
-                        continue
-                    return envelope
-                where: Any = place[:2]
-                if self._overlap and self._is_skipped(envelope, where, place[2]):
+                        self._overlap, self._live_from = {}, {}
+                elif not mailbox:
+                    reason = self._read_on()
+                    if reason is not None:
+                        self.state, mailbox.in_hand = _LOST, None
+                        return Gap(reason)
                     continue
-                self._taken = {**self._taken, where: place[2] + 1}
-                return envelope
+                mailbox.attentive = self.state is _BEHIND or bool(self._overlap) or self._in_gap
+                # First: who looks at the channel looks at what waits, and then at what is in hand.
+                envelope = mailbox.first()
+                if envelope is not None and not self._is_skipped(envelope):
+                    mailbox.in_hand = envelope
+                    if self._in_gap and not self.is_late(envelope):
+                        self._in_gap = False
+                    return Mailbox.take(mailbox)
+                if Mailbox.take(mailbox) is None:
+                    return None
 
-    def _is_skipped(self, envelope: Envelope, where: Where, offset: int) -> bool:
-        """Tell whether a message was handed over before."""
+    def is_late(self, envelope: Envelope) -> bool:
+        """Tell whether a message of the log waited for too long."""
+        return envelope.deadline + self._around.patience < monotonic()
+
+    def _is_skipped(self, envelope: Envelope) -> bool:
+        """Tell whether a message was handed over before, or is none."""
+        place = envelope.place
+        if place is None or place[0] is _SEND_CONN:
+            return envelope is _READ_ON
+        if not self._overlap:
+            return False
+        where: Any = place[:2]
         since = self._since.get((where[0], envelope.key))
-        return offset < self._live_from.get(where, 0) or (
-            since is not None and offset < since.get(where, 0)
+        return place[2] < self._live_from.get(where, 0) or (
+            since is not None and place[2] < since.get(where, 0)
         )
 
     def _read_on(self) -> Reason | None:
@@ -491,16 +493,17 @@ class TrackedChannel:
         read = until
         for record in reversed(left):
             read[record[0], record[5]] = record[6]
-        mailbox = self._mailbox
-        mailbox.refill(
-            self._around.envelopes(
-                record
-                for record in records
-                if not is_command(record) and not is_excluded(record, self.names)
-            )
+        envelopes = self._around.envelopes(
+            record
+            for record in records
+            if not is_command(record) and not is_excluded(record, self.names)
         )
+        before = self._read
+        for envelope in envelopes:
+            envelope.before = before
+            before = self._behind(envelope)
+        self._mailbox.refill(envelopes)
         self._read = read
-        self._pending = read, mailbox.taken + len(mailbox)
         return None
 
     def _find(
@@ -535,27 +538,43 @@ class TrackedChannel:
 
     def _go_live(self, ends: Vector) -> None:
         mailbox = self._mailbox
-        self.state, self._lost = _LIVE, None
         # All else lies before the end, or in another log.
-        self._base = self._live_from = ends
-        self._taken = self._returned = {}
+        self._live_from, self._ids = ends, self._recent.topic_ids
         self._since = {key: at for key, at in self._since.items() if not _covers(ends, at)}
-        self._ids = self._recent.topic_ids
         self._overlap = _highest(self._overlap, ends)
-        self._pending = None
+        self._lost = mailbox.in_hand = None
         mailbox.capacity = self._capacity
         if mailbox.closed:
             mailbox.capacity = 0
+        self.state = _LIVE
 
-    def _gap(self, reason: Reason, now: float) -> Message:
+    def gap(self, envelope: Envelope) -> Message | None:
+        """Return the message that tells of a gap; None if the one before told it.
+
+        Args:
+            envelope: ``Gap``, or the first of the messages that waited for too long.
+        """
         with self._lock:
-            if self.state is _BEHIND:
-                self.state = _LOST
-            self._in_gap = True
+            if self._in_gap:
+                return None
+            self._in_gap = self._mailbox.attentive = True
+            reason: Reason = envelope.reason if isinstance(envelope, Gap) else "expired"
+            of_log = _is_of_log(envelope)
+            vector = self._before(envelope) if of_log else self._read
+            vector, ids = _highest(vector, self._live_from), self._ids
         self._around.count_gap(self._mailbox, reason)
-        sign = partial(self._sign, self._base, self._returned, self._live_from, self._ids, now)
-        content = {"type": "kafka.gap", "reason": reason}
-        return Message(content, sign, self._around.now(), False)
+        now = self._around.now()
+
+        def sign() -> str:
+            return self._position(vector, self._since, ids, now).sign()
+
+        return Message({"type": "kafka.gap", "reason": reason}, sign, now, False)
+
+
+def _place_of(envelope: Envelope) -> tuple[Where, int]:
+    """Return the partition and the offset of a message of the log."""
+    place: Any = envelope.place
+    return place[:2], place[2]
 
 
 def _is_of_log(envelope: Envelope) -> bool:

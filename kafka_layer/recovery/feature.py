@@ -27,7 +27,8 @@ from ..wire.position_token import LogPosition, place_text
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
 from .channel import TrackedChannel
-from .recent import RecentLog, Where
+from .opening import Opening
+from .recent import RECORD_BYTES, RecentLog, Where
 from .replay import (
     EVERYBODY,
     Key,
@@ -49,8 +50,6 @@ MAX_BYTES = 1024 * 1024
 # How often a recovery reads what the log holds and the recent records do not, because they dropped
 # it meanwhile.
 _ROUNDS = 3
-# Seconds in which what is learnt of idempotency keys is rounded down.
-_STEP = 60.0
 # Seconds that an answer may take from the backplane's thread to the asker.
 _GRACE = 0.5
 
@@ -91,6 +90,13 @@ class Recoveries:
         self.now = server.clock.now
         self.groups = server.registry.groups.names
         self.users = server.registry.users.names
+        self._opening = Opening(
+            codec.decode,
+            self.patience,
+            self.now,
+            server.expiry.count_late,
+            lambda error: server.stats.dropped(error.cause, str(error)),
+        )
         self._server = server
         self._learn_keys = learn_keys
         self._stats = server.stats
@@ -117,12 +123,13 @@ class Recoveries:
         with self._lock:
             if self._begun is None:
                 self._begun = Ticket()
+                self._server.open_tracked = self._opening.open
                 self._server.router.tap = self.recent
                 self._server.ordering.hold(self._begun)
                 self._server.transport.follow(self._on_positions)
             tracked = mailbox.tracked
             if not isinstance(tracked, TrackedChannel):
-                tracked = mailbox.tracked = TrackedChannel(mailbox, self, on_change)
+                tracked = TrackedChannel(mailbox, self, on_change)
             if on_change is not None:
                 tracked.on_change = on_change
             return tracked
@@ -140,6 +147,7 @@ class Recoveries:
 
     def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
         """Take the positions of the reader; its thread."""
+        routed = self.recent.routed
         lost = self.recent.move(positions)
         begins = self._begun is not None and not self._begun.done
         for mailbox in self._server.registry.mailboxes() if begins or lost else ():
@@ -148,7 +156,7 @@ class Recoveries:
                 if begins:
                     tracked.begin()
                 if lost:
-                    tracked.lose(lost)
+                    tracked.lose(lost, routed)
         self._server.registry.wakeups.flush()
         if begins and self._begun is not None:
             self._begun.resolve(None)
@@ -208,9 +216,9 @@ class Recoveries:
             replay.compare(extents)
         records = replay.records()
         for record in _first_keyed(records):
-            # Its original may have been written before this server's start. The log is not read
-            # anew for each replay that begins somewhat earlier than the one before.
-            oldest = record[4] - record[4] % _STEP
+            # Its original may have been written before this server's start. As far back as any
+            # replay goes, so that the log is read once for all of them.
+            oldest = min(record[4], self.now() - self.window)
             yield from self._learn_keys(record[0], oldest - WINDOW)
         return replay.finish(records)
 
@@ -226,35 +234,25 @@ class Recoveries:
         extents = past.extents(BROADCAST_TOPICS)
         with self._lock:
             wanted, self._wanted = self._wanted, {}
-        for _ in range(_ROUNDS):
-            parts = self._parts(wanted, extents)
-            records, room = sum(end - first for first, end in parts.values()), self.recent.room
-            if records > room:
-                # The youngest of them, which do for most of those who ask.
-                parts = {
-                    where: (end - (end - first) * room // records, end)
-                    for where, (first, end) in parts.items()
-                }
-            parts = {where: part for where, part in parts.items() if part[0] < part[1]}
-            if not parts:
-                break
+        parts = {}
+        for where, first in wanted.items():
+            extent, begin = extents.get(where), self.recent.begin(where)
+            known = self.recent.topic_ids.get(where[0])
+            if extent is None or (
+                extent.topic_id != known and None not in (extent.topic_id, known)
+            ):
+                continue
+            first = max(first, extent.start)
+            if first < begin <= extent.end:
+                parts[where] = first, begin
+        records = sum(end - first for first, end in parts.values())
+        # What could not be kept would be read in vain.
+        if parts and records * RECORD_BYTES <= self._server.config.recent_bytes:
             read = past.read_all(parts)
             self.recent.prepend(
                 {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
             )
         return lambda: extents
-
-    def _parts(self, wanted: Mapping[Where, int], extents: Extents) -> dict[Where, tuple[int, int]]:
-        """Return the parts of the log that are wanted and not kept."""
-        parts = {}
-        for where, first in wanted.items():
-            extent, begin = extents.get(where), self.recent.begin(where)
-            if extent is None or _differ(extent.topic_id, self.recent.topic_ids.get(where[0])):
-                continue
-            first = max(first, extent.start)
-            if first < begin <= extent.end:
-                parts[where] = first, begin
-        return parts
 
     # For the tracked channels
 
@@ -317,16 +315,6 @@ class Recoveries:
         return ReplayGuard(
             self._server.encryption, self._server.config.expiry, live=self._server.router.guard
         )
-
-    def count_late(self, mailbox: Mailbox) -> None:
-        """Count a message that expired in a mailbox."""
-        self._server.expiry.count_late(mailbox)
-
-    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
-        """Count a message that cannot be decoded, once."""
-        if not envelope.unreadable:
-            envelope.unreadable = True
-            self._stats.dropped(error.cause, str(error))
 
     def count_gap(self, mailbox: Mailbox, reason: Reason) -> None:
         """Count a gap."""

@@ -27,9 +27,6 @@ Loss = Literal["truncated", "epoch"]
 RECORD_BYTES = 300
 """Bytes of a record beside its value and its headers, roughly."""
 
-# So many records tell how large the others are.
-_TELLING = 10_000
-
 # Records of a key that were dropped and still lie in its list, before the list is cut.
 _MOST_DROPPED = 64
 
@@ -90,6 +87,11 @@ class RecentLog:
         self._order: deque[Record] = deque()
         # Re-entrant: a signal handler may interrupt the holder and ask.
         self._lock = RLock()
+        # Of the batch that is being routed: its records, how many of them ``before`` passed, and
+        # the ends there.
+        self._batch: Sequence[Record] = ()
+        self._passed = 0
+        self._reached: dict[Where, int] = {}
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records that were read and are not routed yet; the reading thread."""
@@ -115,10 +117,26 @@ class RecentLog:
                 size += RECORD_BYTES + (len(value) if value else 0)
                 if headers:
                     size += _size_of(headers)
+            self._batch, self._passed, self._reached = records, 0, dict(self.ends)
             self.ends = ends
             self.size += size
             if order:
                 self._bound(order[-1][4] - self._seconds)
+
+    def before(self, record: Record) -> Mapping[Where, int]:
+        """Return the ends before a record of the last batch; the reading thread.
+
+        Args:
+            record: Not before the one of the last call.
+        """
+        batch, reached, passed = self._batch, self._reached, self._passed
+        while batch[passed] is not record:
+            topic, _, _, _, _, partition, offset = batch[passed]
+            if topic is not _SEND_CONN:
+                reached[topic, partition] = offset + 1
+            passed += 1
+        self._passed = passed
+        return dict(reached)
 
     def note_routed(self) -> None:
         """Note that all appended records are routed; the reading thread."""
@@ -168,15 +186,6 @@ class RecentLog:
             for record in reversed(list(heapq.merge(*added, key=_written))):
                 self._order.appendleft(record)
                 self.size += _size(record)
-
-    @property
-    def room(self) -> int:
-        """For how many records before the kept ones there is room, as far as these tell."""
-        with self._lock:
-            kept, left = len(self._order), max(0, self._most_bytes - self.size)
-            if kept < _TELLING:
-                return min(_TELLING, left // RECORD_BYTES)
-            return left * kept // self.size
 
     def begin(self, where: Where) -> int:
         """Return the offset from which a partition is kept; 0 for one that is not read."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..exceptions import LayerClosed
 from ..wire.records import Record
+from ..wire.topics import Topic
 
 __all__ = ["Feature", "Tap"]
 
@@ -16,6 +17,13 @@ class Tap(Protocol):
 
     def append(self, records: Sequence[Record]) -> None:
         """Take records before they are routed."""
+
+    def before(self, record: Record) -> Mapping[tuple[Topic, int], int]:
+        """Return, for each partition, the offset behind the last record that came before one.
+
+        Args:
+            record: One of the last batch, not before the one of the last call.
+        """
 
     def note_routed(self) -> None:
         """Take note that these records are in their mailboxes, except where one is passed by."""

@@ -67,6 +67,8 @@ class Router:
         expiry: Expiry,
     ) -> None:
         self.tap: Tap | None = None
+        # The one that has seen the present batch.
+        self._tap: Tap | None = None
         self._expiry = expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
@@ -98,7 +100,8 @@ class Router:
 
         A record that cannot be delivered is counted, and costs no other.
         """
-        route, size, tap = self._route, self._slice, self.tap
+        route, size = self._route, self._slice
+        self._tap = tap = self.tap
         if tap is not None:
             tap.append(records)
         self._expiry.read_clocks()
@@ -154,7 +157,8 @@ class Router:
             return
         place = topic, partition, offset, timestamp
         payload = self._decrypt(topic, key, value, timestamp, place)
-        envelope = Envelope(payload, deadline, place, key)
+        before = None if self._tap is None else self._tap.before(record)
+        envelope = Envelope(payload, deadline, place, key, before)
         delivered = 0
         try:
             for mailbox in mailboxes:

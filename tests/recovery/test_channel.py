@@ -19,6 +19,7 @@ from kafka_layer.delivery.wakeups import Wakeups
 from kafka_layer.exceptions import LayerClosed, UnreadableRecord
 from kafka_layer.messages import Message
 from kafka_layer.recovery.channel import State, TrackedChannel
+from kafka_layer.recovery.opening import Opening
 from kafka_layer.recovery.recent import RECORD_BYTES, RecentLog, Where
 from kafka_layer.recovery.replay import EVERYBODY, Key, missed_keys, missed_parts
 from kafka_layer.transport import ReadFrom
@@ -49,6 +50,9 @@ class Around:
         self.gaps: list[str] = []
         self.late = 0
         self.unreadable: list[str] = []
+        self.open = Opening(
+            self.decode, self.patience, self.now, self.count_late, self.count_unreadable
+        ).open
 
     def now(self) -> float:
         return NOW
@@ -73,17 +77,17 @@ class Around:
     def count_late(self, mailbox: Mailbox) -> None:
         self.late += 1
 
-    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
+    def count_unreadable(self, error: UnreadableRecord) -> None:
         self.unreadable.append(error.cause)
 
     def count_gap(self, mailbox: Mailbox, reason: str) -> None:
         self.gaps.append(reason)
 
 
-def envelope_of(record: Record, seconds: float = 60.0) -> Envelope:
+def envelope_of(record: Record, seconds: float = 60.0, before: Any = None) -> Envelope:
     topic, key, value, _, written, partition, offset = record
     place = topic, partition, offset, written
-    return Envelope(value or b"", monotonic() + seconds, place, (key or b"").decode())
+    return Envelope(value or b"", monotonic() + seconds, place, (key or b"").decode(), before)
 
 
 class Scene:
@@ -96,7 +100,6 @@ class Scene:
         self.wakeups = Wakeups()
         self.mailbox = Mailbox("specific.0-a!b", CAPACITY, self.wakeups)
         self.tracked = TrackedChannel(self.mailbox, self.around)
-        self.mailbox.tracked = self.tracked
         self.log: list[Record] = []
         self.ends = dict.fromkeys(WHERES, 0)
         # Read and not routed yet, of the present batch.
@@ -137,11 +140,16 @@ class Scene:
             record = self.unrouted.popleft()
             name = (record[1] or b"").decode()
             if record[0] is ALL or self.mailbox in self.membership.members(name):
-                envelope = envelope_of(record)
+                envelope = envelope_of(record, before=self.recent.before(record))
                 if not self.mailbox.put(envelope):
                     self.tracked.pass_by(envelope)
         if not self.unrouted:
             self.recent.note_routed()
+
+    def lose(self, positions: dict[Where, ReadFrom]) -> None:
+        """Do what the server does where the reader goes on elsewhere."""
+        routed = self.recent.routed
+        self.tracked.lose(self.recent.move(positions), routed)
 
     def join(self, group: str) -> None:
         self.tracked.join("group_add", group)
@@ -150,8 +158,19 @@ class Scene:
 
     def begin_receive(self) -> None:
         """Let the consumer receive; it gets a message at once, or with a later one."""
-        self.receive = self.loop.create_task(self.tracked.receive())
+        self.receive = self.loop.create_task(self._receive())
         self.turn()
+
+    async def _receive(self) -> Message:
+        """Do what the layer's receive does."""
+        while True:
+            envelope = self.mailbox.take()
+            if envelope is None:
+                await self.mailbox.wait()
+                continue
+            message = self.around.open(self.mailbox, envelope)
+            if message is not None:
+                return message
 
     def turn(self) -> None:
         for _ in range(3):
@@ -248,7 +267,7 @@ class Channel(RuleBasedStateMachine):
     def each_message_came_once_and_in_order(self) -> None:
         reached: dict[str, int] = {}
         for message in self.site.received:
-            assert type(message) is Message
+            assert isinstance(message, Message)
             where, _, offset = message["n"].partition(".")
             assert int(offset) > reached.get(where, -1), self.site.received
             reached[where] = int(offset)
@@ -316,7 +335,7 @@ class TestGaps:
             filled(scene, 10)
             at = ReadFrom(*((50, None) if loss == "truncated" else (0, None)))
             scene.ends[ALL, 0] = at.offset
-            scene.tracked.lose(scene.recent.move({(ALL, 0): at}))
+            scene.lose({(ALL, 0): at})
         assert [receive(scene)["n"] for _ in range(CAPACITY)] == ["a0.0", "a0.1", "a0.2", "a0.3"]
         before = scene.tracked.position().sign()
         gap = receive(scene)
@@ -341,14 +360,14 @@ class TestGaps:
         scene.join("a")
         ours = partition_of("a", 2)
         scene.begin_receive()
-        scene.tracked.lose(scene.recent.move({(GROUP, 1 - ours): ReadFrom(7, None)}))
+        scene.lose({(GROUP, 1 - ours): ReadFrom(7, None)})
         scene.ends[GROUP, 1 - ours] = 7
         assert scene.tracked.state is State.LIVE
         assert scene.tracked.position().topics[GROUP].offsets[1 - ours] == 7
 
     def test_one_that_waits_is_woken(self, scene: Scene) -> None:
         scene.begin_receive()
-        scene.tracked.lose(scene.recent.move({(ALL, 0): ReadFrom(7, None)}))
+        scene.lose({(ALL, 0): ReadFrom(7, None)})
         scene.wakeups.flush()
         scene.turn()
         assert scene.received == [{"type": "kafka.gap", "reason": "truncated"}]

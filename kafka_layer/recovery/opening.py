@@ -1,0 +1,81 @@
+"""From what a tracked channel took to the message that its receive returns.
+
+Hot path: every message of a tracked channel passes ``Opening.open``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..config.realtime import monotonic
+from ..delivery.mailbox import Envelope, Mailbox
+from ..exceptions import UnreadableRecord
+from ..messages import Message, TakenMessage
+from ..wire.topics import Topic
+from .channel import Gap
+
+__all__ = ["Opening"]
+
+_SEND_CONN = Topic.SEND_CONN
+
+
+class Opening:
+    """Makes messages for the tracked channels of one server; any event loop.
+
+    Args:
+        decode: Decodes a message; raises UnreadableRecord.
+        patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        now: Returns the broker's time.
+        count_late: Counts a message to one channel that expired in its mailbox.
+        count_unreadable: Counts a message that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[bytes], dict[str, Any]],
+        patience: float,
+        now: Callable[[], float],
+        count_late: Callable[[Mailbox], object],
+        count_unreadable: Callable[[UnreadableRecord], object],
+    ) -> None:
+        self._decode = decode
+        self._patience = patience
+        self._now = now
+        self._count_late = count_late
+        self._count_unreadable = count_unreadable
+
+    def open(self, mailbox: Mailbox, envelope: Envelope) -> Message | None:
+        """Make a message of what was taken.
+
+        Returns:
+            The message; None, counted, if it expired or cannot be decoded.
+        """
+        mailbox.last_seen = now = monotonic()
+        channel: Any = mailbox.tracked
+        place = envelope.place
+        if place is None or place[0] is _SEND_CONN:
+            if type(envelope) is Gap:
+                gap: Message | None = channel.gap(envelope)
+                return gap
+            if envelope.deadline < now:
+                # Nobody recovers it, so it expires as messages of other channels do.
+                self._count_late(mailbox)
+                return None
+            written = self._now()
+        elif envelope.deadline + self._patience < now:
+            late: Message | None = channel.gap(envelope)
+            return late
+        else:
+            written = place[3]
+        try:
+            message: TakenMessage = TakenMessage(self._decode(envelope.payload))
+        except UnreadableRecord as error:
+            if not envelope.unreadable:
+                envelope.unreadable = True
+                self._count_unreadable(error)
+            return None
+        message.replayed = False
+        message.timestamp = written
+        message.signs, message.envelope = channel, envelope
+        return message
