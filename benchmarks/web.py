@@ -246,7 +246,8 @@ def _project() -> Any:
         async def room_message(self, event: dict[str, Any]) -> None:
             await self.send(text_data=event["text"])
 
-    return ProtocolTypeRouter({"websocket": _by_path(Room)})
+    ours = spec.backend.startswith("kafka_layer.")
+    return ProtocolTypeRouter({"websocket": _by_path(Room) if ours else Room.as_asgi()})
 
 
 def _by_path(room: Any) -> Any:
@@ -254,7 +255,7 @@ def _by_path(room: Any) -> Any:
     plain = room.as_asgi()
     try:
         from kafka_layer.consumers import AsyncRecoveryConsumerMixin
-    except ImportError:  # another layer's process, or an older version
+    except ImportError:  # an older version
         return plain
 
     class RecoveringRoom(AsyncRecoveryConsumerMixin, room):  # type: ignore[misc]
