@@ -523,7 +523,8 @@ class KafkaChannelLayer(SyncTwins):
 
         Returns:
             Their answers: the name (``server``), how many ``channels``, ``groups`` and ``users``
-            there are, and ``replaced`` clients.
+            there are, and ``replaced`` clients; of servers with tracked channels also
+            ``recovered``, ``not_recovered``, ``behind`` and ``recent_bytes``.
         """
         return run_blocking(self._receiving_server()).commands.roll_call(seconds)
 

@@ -33,6 +33,10 @@ class LayerStats:
         latency_p99: 99th percentile of the ages; None before the first.
         replaced: Kafka clients that stopped working and were replaced, by kind (``consumer``,
             ``producer``).
+        recovered: Recoveries that replayed all that was missed.
+        not_recovered: Recoveries that replayed nothing, by reason.
+        behind: Tracked channels that read on from the recent records, because they are slow.
+        recent_bytes: Bytes of the recent records in memory; 0 before a channel is tracked.
     """
 
     server: str | None = None
@@ -53,3 +57,7 @@ class LayerStats:
     latency_p50: float | None = None
     latency_p99: float | None = None
     replaced: Mapping[str, int] = field(default_factory=dict)
+    recovered: int = 0
+    not_recovered: Mapping[str, int] = field(default_factory=dict)
+    behind: int = 0
+    recent_bytes: int = 0

@@ -26,7 +26,7 @@ from ..wire.idempotency import WINDOW, has_key
 from ..wire.position_token import LogPosition, place_text
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
-from .channel import TrackedChannel
+from .channel import State, TrackedChannel
 from .opening import Opening
 from .recent import RECORD_BYTES, RecentLog, Where
 from .replay import (
@@ -124,6 +124,7 @@ class Recoveries:
             if self._begun is None:
                 self._begun = Ticket()
                 self._server.open_tracked = self._opening.open
+                self._server.commands.tracking = self._figures
                 self._server.router.tap = self.recent
                 self._server.ordering.hold(self._begun)
                 self._server.transport.follow(self._on_positions)
@@ -253,6 +254,15 @@ class Recoveries:
                 {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
             )
         return lambda: extents
+
+    def _figures(self) -> dict[str, int]:
+        states = [
+            mailbox.tracked.state
+            for mailbox in self._server.registry.mailboxes()
+            if isinstance(mailbox.tracked, TrackedChannel)
+        ]
+        behind = sum(state is not State.LIVE for state in states)
+        return {"behind": behind, "recent_bytes": self.recent.size}
 
     # For the tracked channels
 

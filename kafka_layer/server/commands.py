@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config.realtime import monotonic
@@ -61,6 +61,10 @@ class Commands:
         stats: Counts commands that cannot be read or answered.
         partitions: Returns how many partitions a topic has.
         flush: Carries out a flush of another server; gets its timestamp.
+
+    Attributes:
+        tracking: Returns the figures of the tracked channels, for answers to roll calls; none where
+            no channel is tracked.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Commands:
         self._stats = stats
         self._partitions = partitions
         self._flush = flush
+        self.tracking: Callable[[], Mapping[str, int]] = dict
         self._requests = Requests()
         self._closing = new_event()
 
@@ -406,6 +411,12 @@ class Commands:
             "users": len(self._registry.users),
             "replaced": sum(self._stats.replaced().values()),
         }
+        tracking = self.tracking()
+        if tracking:
+            counts = self._stats.snapshot()
+            answer["recovered"] = counts.get("recovered", 0)
+            answer["not_recovered"] = sum(self._stats.by_name("not_recovered").values())
+            answer.update(tracking)
         self._reply(value, answer)
 
     def _reply(self, value: dict[str, Any], answer: dict[str, Any]) -> None:

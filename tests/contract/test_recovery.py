@@ -24,7 +24,6 @@ from tests.support.layers import (
     begin_receive,
     next_message,
     next_messages,
-    stats_of,
 )
 from tests.support.waiting import wait_until_async
 
@@ -416,12 +415,18 @@ class TestReasons:
         assert (await layer.recover(await tracked(layer, group), ahead)).reason == "future"
 
     async def test_they_are_counted(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+        layer, other = make_layer(), make_layer()
         channel = await tracked(layer, group)
         await layer.recover(channel, "no position")
         await layer.recover(channel, await layer.group_position(group))
-        assert stats_of(layer)["not_recovered.invalid"] == 1
-        assert stats_of(layer)["recovered"] == 1
+        stats = layer.stats()
+        assert (stats.recovered, stats.not_recovered) == (1, {"invalid": 1})
+        await other.new_channel()
+        told = {each["server"]: each for each in await asyncio.to_thread(other.servers_sync, 0.5)}
+        assert stats.server is not None
+        figures = told[stats.server]
+        assert (figures["recovered"], figures["not_recovered"], figures["behind"]) == (1, 1, 0)
+        assert "recovered" not in told[other.stats().server or ""]
 
     async def test_wrong_arguments_are_refused(self, make_layer: Layers, group: str) -> None:
         layer = make_layer()
@@ -448,7 +453,9 @@ class TestSlowReaders:
         receives = asyncio.create_task(next_messages(layer, quick, 300))
         await send(layer, group, *range(300))
         assert numbers(await receives) == list(range(300))
-        assert layer.stats().waiting == 10
+        stats = layer.stats()
+        assert (stats.waiting, stats.behind) == (10, 1)
+        assert stats.recent_bytes > 300 * 300
 
         first = await next_messages(layer, slow, 150)
         await layer.send(slow, {"n": "direct"})
@@ -462,7 +469,10 @@ class TestSlowReaders:
         assert received == list(range(301))
         assert numbers(missed) == list(range(numbers(first)[-1] + 1, 300))
         assert numbers([await next_message(layer, again)]) == [300]
-        assert not layer.stats().dropped
+        waits = await begin_receive(layer, slow)
+        stats = layer.stats()
+        assert (stats.dropped, stats.behind) == ({}, 0)
+        waits.cancel()
 
     async def test_one_that_falls_too_far_behind_is_told(
         self, make_layer: Layers, group: str

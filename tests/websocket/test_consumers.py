@@ -31,6 +31,7 @@ from kafka_layer.messages import Message, Recovery
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import is_empty_after_sweep
+from tests.support.waiting import wait_until_async
 
 from .fake_layer import FakeLayer, message
 
@@ -548,8 +549,13 @@ async def test_the_layer_forgets_the_channel_of_a_closed_connection(consumer: An
         await websocket.connect(TIMEOUT)
         await websocket.disconnect(TIMEOUT)
         del websocket
-        gc.collect()
-        assert is_empty_after_sweep(server_of(layer).registry)
+
+        def is_forgotten() -> bool:
+            gc.collect()
+            return is_empty_after_sweep(server_of(layer).registry)
+
+        # The thread of a synchronous handler lets go of it a moment later.
+        await wait_until_async(is_forgotten, "the channel to be forgotten")
     finally:
         del channel_layers.backends["default"]
         await layer.close()

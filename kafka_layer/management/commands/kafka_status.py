@@ -25,8 +25,11 @@ UNWELL_CODE = 3
 
 
 # The fields of a server's answer. "replaced" counts clients that stopped working; servers of
-# version 0.1 leave it out.
-_TOLD = ("server", "channels", "groups", "users", "replaced")
+# version 0.1 leave it out. Servers without tracked channels leave out the last four.
+_TOLD = (
+    *("server", "channels", "groups", "users", "replaced"),
+    *("recovered", "not_recovered", "behind", "recent_bytes"),
+)
 
 
 class Command(BaseCommand):
