@@ -220,7 +220,7 @@ class TestRecovery:
         again = await tracked(layer, group, f"{group}-new")
         await send(layer, f"{group}-new", "live")
         found = await layer.recover(again, position)
-        await send(layer, group, "last")
+        await send(layer, f"{group}-new", "last")
         received = [*found.messages, *await rest(layer, again, "last")]
         assert numbers(received) == [group, "live", "last"]
 
