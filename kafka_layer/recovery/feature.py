@@ -50,6 +50,8 @@ MAX_BYTES = 1024 * 1024
 # How often a recovery reads what the log holds and the recent records do not, because they dropped
 # it meanwhile.
 _ROUNDS = 3
+# Seconds in which what is learnt of idempotency keys is rounded down.
+_STEP = 60.0
 # Seconds that an answer may take from the backplane's thread to the asker.
 _GRACE = 0.5
 
@@ -217,9 +219,9 @@ class Recoveries:
             replay.compare(extents)
         records = replay.records()
         for record in _first_keyed(records):
-            # Its original may have been written before this server's start. As far back as any
-            # replay goes, so that the log is read once for all of them.
-            oldest = min(record[4], self.now() - self.window)
+            # Its original may have been written before this server's start. The log is not read
+            # anew for each replay that begins somewhat earlier than the one before.
+            oldest = record[4] - record[4] % _STEP
             yield from self._learn_keys(record[0], oldest - WINDOW)
         return replay.finish(records)
 
