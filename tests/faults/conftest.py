@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, kafka_backend
 
 LayersOn = Callable[[str], Layers]
+
+_TIMEOUT = 30.0
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +22,7 @@ def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
 
     Of the session: tests of other folders run between the files of this one.
     """
-    with RealBroker() as broker:
+    with RealBroker({"log.segment.delete.delay.ms": 100}) as broker:
         yield broker
 
 
@@ -32,7 +35,17 @@ def broker(one_broker: RealBroker) -> RealBroker:
         one_broker.wait_ready()
     else:
         one_broker.start()
+    _delete_topics(one_broker.bootstrap_servers)
     return one_broker
+
+
+def _delete_topics(servers: str) -> None:
+    """Delete what tests before made: a broker that is started again opens every log it has."""
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+    topics = admin.list_topics(timeout=_TIMEOUT).topics
+    if names := [name for name in topics if not name.startswith("__")]:
+        for deleted in admin.delete_topics(names).values():
+            deleted.result(_TIMEOUT)
 
 
 @pytest.fixture
