@@ -28,7 +28,7 @@ from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
 from .channel import State, TrackedChannel
 from .opening import Opening
-from .recent import RECORD_BYTES, RecentLog, Where
+from .recent import RecentLog, Where
 from .replay import (
     EVERYBODY,
     Key,
@@ -237,20 +237,18 @@ class Recoveries:
         extents = past.extents(BROADCAST_TOPICS)
         with self._lock:
             wanted, self._wanted = self._wanted, {}
-        parts = {}
-        for where, first in wanted.items():
-            extent, begin = extents.get(where), self.recent.begin(where)
-            known = self.recent.topic_ids.get(where[0])
-            if extent is None or (
-                extent.topic_id != known and None not in (extent.topic_id, known)
-            ):
-                continue
-            first = max(first, extent.start)
-            if first < begin <= extent.end:
-                parts[where] = first, begin
-        records = sum(end - first for first, end in parts.values())
-        # What could not be kept would be read in vain.
-        if parts and records * RECORD_BYTES <= self._server.config.recent_bytes:
+        for _ in range(_ROUNDS):
+            parts = self._parts(wanted, extents)
+            records, room = sum(end - first for first, end in parts.values()), self.recent.room
+            if records > room:
+                # The youngest of them, which do for most of those who ask.
+                parts = {
+                    where: (end - (end - first) * room // records, end)
+                    for where, (first, end) in parts.items()
+                }
+            parts = {where: part for where, part in parts.items() if part[0] < part[1]}
+            if not parts:
+                break
             read = past.read_all(parts)
             self.recent.prepend(
                 {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
@@ -265,6 +263,18 @@ class Recoveries:
         ]
         behind = sum(state is not State.LIVE for state in states)
         return {"behind": behind, "recent_bytes": self.recent.size}
+
+    def _parts(self, wanted: Mapping[Where, int], extents: Extents) -> dict[Where, tuple[int, int]]:
+        """Return the parts of the log that are wanted and not kept."""
+        parts = {}
+        for where, first in wanted.items():
+            extent, begin = extents.get(where), self.recent.begin(where)
+            if extent is None or _differ(extent.topic_id, self.recent.topic_ids.get(where[0])):
+                continue
+            first = max(first, extent.start)
+            if first < begin <= extent.end:
+                parts[where] = first, begin
+        return parts
 
     # For the tracked channels
 

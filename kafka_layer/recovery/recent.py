@@ -27,6 +27,9 @@ Loss = Literal["truncated", "epoch"]
 RECORD_BYTES = 300
 """Bytes of a record beside its value and its headers, roughly."""
 
+# So many records tell how large the others are.
+_TELLING = 10_000
+
 # Records of a key that were dropped and still lie in its list, before the list is cut.
 _MOST_DROPPED = 64
 
@@ -186,6 +189,15 @@ class RecentLog:
             for record in reversed(list(heapq.merge(*added, key=_written))):
                 self._order.appendleft(record)
                 self.size += _size(record)
+
+    @property
+    def room(self) -> int:
+        """For how many records before the kept ones there is room, as far as these tell."""
+        with self._lock:
+            kept, left = len(self._order), max(0, self._most_bytes - self.size)
+            if kept < _TELLING:
+                return min(_TELLING, left // RECORD_BYTES)
+            return left * kept // self.size
 
     def begin(self, where: Where) -> int:
         """Return the offset from which a partition is kept; 0 for one that is not read."""

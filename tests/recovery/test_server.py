@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
 
 from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
-from kafka_layer.transport import ReadFrom
+from kafka_layer.transport import Past, ReadFrom
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
@@ -82,5 +85,40 @@ async def test_no_past_is_told_where_the_reader_has_not_told_its_positions(
         there.track(again)
         await there.group_add("room", again)
         assert await there.recover(again, position) == (False, "expired", [], 0.0)
+    finally:
+        await there.close()
+
+
+async def test_one_who_missed_too_much_costs_the_others_nothing(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all of them need is read at once, on a server that has just started."""
+    old = await layer.group_position("room")
+    for number in range(5000):
+        await layer.group_send("room", {"n": number})
+    late = await layer.group_position("room")
+    await layer.group_send("room", {"n": "missed"})
+    there = Layer(prefix="recoveries-of-one-server", recent_bytes=1024 * 1024)
+    try:
+        channels = [await there.new_channel() for _ in range(2)]
+        for channel in channels:
+            there.track(channel)
+            await there.group_add("room", channel)
+        transport, both = server_of(there).transport, threading.Barrier(2)
+        ask_past = transport.ask_past
+
+        def ask_together(key: Any, question: Callable[[Past], Any], deadline: float) -> Ticket[Any]:
+            def ask(past: Past) -> Any:
+                # Until the other one has asked, too, if it asks once more.
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    both.wait(0.5)
+                return question(past)
+
+            return ask_past(key, ask, deadline)
+
+        monkeypatch.setattr(transport, "ask_past", ask_together)
+        positions = (old, late)
+        found = await asyncio.gather(*map(there.recover, channels, positions))
+        assert found[1].messages == [{"n": "missed"}]
     finally:
         await there.close()
