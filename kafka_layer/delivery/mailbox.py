@@ -65,7 +65,9 @@ class Mailbox(Receives):
             all used the object that ``new_channel()`` returned, ``str`` once one used a copy, None
             before the first.
         tracked: The owner of its position; None for a channel that is not tracked.
-        in_hand: Of a tracked channel: the message that was taken last.
+        in_hand: Of a tracked channel: the message that was taken last; None once a receive came
+            after it and found no other.
+        handed_over: Of a tracked channel: the message that was in hand before that.
         attentive: Of a tracked channel: whether ``take`` has more to do than to take the next
             message.
     """
@@ -75,6 +77,7 @@ class Mailbox(Receives):
         "attentive",
         "capacity",
         "channel",
+        "handed_over",
         "in_hand",
         "received_by",
         "taken",
@@ -95,6 +98,7 @@ class Mailbox(Receives):
         self.taken = 0
         self.tracked: Tracked | None = None
         self.in_hand: Envelope | None = None
+        self.handed_over: Envelope | None = None
         self.attentive = False
         # From the message that fills it to the take that drains it.
         self._congestion: Congestion | None = None
@@ -175,6 +179,13 @@ class Mailbox(Receives):
     def first(self) -> Envelope | None:
         """Return the oldest message without taking it, or None; the receiving loop."""
         return self._messages[0] if self._messages else None
+
+    def hand_over(self) -> None:
+        """Note that a receive of a tracked channel found nothing but what is in hand; its loop."""
+        if self.in_hand is not None:
+            # In this order: who looks at the channel looks at what is in hand first.
+            self.handed_over = self.in_hand
+            self.in_hand = None
 
     def refill(self, envelopes: Sequence[Envelope]) -> None:
         """Append messages whatever the capacity; the receive of a tracked channel."""

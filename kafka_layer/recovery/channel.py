@@ -119,10 +119,16 @@ class TrackedMailbox(Mailbox):
         messages = self._messages
         if not messages:
             self._congestion = None
+            self.hand_over()
             return None
-        # First: who looks at the channel looks at what waits, and then at what is in hand.
-        self.in_hand = envelope = messages[0]
-        messages.popleft()
+        try:
+            # First: who looks at the channel looks at what waits, and then at what is in hand.
+            self.in_hand = first = messages[0]
+            envelope = messages.popleft()
+        except IndexError:  # a flush or a close was faster
+            return None
+        if envelope is not first:
+            self.in_hand = envelope
         self.taken += 1
         if self._congestion is not None:
             self._relieve(self._congestion)
@@ -237,7 +243,12 @@ class TrackedChannel:
             time: When it was written, in seconds of the broker's clock.
         """
         # One that is not of the log has no place in it.
-        vector = self._behind(envelope) if _is_of_log(envelope) else self._reached()
+        vector: Vector = self._reached()
+        if _is_of_log(envelope):
+            where, offset = _place_of(envelope)
+            # What was taken before the channel became LIVE again lies before that.
+            live_from = self._live_from if offset >= self._live_from.get(where, 0) else {}
+            vector = _highest(self._before(envelope), live_from, {where: offset + 1})
         return self._position(vector, self._since, self._ids, time).sign()
 
     def position_within(self, vector: Vector, since: Mapping[Key, Vector]) -> Callable[[], str]:
@@ -252,19 +263,18 @@ class TrackedChannel:
 
     def _reached(self) -> Vector:
         """Return the place before the first message that was not handed over."""
-        # In this order: what is routed and does not wait was taken, and if a receive waits after
-        # that, it was handed over.
+        # In this order: what is routed and does not wait was taken.
         mailbox = self._mailbox
         put = self._recent.routed if self.state is _LIVE else self._read
         waiting, last = self._waiting(), mailbox.in_hand
-        if last is not None and not _is_of_log(last):
-            last = None
-        if last is not None and not mailbox.receiving:
+        if last is not None and _is_of_log(last):
             return _highest(self._before(last), self._live_from)
         if waiting:
             return _highest(self._before(waiting[0]), self._live_from)
         # Of the batch that is being routed, the channel may have got the first ones.
-        return _highest(put, self._live_from, {} if last is None else self._behind(last))
+        handed = mailbox.handed_over
+        got = {} if handed is None or not _is_of_log(handed) else self._behind(handed)
+        return _highest(put, self._live_from, got)
 
     def _before(self, envelope: Envelope) -> Vector:
         return self._start if envelope.before is None else envelope.before
@@ -404,8 +414,8 @@ class TrackedChannel:
     def _fall_behind(self, routed: Vector, wake: bool) -> None:
         mailbox = self._mailbox
         # In this order, as in _reached(). All of these were put into the mailbox.
-        waiting, in_hand = self._waiting(), mailbox.in_hand
-        put = [each for each in (*waiting, in_hand) if each is not None and _is_of_log(each)]
+        waiting, taken = self._waiting(), (mailbox.in_hand, mailbox.handed_over)
+        put = [each for each in (*waiting, *taken) if each is not None and _is_of_log(each)]
         self._read = _highest(routed, self._live_from, *map(self._behind, put))
         self._behind_since = monotonic()
         self._capacity, mailbox.capacity = mailbox.capacity, 0
@@ -446,6 +456,7 @@ class TrackedChannel:
                         self._in_gap = False
                     return Mailbox.take(mailbox)
                 if Mailbox.take(mailbox) is None:
+                    mailbox.hand_over()
                     return None
 
     def is_late(self, envelope: Envelope) -> bool:
@@ -542,7 +553,7 @@ class TrackedChannel:
         self._live_from, self._ids = ends, self._recent.topic_ids
         self._since = {key: at for key, at in self._since.items() if not _covers(ends, at)}
         self._overlap = _highest(self._overlap, ends)
-        self._lost = mailbox.in_hand = None
+        self._lost = mailbox.in_hand = mailbox.handed_over = None
         mailbox.capacity = self._capacity
         if mailbox.closed:
             mailbox.capacity = 0

@@ -384,6 +384,26 @@ class TestGaps:
         assert scene.around.gaps == ["expired"]
 
 
+class TestPositions:
+    def test_what_was_handed_over_stays_so_when_a_receive_is_cancelled(self, scene: Scene) -> None:
+        filled(scene, 1)
+        receive(scene)
+        scene.begin_receive()
+        assert scene.receive is not None
+        scene.receive.cancel()
+        scene.loop.run_until_complete(asyncio.gather(scene.receive, return_exceptions=True))
+        scene.receive = None
+        assert offset_of(scene.tracked.position().sign()) == 1
+
+    def test_that_of_a_message_stays_when_the_channel_was_behind_since(self, scene: Scene) -> None:
+        filled(scene, 6)
+        message = receive(scene)
+        assert [receive(scene)["n"] for _ in range(5)] == filled_texts(1, 6)
+        scene.begin_receive()
+        assert scene.tracked.state is State.LIVE
+        assert offset_of(message.position) == 1
+
+
 class TestSlowReaders:
     def test_many_messages_of_one_group_lie_before_one_of_another(self, scene: Scene) -> None:
         """They lie in one partition; what is read of it ends where the first group's part does."""
