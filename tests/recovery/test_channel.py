@@ -398,7 +398,9 @@ class TestPositions:
     def test_that_of_a_message_stays_when_the_channel_was_behind_since(self, scene: Scene) -> None:
         filled(scene, 6)
         message = receive(scene)
-        assert [receive(scene)["n"] for _ in range(5)] == filled_texts(1, 6)
+        # Read and not routed yet: what comes of it once more is to be skipped.
+        scene.read([EVERYBODY])
+        assert [receive(scene)["n"] for _ in range(6)] == filled_texts(1, 7)
         scene.begin_receive()
         assert scene.tracked.state is State.LIVE
         assert offset_of(message.position) == 1
