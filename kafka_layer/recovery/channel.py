@@ -28,7 +28,7 @@ from .replay import (
     partitions_of,
 )
 
-__all__ = ["Gap", "State", "Surroundings", "TrackedChannel", "TrackedMailbox", "Vector"]
+__all__ = ["READ_ON", "Gap", "State", "Surroundings", "TrackedChannel", "TrackedMailbox", "Vector"]
 
 Vector = Mapping[Where, int]
 """An offset for each partition; replaced, never changed."""
@@ -41,8 +41,8 @@ _FORMER_NAMES = 3
 
 _SEND_CONN, _SEND_GROUP, _SEND_USER = Topic.SEND_CONN, Topic.SEND_GROUP, Topic.SEND_USER
 
-# Wakes the receive of a channel that has to read on, and is no message.
-_READ_ON = Envelope(b"", float("inf"))
+READ_ON = Envelope(b"", float("inf"))
+"""Wakes the receive of a channel that has to read on, and is no message."""
 
 
 class State(enum.Enum):
@@ -425,7 +425,7 @@ class TrackedChannel:
 
     def _wake(self) -> None:
         if not self._mailbox.closed:
-            self._mailbox.refill([_READ_ON])
+            self._mailbox.refill([READ_ON])
             self._mailbox.note()
 
     # The receive
@@ -467,7 +467,7 @@ class TrackedChannel:
         """Tell whether a message was handed over before, or is none."""
         place = envelope.place
         if place is None or place[0] is _SEND_CONN:
-            return envelope is _READ_ON
+            return envelope is READ_ON
         if not self._overlap:
             return False
         where: Any = place[:2]

@@ -13,7 +13,7 @@ from ..delivery.mailbox import Envelope, Mailbox
 from ..exceptions import UnreadableRecord
 from ..messages import Message, TakenMessage
 from ..wire.topics import Topic
-from .channel import Gap
+from .channel import READ_ON, Gap
 
 __all__ = ["Opening"]
 
@@ -58,6 +58,9 @@ class Opening:
             if type(envelope) is Gap:
                 gap: Message | None = channel.gap(envelope)
                 return gap
+            if envelope is READ_ON:
+                # Its take began before the channel fell behind.
+                return None
             if envelope.deadline < now:
                 # Nobody recovers it, so it expires as messages of other channels do.
                 self._count_late(mailbox)

@@ -407,6 +407,16 @@ class TestPositions:
 
 
 class TestSlowReaders:
+    def test_a_take_that_has_just_begun(self, scene: Scene) -> None:
+        """It takes the sign to read on for a message."""
+        scene.read([EVERYBODY])
+        scene.unrouted.clear()
+        scene.tracked.pass_by(None)
+        scene.recent.note_routed()
+        scene.mailbox.attentive = False
+        assert receive(scene)["n"] == "a0.0"
+        assert scene.around.unreadable == []
+
     def test_many_messages_of_one_group_lie_before_one_of_another(self, scene: Scene) -> None:
         """They lie in one partition; what is read of it ends where the first group's part does."""
         assert partition_of("a", 2) == partition_of("b", 2)
