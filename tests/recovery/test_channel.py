@@ -413,7 +413,9 @@ class TestSlowReaders:
         scene.unrouted.clear()
         scene.tracked.pass_by(None)
         scene.recent.note_routed()
-        scene.mailbox.attentive = False
+        taken = Mailbox.take(scene.mailbox)
+        assert taken is not None
+        assert scene.around.open(scene.mailbox, taken) is None
         assert receive(scene)["n"] == "a0.0"
         assert scene.around.unreadable == []
 
