@@ -118,6 +118,8 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
     A browser that does not offer the subprotocol ``kafka-layer.v1`` is served as without the mixin.
     """
 
+    channel_layer: KafkaChannelLayer
+
     recovery_limit = 300
     """How many messages a browser gets replayed; for one that missed more it is not recovered."""
 

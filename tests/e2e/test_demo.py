@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import secrets
 import signal
 import socket
 from collections import defaultdict
+from typing import Any
 
 import psutil
 import pytest
+from websockets.exceptions import ConnectionClosedError
 
 from tests.support.waiting import wait_until_async
 
-from .demo import MOST_CONNECTIONS, Client, Demo, within
+from .demo import MOST_CONNECTIONS, Client, Demo, Ticket, join, within
 
 CLIENTS = 20
+V1 = "kafka-layer.v1"
 STOP_SECONDS = 5.0
 
 
@@ -97,6 +102,50 @@ async def talk(clients: list[Client]) -> None:
     assert farewells == [["farewell"]] * len(clients)
 
 
+class RecoveringPage:
+    """A page that keeps its position, as docs/recovery.md describes it.
+
+    Attributes:
+        heard: The texts of the messages in the room.
+        verdict: What it was told when it came back; empty before.
+    """
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.heard: list[str] = []
+        self.verdict: dict[str, Any] = {}
+        self._ticket = ticket
+        self._client: Client | None = None
+        self._position = ""
+
+    async def connect(self) -> str:
+        """Connect, again if it is sent on; return its worker once it has its position."""
+        offers = [V1, f"kafka-layer.position.{self._position}"][: 1 + bool(self._position)]
+        for _ in range(MOST_CONNECTIONS):
+            self._client = await Client.open(self._ticket, "Page", *offers)
+            with contextlib.suppress(ConnectionClosedError):
+                return await self._hear_position()
+        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none was let in")
+
+    async def close(self) -> None:
+        assert self._client is not None
+        await self._client.close()
+
+    async def _hear_position(self) -> str:
+        assert self._client is not None
+        worker = ""
+        while True:
+            frame = json.loads(await within(self._client.websocket.recv(), "a page's position"))
+            self.verdict = frame.get("r", self.verdict)
+            match frame:
+                case {"d": {"type": "welcome", "worker": str(worker)}}:
+                    pass
+                case {"d": {"type": "message", "text": str(text)}}:
+                    self.heard.append(text)
+                case {"t": str(position)}:
+                    self._position = position
+                    return worker
+
+
 async def survive_a_kill(demo: Demo) -> None:
     room = f"room-{secrets.token_hex(3)}"
     clients: list[Client] = []
@@ -104,6 +153,9 @@ async def survive_a_kill(demo: Demo) -> None:
         assert len(clients) < MOST_CONNECTIONS, "a worker gets no connections"
         clients.append(await Client.join(demo.address, f"Person {len(clients)}", room))
     victim = clients[0].worker
+    page = RecoveringPage(await asyncio.to_thread(join, demo.address, "Page", room))
+    while await page.connect() != victim:
+        await page.close()
     (pid,) = demo.worker_pids(victim)
     os.kill(pid, signal.SIGKILL)
 
@@ -114,6 +166,9 @@ async def survive_a_kill(demo: Demo) -> None:
     await others[0].say("still here")
     heard = await asyncio.gather(*(client.hear(1) for client in others))
     assert heard == [["still here"]] * len(others)
+    assert await page.connect() != victim
+    assert (page.verdict["reason"], page.heard) == (None, ["still here"])
+    await page.close()
 
     await wait_until_async(
         lambda: len(demo.worker_pids(victim)) == 2, f"{victim} to listen again", 20.0

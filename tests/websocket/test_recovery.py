@@ -24,6 +24,9 @@ from tests.support.layers import Backend, Layers, backend_named, next_message
 
 TIMEOUT = 10
 
+# These tests do use a Kafka.
+pytestmark = pytest.mark.filterwarnings("ignore:The tests use the Kafka")
+
 
 class AsyncRoom(AsyncUserConsumerMixin, AsyncRecoveryConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
     groups = ("of-class",)
