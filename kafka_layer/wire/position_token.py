@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -222,6 +223,7 @@ def _require_offsets(offsets: Any) -> None:
         raise ValueError("an offset is none")
 
 
+@functools.lru_cache(maxsize=100)
 def _packed_id(topic_id: str | None) -> bytes | str | None:
     """Return a topic's id as a token has it: Kafka's, which are base64, in two thirds."""
     if topic_id is None or len(topic_id) != 22:
