@@ -8,67 +8,49 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import servers
-from .servers import Missing, Server
-from .workers import PortSpec
+from .servers import Server, Skipped
+from .workers import PortSpec, forkserver
 
 _PREFIX = f"bench-{secrets.token_hex(3)}"
 _FLOOR_TOPIC = f"{_PREFIX}-floor"
 _FLOOR_PARTITIONS = 10
 _ROOMY = 1_000_000
+_PRELOADED = ["benchmarks.subjects", "channels.layers", "confluent_kafka", "cryptography.fernet"]
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A layer that can be measured.
+@dataclass(frozen=True, kw_only=True)
+class Contender(PortSpec):
+    """A layer, or bare clients, with a server; ``{address}`` in the configuration is the server's.
 
     Attributes:
-        name: As on the command line.
         label: As in tables.
-        server: Starts what it needs.
-        backend: Dotted path of its class; empty for bare clients.
-        config: Its keywords, from its server's address.
+        server: What of ``servers`` it needs.
         packages: Distributions whose versions belong in the report; the first must be installed.
         by_default: Whether it is measured when nobody is named.
-        source: The folder that its package is imported from; empty for the usual one.
+        server_pid: The process of its server; None unless that was started here.
     """
 
-    name: str
     label: str
-    server: Callable[[], AbstractContextManager[Server]]
-    backend: str
-    config: Callable[[str], dict[str, Any]]
+    server: str
     packages: tuple[str, ...]
     by_default: bool = True
-    source: str = ""
-
-    @property
-    def is_floor(self) -> bool:
-        """Whether it is no layer but bare clients."""
-        return not self.backend
-
-
-@dataclass(frozen=True)
-class Running:
-    """A contender whose server runs, and what its workers are told."""
-
-    contender: Contender
-    spec: PortSpec
-    server: Server
+    server_pid: int | None = None
 
 
 @dataclass
 class Started:
     """The contenders that run, why others do not, and versions of servers and packages."""
 
-    running: list[Running] = field(default_factory=list)
+    running: list[Contender] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -76,26 +58,27 @@ class Started:
 @contextlib.contextmanager
 def start(contenders: list[Contender]) -> Iterator[Started]:
     """Start the servers of contenders, each once; leave out those that something is missing for."""
+    backends = [each.backend.rpartition(".")[0] for each in contenders if not each.source]
+    forkserver.set_forkserver_preload([*_PRELOADED, *filter(None, backends)])
     started = Started()
-    up: dict[Any, Server] = {}
+    up: dict[str, Server] = {}
     with ExitStack() as stack:
         for each in contenders:
             try:
                 if not _version(each.packages[0]):
-                    raise Missing(f"the package {each.packages[0]} is not installed")
+                    raise Skipped(f"the package {each.packages[0]} is not installed")
                 if each.server not in up:
-                    up[each.server] = stack.enter_context(each.server())
-            except Missing as reason:
+                    up[each.server] = stack.enter_context(getattr(servers, each.server)())
+            except (Skipped, ChildProcessError) as reason:
                 started.skipped[each.name] = str(reason)
                 continue
             server = up[each.server]
             name, _, started.versions[name] = server.version.partition(" ")
-            versions = {package: _version(package) for package in each.packages}
-            started.versions |= {package: found for package, found in versions.items() if found}
-            spec = PortSpec(each.name, each.backend, each.config(server.address), each.source)
-            started.running.append(Running(each, spec, server))
-        if servers.kafka in up:
-            stack.enter_context(_floor_topic(up[servers.kafka]))
+            started.versions |= {of: found for of in each.packages if (found := _version(of))}
+            config = json.loads(json.dumps(each.config).replace("{address}", server.address))
+            started.running.append(replace(each, config=config, server_pid=server.pid))
+        if "kafka" in up:
+            stack.enter_context(_floor_topic(up["kafka"]))
         yield started
 
 
@@ -108,17 +91,13 @@ def checkout(name: str, folder: Path) -> Contender:
 def _kafka_layer(suffix: str = "", label: str = "", **config: Any) -> Contender:
     return Contender(
         f"kafka{suffix}",
-        f"kafka_layer{label}",
-        servers.kafka,
         "kafka_layer.layer.KafkaChannelLayer",
-        lambda address: {"bootstrap_servers": address, "prefix": _PREFIX, **config},
-        ("kafka-layer", "confluent-kafka", "ormsgpack"),
+        {"bootstrap_servers": "{address}", "prefix": _PREFIX, **config},
+        label=f"kafka_layer{label}",
+        server="kafka",
+        packages=("kafka-layer", "confluent-kafka", "ormsgpack"),
         by_default=not suffix,
     )
-
-
-def _producer(suffix: str, label: str, **properties: Any) -> Contender:
-    return _kafka_layer(suffix, label, producer_config=properties)
 
 
 def _floor(
@@ -127,11 +106,11 @@ def _floor(
     given = {"topic": _FLOOR_TOPIC, "partitions": _FLOOR_PARTITIONS, "producer_config": properties}
     return Contender(
         f"floor{suffix}",
-        f"floor: {label}",
-        servers.kafka,
         backend,
-        lambda address: {"bootstrap_servers": address, **given},
-        ("confluent-kafka",),
+        {"bootstrap_servers": "{address}", **given},
+        label=f"floor: {label}",
+        server="kafka",
+        packages=("confluent-kafka",),
         by_default=not properties,
     )
 
@@ -139,22 +118,13 @@ def _floor(
 def _redis(name: str, label: str, backend: str) -> Contender:
     return Contender(
         name,
-        f"channels_redis {label}",
-        servers.redis,
         f"channels_redis.{backend}",
-        lambda address: {"hosts": [f"redis://{address}"], "capacity": _ROOMY},
-        ("channels-redis", "redis", "hiredis"),
+        {"hosts": ["redis://{address}"], "capacity": _ROOMY},
+        label=f"channels_redis {label}",
+        server="redis",
+        packages=("channels-redis", "redis", "hiredis"),
     )
 
-
-_nats = Contender(
-    "nats",
-    "channels-nats",
-    servers.nats,
-    "channels_nats.NatsChannelLayer",
-    lambda address: {"servers": f"nats://{address}", "capacity": _ROOMY},
-    ("channels-nats", "nats-py"),
-)
 
 CONTENDERS: Mapping[str, Contender] = {
     each.name: each
@@ -164,18 +134,25 @@ CONTENDERS: Mapping[str, Contender] = {
         _kafka_layer(),
         _redis("redis-pubsub", "pub/sub", "pubsub.RedisPubSubChannelLayer"),
         _redis("redis-core", "core", "core.RedisChannelLayer"),
-        _nats,
+        Contender(
+            "nats",
+            "channels_nats.NatsChannelLayer",
+            {"servers": "nats://{address}", "capacity": _ROOMY},
+            label="channels-nats",
+            server="nats",
+            packages=("channels-nats", "nats-py"),
+        ),
         # Settings that trade one thing for another; named on the command line only.
         _kafka_layer(":await", ", await_produce", await_produce=True),
         _kafka_layer(":capacity-1000", ", capacity=1000", capacity=1000),
-        _producer(":linger-5", ", linger.ms=5", **{"linger.ms": 5}),
-        _producer(":linger-25", ", linger.ms=25", **{"linger.ms": 25}),
-        _producer(
+        _kafka_layer(":linger-5", ", linger.ms=5", producer_config={"linger.ms": 5}),
+        _kafka_layer(":linger-25", ", linger.ms=25", producer_config={"linger.ms": 25}),
+        _kafka_layer(
             *(":in-flight-5", ", 5 requests in flight"),
-            **{"max.in.flight.requests.per.connection": 5},
+            producer_config={"max.in.flight.requests.per.connection": 5},
         ),
-        _producer(":lz4", ", lz4", **{"compression.type": "lz4"}),
-        _producer(":zstd", ", zstd", **{"compression.type": "zstd"}),
+        _kafka_layer(":lz4", ", lz4", producer_config={"compression.type": "lz4"}),
+        _kafka_layer(":zstd", ", zstd", producer_config={"compression.type": "zstd"}),
         _kafka_layer(":json", ", JSON", serializer_format="json"),
         _kafka_layer(":encrypted", ", encrypted", symmetric_encryption_keys=["benchmark"]),
         _floor(":acks-1", "bare clients, acks=1", **{"acks": "1", "enable.idempotence": False}),

@@ -12,19 +12,15 @@ import asyncio
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ormsgpack
 from channels.exceptions import ChannelFull
-from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Message, Producer, TopicPartition
 
 from tests.support.counting import Inbox
 
-if TYPE_CHECKING:
-    from confluent_kafka import Message
-
-_QUIET = {"log_level": 3}
 _PRODUCER = {"enable.idempotence": True, "linger.ms": 0, "delivery.report.only.error": True}
 _CONSUMER = {"group.id": "bare", "enable.auto.commit": False, "enable.auto.offset.store": False}
 
@@ -36,30 +32,27 @@ class _BareClients:
     """
 
     def __init__(
-        self,
-        bootstrap_servers: str,
-        topic: str,
-        partitions: int,
-        producer_config: Mapping[str, Any],
+        self, bootstrap_servers: str, topic: str, partitions: int, producer_config: dict[str, Any]
     ) -> None:
-        self._servers = {"bootstrap.servers": bootstrap_servers, **_QUIET}
+        self._servers = {"bootstrap.servers": bootstrap_servers, "log_level": 3}
         self._topic, self._partitions = topic, partitions
         self._producer = Producer({**self._servers, **_PRODUCER, **producer_config})
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._free_queue, daemon=True)]
-        self._threads[0].start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._free_queue)
 
     def _begin(self) -> None:
-        """Consume from now on; blocks until that is settled. Idempotent."""
-        if len(self._threads) == 1:
-            consumer = Consumer({**self._servers, **_CONSUMER})
-            ends = [TopicPartition(self._topic, n, OFFSET_END) for n in range(self._partitions)]
-            consumer.assign(consumer.offsets_for_times(ends, 10))
-            consuming = threading.Thread(target=self._consume, args=[consumer], daemon=True)
-            consuming.start()
-            self._threads.append(consuming)
+        """Consume from now on; blocks until that is settled."""
+        consumer = Consumer({**self._servers, **_CONSUMER})
+        ends = [TopicPartition(self._topic, n, OFFSET_END) for n in range(self._partitions)]
+        consumer.assign(consumer.offsets_for_times(ends, 10))
+        self._start(self._consume, consumer)
 
-    def _produce(self, key: str, message: Mapping[str, Any]) -> None:
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
+
+    def produce(self, key: str, message: Mapping[str, Any]) -> None:
         try:
             self._producer.produce(self._topic, ormsgpack.packb(message), key)
         except BufferError:
@@ -109,12 +102,10 @@ class BarePort(_BareClients):
         self._addressees[group] += [self._inboxes[channel] for channel in channels]
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        self._produce(channel, message)
+        self.produce(channel, message)
 
     group_send = send
-
-    def sync_group_sends(self) -> dict[str, Any]:
-        return {"native": self._produce}
+    native = _BareClients.produce
 
     def _take(self, records: Sequence[Message]) -> None:
         for record in records:
@@ -142,11 +133,11 @@ class SmallestLayer(_BareClients):
         return name
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        _require_no_worker_channel(channel)
-        self._produce(channel, message)
+        if "!" not in channel:
+            raise NotImplementedError("it has no worker channels")
+        self.produce(channel, message)
 
     async def receive(self, channel: str) -> Any:
-        _require_no_worker_channel(channel)
         return ormsgpack.unpackb(await self._queues[channel].get())
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -156,7 +147,7 @@ class SmallestLayer(_BareClients):
         self._addressees[group.encode()].pop(channel, None)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        self._produce(group, message)
+        self.produce(group, message)
 
     def _take(self, records: Sequence[Message]) -> None:
         batch = [(record.key(), record.value()) for record in records]
@@ -166,8 +157,3 @@ class SmallestLayer(_BareClients):
         for key, value in batch:
             for queue in self._addressees.get(key, {}).values():
                 queue.put_nowait(value)
-
-
-def _require_no_worker_channel(channel: str) -> None:
-    if "!" not in channel:
-        raise NotImplementedError("it has no worker channels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from .report import Report
 from .subjects import SUBJECTS
@@ -33,20 +33,9 @@ scale-latency | scale | Latency (p50) to room members | p50_
 _X_LABELS = {"members": "members", "scale": "server processes"}
 
 
-class Picture(NamedTuple):
-    """A picture that was drawn: the subject, its title, and where it is."""
-
-    subject: str
-    title: str
-    path: Path
-
-
-def draw(report: Report, folder: Path) -> Iterator[Picture]:
-    """Write a picture for each group of figures that the report has."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
+def draw(report: Report, folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Write a picture for each group of figures of a report; yields its subject, title and path."""
+    from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
     for line in _PLOTS.strip().splitlines():
@@ -58,48 +47,40 @@ def draw(report: Report, folder: Path) -> Iterator[Picture]:
         names = [each for each in names if report.contenders(each)]
         if not names:
             continue
-        picture, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+        picture = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = picture.subplots()
         axes.set_title(title, fontsize=12, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e7eb")
-        axes.set_axisbelow(True)
-        axes.set_ylabel(figures[names[0]].unit)
+        axes.set(axisbelow=True, ylabel=figures[names[0]].unit)
         if lines or chosen.endswith("*"):
             axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:,g}")
+        ticks = [figures[each].label for each in names]
         if lines:
-            _lines(axes, report, {int(name.rpartition("_")[2]): name for name in names})
+            ticks = [f"{int(each.rpartition('_')[2]):,}" for each in names]
             axes.set_xlabel(_X_LABELS[subject])
-        else:
-            _bars(axes, report, names)
-            axes.set_xticks(range(len(names)), [figures[each].label for each in names])
+        axes.set_xticks(range(len(names)), ticks)
+        _plot(axes, report, names, lines)
         # Below: beside the bars there is no place that is always free.
         picture.legend(loc="outside lower center", ncols=5, handletextpad=0.4, **_LEGEND)
         path = folder / f"{file}.png"
         picture.savefig(path, dpi=120)
-        pyplot.close(picture)
-        yield Picture(subject, title, path)
+        yield subject, title, path
 
 
-def _bars(axes: Any, report: Report, figures: list[str]) -> None:
+def _plot(axes: Any, report: Report, figures: list[str], lines: bool) -> None:
+    """Draw the medians of each contender as a line or as bars, and from where to where they go."""
     names = report.contenders(*figures)
-    width = 0.8 / len(names)
+    width = 0.0 if lines else 0.8 / len(names)
     for number, name in enumerate(names):
         found = {place: s for place, f in enumerate(figures) if (s := report.samples(f, name))}
         x = [place + (number - (len(names) - 1) / 2) * width for place in found]
         middles = [median(each) for each in found.values()]
         spread = [(m - min(s), max(s) - m) for m, s in zip(middles, found.values(), strict=True)]
-        look = {"label": report.labels[name], "color": _COLORS.get(name), "error_kw": _ERRORS}
-        axes.bar(x, middles, width * 0.92, yerr=list(zip(*spread, strict=True)), **look)
-
-
-def _lines(axes: Any, report: Report, figures: dict[int, str]) -> None:
-    for name in report.contenders(*figures.values()):
-        found = [(x, y) for x, figure in figures.items() if (y := report.samples(figure, name))]
-        points = [(x, median(y), min(y), max(y)) for x, y in found]
-        x, middle, low, high = zip(*points, strict=True)
-        axes.plot(x, middle, marker="o", label=report.labels[name], color=_COLORS.get(name))
-        axes.fill_between(x, low, high, alpha=0.15, color=_COLORS.get(name))
-    axes.set_xscale("log")
-    axes.set_xticks(list(figures), [f"{value:,}" for value in figures])
-    axes.minorticks_off()
+        look: dict[str, Any] = {"label": report.labels[name], "color": _COLORS.get(name)}
+        look["yerr"] = list(zip(*spread, strict=True))
+        if lines:
+            axes.errorbar(x, middles, marker="o", **look, **_ERRORS)
+        else:
+            axes.bar(x, middles, width * 0.92, **look, error_kw=_ERRORS)

@@ -14,6 +14,12 @@ from tests.support.counting import Inbox
 from . import web
 from .workers import Context
 
+RECOVERING = "/recovering-"
+"""How the paths of rooms begin whose clients keep their positions."""
+
+SUBPROTOCOL = "kafka-layer.v1"
+"""What those clients offer; written out, because no contender's package is imported here."""
+
 _AT_A_TIME = 20
 _TOLD_AFTER = 60.0
 
@@ -45,11 +51,11 @@ class RecoveringClient:
     async def connect(self, port: int) -> tuple[float, dict[str, Any]]:
         """Connect with the position, if there is one; return how long it took, and the verdict."""
         began = time.monotonic()
-        protocols = [web.SUBPROTOCOL]
+        protocols = [SUBPROTOCOL]
         if self._position:
             places = [f"{lane}.{offset}" for lane, offset in self._places.items()]
             whole = "~".join([self._position, *places])
-            protocols.append(f"{web.SUBPROTOCOL.partition('.')[0]}.position.{whole}")
+            protocols.append(f"{SUBPROTOCOL.partition('.')[0]}.position.{whole}")
         self._told = asyncio.get_running_loop().create_future()
         self._connection = await web.connect(port, self._path, self._take, protocols)
         verdict = await asyncio.wait_for(self._told, _TOLD_AFTER)
@@ -122,7 +128,7 @@ class RecoveringSockets:
     async def _connected(self, port: int, count: int) -> list[RecoveringClient]:
         web.allow_files(count)
         free = asyncio.Semaphore(_AT_A_TIME)
-        clients = [RecoveringClient(f"{web.RECOVERING}{n // self._members}") for n in range(count)]
+        clients = [RecoveringClient(f"{RECOVERING}{n // self._members}") for n in range(count)]
 
         async def one(client: RecoveringClient) -> None:
             async with free:
@@ -142,3 +148,29 @@ async def come_back(context: Context, port: int) -> ComeBack:
     """Do what ``RecoveringSockets.come_back`` does."""
     found: ComeBack = await context.port.come_back(port)
     return found
+
+
+def by_path(room: Any, backend: str) -> Any:
+    """Return the application that serves rooms of both kinds, where the layer is ours."""
+    plain = room.as_asgi()
+    # The processes of other layers load nothing of this package.
+    if not backend.startswith("kafka_layer."):
+        return plain
+    try:
+        from kafka_layer.consumers import AsyncRecoveryConsumerMixin
+    except ImportError:  # an older version
+        return plain
+
+    class RecoveringRoom(AsyncRecoveryConsumerMixin, room):  # type: ignore[misc]
+        """Passes what any process says to the room."""
+
+        async def chat_message(self, event: dict[str, Any]) -> None:
+            await self.send(text_data=json.dumps({name: event[name] for name in "snt"}))
+
+    recovering = RecoveringRoom.as_asgi()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        which = recovering if scope["path"].startswith(RECOVERING) else plain
+        await which(scope, receive, send)
+
+    return application

@@ -10,15 +10,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-__all__ = ["Missing", "Server", "await_port", "free_port", "kafka", "nats", "redis"]
 
-
-class Missing(Exception):
-    """Something that a contender needs is not installed; the text says what."""
+class Skipped(Exception):
+    """A contender cannot take part; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -33,56 +32,62 @@ class Server:
 @contextlib.contextmanager
 def kafka() -> Iterator[Server]:
     """Use the brokers in ``KAFKA_BOOTSTRAP_SERVERS``, or start one."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if given:
+    if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield Server(given, "Kafka (KAFKA_BOOTSTRAP_SERVERS)")
         return
     from tests.support.kafka import KAFKA_VERSION, RealBroker, missing_tools
 
-    tools = missing_tools()
-    if tools:
-        raise Missing(f"{' and '.join(tools)} not found; install it or set KAFKA_BOOTSTRAP_SERVERS")
+    if tools := missing_tools():
+        raise Skipped(f"{' and '.join(tools)} not found; install it or set KAFKA_BOOTSTRAP_SERVERS")
     properties = {"log.retention.check.interval.ms": 60_000}
     with RealBroker(properties, jvm_fast_start=False, heap_mb=1024) as broker:
         yield Server(broker.bootstrap_servers, f"Kafka {KAFKA_VERSION}", broker.pid)
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@contextlib.contextmanager
+def program(
+    command: Sequence[str], timeout: float = 10.0, **options: Any
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run a program, from when it listens on a port of 127.0.0.1 until the context ends.
 
-
-def await_port(process: subprocess.Popen[bytes], port: int, timeout: float = 10.0) -> None:
-    """Return when a process listens on a port of 127.0.0.1; Missing if it ends, or takes longer."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise Missing(f"{process.args!r} did not start to listen on port {port}")
+    Its last argument takes the port, which is free and yielded with the process. Raises
+    ChildProcessError, with what it printed, if it ends before it listens, or takes longer.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [*command, str(port)]
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(command, stdin=out, stdout=out, stderr=out, **options)
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                with socket.socket() as client:
+                    if client.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    out.seek(0)
+                    raise ChildProcessError(f"{command} does not listen: {out.read().decode()}")
+                time.sleep(0.02)
+            yield port, process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextlib.contextmanager
-def _running(program: str, name: str, *options: str) -> Iterator[Server]:
-    """Start a server program; the last of its options is the one that takes the port."""
-    if shutil.which(program) is None:
-        raise Missing(f"{program} not found; install it")
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+def _running(name: str, label: str, *options: str) -> Iterator[Server]:
+    """Start a server, the last of whose options takes the port."""
+    if shutil.which(name) is None:
+        raise Skipped(f"{name} not found; install it")
+    said = subprocess.run([name, "--version"], capture_output=True, text=True, check=True)
     version = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
-    port = free_port()
-    command, quiet = [program, *options, str(port)], subprocess.DEVNULL
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(command, cwd=folder, stdout=quiet, stderr=quiet)
-        try:
-            await_port(process, port)
-            found = version[0] if version else "of unknown version"
-            yield Server(f"127.0.0.1:{port}", f"{name} {found}", process.pid)
-        finally:
-            process.terminate()
-            process.wait()
+    with program([name, *options], cwd=tempfile.gettempdir()) as (port, process):
+        found = version[0] if version else "of unknown version"
+        yield Server(f"127.0.0.1:{port}", f"{label} {found}", process.pid)
 
 
 # It keeps nothing on disk.

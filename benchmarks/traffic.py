@@ -12,23 +12,25 @@ from typing import Any, NamedTuple
 
 from channels.exceptions import ChannelFull
 
-from tests.support.counting import Inbox
+from tests.support.counting import Inbox, JobInbox
 
 from .workers import Context
 
 _TEXT = "The quick brown fox jumps over the lazy dog and then writes home about it. " * 2
-_QUIET = 1.5
 _REFUSED_PAUSE = 0.001
 _YIELD_EVERY = 50
 _TASKS = 10
 
 
 class Sent(NamedTuple):
-    """How many messages were sent, when that began, and when the last send returned."""
+    """How many messages were sent, when that began, when the last send returned, and the seconds
+    of each call where they are measured.
+    """
 
     messages: int
     began: float
     ended: float
+    calls: Sequence[float] = ()
 
 
 def message(sender: int, number: int) -> dict[str, Any]:
@@ -36,25 +38,38 @@ def message(sender: int, number: int) -> dict[str, Any]:
     return {"type": "chat.message", "s": sender, "n": number, "text": _TEXT, "t": time.monotonic()}
 
 
-async def open_channels(context: Context, count: int) -> list[str]:
-    """Open channels and return their names."""
+async def open_channels(context: Context, count: int, latencies: bool | None = None) -> list[str]:
+    """Open channels and return their names; listen on them, unless ``latencies`` is None."""
     names = await context.port.new_channels(count)
     # The layer may forget a channel whose name object nobody holds.
-    context.inboxes.update(dict.fromkeys(names))
+    context.inboxes.update((name, Inbox(bool(latencies))) for name in names)
+    if latencies is not None:
+        await context.port.listen(context.inboxes)
     return [str(name) for name in names]  # their class is that of one version
 
 
-async def listen(context: Context, keep_latencies: bool) -> None:
-    """Begin to receive on every opened channel."""
-    for channel in context.inboxes:
-        context.inboxes[channel] = Inbox(keep_latencies)
-    await context.port.listen(context.inboxes)
+async def work(context: Context, channel: str) -> None:
+    """Receive jobs from now on, one after another as runworker does; once is enough."""
+    if channel not in context.inboxes:
+        context.inboxes[channel] = JobInbox()
+        await context.port.listen({channel: context.inboxes[channel]})
 
 
-async def restart(context: Context) -> None:
-    """Count anew on every opened channel."""
+async def restart(context: Context) -> float:
+    """Count anew on every channel; returns what ``cpu_seconds`` does."""
     for inbox in context.inboxes.values():
         inbox.reset()
+    return await cpu_seconds(context)
+
+
+async def count(context: Context) -> int:
+    """Return how many messages came since then."""
+    return sum(each.unique for each in context.inboxes.values())
+
+
+async def inboxes(context: Context) -> list[Inbox]:
+    """Return what was counted on each channel."""
+    return list(context.inboxes.values())
 
 
 async def join(context: Context, group: str, count: int | None = None) -> None:
@@ -108,37 +123,18 @@ async def flat_out(
     return Sent(sum(await asyncio.gather(*map(run, range(tasks)))), began, time.monotonic())
 
 
-async def time_sends(context: Context, method: str, address: str, count: int) -> list[float]:
-    """Send messages one after another, with a pause between; return the seconds of each call."""
+async def time_sends(context: Context, method: str, addresses: Sequence[str], count: int) -> Sent:
+    """Send messages to one address, one after another with a pause between, and time the calls."""
     send = getattr(context.port, method)
     calls = []
+    begun = time.monotonic()
     for number in range(count):
         sending = message(0, number)
         began = time.monotonic()
-        await send(address, sending)
+        await send(addresses[0], sending)
         calls.append(time.monotonic() - began)
         await asyncio.sleep(_REFUSED_PAUSE)
-    return calls
-
-
-async def drain(context: Context, expected: int) -> list[Inbox]:
-    """Return the inboxes once they hold ``expected`` messages in all, or nothing comes any more."""
-    inboxes = list(context.inboxes.values())
-    await settle(inboxes, expected)
-    return inboxes
-
-
-async def settle(inboxes: Sequence[Inbox], expected: int) -> None:
-    """Return once inboxes hold ``expected`` messages in all, or nothing comes any more."""
-    seen, since = -1, time.monotonic()
-    while True:
-        unique = sum(each.unique for each in inboxes)
-        now = time.monotonic()
-        if unique != seen:
-            seen, since = unique, now
-        if unique >= expected or now - since > _QUIET:
-            return
-        await asyncio.sleep(0.02)
+    return Sent(count, begun, time.monotonic(), calls)
 
 
 async def cpu_seconds(context: Context) -> float:

@@ -15,85 +15,49 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.support.counting import Inbox
 
-from .servers import Missing, await_port, free_port
-from .subject import Skipped
+from .servers import Skipped, program
 from .workers import PortSpec
 
-RECOVERING = "/recovering-"
-"""How the paths of rooms begin whose clients keep their positions."""
-
-SUBPROTOCOL = "kafka-layer.v1"
-"""What those clients offer; written out, because no contender's package is imported here."""
-
 _SPEC = "BENCHMARK_LAYER"
-_ROOT = Path(__file__).parent.parent
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _FINAL = _MASKED = 0x80
 _AT_A_TIME = 20
 _FILES_BESIDE = 200
 _GIVEN_UP_AFTER = 2.0
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 
 @contextlib.contextmanager
 def serving(spec: PortSpec, count: int) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
     """Run daphne processes with a channel layer; yields them by port."""
-    environment = {**os.environ, _SPEC: json.dumps(asdict(spec))}
+    told = {each.name: getattr(spec, each.name) for each in fields(PortSpec)}
     command = [sys.executable, "-m", "daphne", "-v", "0", "--websocket_connect_timeout", "60"]
-    with tempfile.TemporaryFile() as printed, contextlib.ExitStack() as stack:
-        servers = {}
-        for port in [free_port() for _ in range(count)]:
-            server = subprocess.Popen(
-                [*command, "-b", "127.0.0.1", "-p", str(port), f"{__name__}:application"],
-                cwd=_ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=printed,
-            )
-            stack.callback(_end, server)
-            servers[port] = server
-        try:
-            for port, server in servers.items():
-                await_port(server, port, 30.0)
-        except Missing as error:
-            printed.seek(0)
-            raise RuntimeError(f"{error}; it printed: {printed.read().decode()}") from None
-        yield servers
+    command += ["-b", "127.0.0.1", f"{__name__}:application", "-p"]
+    where = {"cwd": Path(__file__).parent.parent, "env": {**os.environ, _SPEC: json.dumps(told)}}
+    with contextlib.ExitStack() as stack:
+        yield dict(stack.enter_context(program(command, 30.0, **where)) for _ in range(count))
 
 
 def allow_files(count: int) -> None:
     """Let this process and its children open a socket for each client."""
-    wanted = count + _FILES_BESIDE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= hard < wanted:
-        raise Skipped(f"{wanted} open files are needed, and the system allows {hard}")
-    if 0 <= soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if 0 <= hard < count + _FILES_BESIDE:
+        raise Skipped(f"{count} more open files are needed, and the system allows {hard}")
+    if 0 <= soft < count + _FILES_BESIDE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count + _FILES_BESIDE, hard))
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """Return the processor time that a process has used, user and system."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    return sum(psutil.Process(process.pid).cpu_times()[:2])
 
 
 class Client:
@@ -104,10 +68,9 @@ class Client:
         lost: Whether the connection ended although nobody asked for it.
     """
 
-    def __init__(self, streams: Streams, take: Callable[[bytes], None]) -> None:
+    def __init__(self, reader: Any, writer: Any, take: Callable[[bytes], None]) -> None:
         self.lost = False
-        self._reader, self._writer = streams
-        self._take = take
+        self._reader, self._writer, self._take = reader, writer, take
         self._reading = asyncio.create_task(self._read())
 
     def send(self, text: bytes, kind: int = _TEXT) -> None:
@@ -152,7 +115,7 @@ async def connect(
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60.0)
     if b" 101 " not in answer.splitlines()[0]:
         raise ConnectionError(f"the server answered {answer.splitlines()[0].decode()}")
-    return Client((reader, writer), take)
+    return Client(reader, writer, take)
 
 
 class Websockets:
@@ -221,6 +184,8 @@ def _project() -> Any:
     from channels.routing import ProtocolTypeRouter
     from django.conf import settings
 
+    from .recovering import by_path
+
     spec = PortSpec(**json.loads(os.environ[_SPEC]))
     spec.find()  # before Channels imports it from elsewhere
     layers = {"default": {"BACKEND": spec.backend, "CONFIG": spec.config}}
@@ -246,31 +211,7 @@ def _project() -> Any:
         async def room_message(self, event: dict[str, Any]) -> None:
             await self.send(text_data=event["text"])
 
-    ours = spec.backend.startswith("kafka_layer.")
-    return ProtocolTypeRouter({"websocket": _by_path(Room) if ours else Room.as_asgi()})
-
-
-def _by_path(room: Any) -> Any:
-    """Return the application that serves rooms of both kinds."""
-    plain = room.as_asgi()
-    try:
-        from kafka_layer.consumers import AsyncRecoveryConsumerMixin
-    except ImportError:  # an older version
-        return plain
-
-    class RecoveringRoom(AsyncRecoveryConsumerMixin, room):  # type: ignore[misc]
-        """Passes what any process says to the room."""
-
-        async def chat_message(self, event: dict[str, Any]) -> None:
-            await self.send(text_data=json.dumps({name: event[name] for name in "snt"}))
-
-    recovering = RecoveringRoom.as_asgi()
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        which = recovering if scope["path"].startswith(RECOVERING) else plain
-        await which(scope, receive, send)
-
-    return application
+    return ProtocolTypeRouter({"websocket": by_path(Room, spec.backend)})
 
 
 if _SPEC in os.environ:

@@ -12,37 +12,28 @@ import contextlib
 import importlib
 import logging
 import multiprocessing
+import os
+import signal
 import sys
-import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
 from tests.support.counting import Inbox
 
-Job = Callable[..., Awaitable[Any]]
+Job = Callable[..., Coroutine[Any, Any, Any]]
 
 _CALL_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 10.0
 
-_forked = multiprocessing.get_context("forkserver")
+forkserver = multiprocessing.get_context("forkserver")
 _fresh = multiprocessing.get_context("spawn")
-
-
-def preload(modules: list[str]) -> None:
-    """Let workers find ``modules`` imported; call it before the first worker is made."""
-    _forked.set_forkserver_preload([__name__, *modules])
-
-
-class WorkerError(Exception):
-    """Something was raised in a worker; ``kind`` is the name of the exception's class."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
+_context: Context
 
 
 @dataclass(frozen=True)
@@ -80,6 +71,10 @@ class LayerPort:
         self.layer = layer
         self.send = layer.send
         self.group_send = layer.group_send
+        # From synchronous code.
+        self.bridged = async_to_sync(layer.group_send)
+        if hasattr(type(layer), "group_send_sync"):
+            self.native = layer.group_send_sync
         self._listeners: list[asyncio.Task[None]] = []
 
     async def new_channels(self, count: int) -> list[str]:
@@ -93,21 +88,13 @@ class LayerPort:
         for channel in channels:
             await self.layer.group_add(group, channel)
 
-    def sync_group_sends(self) -> dict[str, Any]:
-        """Return the ways to send to a group from synchronous code."""
-        ways = {"bridged": async_to_sync(self.layer.group_send)}
-        if hasattr(type(self.layer), "group_send_sync"):
-            ways["native"] = self.layer.group_send_sync
-        return ways
-
     async def close(self) -> None:
         for listener in self._listeners:
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)
-        for name in ("close_pools", "close"):
-            if hasattr(type(self.layer), name):
-                await getattr(self.layer, name)()
-                return
+        ways = [way for way in ("close_pools", "close") if hasattr(type(self.layer), way)]
+        if ways:
+            await getattr(self.layer, ways[0])()
 
     async def _fill(self, channel: str, inbox: Inbox) -> None:
         receive, take = self.layer.receive, inbox.take
@@ -122,6 +109,7 @@ class Context:
 
     def __init__(self, spec: PortSpec) -> None:
         self.spec = spec
+        self.loop = asyncio.new_event_loop()
         self.inboxes: dict[str, Inbox] = {}
         self.notes: dict[str, Any] = {}
         self._port: Any = None
@@ -144,66 +132,51 @@ class Worker:
     """
 
     def __init__(self, spec: PortSpec, *, fresh: bool = False) -> None:
-        context = _fresh if fresh else _forked
         self._name = spec.name
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, spec), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._pool = ProcessPoolExecutor(1, _fresh if fresh else forkserver, _begin, (spec,))
+        self.pid = self._pool.submit(os.getpid)
 
-    def start(self, job: Job, *args: Any) -> Callable[..., Any]:
+    def start(self, job: Job, *args: Any) -> Callable[[], Any]:
         """Begin to run ``job(context, *args)``; what is returned waits for its result."""
-        self._connection.send((job, args))
-        return self._result
+        return partial(self._pool.submit(_run, job, args).result, _CALL_TIMEOUT)
 
     def call(self, job: Job, *args: Any) -> Any:
-        """Run ``job(context, *args)`` and return its result, or raise WorkerError."""
+        """Run ``job(context, *args)`` and return its result, or raise what it raised."""
         return self.start(job, *args)()
 
     def end(self) -> None:
         """End the process, once it has closed what it opened."""
         try:
-            self.start(_close)(_CLOSE_TIMEOUT)
-            self._connection.send(None)
-            self._process.join(_CLOSE_TIMEOUT)
-        except (TimeoutError, OSError, EOFError, WorkerError) as error:
-            print(f"    {self._name}: a worker did not close: {error}", file=sys.stderr)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._connection.close()
+            self._pool.submit(_run, _close, ()).result(_CLOSE_TIMEOUT)
+        except Exception as error:
+            print(f"    {self._name}: a worker did not close: {error!r}", file=sys.stderr)
+            with contextlib.suppress(Exception):  # it may have ended, or never have begun
+                os.kill(self.pid.result(0), signal.SIGKILL)
+        self._pool.shutdown()
 
-    def _result(self, timeout: float = _CALL_TIMEOUT) -> Any:
-        if not self._connection.poll(timeout):
-            raise TimeoutError(f"a worker gave no answer within {timeout} s")
-        result, error = self._connection.recv()
-        if error is not None:
-            raise WorkerError(*error)
-        return result
+
+def call_all(workers: Iterable[Worker], job: Job, *args: Any) -> list[Any]:
+    """Run ``job(context, *args)`` in several workers at the same time; return their results."""
+    return [result() for result in [each.start(job, *args) for each in workers]]
+
+
+def _begin(spec: PortSpec) -> None:
+    """Prepare a worker process, whose event loop goes on between the jobs."""
+    global _context
+    seen: set[object] = set()
+    logging.basicConfig(format=f"    {spec.name} logged: %(message).200s")
+    # The first line of each kind.
+    logging.root.handlers[0].addFilter(lambda line: line.msg not in seen and not seen.add(line.msg))  # type: ignore[func-returns-value]
+    spec.find()
+    _context = Context(spec)
+    threading.Thread(target=_context.loop.run_forever, daemon=True).start()
+
+
+def _run(job: Job, args: Sequence[Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(job(_context, *args), _context.loop).result()
 
 
 async def _close(context: Context) -> None:
     """Free what was opened."""
     if context._port is not None:
         await context._port.close()
-
-
-def _main(connection: Connection, spec: PortSpec) -> None:
-    seen: set[object] = set()
-    logging.basicConfig(format=f"    {spec.name} logged: %(message).200s")
-    # The first line of each kind.
-    logging.root.handlers[0].addFilter(lambda line: line.msg not in seen and not seen.add(line.msg))  # type: ignore[func-returns-value]
-    spec.find()
-    asyncio.run(_serve(connection, Context(spec)))
-
-
-async def _serve(connection: Connection, context: Context) -> None:
-    # The parent may have ended without a word.
-    with contextlib.suppress(EOFError):
-        while request := await asyncio.to_thread(connection.recv):
-            job, args = request
-            try:
-                answer = await job(context, *args), None
-            except Exception as error:
-                answer = None, (type(error).__name__, traceback.format_exc())
-            connection.send(answer)

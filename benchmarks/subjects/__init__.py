@@ -9,7 +9,8 @@ from .jobs import beside, jobs
 from .memberships import commands, members, membership
 from .messages import fanout, groups, latency, scale, settings, throughput
 from .processes import calls, footprint, startup, synchronous
-from .sockets import recovery, sockets
+from .recovery import recovery
+from .sockets import sockets
 
 DOCUMENTED: Mapping[str, Subject] = {
     each.name: each
@@ -20,12 +21,8 @@ DOCUMENTED: Mapping[str, Subject] = {
 }
 """By name: those of docs/performance.md, which compares layers."""
 
-SUBJECTS: Mapping[str, Subject] = {
-    **DOCUMENTED,
-    "calls": calls,
-    "commands": commands,
-    "recovery": recovery,
-}
+_FURTHER = (calls, commands, recovery)
+SUBJECTS: Mapping[str, Subject] = {**DOCUMENTED, **{each.name: each for each in _FURTHER}}
 """All of them, by name."""
 
 PAIRED = (

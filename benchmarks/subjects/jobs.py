@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 from tests.support.counting import Tally
 
 from .. import traffic
-from ..subject import Bench, Outcome, Skipped, percentiles, subject
-from ..workers import Context, Worker
+from ..servers import Skipped
+from ..subject import Bench, Line, Rounds, subject
+from ..workers import Worker, call_all
 
 WORKERS = (1, 2, 3)
 
 _READY_TIMEOUT = 30.0
 _QUIET, _JOIN_QUIET, _LATE = 2.0, 5.0, 0.5
-_WARM_UP = -1
 _BEFORE = 0.1
 _PHASES = {
     "alone": "nothing else",
@@ -27,85 +25,31 @@ _PHASES = {
 }
 
 
-class Done(NamedTuple):
-    """A job that a worker got: sender and number, the milliseconds it took, and when it came."""
-
-    job: tuple[int, int]
-    latency: float
-    at: float
+def _crew(bench: Bench, sender: Worker, workers: Sequence[Worker]) -> Line:
+    """Return workers on a channel of their own, who do not work yet, and who sends to it."""
+    return Line(sender, workers, "send", [bench.unique("jobs")], quiet=_QUIET, late=_LATE)
 
 
-class _Taken(list[Done]):
-    """The jobs that a worker got."""
-
-    def take(self, job: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        self.append(Done((job["s"], job["n"]), (now - job["t"]) * 1000, now))
-
-
-async def work(context: Context, channel: str) -> None:
-    """Receive jobs from now on, one after another as runworker does; once is enough."""
-    if "taken" not in context.notes:
-        context.notes["taken"] = _Taken()
-        await context.port.listen({channel: context.notes["taken"]})
+def _early(bench: Bench, crew: Line) -> Tally:
+    """Send jobs that nobody waits for yet, then begin to work; returns what became of them."""
+    sent = crew.send(traffic.paced, 200.0, 0.5)
+    call_all(crew.receivers, traffic.work, *crew.addresses)
+    return bench.drained(crew._replace(quiet=_JOIN_QUIET), sent, sent.messages).tally
 
 
-async def results(context: Context) -> list[Done]:
-    """Return the jobs that came, and forget them."""
-    taken = list(context.notes["taken"])
-    context.notes["taken"].clear()
-    return taken
-
-
-async def send_warm_up(context: Context, channel: str) -> None:
-    """Send a job that does not count."""
-    await context.port.send(channel, traffic.message(0, _WARM_UP))
-
-
-class _Crew:
-    """Workers on a channel of their own, and a process that sends to it."""
-
-    def __init__(self, bench: Bench, sender: Worker, workers: list[Worker]) -> None:
-        self.channel = bench.unique("jobs")
-        self.sender = sender
-        self.workers = workers
-
-    def early(self) -> Tally:
-        """Send jobs that nobody waits for yet, then begin to work."""
-        sent = self.sender.call(traffic.paced, "send", [self.channel], 200.0, 0.5)
-        for worker in self.workers:
-            worker.call(work, self.channel)
-        return self.collect(sent.messages, _JOIN_QUIET)[1]
-
-    def begin(self) -> None:
-        """Return once every worker has got a job, or after a while in which not all did."""
-        self.sender.call(send_warm_up, self.channel)
-        for worker in self.workers:
-            worker.call(work, self.channel)
-        idle = list(self.workers)
-        deadline = time.monotonic() + _READY_TIMEOUT
-        while time.monotonic() < deadline:
-            idle = [each for each in idle if not each.call(results)]
-            if not idle:
-                break
-            for _ in range(10):
-                self.sender.call(send_warm_up, self.channel)
-            time.sleep(0.05)
-        self.collect(0)
-
-    def collect(self, expected: int, quiet: float = _QUIET) -> tuple[list[Done], Tally]:
-        """Return the jobs that came, all or as many as come, and what became of those expected."""
-        got: list[Done] = []
-        since = time.monotonic()
-        # What is done twice comes late: wait for quiet in any case.
-        while time.monotonic() - since <= (quiet if len(got) < expected else _LATE):
-            new = [each for worker in self.workers for each in worker.call(results)]
-            if new:
-                got += (each for each in new if each.job[1] != _WARM_UP)
-                since = time.monotonic()
-            time.sleep(0.05)
-        times_done = Counter(each.job for each in got)
-        return got, Tally(expected, expected - len(times_done), len(got) - len(times_done))
+def _warm_up(bench: Bench, crew: Line) -> None:
+    """Send until every worker has got a job, or for a while in which not all did."""
+    few = (traffic.paced, 1000.0, 0.01)
+    crew.send(*few)
+    call_all(crew.receivers, traffic.work, *crew.addresses)
+    call_all(crew.receivers, traffic.restart)
+    deadline = time.monotonic() + _READY_TIMEOUT
+    idle = crew.receivers
+    while idle and time.monotonic() < deadline:
+        crew.send(*few)
+        time.sleep(0.05)
+        idle = [each for each in idle if not each.call(traffic.count)]
+    bench.settle(crew, 0)
 
 
 @subject(
@@ -117,34 +61,28 @@ class _Crew:
     *("idle_p50: p50 to hand-over, 20/s (ms)", "idle_p99: p99 to hand-over, 20/s (ms)"),
     *("twice: done twice (of 1,000)", "early: lost: sent while no worker ran (of 1,000)"),
 )
-def jobs(bench: Bench) -> Iterator[Outcome]:
+def jobs(bench: Bench) -> Rounds:
     while True:
         values: dict[str, float] = {}
-        tally = at_work = Tally()
+        at_work = Tally()
         for count in WORKERS:
             with bench.workers(1 + count) as (sender, *workers):
-                crew = _Crew(bench, sender, workers)
+                crew = _crew(bench, sender, workers)
                 if count == 1:
-                    kept = crew.early()
+                    kept = _early(bench, crew)
                     values["early"] = 1000 * kept.lost / kept.expected
-                    tally += kept
                     if kept.lost == kept.expected:
                         break
-                crew.begin()
+                _warm_up(bench, crew)
                 if count == 1:
-                    slow = (traffic.paced, "send", [crew.channel], 20.0, bench.pick(2.0, 4.0))
-                    got, found = crew.collect(sender.call(*slow).messages)
-                    values |= percentiles([each.latency for each in got], "idle_")
-                    tally += found
-                fast = (traffic.flat_out, "send", [crew.channel], 30.0, bench.pick(200, 600))
-                sent = sender.call(*fast)
-                got, found = crew.collect(sent.messages)
-                at_work += found
-                took = max(each.at for each in got) - sent.began
-                values[f"workers_{count}"] = (found.expected - found.lost) / took
+                    slow = bench.exchange(crew, traffic.paced, 20.0, bench.pick(2.0, 4.0))
+                    values |= slow.ms("idle_")
+                fast = bench.exchange(crew, traffic.flat_out, 30.0, bench.pick(200, 600))
+                at_work += fast.tally
+                values[f"workers_{count}"] = fast.per_second
         if at_work.expected:
             values["twice"] = 1000 * at_work.twice / at_work.expected
-        yield Outcome(values, tally + at_work)
+        yield values
 
 
 @subject(
@@ -157,40 +95,30 @@ def jobs(bench: Bench) -> Iterator[Outcome]:
     *(f"{phase}_p99: p99, {label} (ms)" for phase, label in _PHASES.items()),
     long=True,
 )
-def beside(bench: Bench) -> Iterator[Outcome]:
+def beside(bench: Bench) -> Rounds:
     with bench.workers(2) as (other, receiver):
-        if _Crew(bench, other, [receiver]).early().lost:
+        if _early(bench, _crew(bench, other, [receiver])).lost:
             raise Skipped("it has no queue: jobs that were sent while no worker ran are lost")
+    seconds = bench.pick(1.5, 3.0)
     while True:
+        values: dict[str, float] = {}
         with bench.workers(3) as (sender, other, receiver):
-            yield _beside(bench, sender, _Crew(bench, other, [receiver]), bench.pick(1.5, 3.0))
-
-
-def _beside(bench: Bench, sender: Worker, crew: _Crew, seconds: float) -> Outcome:
-    values: dict[str, float] = {}
-    [receiver] = crew.workers
-    _, ordinary = bench.channels([receiver], 2, True)
-    group = bench.unique("group")
-    receiver.call(traffic.join, group, 1)
-    sending = (traffic.paced, "group_send", [group], 50.0)
-    tally = bench.exchange(sender, [receiver], 1, *sending, 0.6).tally
-    for phase in _PHASES:
-        if phase == "waiting":
-            crew.begin()
-        receiver.call(traffic.restart)
-        others = lambda: traffic.Sent(0, 0, 0)  # noqa: E731
-        if address := {"channel": ordinary, "working": crew.channel}.get(phase):
-            others = crew.sender.start(traffic.paced, "send", [address], 500.0, seconds)
-            # The first messages of a process have nothing to do with it.
-            time.sleep(_BEFORE)
-        sent = sender.call(*sending, seconds - _BEFORE).messages
-        beside = others().messages
-        # Jobs come to no inbox.
-        expected = sent + (beside if phase == "channel" else 0)
-        inboxes = receiver.call(traffic.drain, expected)
-        tally += Tally.of(expected, inboxes)
-        if phase == "working":
-            tally += crew.collect(beside)[1]
-        latencies = [each * 1000 for each in inboxes[0].latencies]
-        values |= percentiles(latencies, f"{phase}_")
-    return Outcome(values, tally)
+            crew = _crew(bench, other, [receiver])
+            _, ordinary = bench.channels([receiver], 2, True)
+            line = Line(sender, [receiver], "group_send", [bench.group([receiver], [1])])
+            bench.exchange(line, traffic.paced, 50.0, 0.6)
+            beside = {"channel": crew._replace(addresses=[ordinary]), "working": crew}
+            for phase in _PHASES:
+                if phase == "waiting":
+                    _warm_up(bench, crew)
+                receiver.call(traffic.restart)
+                if phase in beside:
+                    others = beside[phase].start(traffic.paced, 500.0, seconds)
+                    # The first messages of a process have nothing to do with it.
+                    time.sleep(_BEFORE)
+                sent = line.send(traffic.paced, 50.0, seconds - _BEFORE)
+                expected = sent.messages + (others().messages if phase in beside else 0)
+                found = bench.drained(crew, sent, expected)
+                # The first inbox is that of the group.
+                values |= found._replace(inboxes=found.inboxes[:1]).ms(f"{phase}_")
+        yield values

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from statistics import median
 
 from tests.support.counting import Tally
 
 from .. import traffic
-from ..subject import Bench, Outcome, percentiles, subject
+from ..subject import Bench, Line, Rounds, percentiles, subject
 from ..workers import Context
 
 SIZES = (1, 100, 1000, 5000)
@@ -21,7 +21,7 @@ _TASKS = 10
 _GROUPS = 100
 
 
-async def send_one(context: Context, group: str) -> traffic.Sent:
+async def send_one(context: Context, method: str, groups: Sequence[str]) -> traffic.Sent:
     """Send one group message."""
     # Each size leaves the sender idle for another time: without this, cold caches are measured.
     await context.port.group_send("nobody", traffic.message(0, 0))
@@ -30,12 +30,14 @@ async def send_one(context: Context, group: str) -> traffic.Sent:
     # each time took most of the time that was measured.
     message = traffic.message(0, 0)
     began = time.monotonic()
-    await context.port.group_send(group, message)
+    await context.port.group_send(groups[0], message)
     return traffic.Sent(1, began, time.monotonic())
 
 
 async def join_and_leave(context: Context, names: list[str], seconds: float) -> float:
-    """Join and leave groups, one task a channel, each with groups of a name; pairs a second."""
+    """Join and leave groups, a task for each channel but the first, with groups of a name each;
+    returns pairs a second.
+    """
     layer = context.port.layer
     began = time.monotonic()
 
@@ -50,15 +52,8 @@ async def join_and_leave(context: Context, names: list[str], seconds: float) -> 
                 await asyncio.sleep(0)
         return done
 
-    done = sum(await asyncio.gather(*map(run, context.inboxes, names)))
+    done = sum(await asyncio.gather(*map(run, list(context.inboxes)[1:], names)))
     return done / (time.monotonic() - began)
-
-
-async def occupy(context: Context, name: str) -> None:
-    """Give each group of a name a member that stays."""
-    [channel] = await context.port.new_channels(1)
-    for number in range(_GROUPS):
-        await context.port.join(f"{name}-{number}", [channel])
 
 
 async def send_on_signal(context: Context) -> int:
@@ -121,30 +116,27 @@ async def time_commands(context: Context, group: str, channel: str, count: int) 
     *(f"call_{size}: call, {size:,} members (µs)" for size in SIZES),
     with_floor=True,
 )
-def members(bench: Bench) -> Iterator[Outcome]:
-    groups = {size: bench.unique("group") for size in SIZES}
+def members(bench: Bench) -> Rounds:
     with bench.workers(3) as (sender, *receivers):
         bench.channels(receivers, max(SIZES) // 2)
-        for size, group in groups.items():
-            for receiver, share in zip(receivers, _halves(size), strict=True):
-                receiver.call(traffic.join, group, share)
+        lines = {}
+        for size in SIZES:
+            group = bench.group(receivers, [(size + 1) // 2, size // 2])
+            lines[size] = Line(sender, receivers, "group_send", [group], size)
         while True:
             values: dict[str, float] = {}
-            tally = Tally()
-            for size, group in groups.items():
-                halves = _halves(size)
+            for size, line in lines.items():
                 found = []
                 ends = time.monotonic() + bench.pick(1.0, 2.0)
                 while len(found) < _WARM_UP_ROUNDS + 2 or (
                     time.monotonic() < ends and len(found) < bench.pick(20, 40)
                 ):
-                    found.append(bench.exchange(sender, receivers, halves, send_one, group))
-                tally = sum((each.tally for each in found), tally)
+                    found.append(bench.exchange(line, send_one))
                 counted = found[_WARM_UP_ROUNDS:]
                 values[f"last_{size}"] = median(each.took for each in counted) * 1e3
                 calls = [each.sent.ended - each.sent.began for each in counted]
                 values[f"call_{size}"] = median(calls) * 1e6
-            yield Outcome(values, tally)
+            yield values
 
 
 @subject(
@@ -156,13 +148,15 @@ def members(bench: Bench) -> Iterator[Outcome]:
     "further: add + discard, further members (pairs/s, more)",
     "race: lost just after group_add (of 1,000)",
 )
-def membership(bench: Bench) -> Iterator[Outcome]:
+def membership(bench: Bench) -> Rounds:
     first = [bench.unique("group") for _ in range(_TASKS)]
     further = [bench.unique("group")] * _TASKS
     rounds = bench.pick(100, 250)
     with bench.workers(1) as [worker], bench.workers(2) as (sender, joiner):
-        worker.call(traffic.open_channels, _TASKS)
-        worker.call(occupy, further[0])
+        worker.call(traffic.open_channels, 1 + _TASKS)
+        for number in range(_GROUPS):
+            # The first is a member that stays.
+            worker.call(traffic.join, f"{further[0]}-{number}", 1)
         joiner.call(traffic.open_channels, 1)
         port = sender.call(send_on_signal)
         while True:
@@ -171,7 +165,8 @@ def membership(bench: Bench) -> Iterator[Outcome]:
                 worker.call(join_and_leave, groups, 0.2)
                 values[name] = worker.call(join_and_leave, groups, bench.pick(0.7, 1.5))
             lost = rounds - joiner.call(race, bench.unique("race"), rounds, port)
-            yield Outcome({**values, "race": lost * 1000 / rounds}, Tally(rounds, lost))
+            bench.tally += Tally(rounds, lost)
+            yield {**values, "race": lost * 1000 / rounds}
 
 
 @subject(
@@ -179,14 +174,10 @@ def membership(bench: Bench) -> Iterator[Outcome]:
     "group_add of a channel of another process, one after another: until it is a member.",
     *("p50: p50 (ms)", "p99: p99 (ms)"),
 )
-def commands(bench: Bench) -> Iterator[Outcome]:
+def commands(bench: Bench) -> Rounds:
     with bench.workers(2) as (asker, owner):
         [channel] = bench.channels([owner], 1)
         bench.channels([asker], 1)
         while True:
             calls = asker.call(time_commands, bench.unique("group"), channel, bench.pick(100, 300))
-            yield Outcome(percentiles(calls))
-
-
-def _halves(size: int) -> list[int]:
-    return [(size + 1) // 2, size // 2]
+            yield percentiles(calls)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from statistics import median
 
-from tests.support.counting import Tally
-
 from .. import traffic
-from ..subject import Bench, Exchange, Outcome, Pair, subject
+from ..subject import Bench, Line, Rounds, subject
 from ..traffic import flat_out, paced
 
 SERVERS = (2, 4, 8, 16)
@@ -23,15 +20,12 @@ _CROWD = 50
     *("busy_p50: p50, 1,000/s (ms)", "busy_p99: p99, 1,000/s (ms)"),
     with_floor=True,
 )
-def latency(bench: Bench) -> Iterator[Outcome]:
-    with bench.workers(2) as (sender, receiver), bench.workers(2) as (fast, busy):
-        idle, full = bench.channels([receiver], 1, True), bench.channels([busy], 1, True)
+def latency(bench: Bench) -> Rounds:
+    with bench.to_channels(1, True) as idle, bench.to_channels(1, True) as busy:
         while True:
-            seconds = bench.pick(3.0, 6.0)
-            slow = bench.twice(seconds, 1.0, (sender, [receiver]), 1, paced, "send", idle, 20.0)
-            seconds = bench.pick(1.0, 3.0)
-            quick = bench.twice(seconds, 0.1, (fast, [busy]), 1, paced, "send", full, 1000.0)
-            yield Outcome({**slow.ms("idle_"), **quick.ms("busy_")}, slow.tally + quick.tally)
+            slow = bench.twice(idle, bench.pick(3.0, 6.0), 1.0, paced, 20.0)
+            quick = bench.twice(busy, bench.pick(1.0, 3.0), 0.1, paced, 1000.0)
+            yield {**slow.ms("idle_"), **quick.ms("busy_")}
 
 
 @subject(
@@ -40,13 +34,10 @@ def latency(bench: Bench) -> Iterator[Outcome]:
     *("p50: p50 (ms)", "p99: p99 (ms)"),
     with_floor=True,
 )
-def groups(bench: Bench) -> Iterator[Outcome]:
-    with bench.workers(3) as (sender, *receivers):
-        sending = (paced, "group_send", bench.group(receivers, _MEMBERS, True), 20.0)
+def groups(bench: Bench) -> Rounds:
+    with bench.to_group(_MEMBERS, True) as line:
         while True:
-            seconds = bench.pick(2.0, 5.0)
-            found = bench.twice(seconds, 1.0, (sender, receivers), _MEMBERS, *sending)
-            yield Outcome(found.ms(), found.tally)
+            yield bench.twice(line, bench.pick(2.0, 5.0), 1.0, paced, 20.0).ms()
 
 
 @subject(
@@ -57,19 +48,12 @@ def groups(bench: Bench) -> Iterator[Outcome]:
     "many: 200 channels (messages/s, more)",
     with_floor=True,
 )
-def throughput(bench: Bench) -> Iterator[Outcome]:
-    with bench.workers(2) as (sender, one), bench.workers(2) as (other, many):
-        ways: dict[str, tuple[Pair, list[str]]] = {
-            "one": ((sender, [one]), bench.channels([one], 1)),
-            "many": ((other, [many]), bench.channels([many], 200)),
-        }
+def throughput(bench: Bench) -> Rounds:
+    with bench.to_channels(1) as one, bench.to_channels(200) as many:
         while True:
-            found = {
-                name: bench.twice(bench.pick(1.0, 2.0), 0.2, pair, 1, flat_out, "send", channels)
-                for name, (pair, channels) in ways.items()
-            }
-            values = {name: each.per_second for name, each in found.items()}
-            yield Outcome(values, found["one"].tally + found["many"].tally)
+            seconds = bench.pick(1.0, 2.0)
+            found = [bench.twice(line, seconds, 0.2, flat_out) for line in (one, many)]
+            yield {"one": found[0].per_second, "many": found[1].per_second}
 
 
 @subject(
@@ -79,13 +63,11 @@ def throughput(bench: Bench) -> Iterator[Outcome]:
     "deliveries: 100 members in 2 processes (deliveries/s, more)",
     with_floor=True,
 )
-def fanout(bench: Bench) -> Iterator[Outcome]:
-    with bench.workers(3) as (sender, *receivers):
-        sending = (flat_out, "group_send", bench.group(receivers, _CROWD))
+def fanout(bench: Bench) -> Rounds:
+    with bench.to_group(_CROWD) as line:
         while True:
-            seconds = bench.pick(0.4, 0.8)
-            found = bench.twice(seconds, 0.1, (sender, receivers), _CROWD, *sending)
-            yield Outcome({"deliveries": found.per_second}, found.tally)
+            found = bench.twice(line, bench.pick(0.4, 0.8), 0.1, flat_out)
+            yield {"deliveries": found.per_second}
 
 
 @subject(
@@ -97,20 +79,20 @@ def fanout(bench: Bench) -> Iterator[Outcome]:
     "throughput: flat out (messages/s, more)",
     with_floor=True,
     long=True,
-    variants="kafka kafka:linger-5 kafka:linger-25 kafka:in-flight-5 kafka:lz4 kafka:zstd "
-    "kafka:await kafka:json kafka:encrypted kafka:capacity-1000 floor floor:acks-1 floor:acks-0",
+    variants=(
+        *("kafka", "kafka:linger-5", "kafka:linger-25", "kafka:in-flight-5", "kafka:lz4"),
+        *("kafka:zstd", "kafka:await", "kafka:json", "kafka:encrypted", "kafka:capacity-1000"),
+        *("floor", "floor:acks-1", "floor:acks-0"),
+    ),
 )
-def settings(bench: Bench) -> Iterator[Outcome]:
-    with bench.workers(2) as (sender, receiver):
-        channels, pair = bench.channels([receiver], 1, True), (sender, [receiver])
+def settings(bench: Bench) -> Rounds:
+    with bench.to_channels(1, True) as line:
         while True:
-            slow = bench.twice(bench.pick(1.0, 2.0), 0.4, pair, 1, paced, "send", channels, 100.0)
-            receiver.call(traffic.restart)
-            calls = sender.call(traffic.time_sends, "send", channels[0], bench.pick(50, 150))
-            called = Tally.of(len(calls), receiver.call(traffic.drain, len(calls)))
-            full = bench.twice(bench.pick(0.7, 1.2), 0.2, pair, 1, flat_out, "send", channels)
-            values = {"call": median(calls) * 1e6, "throughput": full.per_second}
-            yield Outcome({**slow.ms(), **values}, slow.tally + called + full.tally)
+            slow = bench.twice(line, bench.pick(1.0, 2.0), 0.4, paced, 100.0)
+            single = bench.exchange(line, traffic.time_sends, bench.pick(50, 150))
+            full = bench.twice(line, bench.pick(0.7, 1.2), 0.2, flat_out)
+            call = median(single.sent.calls) * 1e6
+            yield {**slow.ms(), "call": call, "throughput": full.per_second}
 
 
 @subject(
@@ -123,34 +105,16 @@ def settings(bench: Bench) -> Iterator[Outcome]:
     with_floor=True,
     long=True,
 )
-def scale(bench: Bench) -> Iterator[Outcome]:
+def scale(bench: Bench) -> Rounds:
     while True:
         values: dict[str, float] = {}
-        tally = Tally()
         for count in bench.pick(SERVERS[::2], SERVERS):
-            found, used = _rooms(bench, count)
-            tally += found.tally
+            with bench.workers(1 + count) as (sender, *servers):
+                bench.channels(servers, _MEMBERS, True)
+                pairs = zip(servers, [*servers[1:], servers[0]], strict=True)
+                rooms = [bench.group(pair) for pair in pairs]
+                line = Line(sender, servers, "group_send", rooms, 2 * _MEMBERS)
+                found = bench.twice(line, bench.pick(1.0, 3.0), 0.5, paced, 200.0)
             values |= {f"{name}_{count}": value for name, value in found.ms().items()}
-            values[f"cpu_{count}"] = used * 1e6 / found.sent.messages
-        yield Outcome(values, tally)
-
-
-def _rooms(bench: Bench, count: int) -> tuple[Exchange, float]:
-    """Send to as many rooms as servers, each with members in two; also returns processor time."""
-    rooms = [bench.unique("room") for _ in range(count)]
-
-    def share(messages: int) -> list[int]:
-        of_room = [messages // count + (room < messages % count) for room in range(count)]
-        return [_MEMBERS * (of_room[each] + of_room[(each + 1) % count]) for each in range(count)]
-
-    with bench.workers(1 + count) as (sender, *servers):
-        bench.channels(servers, _MEMBERS, True)
-        for number, server in enumerate(servers):
-            for room in (rooms[number], rooms[(number + 1) % count]):
-                server.call(traffic.join, room)
-        for seconds in (0.5, bench.pick(1.0, 3.0)):
-            before = sum(server.call(traffic.cpu_seconds) for server in servers)
-            sending = (paced, "group_send", rooms, 200.0, seconds)
-            found = bench.exchange(sender, servers, share, *sending)
-            used = sum(server.call(traffic.cpu_seconds) for server in servers) - before
-    return found, used
+            values[f"cpu_{count}"] = found.cpu * 1e6 / found.sent.messages
+        yield values

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Sequence
+from statistics import median
 
+import psutil
 from channels.exceptions import ChannelFull
 
-from tests.support.counting import Tally, percentile
+from tests.support.counting import Tally
 
 from .. import traffic
-from ..subject import Bench, Outcome, subject
+from ..subject import Bench, Line, Rounds, subject
 from ..workers import Context
 
 _TIMEOUT = 15.0
 _CHANNELS = 100
-_BURST = 100
-"""As many messages as a channel holds by default."""
+_BURST = 100  # as many messages as a channel holds by default
 
 
-async def send_in_thread(context: Context, way: str, group: str, seconds: float) -> traffic.Sent:
+async def send_in_thread(
+    context: Context, way: str, groups: Sequence[str], seconds: float
+) -> traffic.Sent:
     """Send group messages one after another from a thread that has no event loop."""
-    return await asyncio.to_thread(_send, context.port.sync_group_sends()[way], group, seconds)
+    send = getattr(context.port, way)
+
+    def run() -> traffic.Sent:
+        began = time.monotonic()
+        sent = 0
+        while time.monotonic() < began + seconds:
+            try:
+                send(groups[0], traffic.message(0, sent))
+                sent += 1
+            except ChannelFull:
+                time.sleep(0.001)
+        return traffic.Sent(sent, began, time.monotonic())
+
+    return await asyncio.to_thread(run)
 
 
 async def ways(context: Context) -> list[str]:
     """Name the ways of this contender to send from synchronous code."""
-    return list(context.port.sync_group_sends())
+    return [way for way in ("native", "bridged") if hasattr(context.port, way)]
 
 
 async def first_received(context: Context, group: str) -> float | None:
@@ -38,16 +53,8 @@ async def first_received(context: Context, group: str) -> float | None:
     channel = await layer.new_channel()
     await layer.group_add(group, channel)
     await layer.group_send(group, traffic.message(0, 0))
-    try:
-        await asyncio.wait_for(layer.receive(channel), _TIMEOUT)
-    except asyncio.TimeoutError:
-        return None
-    return (time.monotonic() - began) * 1000
-
-
-async def memory(context: Context) -> float:
-    """Return this process's own memory in MiB."""
-    return _resident("self")
+    done, _ = await asyncio.wait([asyncio.ensure_future(layer.receive(channel))], timeout=_TIMEOUT)
+    return (time.monotonic() - began) * 1000 if done else None
 
 
 async def time_calls(context: Context, group: str, bursts: int) -> dict[str, float]:
@@ -67,7 +74,7 @@ async def time_calls(context: Context, group: str, bursts: int) -> dict[str, flo
                 await call()
             took[name].append((time.thread_time() - began) * 1e6 / _BURST)
         await asyncio.sleep(0.005)
-    return {name: percentile(each, 0.5) for name, each in took.items()}
+    return {name: median(each) for name, each in took.items()}
 
 
 @subject(
@@ -79,21 +86,19 @@ async def time_calls(context: Context, group: str, bursts: int) -> dict[str, flo
     "bridged: async_to_sync (sends/s, more)",
     with_floor=True,
 )
-def synchronous(bench: Bench) -> Iterator[Outcome]:
-    with bench.workers(2) as (sender, receiver):
-        bench.channels([receiver], 1)
-        groups = {way: bench.unique("group") for way in sender.call(ways)}
-        for group in groups.values():
-            receiver.call(traffic.join, group)
+def synchronous(bench: Bench) -> Rounds:
+    with bench.workers(2) as (sender, *receivers):
+        bench.channels(receivers, 1)
+        # The job takes the way as its method.
+        lines = [
+            Line(sender, receivers, way, [bench.group(receivers)]) for way in sender.call(ways)
+        ]
         while True:
-            values: dict[str, float] = {}
-            tally = Tally()
-            for way, group in groups.items():
-                sending = (send_in_thread, way, group)
-                found = bench.twice(bench.pick(1.0, 2.0), 0.2, (sender, [receiver]), 1, *sending)
-                tally += found.tally
-                values[way] = found.sent.messages / (found.sent.ended - found.sent.began)
-            yield Outcome({**values, "best": max(values.values())}, tally)
+            values = {}
+            for line in lines:
+                sent = bench.twice(line, bench.pick(1.0, 2.0), 0.2, send_in_thread).sent
+                values[line.method] = sent.messages / (sent.ended - sent.began)
+            yield {**values, "best": max(values.values())}
 
 
 @subject(
@@ -103,18 +108,15 @@ def synchronous(bench: Bench) -> Iterator[Outcome]:
     "another process has its first message.",
     *("received: first message received (ms)", "sent: first sent (ms)"),
 )
-def startup(bench: Bench) -> Iterator[Outcome]:
+def startup(bench: Bench) -> Rounds:
     while True:
-        with bench.workers(3) as (receiver, sender, newcomer):
+        with bench.workers(1) as [newcomer]:
             received = newcomer.call(first_received, bench.unique("group"))
-            [channel] = bench.channels([receiver], 1)
-            found = bench.exchange(
-                sender, [receiver], 1, traffic.paced, "send", [channel], 1.0, 1.0
-            )
-        values = {} if received is None else {"received": received}
-        if not found.tally.lost:
-            values["sent"] = found.took * 1000
-        yield Outcome(values, Tally(1, int(received is None)) + found.tally)
+        with bench.to_channels(1) as line:
+            sent = bench.exchange(line, traffic.paced, 1.0, 1.0)
+        bench.tally += Tally(1, int(received is None))
+        values = {"received": received, "sent": sent.took * 1000 if sent.deliveries else None}
+        yield {name: value for name, value in values.items() if value is not None}
 
 
 @subject(
@@ -126,20 +128,21 @@ def startup(bench: Bench) -> Iterator[Outcome]:
     with_floor=True,
     long=True,
 )
-def footprint(bench: Bench) -> Iterator[Outcome]:
+def footprint(bench: Bench) -> Rounds:
     while True:
         with bench.workers(1, fresh=True) as [worker]:
             bench.channels([worker], _CHANNELS)
-            worker.call(traffic.join, bench.unique("group"))
+            bench.group([worker])
             time.sleep(bench.pick(0.5, 1.5))
             before, began = worker.call(traffic.cpu_seconds), time.monotonic()
             time.sleep(bench.pick(2.0, 6.0))
             used = worker.call(traffic.cpu_seconds) - before
-            share = used / (time.monotonic() - began)
-            values = {"memory": worker.call(memory), "idle_cpu": share * 100}
-        if bench.running.server.pid is not None:
-            values["server_memory"] = _resident(str(bench.running.server.pid))
-        yield Outcome(values)
+            values = {"idle_cpu": used / (time.monotonic() - began) * 100}
+            processes = {"memory": worker.pid.result(), "server_memory": bench.contender.server_pid}
+            for name, pid in processes.items():
+                if pid is not None:
+                    values[name] = psutil.Process(pid).memory_info().rss / 2**20
+        yield values
 
 
 @subject(
@@ -150,33 +153,11 @@ def footprint(bench: Bench) -> Iterator[Outcome]:
     *("local: send to an own channel (µs)", "receive: receive (µs)"),
     *("call: group_send in a row (µs)", "cold: group_send alone (µs)"),
 )
-def calls(bench: Bench) -> Iterator[Outcome]:
+def calls(bench: Bench) -> Rounds:
     with bench.workers(1) as [worker]:
         worker.call(traffic.open_channels, 1)
         while True:
             values = worker.call(time_calls, bench.unique("group"), bench.pick(50, 200))
-            group = bench.unique("group")
-            timed = worker.call(traffic.time_sends, "group_send", group, bench.pick(300, 500))
-            yield Outcome({**values, "cold": percentile(timed, 0.5) * 1e6})
-
-
-def _send(
-    send: Callable[[str, dict[str, object]], object], group: str, seconds: float
-) -> traffic.Sent:
-    began = time.monotonic()
-    sent = 0
-    while time.monotonic() < began + seconds:
-        try:
-            send(group, traffic.message(0, sent))
-        except ChannelFull:
-            time.sleep(0.001)
-        else:
-            sent += 1
-    return traffic.Sent(sent, began, time.monotonic())
-
-
-def _resident(pid: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/{pid}/status has no VmRSS")
+            cold = Line(worker, [], "group_send", [bench.unique("group")])
+            sent = cold.send(traffic.time_sends, bench.pick(300, 500))
+            yield {**values, "cold": median(sent.calls) * 1e6}

@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import plots, tables
 from benchmarks.report import Entry, Report
-from benchmarks.subject import Outcome
 from benchmarks.subjects import DOCUMENTED
 from tests.support.counting import Tally
 
@@ -41,9 +40,9 @@ def test_a_report_fills_the_page_and_all_its_pictures(tmp_path: Path) -> None:
         report.subjects[name] = {contender: Entry() for contender in labels}
         values = {each.name: 2.0 for each in subject.figures}
         for entry in report.subjects[name].values():
-            entry.add(Outcome(values, Tally(10, lost=1)))
-            entry.add(Outcome(values, Tally(10)))
-    drawn = {each.path.name for each in plots.draw(report, tmp_path)}
+            entry.add(values, Tally(10, lost=1))
+            entry.add(values, Tally(10))
+    drawn = {path.name for _, _, path in plots.draw(report, tmp_path)}
     assert drawn == set(re.findall(r"images/performance/([\w-]+\.png)", PAGE))
     filled = tables.fill(PAGE, tables.sections(report))
     assert "- kind: made up" in filled

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Inbox", "Tally", "percentile", "tally"]
+__all__ = ["Inbox", "JobInbox", "Tally", "percentile", "tally"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Tally:
     def of(cls, expected: int, inboxes: Iterable[Inbox]) -> Tally:
         """Judge inboxes that should have got ``expected`` messages in all."""
         inboxes = list(inboxes)
+        jobs = [job for each in inboxes if isinstance(each, JobInbox) for job in each.jobs]
+        again = len(jobs) - len(set(jobs))
         return cls(
             expected,
-            expected - sum(each.unique for each in inboxes),
-            sum(each.twice for each in inboxes),
+            expected - sum(each.unique for each in inboxes) + again,
+            sum(each.twice for each in inboxes) + again,
             sum(each.disordered for each in inboxes),
         )
 
@@ -117,6 +119,27 @@ class Inbox:
             return "disordered"
         self.twice += 1
         return "twice"
+
+
+class JobInbox(Inbox):
+    """Counts the messages that one of several workers got, which share them, in any order.
+
+    Attributes:
+        jobs: Sender and number of each, because two workers may have got the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(keep_latencies=True)
+
+    def reset(self) -> None:
+        super().reset()
+        self.jobs: list[tuple[Any, int]] = []
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.last_at = now = time.monotonic()
+        self.latencies.append(now - message["t"])
+        self.jobs.append((message["s"], message["n"]))
+        self.received += 1
 
 
 def tally(sent: Iterable[int], received: Sequence[int]) -> Tally:
