@@ -58,6 +58,9 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
+        # Delays the first records of added partitions, also those that a start adds a moment later
+        # than others, and none of partitions fetched already.
+        "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
         **_given(config, config.consumer_config),
     }

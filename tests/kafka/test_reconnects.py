@@ -14,7 +14,7 @@ from kafka_layer.config.settings import LayerConfig
 from kafka_layer.kafka.properties import consumer_properties, producer_properties
 
 # One client: a server has three or more, each with a connection per broker.
-MOST_A_SECOND = 18
+MOST_A_SECOND = 26
 WATCHED = 2.0
 
 
