@@ -218,6 +218,8 @@ class LayerTopics:
         # All topics that were ever ensured, in a fixed order, for looks and repairs.
         self._topics: dict[Topic | WorkTopic, None] = {}
         self._read_at: dict[str, float] = {}
+        # Worker topics that no setting names, and of which a warning told.
+        self._warned: set[WorkTopic] = set()
         # Topics that were missing at the watch's last look.
         self._missing: frozenset[str] = frozenset()
         self._closed = new_event()
@@ -479,6 +481,11 @@ class LayerTopics:
                     f"unnamed_worker_channels is {limit}. {_PLAIN_NAME}"
                 )
                 continue
+            others += 1
+            # A broker may not show a topic yet that was just created.
+            if topic in self._warned:
+                continue
+            self._warned.add(topic)
             logger.warning(
                 "Worker channel %r gets the lasting topic %s, though no pattern of worker_channels "
                 "names it. %s",
@@ -486,7 +493,6 @@ class LayerTopics:
                 self.name(topic),
                 _PLAIN_NAME,
             )
-            others += 1
         return refused
 
     def _read_until_there(

@@ -79,7 +79,10 @@ class TestLive:
         await settled(layers[0])
         await way_of(layers[0], way, group)(END)
         for layer, channel in zip(layers, channels, strict=True):
-            assert sorted(map(str, await received(layer, channel, 3))) == ["0", "end", "other"]
+            first, *others = sorted(map(str, await received(layer, channel, 3)))
+            assert others == ["end", "other"]
+            # Two processes write to different partitions of the topic for everybody.
+            assert first == "0" or (way.startswith("all") and first == "1")
             assert layer.stats().dropped == {"duplicate": 1}
 
     async def test_a_key_counts_for_one_group(self, make_layer: Layers, group: str) -> None:

@@ -315,7 +315,8 @@ class Client:
     async def close_all(cls) -> None:
         """Close what was opened: else the demo counts it as a page until it is collected."""
         opened, cls._opened[:] = list(cls._opened), []
-        await asyncio.gather(*(client.close() for client in opened))
+        # Those of a test whose loop has ended end with it.
+        await asyncio.gather(*(client.close() for client in opened), return_exceptions=True)
 
 
 def play(scenario: Coroutine[Any, Any, None]) -> None:

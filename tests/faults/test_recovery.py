@@ -127,9 +127,11 @@ class TestWhileKafkaIsAway:
         self, broker: RealBroker, make_layer: Layers, prefix: str, how: str
     ) -> None:
         here = make_layer(prefix)
-        await tracked(here)
+        channel = await tracked(here)
         position = await here.group_position(GROUP)
         await send(here, 1, 2)
+        # It has read them.
+        await next_messages(here, channel, 2)
         # One that kept what was missed needs no broker; one that started since has to ask.
         late = make_layer(prefix)
         await late.new_channel()
