@@ -169,8 +169,11 @@ class Duplicates:
             records: In the order in which they were written.
         """
         with self._lock:
-            # The last one first, which may belong to a series that is known.
-            for record in reversed(records):
+            # The last one first, which may belong to a series that is known, and is needed longest.
+            for number, record in enumerate(reversed(records)):
+                if len(self) >= self._max_keys:
+                    self._on_forgotten(len(records) - number)
+                    return
                 identities = self._identities(record)
                 if identities:
                     self._note(identities, record, is_older=True)

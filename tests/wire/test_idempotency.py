@@ -233,6 +233,16 @@ class TestBounds:
         assert len(duplicates) <= 2 * (WINDOW / 10 + 2)
         assert not forgotten
 
+    def test_of_too_many_older_keys_the_last_ones_are_learnt(self) -> None:
+        forgotten: list[int] = []
+        duplicates = Duplicates(False, forgotten.append, max_keys=10)
+        duplicates.learn(
+            [record(str(number), float(number), offset=number) for number in range(30)]
+        )
+        assert forgotten == [20]
+        copies = [record(str(number), 40.0, offset=30 + number) for number in (29, 20, 19)]
+        assert [duplicates.is_duplicate(each) for each in copies] == [True, True, False]
+
     def test_more_than_it_remembers_are_counted(self) -> None:
         forgotten: list[int] = []
         duplicates = Duplicates(False, forgotten.append, max_keys=10)
