@@ -30,7 +30,7 @@ and receives
 `sent_by` and `delivered_by` name the workers at both ends of a message's way. The address has
 the person (`?as=`) and may have a name for the page (`&tab=`), by which the others know it
 again when it reconnects. A page that comes back to a worker with more pages than another one is
-closed at once, twice at most: the next connection may lead to that one. Whoever sends a message
+closed at once, once at most: the next connection may lead to that one. Whoever sends a message
 may give it an id of 16 hexadecimal digits: what is sent twice with one id arrives once.
 
 A page that comes back gets all messages that it missed, in their order, between its `welcome` and

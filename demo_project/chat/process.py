@@ -22,7 +22,7 @@ ID = secrets.token_hex(8)
 HEARD_WITHIN = 3.0
 """Seconds for which a report of another worker counts; one comes every two seconds."""
 
-SENT_ON = 2
+SENT_ON = 1
 """How often a page is sent on at most before it is let in."""
 
 

@@ -312,6 +312,11 @@ class Client:
         await self.websocket.close()
 
     @classmethod
+    def forget_all(cls) -> None:
+        """Forget the pages that were opened so far."""
+        cls._opened.clear()
+
+    @classmethod
     async def close_all(cls) -> None:
         """Close what was opened: else the demo counts it as a page until it is collected."""
         opened, cls._opened[:] = list(cls._opened), []
@@ -323,6 +328,8 @@ def play(scenario: Coroutine[Any, Any, None]) -> None:
     """Run a scenario in an event loop of its own, and close the pages that it opened."""
 
     async def play_and_leave() -> None:
+        # The pages of other tests went with their event loops.
+        Client.forget_all()
         try:
             await scenario
         finally:
