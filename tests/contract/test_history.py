@@ -22,7 +22,7 @@ from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.inspect import server_of
 from tests.support.layers import PARTITIONS, Layers, next_message, stats_of
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import wait_until, wait_until_async
 
 DEADLINE = 30.0
 MINUTE = datetime.timedelta(minutes=1)
@@ -479,6 +479,8 @@ def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
     name = topic_name(layer.config.prefix, topic)
     admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers})
     admin.delete_topics([name])[name].result(DEADLINE)
+    # The controller answers before the broker ends to take records for it.
+    wait_until(lambda: name not in admin.list_topics(timeout=5).topics, f"{name} to be gone")
 
 
 class TestCallers:

@@ -22,7 +22,7 @@ from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import wait_until, wait_until_async
 
 IN_TIME = 8.0
 """Seconds: the layer gives up after 4, on a machine that is busy with brokers."""
@@ -236,6 +236,8 @@ def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
     name = topic_name(layer.config.prefix, topic)
     admin = admin_of(layer)
     admin.delete_topics([name])[name].result(DEADLINE)
+    # The controller answers before the broker ends to take records for it.
+    wait_until(lambda: name not in admin.list_topics(timeout=5).topics, f"{name} to be gone")
 
 
 def add_partition(layer: KafkaChannelLayer, topic: Topic) -> None:
