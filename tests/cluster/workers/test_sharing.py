@@ -82,7 +82,7 @@ class TestOneReceiver:
         got = await next_messages(make_layer(**one_partition), channel, 200)
         assert [message["n"] for message in got] == list(range(200))
 
-    async def test_the_first_message_comes_within_a_second_of_the_first_receive(
+    async def test_the_first_message_comes_soon_after_the_first_receive(
         self, make_layer: Layers, channel: str, protocol: dict[str, Any]
     ) -> None:
         sender, receiver = make_layer(), make_layer(**protocol)
@@ -90,7 +90,8 @@ class TestOneReceiver:
         await receiver.new_channel()
         started = time.monotonic()
         await next_message(receiver, channel)
-        assert time.monotonic() - started < 1.0
+        # 0.2 s on a quiet machine; a group that waits for its time-outs takes 6 s and more.
+        assert time.monotonic() - started < 4.0
 
     async def test_a_message_is_handed_out_only_when_its_position_is_committed(
         self, make_layer: Layers, channel: str, protocol: dict[str, Any]
