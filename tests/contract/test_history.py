@@ -20,7 +20,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import History, Message
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
-from tests.support.inspect import server_of
+from tests.support.inspect import await_growth, server_of
 from tests.support.layers import PARTITIONS, Layers, next_message, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -427,11 +427,7 @@ class TestTheLog:
         position = await layer.group_position(group)
         await send(layer, group, 1, 2)
         await asyncio.to_thread(add_partition, layer, Topic.SEND_GROUP)
-        await asyncio.to_thread(server_of(layer).transport.refresh)
-        await wait_until_async(
-            lambda: server_of(layer).transport.partitions(Topic.SEND_GROUP) > PARTITIONS,
-            "the new partition",
-        )
+        await asyncio.to_thread(await_growth, layer, Topic.SEND_GROUP, PARTITIONS)
         await send(layer, group, 3, 4)
         for since in (None, position, MINUTE):
             found = await layer.group_history(group, since=since)

@@ -19,10 +19,10 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
-from tests.support.inspect import server_of
+from tests.support.inspect import await_growth, server_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import wait_until
 
 IN_TIME = 8.0
 """Seconds: the layer gives up after 4, on a machine that is busy with brokers."""
@@ -197,11 +197,7 @@ class TestTheLogHasChanged:
         position = await here.group_position(group)
         await send(here, 1, 2, group=group)
         await asyncio.to_thread(add_partition, here, Topic.SEND_GROUP)
-        await asyncio.to_thread(server_of(here).transport.refresh)
-        await wait_until_async(
-            lambda: server_of(here).transport.partitions(Topic.SEND_GROUP) > PARTITIONS,
-            "the new partition",
-        )
+        await asyncio.to_thread(await_growth, here, Topic.SEND_GROUP, PARTITIONS)
         await send(here, 3, 4, group=group)
         late = make_layer(prefix)
         assert numbers(await recovered(late, position, group)) == [1, 2, 3, 4]
