@@ -75,7 +75,7 @@ def raises(**kwargs: Any) -> None:
 async def test_receive_returns_the_next_message_whatever_a_receiver_of_a_drop_is(
     make_layer: Layers, receiver: Callable[..., Any]
 ) -> None:
-    layer = make_layer(expiry=0.1)
+    layer = make_layer(expiry=0.5)
     channel = await layer.new_channel()
     causes: list[str] = []
 
@@ -89,7 +89,7 @@ async def test_receive_returns_the_next_message_whatever_a_receiver_of_a_drop_is
 
 
 async def test_receivers_run_in_a_thread_of_their_own(make_layer: Layers) -> None:
-    layer = make_layer(expiry=0.1)
+    layer = make_layer(expiry=0.5)
     channel = await layer.new_channel()
     threads: list[str] = []
 
@@ -106,7 +106,7 @@ async def test_receivers_run_in_a_thread_of_their_own(make_layer: Layers) -> Non
 async def test_a_receiver_that_stands_still_delays_no_receive_and_no_send(
     make_layer: Layers,
 ) -> None:
-    layer = make_layer(expiry=0.1)
+    layer = make_layer(expiry=0.5)
     channel, standing = await layer.new_channel(), Standing()
     with connected(messages_dropped, standing):
         await expire_one(layer, channel)
@@ -119,7 +119,7 @@ async def test_a_receiver_that_stands_still_delays_no_receive_and_no_send(
 
 
 async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Layers) -> None:
-    layer = make_layer(expiry=0.1)
+    layer = make_layer(expiry=0.5)
     channel, told = await layer.new_channel(), []
 
     def calls(cause: str, **kwargs: Any) -> None:
@@ -128,7 +128,7 @@ async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Laye
 
     with connected(messages_dropped, calls):
         await layer.send(channel, {"type": "expires"})
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(2 * layer.config.expiry)
         receive = asyncio.create_task(next_message(layer, channel, 5))
         assert await receive == {"type": "told", "cause": "expired"}
     assert told == [{"expired": 1}]
@@ -137,7 +137,7 @@ async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Laye
 async def test_a_receiver_that_closes_the_layer_does_not_wait_for_itself(
     make_layer: Layers,
 ) -> None:
-    layer = make_layer(expiry=0.1)
+    layer = make_layer(expiry=0.5)
     channel, took = await layer.new_channel(), []
 
     def closes(**kwargs: Any) -> None:
