@@ -198,7 +198,8 @@ class Mailbox(Receives):
     def clear(self) -> int:
         """Drop every message and return how many there were; any thread."""
         dropped = 0
-        while self.take() is not None:
+        # Not the take of a tracked channel, for which a message that was taken is in hand.
+        while Mailbox.take(self) is not None:
             dropped += 1
         return dropped
 

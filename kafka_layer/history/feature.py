@@ -16,10 +16,11 @@ from ..server.server import Server
 from ..transport import Extent, Past
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
+from ..wire.headers import has_command
 from ..wire.idempotency import WINDOW, Duplicates, has_key
 from ..wire.position_token import LogPosition, place_text
-from ..wire.records import Record
-from ..wire.topics import Topic
+from ..wire.records import Record, unreadable_key
+from ..wire.topics import Topic, topic_ids_differ
 from .flushes import Flushes
 from .look_back import LookBack
 from .question import Question, partitions_to_read
@@ -233,7 +234,7 @@ class Histories:
 
     def _is_flush(self, record: Record) -> bool:
         topic, _, value, headers, written, partition, offset = record
-        if not any(name == "command" for name, _ in headers):
+        if not has_command(headers):
             return False
         try:
             payload = self._flush_guard.decrypt(topic, "", value, written, (partition, offset))
@@ -254,7 +255,7 @@ class Histories:
             except UnreadableRecord as error:
                 unreadable.append(error)
             except UnicodeDecodeError:
-                unreadable.append(UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8"))
+                unreadable.append(unreadable_key(key))
             else:
                 place = place_text((topic, partition, offset, written))
                 payloads.append((payload, written, position.sign, place))
@@ -304,7 +305,7 @@ def _wanted(question: Question, flushed: float = float("-inf")) -> Callable[[Rec
         if written < since or written <= flushed:
             return False
         if topic is Topic.SEND_ALL:
-            return not any(name == "command" for name, _ in headers)
+            return not has_command(headers)
         return key == wanted_key
 
     return is_wanted
@@ -315,9 +316,7 @@ def _cursors(question: Question, past: Past, extents: Extents) -> list[Cursor]:
     topic, since = question.topic, question.since
     logs = {where[1]: extent for where, extent in extents.items() if where[0] is topic}
     place = since.topics.get(topic) if isinstance(since, LogPosition) else None
-    made_anew = False
-    if place is not None and None not in (place.topic_id, logs[0].topic_id):
-        made_anew = place.topic_id != logs[0].topic_id
+    made_anew = place is not None and topic_ids_differ(place.topic_id, logs[0].topic_id)
     if made_anew:
         place = None
     cursors = []

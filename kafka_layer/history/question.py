@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..messages import Since
 from ..transport import Extent
-from ..wire.partitions import partition_of
+from ..wire.partitions import partitions_while_growing
 from ..wire.position_token import LogPosition, TopicPosition, short_hash
 from ..wire.topics import Topic
 
@@ -125,8 +125,7 @@ def partitions_to_read(
     fewest = 1 + max((number for number, extent in extents.items() if extent.start), default=0)
     if place is not None:
         fewest = max(fewest, min(len(place.offsets), len(extents)))
-    counts = range(fewest, len(extents) + 1)
-    return sorted({partition_of(question.key, count) for count in counts})
+    return list(partitions_while_growing(question.key, fewest, len(extents)))
 
 
 def _start(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..transport import Past
-from ..wire.records import Record
+from ..wire.records import Record, written_at
 from ..wire.topics import Topic
 
 __all__ = [
@@ -122,7 +122,7 @@ class Cursor:
 
 def in_order(cursors: Sequence[Cursor]) -> Iterator[Record]:
     """Return the found records of all cursors by the broker's time, each partition in its order."""
-    return heapq.merge(*(cursor.found for cursor in cursors), key=lambda record: record[4])
+    return heapq.merge(*(cursor.found for cursor in cursors), key=written_at)
 
 
 def read_back(

@@ -16,6 +16,7 @@ from ..exceptions import ProduceFailed
 from ..messages import Position, SelfTimedPosition
 from ..observe.counters import Stats
 from ..signals import produce_failed
+from ..wire.headers import has_command
 from ..wire.topics import Topic, topic_name
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, produce_error
@@ -119,7 +120,7 @@ class DeliveryReports:
     def _record_failure(
         self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
     ) -> None:
-        if message.topic() in self._internal or any(name == "command" for name, _ in headers):
+        if message.topic() in self._internal or has_command(headers):
             # A measurement, a command or an answer: its caller gets the error, and no message is
             # lost.
             self._stats.count("errors.command")

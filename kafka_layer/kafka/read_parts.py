@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..wire.records import Record
+from ..wire.records import Record, offset_of
 from ..wire.topics import Topic
 
 __all__ = ["ReadParts"]
@@ -92,8 +92,8 @@ class ReadParts:
             part.end = end
             part.records += newer
             part.size += _size(newer)
-        low = bisect_left(part.records, first, key=_offset)
-        found = part.records[low : bisect_left(part.records, end, key=_offset)]
+        low = bisect_left(part.records, first, key=offset_of)
+        found = part.records[low : bisect_left(part.records, end, key=offset_of)]
         self._bound()
         return max(first, part.first), found
 
@@ -111,7 +111,3 @@ class ReadParts:
 
 def _size(records: Sequence[Record]) -> int:
     return sum(len(record[2] or b"") + _RECORD_BYTES for record in records)
-
-
-def _offset(record: Record) -> int:
-    return record[6]

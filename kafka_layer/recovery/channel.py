@@ -16,12 +16,13 @@ from ..delivery.mailbox import Envelope, Mailbox
 from ..messages import Message
 from ..wire.position_token import LogPosition, TopicPosition, short_hash
 from ..wire.records import Record
-from ..wire.topics import BROADCAST_TOPICS, Topic
+from ..wire.topics import Topic
 from .recent import Loss, RecentLog, Where
 from .replay import (
     EVERYBODY,
     Key,
     Reason,
+    counts_of,
     in_order,
     is_command,
     is_excluded,
@@ -133,13 +134,6 @@ class TrackedMailbox(Mailbox):
         if self._congestion is not None:
             self._relieve(self._congestion)
         return envelope
-
-    def clear(self) -> int:
-        """Drop what waits; any thread."""
-        dropped = 0
-        while super().take() is not None:
-            dropped += 1
-        return dropped
 
 
 class TrackedChannel:
@@ -295,7 +289,7 @@ class TrackedChannel:
         if not ids:
             # The reader has not told its positions: where the channel begins is not known.
             time = 0.0
-        counts = self._counts(self._recent.ends)
+        counts = counts_of(self._recent.ends)
         topics = {
             topic: TopicPosition(
                 ids.get(topic),
@@ -321,14 +315,6 @@ class TrackedChannel:
             self.names,
             starts,
         )
-
-    @staticmethod
-    def _counts(ends: Vector) -> dict[Topic, int]:
-        """Return how many partitions each topic has."""
-        counts = dict.fromkeys(BROADCAST_TOPICS, 0)
-        for topic, number in ends:
-            counts[topic] = max(counts[topic], number + 1)
-        return counts
 
     def _keys(self) -> list[Key]:
         """Return the addresses that reach the channel."""
@@ -402,7 +388,7 @@ class TrackedChannel:
             routed: Up to where this server had routed before.
         """
         with self._lock:
-            counts = self._counts(self._recent.ends)
+            counts = counts_of(self._recent.ends)
             reaching = {where for key in self._keys() for where in _partitions(key, counts)}
             # In another log no position means anything, whatever is addressed to the channel.
             found = [loss for where, loss in lost.items() if loss == "epoch" or where in reaching]
@@ -525,7 +511,7 @@ class TrackedChannel:
         Returns:
             The records; and up to where these are all, None if some are not kept any more.
         """
-        counts = self._counts(ends)
+        counts = counts_of(ends)
         found: dict[Where, list[Record]] = {}
         until = dict(ends)
         for key in self._keys():

@@ -24,8 +24,8 @@ from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
 from ..wire.position_token import LogPosition, place_text
-from ..wire.records import Record
-from ..wire.topics import BROADCAST_TOPICS, Topic
+from ..wire.records import Record, unreadable_key
+from ..wire.topics import BROADCAST_TOPICS, Topic, topic_ids_differ
 from .channel import State, TrackedChannel
 from .opening import Opening
 from .recent import RecentLog, Where
@@ -97,7 +97,7 @@ class Recoveries:
             self.patience,
             self.now,
             server.expiry.count_late,
-            lambda error: server.stats.dropped(error.cause, str(error)),
+            server.count_unreadable,
         )
         self._server = server
         self._learn_keys = learn_keys
@@ -269,7 +269,9 @@ class Recoveries:
         parts = {}
         for where, first in wanted.items():
             extent, begin = extents.get(where), self.recent.begin(where)
-            if extent is None or _differ(extent.topic_id, self.recent.topic_ids.get(where[0])):
+            if extent is None or topic_ids_differ(
+                extent.topic_id, self.recent.topic_ids.get(where[0])
+            ):
                 continue
             first = max(first, extent.start)
             if first < begin <= extent.end:
@@ -322,7 +324,7 @@ class Recoveries:
         try:
             name = (key or b"").decode()
         except UnicodeDecodeError:
-            raise UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8") from None
+            raise unreadable_key(key) from None
         return guard.decrypt(topic, name, value, written, (topic, partition, offset, written))
 
     def is_flush(self, guard: ReplayGuard, record: Record) -> bool:
@@ -414,7 +416,7 @@ class _Replay:
         new = [key for key in new if key not in keys]
         self._new_parts = missed_parts(self._tracked.position(), new, ends) if new else ()
         for topic in {part.where[0] for part in self._parts}:
-            if _differ(position.topics[topic].topic_id, self._recent.topic_ids.get(topic)):
+            if topic_ids_differ(position.topics[topic].topic_id, self._recent.topic_ids.get(topic)):
                 raise NotRecovered("epoch")
 
     def missing(self) -> dict[Where, int]:
@@ -441,7 +443,7 @@ class _Replay:
             extent = extents.get(where)
             if extent is None:
                 raise NotRecovered("epoch")
-            if _differ(self._position.topics[where[0]].topic_id, extent.topic_id):
+            if topic_ids_differ(self._position.topics[where[0]].topic_id, extent.topic_id):
                 raise NotRecovered("epoch")
             if first > extent.end:
                 raise NotRecovered("future")
@@ -523,8 +525,3 @@ def _first_keyed(records: Iterable[Record]) -> list[Record]:
         if record[3] and has_key(record[3]):
             found.setdefault(record[0], record)
     return list(found.values())
-
-
-def _differ(one: str | None, other: str | None) -> bool:
-    """Tell whether two ids of a topic are known and differ."""
-    return None not in (one, other) and one != other

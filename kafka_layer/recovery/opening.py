@@ -28,7 +28,7 @@ class Opening:
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
         now: Returns the broker's time.
         count_late: Counts a message to one channel that expired in its mailbox.
-        count_unreadable: Counts a message that cannot be decoded.
+        count_unreadable: Counts a message that cannot be decoded, once.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Opening:
         patience: float,
         now: Callable[[], float],
         count_late: Callable[[Mailbox], object],
-        count_unreadable: Callable[[UnreadableRecord], object],
+        count_unreadable: Callable[[Envelope, UnreadableRecord], object],
     ) -> None:
         self._decode = decode
         self._patience = patience
@@ -74,9 +74,7 @@ class Opening:
         try:
             message: TakenMessage = TakenMessage(self._decode(envelope.payload))
         except UnreadableRecord as error:
-            if not envelope.unreadable:
-                envelope.unreadable = True
-                self._count_unreadable(error)
+            self._count_unreadable(envelope, error)
             return None
         message.replayed = False
         message.timestamp = written

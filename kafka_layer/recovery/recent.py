@@ -13,8 +13,8 @@ from typing import Literal
 
 from ..config.threads import RLock
 from ..transport import ReadFrom
-from ..wire.records import Record
-from ..wire.topics import Topic
+from ..wire.records import Record, offset_of, written_at
+from ..wire.topics import Topic, topic_ids_differ
 
 __all__ = ["RECORD_BYTES", "Loss", "RecentLog", "Where"]
 
@@ -160,7 +160,7 @@ class RecentLog:
             ends, ids = dict(self.ends), dict(self.topic_ids)
             for where, (offset, topic_id) in positions.items():
                 known, end = self.topic_ids.get(where[0]), ends.get(where)
-                anew = known is not None and topic_id is not None and topic_id != known
+                anew = topic_ids_differ(topic_id, known)
                 if end is not None and (anew or offset != end):
                     lost[where] = "epoch" if anew or offset < end else "truncated"
                 if end is None or where in lost:
@@ -183,10 +183,10 @@ class RecentLog:
             for where, (first, end, records) in parts.items():
                 tail = self._tails.get(where)
                 if tail is not None and first < tail.begin <= end:
-                    older = records[: bisect_left(records, tail.begin, key=_offset)]
+                    older = records[: bisect_left(records, tail.begin, key=offset_of)]
                     self._put_before(where, tail, first, older)
                     added.append(older)
-            for record in reversed(list(heapq.merge(*added, key=_written))):
+            for record in reversed(list(heapq.merge(*added, key=written_at))):
                 self._order.appendleft(record)
                 self.size += _size(record)
 
@@ -229,8 +229,8 @@ class RecentLog:
             if run is None:
                 return []
             records = run.records
-            low = bisect_left(records, first, run.head, key=_offset)
-            high = bisect_left(records, end, low, key=_offset)
+            low = bisect_left(records, first, run.head, key=offset_of)
+            high = bisect_left(records, end, low, key=offset_of)
             return records[low : high if most is None else min(high, low + most)]
 
     def clear(self) -> None:
@@ -289,11 +289,3 @@ def _size(record: Record) -> int:
 def _size_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
     # A message may exclude very many channels.
     return sum(len(name) + len(value or b"") for name, value in headers)
-
-
-def _offset(record: Record) -> int:
-    return record[6]
-
-
-def _written(record: Record) -> float:
-    return record[4]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from ..wire.headers import EXCLUDE, excluded
-from ..wire.partitions import partition_of
+from ..wire.headers import EXCLUDE, excluded, has_command
+from ..wire.partitions import partitions_while_growing
 from ..wire.position_token import LogPosition, short_hash
-from ..wire.records import Record
-from ..wire.topics import Topic
+from ..wire.records import Record, offset_of, written_at
+from ..wire.topics import BROADCAST_TOPICS, Topic
 from .recent import Where
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     "NotRecovered",
     "Part",
     "Reason",
+    "counts_of",
     "in_order",
     "is_command",
     "is_excluded",
@@ -111,13 +111,11 @@ def missed_parts(
         keys: The addresses.
         ends: For each partition the offset behind the last record that was read.
     """
-    counts: dict[Topic, int] = {}
-    for topic, number in ends:
-        counts[topic] = max(counts.get(topic, 0), number + 1)
+    counts = counts_of(ends)
     parts = []
     for key in keys:
         topic, name = key
-        place, count = position.topics.get(topic), counts.get(topic, 0)
+        place, count = position.topics.get(topic), counts[topic]
         if place is None:
             continue
         hashed = short_hash(name)
@@ -130,8 +128,15 @@ def missed_parts(
     return parts
 
 
-@functools.lru_cache(maxsize=10_000)
-def partitions_of(key: Key, fewest: int, count: int) -> tuple[int, ...]:
+def counts_of(ends: Iterable[Where]) -> dict[Topic, int]:
+    """Return how many partitions each topic has, of all that are read."""
+    counts = dict.fromkeys(BROADCAST_TOPICS, 0)
+    for topic, number in ends:
+        counts[topic] = max(counts[topic], number + 1)
+    return counts
+
+
+def partitions_of(key: Key, fewest: int, count: int) -> Sequence[int]:
     """Return the partitions in which records of an address lie, while a topic grew.
 
     Args:
@@ -141,9 +146,8 @@ def partitions_of(key: Key, fewest: int, count: int) -> tuple[int, ...]:
     """
     topic, name = key
     if topic is Topic.SEND_ALL:
-        return tuple(range(count))
-    counts = range(min(max(1, fewest), count), count + 1)
-    return tuple(sorted({partition_of(name, each) for each in counts if each}))
+        return range(count)
+    return partitions_while_growing(name, fewest, count)
 
 
 def in_order(parts: Iterable[Sequence[Record]]) -> Iterator[Record]:
@@ -157,13 +161,13 @@ def in_order(parts: Iterable[Sequence[Record]]) -> Iterator[Record]:
         for record in records:
             by_partition.setdefault((record[0], record[5]), []).append(record)
     for records in by_partition.values():
-        records.sort(key=_offset)
-    return heapq.merge(*by_partition.values(), key=_written)
+        records.sort(key=offset_of)
+    return heapq.merge(*by_partition.values(), key=written_at)
 
 
 def is_command(record: Record) -> bool:
     """Tell whether a record is a command, and no message."""
-    return record[0] is Topic.SEND_ALL and any(name == "command" for name, _ in record[3])
+    return record[0] is Topic.SEND_ALL and has_command(record[3])
 
 
 def is_excluded(record: Record, names: Collection[bytes]) -> bool:
@@ -177,11 +181,3 @@ def is_excluded(record: Record, names: Collection[bytes]) -> bool:
     if not any(name == EXCLUDE for name, _ in headers):
         return False
     return any(short_hash(name) in names for name in excluded(headers))
-
-
-def _offset(record: Record) -> int:
-    return record[6]
-
-
-def _written(record: Record) -> float:
-    return record[4]

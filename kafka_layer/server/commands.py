@@ -21,6 +21,7 @@ from ..messages import Position
 from ..observe.counters import Stats
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption, ReplayGuard
+from ..wire.headers import COMMAND
 from ..wire.names import ServerName, parse_server_name
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import Topic, topic_name
@@ -324,7 +325,7 @@ class Commands:
 
     def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
         # The header tells a command from a message; the value repeats it, under encryption.
-        headers = [("command", command.encode())]
+        headers = [(COMMAND, command.encode())]
         payload = self._encryption.encrypt(Topic.SEND_ALL, None, self._codec.encode(value))
         return Topic.SEND_ALL, None, payload, None, headers
 

@@ -19,9 +19,9 @@ from ..delivery.wakeups import Envelope
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..wire.encryption import Encryption, ReplayGuard
-from ..wire.headers import excluded
+from ..wire.headers import excluded, has_command
 from ..wire.idempotency import Duplicates, has_key
-from ..wire.records import Record
+from ..wire.records import Record, unreadable_key
 from ..wire.topics import Topic
 from .expiry import Expiry
 from .feature import Tap
@@ -135,9 +135,9 @@ class Router:
         try:
             key = raw_key.decode() if raw_key else ""
         except UnicodeDecodeError:
-            raise UnreadableRecord("undecodable", f"its key {raw_key!r} is not UTF-8") from None
+            raise unreadable_key(raw_key) from None
         resolve, on_command = self._routes[topic]
-        if on_command is not None and any(name == "command" for name, _ in headers):
+        if on_command is not None and has_command(headers):
             place = topic, partition, offset, timestamp
             on_command(key, self._decrypt(topic, key, value, timestamp, place), timestamp)
             return

@@ -227,10 +227,14 @@ class Server:
         try:
             return self._decode(envelope.payload)
         except UnreadableRecord as error:
-            if not envelope.unreadable:
-                envelope.unreadable = True
-                self.stats.dropped(error.cause, str(error))
+            self.count_unreadable(envelope, error)
             return None
+
+    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
+        """Count a message that cannot be decoded; once, whoever else receives it."""
+        if not envelope.unreadable:
+            envelope.unreadable = True
+            self.stats.dropped(error.cause, str(error))
 
     # Facts and flush
 

@@ -1,12 +1,23 @@
-"""Kafka headers of records: the channels that a message skips."""
+"""Kafka headers of records: what tells a command, and the channels that a message skips."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-__all__ = ["EXCLUDE", "Headers", "exclude_header", "excluded", "headers_to_dict"]
+__all__ = [
+    "COMMAND",
+    "EXCLUDE",
+    "Headers",
+    "exclude_header",
+    "excluded",
+    "has_command",
+    "headers_to_dict",
+]
 
 Headers = list[tuple[str, bytes]]
+
+COMMAND = "command"
+"""Header: the record is a command of the layer, and no message."""
 
 EXCLUDE = "exclude"
 """Header: names of channels that do not get the message, comma-separated."""
@@ -15,6 +26,11 @@ EXCLUDE = "exclude"
 def exclude_header(exclude: Collection[str]) -> Headers:
     """Return the headers that name the channels to skip; an empty list if there are none."""
     return [(EXCLUDE, ",".join(exclude).encode())] if exclude else []
+
+
+def has_command(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Tell whether a record's headers say that it is a command."""
+    return any(name == COMMAND for name, _ in headers)
 
 
 def excluded(headers: Iterable[tuple[str, bytes | None]]) -> frozenset[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["murmur2", "partition_of"]
+import functools
+
+__all__ = ["murmur2", "partition_of", "partitions_while_growing"]
 
 _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995
@@ -27,3 +29,16 @@ def murmur2(data: bytes) -> int:
 def partition_of(key: str, partitions: int) -> int:
     """Return the partition of a key, among a number of partitions."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+@functools.lru_cache(maxsize=10_000)
+def partitions_while_growing(key: str, fewest: int, count: int) -> tuple[int, ...]:
+    """Return the partitions that a key had while its topic grew, in their order.
+
+    Args:
+        key: The key.
+        fewest: How many partitions the topic had at first; at least 1 is assumed.
+        count: How many it has now.
+    """
+    counts = range(min(max(1, fewest), count), count + 1)
+    return tuple(sorted({partition_of(key, each) for each in counts if each}))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..exceptions import UnreadableRecord
 from .topics import Topic, WorkTopic
 
-__all__ = ["Place", "ProducerRecord", "Record"]
+__all__ = ["Place", "ProducerRecord", "Record", "offset_of", "unreadable_key", "written_at"]
 
 ProducerRecord = tuple[
     "Topic | WorkTopic", "str | None", bytes, "int | None", Sequence[tuple[str, bytes]]
@@ -31,3 +32,18 @@ unpacks a plain tuple in half the time of a named one."""
 Place = tuple["Topic | WorkTopic", int, int, float]
 """The place of a record in the log: topic, partition, offset, and the broker's timestamp in seconds
 since the epoch."""
+
+
+def offset_of(record: Record) -> int:
+    """Return the offset of a record, to sort and to search by it."""
+    return record[6]
+
+
+def written_at(record: Record) -> float:
+    """Return the broker's timestamp of a record, to merge partitions by it."""
+    return record[4]
+
+
+def unreadable_key(key: bytes | None) -> UnreadableRecord:
+    """Return the error for a record whose key is no text."""
+    return UnreadableRecord("undecodable", f"its key {key!r} is not UTF-8")

@@ -13,6 +13,7 @@ __all__ = [
     "INBOX_TOPICS",
     "Topic",
     "WorkTopic",
+    "topic_ids_differ",
     "topic_name",
 ]
 
@@ -69,6 +70,11 @@ _ESCAPED = re.compile("-[-u]")
 
 # With the longest prefix (100) and "-work." (6) within Kafka's 249.
 _LONGEST_WORK_NAME = 140
+
+
+def topic_ids_differ(one: str | None, other: str | None) -> bool:
+    """Tell whether two of Kafka's ids of a topic are of two topics; None is an unknown id."""
+    return None not in (one, other) and one != other
 
 
 def topic_name(prefix: str, topic: Topic | WorkTopic) -> str:

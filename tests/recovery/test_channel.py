@@ -77,7 +77,7 @@ class Around:
     def count_late(self, mailbox: Mailbox) -> None:
         self.late += 1
 
-    def count_unreadable(self, error: UnreadableRecord) -> None:
+    def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
         self.unreadable.append(error.cause)
 
     def count_gap(self, mailbox: Mailbox, reason: str) -> None:
