@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import InvalidPosition
-from kafka_layer.kafka.admin import TopicAdmin
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import History, Message
 from kafka_layer.wire.partitions import partition_of
-from kafka_layer.wire.topics import Topic, topic_name
-from tests.support.inspect import await_growth, server_of
+from kafka_layer.wire.topics import Topic
+from tests.support.inspect import server_of
 from tests.support.layers import PARTITIONS, Layers, next_message, stats_of
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
+from tests.support.waiting import wait_until_async
 
 DEADLINE = 30.0
 MINUTE = datetime.timedelta(minutes=1)
@@ -426,7 +424,7 @@ class TestTheLog:
         )
         position = await layer.group_position(group)
         await send(layer, group, 1, 2)
-        await asyncio.to_thread(add_partition, layer, Topic.SEND_GROUP)
+        await asyncio.to_thread(add_partition, layer, Topic.SEND_GROUP, PARTITIONS)
         await asyncio.to_thread(await_growth, layer, Topic.SEND_GROUP, PARTITIONS)
         await send(layer, group, 3, 4)
         for since in (None, position, MINUTE):
@@ -445,7 +443,7 @@ class TestTheLog:
         old = await layer.group_position(group)
         assert len((await layer.group_history(group)).messages) == 3
         await layer.close()
-        await asyncio.to_thread(delete, layer, Topic.SEND_GROUP)
+        await asyncio.to_thread(delete_topic, layer, Topic.SEND_GROUP)
         await send(layer, group, 4)
         found = await layer.group_history(group, since=old)
         assert numbers(found) == [4]
@@ -460,23 +458,8 @@ async def shorten(layer: KafkaChannelLayer, backend: str, group: str) -> None:
         for _ in range(8):
             await send(layer, group, "x" * 1_000_000)
         return
-    name = topic_name(layer.config.prefix, Topic.SEND_GROUP)
-    where = TopicPartition(name, partition_of(group, PARTITIONS), 2)
-    admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers})
-    await asyncio.to_thread(admin.delete_records([where])[where].result, DEADLINE)
-
-
-def add_partition(layer: KafkaChannelLayer, topic: Topic) -> None:
-    with TopicAdmin(layer.config, DEADLINE) as admin:
-        admin.add_partitions({topic_name(layer.config.prefix, topic): PARTITIONS + 1})
-
-
-def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
-    name = topic_name(layer.config.prefix, topic)
-    admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers})
-    admin.delete_topics([name])[name].result(DEADLINE)
-    # The controller answers before the broker ends to take records for it.
-    wait_until(lambda: name not in admin.list_topics(timeout=5).topics, f"{name} to be gone")
+    partition = partition_of(group, PARTITIONS)
+    await asyncio.to_thread(delete_before, layer, Topic.SEND_GROUP, partition, 2)
 
 
 class TestCallers:

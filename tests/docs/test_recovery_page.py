@@ -9,14 +9,13 @@ from typing import Any, get_args
 
 import pytest
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 
 from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.messages import Message, Recovery
 from kafka_layer.recovery.replay import Reason
 from tests.support.pages import files_of
-from tests.websocket.fake_layer import FakeLayer, message
+from tests.websocket.fake_layer import FakeLayer, default_layer, message
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "recovery.md").read_text()
@@ -38,10 +37,8 @@ class Room(AsyncRecoveryConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ign
 
 @pytest.fixture
 async def layer() -> AsyncIterator[FakeLayer]:
-    layer = FakeLayer()
-    channel_layers.set("default", layer)
-    yield layer
-    del channel_layers.backends["default"]
+    with default_layer() as layer:
+        yield layer
 
 
 async def test_the_session_of_the_page(layer: FakeLayer) -> None:

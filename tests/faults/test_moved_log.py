@@ -9,18 +9,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.wire.topics import Topic, topic_name
+from kafka_layer.wire.topics import Topic
 from tests.faults.traffic import figure
 from tests.support.inspect import is_waited_for
 from tests.support.kafka import Node, RealBroker
 from tests.support.layers import Layers, next_message, next_messages, stats_of
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.topics import delete_before, delete_topic
+from tests.support.waiting import wait_until_async
 
 # No more is fetched ahead than one record of these: what is deleted was not fetched before.
 SLOW_READER: dict[str, Any] = {
@@ -49,14 +48,6 @@ async def reading_held_up(
         await next_messages(layer, channel, 2)
 
 
-def admin_of(layer: KafkaChannelLayer) -> AdminClient:
-    return AdminClient({"bootstrap.servers": layer.config.bootstrap_servers, "log_level": 0})
-
-
-def group_topic(layer: KafkaChannelLayer) -> str:
-    return topic_name(layer.config.prefix, Topic.SEND_GROUP)
-
-
 async def member(layer: KafkaChannelLayer) -> str:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
@@ -67,13 +58,6 @@ async def member(layer: KafkaChannelLayer) -> str:
 def patient(make_layer: Layers) -> None:
     """Let the thread that reads wait for a full channel for as long as a test takes."""
     make_layer.timings = Timings(stalled=60.0, holding_up=60.0)
-
-
-def delete_before(layer: KafkaChannelLayer, partition: int, offset: int) -> None:
-    position = TopicPartition(group_topic(layer), partition, offset)
-    admin = admin_of(layer)  # one that nobody holds is freed, and its futures never end
-    for future in admin.delete_records([position]).values():
-        future.result(20)
 
 
 @pytest.mark.usefixtures("patient")
@@ -88,7 +72,9 @@ class TestRetention:
         async with reading_held_up(here, there):
             for number in range(1, 101):
                 await here.group_send("room", {"n": number, "bulk": BULK})
-            await asyncio.to_thread(delete_before, here, first.partition, first.offset + 80)
+            await asyncio.to_thread(
+                delete_before, here, Topic.SEND_GROUP, first.partition, first.offset + 80
+            )
             await here.group_send("room", {"n": 101})
         numbers: list[int] = []
         while not numbers or numbers[-1] != 101:
@@ -111,7 +97,7 @@ class TestRetention:
         async with reading_held_up(here, there):
             for number in range(1, 51):
                 await here.group_send("room", {"n": number, "bulk": BULK})
-            await asyncio.to_thread(delete_before, here, first.partition, -1)
+            await asyncio.to_thread(delete_before, here, Topic.SEND_GROUP, first.partition, -1)
         await wait_until_async(
             lambda: stats_of(there)["dropped.retention"], "the gap to be counted"
         )
@@ -130,18 +116,12 @@ class TestRetention:
                 last = await here.group_send("room", {"n": number, "bulk": BULK})
             assert last is not None
             assert last.offset == 49
-            await asyncio.to_thread(delete_before, here, last.partition, 40)
+            await asyncio.to_thread(delete_before, here, Topic.SEND_GROUP, last.partition, 40)
         numbers: list[int] = []
         while not numbers or numbers[-1] != 49:
             numbers.append((await next_message(there, channel))["n"])
         assert numbers[-10:] == list(range(40, 50))
         assert stats_of(there)["dropped.retention"] == 50 - len(numbers)
-
-
-def delete_topic(layer: KafkaChannelLayer, name: str) -> None:
-    admin = admin_of(layer)
-    admin.delete_topics([name])[name].result(20)
-    wait_until(lambda: name not in admin.list_topics(timeout=10).topics, f"{name} to be gone", 20)
 
 
 @pytest.fixture
@@ -164,7 +144,7 @@ class TestDeleted:
         for _ in range(before):
             await here.group_send("room", {"n": -1})
         await next_messages(there, channel, before)
-        await asyncio.to_thread(delete_topic, here, group_topic(here))
+        await asyncio.to_thread(delete_topic, here, Topic.SEND_GROUP)
         received = await self.flows_again(here, there, channel)
         figure(f"{before} before, deleted: the first of the new topic were {received}")
 

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.kafka.admin import TopicAdmin
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
 from kafka_layer.wire.partitions import partition_of
-from kafka_layer.wire.topics import Topic, topic_name
-from tests.support.inspect import await_growth, server_of
+from kafka_layer.wire.topics import Topic
+from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
-from tests.support.waiting import wait_until
+from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
 
 IN_TIME = 8.0
 """Seconds: the layer gives up after 4, on a machine that is busy with brokers."""
@@ -175,7 +172,7 @@ class TestTheLogHasChanged:
         await tracked(here)
         await send(here, 1, 2)
         position = await here.group_position(GROUP)
-        await asyncio.to_thread(delete, here, Topic.SEND_GROUP)
+        await asyncio.to_thread(delete_topic, here, Topic.SEND_GROUP)
         await send(here, 3)
         late = make_layer(prefix)
         for layer in (late, here):
@@ -196,7 +193,7 @@ class TestTheLogHasChanged:
         await tracked(here, group)
         position = await here.group_position(group)
         await send(here, 1, 2, group=group)
-        await asyncio.to_thread(add_partition, here, Topic.SEND_GROUP)
+        await asyncio.to_thread(add_partition, here, Topic.SEND_GROUP, PARTITIONS)
         await asyncio.to_thread(await_growth, here, Topic.SEND_GROUP, PARTITIONS)
         await send(here, 3, 4, group=group)
         late = make_layer(prefix)
@@ -215,27 +212,6 @@ async def until_decided(layer: KafkaChannelLayer, position: str) -> Recovery:
     return found
 
 
-def admin_of(layer: KafkaChannelLayer) -> AdminClient:
-    """Return a client, which has to be held until its requests are answered."""
-    return AdminClient({"bootstrap.servers": layer.config.bootstrap_servers})
-
-
 def cut(layer: KafkaChannelLayer, count: int) -> None:
     """Have the log lose the first records of the group's partition."""
-    name = topic_name(layer.config.prefix, Topic.SEND_GROUP)
-    where = TopicPartition(name, partition_of(GROUP, PARTITIONS), count)
-    admin = admin_of(layer)
-    admin.delete_records([where])[where].result(DEADLINE)
-
-
-def delete(layer: KafkaChannelLayer, topic: Topic) -> None:
-    name = topic_name(layer.config.prefix, topic)
-    admin = admin_of(layer)
-    admin.delete_topics([name])[name].result(DEADLINE)
-    # The controller answers before the broker ends to take records for it.
-    wait_until(lambda: name not in admin.list_topics(timeout=5).topics, f"{name} to be gone")
-
-
-def add_partition(layer: KafkaChannelLayer, topic: Topic) -> None:
-    with TopicAdmin(layer.config, DEADLINE) as admin:
-        admin.add_partitions({topic_name(layer.config.prefix, topic): PARTITIONS + 1})
+    delete_before(layer, Topic.SEND_GROUP, partition_of(GROUP, PARTITIONS), count)

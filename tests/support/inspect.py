@@ -10,10 +10,8 @@ from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.server import Server
 from kafka_layer.wire.topics import CONTROL_TOPICS, Topic, topic_name
-from tests.support.waiting import wait_until
 
 __all__ = [
-    "await_growth",
     "backplane_of",
     "consumer_of",
     "is_waited_for",
@@ -60,15 +58,3 @@ def is_waited_for(layer: KafkaChannelLayer, channel: str) -> bool:
     """Tell whether the thread that reads waits until a channel has room."""
     mailbox = server_of(layer).registry.mailbox(channel)
     return mailbox is not None and mailbox.congestion().room is not None
-
-
-def await_growth(layer: KafkaChannelLayer, topic: Topic, partitions: int) -> None:
-    """Wait until a layer knows more than so many partitions of a topic; blocks."""
-    transport = server_of(layer).transport
-
-    def has_grown() -> bool:
-        # Again and again: a broker may not show a new partition at once.
-        transport.refresh()
-        return transport.partitions(topic) > partitions
-
-    wait_until(has_grown, f"a new partition of {topic.value}", pause=0.1)

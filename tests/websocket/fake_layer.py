@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from channels.layers import channel_layers
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.messages import Message, Recovery
 
-__all__ = ["FakeLayer", "message"]
+__all__ = ["FakeLayer", "default_layer", "message"]
 
 
 class FakeLayer:
@@ -66,6 +69,17 @@ class FakeLayer:
     async def recover(self, channel: str, position: str, *, limit: int) -> Recovery:
         self.log.append(f"recover {position} {limit}")
         return self.recovery
+
+
+@contextlib.contextmanager
+def default_layer() -> Iterator[FakeLayer]:
+    """Have ``channel_layers`` call a new one ``default`` for as long as the context lasts."""
+    layer = FakeLayer()
+    channel_layers.set("default", layer)
+    try:
+        yield layer
+    finally:
+        del channel_layers.backends["default"]
 
 
 def message(place: str, text: str, kind: str = "chat.message") -> Message:

@@ -33,7 +33,7 @@ from tests.support.inspect import server_of
 from tests.support.layers import is_empty_after_sweep
 from tests.support.waiting import wait_until_async
 
-from .fake_layer import FakeLayer, message
+from .fake_layer import FakeLayer, default_layer, message
 
 V1 = "kafka-layer.v1"
 BACK = [V1, "kafka-layer.position.TOKEN.x~g3.7"]
@@ -104,10 +104,8 @@ KINDS = {"async json": AsyncJson, "async": AsyncText, "sync json": SyncJson, "sy
 
 @pytest.fixture
 async def layer() -> AsyncIterator[FakeLayer]:
-    layer = FakeLayer()
-    channel_layers.set("default", layer)
-    yield layer
-    del channel_layers.backends["default"]
+    with default_layer() as layer:
+        yield layer
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
