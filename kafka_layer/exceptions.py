@@ -19,6 +19,7 @@ __all__ = [
     "KafkaLayerError",
     "LayerClosed",
     "ProduceFailed",
+    "RegistryAway",
     "TopicError",
     "UnreadableRecord",
 ]
@@ -46,6 +47,10 @@ class TopicError(KafkaLayerError):
 
 class ProduceFailed(KafkaLayerError):
     """The broker did not take a record; the text says which record and why."""
+
+
+class RegistryAway(KafkaLayerError, ConnectionError):
+    """A schema registry did not answer in time, or not as one; asking again later may help."""
 
 
 class GroupAckTimeout(KafkaLayerError, TimeoutError):
@@ -79,12 +84,16 @@ Cause = Literal[
     "expired",
     # ``flush()`` was called.
     "flushed",
+    # A function of a stream's settings raised, or returned what it must not.
+    "function",
     # The name has a ``!``, and no layer of this package can have made it.
     "foreign",
     # A channel held ``capacity`` messages and did not take them.
     "full",
     # A tracked channel fell so far behind that its messages are not kept any more.
     "gap",
+    # What a stream's setting ``group`` or ``user`` gave for a record can be no name.
+    "name",
     # The producer's queue was full.
     "overflow",
     # The broker did not take the record.
@@ -93,7 +102,11 @@ Cause = Literal[
     "replayed",
     # The broker deleted records before this server read them.
     "retention",
-    # The value is no message, or the key is not UTF-8.
+    # The schema registry does not know the schema of a stream's record.
+    "schema",
+    # A template of a stream's settings names what a record does not have.
+    "template",
+    # The value is no message, or the key is not UTF-8; of a stream: its codec cannot decode it.
     "undecodable",
 ]
 """Why messages reached no receiver, or a send was refused.

@@ -73,8 +73,12 @@ TIERS: list[set[str]] = [
     {"delivery.wakeups"},
     {"observe.dispatch", "observe.log"},
     {"config.settings", "backplane", "observe.events"},
-    {"config.topics"},
-    {"config.keywords"},
+    {"config.topics", "config.streams"},
+    {"config.keywords", "streams"},
+    {"streams.addresses"},
+    {"streams.template"},
+    {"streams.record"},
+    {"streams.codecs"},
     {"messages", "wire.codec", "wire.idempotency"},
     {
         "wire.encryption",
@@ -86,7 +90,7 @@ TIERS: list[set[str]] = [
         "delivery.tickets",
         "kafka.worker_group.pacing",
     },
-    {"config.threads", "wire.records"},
+    {"config.threads", "wire.records", "streams.names"},
     {
         "wire.topics",
         "config.librdkafka",

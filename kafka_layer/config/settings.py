@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 from ..wire.codec import Serializer
 from ..wire.topics import Topic, WorkTopic
 from .keywords import EXTRA_KEYWORDS, FROM_CHANNELS_REDIS, READERS, reject_unknown
-from .librdkafka import require_timeout_within
+from .librdkafka import Properties, require_timeout_within
+from .streams import StreamSettings
 from .timings import Timings
 from .topics import TopicDefaults, TopicSettings, WorkerSettings, read_topics, read_worker_channels
 
@@ -41,6 +43,7 @@ class LayerConfig:
         auto_create_topics: Whether missing topics are created at start.
         topics: Provisioning of each fixed topic.
         worker_channels: Compiled patterns of worker channels' names with their own settings.
+        streams: The settings of each stream, by its name.
         recovery_window: Seconds after which a position is too old to recover from.
         recent_bytes: Bytes of the log's end that a server with tracked channels keeps in memory.
         unnamed_worker_channels: How many worker channels that no pattern covers may have a topic.
@@ -68,6 +71,7 @@ class LayerConfig:
     auto_create_topics: bool = True
     topics: Mapping[Topic, TopicSettings] = field(default_factory=dict)
     worker_channels: tuple[tuple[re.Pattern[str], WorkerSettings], ...] = ()
+    streams: Mapping[str, StreamSettings] = field(default_factory=dict)
     recovery_window: float = 300
     recent_bytes: int = 64 * 1024 * 1024
     unnamed_worker_channels: int = 100
@@ -131,6 +135,30 @@ class LayerConfig:
         for name in ("client_config", "producer_config"):
             require_timeout_within(name, keywords.get(name, {}), expiry)
         return cls(**values)
+
+    def for_stream(self, stream: StreamSettings) -> LayerConfig:
+        """Return the settings with which clients of a stream are made.
+
+        A stream's ``client_config`` stands over the layer's. With ``bootstrap_servers`` of its own
+        a stream takes nothing of the layer's: its credentials are for another cluster.
+        """
+        if stream.bootstrap_servers is not None:
+            return replace(
+                self,
+                bootstrap_servers=stream.bootstrap_servers,
+                client_config=stream.client_config,
+                producer_config={},
+                consumer_config={},
+                admin_config={},
+            )
+        if not stream.client_config:
+            return self
+        return replace(
+            self,
+            client_config=MappingProxyType(
+                Properties({**self.client_config, **stream.client_config})
+            ),
+        )
 
     def capacity_of(self, channel: str) -> int:
         """Return how many messages ``channel`` may hold in memory."""

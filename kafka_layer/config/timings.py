@@ -72,6 +72,7 @@ class Timings:
         history_idle: Without a question, after which the clients that read the past are freed.
         held_frame: The longest that the last frame of a handler is held back, to be sent with the
             place of its message.
+        registry: The longest that one question to a schema registry takes.
         position_frame: The longest between two positions that a browser is told.
     """
 
@@ -119,3 +120,4 @@ class Timings:
     held_frame: float = 0.05
     position_frame: float = 25.0
     recovery: float = 4.0
+    registry: float = 3.0

@@ -11,6 +11,8 @@ __all__ = [
     "BROADCAST_TOPICS",
     "CONTROL_TOPICS",
     "INBOX_TOPICS",
+    "AnyTopic",
+    "StreamTopic",
     "Topic",
     "WorkTopic",
     "topic_ids_differ",
@@ -72,11 +74,32 @@ _ESCAPED = re.compile("-[-u]")
 _LONGEST_WORK_NAME = 140
 
 
+class StreamTopic(NamedTuple):
+    """A topic that is not the layer's own; a stream of the settings reads it or writes to it.
+
+    Attributes:
+        stream: The stream's name in the settings.
+        name: Kafka's name of the topic.
+    """
+
+    stream: str
+    name: str
+
+    @property
+    def value(self) -> str:
+        """The topic's name as Kafka has it: no prefix belongs before it."""
+        return self.name
+
+
+AnyTopic = Topic | WorkTopic | StreamTopic
+"""A topic of any kind."""
+
+
 def topic_ids_differ(one: str | None, other: str | None) -> bool:
     """Tell whether two of Kafka's ids of a topic are of two topics; None is an unknown id."""
     return None not in (one, other) and one != other
 
 
-def topic_name(prefix: str, topic: Topic | WorkTopic) -> str:
-    """Return the Kafka name of a topic."""
-    return f"{prefix}-{topic.value}"
+def topic_name(prefix: str, topic: AnyTopic) -> str:
+    """Return the Kafka name of a topic; that of a stream has no prefix."""
+    return topic.name if isinstance(topic, StreamTopic) else f"{prefix}-{topic.value}"
