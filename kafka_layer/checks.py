@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
+from urllib.parse import urlsplit
 
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
@@ -50,7 +51,7 @@ def check_settings(
     for alias, backend in _backends(found):
         config = _config(alias, backend, found)
         if config is not None:
-            found += _clients(alias, config) if is_on_kafka(backend) else []
+            found += _all_clients(alias, config) if is_on_kafka(backend) else []
             found += _risky_topics(alias, config)
             found += _short_retention(alias, config)
             configs[alias] = config
@@ -98,17 +99,10 @@ def check_cleartext_credentials(
         A warning for each layer that sends one to another host in clear.
     """
     return [
-        Warning(
-            f"sasl.mechanism={mechanism} with security.protocol=SASL_PLAINTEXT sends the "
-            f"credentials to {config.bootstrap_servers} in clear.",
-            hint="Set security.protocol to SASL_SSL in client_config, or use SCRAM-SHA-512.",
-            obj=_where(alias),
-            id="kafka_layer.W004",
-        )
+        warning
         for alias, backend in _backends([])
         if (config := _config(alias, backend, [])) is not None
-        and (mechanism := _cleartext_mechanism(config))
-        and not _is_local(config.bootstrap_servers)
+        for warning in _cleartext(_where(alias), config)
     ]
 
 
@@ -172,6 +166,13 @@ _KEYWORDS_HINT = (
 _BACKEND_HINT = f'The backend of this package is "{BACKEND}".'
 
 
+_EXTRAS = {
+    "cryptography is not installed": "encryption",
+    "kafka-layer[schema-registry]": "schema-registry",
+}
+"""By a part of the problem's text: the extra that is missing."""
+
+
 def _config(
     alias: str, backend: type[KafkaChannelLayer], found: list[CheckMessage]
 ) -> LayerConfig | None:
@@ -180,15 +181,24 @@ def _config(
         return config_of(alias, backend)
     except ImproperlyConfigured as error:
         problem = str(error)
-    if "cryptography is not installed" in problem:
-        hint, number = "Run: pip install 'kafka-layer[encryption]'", "E002"
+    extra = next((extra for sign, extra in _EXTRAS.items() if sign in problem), None)
+    if extra is not None:
+        hint, number = f"Run: pip install 'kafka-layer[{extra}]'", "E002"
     else:
         hint, number = _KEYWORDS_HINT, "E001"
     found.append(Error(problem, hint=hint, obj=_where(alias), id=f"kafka_layer.{number}"))
     return None
 
 
-def _clients(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
+def _all_clients(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    yield from _clients(_where(alias), config)
+    for name, stream in config.streams.items():
+        own = config.for_stream(stream)
+        if own is not config:
+            yield from _clients(f"{_where(alias)}, streams[{name!r}]", own)
+
+
+def _clients(where: str, config: LayerConfig) -> Iterator[CheckMessage]:
     findings: dict[tuple[bool, str], list[Finding]] = {}
     for each in examine_clients(config):
         findings.setdefault((each.refused, each.text.rstrip(".")), []).append(each)
@@ -201,7 +211,7 @@ def _clients(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
             yield Error(
                 f"librdkafka refuses the configuration of the {clients}: {text}.",
                 hint=f"Correct {mend}.",
-                obj=_where(alias),
+                obj=where,
                 id="kafka_layer.E003",
             )
         else:
@@ -209,7 +219,7 @@ def _clients(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
                 f"librdkafka warns about the configuration of the {clients}: {text}.",
                 hint=f"Correct {mend}; what concerns one kind of client belongs into "
                 "producer_config, consumer_config or admin_config.",
-                obj=_where(alias),
+                obj=where,
                 id="kafka_layer.W003",
             )
 
@@ -285,6 +295,38 @@ def _shared_prefixes(configs: Mapping[str, LayerConfig]) -> Iterator[CheckMessag
                 "are meant to be one.",
                 obj=_where(second),
                 id="kafka_layer.W002",
+            )
+
+
+def _cleartext(where: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    clients = {where: config}
+    for name, stream in config.streams.items():
+        at = f"{where}, streams[{name!r}]"
+        own = config.for_stream(stream)
+        if own is not config:
+            clients[at] = own
+        registry = stream.schema_registry or {}
+        url = urlsplit(str(registry.get("url", "")))
+        if (
+            url.scheme == "http"
+            and (url.username or any("auth" in prop for prop in registry))
+            and not _is_loopback(url.hostname or "")
+        ):
+            yield Warning(
+                f"The credentials of the schema registry go to {url.hostname} in clear.",
+                hint="Set an url of schema_registry that begins with https.",
+                obj=at,
+                id="kafka_layer.W004",
+            )
+    for at, each in clients.items():
+        mechanism = _cleartext_mechanism(each)
+        if mechanism and not _is_local(each.bootstrap_servers):
+            yield Warning(
+                f"sasl.mechanism={mechanism} with security.protocol=SASL_PLAINTEXT sends the "
+                f"credentials to {each.bootstrap_servers} in clear.",
+                hint="Set security.protocol to SASL_SSL in client_config, or use SCRAM-SHA-512.",
+                obj=at,
+                id="kafka_layer.W004",
             )
 
 

@@ -19,10 +19,13 @@ __all__ = [
     "EXTRA_KEYWORDS",
     "FROM_CHANNELS_REDIS",
     "READERS",
+    "read_boolean",
     "read_integer",
+    "read_one_of",
     "read_partitions",
     "read_replication",
     "read_seconds",
+    "read_servers",
     "reject_unknown",
     "wrong_value",
 ]
@@ -132,13 +135,23 @@ def _read_recent_bytes(name: str, value: object) -> int:
     return value
 
 
-def _read_boolean(name: str, value: object) -> bool:
+def read_boolean(name: str, value: object) -> bool:
+    """Return a value that is True or False.
+
+    Raises:
+        ImproperlyConfigured: If it is not.
+    """
     if not isinstance(value, bool):
         raise wrong_value(name, value, "True or False")
     return value
 
 
-def _read_one_of(*choices: str) -> Any:
+def read_one_of(*choices: str) -> Any:
+    """Return a function of a name and a value that returns the value if it is a choice.
+
+    It raises ImproperlyConfigured if it is none.
+    """
+
     def read(name: str, value: object) -> str:
         if not isinstance(value, str) or value not in choices:
             raise wrong_value(name, value, " or ".join(map(repr, choices)))
@@ -147,7 +160,12 @@ def _read_one_of(*choices: str) -> Any:
     return read
 
 
-def _read_servers(name: str, value: object) -> str:
+def read_servers(name: str, value: object) -> str:
+    """Return a value that names brokers, as a text with commas.
+
+    Raises:
+        ImproperlyConfigured: If one of them is no host with a port.
+    """
     wanted = "'host:port', several separated by commas, or a list of them"
     if isinstance(value, str):
         value = value.split(",")
@@ -233,23 +251,23 @@ def _read_serializer(name: str, value: object) -> Serializer | None:
 
 
 READERS: Mapping[str, Any] = {
-    "bootstrap_servers": _read_servers,
+    "bootstrap_servers": read_servers,
     "prefix": _read_prefix,
     "expiry": _read_expiry,
     "group_expiry": read_seconds,
     "capacity": read_integer,
     "channel_capacity": _read_channel_capacity,
     "symmetric_encryption_keys": _read_keys,
-    "serializer_format": _read_one_of("msgpack", "json"),
+    "serializer_format": read_one_of("msgpack", "json"),
     "serializer": _read_serializer,
-    "await_produce": _read_boolean,
+    "await_produce": read_boolean,
     "ack_timeout": read_seconds,
-    "overflow": _read_one_of("raise", "block", "discard"),
-    "auto_create_topics": _read_boolean,
+    "overflow": read_one_of("raise", "block", "discard"),
+    "auto_create_topics": read_boolean,
     "recovery_window": _read_expiry,
     "recent_bytes": _read_recent_bytes,
     "unnamed_worker_channels": read_integer,
-    "worker_group_protocol": _read_one_of("classic", "consumer"),
+    "worker_group_protocol": read_one_of("classic", "consumer"),
     "client_config": read_properties,
     "producer_config": read_properties,
     "consumer_config": read_properties,

@@ -58,12 +58,13 @@ class Properties(dict[str, Any]):
         return f"<{type(self).__name__} {', '.join(self)}>"
 
 
-def read_properties(name: str, value: object) -> Mapping[str, Any]:
+def read_properties(name: str, value: object, where: str | None = None) -> Mapping[str, Any]:
     """Read a keyword that carries librdkafka properties.
 
     Args:
         name: The keyword: ``client_config``, ``producer_config`` …
         value: The keyword's value; right is a mapping of property names to values.
+        where: What errors call it, if it does not stand in CONFIG itself.
 
     Returns:
         A read-only copy that shows no values.
@@ -72,8 +73,11 @@ def read_properties(name: str, value: object) -> Mapping[str, Any]:
         ImproperlyConfigured: For a property that the layer refuses, or a value of a type that
             librdkafka does not take.
     """
+    where = where or name
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value):
-        raise ImproperlyConfigured(f"{name} must be a dict of librdkafka property names to values.")
+        raise ImproperlyConfigured(
+            f"{where} must be a dict of librdkafka property names to values."
+        )
     own = FORBIDDEN[name]
     shared = FORBIDDEN["client_config"]
     for group in FORBIDDEN if name == "client_config" else (name,):
@@ -81,8 +85,8 @@ def read_properties(name: str, value: object) -> Mapping[str, Any]:
     for prop in value:
         reason = own.get(prop) or shared.get(prop)
         if reason:
-            raise ImproperlyConfigured(f"{name} must not set {prop!r}: {reason}. Remove it.")
-        _require_property_value(f"{name}[{prop!r}]", value[prop])
+            raise ImproperlyConfigured(f"{where} must not set {prop!r}: {reason}. Remove it.")
+        _require_property_value(f"{where}[{prop!r}]", value[prop])
     return MappingProxyType(Properties(value))
 
 

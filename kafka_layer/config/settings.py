@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,16 +11,16 @@ from typing import Any, Literal
 from django.core.exceptions import ImproperlyConfigured
 
 from ..wire.codec import Serializer
-from ..wire.topics import Topic, WorkTopic
+from ..wire.topics import Topic, WorkTopic, topic_name
 from .keywords import EXTRA_KEYWORDS, FROM_CHANNELS_REDIS, READERS, reject_unknown
 from .librdkafka import Properties, require_timeout_within
-from .streams import StreamSettings
+from .streams import StreamSettings, read_streams
 from .timings import Timings
 from .topics import TopicDefaults, TopicSettings, WorkerSettings, read_topics, read_worker_channels
 
 __all__ = ["LayerConfig"]
 
-_KEYWORDS = frozenset({*READERS, *EXTRA_KEYWORDS, "topics", "worker_channels"})
+_KEYWORDS = frozenset({*READERS, *EXTRA_KEYWORDS, "topics", "worker_channels", "streams"})
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,10 @@ class LayerConfig:
         values["worker_channels"] = read_worker_channels(
             keywords.get("worker_channels", {}), defaults
         )
+        values["streams"] = read_streams(
+            keywords.get("streams", {}),
+            _own_topics(values.get("prefix", cls.prefix), keywords.get("worker_channels", {})),
+        )
         group_expiry = values.setdefault("group_expiry", max(cls.group_expiry, expiry))
         if group_expiry < expiry:
             raise ImproperlyConfigured(
@@ -191,3 +195,9 @@ class LayerConfig:
     def max_message_bytes(self, topic: Topic | WorkTopic) -> int:
         """Return the size limit of one record batch of ``topic``, in bytes."""
         return self.topic_settings(topic).max_message_bytes
+
+
+def _own_topics(prefix: str, worker_channels: Iterable[str]) -> list[str]:
+    """Return the names of the layer's topics, with one of a worker channel without settings."""
+    work = [WorkTopic(channel) for channel in ("any", *worker_channels)]
+    return [topic_name(prefix, topic) for topic in (*Topic, *work)]

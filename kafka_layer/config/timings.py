@@ -120,4 +120,4 @@ class Timings:
     held_frame: float = 0.05
     position_frame: float = 25.0
     recovery: float = 4.0
-    registry: float = 3.0
+    registry: float = 4.0

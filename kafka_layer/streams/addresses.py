@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
+from ..exceptions import KafkaLayerError, UnreadableRecord
+from ..wire.names import is_group_name, user_key
 from .record import StreamRecord
+from .template import PARTS, Template, group_template
 
-__all__ = ["Addresser"]
+__all__ = ["Addresser", "Filter", "GroupFunction", "GroupNames", "UserFunction", "UserKeys"]
 
 
 class Addresser(Protocol):
@@ -27,3 +31,156 @@ class Addresser(Protocol):
             UnreadableRecord: ``template``, ``name``, ``function``, ``undecodable`` or ``schema``.
             RegistryAway: If a schema registry is needed, and does not answer.
         """
+
+
+class GroupNames:
+    """The group that a template names.
+
+    Args:
+        text: The template.
+
+    Raises:
+        ValueError: If it can be none; the text says why.
+    """
+
+    def __init__(self, text: str) -> None:
+        template = group_template(text)
+        self.needs = template.needs
+        self._fill = template.fill
+
+    def names(self, record: StreamRecord) -> Sequence[str]:
+        """As ``Addresser.names``."""
+        return (self._fill(record),)
+
+
+class UserKeys:
+    """The user whose id a template gives.
+
+    Args:
+        text: The template.
+
+    Raises:
+        ValueError: If it can be none; the text says why.
+    """
+
+    def __init__(self, text: str) -> None:
+        if not text:
+            raise ValueError("it is empty")
+        template = Template(text)
+        self.needs = template.needs
+        self._fill = template.fill
+
+    def names(self, record: StreamRecord) -> Sequence[str]:
+        """As ``Addresser.names``."""
+        return (_user_key(self._fill(record)),)
+
+
+class _Function:
+    """Calls a function of a project's settings with records.
+
+    Args:
+        function: Takes a ``StreamRecord``.
+
+    Raises:
+        TypeError: If it is a coroutine function, or takes no single argument.
+    """
+
+    needs = frozenset(PARTS)
+
+    def __init__(self, function: Callable[[StreamRecord], Any]) -> None:
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object's own __call__
+        ):
+            raise TypeError(
+                "it is a coroutine function; the thread that reads the stream calls it, so it must "
+                "be a plain function"
+            )
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError as error:
+            raise TypeError(f"it cannot be called with a record: {error}") from None
+        except ValueError:
+            pass  # a function of C without a signature
+        self._function = function
+
+    def call(self, record: StreamRecord) -> Any:
+        """Return what the function returns.
+
+        Raises:
+            UnreadableRecord: ``function`` if it raised or returned a coroutine; errors of decoding
+                pass as they are.
+            RegistryAway: As the record's key and value.
+        """
+        try:
+            returned = self._function(record)
+        except KafkaLayerError:
+            raise
+        except Exception as error:
+            raise self._failure(f"raised {error!r}") from error
+        if inspect.isawaitable(returned):
+            if inspect.iscoroutine(returned):
+                returned.close()
+            raise self._failure("returned an awaitable; it must be a plain function")
+        return returned
+
+    def _failure(self, what: str) -> UnreadableRecord:
+        name = getattr(self._function, "__qualname__", repr(self._function))
+        return UnreadableRecord("function", f"{name}() {what}")
+
+    def _names(self, record: StreamRecord) -> Iterable[Any]:
+        """Return what the function returned as several names; none for None."""
+        returned = self.call(record)
+        if returned is None:
+            return ()
+        if isinstance(returned, (str, bytes)) or not isinstance(returned, Iterable):
+            return (returned,)
+        try:
+            return list(returned)
+        except KafkaLayerError:
+            raise
+        except Exception as error:  # a generator of the project
+            raise self._failure(f"raised {error!r}") from error
+
+
+class GroupFunction(_Function):
+    """The groups that a function names: a name, several, or None for nobody.
+
+    The names stand as they are: the function makes them with ``kafka_layer.streams.group_name``.
+    """
+
+    def names(self, record: StreamRecord) -> Sequence[str]:
+        """As ``Addresser.names``."""
+        names = list(self._names(record))
+        for name in names:
+            if type(name) is not str or not is_group_name(name):
+                raise UnreadableRecord("name", self._no_name(name))
+        return names
+
+    def _no_name(self, name: object) -> str:
+        return str(self._failure(f"returned {name!r}, which is no name of a group"))
+
+
+class UserFunction(_Function):
+    """The users that a function names: an id, several, or None for nobody."""
+
+    def names(self, record: StreamRecord) -> Sequence[str]:
+        """As ``Addresser.names``."""
+        return [_user_key(each) for each in self._names(record)]
+
+
+def _user_key(user_id: Any) -> str:
+    try:
+        return user_key(user_id)
+    except TypeError as error:
+        raise UnreadableRecord("name", str(error)) from None
+
+
+class Filter(_Function):
+    """The setting ``where``: whether a record is for anyone."""
+
+    def __call__(self, record: StreamRecord) -> bool:
+        """Return whether the record passes; raises as ``call``."""
+        returned = self.call(record)
+        if not isinstance(returned, bool):
+            raise self._failure(f"returned {returned!r}; it must return True or False")
+        return returned

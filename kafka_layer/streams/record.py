@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from ..exceptions import UnreadableRecord  # noqa: F401
 from .codecs import CodecContext, StreamCodec
 
 __all__ = ["StreamRecord"]
@@ -14,7 +14,8 @@ __all__ = ["StreamRecord"]
 class StreamRecord:
     """A record that was read. Its key and its value are decoded when they are first asked for.
 
-    The thread that reads the stream uses it, and hands it on; two threads never use one at a time.
+    The thread that reads the stream uses it, and hands it on. Afterwards any thread may call
+    ``new_key`` and ``new_value``.
 
     Args:
         topic: Kafka's name of the topic.
@@ -51,6 +52,9 @@ class StreamRecord:
         "topic",
     )
 
+    _key: Any
+    _value: Any
+
     def __init__(
         self,
         topic: str,
@@ -84,13 +88,8 @@ class StreamRecord:
         try:
             return self._key
         except AttributeError:
-            raw = self.raw_key
-            self._key = key = (
-                None
-                if raw is None
-                else self._key_codec.decode(raw, CodecContext(self.topic, "key"))
-            )
-            return key
+            self._key = self._decode_key()
+            return self._key
 
     @property
     def value(self) -> Any:
@@ -103,26 +102,63 @@ class StreamRecord:
         try:
             return self._value
         except AttributeError:
-            raw = self.raw_value
-            self._value = value = (
-                None
-                if raw is None
-                else self._value_codec.decode(raw, CodecContext(self.topic, "value"))
-            )
-            return value
+            self._value = self._decode_value()
+            return self._value
 
     @property
     def headers(self) -> dict[str, str | bytes | None]:
-        """The headers: text where they are UTF-8; of several with one name the last one."""
-        raise NotImplementedError
+        """A new dict of the headers: text where they are UTF-8; of several of a name the last."""
+        return {name: _as_text(value) for name, value in self.raw_headers}
+
+    def new_key(self) -> Any:
+        """Return the key as an object of the caller's own, which may be changed.
+
+        It asks no registry if ``key`` was read before, so event loops may call it then.
+
+        Raises:
+            UnreadableRecord: As ``key``.
+            RegistryAway: As ``key``.
+        """
+        if self._key_codec.blocking:
+            return copy.deepcopy(self.key)
+        try:
+            # What was decoded for a template has no other use; of two threads one deletes it.
+            key = self._key
+            del self._key
+        except AttributeError:
+            return self._decode_key()
+        return key
 
     def new_value(self) -> Any:
-        """Return the value as an object of its own, which its receiver may change.
-
-        It asks no registry if ``value`` was read before, so event loops may call it then.
+        """Return the value as an object of the caller's own; as ``new_key``.
 
         Raises:
             UnreadableRecord: As ``value``.
             RegistryAway: As ``value``.
         """
-        raise NotImplementedError
+        if self._value_codec.blocking:
+            return copy.deepcopy(self.value)
+        try:
+            value = self._value
+            del self._value
+        except AttributeError:
+            return self._decode_value()
+        return value
+
+    def _decode_key(self) -> Any:
+        raw = self.raw_key
+        return None if raw is None else self._key_codec.decode(raw, self._context("key"))
+
+    def _decode_value(self) -> Any:
+        raw = self.raw_value
+        return None if raw is None else self._value_codec.decode(raw, self._context("value"))
+
+    def _context(self, part: Literal["key", "value"]) -> CodecContext:
+        return CodecContext(self.topic, part, self.raw_headers)
+
+
+def _as_text(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime
+import decimal
+import functools
+import math
+import string
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from .record import StreamRecord
+from ..exceptions import UnreadableRecord
+from ..wire.names import GROUP_NAME
+from .names import fitting, quote
 
-__all__ = ["Template"]
+__all__ = ["PARTS", "GroupTemplate", "Parts", "Template", "group_template"]
+
+PARTS = ("key", "value", "headers", "topic", "partition")
+"""What a template may name."""
+
+
+class Parts(Protocol):
+    """What fills a template: a ``StreamRecord``, or another object with these attributes."""
+
+    @property
+    def key(self) -> Any:
+        """The decoded key."""
+
+    @property
+    def value(self) -> Any:
+        """The decoded value."""
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers by name."""
+
+    @property
+    def topic(self) -> str:
+        """Kafka's name of the topic."""
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
 
 
 class Template:
-    """A text with places for parts of a record; parsed once.
+    """A text with places for parts of a record; parsed once. Any thread may fill it.
 
     Args:
         text: ``{key}``, ``{value}``, ``{headers.x}``, ``{topic}`` and ``{partition}`` are filled;
@@ -19,22 +55,165 @@ class Template:
 
     Attributes:
         needs: Which of ``key``, ``value``, ``headers``, ``topic`` and ``partition`` it reads.
+        literal: What stands between the places.
 
     Raises:
         ValueError: If the text is no template; it says why.
     """
 
-    needs: frozenset[str]
-
     def __init__(self, text: str, quote: Callable[[str], str] | None = None) -> None:
-        raise NotImplementedError
+        self._quote = quote
+        # Each place with the text before it, and the text behind the last one.
+        self._places: list[tuple[str, str, _Place]] = []
+        self._end = ""
+        before = ""
+        for literal, name, form, conversion in string.Formatter().parse(text):
+            before += literal
+            if name is None:
+                continue
+            if form or conversion:
+                raise ValueError(f"{{{name}}} has a format or a conversion; leave it out")
+            self._places.append((before, name, _Place(name)))
+            before = ""
+        self._end = before
+        self.needs = frozenset(place.part for _, _, place in self._places)
+        self.literal = "".join(before for before, _, _ in self._places) + self._end
 
-    def fill(self, record: StreamRecord) -> str:
+    def fill(self, record: Parts) -> str:
         """Return the text for a record.
 
         Raises:
-            UnreadableRecord: ``template`` if the record lacks a part, or if it is none that stands
-                in a text; otherwise as ``record.key`` and ``record.value``.
-            RegistryAway: As ``record.value``.
+            UnreadableRecord: ``template`` if the record lacks a part, or if the part can stand in
+                no text; otherwise as ``record.key`` and ``record.value``.
+            RegistryAway: As ``record.key`` and ``record.value``.
         """
-        raise NotImplementedError
+        text = ""
+        for before, name, place in self._places:
+            found = place.look_up(record)
+            if type(found) is not str:
+                found = _text(name, found)
+            if self._quote is not None:
+                found = self._quote(found)
+            text += before + found
+        return text + self._end
+
+
+class GroupTemplate(Template):
+    """A template of groups' names: ``streams.names`` writes the values that fill it.
+
+    Args:
+        text: As for ``Template``.
+
+    Raises:
+        ValueError: If the text is no template, or has characters that no group's name has.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, quote)
+        if not text:
+            raise ValueError("it is empty")
+        if self.literal and not GROUP_NAME.match(self.literal):
+            raise ValueError(
+                f"its text {self.literal!r} has characters that a group's name cannot have; those "
+                "are ASCII letters, digits, hyphens, underscores and periods"
+            )
+
+    def fill(self, record: Parts) -> str:
+        """Return the legal name of a group for a record.
+
+        Raises:
+            UnreadableRecord: As for a ``Template``; ``name`` if there is no name.
+            RegistryAway: As for a ``Template``.
+        """
+        try:
+            name = fitting(super().fill(record))
+        except UnicodeEncodeError:
+            raise UnreadableRecord("name", "a name that UTF-8 cannot carry") from None
+        if not name:
+            raise UnreadableRecord("name", "the name of its group is empty")
+        return name
+
+
+@functools.lru_cache(maxsize=1000)
+def group_template(text: str) -> GroupTemplate:
+    """Return a template, parsed once; as ``GroupTemplate``."""
+    return GroupTemplate(text)
+
+
+class _Place:
+    """One place of a template: a part of the record, and the way to go from there."""
+
+    def __init__(self, name: str) -> None:
+        self.part, *path = name.split(".")
+        if self.part not in PARTS:
+            known = ", ".join(f"{{{part}}}" for part in PARTS)
+            raise ValueError(f"it names {{{name}}}; a template may name {known}")
+        if "" in path:
+            raise ValueError(f"{{{name}}} has an empty name between its periods")
+        if "[" in name:
+            raise ValueError(f"{{{name}}} has brackets; write {{value.items.0.id}}")
+        if path and self.part in ("topic", "partition"):
+            raise ValueError(f"{{{name}}} looks into the {self.part}; write {{{self.part}}}")
+        if self.part == "headers":
+            if not path:
+                raise ValueError("{headers} names no header; write {headers.trace}")
+            # A header's name may have periods.
+            path = [".".join(path)]
+        self._path = path
+
+    def look_up(self, record: Parts) -> object:
+        """Return what a record has in this place; ``_MISSING`` for nothing."""
+        found: Any = getattr(record, self.part)
+        for name in self._path:
+            found = _inside(found, name)
+        return found
+
+
+_MISSING = object()
+
+
+def _inside(found: Any, name: str) -> object:
+    if type(found) is dict and name in found:
+        return found[name]
+    if isinstance(found, Mapping):
+        if name in found:
+            return found[name]
+        # msgpack has keys of other types, too.
+        if (as_bytes := name.encode()) in found:
+            return found[as_bytes]
+        return found.get(int(name), _MISSING) if _is_index(name) else _MISSING
+    if isinstance(found, (list, tuple)):
+        return found[int(name)] if _is_index(name) and int(name) < len(found) else _MISSING
+    # A project's own codec may return objects.
+    return _MISSING if name.startswith("_") else getattr(found, name, _MISSING)
+
+
+def _is_index(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) < 10
+
+
+def _text(name: str, found: Any) -> str:
+    """Return a value as it stands in a name; numbers and booleans as JSON writes them."""
+    match found:
+        case str():
+            return str.__str__(found)
+        case bool():
+            return "true" if found else "false"
+        case int():
+            return int.__repr__(found)
+        case float() if math.isfinite(found):
+            return float.__repr__(found)
+        case bytes():
+            try:
+                return found.decode()
+            except UnicodeDecodeError:
+                raise UnreadableRecord("template", f"{{{name}}} is bytes, not UTF-8") from None
+        case decimal.Decimal() | uuid.UUID():
+            return str(found)
+        case datetime.date() | datetime.time():
+            return found.isoformat()
+    if found is _MISSING or found is None:
+        raise UnreadableRecord("template", f"the record has no {{{name}}}")
+    raise UnreadableRecord(
+        "template", f"{{{name}}} is a {type(found).__name__}, which stands in no name"
+    )

@@ -21,6 +21,7 @@ from .topics import WorkTopic
 __all__ = [
     "CHANNEL_NAME",
     "GROUP_NAME",
+    "LONGEST_NAME",
     "ChannelName",
     "ServerName",
     "UserId",
@@ -43,7 +44,8 @@ GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
 """The pattern of a group's name, for ``match``."""
 
 
-_LONGEST_NAME = 99  # Channels' limit for channels and groups
+LONGEST_NAME = 99
+"""The most characters that Channels lets the name of a channel or a group have."""
 
 
 class ServerName(NamedTuple):
@@ -90,7 +92,7 @@ def is_group_name(name: str) -> bool:
     Results are cached, so ``name`` must be a plain str: the cache would keep a ``ChannelName``
     alive, and with it the channel.
     """
-    return len(name) <= _LONGEST_NAME and GROUP_NAME.match(name) is not None
+    return len(name) <= LONGEST_NAME and GROUP_NAME.match(name) is not None
 
 
 @functools.lru_cache(maxsize=1000)
@@ -124,7 +126,7 @@ def parse_address(channel: str) -> ServerName | WorkTopic | None:
         The server that owns the channel, or the topic of a worker channel; None if the name is not
         legal, or has a ``!`` and no server before it.
     """
-    if len(channel) > _LONGEST_NAME or CHANNEL_NAME.match(channel) is None:
+    if len(channel) > LONGEST_NAME or CHANNEL_NAME.match(channel) is None:
         return None
     return owner_of(channel) if "!" in channel else WorkTopic(channel)
 

@@ -131,6 +131,30 @@ def test_e002_encryption_without_cryptography(found: Any, monkeypatch: pytest.Mo
     assert found(default=layer()) == []
 
 
+def test_e002_a_registry_without_its_packages(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [each for each in sys.modules if each.startswith("confluent_kafka.schema_reg")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    stream = {"value": "avro", "schema_registry": {"url": "http://registry:8081"}}
+
+    message = only(found(default=layer(streams={"orders": stream})))
+
+    assert message.id == "kafka_layer.E002"
+    assert "kafka-layer[schema-registry]" in str(message.hint)
+
+
+def test_streams_are_checked_with_their_own_clients(found: Any) -> None:
+    wrong = only(found(default=layer(streams={"orders": {"gruop": "a"}})))
+    assert (wrong.id, wrong.obj) == ("kafka_layer.E001", "CHANNEL_LAYERS['default']")
+    assert "did you mean 'group'?" in wrong.msg
+
+    own = {"bootstrap_servers": "other:9092", "client_config": {"nonsense": 1}}
+    refused = only(found(default=layer(streams={"orders": own, "plain": {}})))
+    assert refused.id == "kafka_layer.E003"
+    assert refused.obj == "CHANNEL_LAYERS['default'], streams['orders']"
+    assert 'No such configuration property: "nonsense"' in refused.msg
+
+
 def test_encryption_with_cryptography_passes(found: Any) -> None:
     importlib.import_module("cryptography.fernet")
 
@@ -349,6 +373,25 @@ def test_w004_credentials_in_clear(settings: Any) -> None:
     assert "sends the credentials to kafka:9092 in clear" in message.msg
     assert "hunter2" not in str(message)
     assert "SASL_SSL" in str(message.hint)
+
+
+def test_w004_credentials_of_a_stream_in_clear(settings: Any) -> None:
+    registry = {"url": "http://u:hunter2@registry:8081"}
+    streams = {
+        "theirs": {"bootstrap_servers": "other:9092", "client_config": PLAIN},
+        "typed": {"value": "avro", "schema_registry": registry},
+        "near": {"value": "avro", "schema_registry": {"url": "http://u:p@localhost:8081"}},
+        "open": {"value": "avro", "schema_registry": {"url": "http://registry:8081"}},
+    }
+    settings.CHANNEL_LAYERS = {"default": layer(streams=streams)}
+
+    found = check_cleartext_credentials()
+
+    assert {each.obj: each.msg.split()[-3] for each in found} == {
+        "CHANNEL_LAYERS['default'], streams['theirs']": "other:9092",
+        "CHANNEL_LAYERS['default'], streams['typed']": "registry",
+    }
+    assert "hunter2" not in str(found)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,221 @@
+"""Codecs that ask a schema registry: Avro, Protobuf and JSON Schema, by confluent-kafka's own.
+
+They need the extra ``kafka-layer[schema-registry]``. A registry is asked once for each schema; the
+clients keep what it answered. No call runs on an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config.timings import Timings
+from ..exceptions import KafkaLayerError, RegistryAway, TopicError, UnreadableRecord
+from .codecs import CodecContext
+
+__all__ = ["REGISTRY_CODECS", "Registry", "RegistryCodec"]
+
+# The default strategy asks the registry about each topic before it falls back to this one.
+_READ = {"subject.name.strategy.type": "TOPIC"}
+_WRITE = {**_READ, "auto.register.schemas": False, "use.latest.version": True}
+
+# The registry's own codes for a subject, a version and a schema that it does not have. A 404
+# without one of them comes from another server, such as a proxy.
+_UNKNOWN = (40401, 40402, 40403)
+
+_ASKING = (
+    *("get_schema", "get_schema_by_guid", "get_version", "get_latest_version"),
+    *("get_latest_with_metadata", "lookup_schema"),
+)
+
+
+class Registry:
+    """A schema registry, as one stream's settings name it.
+
+    Args:
+        settings: ``url`` and other properties of confluent-kafka's ``SchemaRegistryClient``.
+        timeout: Seconds that an answer may take, over all of its servers.
+
+    Raises:
+        ImportError: If the extra is not installed.
+        ValueError: If a property is unknown or cannot work; the text says why.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], timeout: float = Timings.registry) -> None:
+        servers = str(settings.get("url", "")).count(",") + 1
+        # Half for the connection, half for the answer. The stream itself tries again.
+        times = {"timeout": timeout / servers / 2, "max.retries": 0}
+        self._properties = {**times, **settings}
+        self._made = (os.getpid(), self._new_client())
+
+    def client(self) -> Any:
+        """Return the client of this process: after a fork two must not share a connection."""
+        made = self._made
+        if made[0] != os.getpid():
+            made = self._made = (os.getpid(), self._new_client())
+        return made[1]
+
+    def _new_client(self) -> Any:
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+
+        client = SchemaRegistryClient(dict(self._properties))
+        for name in _ASKING:
+            setattr(client, name, _asking(getattr(client, name), str(self._properties["url"])))
+        return client
+
+
+def _asking(ask: Callable[..., Any], url: str) -> Callable[..., Any]:
+    """Return a method of the client that raises this package's errors."""
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+    @functools.wraps(ask)
+    def asking(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return ask(*args, **kwargs)
+        except SchemaRegistryError as error:
+            if error.error_code in _UNKNOWN:
+                raise UnreadableRecord("schema", f"the schema registry says: {error}") from None
+            raise RegistryAway(f"The schema registry {_shown(url)} answers: {error}") from None
+        except KafkaLayerError:
+            raise  # a method of the client that calls another one
+        except Exception as error:
+            raise RegistryAway(
+                f"The schema registry {_shown(url)} does not answer: {error!r}"
+            ) from error
+
+    return asking
+
+
+def _shown(url: str) -> str:
+    """Return an address without the credentials that it may hold."""
+    return ",".join(each.strip().rpartition("@")[2] for each in url.split(","))
+
+
+_Coders = tuple[Callable[[bytes, Any], Any], Callable[[Any, Any], bytes]]
+
+
+def _avro(client: Any, message: type | None) -> _Coders:
+    from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+
+    # Without it fastavro leaves out the entries of a dict that the schema does not have.
+    strict = {"validate.strict.allow.default": True}
+    return AvroDeserializer(client, conf=_READ), AvroSerializer(client, conf={**_WRITE, **strict})
+
+
+def _json_schema(client: Any, message: type | None) -> _Coders:
+    from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+
+    return (
+        JSONDeserializer(None, schema_registry_client=client, conf=_READ),
+        JSONSerializer(None, client, conf=_WRITE),
+    )
+
+
+def _protobuf(client: Any, message: type | None) -> _Coders:
+    from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
+    from google.protobuf.json_format import MessageToDict, ParseDict
+
+    new_message: Any = message
+    deserialize = ProtobufDeserializer(new_message, _READ, client)
+    serialize = ProtobufSerializer(new_message, client, _WRITE)
+
+    def decode(data: bytes, context: Any) -> Any:
+        return MessageToDict(
+            deserialize(data, context),
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+
+    def encode(obj: Any, context: Any) -> bytes:
+        made = ParseDict(obj, new_message()) if isinstance(obj, Mapping) else obj
+        data: bytes = serialize(made, context)
+        return data
+
+    return decode, encode
+
+
+REGISTRY_CODECS: Mapping[str, Callable[[Any, type | None], _Coders]] = {
+    "avro": _avro,
+    "protobuf": _protobuf,
+    "json-schema": _json_schema,
+}
+"""The codecs by their names in the settings: a function of the client and the message class."""
+
+
+class RegistryCodec:
+    """Decodes and encodes with the schemas of a registry.
+
+    It reads with the schema with which a record was written, and writes with the latest schema of
+    the subject ``TOPIC-value`` or ``TOPIC-key``.
+
+    Args:
+        kind: ``avro``, ``protobuf`` or ``json-schema``.
+        registry: Where the schemas are.
+        message: For ``protobuf`` the class that ``protoc`` generated.
+
+    Raises:
+        ImportError: If the extra is not installed.
+    """
+
+    blocking = True
+
+    def __init__(self, kind: str, registry: Registry, message: type | None = None) -> None:
+        self._kind = kind
+        self._registry = registry
+        self._message = message
+        self._coders_of = registry.client()
+        self._coders = REGISTRY_CODECS[kind](self._coders_of, message)
+
+    def decode(self, data: bytes, context: CodecContext) -> Any:
+        """As ``StreamCodec.decode``; Protobuf as its JSON form, with all fields by their names."""
+        decode, _ = self._current_coders()
+        try:
+            return decode(data, _kafkas(context))
+        except KafkaLayerError:
+            raise
+        except Exception as error:
+            raise UnreadableRecord(
+                "undecodable", f"its {context.part} is no {self._kind}: {error!r}"
+            ) from error
+
+    def encode(self, obj: Any, context: CodecContext) -> bytes:
+        """As ``StreamCodec.encode``; Protobuf from a dict in its JSON form, or from a message."""
+        _, encode = self._current_coders()
+        try:
+            return encode(obj, _kafkas(context))
+        except UnreadableRecord as error:
+            subject = f"{context.topic}-{context.part}"
+            raise TopicError(
+                f"The schema registry has no schema for {subject!r}: register it under this "
+                f"subject. {error}."
+            ) from None
+        except KafkaLayerError:
+            raise
+        except Exception as error:
+            raise TypeError(
+                f"The {context.part} does not fit its {self._kind} schema: {error!r}."
+            ) from error
+
+    def _current_coders(self) -> _Coders:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise RuntimeError("A codec that asks a schema registry must not block an event loop.")
+        client = self._registry.client()
+        if client is not self._coders_of:
+            self._coders_of = client
+            self._coders = REGISTRY_CODECS[self._kind](client, self._message)
+        return self._coders
+
+
+def _kafkas(context: CodecContext) -> Any:
+    """Return the context as confluent-kafka has it."""
+    from confluent_kafka.serialization import MessageField, SerializationContext
+
+    field = MessageField.KEY if context.part == "key" else MessageField.VALUE
+    return SerializationContext(context.topic, field, list(context.headers))
