@@ -33,7 +33,44 @@ class Addresser(Protocol):
         """
 
 
-class GroupNames:
+class _Names:
+    """What a template names. Hot path: each record of a stream asks it.
+
+    Args:
+        template: Parsed.
+
+    Attributes:
+        needs: As in ``Addresser``.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self.needs = template.needs
+        self._template = template
+        # By the undecoded key, where nothing else counts: a topic has most keys many times.
+        self._by_key: dict[bytes | None, tuple[str]] | None = {} if self.needs == {"key"} else None
+
+    def names(self, record: StreamRecord) -> Sequence[str]:
+        """As ``Addresser.names``."""
+        by_key = self._by_key
+        if by_key is None:
+            return (self._name(record),)
+        found = by_key.get(record.raw_key)
+        if found is None:
+            found = (self._name(record),)
+            if len(by_key) >= _KEYS_KEPT:
+                by_key.clear()
+            by_key[record.raw_key] = found
+        return found
+
+    def _name(self, record: StreamRecord) -> str:
+        return self._template.fill(record)
+
+
+_KEYS_KEPT = 10_000
+"""Keys of one template whose names are kept: at most some 3 MB."""
+
+
+class GroupNames(_Names):
     """The group that a template names.
 
     Args:
@@ -44,16 +81,10 @@ class GroupNames:
     """
 
     def __init__(self, text: str) -> None:
-        template = group_template(text)
-        self.needs = template.needs
-        self._fill = template.fill
-
-    def names(self, record: StreamRecord) -> Sequence[str]:
-        """As ``Addresser.names``."""
-        return (self._fill(record),)
+        super().__init__(group_template(text))
 
 
-class UserKeys:
+class UserKeys(_Names):
     """The user whose id a template gives.
 
     Args:
@@ -66,13 +97,10 @@ class UserKeys:
     def __init__(self, text: str) -> None:
         if not text:
             raise ValueError("it is empty")
-        template = Template(text)
-        self.needs = template.needs
-        self._fill = template.fill
+        super().__init__(Template(text))
 
-    def names(self, record: StreamRecord) -> Sequence[str]:
-        """As ``Addresser.names``."""
-        return (_user_key(self._fill(record)),)
+    def _name(self, record: StreamRecord) -> str:
+        return _user_key(self._template.fill(record))
 
 
 class _Function:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ class StreamRecord:
     __slots__ = (
         "_key",
         "_key_codec",
+        "_unused",
         "_value",
         "_value_codec",
         "offset",
@@ -52,9 +54,7 @@ class StreamRecord:
         "topic",
     )
 
-    _key: Any
-    _value: Any
-
+    # Hot path: each record that a stream reads becomes one.
     def __init__(
         self,
         topic: str,
@@ -76,6 +76,8 @@ class StreamRecord:
         self.raw_headers = raw_headers
         self._key_codec = key_codec
         self._value_codec = value_codec
+        self._key: Any = _NOT_DECODED
+        self._value: Any = _NOT_DECODED
 
     @property
     def key(self) -> Any:
@@ -85,11 +87,10 @@ class StreamRecord:
             UnreadableRecord: If the codec cannot decode it.
             RegistryAway: If the codec needs a schema registry, which does not answer.
         """
-        try:
-            return self._key
-        except AttributeError:
-            self._key = self._decode_key()
-            return self._key
+        key = self._key
+        if key is _NOT_DECODED:
+            key = self._key = self._decode_key()
+        return key
 
     @property
     def value(self) -> Any:
@@ -99,11 +100,11 @@ class StreamRecord:
             UnreadableRecord: If the codec cannot decode it.
             RegistryAway: If the codec needs a schema registry, which does not answer.
         """
-        try:
-            return self._value
-        except AttributeError:
-            self._value = self._decode_value()
-            return self._value
+        value = self._value
+        if value is _NOT_DECODED:
+            value = self._value = self._decode_value()
+            self._unused = [value]
+        return value
 
     @property
     def headers(self) -> dict[str, str | bytes | None]:
@@ -119,15 +120,8 @@ class StreamRecord:
             UnreadableRecord: As ``key``.
             RegistryAway: As ``key``.
         """
-        if self._key_codec.blocking:
-            return copy.deepcopy(self.key)
-        try:
-            # What was decoded for a template has no other use; of two threads one deletes it.
-            key = self._key
-            del self._key
-        except AttributeError:
-            return self._decode_key()
-        return key
+        key = self.key
+        return key if type(key) in _UNCHANGEABLE else copy.deepcopy(key)
 
     def new_value(self) -> Any:
         """Return the value as an object of the caller's own; as ``new_key``.
@@ -139,10 +133,11 @@ class StreamRecord:
         if self._value_codec.blocking:
             return copy.deepcopy(self.value)
         try:
-            value = self._value
-            del self._value
-        except AttributeError:
+            # What was decoded for a template has no other use. One of two threads gets it.
+            value = self._unused.pop()
+        except (AttributeError, IndexError):
             return self._decode_value()
+        self._value = _NOT_DECODED
         return value
 
     def _decode_key(self) -> Any:
@@ -154,7 +149,17 @@ class StreamRecord:
         return None if raw is None else self._value_codec.decode(raw, self._context("value"))
 
     def _context(self, part: Literal["key", "value"]) -> CodecContext:
-        return CodecContext(self.topic, part, self.raw_headers)
+        if self.raw_headers:
+            return CodecContext(self.topic, part, self.raw_headers)
+        return _context_without_headers(self.topic, part)
+
+
+_NOT_DECODED = object()
+
+_UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
+
+# Most records have none, and to make the tuple takes as long as to decode a short text.
+_context_without_headers = functools.lru_cache(maxsize=1000)(CodecContext)
 
 
 def _as_text(value: bytes | None) -> str | bytes | None:

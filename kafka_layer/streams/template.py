@@ -64,7 +64,7 @@ class Template:
     def __init__(self, text: str, quote: Callable[[str], str] | None = None) -> None:
         self._quote = quote
         # Each place with the text before it, and the text behind the last one.
-        self._places: list[tuple[str, str, _Place]] = []
+        self._places: list[tuple[str, _Place]] = []
         self._end = ""
         before = ""
         for literal, name, form, conversion in string.Formatter().parse(text):
@@ -73,11 +73,11 @@ class Template:
                 continue
             if form or conversion:
                 raise ValueError(f"{{{name}}} has a format or a conversion; leave it out")
-            self._places.append((before, name, _Place(name)))
+            self._places.append((before, _Place(name)))
             before = ""
         self._end = before
-        self.needs = frozenset(place.part for _, _, place in self._places)
-        self.literal = "".join(before for before, _, _ in self._places) + self._end
+        self.needs = frozenset(place.part for _, place in self._places)
+        self.literal = "".join(before for before, _ in self._places) + self._end
 
     def fill(self, record: Parts) -> str:
         """Return the text for a record.
@@ -88,13 +88,15 @@ class Template:
             RegistryAway: As ``record.key`` and ``record.value``.
         """
         text = ""
-        for before, name, place in self._places:
-            found = place.look_up(record)
+        for before, place in self._places:
+            found: Any = getattr(record, place.part)
+            for name in place.path:
+                found = (
+                    found[name] if type(found) is dict and name in found else _inside(found, name)
+                )
             if type(found) is not str:
-                found = _text(name, found)
-            if self._quote is not None:
-                found = self._quote(found)
-            text += before + found
+                found = _text(place.name, found)
+            text += before + (found if self._quote is None else self._quote(found))
         return text + self._end
 
 
@@ -126,7 +128,7 @@ class GroupTemplate(Template):
             RegistryAway: As for a ``Template``.
         """
         try:
-            name = fitting(super().fill(record))
+            name = fitting(Template.fill(self, record))
         except UnicodeEncodeError:
             raise UnreadableRecord("name", "a name that UTF-8 cannot carry") from None
         if not name:
@@ -141,9 +143,24 @@ def group_template(text: str) -> GroupTemplate:
 
 
 class _Place:
-    """One place of a template: a part of the record, and the way to go from there."""
+    """One place of a template: a part of the record, and the way to go from there.
+
+    Args:
+        name: What stands between the braces.
+
+    Attributes:
+        name: As given.
+        part: ``key``, ``value``, ``headers``, ``topic`` or ``partition``.
+        path: The names of entries, each within the one before.
+
+    Raises:
+        ValueError: If it is no place of a record; the text says why.
+    """
+
+    __slots__ = ("name", "part", "path")
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.part, *path = name.split(".")
         if self.part not in PARTS:
             known = ", ".join(f"{{{part}}}" for part in PARTS)
@@ -159,22 +176,14 @@ class _Place:
                 raise ValueError("{headers} names no header; write {headers.trace}")
             # A header's name may have periods.
             path = [".".join(path)]
-        self._path = path
-
-    def look_up(self, record: Parts) -> object:
-        """Return what a record has in this place; ``_MISSING`` for nothing."""
-        found: Any = getattr(record, self.part)
-        for name in self._path:
-            found = _inside(found, name)
-        return found
+        self.path = path
 
 
 _MISSING = object()
 
 
 def _inside(found: Any, name: str) -> object:
-    if type(found) is dict and name in found:
-        return found[name]
+    """Return an entry of an object; ``_MISSING`` if it has none of this name."""
     if isinstance(found, Mapping):
         if name in found:
             return found[name]

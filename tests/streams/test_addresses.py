@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -42,6 +42,21 @@ def test_a_function_gets_the_lazy_record() -> None:
     assert GroupFunction(owners).names(came) == ["a", "b"]
     assert seen == [("shop.orders", 3, 42, 1000.0, "k", {"h": "x"})]
     assert values.decoded == 0
+
+
+def test_the_name_of_a_key_is_made_once_and_not_kept_for_ever() -> None:
+    keys = CountingCodec(CODECS["str"])
+    names = GroupNames("order-{key}").names
+
+    for key in (b"1", b"2", b"1", b"2"):
+        assert names(record(key=key, key_codec=keys)) == ("order-" + key.decode(),)
+    assert keys.decoded == 2
+
+    for number in range(10_000):
+        names(record(key=b"%d" % (number + 3), key_codec=keys))
+    decoded = keys.decoded
+    assert names(record(key=b"1", key_codec=keys)) == ("order-1",)
+    assert keys.decoded == decoded + 1
 
 
 def names_by_generator(it: StreamRecord) -> Iterator[str]:
@@ -106,13 +121,21 @@ async def asynchronous_generator(it: Any) -> AsyncIterator[str]:
     ],
 )
 def test_each_failure_is_an_error_of_the_record(addresser: Any, cause: str, said: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a coroutine that was never awaited
-        with pytest.raises(UnreadableRecord) as caught:
-            addresser.names(record())
+    with pytest.raises(UnreadableRecord) as caught:
+        addresser.names(record())
 
     assert caught.value.cause == cause
     assert said in str(caught.value)
+
+
+def test_a_coroutine_that_a_function_returned_is_closed() -> None:
+    """Otherwise Python warns that it was never awaited."""
+    made = coroutine(None)
+
+    with pytest.raises(UnreadableRecord):
+        GroupFunction(lambda it: made).names(record())
+
+    assert inspect.getcoroutinestate(made) == inspect.CORO_CLOSED
 
 
 class AsynchronousCall:

@@ -68,6 +68,7 @@ def test_the_first_receiver_gets_what_was_decoded_for_the_templates() -> None:
     decoded = came.value
     assert came.new_value() is decoded
     assert values.decoded == 3
+    assert came.value is not decoded
 
 
 def test_a_receiver_on_an_event_loop_asks_no_registry_again() -> None:
