@@ -63,7 +63,9 @@ def register(registry: SchemaRegistry, kind: str, subject: str = "orders-value")
 
 def codec(registry: SchemaRegistry, kind: str = "avro", timeout: float = 5.0) -> RegistryCodec:
     message = Order if kind == "protobuf" else None
-    return RegistryCodec(kind, Registry({"url": registry.url}, timeout), message)
+    # Without certificates, whose loading would take longer than the tests.
+    settings = {"url": registry.url, "ssl.ca.location": False}
+    return RegistryCodec(kind, Registry(settings, timeout), message)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,27 @@ def test_a_topic_without_a_schema_is_not_written(registry: SchemaRegistry, kind:
         codec(registry, kind).encode({"owner_id": "a"}, CodecContext("bills", "value"))
 
     assert not [each for each in registry.asked if each.startswith("POST")]
+
+
+def test_a_schema_may_refer_to_another_and_waits_for_both(registry: SchemaRegistry) -> None:
+    address = {"type": "record", "name": "Address", "fields": [{"name": "town", "type": "string"}]}
+    fields = [{"name": "to", "type": "Address"}]
+    registry.register("address", json.dumps(address))
+    registry.register(
+        "parcels-value",
+        json.dumps({"type": "record", "name": "Parcel", "fields": fields}),
+        references=[{"name": "Address", "subject": "address", "version": 1}],
+    )
+    context = CodecContext("parcels", "value")
+    data = codec(registry).encode({"to": {"town": "Bonn"}}, context)
+    assert codec(registry).decode(data, context) == {"to": {"town": "Bonn"}}
+
+    reading = codec(registry)
+    registry.fails_on = "/subjects/address/"
+    with pytest.raises(RegistryAway, match="503"):
+        reading.decode(data, context)
+    registry.fails_on = None
+    assert reading.decode(data, context) == {"to": {"town": "Bonn"}}
 
 
 class TestAway:

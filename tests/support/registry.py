@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,12 +21,14 @@ class SchemaRegistry:
         asked: The method and path of each request so far.
         answers_nothing: While True a request gets no answer, as from a host that hangs.
         status: While set, the HTTP status of each answer, such as 503 or 401.
+        fails_on: While set, what begins with this path is answered with 503.
     """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.answers_nothing = False
         self.status: int | None = None
+        self.fails_on: str | None = None
         self._schemas: dict[int, dict[str, Any]] = {}
         self._subjects: dict[str, list[int]] = {}
         self._let_go = threading.Event()
@@ -35,7 +37,13 @@ class SchemaRegistry:
         self.come_back()
         self.url = f"http://127.0.0.1:{self._port}"
 
-    def register(self, subject: str, schema: str, kind: str = "AVRO") -> int:
+    def register(
+        self,
+        subject: str,
+        schema: str,
+        kind: str = "AVRO",
+        references: Sequence[dict[str, Any]] = (),
+    ) -> int:
         """Add a version of a subject, and return the id of its schema.
 
         Args:
@@ -43,8 +51,9 @@ class SchemaRegistry:
             schema: The schema's text; for PROTOBUF the base64 of a FileDescriptorProto, as clients
                 register it and ask for it.
             kind: ``AVRO``, ``JSON`` or ``PROTOBUF``.
+            references: Schemas that it names, each with ``name``, ``subject`` and ``version``.
         """
-        body = {"schema": schema, "schemaType": kind}
+        body = {"schema": schema, "schemaType": kind, "references": list(references)}
         known = [number for number, each in self._schemas.items() if each == body]
         number = known[0] if known else len(self._schemas) + 1
         self._schemas[number] = body
@@ -73,8 +82,10 @@ class SchemaRegistry:
         self.asked.append(f"{method} {path}")
         if self.answers_nothing:
             self._let_go.wait(30)
-        if self.status is not None:
-            return self.status, {"error_code": self.status, "message": "as the test says"}
+        fails = self.fails_on is not None and path.startswith(self.fails_on)
+        status = 503 if fails else self.status
+        if status is not None:
+            return status, {"error_code": status, "message": "as the test says"}
         match [unquote(part) for part in path.strip("/").split("/")]:
             case ["schemas", "ids", number] if method == "GET":
                 schema = self._schemas.get(int(number))
