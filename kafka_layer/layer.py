@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from .calls.sync import SyncTwins
+from .config.streams import Start
 from .delivery.registry import ChannelForgotten
 from .delivery.tickets import run_blocking, run_in_loop
 from .jobs.ack import JobInHand
@@ -485,6 +486,47 @@ class KafkaChannelLayer(SyncTwins):
             LayerClosed: If the layer is closed meanwhile.
         """
         return await run_in_loop(self._recover(channel, position, window, limit))
+
+    # Streams
+
+    async def pause_stream(self, stream: str, *, everywhere: bool = False) -> None:
+        """Stop reading a stream; once this has returned, none of its records is delivered.
+
+        The servers that run now keep it paused until it is resumed or they end.
+
+        Args:
+            stream: The stream's name in the settings.
+            everywhere: Whether every server does it, and acknowledges it, or this one alone.
+
+        Raises:
+            TopicError: If no stream of this name is read.
+            GroupAckTimeout: If it does not take effect within ``ack_timeout``; the text says where.
+            CommandFailed: If another server cannot do it.
+            BrokerUnavailable: With ``everywhere``, if the first use of the layer finds no broker.
+        """
+        await run_in_loop(self._steer_stream("pause", stream, everywhere))
+
+    async def resume_stream(self, stream: str, *, everywhere: bool = False) -> None:
+        """Go on reading a stream, where it was paused, or at the record that stopped it.
+
+        Args and errors as for ``pause_stream``.
+        """
+        await run_in_loop(self._steer_stream("resume", stream, everywhere))
+
+    async def seek_stream(self, stream: str, start: Start, *, everywhere: bool = False) -> None:
+        """Read a stream from another place on; it stays paused if it is.
+
+        Args:
+            stream: The stream's name in the settings.
+            start: ``latest``, ``earliest``, how long ago, or an aware datetime.
+            everywhere: As for ``pause_stream``.
+
+        Raises:
+            ValueError: If ``start`` is none of these.
+
+        Further errors as for ``pause_stream``.
+        """
+        await run_in_loop(self._steer_stream("seek", stream, everywhere, start))
 
     # Lifecycle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["LayerStats"]
 
@@ -37,6 +37,9 @@ class LayerStats:
         not_recovered: Recoveries that replayed nothing, by reason.
         behind: Tracked channels that read on from the recent records, because they are slow.
         recent_bytes: Bytes of the recent records in memory; 0 before a channel is tracked.
+        streams: The figures of each stream that this server reads, by its name: ``state`` and
+            ``detail``, ``topics``, ``partitions``, ``lag``, ``records``, ``records_per_second``,
+            ``delivered``, ``filtered``, ``tombstones``, ``errors`` by cause, ``replaced``.
     """
 
     server: str | None = None
@@ -61,3 +64,4 @@ class LayerStats:
     not_recovered: Mapping[str, int] = field(default_factory=dict)
     behind: int = 0
     recent_bytes: int = 0
+    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -6,14 +6,19 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .delivery.tickets import Ticket
 from .messages import Position
 from .wire.records import Place, ProducerRecord, Record
 from .wire.topics import Topic, WorkTopic
+
+if TYPE_CHECKING:
+    from .config.streams import StreamSettings
+    from .observe.counters import Stats
 
 __all__ = [
     "Backplane",
@@ -28,6 +33,11 @@ __all__ = [
     "Receiver",
     "RecordSink",
     "Sender",
+    "StreamFacts",
+    "StreamSink",
+    "StreamSource",
+    "StreamStart",
+    "Streams",
     "Topics",
     "WorkQueue",
 ]
@@ -372,6 +382,114 @@ class Log(Protocol):
         """
 
 
+StreamStart = Literal["latest", "earliest"] | datetime.datetime
+"""Where the partitions of a stream begin: at their ends, at their oldest records, or at the first
+record since an aware time."""
+
+
+class StreamFacts(NamedTuple):
+    """What is known of the topics of a stream.
+
+    Attributes:
+        topics: Kafka's names of the topics that exist.
+        partitions: How many partitions they have together.
+        lag: Records in the log that were not read yet, some seconds ago.
+        trouble: Why topics cannot be read, in words; empty if they can.
+    """
+
+    topics: tuple[str, ...] = ()
+    partitions: int = 0
+    lag: int = 0
+    trouble: str = ""
+
+
+class StreamSink(RecordSink, Protocol):
+    """Takes the records of one stream; the thread that reads it calls every method.
+
+    The records have a ``StreamTopic``, and the timestamps that their topic has.
+    """
+
+    def turn(self) -> None:
+        """Do what is due; after each batch, and several times a second without records."""
+
+    def caught_up(self) -> None:
+        """Take note that all is read that was there when reading began; each time it begins."""
+
+    def made_anew(self, topic: str, partition: int) -> None:
+        """Take note that a topic was created again; the partition is read from its start."""
+
+    def failed(self, error: BaseException) -> None:
+        """Take note that the stream cannot be read; its thread ends."""
+
+
+class StreamSource(Protocol):
+    """Reads the topics of one stream in a thread of its own; any thread.
+
+    It reads committed records only. Partitions and topics that are new since the first look are
+    read from their start.
+    """
+
+    def begin(self, start: StreamStart) -> Ticket[None]:
+        """Begin to read, in the thread; to be called once.
+
+        Returns:
+            A ticket, resolved when all partitions have their starts, or no topic exists yet.
+        """
+
+    def read(self, on: bool) -> Ticket[None]:
+        """Read, from where reading stopped, or stop reading.
+
+        Returns:
+            A ticket, resolved when it is done: after a stop no record is delivered any more.
+        """
+
+    def seek(self, start: StreamStart) -> Ticket[None]:
+        """Begin again elsewhere.
+
+        Returns:
+            A ticket, resolved when all partitions that are read have their new starts.
+        """
+
+    def leave(self, records: Sequence[Record]) -> None:
+        """Take back the rest of a batch, and stop reading; within ``StreamSink.deliver``.
+
+        Args:
+            records: The records that were not delivered, in order. They come again first.
+        """
+
+    def wait(self, seconds: float) -> bool:
+        """Wait within ``StreamSink.deliver``.
+
+        Returns:
+            False, at once, if something else is to be done: ``leave`` the records then.
+        """
+
+    def facts(self) -> StreamFacts:
+        """Return what is known of the topics; no I/O."""
+
+    def stop(self) -> None:
+        """Ask the thread to end, without waiting for it."""
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, at most ``timeout`` seconds."""
+
+    def abandon(self) -> None:
+        """Drop the parent's clients without freeing them, in a forked child."""
+
+
+class Streams(Protocol):
+    """Reads topics that are not the layer's own."""
+
+    def open_stream(self, settings: StreamSettings, sink: StreamSink, stats: Stats) -> StreamSource:
+        """Return what reads a stream; no I/O. ``close`` and ``abandon`` end it.
+
+        Args:
+            settings: Those of the stream.
+            sink: Gets its records.
+            stats: Counts what happens to the stream.
+        """
+
+
 class Topics(Protocol):
     """Notices new partitions, topics that were created again, and clients that are silent."""
 
@@ -389,7 +507,7 @@ class Topics(Protocol):
         """
 
 
-class Backplane(Sender, Receiver, WorkQueue, Log, Topics, Protocol):
+class Backplane(Sender, Receiver, WorkQueue, Log, Streams, Topics, Protocol):
     """Carries the records of one server; it opens and closes once."""
 
     def health(self) -> Health:

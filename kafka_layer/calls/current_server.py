@@ -28,6 +28,7 @@ from ..wire.topics import Topic, WorkTopic
 if TYPE_CHECKING:
     from ..history.feature import Histories
     from ..recovery.feature import Recoveries
+    from ..streams.feature import Streams
 
 __all__ = ["LayerServer", "ServerHolder"]
 
@@ -37,6 +38,7 @@ class LayerServer(Server):
 
     Attributes:
         jobs: Its worker channels.
+        streams: The streams that it reads; None where the settings name none.
     """
 
     def _attach_features(self) -> None:
@@ -44,6 +46,12 @@ class LayerServer(Server):
         self._histories: Histories | None = None
         self.router.look_back = self._look_back
         self._recoveries: Recoveries | None = None
+        self.streams: Streams | None = None
+        if any(each.is_read for each in self.config.streams.values()):
+            # Imported by the first server that reads one.
+            from ..streams.feature import Streams
+
+            self.streams = self.attach(Streams)
 
     @property
     def histories(self) -> Histories:
@@ -162,7 +170,10 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         while True:
             server = yield from self._receiving_server()
             try:
-                return server.registry.new_channel(prefix, server.identity.require())
+                channel = server.registry.new_channel(prefix, server.identity.require())
+                if server.streams is not None and not server.streams.awake:
+                    yield from server.streams.wake()
+                return channel
             except LayerClosed:
                 # Another thread closed the server meanwhile.
                 if not server.lifecycle.ended:

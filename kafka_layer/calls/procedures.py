@@ -7,16 +7,24 @@ both run these.
 from __future__ import annotations
 
 import contextvars
+import datetime
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from ..config.realtime import monotonic
+from ..config.realtime import monotonic, wall_clock
+from ..config.streams import Start
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
-from ..exceptions import BrokerUnavailable, HistoryUnavailable, LayerClosed, TopicError
+from ..exceptions import (
+    BrokerUnavailable,
+    GroupAckTimeout,
+    HistoryUnavailable,
+    LayerClosed,
+    TopicError,
+)
 from ..messages import History, Position, Recovery, Since
 from ..wire.names import UserId, user_key
 from ..wire.records import ProducerRecord
@@ -209,6 +217,42 @@ class Procedures(Records):
             raise ValueError(f"limit must be an int from 0 to 1000, not {limit!r}.")
         server, mailbox = self._mailbox_to_track(channel)
         return server.recoveries.recover(mailbox, position, window, limit)
+
+    def _steer_stream(
+        self, action: str, stream: str, everywhere: bool, start: Start = "latest"
+    ) -> Steps[None]:
+        """Pause, resume or seek a stream; with the errors of ``seek_stream``."""
+        settings = self.config.streams.get(stream)
+        if settings is None or not settings.is_read:
+            raise TopicError(
+                f"There is no stream {stream!r} that servers read; name it in streams, with a "
+                "group or a user."
+            )
+        if isinstance(start, datetime.timedelta):
+            start = datetime.datetime.fromtimestamp(wall_clock(), datetime.timezone.utc) - start
+        if isinstance(start, datetime.datetime):
+            if start.tzinfo is None:
+                raise ValueError(f"start must be an aware datetime, not {start!r}.")
+        elif start not in ("latest", "earliest"):
+            raise ValueError(
+                f"start must be 'latest', 'earliest', a timedelta or a datetime, not {start!r}."
+            )
+        if everywhere:
+            receiving = yield from self._receiving_server()
+            place = start if isinstance(start, str) else start.timestamp()
+            order = {"action": action, "stream": stream, "start": place}
+            return (yield from receiving.commands.steer_streams(order))
+        server = yield from self._present_server()
+        if server.streams is None:
+            return None
+        try:
+            yield from wait(server.streams.steer(action, stream, start), self.config.ack_timeout)
+        except TimeoutError:
+            raise GroupAckTimeout(
+                f"{action} of the stream {stream!r} did not take effect within "
+                f"{self.config.ack_timeout} s: {server.streams.describe()[stream]}"
+            ) from None
+        return None
 
     def _flush(self) -> Steps[None]:
         server = yield from self._sending_server(Topic.SEND_ALL)

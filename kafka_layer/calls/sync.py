@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
+from ..config.streams import Start
 from ..config.threads import call_natively
 from ..delivery.tickets import run_blocking
 from ..messages import History, Position, Recovery, Since
@@ -154,6 +155,18 @@ class SyncTwins(Procedures):
     ) -> Recovery:
         """Do what ``recover`` does, without an event loop."""
         return run_blocking(self._recover(channel, position, window, limit))
+
+    def pause_stream_sync(self, stream: str, *, everywhere: bool = False) -> None:
+        """Do what ``pause_stream`` does, without an event loop."""
+        run_blocking(self._steer_stream("pause", stream, everywhere))
+
+    def resume_stream_sync(self, stream: str, *, everywhere: bool = False) -> None:
+        """Do what ``resume_stream`` does, without an event loop."""
+        run_blocking(self._steer_stream("resume", stream, everywhere))
+
+    def seek_stream_sync(self, stream: str, start: Start, *, everywhere: bool = False) -> None:
+        """Do what ``seek_stream`` does, without an event loop."""
+        run_blocking(self._steer_stream("seek", stream, everywhere, start))
 
     def flush_sync(self) -> None:
         """Do what ``flush`` does, without an event loop."""

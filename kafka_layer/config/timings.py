@@ -72,6 +72,10 @@ class Timings:
         history_idle: Without a question, after which the clients that read the past are freed.
         held_frame: The longest that the last frame of a handler is held back, to be sent with the
             place of its message.
+        roll_call: Within which the servers that live answer a command to all of them.
+        stream_start: The longest that the first channel waits for the starts of the streams.
+        stream_idle: Without a channel, after which a server reads no stream any more.
+        registry_retry: Between two attempts while a schema registry is away.
         registry: The longest that one question to a schema registry takes.
         position_frame: The longest between two positions that a browser is told.
     """
@@ -121,3 +125,7 @@ class Timings:
     position_frame: float = 25.0
     recovery: float = 4.0
     registry: float = 4.0
+    roll_call: float = 0.5
+    stream_start: float = 1.0
+    stream_idle: float = 5.0
+    registry_retry: float = 1.0

@@ -52,6 +52,7 @@ class Registry:
         mailbox: Returns the mailbox of a channel; None if the channel is not (or no longer) here.
             Not a method, because each send and each receive calls it.
         hears_all: Tells whether messages to everybody reach the channels here; the layer sets it.
+        join: Makes a channel a member of a group; gets the group's name and the mailbox.
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -59,6 +60,7 @@ class Registry:
         self.groups = Membership()
         self.users = Membership()
         self.hears_all: Callable[[], bool] = lambda: True
+        self.join: Callable[[str, Mailbox], object] = self.groups.add
         # By command: what it changes, and whether it adds.
         self._commands = {
             "group_add": (self.groups, True),
@@ -148,7 +150,12 @@ class Registry:
             tracked = mailbox.tracked
             if tracked is not None and adds:
                 tracked.join(command, name)
-            (membership.add if adds else membership.discard)(name, mailbox)
+            if not adds:
+                membership.discard(name, mailbox)
+            elif membership is self.groups:
+                self.join(name, mailbox)
+            else:
+                membership.add(name, mailbox)
             if tracked is not None:
                 tracked.changed()
             if self._mailboxes.get(channel) is not mailbox:

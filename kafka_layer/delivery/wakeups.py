@@ -17,7 +17,7 @@ import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import realtime as time
 from ..config.threads import RLock
@@ -25,14 +25,26 @@ from ..config.timings import Timings
 from ..wire.records import Place
 from ..wire.topics import Topic
 
-__all__ = ["Envelope", "Loop", "Receives", "Waiter", "Wakeups"]
+__all__ = ["Envelope", "Loop", "Openable", "Receives", "Waiter", "Wakeups"]
+
+
+class Openable(Protocol):
+    """A payload that is no serialized message."""
+
+    def open(self) -> dict[str, Any]:
+        """Return the message, as a copy for one receiver.
+
+        Raises:
+            UnreadableRecord: If it cannot be decoded.
+        """
 
 
 class Envelope:
     """A message on its way to receivers; one object is shared by all mailboxes that hold it.
 
     Attributes:
-        payload: The serialized message; each receiver decodes its own copy.
+        payload: The serialized message; each receiver decodes its own copy. Of a stream's record an
+            ``Openable``.
         deadline: When the message expires, on ``time.monotonic()``.
         place: Where its record stands in the log: topic, partition, offset and the broker's
             timestamp in seconds. None for a message that stayed within the process.
@@ -46,7 +58,7 @@ class Envelope:
 
     def __init__(
         self,
-        payload: bytes,
+        payload: bytes | Openable,
         deadline: float,
         place: Place | None = None,
         key: str = "",
@@ -128,6 +140,7 @@ class Loop:
     __slots__ = (
         "__weakref__",
         "_asked",
+        "_counted_at",
         "_on_running",
         "_patience",
         "_scheduled",
@@ -153,6 +166,7 @@ class Loop:
         self._scheduled = False
         # Whether it was asked for an echo that has not come yet.
         self._asked = False
+        self._counted_at = float("-inf")
         self._on_running: dict[Receives, None] = {}
         self.ran = 0.0
         self._silent = 0.0
@@ -190,12 +204,16 @@ class Loop:
         self.ask()
 
     def count(self, seconds: float, patience: float) -> None:
-        """Add the time since ``ask`` to ``ran`` if the loop answered; one thread alone.
+        """Add the time since ``ask`` to ``ran`` if the loop answered.
+
+        Any thread that reads: of time in which two of them wait nothing counts twice.
 
         Args:
             seconds: The time since ``ask``.
             patience: Seconds of silence after which the loop counts as if it ran.
         """
+        now = time.monotonic()
+        seconds, self._counted_at = min(seconds, now - self._counted_at), now
         silent = self._asked and not self.is_closed
         if not silent or self._silent >= patience:
             self.ran += seconds

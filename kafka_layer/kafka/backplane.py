@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..config.streams import StreamSettings
 from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable
 from ..observe.counters import Stats
-from ..transport import Health, JobSink, Past, ReadFrom, RecordSink
+from ..transport import Health, JobSink, Past, ReadFrom, RecordSink, StreamSink
 from ..wire.topics import (
     Topic,
     WorkTopic,
@@ -29,11 +30,12 @@ from .producer import RecordProducer
 from .properties import consumer_properties
 from .read_positions import From
 from .reader import Reader
-from .topics import KnownTopic, LayerTopics
+from .topics import KnownTopic, LayerTopics, TopicWatch
 from .worker_group.member import GroupMember
 
 if TYPE_CHECKING:
     from .past import PastReader
+    from .streams import StreamReader
 
 __all__ = ["KafkaBackplane"]
 
@@ -72,6 +74,9 @@ class KafkaBackplane:
         # The readers that have started, with their shares.
         self._readers: list[tuple[Reader, Share]] = []
         self._workers: dict[WorkTopic, GroupMember] = {}
+        self._streams: list[StreamReader] = []
+        # Clients that look at the topics of streams with client settings of their own, by stream.
+        self._stream_watches: dict[str, TopicWatch] = {}
         # Whether records that are addressed to this server alone can reach it.
         self._addressable = True
         self._seed = random.randrange(1 << 16)
@@ -162,6 +167,32 @@ class KafkaBackplane:
                     self._past.stop()
         return self._past.ask(key, question, deadline)
 
+    def open_stream(
+        self, settings: StreamSettings, sink: StreamSink, stats: Stats
+    ) -> StreamReader:
+        # Imported by the first stream: most processes read none.
+        from .streams import StreamReader
+
+        config = self._config.for_stream(settings)
+        if config is self._config:
+            connection, watch = self._connection, self._topics.watch
+        else:
+            servers, timings = config.bootstrap_servers, config.timings
+            connection = Connection(servers, stats, timings, announces=False)
+
+            def watch() -> TopicWatch:
+                with self._lock:
+                    if settings.name not in self._stream_watches:
+                        self._stream_watches[settings.name] = TopicWatch(config)
+                    return self._stream_watches[settings.name]
+
+        reader = StreamReader(config, settings, sink, stats, connection, watch)
+        with self._lock:
+            self._streams.append(reader)
+            if self._closed:
+                reader.stop()
+        return reader
+
     def check(self) -> None:
         for worker in tuple(self._workers.values()):
             worker.check()
@@ -185,10 +216,16 @@ class KafkaBackplane:
         for reader in readers:
             reader.join(max(0.1, deadline - monotonic()))
         self._topics.close()
+        with self._lock:
+            watches, self._stream_watches = self._stream_watches, {}
+        for watch in watches.values():
+            watch.close()
 
     def abandon(self) -> None:
         self._topics.abandon()
         self._producer.abandon()
+        for watch in self._stream_watches.values():
+            watch.abandon()
         for reader in self._all_readers():
             reader.abandon()
 
@@ -262,9 +299,10 @@ class KafkaBackplane:
             # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
-    def _all_readers(self) -> list[Reader | GroupMember | PastReader]:
+    def _all_readers(self) -> list[Reader | GroupMember | PastReader | StreamReader]:
         past = [] if self._past is None else [self._past]
-        return [*(reader for reader, _ in self._readers), *self._workers.values(), *past]
+        readers = [reader for reader, _ in self._readers]
+        return [*readers, *self._workers.values(), *self._streams, *past]
 
 
 def _error_of(ticket: Ticket[None]) -> Exception | None:

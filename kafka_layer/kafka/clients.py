@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from ..config.librdkafka import Properties
 from .errors import configuration_error, kafka_error
 from .tokens import token_source
 
-__all__ = ["abandon", "ask_for_ends", "ends_of", "new_client"]
+__all__ = ["abandon", "ask_for_ends", "ask_for_times", "ends_of", "new_client"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -92,15 +92,45 @@ def ask_for_ends(
     Raises:
         KafkaException: If no broker answered in time.
     """
-    asked = [TopicPartition(*where, OFFSET_END) for where in partitions]
     ends = {}
     detail = ""
-    for answer in client.offsets_for_times(asked, timeout):
+    for answer in _ask(client, dict.fromkeys(partitions, OFFSET_END), timeout):
         if answer.error is None and answer.offset >= 0:
             ends[answer.topic, answer.partition] = answer.offset
         else:
             detail = str(answer.error or f"offset {answer.offset}")
     return ends, detail
+
+
+def ask_for_times(
+    client: Consumer, times: Mapping[tuple[str, int], int], timeout: float
+) -> dict[tuple[str, int], int | None]:
+    """Ask brokers for the first records since some times; the thread that owns the client.
+
+    Args:
+        client: Any consumer.
+        times: For each partition the time in milliseconds, or ``OFFSET_BEGINNING`` for the oldest
+            record.
+        timeout: Seconds that this may block.
+
+    Returns:
+        The offsets, for the partitions whose leaders answer; None where there is no such record.
+
+    Raises:
+        KafkaException: If no broker answered in time.
+    """
+    return {
+        (answer.topic, answer.partition): answer.offset if answer.offset >= 0 else None
+        for answer in _ask(client, times, timeout)
+        if answer.error is None
+    }
+
+
+def _ask(
+    client: Consumer, times: Mapping[tuple[str, int], int], timeout: float
+) -> list[TopicPartition]:
+    asked = [TopicPartition(*where, time) for where, time in times.items()]
+    return client.offsets_for_times(asked, timeout) if asked else []
 
 
 def ends_of(

@@ -51,17 +51,26 @@ class Connection:
         servers: The bootstrap servers, for the log.
         stats: Counts errors and reconnects.
         timings: The layer's times.
+        announces: Whether to send the signal.
 
     Attributes:
         servers: The bootstrap servers.
         refusal: The last error of a broker that does not let this client in; None since an answer.
     """
 
-    def __init__(self, servers: str, stats: Stats, timings: Timings | None = None) -> None:
+    def __init__(
+        self,
+        servers: str,
+        stats: Stats,
+        timings: Timings | None = None,
+        *,
+        announces: bool = True,
+    ) -> None:
         self.refusal: KafkaError | None = None
         self.servers = servers
         self._doubt = (timings or Timings()).connection_doubt
         self._stats = stats
+        self._announces = announces
         # Re-entrant: a signal handler that interrupts a change may ask for the state.
         self._lock = RLock()
         self._state = _REACHED
@@ -154,4 +163,5 @@ class Connection:
 
     def _signal(self, *, connected: bool, seconds: float) -> None:
         # Called under the lock, so that the signals come in the order of the changes.
-        self._stats.signal(connection_changed, Connection, connected=connected, seconds=seconds)
+        if self._announces:
+            self._stats.signal(connection_changed, Connection, connected=connected, seconds=seconds)

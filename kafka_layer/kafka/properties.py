@@ -13,6 +13,7 @@ __all__ = [
     "history_properties",
     "producer_properties",
     "rights_properties",
+    "stream_properties",
     "work_properties",
 ]
 
@@ -77,6 +78,17 @@ def history_properties(config: LayerConfig) -> dict[str, Any]:
         "queued.min.messages": 1_000,
         "queued.max.messages.kbytes": 4096,
         "fetch.queue.backoff.ms": 5,
+    }
+
+
+def stream_properties(config: LayerConfig) -> dict[str, Any]:
+    """Return the properties of the consumer of a stream, whose clients have these settings."""
+    return {
+        **consumer_properties(config),
+        "isolation.level": "read_committed",
+        # A transaction ends in a record that no consumer gets, so the end of a partition lies
+        # behind the last record: only this event tells that all is read.
+        "enable.partition.eof": True,
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Changes", "From", "Partition", "PartitionState", "Positions", "Start"]
+__all__ = ["Changes", "From", "Partition", "PartitionState", "Positions", "Since", "Start"]
 
 Partition = tuple[str, int]
 """Kafka's name of the topic, and the number of the partition."""
@@ -23,28 +23,43 @@ class From(enum.Enum):
     BEGINNING = "beginning"
     """At offset 0: the partition is new, so this reader has to read all of it."""
 
+    OLDEST = "oldest"
+    """At the oldest record that the log holds when the partition starts."""
+
     END = "end"
     """At the end that the broker reports when the partition starts."""
+
+
+class Since(NamedTuple):
+    """The place of the first record that is not older than a time.
+
+    Attributes:
+        timestamp: Seconds since the epoch, by the timestamps of the records.
+    """
+
+    timestamp: float
 
 
 class Start(NamedTuple):
     """The start of a partition that is not read yet.
 
     Attributes:
-        at: The offset of the first record, or one of ``From``.
+        at: The offset of the first record, or how to find it.
         topic_id: Kafka's id of the topic; None if it is unknown. A topic that was deleted and
             created again has another id, and starts again at offset 0, whatever ``at`` says.
+        turn: A partition that is read already starts again if this number is another one.
     """
 
-    at: From | int
+    at: From | Since | int
     topic_id: str | None = None
+    turn: int = 0
 
 
 class PartitionState(enum.Enum):
     """The states of a wanted partition; ``Positions`` has the transitions."""
 
-    ENDING = "ending"
-    """It starts at its end, which is not known yet. Not assigned."""
+    STARTING = "starting"
+    """The offset at which it starts is not known yet. Not assigned."""
 
     ANEW = "anew"
     """Its topic was created again; its end is unknown, and so is how much of the new log the old
@@ -79,6 +94,8 @@ class _Entry:
 
     state: PartitionState
     topic_id: str | None
+    at: From | Since | int = From.END
+    turn: int = 0
     # The next offset to read, as far as is known; None before the start is settled.
     position: int | None = None
     # The position at the last confirmation of the topic's id: all records before it are of that
@@ -86,6 +103,11 @@ class _Entry:
     confirmed: int | None = None
     # Its end at the last request; None if it is unknown.
     end: int | None = None
+    # Its end when its start was settled; None if nobody asked for it.
+    end_at_start: int | None = None
+    # The offset behind which the client found nothing more, since it was put on; None before. Where
+    # a transaction ends, it is greater than the position.
+    emptied_at: int | None = None
 
 
 class Positions:
@@ -94,10 +116,10 @@ class Positions:
     ========= =========================================================== =========
     state     event                                                       state
     ========= =========================================================== =========
-    (none)    ``want``, from the end                                      ENDING
+    (none)    ``want``, from a place of which the offset is not known     STARTING
     (none)    ``want``, from the beginning or an offset                   READING
-    ENDING    ``settle``, with the end                                    READING
-    ENDING    ``want``, with another topic id                             READING
+    STARTING  ``settle``, with the offset                                 READING
+    STARTING  ``want``, with another topic id                             READING
     READING   ``lose``: the broker says that its offset is out of range   LOST
     READING   ``want``, with another topic id                             ANEW
     LOST      ``resume``, with the ends of what the log holds             READING
@@ -105,12 +127,13 @@ class Positions:
     ANEW      ``settle``, with the end                                    READING
     ANEW      ``want``, with yet another topic id                         ANEW
     (any)     ``want``, without it                                        (none)
+    (any)     ``want``, with another turn                                 as (none)
     ========= =========================================================== =========
 
     READING and LOST partitions are the client's assignment once ``take_changes`` is applied.
 
     Attributes:
-        unsettled: Whether a partition is ENDING, ANEW or LOST, so that the reader asks a broker.
+        unsettled: Whether a partition is STARTING, ANEW or LOST, so that the reader asks a broker.
         skipped: For partitions whose topic was created again: the offsets, from the first to before
             the second, whose records may have been delivered already.
     """
@@ -135,12 +158,35 @@ class Positions:
         entry = self._entries.get(partition)
         return None if entry is None else entry.state
 
+    def position(self, partition: Partition) -> int:
+        """Return the next offset of a wanted partition; 0 if its start is not known."""
+        return self._entries[partition].position or 0
+
     def read_from(self) -> dict[Partition, tuple[int, str | None]]:
         """Return the position and the topic's id of each partition that is READING."""
         return {
             where: (entry.position or 0, entry.topic_id)
             for where, entry in self._entries.items()
             if entry.state is PartitionState.READING
+        }
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that the partitions held when they started is read, as far as was noted."""
+        return not self.unsettled and all(
+            entry.emptied_at is not None
+            or (entry.end_at_start is not None and (entry.position or 0) >= entry.end_at_start)
+            for entry in self._entries.values()
+        )
+
+    def searches(self) -> dict[Partition, From | Since]:
+        """Return the STARTING partitions whose start is neither their end nor an offset."""
+        return {
+            where: entry.at
+            for where, entry in self._entries.items()
+            if entry.state is PartitionState.STARTING
+            and entry.at is not From.END
+            and not isinstance(entry.at, int)
         }
 
     def partitions_in(self, *states: PartitionState) -> list[Partition]:
@@ -155,19 +201,20 @@ class Positions:
 
         Args:
             wish: Partitions and their starts. It ignores the start of a partition that is read
-                already, unless its topic has another id.
+                already, unless its topic has another id, or the start another turn.
 
         Returns:
             Kafka's names of topics that were created again while they were read, each with the
             number of records in the old topic that were not read, as far as is known.
         """
         for where in self._entries.keys() - wish.keys():
-            self._take_off(where)
-            del self._entries[where]
-            self.skipped.pop(where, None)
+            self._drop(where)
         anew: dict[str, int] = {}
         for where, start in wish.items():
             entry = self._entries.get(where)
+            if entry is not None and entry.turn != start.turn:
+                self._drop(where)
+                entry = None
             if entry is None:
                 self._begin(where, start)
             elif start.topic_id is None or entry.topic_id in (None, start.topic_id):
@@ -180,23 +227,33 @@ class Positions:
         self._look_for_unsettled()
         return anew
 
-    def settle(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
+    def settle(
+        self, ends: Mapping[Partition, int], found: Mapping[Partition, int | None] | None = None
+    ) -> dict[Partition, int]:
         """Start partitions whose end is known now.
 
         Args:
             ends: The offset of the next record, of any partitions.
+            found: Of those that ``searches`` named: the offset that was found, after their ends
+                were asked for; None where there is no such record.
 
         Returns:
             The partitions of topics that were created again in which records are skipped, because
             they may have been delivered already, and how many.
         """
         doubtful = {}
-        for where in self.partitions_in(PartitionState.ENDING, PartitionState.ANEW):
+        for where in self.partitions_in(PartitionState.STARTING, PartitionState.ANEW):
             if where not in ends:
                 continue
             entry, end = self._entries[where], ends[where]
-            if entry.state is PartitionState.ENDING:
-                self._put_on(where, end)
+            if entry.state is PartitionState.STARTING:
+                start: int | None = end
+                if entry.at is not From.END:
+                    if found is None or where not in found:
+                        continue
+                    start = found[where]
+                self._put_on(where, end if start is None else start)
+                entry.end = entry.end_at_start = end
                 continue
             first, last = entry.confirmed or 0, entry.position or 0
             # If the old client read on in the new topic, its position is not beyond the end.
@@ -248,7 +305,18 @@ class Positions:
         for where, position in positions.items():
             entry = self._entries.get(where)
             if entry is not None and entry.state is PartitionState.READING:
-                entry.position = position
+                entry.position = max(position, entry.emptied_at or 0)
+
+    def empty(self, partition: Partition, offset: int) -> None:
+        """Note that the client has read a partition up to its end.
+
+        Args:
+            partition: The partition, which may not be wanted any more.
+            offset: The offset of the next record.
+        """
+        entry = self._entries.get(partition)
+        if entry is not None and entry.state is PartitionState.READING:
+            entry.position = entry.emptied_at = offset
 
     def behind(self, ends: Mapping[Partition, int]) -> dict[Partition, int]:
         """Return the partitions in which the client does not read records that are there.
@@ -295,7 +363,9 @@ class Positions:
         return {where: self._entries[where].position or 0 for where in assigned}
 
     def _begin(self, where: Partition, start: Start) -> None:
-        entry = self._entries[where] = _Entry(PartitionState.ENDING, start.topic_id)
+        entry = self._entries[where] = _Entry(
+            PartitionState.STARTING, start.topic_id, start.at, start.turn
+        )
         if start.at is From.BEGINNING:
             self._put_on(where, 0)
         elif isinstance(start.at, int):
@@ -305,7 +375,7 @@ class Positions:
 
     def _begin_anew(self, where: Partition, entry: _Entry, topic_id: str) -> None:
         entry.topic_id, entry.end = topic_id, None
-        if entry.state is PartitionState.ENDING:
+        if entry.state is PartitionState.STARTING:
             # Nothing of the old topic was read, and every record in the new one is newer.
             self._put_on(where, 0)
             return
@@ -317,8 +387,13 @@ class Positions:
         entry = self._entries[where]
         entry.state = PartitionState.READING
         entry.position = entry.confirmed = offset
-        entry.end = None
+        entry.end = entry.end_at_start = entry.emptied_at = None
         self._added[where] = offset
+
+    def _drop(self, where: Partition) -> None:
+        self._take_off(where)
+        del self._entries[where]
+        self.skipped.pop(where, None)
 
     def _take_off(self, where: Partition) -> None:
         assigned = self._entries[where].state in (PartitionState.READING, PartitionState.LOST)

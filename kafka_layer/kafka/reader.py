@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -32,12 +33,12 @@ from ..observe.counters import Stats
 from ..transport import ReadFrom, RecordSink
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
-from .clients import abandon, ask_for_ends, new_client
+from .clients import abandon, ask_for_ends, ask_for_times, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
 from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness
 from .log import client_logger
-from .read_positions import Partition, PartitionState, Positions, Start
+from .read_positions import Partition, PartitionState, Positions, Since, Start
 from .replacement import Replacement
 
 __all__ = ["Reader"]
@@ -61,14 +62,19 @@ class Reader:
     """Reads the wanted partitions; any thread may call ``want`` and ``stop``.
 
     Args:
-        name: The reader's name in threads and log lines: ``data`` or ``control``.
+        name: The reader's name in threads and log lines: ``data``, ``control`` or that of a stream.
         properties: librdkafka's properties of the client.
-        topics: The topics of the records by Kafka's names.
+        topics: The topics of the records by Kafka's names; further ones may be added before they
+            are wanted.
         sink: Gets the records, in the reader's thread.
         stats: Counts missed records and errors.
         connection: Gets errors and answers.
         on_unknown_topic: Called, in the thread, when a topic or partition is missing.
         timings: Intervals of the checks that its client still works.
+        on_turn: Called in the thread after each batch, and several times a second without records;
+            None: nothing. It may call ``want``, which then takes effect before the next batch.
+        on_anew: Called in the thread before a partition is read whose topic was created again;
+            gets Kafka's name of the topic, and the number.
 
     Attributes:
         lag: Records in the log that this reader had not read, at the thread's last look.
@@ -78,14 +84,18 @@ class Reader:
         self,
         name: str,
         properties: Mapping[str, Any],
-        topics: Mapping[str, Topic],
+        topics: Mapping[str, Any],
         sink: RecordSink,
         stats: Stats,
         connection: Connection,
         on_unknown_topic: Callable[[], None],
         timings: Timings,
+        on_turn: Callable[[], None] | None = None,
+        on_anew: Callable[[str, int], None] | None = None,
     ) -> None:
         self.lag = 0
+        self._on_turn = on_turn
+        self._on_anew = on_anew
         self._name = name
         self._topics = topics
         self._sink = sink
@@ -147,9 +157,27 @@ class Reader:
 
         Args:
             wish: Each partition with its start. A partition that is read already goes on, unless
-                its topic has another id: then it starts again.
+                its topic has another id, or the start another turn: then it starts again.
         """
         self._wishes.append(wish)
+
+    @property
+    def settled(self) -> bool:
+        """Whether each partition that is wanted has its start; the thread alone."""
+        return not self._wishes and not self._positions.unsettled
+
+    def caught_up(self) -> bool:
+        """Tell whether all that was there at the start is read; the thread alone."""
+        if not self.settled or self._client is None:
+            return False
+        self._note_positions(self._client)
+        return self._positions.caught_up
+
+    def read_from(self) -> dict[Partition, ReadFrom]:
+        """Return from where each partition that has its start is read on; the thread alone."""
+        if self._client is not None:
+            self._note_positions(self._client)
+        return {where: ReadFrom(*each) for where, each in self._positions.read_from().items()}
 
     def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
         """Tell the positions; see ``Receiver.follow``. Never blocks."""
@@ -216,7 +244,7 @@ class Reader:
         A broker may not know a topic that was just created, or its leaders. The client would keep
         that answer for longer than a start may take, and ask no broker for the ends.
         """
-        for topic in {topic for topic, _ in self._positions.partitions_in(PartitionState.ENDING)}:
+        for topic in {topic for topic, _ in self._positions.partitions_in(PartitionState.STARTING)}:
             left = deadline - monotonic()
             if left <= 0:
                 return
@@ -230,6 +258,8 @@ class Reader:
         if self._tells:
             self._tell_positions(client)
         self._read(client)
+        if self._on_turn is not None:
+            self._on_turn()
         if self._wishes:
             client = self._take_wish(client)
         if self._positions.unsettled:
@@ -324,6 +354,11 @@ class Reader:
         error = message.error()
         if error is None:
             return
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Only where the client's properties ask for it.
+            where = message.topic() or "", message.partition() or 0
+            self._positions.empty(where, message.offset() or 0)
+            return
         self._stats.count(f"errors.{error.name()}")
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             partition = message.topic() or "", message.partition() or 0
@@ -352,12 +387,16 @@ class Reader:
         self._note_positions(client)
         before = len(self._positions)
         anew = self._positions.want(wish)
-        if len(self._positions) > before:
+        if 0 < before < len(self._positions):
             logger.info(
                 "Reading %d new partition(s) of %s from their start",
                 len(self._positions) - before,
                 self._name,
             )
+        if self._on_anew is not None:
+            for where in wish:
+                if where[0] in anew:
+                    self._on_anew(*where)
         for topic, unread in anew.items():
             logger.warning("Topic %s was deleted and made anew; it is read from its start", topic)
             if unread:
@@ -379,14 +418,20 @@ class Reader:
 
     def _settle_ends(self, client: Consumer, timeout: float) -> str:
         """Start partitions whose ends a broker knows; return why others have none."""
-        waiting = self._positions.partitions_in(PartitionState.ENDING, PartitionState.ANEW)
+        waiting = self._positions.partitions_in(PartitionState.STARTING, PartitionState.ANEW)
         if not waiting:
             return ""
         try:
             ends, detail = ask_for_ends(client, waiting, timeout)
+            times = {
+                where: int(at.timestamp * 1000) if isinstance(at, Since) else OFFSET_BEGINNING
+                for where, at in self._positions.searches().items()
+            }
+            # After the ends: where no record is so young, those that come now are read.
+            found = ask_for_times(client, times, timeout)
         except KafkaException as exception:
             return kafka_error(exception).str()
-        for (topic, number), count in self._positions.settle(ends).items():
+        for (topic, number), count in self._positions.settle(ends, found).items():
             self._stats.dropped(
                 "doubtful",
                 f"{topic}[{number}] was made anew, and read before that was noticed: {count} "
@@ -398,6 +443,8 @@ class Reader:
     def _resume(self, client: Consumer, partition: Partition) -> None:
         where = TopicPartition(*partition)
         low, high = client.get_watermark_offsets(where, self._timeout, cached=False)
+        if self._on_anew is not None and self._positions.position(partition) > high:
+            self._on_anew(*partition)
         missed = self._positions.resume(partition, low, high)
         topic, number = partition
         self._stats.dropped(
@@ -484,7 +531,7 @@ class Reader:
         return new_client(Consumer, self._properties, "consumer_config")
 
     def _no_offsets(self, detail: str) -> BrokerUnavailable:
-        missing = self._positions.partitions_in(PartitionState.ENDING)
+        missing = self._positions.partitions_in(PartitionState.STARTING)
         topic, number = missing[0]
         return self._connection.unavailable(
             f"the end of {len(missing)} partitions, among them {topic}[{number}], could not be "

@@ -107,6 +107,11 @@ class KnownTopics:
                     moved.add(name)
         return frozenset(moved)
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget topics that do not exist any more; one that is created again is a new one."""
+        for name in names:
+            self.topics.pop(name, None)
+
 
 class TopicWatch:
     """A client that looks at topics with the consumers' credentials; any thread.
@@ -146,6 +151,14 @@ class TopicWatch:
             request_timeout=timeout,
         )
         return answers
+
+    def names(self, timeout: float) -> list[str]:
+        """Return Kafka's names of all topics that this client may see; blocks.
+
+        Raises:
+            KafkaException: If no broker answers in ``timeout`` seconds.
+        """
+        return list(self._client.list_topics(timeout=timeout).topics)
 
     def close(self) -> None:
         """Free the client."""

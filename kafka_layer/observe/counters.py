@@ -115,6 +115,7 @@ class Stats:
         prefix: The layer's prefix, for signals and log lines.
         timings: The layer's times.
         observers: Further observers, beside the counters, the log and the signals.
+        logged_as: What log lines begin with; None: the prefix.
 
     Attributes:
         prefix: The layer's prefix.
@@ -128,13 +129,14 @@ class Stats:
         prefix: str = "",
         timings: Timings | None = None,
         observers: Sequence[Observer] = (),
+        logged_as: str | None = None,
     ) -> None:
         timings = timings or Timings()
         self.prefix = prefix
         self._counters = Counters()
         self._observers: tuple[Observer, ...] = (
             self._counters,
-            DropLog(prefix, timings.drop_summary, self._announce),
+            DropLog(prefix if logged_as is None else logged_as, timings.drop_summary, self._announce),
             SignalDispatch(self._note_overflow, timings.signals_linger),
             *observers,
         )

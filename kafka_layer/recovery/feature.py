@@ -93,7 +93,7 @@ class Recoveries:
         self.groups = server.registry.groups.names
         self.users = server.registry.users.names
         self._opening = Opening(
-            codec.decode,
+            server.decode,
             self.patience,
             self.now,
             server.expiry.count_late,

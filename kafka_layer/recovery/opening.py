@@ -33,7 +33,7 @@ class Opening:
 
     def __init__(
         self,
-        decode: Callable[[bytes], dict[str, Any]],
+        decode: Callable[[Any], dict[str, Any]],
         patience: float,
         now: Callable[[], float],
         count_late: Callable[[Mailbox], object],

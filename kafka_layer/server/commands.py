@@ -16,7 +16,7 @@ from ..config.settings import LayerConfig
 from ..config.threads import new_event
 from ..delivery.registry import Registry
 from ..delivery.tickets import Steps, Ticket, wait
-from ..exceptions import GroupAckTimeout, LayerClosed, UnreadableRecord
+from ..exceptions import CommandFailed, GroupAckTimeout, LayerClosed, UnreadableRecord
 from ..messages import Position
 from ..observe.counters import Stats
 from ..wire.codec import Codec
@@ -38,6 +38,7 @@ logger = logging.getLogger("kafka_layer")
 _SELF_TEST = "hello"
 _FLUSH = "flush"
 _ROLL_CALL = "who"
+_STREAM = "stream"
 
 _EVERYBODY = "*"
 """The key of a record on ``group-mgmt`` that asks every server."""
@@ -66,6 +67,9 @@ class Commands:
     Attributes:
         tracking: Returns the figures of the tracked channels, for answers to roll calls; none where
             no channel is tracked.
+        streams: Returns the figures of the streams, by name; none where no stream is read.
+        steer_stream: Carries out a command for a stream: gets its value, and returns the ticket of
+            its end. Raises ValueError if it cannot be carried out.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class Commands:
         self._partitions = partitions
         self._flush = flush
         self.tracking: Callable[[], Mapping[str, int]] = dict
+        self.streams: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+        self.steer_stream: Callable[[Mapping[str, Any]], Ticket[None]] = _steer_none
         self._requests = Requests()
         self._closing = new_event()
 
@@ -225,24 +231,59 @@ class Commands:
             ProduceFailed: If the record cannot be written at all.
         """
         call = self._requests.open_roll_call()
-        reply_to = str(self._identity.require())
-        inboxes = self._partitions(Topic.GROUP_MGMT)
         value = {
             "command": _ROLL_CALL,
             "id": call.number,
-            "reply_to": reply_to,
-            "inboxes": inboxes,
+            "reply_to": str(self._identity.require()),
+            "inboxes": self._partitions(Topic.GROUP_MGMT),
         }
         try:
-            # To the inboxes, which servers read apart from messages: no answer waits for those.
-            for partition in range(inboxes):
-                self._sender.request(self._keyed(Topic.GROUP_MGMT, _EVERYBODY, partition, value))
+            self._request_of_all(value)
             # For servers of version 0.1, which do not know the key for everybody.
             self._sender.request(self._to_all(_ROLL_CALL, value))
             self._closing.wait(seconds)
         finally:
             self._requests.forget(call)
         return [told for _, told in sorted(call.servers.items())]
+
+    def steer_streams(self, order: Mapping[str, Any]) -> Steps[None]:
+        """Have every server carry out a command for a stream, also this one, which must receive.
+
+        Args:
+            order: ``action`` and ``stream``, and ``start`` for a ``seek``.
+
+        Raises:
+            GroupAckTimeout: If a server that has the command does not carry it out within
+                ``ack_timeout``.
+            CommandFailed: If a server cannot carry it out.
+            ChannelFull: If the transport's queue is full.
+            ProduceFailed: If the command cannot be written.
+            LayerClosed: If this server closes before there is an answer.
+        """
+        within = self._config.ack_timeout
+        deadline = monotonic() + within
+        errand = self._requests.open_errand()
+        name = str(self._identity.require())
+        value = {**order, "command": _STREAM, "id": errand.number, "reply_to": name}
+        try:
+            self._request_of_all({**value, "within": within})
+            # Nobody knows how many servers there are: those that live answer within this time.
+            with contextlib.suppress(TimeoutError):
+                yield from wait(errand.done, min(within, self._config.timings.roll_call))
+            errand.expect_no_more()
+            yield from wait(errand.done, max(0.0, deadline - monotonic()))
+        except TimeoutError:
+            raise GroupAckTimeout(
+                f"Within {within} s these servers did not carry out {order['action']} of the "
+                f"stream {order['stream']!r}: {', '.join(errand.under_way)}."
+            ) from None
+        finally:
+            self._requests.forget(errand)
+        errors = [
+            f"{server}: {told['error']}" for server, told in errand.servers.items() if "error" in told
+        ]
+        if errors:
+            raise CommandFailed("; ".join(errors))
 
     def flush_others(self) -> Ticket[Position]:
         """Tell every other server to flush.
@@ -323,6 +364,11 @@ class Commands:
         payload = self._encryption.encrypt(topic, key, self._codec.encode(value))
         return topic, key, payload, partition, ()
 
+    def _request_of_all(self, value: dict[str, Any]) -> None:
+        # To the inboxes, which servers read apart from messages: no answer waits for those.
+        for partition in range(self._partitions(Topic.GROUP_MGMT)):
+            self._sender.request(self._keyed(Topic.GROUP_MGMT, _EVERYBODY, partition, value))
+
     def _to_all(self, command: str, value: dict[str, Any]) -> ProducerRecord:
         # The header tells a command from a message; the value repeats it, under encryption.
         headers = [(COMMAND, command.encode())]
@@ -373,10 +419,7 @@ class Commands:
             self._on_roll_call(value)
 
     def _on_command(self, value: dict[str, Any], written: float) -> None:
-        within, age = value.get("within"), self._clock.now() - written
-        if isinstance(within, (int, float)) and age > within:
-            # The asker has given up.
-            raise UnreadableRecord("expired", f"a command that came {age:.1f} s late: {value!r}")
+        self._require_young(value, written)
         answer: dict[str, Any] = {"id": value.get("id")}
         try:
             self._registry.change(
@@ -391,12 +434,38 @@ class Commands:
         finally:
             self._reply(value, answer)
 
+    def _require_young(self, value: dict[str, Any], written: float) -> None:
+        within, age = value.get("within"), self._clock.now() - written
+        if isinstance(within, (int, float)) and age > within:
+            # The asker has given up.
+            raise UnreadableRecord("expired", f"a command that came {age:.1f} s late: {value!r}")
+
+    def _on_stream(self, value: dict[str, Any]) -> None:
+        answer = {"id": value.get("id"), "server": str(self._identity.name)}
+        try:
+            done = self.steer_stream(value)
+        except ValueError as error:
+            self._reply(value, {**answer, "error": str(error)})
+            return
+        self._reply(value, {**answer, "taken": True})
+
+        def on_done(done: Ticket[None]) -> None:
+            error = done.error
+            self._reply(value, answer if error is None else {**answer, "error": str(error)})
+
+        done.on_done(on_done)
+
     def _on_answer(self, value: dict[str, Any], written: float) -> None:
         self._requests.answer(value.get("id"), value, written)
 
     def _on_question_to_all(self, value: dict[str, Any], written: float) -> None:
-        if value.get("command") == _ROLL_CALL and self._identity.name is not None:
+        if self._identity.name is None:
+            return
+        if value.get("command") == _ROLL_CALL:
             self._on_roll_call(value)
+        elif value.get("command") == _STREAM:
+            self._require_young(value, written)
+            self._on_stream(value)
 
     def _is_asked_in_inbox(self, value: dict[str, Any]) -> bool:
         """Tell whether a roll call on ``send-all`` was also written to this server's inbox."""
@@ -418,6 +487,9 @@ class Commands:
             answer["recovered"] = counts.get("recovered", 0)
             answer["not_recovered"] = sum(self._stats.by_name("not_recovered").values())
             answer.update(tracking)
+        streams = self.streams()
+        if streams:
+            answer["streams"] = {name: dict(told) for name, told in streams.items()}
         self._reply(value, answer)
 
     def _reply(self, value: dict[str, Any], answer: dict[str, Any]) -> None:
@@ -428,3 +500,7 @@ class Commands:
             self._sender.publish(self._addressed(Topic.ACK, asker, answer))
         except Exception as error:
             self._stats.dropped("answer", f"the answer to {asker}: {error}")
+
+
+def _steer_none(value: Mapping[str, Any]) -> Ticket[None]:
+    raise ValueError(f"this server reads no stream {value.get('stream')!r}")

@@ -10,7 +10,7 @@ from ..delivery.tickets import Ticket
 from ..exceptions import CommandFailed
 from ..wire.names import ServerName
 
-__all__ = ["PendingRequest", "Requests", "RollCall"]
+__all__ = ["Errand", "PendingRequest", "Requests", "RollCall"]
 
 _KEPT = 1000
 
@@ -87,6 +87,50 @@ class RollCall:
         return False
 
 
+class Errand:
+    """A command to all servers. Each answers at once that it has it, and again when it is done.
+
+    Args:
+        number: The number that the answers repeat.
+
+    Attributes:
+        number: The number that the answers repeat.
+        servers: The last answer of each server, by its name.
+        done: Resolves once ``expect_no_more`` was called and every server that answered is done.
+    """
+
+    __slots__ = ("_complete", "done", "number", "servers")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.servers: dict[str, Answer] = {}
+        self.done: Ticket[None] = Ticket()
+        self._complete = False
+
+    @property
+    def under_way(self) -> list[str]:
+        """The servers that have the command and are not done."""
+        return [name for name, told in tuple(self.servers.items()) if told.get("taken")]
+
+    def expect_no_more(self) -> None:
+        """Wait no longer for servers that did not answer yet."""
+        self._complete = True
+        self._look()
+
+    def take(self, answer: Answer, written: float) -> bool:
+        """Note the answer of one server; the reading thread."""
+        name = str(answer.get("server"))
+        # Answers of one server come in order, but it may be done before it is asked to wait.
+        if not answer.get("taken") or name not in self.servers:
+            self.servers[name] = answer
+        self._look()
+        return False
+
+    def _look(self) -> None:
+        if self._complete and not self.under_way:
+            self.done.resolve(None)
+
+
 class Requests:
     """The open requests, by number, and the servers that owe answers; any thread.
 
@@ -142,6 +186,16 @@ class Requests:
         for pending in list(self._pending.values()):
             if isinstance(pending, PendingRequest):
                 pending.answer.fail(error)
+            elif isinstance(pending, Errand):
+                pending.done.fail(error)
+
+    def open_errand(self) -> Errand:
+        """Open a command to all servers."""
+        errand = Errand(next(self._numbers))
+        self._pending[errand.number] = errand
+        if self._error is not None:
+            errand.done.fail(self._error)
+        return errand
 
     def open_roll_call(self) -> RollCall:
         """Open a request to all servers."""
@@ -169,7 +223,7 @@ class Requests:
                 self._silent.pop(pending.server, None)
             self._pending.pop(number, None)
 
-    def forget(self, request: PendingRequest | RollCall) -> None:
+    def forget(self, request: PendingRequest | RollCall | Errand) -> None:
         """Stop waiting for answers; ignore later ones."""
         self._pending.pop(request.number, None)
 

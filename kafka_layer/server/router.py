@@ -2,8 +2,7 @@
 
 Hot path: every message that a server reads passes here, in the data reader's thread.
 
-The log is the buffer: the thread waits until a full mailbox has room, and the records behind wait
-in the broker. It does not wait for a stalled mailbox, which alone loses messages, and counts them.
+``FullMailboxes`` has what happens where a mailbox is full.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ..config.settings import LayerConfig
-from ..delivery.backpressure import BackPressure
-from ..delivery.mailbox import Mailbox, Tracked
+from ..delivery.mailbox import Mailbox
 from ..delivery.registry import Registry
 from ..delivery.wakeups import Envelope
 from ..exceptions import UnreadableRecord
@@ -25,6 +23,7 @@ from ..wire.records import Record, unreadable_key
 from ..wire.topics import Topic
 from .expiry import Expiry
 from .feature import Tap
+from .full_mailboxes import FullMailboxes
 
 __all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
 
@@ -75,7 +74,9 @@ class Router:
         self.guard = ReplayGuard(encryption, config.expiry)
         self._decrypt = self.guard.decrypt
         self._stats = stats
-        self._back_pressure = BackPressure(config.timings, registry.open_channels)
+        self._put_into_full = FullMailboxes(
+            config.timings, registry, expiry, stats, self._wake, expiry.read_clocks
+        ).put
         self.duplicates = Duplicates(
             encryption.active, lambda number: stats.count("errors.idempotency_keys", number)
         )
@@ -162,7 +163,7 @@ class Router:
         delivered = 0
         try:
             for mailbox in mailboxes:
-                if mailbox.put(envelope) or self._put_when_there_is_room(mailbox, envelope):
+                if mailbox.put(envelope) or self._put_into_full(mailbox, envelope):
                     delivered += 1
         finally:
             self._delivered += delivered
@@ -175,32 +176,6 @@ class Router:
             learn()
             self._expiry.read_clocks()
         return self.duplicates.is_duplicate(record, self._expiry.flushed_until)
-
-    def _put_when_there_is_room(self, mailbox: Mailbox, envelope: Envelope) -> bool:
-        if not self._registry.is_open(mailbox):
-            self._stats.count("dropped.closed")
-            return False
-        if mailbox.tracked is not None:
-            return self._pass_by(mailbox.tracked, mailbox, envelope)
-        if self._expiry.make_room(mailbox) and mailbox.put(envelope):
-            return True
-        self._wake()
-        there_is_room = self._back_pressure.wait_for_room(mailbox)
-        self._expiry.read_clocks()
-        if (there_is_room or self._expiry.make_room(mailbox)) and mailbox.put(envelope):
-            return True
-        if mailbox.closed:
-            self._stats.count("dropped.closed")
-            return False
-        self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
-        return False
-
-    def _pass_by(self, tracked: Tracked, mailbox: Mailbox, envelope: Envelope) -> bool:
-        if tracked.pass_by(envelope):
-            return True
-        if envelope.place is not None and envelope.place[0] is Topic.SEND_CONN:
-            self._stats.dropped("full", f"channel {mailbox.channel} does not take its messages")
-        return False
 
     def _pass_by_tracked(
         self, topic: Topic, mailboxes: Sequence[Mailbox], timestamp: float

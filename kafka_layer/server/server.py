@@ -68,6 +68,7 @@ class Server:
         router: Delivers records to their channels.
         clock: The broker's time.
         expiry: Judges how old a message may be.
+        decode: Makes a message of an envelope's payload; raises UnreadableRecord.
         open_tracked: Does what ``decode_for_receive`` does, for a tracked channel.
         ordering: Reads this process's own messages back before a membership changes.
         transport: Carries its records.
@@ -107,7 +108,7 @@ class Server:
             self.transport.partitions,
             self._drop_until,
         )
-        self._decode = codec.decode
+        self.decode: Callable[[Any], dict[str, Any]] = codec.decode
         self.router = Router(config, self.registry, encryption, self.stats, self.expiry)
         self._register_topics()
         self.ordering = Ordering(
@@ -225,7 +226,7 @@ class Server:
             self.expiry.count_late(mailbox)
             return None
         try:
-            return self._decode(envelope.payload)
+            return self.decode(envelope.payload)
         except UnreadableRecord as error:
             self.count_unreadable(envelope, error)
             return None
@@ -267,6 +268,7 @@ class Server:
             groups=len(self.registry.groups),
             users=len(self.registry.users),
             waiting=sum(map(len, mailboxes)),
+            streams=self.commands.streams(),
             queued=health.queued,
             lag=health.lag,
             latency_p50=self.stats.percentile(0.5),

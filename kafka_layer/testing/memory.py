@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..config.streams import StreamSettings
 from ..config.threads import Lock, RLock, SimpleQueue, is_current, new_thread
 from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import LayerClosed
@@ -20,7 +21,16 @@ from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
-from ..transport import Backplane, Extent, Health, JobSink, Past, ReadFrom, RecordSink
+from ..transport import (
+    Backplane,
+    Extent,
+    Health,
+    JobSink,
+    Past,
+    ReadFrom,
+    RecordSink,
+    StreamSink,
+)
 from ..wire.partitions import partition_of
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import (
@@ -32,6 +42,7 @@ from ..wire.topics import (
     topic_name,
 )
 from .jobs import JobServer, WaitingJobs
+from .streams import InMemoryStream, StreamTopics
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
 
@@ -89,6 +100,7 @@ class InMemoryBackplane:
         self._control: _Unread = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._job_servers: list[JobServer] = []
+        self._streams: list[InMemoryStream] = []
         self._closed = False
 
     def open_sender(self, timeout: float) -> None:
@@ -124,6 +136,19 @@ class InMemoryBackplane:
         server = JobServer(jobs, channel, self._config.timings)
         server.start()
         self._job_servers.append(server)
+
+    @property
+    def stream_topics(self) -> StreamTopics:
+        """The topics of streams, which the layers of the prefix share."""
+        return self._log.stream_topics
+
+    def open_stream(
+        self, settings: StreamSettings, sink: StreamSink, stats: Stats
+    ) -> InMemoryStream:
+        """Return what reads a stream."""
+        stream = InMemoryStream(self._log.stream_topics, settings, sink)
+        self._streams.append(stream)
+        return stream
 
     def produce(
         self,
@@ -188,15 +213,19 @@ class InMemoryBackplane:
         self._control.put(None)
         for server in self._job_servers:
             server.stop()
+        for stream in self._streams:
+            stream.stop()
         for thread in self._threads:
             if not is_current(thread):
                 thread.join(max(0.0, deadline - monotonic()))
-        for server in self._job_servers:
-            server.join(max(0.0, deadline - monotonic()))
+        for ending in (*self._job_servers, *self._streams):
+            ending.join(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
         """Leave the log; a forked child has a copy of its own."""
         self._closed = True
+        for stream in self._streams:
+            stream.abandon()
         self._log.abandon(self)
 
     def offer(self, topic: Topic, partition: int, record: Record) -> None:
@@ -282,6 +311,7 @@ class _Log:
         self._kept: dict[tuple[Topic, int], _Kept] = {}
         self._readers: list[InMemoryBackplane] = []
         self._jobs: dict[WorkTopic, WaitingJobs] = {}
+        self.stream_topics = StreamTopics()
 
     def attach(self, reader: InMemoryBackplane) -> None:
         with self._lock:

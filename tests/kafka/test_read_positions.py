@@ -18,7 +18,7 @@ from kafka_layer.kafka.read_positions import (
 )
 
 BEGINNING, END = From.BEGINNING, From.END
-ENDING, ANEW = PartitionState.ENDING, PartitionState.ANEW
+STARTING, ANEW = PartitionState.STARTING, PartitionState.ANEW
 READING, LOST = PartitionState.READING, PartitionState.LOST
 P = ("group", 0)
 Q = ("group", 1)
@@ -45,7 +45,7 @@ class TestTable:
     def test_wanted_from_its_end_it_is_ending_and_not_assigned(self) -> None:
         positions = Positions()
         positions.want({P: Start(END)})
-        assert positions.state(P) is ENDING
+        assert positions.state(P) is STARTING
         assert positions.unsettled
         assert not positions.changed
 
@@ -63,7 +63,7 @@ class TestTable:
         positions = Positions()
         positions.want({P: Start(END), Q: Start(END)})
         assert positions.settle({P: 42}) == {}
-        assert (positions.state(P), positions.state(Q)) == (READING, ENDING)
+        assert (positions.state(P), positions.state(Q)) == (READING, STARTING)
         assert positions.unsettled
         assert positions.take_changes() == (frozenset(), {P: 42})
 
@@ -121,14 +121,14 @@ class TestTable:
         positions = anew() if state is ANEW else reading()
         if state is LOST:
             positions.lose(P, 10)
-        if state is ENDING:
+        if state is STARTING:
             positions = Positions()
             positions.want({P: Start(END)})
         assert positions.state(P) is state
         positions.want({})
         assert positions.state(P) is None
         assert not positions.unsettled
-        assert positions.take_changes().removed == (frozenset() if state is ENDING else {P})
+        assert positions.take_changes().removed == (frozenset() if state is STARTING else {P})
 
 
 class TestWish:

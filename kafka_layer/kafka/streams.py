@@ -1,0 +1,327 @@
+"""Reads the topics of one stream: which exist, from where each partition is read, in one thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from ..config.realtime import monotonic
+from ..config.settings import LayerConfig
+from ..config.streams import StreamSettings
+from ..config.threads import new_event
+from ..delivery.tickets import Ticket
+from ..exceptions import BrokerUnavailable, LayerClosed
+from ..observe.counters import Stats
+from ..transport import ReadFrom, StreamFacts, StreamSink, StreamStart
+from ..wire.records import Record
+from ..wire.topics import StreamTopic, topic_ids_differ
+from .connection import Connection
+from .errors import kafka_error
+from .properties import stream_properties
+from .read_positions import From, Partition, Since, Start
+from .reader import Reader
+from .topics import KnownTopics, TopicWatch, read_answers
+
+__all__ = ["StreamReader"]
+
+# Seconds between two looks until one tells which topics there are.
+_RETRY = 0.2
+# Seconds beyond its time-out until a look without an answer is given up.
+_GRACE = 0.5
+
+
+class StreamReader:
+    """Reads the topics of one stream; see ``StreamSource``. Any thread may call its methods.
+
+    It looks which topics there are, and states the whole wish of its ``Reader``, in whose thread
+    it works. Partitions that are not wanted for a while go on where they were left. A topic that
+    was missing in two looks is waited for; created again it has another id, and is read from its
+    start.
+
+    Args:
+        config: The settings of the stream's clients.
+        settings: Those of the stream.
+        sink: Gets the records.
+        stats: Counts what happens to the stream.
+        connection: The state of the connection to its brokers.
+        watch: Returns the client that looks at the topics.
+    """
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        settings: StreamSettings,
+        sink: StreamSink,
+        stats: Stats,
+        connection: Connection,
+        watch: Callable[[], TopicWatch],
+    ) -> None:
+        self._settings = settings
+        self._sink = sink
+        self._connection = connection
+        self._watch = watch
+        self._interval = config.timings.topics
+        self._timeout = config.timings.request
+        self._names: dict[str, StreamTopic] = {}
+        self._reader = Reader(
+            f"stream-{settings.name}",
+            stream_properties(config),
+            self._names,
+            sink,
+            stats,
+            connection,
+            self._look_soon,
+            config.timings,
+            self._turn,
+            sink.made_anew,
+        )
+        # What callers want, with their tickets; the thread takes it.
+        self._commands: deque[tuple[Callable[[], None], Ticket[None]]] = deque()
+        self._interrupted = new_event()
+        self._stopped = False
+        self._facts = StreamFacts(trouble="no broker has answered yet")
+        # From here on for the thread alone.
+        self._reads = True
+        self._first: From | Since = From.END
+        # A number for each time that everything starts again.
+        self._number = 0
+        # Whether one look told which topics there are; what comes later is read from its start.
+        self._looked = False
+        self._known = KnownTopics()
+        # The partitions that begin at _first, if they are not left.
+        self._initial: frozenset[Partition] = frozenset()
+        # From where the partitions are read on that were read.
+        self._left: dict[Partition, ReadFrom] = {}
+        # The partitions that are read.
+        self._read_now: frozenset[Partition] = frozenset()
+        # The first record of each partition that the sink did not take.
+        self._refused: dict[Partition, int] = {}
+        self._answers: Mapping[str, Future[Any]] | None = None
+        self._next_look = self._give_up_at = 0.0
+        self._missing: frozenset[str] = frozenset()
+        # Tickets that are resolved once all partitions have their starts.
+        self._waiting: list[Ticket[None]] = []
+        self._is_caught_up = False
+
+    # Any thread
+
+    def begin(self, start: StreamStart) -> Ticket[None]:
+        self._first = _place(start)
+        begun: Ticket[None] = Ticket()
+        self._waiting.append(begun)
+
+        def on_started(started: Ticket[None]) -> None:
+            if started.error is not None:
+                begun.fail(started.error)
+                self._sink.failed(started.error)
+
+        self._reader.start({}, self._timeout).on_done(on_started)
+        return begun
+
+    def read(self, on: bool) -> Ticket[None]:
+        def carry_out() -> None:
+            self._reads = on
+            self._is_caught_up = False
+
+        return self._command(carry_out)
+
+    def seek(self, start: StreamStart) -> Ticket[None]:
+        def carry_out() -> None:
+            self._first = _place(start)
+            self._begin_again()
+            self._left.clear()
+            self._initial = frozenset(self._partitions())
+
+        return self._command(carry_out)
+
+    def leave(self, records: Sequence[Record]) -> None:
+        for record in records:
+            topic: Any = record[0]
+            self._refused.setdefault((topic.name, record[5]), record[6])
+
+    def wait(self, seconds: float) -> bool:
+        return not self._interrupted.wait(seconds)
+
+    def facts(self) -> StreamFacts:
+        return self._facts._replace(lag=self._reader.lag)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._reader.stop()
+        self._interrupted.set()
+        error = LayerClosed("The channel layer was closed.")
+        for _, ticket in tuple(self._commands):
+            ticket.fail(error)
+        for ticket in tuple(self._waiting):
+            ticket.fail(error)
+
+    def join(self, timeout: float) -> None:
+        self.stop()
+        self._reader.join(timeout)
+
+    def abandon(self) -> None:
+        self._reader.abandon()
+
+    def _command(self, carry_out: Callable[[], None]) -> Ticket[None]:
+        ticket: Ticket[None] = Ticket()
+        self._commands.append((carry_out, ticket))
+        self._interrupted.set()
+        if self._stopped:
+            ticket.fail(LayerClosed("The channel layer was closed."))
+        return ticket
+
+    # The thread of the reader
+
+    def _turn(self) -> None:
+        if self._commands or self._refused:
+            self._take_commands()
+        self._look()
+        if self._waiting and (not self._reads or (self._looked and self._reader.settled)):
+            waiting, self._waiting = self._waiting, []
+            for ticket in waiting:
+                ticket.resolve(None)
+        if not self._is_caught_up and self._reads and self._looked and self._reader.caught_up():
+            self._is_caught_up = True
+            self._sink.caught_up()
+        self._sink.turn()
+
+    def _take_commands(self) -> None:
+        self._note_left()
+        if not self._stopped:
+            self._interrupted.clear()
+        while self._commands:
+            carry_out, ticket = self._commands.popleft()
+            carry_out()
+            self._waiting.append(ticket)
+        self._state_wish()
+
+    def _note_left(self) -> None:
+        """Note how far the partitions are read, up to the first record that the sink refused."""
+        read = self._reader.read_from()
+        self._left.update(read)
+        self._read_now = frozenset(read)
+        if self._refused:
+            refused, self._refused = self._refused, {}
+            for where, offset in refused.items():
+                left = self._left.get(where)
+                self._left[where] = ReadFrom(offset, None if left is None else left.topic_id)
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._number += 1
+        self._is_caught_up = False
+
+    def _state_wish(self) -> None:
+        if not self._looked or not self._reads:
+            self._reader.want({})
+            return
+        known = self._known.topics
+        for name in known:
+            self._names.setdefault(name, StreamTopic(self._settings.name, name))
+        self._reader.want(
+            {where: self._start(where, known[where[0]].topic_id) for where in self._partitions()}
+        )
+
+    def _start(self, where: Partition, topic_id: str | None) -> Start:
+        left = self._left.get(where)
+        if left is None:
+            at = self._first if where in self._initial else From.BEGINNING
+            return Start(at, topic_id, self._number)
+        if topic_ids_differ(left.topic_id, topic_id):
+            # Of a partition that is read now, the reader itself sees the other id.
+            if where not in self._read_now:
+                self._sink.made_anew(*where)
+                self._left[where] = ReadFrom(0, topic_id)
+            return Start(From.BEGINNING, topic_id, self._number)
+        return Start(left.offset, topic_id, self._number)
+
+    def _partitions(self) -> list[Partition]:
+        known = self._known.topics
+        return [(name, number) for name in known for number in range(known[name].partitions)]
+
+    # Looks
+
+    def _look_soon(self) -> None:
+        self._next_look = min(self._next_look, monotonic() + _RETRY)
+
+    def _look(self) -> None:
+        now = monotonic()
+        answers = self._answers
+        if answers is None:
+            if now >= self._next_look:
+                self._ask(now)
+        elif now >= self._give_up_at or all(each.done() for each in answers.values()):
+            self._answers = None
+            self._learn(answers)
+
+    def _ask(self, now: float) -> None:
+        self._next_look = now + (self._interval if self._looked else _RETRY)
+        self._give_up_at = now + self._timeout + _GRACE
+        settings = self._settings
+        try:
+            watch = self._watch()
+            if settings.topic is not None:
+                self._answers = watch.ask([settings.topic], self._timeout)
+                return
+            names = sorted(filter(settings.takes, watch.names(self._timeout)))
+            self._answers = watch.ask(names, self._timeout) if names else {}
+        except (KafkaException, BrokerUnavailable) as error:
+            said = kafka_error(error).str() if isinstance(error, KafkaException) else str(error)
+            self._connection.on_silence()
+            self._facts = self._facts._replace(trouble=said)
+
+    def _learn(self, answers: Mapping[str, Future[Any]]) -> None:
+        told, missing = read_answers(answers, 0.0)
+        failed = [each for each in answers if each not in told and each not in missing]
+        if failed and not told:
+            self._facts = self._facts._replace(trouble=_trouble(failed[0], answers[failed[0]]))
+            if answers[failed[0]].done():
+                # Refused, so nobody has to wait for a start.
+                self._resolve_all()
+            return
+        self._connection.on_answer()
+        known = self._known.topics
+        # A topic that a pattern finds no more is missing, too.
+        missing |= known.keys() - answers.keys()
+        self._known.learn(told)
+        gone, self._missing = missing & self._missing & known.keys(), missing
+        if not self._looked:
+            if failed:
+                return
+            self._looked = True
+            self._initial = frozenset(self._partitions())
+        self._note_left()
+        self._known.forget(gone)
+        partitions = len(self._partitions())
+        trouble = "" if known else self._nothing_found()
+        self._facts = StreamFacts(tuple(sorted(known)), partitions, 0, trouble)
+        self._state_wish()
+
+    def _nothing_found(self) -> str:
+        settings = self._settings
+        if settings.topic is not None:
+            return f"topic {settings.topic} does not exist yet"
+        pattern = "" if settings.pattern is None else settings.pattern.pattern
+        return f"no topic matches {pattern!r} yet"
+
+    def _resolve_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for ticket in waiting:
+            ticket.resolve(None)
+
+
+def _place(start: StreamStart) -> From | Since:
+    if isinstance(start, str):
+        return From.END if start == "latest" else From.OLDEST
+    return Since(start.timestamp())
+
+
+def _trouble(name: str, answer: Future[Any]) -> str:
+    error = answer.exception() if answer.done() else None
+    if isinstance(error, KafkaException):
+        return f"{name}: {kafka_error(error).str()}"
+    return f"{name}: no broker has answered"

@@ -1,0 +1,83 @@
+"""The state of a stream on one server. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["Situation", "StreamState"]
+
+
+class StreamState(str, enum.Enum):
+    """The states of a stream on one server; ``Situation`` says what decides."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    HELD_UP = "held up"
+    LOADING = "loading"
+    READING = "reading"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    CLOSED = "closed"
+
+
+@dataclass
+class Situation:
+    """What is known of a stream; the first row that holds is its state.
+
+    ======== ==================================================== ============================
+    state    while                                                ends
+    ======== ==================================================== ============================
+    CLOSED   its server was closed                                never
+    PAUSED   it was paused                                        it is resumed
+    STOPPED  a record or the client failed, with ``on_error``     it is resumed, or sought
+             ``stop``, or for good
+    IDLE     the server has no channel, and had none for a while  a channel is opened
+    WAITING  no topic of it exists, or no broker has answered     a look finds a topic
+    HELD_UP  a schema registry is away                            the registry answers
+    LOADING  the last record of each group is not known yet       all is read that was there
+    READING  nothing of that                                      any of that
+    ======== ==================================================== ============================
+
+    Records are read in WAITING (once there are any), HELD_UP, LOADING and READING, and reach
+    channels in READING alone.
+
+    Attributes:
+        closed: Whether its server was closed.
+        paused: Whether it was paused.
+        failure: What stopped it; empty if nothing did.
+        idle: Whether the server has no channel.
+        missing: Whether no topic is known.
+        held_up: What it waits for; empty if for nothing.
+        loading: Whether it does not know the last record of each group yet.
+    """
+
+    closed: bool = False
+    paused: bool = False
+    failure: str = ""
+    idle: bool = True
+    missing: bool = True
+    held_up: str = ""
+    loading: bool = False
+
+    @property
+    def state(self) -> StreamState:
+        """The state."""
+        if self.closed:
+            return StreamState.CLOSED
+        if self.paused:
+            return StreamState.PAUSED
+        if self.failure:
+            return StreamState.STOPPED
+        if self.idle:
+            return StreamState.IDLE
+        if self.missing:
+            return StreamState.WAITING
+        if self.held_up:
+            return StreamState.HELD_UP
+        return StreamState.LOADING if self.loading else StreamState.READING
+
+    @property
+    def reads(self) -> bool:
+        """Whether records are read."""
+        return not (self.closed or self.paused or self.failure or self.idle)

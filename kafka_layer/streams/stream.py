@@ -1,0 +1,471 @@
+"""One stream on one server: from a record of its topics to the mailboxes of those it is for.
+
+Hot path: every record of the stream passes ``Stream.deliver``, in the thread that reads it. Of a
+record that concerns nobody here it decodes what ``where``, ``group`` and ``user`` need; where those
+need the key alone, nothing, because it remembers which names a key has given.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..config.realtime import monotonic, wall_clock
+from ..config.settings import LayerConfig
+from ..config.streams import Start, StreamSettings
+from ..config.threads import RLock
+from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.registry import Registry
+from ..delivery.tickets import Ticket
+from ..exceptions import RegistryAway, UnreadableRecord
+from ..observe.counters import Stats
+from ..server.expiry import Expiry
+from ..server.full_mailboxes import FullMailboxes
+from ..transport import StreamSource, StreamStart, Streams
+from ..wire.records import Record
+from .latest import LatestRecords
+from .payload import StreamPayload
+from .rate import Rate
+from .record import StreamRecord
+from .state import Situation, StreamState
+
+__all__ = ["Stream"]
+
+logger = logging.getLogger("kafka_layer")
+
+# Seconds between two log lines about errors of one cause.
+_LOG_INTERVAL = 60.0
+# Keys of which the names are remembered.
+_REMEMBERED_KEYS = 20_000
+
+_Names = tuple[Sequence[str], Sequence[str]]
+"""The groups and the users that a record is for."""
+
+
+class Stream:
+    """Reads a stream while its server has channels, and delivers its records; a ``StreamSink``.
+
+    ``Situation`` says in which states it is. Any thread may call ``wake``, ``pause``, ``resume``,
+    ``seek``, ``describe``, ``close`` and ``answer``.
+
+    Args:
+        settings: Those of the stream.
+        config: The layer's settings.
+        registry: The server's channels.
+        expiry: Judges the age of messages that wait.
+        stats: Counts the deliveries of the server.
+        transport: Opens what reads the stream.
+        on_idle: Called when the stream stops reading, because the server has no channel.
+
+    Attributes:
+        settings: As given.
+        latest: The last record of each group; None unless the settings ask for it.
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        config: LayerConfig,
+        registry: Registry,
+        expiry: Expiry,
+        stats: Stats,
+        transport: Streams,
+        on_idle: Callable[[], object],
+    ) -> None:
+        self.settings = settings
+        self._registry = registry
+        self._lifetime = config.expiry
+        self._retry = config.timings.registry_retry
+        self._idle_after = config.timings.stream_idle
+        self._slice = max(1, config.capacity // 2)
+        self._server_stats = stats
+        self._transport = transport
+        self._on_idle = on_idle
+        self._stats = Stats(
+            config.prefix,
+            replace(config.timings, drop_summary=_LOG_INTERVAL),
+            logged_as=f"{config.prefix}, stream {settings.name}",
+        )
+        self.latest = (
+            LatestRecords(registry.groups, self.answer) if settings.last_value else None
+        )
+        needs = {part for each in (*settings.groups, *settings.users) for part in each.needs}
+        # By key: whom its records are for; None where that depends on more than the key.
+        self._names_of: dict[bytes | None, _Names] | None = (
+            {} if needs <= {"key"} and settings.where is None and settings.topic else None
+        )
+        self._put_into_full = FullMailboxes(
+            config.timings, registry, expiry, stats, self._wake_receives, self._read_clock
+        ).put
+        # Guards the situation, and the source with which it has to agree. Re-entrant: a signal
+        # handler may interrupt the holder and use the layer.
+        self._lock = RLock()
+        self._situation = Situation(loading=self.latest is not None)
+        self._source: StreamSource | None = None
+        # Where it begins if it is not open yet.
+        self._start: Start = settings.start
+        # From here on for the thread that reads.
+        self._deadline = 0.0
+        self._delivered = 0
+        self._records = self._filtered = self._tombstones = self._total = 0
+        self._rate = Rate(monotonic())
+        self._per_second = 0.0
+        self._next_second = 0.0
+        self._empty_since: float | None = None
+
+    # Any thread
+
+    def wake(self) -> Ticket[None]:
+        """Read, because the server has a channel.
+
+        Returns:
+            A ticket, resolved once every later record is read, or where that can take long.
+        """
+        with self._lock:
+            if not self._situation.idle:
+                return Ticket.resolved(None)
+            self._situation.idle = False
+            self._empty_since = None
+            if self._source is None:
+                return self._open() if self._situation.reads else Ticket.resolved(None)
+            if self._situation.reads and self._start == "latest" and self.latest is None:
+                # What came while nobody was here is for nobody.
+                self._source.seek("latest")
+            return self._read_as_decided()
+
+    def pause(self) -> Ticket[None]:
+        """Read no more; returns a ticket, resolved when no record is delivered any more."""
+        with self._lock:
+            self._situation.paused = True
+            return self._read_as_decided()
+
+    def resume(self) -> Ticket[None]:
+        """Go on where reading stopped, also behind an error; returns a ticket as ``wake``."""
+        with self._lock:
+            self._situation.paused = False
+            self._situation.failure = ""
+            return self._read_as_decided()
+
+    def seek(self, start: Start) -> Ticket[None]:
+        """Go on elsewhere; returns a ticket, resolved when all partitions begin there."""
+        with self._lock:
+            self._situation.failure = ""
+            if self._source is None:
+                self._start = start
+                return Ticket.resolved(None)
+            if self.latest is not None:
+                self.latest.load()
+                self.latest.clear()
+            sought = self._source.seek(_absolute(start))
+            self._read_as_decided()
+            return sought
+
+    def describe(self) -> dict[str, Any]:
+        """Return the figures for ``LayerStats.streams``; no I/O."""
+        source, situation = self._source, self._situation
+        told: dict[str, Any] = {
+            "state": situation.state.value,
+            "detail": situation.failure or situation.held_up or None,
+            "topics": 0,
+            "partitions": 0,
+            "lag": 0,
+            "records": self._records,
+            "records_per_second": round(self._per_second, 1),
+            "delivered": self._total,
+            "filtered": self._filtered,
+            "tombstones": self._tombstones,
+            "errors": self._stats.by_name("dropped"),
+            "replaced": sum(self._stats.replaced().values()),
+        }
+        if source is not None:
+            facts = source.facts()
+            told["topics"], told["partitions"] = len(facts.topics), facts.partitions
+            told["lag"] = facts.lag
+            told["detail"] = told["detail"] or facts.trouble or None
+        return told
+
+    def answer(self, mailbox: Mailbox, record: Record) -> None:
+        """Give a channel the last record of a group that it has joined; does not block."""
+        if mailbox.closed:
+            return
+        try:
+            payload = StreamPayload(self.settings.name, self.settings.type, self._view(record))
+        except (UnreadableRecord, RegistryAway) as error:
+            self._count_error(record, error)
+            return
+        # Whatever its capacity: a consumer may join many groups before its first receive, and an
+        # event loop cannot wait.
+        mailbox.refill([Envelope(payload, monotonic() + self._lifetime)])
+        mailbox.note()
+        self._server_stats.count("delivered")
+
+    def close(self) -> None:
+        """End for good; the transport ends the source."""
+        with self._lock:
+            self._situation.closed = True
+            if self._source is not None:
+                self._source.stop()
+        self._stats.close(0.0)
+
+    def abandon(self) -> None:
+        """Read no more, in a forked child."""
+        self._lock = RLock()
+        self._situation = Situation(closed=True)
+        self._source = None
+
+    def _open(self) -> Ticket[None]:
+        self._source = self._transport.open_stream(self.settings, self, self._stats)
+        start: Start = "earliest" if self.latest is not None else self._start
+        return self._source.begin(_absolute(start))
+
+    def _read_as_decided(self) -> Ticket[None]:
+        """Have the source read or not; the lock is held."""
+        reads = self._situation.reads
+        if self._source is None:
+            return self._open() if reads else Ticket.resolved(None)
+        if reads and self.latest is not None:
+            self.latest.load()
+            self._situation.loading = True
+        return self._source.read(reads)
+
+    # The thread that reads
+
+    def turn(self) -> None:
+        """See ``StreamSink``."""
+        now = monotonic()
+        if now < self._next_second:
+            return
+        self._next_second = now + 0.1
+        self._look_for_channels(now)
+        source = self._source
+        if source is not None:
+            self._situation.missing = not source.facts().partitions
+        self._per_second = self._rate.note(now, self._records)
+        self._stats.tick()
+
+    def caught_up(self) -> None:
+        """See ``StreamSink``."""
+        if self.latest is not None:
+            self.latest.loaded()
+            self._situation.loading = False
+            self._wake_receives()
+
+    def made_anew(self, topic: str, partition: int) -> None:
+        """See ``StreamSink``."""
+        if self.latest is not None:
+            self.latest.forget(topic, partition)
+
+    def failed(self, error: BaseException) -> None:
+        """See ``StreamSink``."""
+        with self._lock:
+            self._source = None
+            self._situation.failure = str(error)
+        logger.error("The stream %s cannot be read: %s", self.settings.name, error)
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        """See ``StreamSink``."""
+        route, size = self._route, self._slice
+        number = 0
+        try:
+            for number, record in enumerate(records):
+                if not number % size:
+                    if not self._situation.reads:
+                        break
+                    # Receivers start on the first half while this thread delivers the second.
+                    self._wake_receives()
+                    self._read_clock()
+                try:
+                    route(record)
+                except Exception as error:
+                    if not self._pass(record, error):
+                        break
+            else:
+                number = len(records)
+            if number < len(records) and self._source is not None:
+                self._source.leave(records[number:])
+        finally:
+            self._records += number
+            self._wake_receives()
+
+    def _route(self, record: Record) -> None:
+        names_of = self._names_of
+        if names_of is None:
+            view = self._view(record)
+            if record[2] is None and self._drops_tombstones(record):
+                return
+            where = self.settings.where
+            if record[2] is None and self.settings.tombstone is None:
+                # It only ends what is known of a group, and has no value to be judged by.
+                where = None
+            if where is not None and not where(view):
+                self._filtered += 1
+                return
+            groups, users = self._names(view)
+        else:
+            if record[2] is None and self._drops_tombstones(record):
+                return
+            names = names_of.get(record[1])
+            if names is None:
+                if len(names_of) >= _REMEMBERED_KEYS:
+                    names_of.clear()
+                names = names_of[record[1]] = self._names(self._view(record))
+            view = None
+            groups, users = names
+        if self.latest is None:
+            members = self._members(groups, users)
+            if members:
+                self._put(members, self._envelope(record, view))
+        else:
+            self._put_latest(self.latest, groups, users, record, view)
+
+    def _drops_tombstones(self, record: Record) -> bool:
+        self._tombstones += 1
+        return self.settings.tombstone is None and self.latest is None
+
+    def _names(self, view: StreamRecord) -> _Names:
+        settings = self.settings
+        groups, users = settings.groups, settings.users
+        # Most streams have one setting of one kind.
+        if not users and len(groups) == 1:
+            return groups[0].names(view), ()
+        return (
+            list(dict.fromkeys(name for each in groups for name in each.names(view))),
+            list(dict.fromkeys(name for each in users for name in each.names(view))),
+        )
+
+    def _members(self, groups: Sequence[str], users: Sequence[str]) -> Sequence[Mailbox]:
+        registry = self._registry
+        if not users and len(groups) == 1:
+            return registry.groups.members(groups[0])
+        found = [mailbox for name in groups for mailbox in registry.groups.members(name)]
+        found += [mailbox for name in users for mailbox in registry.users.members(name)]
+        return list(dict.fromkeys(found))
+
+    def _put_latest(
+        self,
+        latest: LatestRecords,
+        groups: Sequence[str],
+        users: Sequence[str],
+        record: Record,
+        view: StreamRecord | None,
+    ) -> None:
+        # Decoded before it is noted: a record that cannot be read is nobody's last one.
+        envelope = self._envelope(record, view)
+        delivers = record[2] is not None or self.settings.tombstone is not None
+
+        def put(mailbox: Mailbox) -> bool:
+            if not delivers:
+                return True
+            has_room = mailbox.put(envelope)
+            self._delivered += has_room
+            return has_room
+
+        full = latest.note(groups, record, put)
+        if full:
+            self._put(full, envelope)
+            latest.delivered()
+        if users and delivers and not latest.loading:
+            reached = set(self._members(groups, ())) if groups else set()
+            self._put([each for each in self._members((), users) if each not in reached], envelope)
+
+    def _envelope(self, record: Record, view: StreamRecord | None) -> Envelope:
+        settings = self.settings
+        kind = settings.type if record[2] is not None else settings.tombstone or settings.type
+        payload = StreamPayload(settings.name, kind, view or self._view(record))
+        return Envelope(payload, self._deadline)
+
+    def _put(self, members: Sequence[Mailbox], envelope: Envelope) -> None:
+        delivered = 0
+        try:
+            for mailbox in members:
+                if mailbox.put(envelope) or self._put_into_full(mailbox, envelope):
+                    delivered += 1
+        finally:
+            self._delivered += delivered
+
+    def _view(self, record: Record) -> StreamRecord:
+        topic, key, value, headers, timestamp, partition, offset = record
+        return StreamRecord(
+            topic.value,
+            partition,
+            offset,
+            timestamp,
+            key,
+            value,
+            headers,
+            self.settings.key,
+            self.settings.value,
+        )
+
+    def _pass(self, record: Record, error: Exception) -> bool:
+        """Decide what becomes of a record that failed; return whether to go on with the next."""
+        while isinstance(error, RegistryAway):
+            # It delays records, and drops none.
+            if not self._situation.held_up:
+                logger.warning("The stream %s waits: %s", self.settings.name, error)
+            self._situation.held_up = str(error)
+            self._wake_receives()
+            source = self._source
+            if source is None or not source.wait(self._retry):
+                return False
+            self._read_clock()
+            try:
+                self._route(record)
+            except Exception as another:
+                error = another
+            else:
+                self._situation.held_up = ""
+                return True
+        self._situation.held_up = ""
+        self._count_error(record, error)
+        if self.settings.on_error == "skip":
+            return True
+        topic, _, _, _, _, partition, offset = record
+        self._situation.failure = f"{topic.value}[{partition}] at offset {offset}: {error}"
+        logger.error("The stream %s stops at %s", self.settings.name, self._situation.failure)
+        if self._source is not None:
+            self._source.read(False)
+        return False
+
+    def _count_error(self, record: Record, error: Exception) -> None:
+        topic, _, _, _, _, partition, offset = record
+        where = f"{topic.value}[{partition}] at offset {offset}"
+        if isinstance(error, UnreadableRecord):
+            self._stats.dropped(error.cause, f"{where}: {error}")
+        else:
+            self._stats.dropped("function", f"{where}: {error!r}")
+            logger.error("A record of the stream %s failed", self.settings.name, exc_info=error)
+
+    def _look_for_channels(self, now: float) -> None:
+        if len(self._registry):
+            self._empty_since = None
+            if self._situation.idle:
+                self.wake()
+        elif self._empty_since is None:
+            self._empty_since = now
+        elif now - self._empty_since >= self._idle_after and not self._situation.idle:
+            with self._lock:
+                self._situation.idle = True
+                self._read_as_decided()
+            self._on_idle()
+
+    def _read_clock(self) -> None:
+        # The time of the source is its producers': a message lives from now on.
+        self._deadline = monotonic() + self._lifetime
+
+    def _wake_receives(self) -> None:
+        """Count delivered messages, then wake their receives."""
+        delivered, self._delivered = self._delivered, 0
+        if delivered:
+            self._total += delivered
+            self._server_stats.count("delivered", delivered)
+        self._registry.wakeups.flush()
+
+
+def _absolute(start: Start) -> StreamStart:
+    if isinstance(start, datetime.timedelta):
+        return datetime.datetime.fromtimestamp(wall_clock(), datetime.timezone.utc) - start
+    return start

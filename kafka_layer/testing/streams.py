@@ -1,0 +1,257 @@
+"""The topics of streams without a broker, and what reads them: see ``testing/memory.py``."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..config.realtime import wall_clock
+from ..config.streams import StreamSettings
+from ..config.threads import RLock, is_current, new_event, new_thread
+from ..delivery.tickets import Ticket
+from ..exceptions import LayerClosed
+from ..messages import Position
+from ..transport import StreamFacts, StreamSink, StreamStart
+from ..wire.partitions import partition_of
+from ..wire.records import Record
+from ..wire.topics import StreamTopic
+
+__all__ = ["InMemoryStream", "StreamTopics"]
+
+# Records that a partition keeps.
+_KEPT = 10_000
+_BATCH = 100
+# Seconds between two turns without records.
+_PAUSE = 0.1
+
+_Partition = tuple[str, int]
+
+
+class _Kept:
+    """The youngest records of one partition."""
+
+    def __init__(self) -> None:
+        self.records: deque[Record] = deque(maxlen=_KEPT)
+        self.end = 0
+
+
+class StreamTopics:
+    """The topics that streams read and write, of all layers of one prefix; any thread.
+
+    A topic exists from its first record on, with one partition, or as many as records name.
+    """
+
+    def __init__(self) -> None:
+        # Re-entrant: a signal handler may interrupt a write and write.
+        self._lock = RLock()
+        self._topics: dict[str, list[_Kept]] = {}
+        self._readers: list[InMemoryStream] = []
+
+    def write(
+        self,
+        topic: StreamTopic,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+    ) -> Position:
+        """Append a record.
+
+        Args:
+            topic: The topic.
+            key: The raw key.
+            value: The raw value; None for a tombstone.
+            partition: The number of the partition; None: the key decides.
+            headers: The headers.
+
+        Returns:
+            The place of the record.
+        """
+        timestamp = wall_clock()
+        with self._lock:
+            partitions = self._topics.setdefault(topic.name, [_Kept()])
+            number = partition
+            if number is None:
+                number = partition_of((key or b"").decode("latin-1"), len(partitions))
+            partitions += [_Kept() for _ in range(number + 1 - len(partitions))]
+            kept = partitions[number]
+            offset = kept.end
+            made: Any = topic, key, value, headers, timestamp, number, offset
+            kept.records.append(made)
+            kept.end += 1
+            readers = tuple(self._readers)
+        for reader in readers:
+            reader.look()
+        return Position(topic.name, number, offset, timestamp)
+
+    def attach(self, reader: InMemoryStream) -> None:
+        """Tell a reader of new records."""
+        with self._lock:
+            self._readers.append(reader)
+
+    def detach(self, reader: InMemoryStream) -> None:
+        """Tell a reader no more."""
+        with self._lock:
+            if reader in self._readers:
+                self._readers.remove(reader)
+
+    def partitions(self, takes: Callable[[str], bool]) -> list[_Partition]:
+        """Return the partitions of all topics with such a name."""
+        with self._lock:
+            return [
+                (name, number)
+                for name, partitions in self._topics.items()
+                if takes(name)
+                for number in range(len(partitions))
+            ]
+
+    def place(self, where: _Partition, start: StreamStart) -> int:
+        """Return the offset at which a reader of a partition starts."""
+        with self._lock:
+            name, number = where
+            kept = self._topics[name][number]
+            if start == "latest":
+                return kept.end
+            since = float("-inf") if isinstance(start, str) else start.timestamp()
+            return next((each[6] for each in kept.records if each[4] >= since), kept.end)
+
+    def read(self, where: _Partition, offset: int) -> list[Record]:
+        """Return the next records of a partition."""
+        with self._lock:
+            name, number = where
+            kept = self._topics[name][number]
+            first = max(0, offset - (kept.end - len(kept.records)))
+            return [kept.records[at] for at in range(first, len(kept.records))][:_BATCH]
+
+    def unread(self, where: _Partition, offset: int) -> int:
+        """Return how many records of a partition follow an offset."""
+        with self._lock:
+            name, number = where
+            return self._topics[name][number].end - offset
+
+
+class InMemoryStream:
+    """Reads the topics of one stream in a thread; see ``StreamSource``.
+
+    Args:
+        topics: The topics.
+        settings: The settings of the stream.
+        sink: Gets the records.
+    """
+
+    def __init__(self, topics: StreamTopics, settings: StreamSettings, sink: StreamSink) -> None:
+        self._topics = topics
+        self._settings = settings
+        self._sink = sink
+        self._thread: threading.Thread | None = None
+        self._commands: deque[tuple[Callable[[], None], Ticket[None]]] = deque()
+        self._news = new_event()
+        self._interrupted = new_event()
+        self._stopped = False
+        self._reads = True
+        self._caught_up = False
+        self._offsets: dict[_Partition, int] = {}
+
+    def begin(self, start: StreamStart) -> Ticket[None]:
+        """Begin to read, in the thread."""
+        self._topics.attach(self)
+        begun = self.seek(start)
+        self._thread = new_thread(self._run, f"kafka-layer-stream-{self._settings.name}")
+        self._thread.start()
+        return begun
+
+    def read(self, on: bool) -> Ticket[None]:
+        """Read, or stop reading."""
+
+        def carry_out() -> None:
+            self._reads = on
+
+        return self._command(carry_out)
+
+    def seek(self, start: StreamStart) -> Ticket[None]:
+        """Begin again elsewhere."""
+
+        def carry_out() -> None:
+            self._offsets = {
+                where: self._topics.place(where, start)
+                for where in self._topics.partitions(self._settings.takes)
+            }
+
+        return self._command(carry_out)
+
+    def leave(self, records: Sequence[Record]) -> None:
+        """Take back the rest of a batch."""
+        for record in reversed(records):
+            self._offsets[record[0].value, record[5]] = record[6]
+
+    def wait(self, seconds: float) -> bool:
+        """Wait within ``deliver``; False if something else is to be done."""
+        return not self._interrupted.wait(seconds)
+
+    def look(self) -> None:
+        """Take note that there are new records."""
+        self._news.set()
+
+    def facts(self) -> StreamFacts:
+        """Return what is known of the topics."""
+        found = self._topics.partitions(self._settings.takes)
+        names = tuple(sorted({name for name, _ in found}))
+        lag = sum(self._topics.unread(each, self._offsets.get(each, 0)) for each in found)
+        return StreamFacts(names, len(found), lag, "" if found else "its topic does not exist yet")
+
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._stopped = True
+        self._topics.detach(self)
+        self._interrupted.set()
+        self._news.set()
+        for _, ticket in tuple(self._commands):
+            ticket.fail(LayerClosed("The channel layer was closed."))
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end."""
+        self.stop()
+        if self._thread is not None and not is_current(self._thread):
+            self._thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Read no more, in a forked child."""
+        self._stopped = True
+
+    def _command(self, carry_out: Callable[[], None]) -> Ticket[None]:
+        ticket: Ticket[None] = Ticket()
+        self._commands.append((carry_out, ticket))
+        self._interrupted.set()
+        self._news.set()
+        return ticket
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._news.clear()
+            self._interrupted.clear()
+            while self._commands:
+                carry_out, ticket = self._commands.popleft()
+                carry_out()
+                self._caught_up = False
+                ticket.resolve(None)
+            if not (self._reads and self._deliver()):
+                if self._reads and not self._caught_up:
+                    self._caught_up = True
+                    self._sink.caught_up()
+                self._sink.turn()
+                self._news.wait(_PAUSE)
+            else:
+                self._sink.turn()
+
+    def _deliver(self) -> bool:
+        """Deliver a batch of each partition; return whether there was any."""
+        found = False
+        for where in self._topics.partitions(self._settings.takes):
+            records = self._topics.read(where, self._offsets.get(where, 0))
+            if records and not self._interrupted.is_set():
+                found = True
+                self._offsets[where] = records[-1][6] + 1
+                self._sink.deliver(records)
+        return found
