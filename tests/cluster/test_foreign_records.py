@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +15,11 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.inspect import partitions_read, server_of
-from tests.support.kafka import fetch_jars
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
+from tests.support.records import console_produce
 from tests.support.waiting import wait_until_async
 
 JSON = b'{"type": "chat.message", "text": "Gr\xc3\xbc\xc3\x9fe"}'
-CONSOLE_PRODUCER = "org.apache.kafka.tools.ConsoleProducer"
 
 
 class Foreign:
@@ -81,15 +79,9 @@ async def test_kafkas_own_console_producer(make_layer: Layers) -> None:
         pytest.skip("Kafka's console producer is not among the jars")
     layer = make_layer()
     channel = await listener(layer)
-    command = [
-        *("java", "-XX:TieredStopAtLevel=1", "-cp", f"{fetch_jars()}/*", CONSOLE_PRODUCER),
-        *("--bootstrap-server", make_layer.backend.config["bootstrap_servers"]),
-        *("--topic", topic_name(make_layer.prefix, Topic.SEND_GROUP)),
-        *("--property", "parse.key=true", "--property", "key.separator=:"),
-    ]
-    await asyncio.to_thread(
-        subprocess.run, command, input=b"room-1:" + JSON + b"\n", check=True, timeout=60
-    )
+    servers = make_layer.backend.config["bootstrap_servers"]
+    topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
+    await asyncio.to_thread(console_produce, servers, topic, b"room-1:" + JSON + b"\n")
     assert await next_message(layer, channel, 30) == {"type": "chat.message", "text": "Grüße"}
 
 

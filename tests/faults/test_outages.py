@@ -14,8 +14,8 @@ from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.conftest import LayersOn
 from tests.faults.traffic import NO_BLOCKING, Inbox, Stream, Tally, answers_at, figure
 from tests.support.kafka import RealBroker, RealCluster
-from tests.support.layers import Layers, stats_of
-from tests.support.records import leader_of
+from tests.support.layers import Layers, next_messages, stats_of
+from tests.support.records import create_topic, leader_of, produce
 from tests.support.waiting import wait_until, wait_until_async
 
 RECOVERED = 5.0
@@ -167,6 +167,34 @@ class TestThreeBrokers:
         assert_nothing_lost(stream, inboxes)
         gaps = [b - a for inbox in inboxes for (a, _), (b, _) in self.pairs(inbox)]
         figure(f"killed {killed}: {len(stream.accepted)} turns, silence <= {max(gaps):.2f} s")
+
+    async def test_the_leader_of_a_streams_partition_is_killed(
+        self, cluster: RealCluster, layers_on: LayersOn, prefix: str
+    ) -> None:
+        servers = cluster.bootstrap_servers
+        await asyncio.to_thread(self.all_run, cluster)
+        await asyncio.to_thread(create_topic, servers, prefix, 1, 3)
+        streams = {"orders": {"topic": prefix, "group": "all", "type": "order.changed"}}
+        layer = layers_on(servers)(streams=streams)
+        channel = await layer.new_channel()
+        await layer.group_add("all", channel)
+        receiving = asyncio.create_task(next_messages(layer, channel, 300))
+        for part in range(3):
+            values = [b"%d" % number for number in range(100 * part, 100 * part + 100)]
+            await asyncio.to_thread(produce, servers, prefix, values)
+            if part == 1:
+                leader = await asyncio.to_thread(leader_of, servers, prefix)
+                assert leader is not None
+                cluster.node(leader).kill()
+        assert [each["value"] for each in await receiving] == list(range(300))
+        told = layer.stats().streams["orders"]
+        assert (told["state"], told["errors"], told["records"]) == ("reading", {}, 300)
+
+    def all_run(self, cluster: RealCluster) -> None:
+        for node in cluster.nodes:
+            if not node.running:
+                node.start()
+        self.in_sync(cluster)
 
     def led_by_another(self, cluster: RealCluster, topic: str, killed: int) -> bool:
         servers = next(node for node in cluster.nodes if node.running).bootstrap_servers

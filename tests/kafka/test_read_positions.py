@@ -14,10 +14,11 @@ from kafka_layer.kafka.read_positions import (
     Partition,
     PartitionState,
     Positions,
+    Since,
     Start,
 )
 
-BEGINNING, END = From.BEGINNING, From.END
+BEGINNING, OLDEST, END = From.BEGINNING, From.OLDEST, From.END
 STARTING, ANEW = PartitionState.STARTING, PartitionState.ANEW
 READING, LOST = PartitionState.READING, PartitionState.LOST
 P = ("group", 0)
@@ -42,7 +43,7 @@ def anew(position: int = 10, confirmed: int = 10) -> Positions:
 class TestTable:
     """The states and transitions of the class's docstring, one test for each line."""
 
-    def test_wanted_from_its_end_it_is_ending_and_not_assigned(self) -> None:
+    def test_wanted_from_its_end_it_is_starting_and_not_assigned(self) -> None:
         positions = Positions()
         positions.want({P: Start(END)})
         assert positions.state(P) is STARTING
@@ -59,7 +60,7 @@ class TestTable:
         assert positions.take_changes() == (frozenset(), {P: offset})
         assert not positions.unsettled
 
-    def test_ending_is_read_from_its_end_once_that_is_known(self) -> None:
+    def test_starting_is_read_from_its_end_once_that_is_known(self) -> None:
         positions = Positions()
         positions.want({P: Start(END), Q: Start(END)})
         assert positions.settle({P: 42}) == {}
@@ -67,7 +68,7 @@ class TestTable:
         assert positions.unsettled
         assert positions.take_changes() == (frozenset(), {P: 42})
 
-    def test_ending_whose_topic_is_made_anew_is_read_from_its_start(self) -> None:
+    def test_starting_whose_topic_is_made_anew_is_read_from_its_start(self) -> None:
         positions = Positions()
         positions.want({P: Start(END, "one")})
         assert positions.want({P: Start(END, "two")}) == {"group": 0}
@@ -129,6 +130,67 @@ class TestTable:
         assert positions.state(P) is None
         assert not positions.unsettled
         assert positions.take_changes().removed == (frozenset() if state is STARTING else {P})
+
+
+    def test_another_turn_starts_a_partition_again_whatever_its_state(self) -> None:
+        positions = reading(position=25)
+        positions.want({P: Start(3, "one", turn=1)})
+        assert positions.take_changes() == (frozenset({P}), {P: 3})
+        positions.want({P: Start(7, "one", turn=1)})
+        assert not positions.changed
+        positions.want({P: Start(END, "one", turn=2)})
+        assert positions.state(P) is STARTING
+
+
+class TestStarts:
+    """Starts that a broker has to find: the oldest record, or the first since a time."""
+
+    def test_they_are_asked_for_and_the_end_is_not(self) -> None:
+        positions = Positions()
+        positions.want({P: Start(Since(5.0)), Q: Start(END), ("group", 2): Start(OLDEST)})
+        assert positions.searches() == {P: Since(5.0), ("group", 2): OLDEST}
+
+    @pytest.mark.parametrize(("found", "offset"), [(4, 4), (None, 9)])
+    def test_what_is_found_or_else_the_end(self, found: int | None, offset: int) -> None:
+        positions = Positions()
+        positions.want({P: Start(Since(5.0))})
+        positions.settle({P: 9}, {P: found})
+        assert positions.take_changes() == (frozenset(), {P: offset})
+
+    def test_without_an_answer_it_stays_unsettled(self) -> None:
+        positions = Positions()
+        positions.want({P: Start(OLDEST)})
+        positions.settle({P: 9}, {})
+        assert positions.state(P) is STARTING
+        assert positions.unsettled
+
+
+class TestCaughtUp:
+    def test_all_that_was_there_at_the_start_is_read(self) -> None:
+        positions = Positions()
+        positions.want({P: Start(OLDEST)})
+        assert not positions.caught_up
+        positions.settle({P: 9}, {P: 4})
+        positions.note({P: 8})
+        assert not positions.caught_up
+        positions.note({P: 9})
+        assert positions.caught_up
+
+    def test_the_end_lies_behind_the_last_record_where_a_transaction_ended(self) -> None:
+        positions = reading(position=8)
+        assert not positions.caught_up
+        positions.empty(P, 10)
+        positions.note({P: 8})
+        assert positions.caught_up
+        positions.note_ends({P: 10})
+        assert positions.behind({P: 10}) == {}
+        assert positions.note_ends({P: 10}) == 0
+
+    def test_a_partition_that_starts_again_has_to_be_read_again(self) -> None:
+        positions = reading()
+        positions.empty(P, 10)
+        positions.want({P: Start(3, "one", turn=1)})
+        assert not positions.caught_up
 
 
 class TestWish:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 from collections.abc import Sequence
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from tests.support.kafka import fetch_jars
 from tests.support.waiting import wait_until
 
-__all__ = ["consume", "create_topic", "leader_of", "produce"]
+__all__ = ["console_produce", "consume", "create_topic", "leader_of", "produce"]
 
 _TIMEOUT = 30.0
 
@@ -55,6 +57,16 @@ def produce(servers: str, topic: str, values: Sequence[bytes], partition: int = 
     left = producer.flush(_TIMEOUT)
     assert len(reports) == len(values), f"{left} left for {topic}, failed: {failures}"
     return reports
+
+
+def console_produce(servers: str, topic: str, lines: bytes) -> None:
+    """Have Kafka's own console producer write lines of ``key:value``; blocks for a second."""
+    command = [
+        *("java", "-XX:TieredStopAtLevel=1", "-cp", f"{fetch_jars()}/*"),
+        *("org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", servers),
+        *("--topic", topic, "--property", "parse.key=true", "--property", "key.separator=:"),
+    ]
+    subprocess.run(command, input=lines, check=True, timeout=60)
 
 
 def consume(

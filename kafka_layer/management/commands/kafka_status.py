@@ -32,6 +32,15 @@ _TOLD = (
 )
 
 
+_TOLD_OF_STREAMS = (
+    *("state", "topics", "partitions", "lag"),
+    *("records_per_second", "delivered", "errors"),
+)
+
+# States in which a stream is not read though there are channels.
+_UNWELL = frozenset({"waiting", "held up", "stopped"})
+
+
 class Command(BaseCommand):
     """Shows topics, worker channels and servers, and makes a round trip through the broker."""
 
@@ -109,6 +118,13 @@ class Command(BaseCommand):
             tuple(name.upper() for name in _TOLD),
             [tuple(str(told.get(name, "-")) for name in _TOLD) for told in report.servers],
         )
+        self._print_table(
+            ("STREAM", "SERVER", *(name.replace("_", " ").upper() for name in _TOLD_OF_STREAMS)),
+            [
+                (stream, server, *(_cell(told.get(name)) for name in _TOLD_OF_STREAMS))
+                for stream, server, told in _streams(report.servers)
+            ],
+        )
         for problem in report.problems:
             self.stdout.write(self.style.WARNING(f"  {problem}"))
 
@@ -164,9 +180,30 @@ def _look(alias: str, config: LayerConfig, timeout: float, wait: float) -> _Repo
             problems.append(f"no round trip through the broker: {error}")
         finally:
             layer.close_sync()
+    problems += [
+        f"stream {stream} is {told['state']} on {server} ({told.get('detail')})"
+        for stream, server, told in _streams(servers)
+        if told.get("state") in _UNWELL
+    ]
     return _Report(
         alias, config.bootstrap_servers, list(states.values()), work, servers, round_trip, problems
     )
+
+
+def _streams(servers: Sequence[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the figures of each stream on each server, by the name of the stream."""
+    found = [
+        (stream, str(told.get("server")), figures)
+        for told in servers
+        for stream, figures in told.get("streams", {}).items()
+    ]
+    return sorted(found, key=lambda each: each[:2])
+
+
+def _cell(told: object) -> str:
+    if isinstance(told, dict):
+        return ", ".join(f"{cause} {count}" for cause, count in sorted(told.items())) or "-"
+    return "-" if told is None else str(told)
 
 
 def _as_json(report: _Report) -> dict[str, Any]:

@@ -1,0 +1,220 @@
+"""The last record of a group: who joins gets it first, then what comes, in any course of events."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kafka_layer.delivery.mailbox import Mailbox
+from kafka_layer.delivery.membership import Membership
+from kafka_layer.delivery.wakeups import Wakeups
+from kafka_layer.streams.latest import LatestRecords
+from kafka_layer.wire.topics import StreamTopic
+
+TOPIC = StreamTopic("prices", "prices.v1")
+
+
+def record(offset: int, *, value: bytes | None = b"1", partition: int = 0) -> Any:
+    return TOPIC, b"k", value, (), 0.0, partition, offset
+
+
+class Site:
+    """Last records, the members of groups, and what each mailbox got."""
+
+    def __init__(self) -> None:
+        self.groups = Membership()
+        self.got: dict[Mailbox, list[int]] = {}
+        self.full: set[Mailbox] = set()
+        self.latest = LatestRecords(self.groups, self.answer)
+
+    def answer(self, mailbox: Mailbox, record: Any) -> None:
+        self.got[mailbox].append(record[6])
+
+    def mailbox(self) -> Mailbox:
+        mailbox = Mailbox("specific.0-a!b", 1, Wakeups())
+        self.got[mailbox] = []
+        return mailbox
+
+    def join(self, name: str, mailbox: Mailbox) -> None:
+        with self.latest.lock:
+            is_new = name not in self.groups.names(mailbox)
+            self.groups.add(name, mailbox)
+            if is_new:
+                self.latest.joined(name, mailbox)
+
+    def write(self, name: str, record: Any) -> list[Mailbox]:
+        """Note a record; return the mailboxes that have no room for it."""
+
+        def put(mailbox: Mailbox) -> bool:
+            if mailbox in self.full:
+                return False
+            self.got[mailbox].append(record[6])
+            return True
+
+        return self.latest.note([name], record, put)
+
+
+def loaded() -> Site:
+    site = Site()
+    site.latest.loaded()
+    return site
+
+
+def test_who_joins_gets_the_last_record_and_then_each_further_one() -> None:
+    site = loaded()
+    for offset in range(3):
+        site.write("a", record(offset))
+    joiner = site.mailbox()
+    site.join("a", joiner)
+    site.write("a", record(3))
+    assert site.got[joiner] == [2, 3]
+
+
+def test_who_is_in_the_group_already_gets_nothing_again() -> None:
+    site = loaded()
+    site.write("a", record(0))
+    joiner = site.mailbox()
+    site.join("a", joiner)
+    site.join("a", joiner)
+    assert site.got[joiner] == [0]
+
+
+def test_a_record_without_a_value_ends_what_is_known() -> None:
+    site = loaded()
+    site.write("a", record(0))
+    site.write("a", record(1, value=None))
+    joiner = site.mailbox()
+    site.join("a", joiner)
+    assert site.got[joiner] == []
+    assert len(site.latest) == 0
+
+
+def test_members_get_one_record_when_it_is_loaded_and_nothing_before() -> None:
+    site = Site()
+    early = site.mailbox()
+    site.join("a", early)
+    for offset in range(5):
+        site.write("a", record(offset))
+    late = site.mailbox()
+    site.join("a", late)
+    assert site.got[early] == site.got[late] == []
+    site.latest.loaded()
+    site.latest.loaded()
+    assert site.got[early] == site.got[late] == [4]
+
+
+def test_a_topic_that_was_created_again_has_no_last_records_yet() -> None:
+    site = loaded()
+    site.write("a", record(7))
+    site.write("b", record(3, partition=1))
+    site.latest.forget(TOPIC.name, 0)
+    joiner = site.mailbox()
+    site.join("a", joiner)
+    site.join("b", joiner)
+    assert site.got[joiner] == [3]
+
+
+def test_nobody_joins_while_a_record_is_noted_and_put() -> None:
+    site = loaded()
+    site.join("a", site.mailbox())
+    taken: list[bool] = []
+
+    def put(mailbox: Mailbox) -> bool:
+        thread = threading.Thread(
+            target=lambda: taken.append(site.latest.lock.acquire(blocking=False))
+        )
+        thread.start()
+        thread.join(10)
+        return True
+
+    site.latest.note(["a"], record(0), put)
+    assert taken == [False]
+
+
+class AnyCourse(RuleBasedStateMachine):
+    """Channels join and leave two groups, also between the two halves of a delivery.
+
+    Whatever happens: from its join on a channel gets the group's last record, if there is one, and
+    then each further one, once and in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = Site()
+        self.mailboxes = [self.site.mailbox() for _ in range(3)]
+        self.offsets = itertools.count()
+        self.group_of: dict[int, str] = {}
+        self.last: dict[str, int] = {}
+        self.expected: dict[Mailbox, list[int]] = {each: [] for each in self.mailboxes}
+        self.names: dict[Mailbox, set[str]] = {each: set() for each in self.mailboxes}
+        # The second half of a delivery: the mailboxes that were full.
+        self.rest: list[Mailbox] = []
+        self.under_way: tuple[str, int] | None = None
+
+    @rule()
+    def load(self) -> None:
+        if self.site.latest.loading and self.under_way is None:
+            self.site.latest.loaded()
+            for mailbox, names in self.names.items():
+                self.expected[mailbox] += [self.last[name] for name in self.last if name in names]
+
+    @rule(at=st.integers(0, 2), name=st.sampled_from("ab"))
+    def join(self, at: int, name: str) -> None:
+        mailbox = self.mailboxes[at]
+        is_new = name not in self.names[mailbox]
+        self.site.join(name, mailbox)
+        self.names[mailbox].add(name)
+        if is_new and name in self.last and not self.site.latest.loading:
+            due = self.under_way == (name, self.last[name]) and mailbox in self.rest
+            if not due:
+                self.expected[mailbox].append(self.last[name])
+
+    @rule(at=st.integers(0, 2), name=st.sampled_from("ab"))
+    def leave(self, at: int, name: str) -> None:
+        self.site.groups.discard(name, self.mailboxes[at])
+        self.names[self.mailboxes[at]].discard(name)
+
+    @precondition(lambda self: self.under_way is None)
+    @rule(name=st.sampled_from("ab"), full=st.sets(st.integers(0, 2)), ends=st.booleans())
+    def write(self, name: str, full: set[int], ends: bool) -> None:
+        offset = next(self.offsets)
+        self.site.full = {self.mailboxes[at] for at in full}
+        self.rest = self.site.write(name, record(offset, value=None if ends else b"1"))
+        self.under_way = name, offset
+        self.group_of[offset] = name
+        self.last.pop(name, None)
+        if not ends:
+            self.last[name] = offset
+        if not self.site.latest.loading:
+            for mailbox, names in self.names.items():
+                if name in names:
+                    self.expected[mailbox].append(offset)
+
+    @precondition(lambda self: self.under_way is not None)
+    @rule()
+    def deliver_the_rest(self) -> None:
+        assert self.under_way is not None
+        for mailbox in self.rest:
+            self.site.got[mailbox].append(self.under_way[1])
+        self.site.latest.delivered()
+        self.under_way, self.rest = None, []
+
+    @invariant()
+    def each_got_what_it_had_to_get(self) -> None:
+        for mailbox in self.mailboxes:
+            if mailbox not in self.rest:
+                assert sorted(self.site.got[mailbox]) == sorted(self.expected[mailbox])
+
+    @invariant()
+    def each_group_came_in_order(self) -> None:
+        for got in self.site.got.values():
+            for name in "ab":
+                of_group = [offset for offset in got if self.group_of[offset] == name]
+                assert of_group == sorted(of_group)
+
+
+TestAnyCourse = AnyCourse.TestCase

@@ -1,0 +1,428 @@
+"""A stream on a server: from a record to mailboxes, and what starts, stops and holds it up."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kafka_layer.config.realtime import monotonic
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
+from kafka_layer.delivery.registry import Registry
+from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import RegistryAway, UnreadableRecord
+from kafka_layer.observe.counters import Stats
+from kafka_layer.server.clock import BrokerClock
+from kafka_layer.server.expiry import Expiry
+from kafka_layer.streams.codecs import CodecContext
+from kafka_layer.streams.record import StreamRecord
+from kafka_layer.streams.stream import Stream
+from kafka_layer.transport import StreamFacts, StreamStart
+from kafka_layer.wire.names import ServerName
+from kafka_layer.wire.records import Record
+from kafka_layer.wire.topics import StreamTopic
+from tests.support.waiting import wait_until
+
+TOPIC = StreamTopic("orders", "shop.orders")
+SERVER = ServerName(0, "abcdef01")
+
+
+class Source:
+    """What a stream reads, as far as a stream can tell."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+        self.left: list[int] = []
+        self.waits = 0
+        self.on_wait: Callable[[], bool] = lambda: True
+
+    def begin(self, start: StreamStart) -> Ticket[None]:
+        self.calls.append(("begin", start))
+        return Ticket.resolved(None)
+
+    def read(self, on: bool) -> Ticket[None]:
+        self.calls.append(("read", on))
+        return Ticket.resolved(None)
+
+    def seek(self, start: StreamStart) -> Ticket[None]:
+        self.calls.append(("seek", start))
+        return Ticket.resolved(None)
+
+    def leave(self, records: Sequence[Record]) -> None:
+        self.left = [record[6] for record in records]
+
+    def wait(self, seconds: float) -> bool:
+        self.waits += 1
+        return self.on_wait()
+
+    def facts(self) -> StreamFacts:
+        return StreamFacts((TOPIC.name,), 3, 0, "")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def join(self, timeout: float) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class Site:
+    """A stream, and the channels of its server."""
+
+    def __init__(self, timings: Timings | None = None, **settings: Any) -> None:
+        config = LayerConfig.from_keywords(
+            bootstrap_servers="a:1",
+            capacity=4,
+            streams={"orders": {"topic": TOPIC.name, "type": "order.changed", **settings}},
+        )
+        self.config = replace(config, timings=timings or Timings())
+        self.registry = Registry(self.config)
+        self.stats = Stats()
+        self.expiry = Expiry(self.config.expiry, self.stats, BrokerClock())
+        self.source = Source()
+        self.opened = 0
+        self.stream = Stream(
+            self.config.streams["orders"],
+            self.config,
+            self.registry,
+            self.expiry,
+            self.stats,
+            self,
+            lambda: None,
+        )
+        self.names: list[str] = []
+        self.offsets = itertools.count()
+
+    def open_stream(self, settings: Any, sink: Any, stats: Stats) -> Source:
+        self.opened += 1
+        return self.source
+
+    def channel(self, *groups: str, user: str = "") -> str:
+        name = self.registry.new_channel("specific", SERVER)
+        self.names.append(name)
+        for group in groups:
+            self.registry.change("group_add", group, name)
+        if user:
+            self.registry.change("user_add", user, name)
+        return name
+
+    def awake(self) -> Site:
+        self.stream.wake()
+        return self
+
+    def record(
+        self, value: bytes | None = b'{"n": 1}', key: bytes | None = b"7", **headers: bytes
+    ) -> Any:
+        offset = next(self.offsets)
+        return TOPIC, key, value, tuple(headers.items()), 1000.0, 0, offset
+
+    def taken(self, channel: str) -> list[dict[str, Any]]:
+        mailbox = self.registry.mailbox(channel)
+        assert mailbox is not None
+        found = []
+        while (envelope := mailbox.take()) is not None:
+            assert not isinstance(envelope.payload, bytes)
+            found.append(envelope.payload.open())
+        return found
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return self.stream.describe()
+
+
+class Counting:
+    """A codec that counts what it decodes, and fails as it is told."""
+
+    blocking = False
+
+    def __init__(self) -> None:
+        self.decoded = 0
+        self.error: Exception | None = None
+
+    def decode(self, data: bytes, context: CodecContext) -> Any:
+        self.decoded += 1
+        if self.error is not None:
+            raise self.error
+        return [data]
+
+    def encode(self, obj: Any, context: CodecContext) -> bytes:
+        raise NotImplementedError
+
+
+class TestDelivery:
+    def test_members_get_the_decoded_record(self) -> None:
+        site = Site(group="order-{key}").awake()
+        member, other = site.channel("order-7"), site.channel("order-8")
+        site.stream.deliver([site.record(b'{"a": [1]}', trace=b"t1")])
+        assert site.taken(member) == [
+            {
+                "type": "order.changed",
+                "stream": "orders",
+                "key": "7",
+                "value": {"a": [1]},
+                "headers": {"trace": "t1"},
+            }
+        ]
+        assert site.taken(other) == []
+
+    def test_each_receiver_has_its_own_copy(self) -> None:
+        site = Site(group="all").awake()
+        channels = [site.channel("all") for _ in range(3)]
+        site.stream.deliver([site.record(b'{"a": [1]}')])
+        messages = [site.taken(each)[0] for each in channels]
+        messages[0]["value"]["a"].append(2)
+        messages[1]["headers"]["x"] = "y"
+        assert messages[2]["value"] == {"a": [1]}
+        assert messages[2]["headers"] == {}
+
+    def test_a_channel_that_several_names_reach_gets_it_once(self) -> None:
+        site = Site(group=["order-{key}", "all"], user="{value.owner}").awake()
+        both = site.channel("order-7", "all", user="5")
+        owner = site.channel(user="5")
+        site.stream.deliver([site.record(b'{"owner": 5}')])
+        assert len(site.taken(both)) == len(site.taken(owner)) == 1
+
+    def test_nothing_is_decoded_of_what_concerns_nobody(self) -> None:
+        codec = Counting()
+        site = Site(group="order-{key}", value=codec, key="bytes").awake()
+        site.stream.deliver([site.record(key=b"%d" % number) for number in range(10)])
+        assert codec.decoded == 0
+        site.channel("order-3")
+        site.stream.deliver([site.record(key=b"%d" % number) for number in range(10)])
+        assert codec.decoded == 1
+
+    def test_the_names_that_are_remembered_are_of_this_key_alone(self) -> None:
+        site = Site(group="order-{key}").awake()
+        seven, eight = site.channel("order-7"), site.channel("order-8")
+        for key in (b"7", b"8", b"7", b"8"):
+            site.stream.deliver([site.record(key=key)])
+        assert [each["key"] for each in site.taken(seven)] == ["7", "7"]
+        assert [each["key"] for each in site.taken(eight)] == ["8", "8"]
+
+    def test_what_the_filter_leaves_out_is_counted_and_goes_to_nobody(self) -> None:
+        def is_even(record: StreamRecord) -> bool:
+            return bool(record.value["n"] % 2 == 0)
+
+        site = Site(group="all", where=is_even).awake()
+        channel = site.channel("all")
+        site.stream.deliver([site.record(b'{"n": %d}' % number) for number in range(4)])
+        assert [each["value"]["n"] for each in site.taken(channel)] == [0, 2]
+        assert site.told["filtered"] == 2
+        assert site.told["errors"] == {}
+
+    @pytest.mark.parametrize(("tombstone", "types"), [(None, []), ("order.deleted", ["order.deleted"])])
+    def test_a_record_without_a_value(self, tombstone: str | None, types: list[str]) -> None:
+        site = Site(group="all", tombstone=tombstone).awake()
+        channel = site.channel("all")
+        site.stream.deliver([site.record(None)])
+        messages = site.taken(channel)
+        assert [each["type"] for each in messages] == types
+        assert all(each["value"] is None for each in messages)
+        assert site.told["tombstones"] == 1
+
+    def test_a_message_lives_from_its_arrival_on(self) -> None:
+        # Its timestamp is its producer's, and may be years old.
+        site = Site(group="all").awake()
+        mailbox = site.registry.mailbox(site.channel("all"))
+        site.stream.deliver([site.record()])
+        assert mailbox is not None
+        envelope = mailbox.take()
+        assert envelope is not None
+        assert 50 < envelope.deadline - monotonic() <= site.config.expiry
+
+    async def test_a_channel_that_is_full_is_waited_for_and_loses_nothing(self) -> None:
+        site = Site(group="all").awake()
+        channel = site.channel("all")
+        records = [site.record(b'{"n": %d}' % number) for number in range(40)]
+        delivering = asyncio.create_task(asyncio.to_thread(site.stream.deliver, records))
+        got: list[int] = []
+        mailbox = site.registry.mailbox(channel)
+        assert mailbox is not None
+        while len(got) < 40:
+            await asyncio.wait_for(mailbox.wait(), 10)
+            got += [each["value"]["n"] for each in site.taken(channel)]
+        await delivering
+        assert got == list(range(40))
+        assert site.stats.by_name("dropped") == {}
+
+
+class TestErrors:
+    def test_a_poison_record_is_skipped_and_counted(self) -> None:
+        site = Site(group="{value.room}").awake()
+        channel = site.channel("a")
+        site.stream.deliver(
+            [
+                site.record(b"no json"),
+                site.record(b"{}"),
+                site.record(b'{"room": ""}'),
+                site.record(b'{"room": "a"}'),
+            ]
+        )
+        assert len(site.taken(channel)) == 1
+        assert site.told["errors"] == {"undecodable": 1, "template": 1, "name": 1}
+        assert site.told["state"] == "reading"
+
+    def test_a_value_that_no_template_needs_is_decoded_before_it_is_delivered(self) -> None:
+        site = Site(group="order-{key}").awake()
+        channel = site.channel("order-7")
+        site.stream.deliver([site.record(b"no json"), site.record(b"1")])
+        assert [each["value"] for each in site.taken(channel)] == [1]
+        assert site.told["errors"] == {"undecodable": 1}
+
+    def test_a_function_that_raises_what_it_likes_costs_one_record(self) -> None:
+        def fail(record: StreamRecord) -> str:
+            raise ZeroDivisionError
+
+        site = Site(group=fail).awake()
+        site.stream.deliver([site.record()])
+        assert site.told["errors"] == {"function": 1}
+
+    def test_with_stop_the_stream_stops_at_the_record_and_takes_it_back(self) -> None:
+        site = Site(group="all", on_error="stop").awake()
+        channel = site.channel("all")
+        records = [site.record(b"1"), site.record(b"no json"), site.record(b"2")]
+        site.stream.deliver(records)
+        assert [each["value"] for each in site.taken(channel)] == [1]
+        assert site.source.left == [1, 2]
+        assert site.source.calls[-1] == ("read", False)
+        assert site.told["state"] == "stopped"
+        assert "shop.orders[0] at offset 1" in site.told["detail"]
+        assert site.told["records"] == 1
+        site.stream.deliver(records[2:])
+        assert site.taken(channel) == []
+        site.stream.resume()
+        assert site.source.calls[-1] == ("read", True)
+        assert site.told["state"] == "reading"
+
+    def test_a_registry_that_is_away_delays_and_drops_nothing(self) -> None:
+        codec = Counting()
+        codec.error = RegistryAway("no answer")
+        site = Site(group="all", value=codec).awake()
+        channel = site.channel("all")
+        states = []
+
+        def on_wait() -> bool:
+            states.append((site.told["state"], site.told["detail"]))
+            if len(states) == 3:
+                codec.error = None
+            return True
+
+        site.source.on_wait = on_wait
+        site.stream.deliver([site.record(b"1"), site.record(b"2")])
+        assert states == [("held up", "no answer")] * 3
+        assert [each["value"] for each in site.taken(channel)] == [[b"1"], [b"2"]]
+        assert site.told["errors"] == {}
+        assert (site.told["state"], site.told["detail"]) == ("reading", None)
+
+    def test_a_pause_ends_the_wait_for_a_registry(self) -> None:
+        codec = Counting()
+        codec.error = RegistryAway("no answer")
+        site = Site(group="all", value=codec).awake()
+        site.channel("all")
+        site.source.on_wait = lambda: False
+        site.stream.deliver([site.record(b"1"), site.record(b"2")])
+        assert site.source.left == [0, 1]
+
+    def test_what_a_registry_does_not_know_is_an_error_of_the_record(self) -> None:
+        codec = Counting()
+        codec.error = UnreadableRecord("schema", "no schema 7")
+        site = Site(group="all", value=codec).awake()
+        site.channel("all")
+        site.stream.deliver([site.record(b"1")])
+        assert site.told["errors"] == {"schema": 1}
+
+
+class TestLife:
+    def test_it_is_opened_by_the_first_channel_where_the_settings_say(self) -> None:
+        site = Site(group="all", start="earliest")
+        assert site.told["state"] == "idle"
+        assert site.opened == 0
+        site.stream.wake()
+        site.stream.wake()
+        assert site.opened == 1
+        assert site.source.calls == [("begin", "earliest")]
+
+    def test_a_time_ago_is_counted_from_the_start(self) -> None:
+        site = Site(group="all", start=datetime.timedelta(hours=1)).awake()
+        [(_, start)] = site.source.calls
+        assert isinstance(start, datetime.datetime)
+        ago = datetime.datetime.now(datetime.timezone.utc) - start
+        assert 3590 < ago.total_seconds() < 3610
+
+    def test_without_a_channel_it_reads_no_more_and_begins_at_the_end_again(self) -> None:
+        site = Site(Timings(stream_idle=0.0), group="all").awake()
+
+        def is_in(state: str) -> bool:
+            site.stream.turn()
+            return bool(site.told["state"] == state)
+
+        wait_until(lambda: is_in("idle"), "the stream to be idle")
+        assert site.source.calls[1:] == [("read", False)]
+        site.channel()
+        wait_until(lambda: is_in("reading"), "the stream to be read")
+        assert site.source.calls[2:] == [("seek", "latest"), ("read", True)]
+
+    def test_a_pause_holds_whatever_else_happens(self) -> None:
+        site = Site(group="all")
+        site.stream.pause()
+        site.channel("all")
+        site.stream.wake()
+        assert site.opened == 0
+        assert site.told["state"] == "paused"
+        site.stream.resume()
+        assert site.opened == 1
+
+    def test_a_seek_before_it_is_open_says_where_it_begins(self) -> None:
+        site = Site(group="all")
+        site.stream.seek("earliest")
+        site.stream.wake()
+        assert site.source.calls == [("begin", "earliest")]
+
+    def test_what_cannot_be_read_is_told_and_opened_again_by_a_resume(self) -> None:
+        site = Site(group="all").awake()
+        site.stream.failed(ValueError("no such property"))
+        assert (site.told["state"], site.told["detail"]) == ("stopped", "no such property")
+        site.stream.resume()
+        assert site.opened == 2
+
+
+class TestLastValue:
+    def test_who_joins_gets_the_last_record_first(self) -> None:
+        site = Site(group="price-{key}", last_value=True).awake()
+        assert site.source.calls == [("begin", "earliest")]
+        early = site.channel("price-7")
+        site.stream.deliver([site.record(b"1"), site.record(b"2")])
+        assert site.taken(early) == []
+        site.stream.caught_up()
+        assert [each["value"] for each in site.taken(early)] == [2]
+        site.stream.deliver([site.record(b"3"), site.record(b"4", b"8")])
+        assert [each["value"] for each in site.taken(early)] == [3]
+        late = site.channel()
+        with site.stream.latest.lock:  # type: ignore[union-attr]
+            site.registry.change("group_add", "price-8", late)
+            site.stream.latest.joined(  # type: ignore[union-attr]
+                "price-8", site.registry.open_mailbox(late)
+            )
+        assert [(each["key"], each["value"]) for each in site.taken(late)] == [("8", 4)]
+
+    def test_a_record_that_cannot_be_read_is_nobodys_last_one(self) -> None:
+        site = Site(group="price-{key}", last_value=True).awake()
+        site.stream.deliver([site.record(b"1"), site.record(b"no json")])
+        channel = site.channel("price-7")
+        site.stream.caught_up()
+        assert [each["value"] for each in site.taken(channel)] == [1]
+
+    def test_answers_take_no_heed_of_the_capacity(self) -> None:
+        # A consumer may join many groups before its first receive.
+        site = Site(group="price-{key}", last_value=True).awake()
+        groups = [f"price-{number}" for number in range(10)]
+        site.stream.deliver([site.record(b"1", b"%d" % number) for number in range(10)])
+        channel = site.channel(*groups)
+        site.stream.caught_up()
+        assert len(site.taken(channel)) == 10

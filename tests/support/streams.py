@@ -1,0 +1,122 @@
+"""Topics of streams: made, written to from outside the layer, and what a layer tells of them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
+
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing.memory import InMemoryBackplane
+from kafka_layer.wire.topics import StreamTopic
+from tests.support.inspect import server_of
+from tests.support.waiting import wait_until, wait_until_async
+
+__all__ = ["ForeignTopic", "state_of", "wait_for_state"]
+
+_TIMEOUT = 30.0
+_numbers = itertools.count()
+
+
+class ForeignTopic:
+    """A topic that is not the layer's, and its producer; on Kafka, or in memory.
+
+    Args:
+        layer: A layer on the same brokers.
+        prefix: Part of the topic's name.
+    """
+
+    def __init__(self, layer: KafkaChannelLayer, prefix: str) -> None:
+        self.name = f"foreign-{prefix}-{next(_numbers)}"
+        self._layer = layer
+        self._servers = layer.config.bootstrap_servers
+        self._in_memory = isinstance(server_of(layer).transport, InMemoryBackplane)
+        self._producer: Producer | None = None
+
+    def create(self, partitions: int = 1, **config: str) -> ForeignTopic:
+        """Create the topic; in memory it exists from its first record on."""
+        if not self._in_memory:
+            admin = self._admin()
+            topic = NewTopic(self.name, partitions, 1, config=config)
+            admin.create_topics([topic])[self.name].result(_TIMEOUT)
+            wait_until(lambda: self._leaders() == partitions, f"leaders of {self.name}", _TIMEOUT)
+        return self
+
+    def add_partitions(self, partitions: int) -> None:
+        """Raise the number of partitions."""
+        new = NewPartitions(self.name, partitions)
+        admin = self._admin()
+        admin.create_partitions([new])[self.name].result(_TIMEOUT)
+        wait_until(lambda: self._leaders() == partitions, f"leaders of {self.name}", _TIMEOUT)
+
+    def delete(self) -> None:
+        """Delete the topic; returns when no broker shows it."""
+        admin = self._admin()
+        admin.delete_topics([self.name])[self.name].result(_TIMEOUT)
+        wait_until(lambda: not self._leaders(), f"{self.name} to be gone", _TIMEOUT)
+        # The client of the deleted topic knows its leader epoch.
+        self._producer = None
+
+    def write(
+        self, *values: bytes | None, key: bytes | None = b"7", partition: int = 0
+    ) -> ForeignTopic:
+        """Write records of one key, in order, as another program does; blocks."""
+        if self._in_memory:
+            transport = server_of(self._layer).transport
+            assert isinstance(transport, InMemoryBackplane)
+            for value in values:
+                topic = StreamTopic("foreign", self.name)
+                transport.stream_topics.write(topic, key, value, partition)
+            return self
+        failed: list[object] = []
+        producer = self._open_producer()
+        for value in values:
+            producer.produce(
+                self.name,
+                value,
+                key,
+                partition,
+                on_delivery=lambda error, _: failed.append(error) if error else None,
+            )
+            producer.poll(0)
+        left = producer.flush(_TIMEOUT)
+        assert not left and not failed, f"{left} records of {self.name} were not written: {failed}"
+        return self
+
+    def _open_producer(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer(
+                {"bootstrap.servers": self._servers, "linger.ms": 0, "acks": "all", "log_level": 0}
+            )
+        return self._producer
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self._servers, "log_level": 0})
+
+    def _leaders(self) -> int:
+        told = self._admin().list_topics(timeout=_TIMEOUT).topics.get(self.name)
+        partitions = {} if told is None else told.partitions
+        return sum(each.leader >= 0 for each in partitions.values())
+
+
+def state_of(layer: KafkaChannelLayer, stream: str) -> dict[str, Any]:
+    """Return what a layer tells of a stream."""
+    return dict(layer.stats().streams[stream])
+
+
+async def wait_for_state(
+    layer: KafkaChannelLayer, stream: str, state: str, **figures: Any
+) -> dict[str, Any]:
+    """Wait until a stream is in a state, with these figures; return all of them."""
+
+    def told() -> dict[str, Any]:
+        told = state_of(layer, stream)
+        wanted = {"state": state, **figures}
+        return told if wanted.items() <= told.items() else {}
+
+    await wait_until_async(
+        lambda: told() or None, f"{stream} to be {state} {figures}; it is {state_of(layer, stream)}"
+    )
+    return state_of(layer, stream)
