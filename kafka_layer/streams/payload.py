@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from .record import StreamRecord
@@ -22,29 +21,25 @@ class StreamPayload:
         record: The record.
     """
 
-    __slots__ = ("_key", "_record", "_stream", "_type", "_value")
+    __slots__ = ("_record", "_stream", "_type")
 
     def __init__(self, stream: str, type: str, record: StreamRecord) -> None:
         self._stream = stream
         self._type = type
         self._record = record
-        self._key = record.key
-        self._value = record.value
+        _ = record.key, record.value
 
     def open(self) -> dict[str, Any]:
-        """Return the message, a copy of its own for each receiver; any thread."""
-        # The first receiver gets the value that was decoded already. Of several threads one alone
-        # deletes it without an error.
-        try:
-            value = self._value
-            del self._value
-        except AttributeError:
-            value = self._record.new_value()
-        key = self._key
+        """Return the message, a copy of its own for each receiver; any thread.
+
+        Raises:
+            UnreadableRecord: If a codec decodes the record only once.
+        """
+        record = self._record
         return {
             "type": self._type,
             "stream": self._stream,
-            "key": copy.deepcopy(key) if isinstance(key, (dict, list)) else key,
-            "value": value,
-            "headers": dict(self._record.headers),
+            "key": record.new_key(),
+            "value": record.new_value(),
+            "headers": record.headers,
         }
