@@ -11,6 +11,7 @@ from .messages import fanout, groups, latency, scale, settings, throughput
 from .processes import calls, footprint, startup, synchronous
 from .recovery import recovery
 from .sockets import sockets
+from .streams import streams
 
 DOCUMENTED: Mapping[str, Subject] = {
     each.name: each
@@ -21,7 +22,7 @@ DOCUMENTED: Mapping[str, Subject] = {
 }
 """By name: those of docs/performance.md, which compares layers."""
 
-_FURTHER = (calls, commands, recovery)
+_FURTHER = (calls, commands, recovery, streams)
 SUBJECTS: Mapping[str, Subject] = {**DOCUMENTED, **{each.name: each for each in _FURTHER}}
 """All of them, by name."""
 
