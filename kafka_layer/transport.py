@@ -415,6 +415,9 @@ class StreamSink(RecordSink, Protocol):
     def caught_up(self) -> None:
         """Take note that all is read that was there when reading began; each time it begins."""
 
+    def sought(self) -> None:
+        """Take note that a ``seek`` takes effect: further records are from there on."""
+
     def made_anew(self, topic: str, partition: int) -> None:
         """Take note that a topic was created again; the partition is read from its start."""
 

@@ -135,6 +135,7 @@ class StreamReader:
             self._begin_again()
             self._left.clear()
             self._initial = frozenset(self._partitions())
+            self._sink.sought()
 
         return self._command(carry_out)
 
@@ -181,9 +182,7 @@ class StreamReader:
             self._take_commands()
         self._look()
         if self._waiting and (not self._reads or (self._looked and self._reader.settled)):
-            waiting, self._waiting = self._waiting, []
-            for ticket in waiting:
-                ticket.resolve(None)
+            self._resolve_all()
         if not self._is_caught_up and self._reads and self._looked and self._reader.caught_up():
             self._is_caught_up = True
             self._sink.caught_up()
@@ -279,7 +278,7 @@ class StreamReader:
         failed = [each for each in answers if each not in told and each not in missing]
         if failed and not told:
             self._facts = self._facts._replace(trouble=_trouble(failed[0], answers[failed[0]]))
-            if answers[failed[0]].done():
+            if answers[failed[0]].done() and not self._looked:
                 # Refused, so nobody has to wait for a start.
                 self._resolve_all()
             return

@@ -20,8 +20,9 @@ __all__ = ["LatestRecords"]
 class LatestRecords:
     """The last record of each group; the reading thread notes them, any thread joins.
 
-    *Loading*: it reads what the topic holds, and records go to nobody. *Loaded*: members got the
-    last record of their groups, and get each further one.
+    *Loading*: it reads what the topic holds, and records go to nobody. Then *loaded*: the members
+    of groups of which records came meanwhile, and who joined meanwhile, get the last record; from
+    then on members get each record.
 
     Args:
         groups: The members of the groups.
@@ -39,6 +40,9 @@ class LatestRecords:
         self._groups = groups
         self._answer = answer
         self._records: dict[str, Record] = {}
+        # While it is loading: the groups of which records came, and who joined which group.
+        self._changed: set[str] = set()
+        self._joined: dict[tuple[str, Mailbox], None] = {}
         # The record that is being delivered goes to these groups, and is not in these mailboxes
         # yet, because they are full.
         self._due_names: Collection[str] = ()
@@ -67,6 +71,7 @@ class LatestRecords:
                 else:
                     self._records[name] = record
             if self.loading:
+                self._changed.update(names)
                 return []
             members = {mailbox: None for name in names for mailbox in self._groups.members(name)}
             full = [mailbox for mailbox in members if not put(mailbox)]
@@ -81,8 +86,11 @@ class LatestRecords:
 
     def joined(self, name: str, mailbox: Mailbox) -> None:
         """Answer a channel that has just become a member of a group; ``lock`` is held since."""
+        if self.loading:
+            self._joined[name, mailbox] = None
+            return
         record = self._records.get(name)
-        if self.loading or record is None:
+        if record is None:
             return
         if mailbox in self._due and name in self._due_names:
             # It left the group while it was full, and still gets this record.
@@ -90,18 +98,25 @@ class LatestRecords:
         self._answer(mailbox, record)
 
     def load(self) -> None:
-        """Begin to load: reading goes on after a while in which records were missed."""
+        """Begin to load: reading goes on after a while in which nobody was there."""
         with self.lock:
             self.loading = True
 
     def loaded(self) -> None:
-        """Give the members of each group its last record; no effect if nothing is loaded."""
+        """End loading; no effect if it has ended."""
         with self.lock:
             if not self.loading:
                 return
             self.loading = False
-            for name, record in self._records.items():
-                for mailbox in self._groups.members(name):
+            changed, self._changed = self._changed, set()
+            joined, self._joined = self._joined, {}
+            for name in changed:
+                if record := self._records.get(name):
+                    for mailbox in self._groups.members(name):
+                        self._answer(mailbox, record)
+            for name, mailbox in joined:
+                record = self._records.get(name)
+                if record and name not in changed and name in self._groups.names(mailbox):
                     self._answer(mailbox, record)
 
     def forget(self, topic: str, partition: int) -> None:

@@ -131,9 +131,13 @@ class Stream:
             self._empty_since = None
             if self._source is None:
                 return self._open() if self._situation.reads else Ticket.resolved(None)
-            if self._situation.reads and self._start == "latest" and self.latest is None:
+            if self._situation.reads:
                 # What came while nobody was here is for nobody.
-                self._source.seek("latest")
+                if self.latest is not None:
+                    self.latest.load()
+                    self._situation.loading = True
+                elif self._start == "latest":
+                    self._source.seek("latest")
             return self._read_as_decided()
 
     def pause(self) -> Ticket[None]:
@@ -156,9 +160,6 @@ class Stream:
             if self._source is None:
                 self._start = start
                 return Ticket.resolved(None)
-            if self.latest is not None:
-                self.latest.load()
-                self.latest.clear()
             sought = self._source.seek(_absolute(start))
             self._read_as_decided()
             return sought
@@ -226,9 +227,6 @@ class Stream:
         reads = self._situation.reads
         if self._source is None:
             return self._open() if reads else Ticket.resolved(None)
-        if reads and self.latest is not None:
-            self.latest.load()
-            self._situation.loading = True
         return self._source.read(reads)
 
     # The thread that reads
@@ -252,6 +250,13 @@ class Stream:
             self.latest.loaded()
             self._situation.loading = False
             self._wake_receives()
+
+    def sought(self) -> None:
+        """See ``StreamSink``."""
+        if self.latest is not None:
+            self.latest.load()
+            self.latest.clear()
+            self._situation.loading = True
 
     def made_anew(self, topic: str, partition: int) -> None:
         """See ``StreamSink``."""

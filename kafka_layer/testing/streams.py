@@ -157,7 +157,7 @@ class InMemoryStream:
     def begin(self, start: StreamStart) -> Ticket[None]:
         """Begin to read, in the thread."""
         self._topics.attach(self)
-        begun = self.seek(start)
+        begun = self._command(lambda: self._go_to(start))
         self._thread = new_thread(self._run, f"kafka-layer-stream-{self._settings.name}")
         self._thread.start()
         return begun
@@ -174,10 +174,8 @@ class InMemoryStream:
         """Begin again elsewhere."""
 
         def carry_out() -> None:
-            self._offsets = {
-                where: self._topics.place(where, start)
-                for where in self._topics.partitions(self._settings.takes)
-            }
+            self._go_to(start)
+            self._sink.sought()
 
         return self._command(carry_out)
 
@@ -219,6 +217,12 @@ class InMemoryStream:
     def abandon(self) -> None:
         """Read no more, in a forked child."""
         self._stopped = True
+
+    def _go_to(self, start: StreamStart) -> None:
+        self._offsets = {
+            where: self._topics.place(where, start)
+            for where in self._topics.partitions(self._settings.takes)
+        }
 
     def _command(self, carry_out: Callable[[], None]) -> Ticket[None]:
         ticket: Ticket[None] = Ticket()

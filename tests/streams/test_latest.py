@@ -154,13 +154,25 @@ class AnyCourse(RuleBasedStateMachine):
         # The second half of a delivery: the mailboxes that were full.
         self.rest: list[Mailbox] = []
         self.under_way: tuple[str, int] | None = None
+        # While it is loading: the groups with new records, and who joined.
+        self.changed: set[str] = set()
+        self.joined: set[tuple[str, Mailbox]] = set()
 
+    @precondition(lambda self: self.under_way is None and not self.site.latest.loading)
     @rule()
     def load(self) -> None:
-        if self.site.latest.loading and self.under_way is None:
-            self.site.latest.loaded()
-            for mailbox, names in self.names.items():
-                self.expected[mailbox] += [self.last[name] for name in self.last if name in names]
+        self.site.latest.load()
+
+    @precondition(lambda self: self.under_way is None)
+    @rule()
+    def be_loaded(self) -> None:
+        self.site.latest.loaded()
+        for mailbox, names in self.names.items():
+            for name in names & self.last.keys():
+                if name in self.changed or (name, mailbox) in self.joined:
+                    self.expected[mailbox].append(self.last[name])
+        self.changed.clear()
+        self.joined.clear()
 
     @rule(at=st.integers(0, 2), name=st.sampled_from("ab"))
     def join(self, at: int, name: str) -> None:
@@ -168,7 +180,9 @@ class AnyCourse(RuleBasedStateMachine):
         is_new = name not in self.names[mailbox]
         self.site.join(name, mailbox)
         self.names[mailbox].add(name)
-        if is_new and name in self.last and not self.site.latest.loading:
+        if self.site.latest.loading and is_new:
+            self.joined.add((name, mailbox))
+        elif is_new and name in self.last:
             due = self.under_way == (name, self.last[name]) and mailbox in self.rest
             if not due:
                 self.expected[mailbox].append(self.last[name])
@@ -177,6 +191,7 @@ class AnyCourse(RuleBasedStateMachine):
     def leave(self, at: int, name: str) -> None:
         self.site.groups.discard(name, self.mailboxes[at])
         self.names[self.mailboxes[at]].discard(name)
+        self.joined.discard((name, self.mailboxes[at]))
 
     @precondition(lambda self: self.under_way is None)
     @rule(name=st.sampled_from("ab"), full=st.sets(st.integers(0, 2)), ends=st.booleans())
@@ -189,10 +204,12 @@ class AnyCourse(RuleBasedStateMachine):
         self.last.pop(name, None)
         if not ends:
             self.last[name] = offset
-        if not self.site.latest.loading:
-            for mailbox, names in self.names.items():
-                if name in names:
-                    self.expected[mailbox].append(offset)
+        if self.site.latest.loading:
+            self.changed.add(name)
+            return
+        for mailbox, names in self.names.items():
+            if name in names:
+                self.expected[mailbox].append(offset)
 
     @precondition(lambda self: self.under_way is not None)
     @rule()
