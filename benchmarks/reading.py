@@ -1,4 +1,4 @@
-"""What worker processes do in the subject on streams: write as other programs do, read and count."""
+"""What worker processes do in the subject on streams: write as others do, read and count."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
@@ -195,6 +196,7 @@ def _write_paced(producer: Producer, topic: str, rate: float, seconds: float) ->
 
 
 def _megabytes() -> float:
-    with open("/proc/self/statm") as told:
-        pages = int(told.read().split()[1])
-    return pages * resource.getpagesize() / 2**20 if sys.platform == "linux" else 0.0
+    if sys.platform != "linux":
+        return 0.0
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20

@@ -167,9 +167,7 @@ class KafkaBackplane:
                     self._past.stop()
         return self._past.ask(key, question, deadline)
 
-    def open_stream(
-        self, settings: StreamSettings, sink: StreamSink, stats: Stats
-    ) -> StreamReader:
+    def open_stream(self, settings: StreamSettings, sink: StreamSink, stats: Stats) -> StreamReader:
         # Imported by the first stream: most processes read none.
         from .streams import StreamReader
 

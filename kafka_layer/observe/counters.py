@@ -136,7 +136,9 @@ class Stats:
         self._counters = Counters()
         self._observers: tuple[Observer, ...] = (
             self._counters,
-            DropLog(prefix if logged_as is None else logged_as, timings.drop_summary, self._announce),
+            DropLog(
+                prefix if logged_as is None else logged_as, timings.drop_summary, self._announce
+            ),
             SignalDispatch(self._note_overflow, timings.signals_linger),
             *observers,
         )

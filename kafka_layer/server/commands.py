@@ -280,7 +280,9 @@ class Commands:
         finally:
             self._requests.forget(errand)
         errors = [
-            f"{server}: {told['error']}" for server, told in errand.servers.items() if "error" in told
+            f"{server}: {told['error']}"
+            for server, told in errand.servers.items()
+            if "error" in told
         ]
         if errors:
             raise CommandFailed("; ".join(errors))

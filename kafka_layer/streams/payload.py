@@ -17,15 +17,15 @@ class StreamPayload:
 
     Args:
         stream: The stream's name.
-        type: The message's type.
+        kind: The message's type.
         record: The record.
     """
 
     __slots__ = ("_record", "_stream", "_type")
 
-    def __init__(self, stream: str, type: str, record: StreamRecord) -> None:
+    def __init__(self, stream: str, kind: str, record: StreamRecord) -> None:
         self._stream = stream
-        self._type = type
+        self._type = kind
         self._record = record
         _ = record.key, record.value
 

@@ -24,13 +24,13 @@ from ..exceptions import RegistryAway, UnreadableRecord
 from ..observe.counters import Stats
 from ..server.expiry import Expiry
 from ..server.full_mailboxes import FullMailboxes
-from ..transport import StreamSource, StreamStart, Streams
+from ..transport import Streams, StreamSource, StreamStart
 from ..wire.records import Record
 from .latest import LatestRecords
 from .payload import StreamPayload
 from .rate import Rate
 from .record import StreamRecord
-from .state import Situation, StreamState
+from .state import Situation
 
 __all__ = ["Stream"]
 
@@ -89,9 +89,7 @@ class Stream:
             replace(config.timings, drop_summary=_LOG_INTERVAL),
             logged_as=f"{config.prefix}, stream {settings.name}",
         )
-        self.latest = (
-            LatestRecords(registry.groups, self.answer) if settings.last_value else None
-        )
+        self.latest = LatestRecords(registry.groups, self.answer) if settings.last_value else None
         needs = {part for each in (*settings.groups, *settings.users) for part in each.needs}
         # By key: whom its records are for; None where that depends on more than the key.
         self._names_of: dict[bytes | None, _Names] | None = (

@@ -15,6 +15,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.inspect import partitions_read, server_of
+from tests.support.kafka import fetch_jars
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.records import console_produce
 from tests.support.waiting import wait_until_async

@@ -134,9 +134,7 @@ async def test_every_server_carries_it_out_before_the_call_returns(site: Site) -
         assert await values(layer, channel, 1) == [1]
 
 
-async def test_a_server_that_reads_no_such_stream_is_named(
-    site: Site, make_layer: Layers
-) -> None:
+async def test_a_server_that_reads_no_such_stream_is_named(site: Site, make_layer: Layers) -> None:
     layer, other = site.layer(), make_layer()
     await member(layer)
     await other.new_channel()

@@ -131,7 +131,6 @@ class TestTable:
         assert not positions.unsettled
         assert positions.take_changes().removed == (frozenset() if state is STARTING else {P})
 
-
     def test_another_turn_starts_a_partition_again_whatever_its_state(self) -> None:
         positions = reading(position=25)
         positions.want({P: Start(3, "one", turn=1)})

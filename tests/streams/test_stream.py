@@ -216,7 +216,9 @@ class TestDelivery:
         assert site.told["filtered"] == 2
         assert site.told["errors"] == {}
 
-    @pytest.mark.parametrize(("tombstone", "types"), [(None, []), ("order.deleted", ["order.deleted"])])
+    @pytest.mark.parametrize(
+        ("tombstone", "types"), [(None, []), ("order.deleted", ["order.deleted"])]
+    )
     def test_a_record_without_a_value(self, tombstone: str | None, types: list[str]) -> None:
         site = Site(group="all", tombstone=tombstone).awake()
         channel = site.channel("all")

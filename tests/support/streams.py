@@ -82,7 +82,7 @@ class ForeignTopic:
             )
             producer.poll(0)
         left = producer.flush(_TIMEOUT)
-        assert not left and not failed, f"{left} records of {self.name} were not written: {failed}"
+        assert (left, failed) == (0, []), f"records of {self.name} were not written"
         return self
 
     def _open_producer(self) -> Producer:
