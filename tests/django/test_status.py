@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -12,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.records import create_topic
 from tests.support.waiting import wait_until
 
 
@@ -60,6 +62,29 @@ def test_a_layer_that_is_well(configured: dict[str, Any]) -> None:
         call_command("kafka_status", "--wait", "0.1", stdout=out)
         assert "Round trip: " in out.getvalue()
         assert f"{configured['prefix']}-work.jobs" in out.getvalue()
+    finally:
+        layer.close_sync()
+
+
+def test_each_stream_of_each_server(configured: dict[str, Any], prefix: str) -> None:
+    configured["streams"] = {"orders": {"topic": prefix, "group": "all", "type": "order.changed"}}
+    layer: KafkaChannelLayer = channel_layers["default"]
+    try:
+        channel = asyncio.run(layer.new_channel())
+        wait_until(lambda: layer.stats().streams["orders"]["state"] == "waiting", "a look")
+        reports, error = status("--wait", "0.5")
+        (server,) = reports[0]["servers"]
+        assert server["streams"]["orders"]["partitions"] == 0
+        assert error is not None
+        assert error.returncode == 3
+        assert f"stream orders is waiting on {layer.stats().server} (topic {prefix}" in str(error)
+        create_topic(layer.config.bootstrap_servers, prefix, 2)
+        wait_until(lambda: layer.stats().streams["orders"]["state"] == "reading", "the topic")
+        out = io.StringIO()
+        call_command("kafka_status", "--wait", "0.5", stdout=out)
+        row = next(line for line in out.getvalue().splitlines() if " orders " in line)
+        assert row.split()[1:6] == [layer.stats().server, "reading", "1", "2", "0"]
+        assert channel
     finally:
         layer.close_sync()
 
