@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kafka_layer.exceptions import CommandFailed, TopicError
+from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import CommandFailed, RegistryAway, TopicError
+from kafka_layer.streams.codecs import CodecContext
 from tests.support.layers import Backend, Layers, backend_named, next_message, next_messages
 from tests.support.streams import ForeignTopic, state_of, wait_for_state
 
@@ -185,3 +188,41 @@ async def test_who_joins_gets_the_last_record_of_a_group_first(site: Site) -> No
     assert await values(layer, late, 2) == [2, 4]
     await layer.send(gone, {"type": "x", "value": "barrier"})
     assert await values(layer, gone, 1) == ["barrier"]
+
+
+class AwayForAWhile:
+    """A codec whose registry is away."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        self.is_away = True
+
+    def decode(self, data: bytes, context: CodecContext) -> Any:
+        if self.is_away:
+            raise RegistryAway("no registry answers")
+        return int(data)
+
+    def encode(self, obj: Any, context: CodecContext) -> bytes:
+        raise NotImplementedError
+
+
+async def test_a_registry_that_is_away_holds_up_its_stream_alone(
+    site: Site, make_layer: Layers
+) -> None:
+    make_layer.timings = replace(Timings(), registry_retry=0.05)
+    await asyncio.to_thread(site.topic.create)
+    codec = AwayForAWhile()
+    layer = site.layer(value=codec, on_error="stop")
+    channel = await member(layer)
+    await asyncio.to_thread(site.topic.write, *(b"%d" % number for number in range(50)))
+    told = await wait_for_state(layer, "orders", "held up")
+    assert told["detail"] == "no registry answers"
+    await layer.group_send("order-7", {"type": "x", "value": "sent"})
+    assert await values(layer, channel, 1) == ["sent"]
+    # It ends the wait, and is not lost in it.
+    await layer.pause_stream("orders")
+    await layer.resume_stream("orders")
+    codec.is_away = False
+    assert await values(layer, channel, 50) == list(range(50))
+    assert state_of(layer, "orders")["errors"] == {}

@@ -209,6 +209,35 @@ class TestRollCall:
         assert len(site.answers()) == answers
 
 
+class TestStreams:
+    """A command for a stream, which every server carries out."""
+
+    def order(self, **fields: Any) -> dict[str, Any]:
+        order = {"command": "stream", "action": "pause", "stream": "orders", "within": 5, "id": 3}
+        return {**order, "reply_to": str(ASKER), **fields}
+
+    def test_it_is_answered_at_once_and_when_it_is_done(self, site: Site) -> None:
+        done: Ticket[None] = Ticket()
+        site.commands.steer_stream = lambda value: done
+        site.commands.deliver([site.record(Topic.GROUP_MGMT, "*", self.order())])
+        taken = {"id": 3, "server": site.name, "taken": True}
+        assert site.answers() == [taken]
+        done.resolve(None)
+        assert site.answers() == [taken, {"id": 3, "server": site.name}]
+
+    def test_a_server_without_the_stream_says_so(self, site: Site) -> None:
+        site.commands.deliver([site.record(Topic.GROUP_MGMT, "*", self.order())])
+        error = "this server reads no stream 'orders'"
+        assert site.answers() == [{"id": 3, "server": site.name, "error": error}]
+
+    def test_one_that_its_asker_has_given_up_is_not_carried_out(self, site: Site) -> None:
+        asked: list[object] = []
+        site.commands.steer_stream = lambda value: asked.append(value) or Ticket.resolved(None)
+        site.commands.deliver([site.record(Topic.GROUP_MGMT, "*", self.order(), age=6.0)])
+        assert not asked
+        assert counted(site, "dropped.expired") == 1
+
+
 @pytest.mark.parametrize("silent", [False, True], ids=["unknown", "silent"])
 def test_a_discard_that_is_not_written_fails(silent: bool) -> None:
     """Also one for a server that gave no answer lately, where no answer is waited for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kafka_layer.exceptions import CommandFailed
+from kafka_layer.exceptions import CommandFailed, LayerClosed
 from kafka_layer.server.requests import Requests
 from kafka_layer.wire.names import ServerName
 
@@ -83,3 +83,34 @@ class TestSilence:
             requests.give_up(requests.open(5, ServerName(0, f"{number:08x}")))
         assert requests.silent == 1000
         assert requests.is_silent(ServerName(0, f"{1499:08x}"))
+
+
+class TestErrand:
+    def test_it_is_done_when_all_that_have_it_are_and_no_more_are_expected(self) -> None:
+        requests = Requests()
+        errand = requests.open_errand()
+        for server in ("a", "b"):
+            requests.answer(errand.number, {"server": server, "taken": True}, 0.0)
+        requests.answer(errand.number, {"server": "a"}, 0.0)
+        errand.expect_no_more()
+        assert errand.under_way == ["b"]
+        assert not errand.done.done
+        requests.answer(errand.number, {"server": "b", "error": "no"}, 0.0)
+        assert errand.done.done
+        assert errand.servers["b"] == {"server": "b", "error": "no"}
+
+    def test_a_server_may_be_done_before_it_says_that_it_has_it(self) -> None:
+        errand = Requests().open_errand()
+        errand.take({"server": "a"}, 0.0)
+        errand.take({"server": "a", "taken": True}, 0.0)
+        errand.expect_no_more()
+        assert errand.done.done
+
+    def test_a_close_fails_it(self) -> None:
+        requests = Requests()
+        errand = requests.open_errand()
+        requests.close(LayerClosed("closed"))
+        with pytest.raises(LayerClosed):
+            errand.done.result(0)
+        with pytest.raises(LayerClosed):
+            requests.open_errand().done.result(0)
