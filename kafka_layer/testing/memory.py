@@ -218,8 +218,10 @@ class InMemoryBackplane:
         for thread in self._threads:
             if not is_current(thread):
                 thread.join(max(0.0, deadline - monotonic()))
-        for ending in (*self._job_servers, *self._streams):
-            ending.join(max(0.0, deadline - monotonic()))
+        for server in self._job_servers:
+            server.join(max(0.0, deadline - monotonic()))
+        for stream in self._streams:
+            stream.join(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
         """Leave the log; a forked child has a copy of its own."""
