@@ -52,7 +52,8 @@ class Registry:
         mailbox: Returns the mailbox of a channel; None if the channel is not (or no longer) here.
             Not a method, because each send and each receive calls it.
         hears_all: Tells whether messages to everybody reach the channels here; the layer sets it.
-        join: Makes a channel a member of a group; gets the group's name and the mailbox.
+        join: Makes a channel a member of a group in place of ``groups.add``; gets the group's name
+            and the mailbox. None: nothing more is to be done.
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -60,7 +61,7 @@ class Registry:
         self.groups = Membership()
         self.users = Membership()
         self.hears_all: Callable[[], bool] = lambda: True
-        self.join: Callable[[str, Mailbox], object] = self.groups.add
+        self.join: Callable[[str, Mailbox], object] | None = None
         # By command: what it changes, and whether it adds.
         self._commands = {
             "group_add": (self.groups, True),
@@ -150,12 +151,10 @@ class Registry:
             tracked = mailbox.tracked
             if tracked is not None and adds:
                 tracked.join(command, name)
-            if not adds:
-                membership.discard(name, mailbox)
-            elif membership is self.groups:
+            if adds and self.join is not None and membership is self.groups:
                 self.join(name, mailbox)
             else:
-                membership.add(name, mailbox)
+                (membership.add if adds else membership.discard)(name, mailbox)
             if tracked is not None:
                 tracked.changed()
             if self._mailboxes.get(channel) is not mailbox:

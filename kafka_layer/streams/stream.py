@@ -271,6 +271,7 @@ class Stream:
     def deliver(self, records: Sequence[Record]) -> None:
         """See ``StreamSink``."""
         route, size = self._route, self._slice
+        self._situation.missing = False
         number = 0
         try:
             for number, record in enumerate(records):
@@ -427,10 +428,10 @@ class Stream:
         if self.settings.on_error == "skip":
             return True
         topic, _, _, _, _, partition, offset = record
-        self._situation.failure = f"{topic.value}[{partition}] at offset {offset}: {error}"
+        with self._lock:
+            self._situation.failure = f"{topic.value}[{partition}] at offset {offset}: {error}"
+            self._read_as_decided()
         logger.error("The stream %s stops at %s", self.settings.name, self._situation.failure)
-        if self._source is not None:
-            self._source.read(False)
         return False
 
     def _count_error(self, record: Record, error: Exception) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import CommandFailed, RegistryAway, TopicError
-from kafka_layer.streams.codecs import CodecContext
 from tests.support.layers import Backend, Layers, backend_named, next_message, next_messages
 from tests.support.streams import ForeignTopic, state_of, wait_for_state
 
@@ -22,7 +21,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return backend_named(request.param, request)
 
 
-class Site:
+class Shop:
     """A topic, and layers that read it as the stream ``orders``."""
 
     def __init__(self, make_layer: Layers, prefix: str) -> None:
@@ -43,8 +42,8 @@ class Site:
 
 
 @pytest.fixture
-def site(make_layer: Layers, prefix: str) -> Site:
-    return Site(make_layer, prefix)
+def shop(make_layer: Layers, prefix: str) -> Shop:
+    return Shop(make_layer, prefix)
 
 
 async def member(layer: Any, group: str = "order-7") -> str:
@@ -57,21 +56,21 @@ async def values(layer: Any, channel: str, count: int) -> list[Any]:
     return [each["value"] for each in await next_messages(layer, channel, count)]
 
 
-async def test_members_on_two_servers_get_each_record_in_its_order(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create, 2)
-    here, there = site.layer(), site.layer()
+async def test_members_on_two_servers_get_each_record_in_its_order(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create, 2)
+    here, there = shop.layer(), shop.layer()
     channels = [(layer, await member(layer)) for layer in (here, there)]
-    await asyncio.to_thread(site.topic.write, *(b"%d" % number for number in range(300)))
+    await asyncio.to_thread(shop.topic.write, *(b"%d" % number for number in range(300)))
     for layer, channel in channels:
         assert await values(layer, channel, 300) == list(range(300))
 
 
-async def test_what_is_written_after_new_channel_returned_arrives(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create)
-    await asyncio.to_thread(site.topic.write, b'"before"')
-    layer = site.layer()
+async def test_what_is_written_after_new_channel_returned_arrives(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    await asyncio.to_thread(shop.topic.write, b'"before"')
+    layer = shop.layer()
     channel = await member(layer)
-    await asyncio.to_thread(site.topic.write, b'"after"')
+    await asyncio.to_thread(shop.topic.write, b'"after"')
     message = await next_message(layer, channel)
     expected = {"type": "order.changed", "stream": "orders", "key": "7", "value": "after"}
     assert message == {**expected, "headers": {}}
@@ -80,26 +79,26 @@ async def test_what_is_written_after_new_channel_returned_arrives(site: Site) ->
 @pytest.mark.parametrize(
     "start", ["earliest", datetime.timedelta(minutes=10)], ids=["earliest", "some-time-ago"]
 )
-async def test_a_start_in_the_past(site: Site, start: Any) -> None:
-    await asyncio.to_thread(site.topic.create)
-    await asyncio.to_thread(site.topic.write, b"1", b"2")
-    layer = site.layer(start=start)
+async def test_a_start_in_the_past(shop: Shop, start: Any) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    await asyncio.to_thread(shop.topic.write, b"1", b"2")
+    layer = shop.layer(start=start)
     await layer.new_channel()
     await wait_for_state(layer, "orders", "reading", records=2)
     channel = await member(layer)
-    await asyncio.to_thread(site.topic.write, b"3")
+    await asyncio.to_thread(shop.topic.write, b"3")
     assert await values(layer, channel, 1) == [3]
 
 
-async def test_a_pause_and_a_resume_lose_nothing(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create)
-    layer = site.layer()
+async def test_a_pause_and_a_resume_lose_nothing(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    layer = shop.layer()
     channel = await member(layer)
-    await asyncio.to_thread(site.topic.write, b"1")
+    await asyncio.to_thread(shop.topic.write, b"1")
     assert await values(layer, channel, 1) == [1]
     await layer.pause_stream("orders")
     assert state_of(layer, "orders")["state"] == "paused"
-    await asyncio.to_thread(site.topic.write, b"2", b"3")
+    await asyncio.to_thread(shop.topic.write, b"2", b"3")
     # What is sent now comes first, because nothing of the stream does.
     await layer.send(channel, {"type": "x", "value": "barrier"})
     assert await values(layer, channel, 1) == ["barrier"]
@@ -107,29 +106,29 @@ async def test_a_pause_and_a_resume_lose_nothing(site: Site) -> None:
     assert await values(layer, channel, 2) == [2, 3]
 
 
-async def test_a_seek_reads_again_and_the_end_leaves_out(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create)
-    layer = site.layer()
+async def test_a_seek_reads_again_and_the_end_leaves_out(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    layer = shop.layer()
     channel = await member(layer)
-    await asyncio.to_thread(site.topic.write, b"1", b"2")
+    await asyncio.to_thread(shop.topic.write, b"1", b"2")
     assert await values(layer, channel, 2) == [1, 2]
     await layer.seek_stream("orders", "earliest")
     assert await values(layer, channel, 2) == [1, 2]
     await layer.pause_stream("orders")
-    await asyncio.to_thread(site.topic.write, b"3")
+    await asyncio.to_thread(shop.topic.write, b"3")
     await layer.seek_stream("orders", "latest")
     await layer.resume_stream("orders")
-    await asyncio.to_thread(site.topic.write, b"4")
+    await asyncio.to_thread(shop.topic.write, b"4")
     assert await values(layer, channel, 1) == [4]
 
 
-async def test_every_server_carries_it_out_before_the_call_returns(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create)
-    here, there = site.layer(), site.layer()
+async def test_every_server_carries_it_out_before_the_call_returns(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    here, there = shop.layer(), shop.layer()
     channels = [(layer, await member(layer)) for layer in (here, there)]
     await here.pause_stream("orders", everywhere=True)
     assert [state_of(layer, "orders")["state"] for layer in (here, there)] == ["paused"] * 2
-    await asyncio.to_thread(site.topic.write, b"1")
+    await asyncio.to_thread(shop.topic.write, b"1")
     start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=5)
     await there.seek_stream("orders", start, everywhere=True)
     await there.resume_stream("orders", everywhere=True)
@@ -137,8 +136,8 @@ async def test_every_server_carries_it_out_before_the_call_returns(site: Site) -
         assert await values(layer, channel, 1) == [1]
 
 
-async def test_a_server_that_reads_no_such_stream_is_named(site: Site, make_layer: Layers) -> None:
-    layer, other = site.layer(), make_layer()
+async def test_a_server_that_reads_no_such_stream_is_named(shop: Shop, make_layer: Layers) -> None:
+    layer, other = shop.layer(), make_layer()
     await member(layer)
     await other.new_channel()
     with pytest.raises(CommandFailed, match="reads no stream 'orders'"):
@@ -147,43 +146,43 @@ async def test_a_server_that_reads_no_such_stream_is_named(site: Site, make_laye
         await layer.pause_stream("order")
 
 
-async def test_a_topic_is_waited_for_and_read_from_its_start(site: Site) -> None:
-    layer = site.layer()
+async def test_a_topic_is_waited_for_and_read_from_its_start(shop: Shop) -> None:
+    layer = shop.layer()
     channel = await member(layer)
     told = await wait_for_state(layer, "orders", "waiting")
     assert "exist" in told["detail"]
-    await asyncio.to_thread(site.topic.create)
-    await asyncio.to_thread(site.topic.write, b"1")
+    await asyncio.to_thread(shop.topic.create)
+    await asyncio.to_thread(shop.topic.write, b"1")
     assert await values(layer, channel, 1) == [1]
     await wait_for_state(layer, "orders", "reading", partitions=1, detail=None)
 
 
-async def test_a_stream_stops_at_a_poison_record_and_a_seek_leads_on(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create)
-    layer = site.layer(on_error="stop")
+async def test_a_stream_stops_at_a_poison_record_and_a_seek_leads_on(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    layer = shop.layer(on_error="stop")
     channel = await member(layer)
-    await asyncio.to_thread(site.topic.write, b"1", b"poison", b"2")
+    await asyncio.to_thread(shop.topic.write, b"1", b"poison", b"2")
     assert await values(layer, channel, 1) == [1]
     told = await wait_for_state(layer, "orders", "stopped", errors={"undecodable": 1})
-    assert f"{site.topic.name}[0] at offset 1" in told["detail"]
+    assert f"{shop.topic.name}[0] at offset 1" in told["detail"]
     await layer.resume_stream("orders")
     await wait_for_state(layer, "orders", "stopped", errors={"undecodable": 2})
     await layer.seek_stream("orders", "latest")
-    await asyncio.to_thread(site.topic.write, b"3")
+    await asyncio.to_thread(shop.topic.write, b"3")
     assert await values(layer, channel, 1) == [3]
 
 
-async def test_who_joins_gets_the_last_record_of_a_group_first(site: Site) -> None:
-    await asyncio.to_thread(site.topic.create, 2)
-    await asyncio.to_thread(site.topic.write, b"1", b"2")
-    await asyncio.to_thread(site.topic.write, b"3", None, key=b"8")
-    layer = site.layer(last_value=True)
+async def test_who_joins_gets_the_last_record_of_a_group_first(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create, 2)
+    await asyncio.to_thread(shop.topic.write, b"1", b"2")
+    await asyncio.to_thread(shop.topic.write, b"3", None, key=b"8")
+    layer = shop.layer(last_value=True)
     early = await member(layer)
     assert await values(layer, early, 1) == [2]
     await wait_for_state(layer, "orders", "reading")
     gone = await member(layer, "order-8")
     late = await member(layer)
-    await asyncio.to_thread(site.topic.write, b"4")
+    await asyncio.to_thread(shop.topic.write, b"4")
     assert await values(layer, early, 1) == [4]
     assert await values(layer, late, 2) == [2, 4]
     await layer.send(gone, {"type": "x", "value": "barrier"})
@@ -193,29 +192,24 @@ async def test_who_joins_gets_the_last_record_of_a_group_first(site: Site) -> No
 class AwayForAWhile:
     """A codec whose registry is away."""
 
-    blocking = True
-
     def __init__(self) -> None:
         self.is_away = True
 
-    def decode(self, data: bytes, context: CodecContext) -> Any:
+    def decode(self, data: bytes) -> int:
         if self.is_away:
             raise RegistryAway("no registry answers")
         return int(data)
 
-    def encode(self, obj: Any, context: CodecContext) -> bytes:
-        raise NotImplementedError
-
 
 async def test_a_registry_that_is_away_holds_up_its_stream_alone(
-    site: Site, make_layer: Layers
+    shop: Shop, make_layer: Layers
 ) -> None:
     make_layer.timings = replace(Timings(), registry_retry=0.05)
-    await asyncio.to_thread(site.topic.create)
+    await asyncio.to_thread(shop.topic.create)
     codec = AwayForAWhile()
-    layer = site.layer(value=codec, on_error="stop")
+    layer = shop.layer(value=codec, on_error="stop")
     channel = await member(layer)
-    await asyncio.to_thread(site.topic.write, *(b"%d" % number for number in range(50)))
+    await asyncio.to_thread(shop.topic.write, *(b"%d" % number for number in range(50)))
     told = await wait_for_state(layer, "orders", "held up")
     assert told["detail"] == "no registry answers"
     await layer.group_send("order-7", {"type": "x", "value": "sent"})

@@ -30,7 +30,9 @@ def test_the_table_names_every_state_in_the_order_in_which_they_count() -> None:
     assert set(names) == {state.name for state in StreamState}
 
 
-@pytest.mark.parametrize(("row", "below"), itertools.combinations_with_replacement(range(8), 2))
+@pytest.mark.parametrize(
+    ("row", "below"), list(itertools.combinations_with_replacement(range(8), 2))
+)
 def test_the_first_row_that_holds_is_the_state(row: int, below: int) -> None:
     state, facts = ROWS[row]
     assert Situation(**{**QUIET, **ROWS[below][1], **facts}).state is state

@@ -20,7 +20,6 @@ from kafka_layer.exceptions import RegistryAway, UnreadableRecord
 from kafka_layer.observe.counters import Stats
 from kafka_layer.server.clock import BrokerClock
 from kafka_layer.server.expiry import Expiry
-from kafka_layer.streams.codecs import CodecContext
 from kafka_layer.streams.record import StreamRecord
 from kafka_layer.streams.stream import Stream
 from kafka_layer.transport import StreamFacts, StreamStart
@@ -139,20 +138,15 @@ class Site:
 class Counting:
     """A codec that counts what it decodes, and fails as it is told."""
 
-    blocking = False
-
     def __init__(self) -> None:
         self.decoded = 0
         self.error: Exception | None = None
 
-    def decode(self, data: bytes, context: CodecContext) -> Any:
+    def decode(self, data: bytes) -> list[bytes]:
         self.decoded += 1
         if self.error is not None:
             raise self.error
         return [data]
-
-    def encode(self, obj: Any, context: CodecContext) -> bytes:
-        raise NotImplementedError
 
 
 class TestDelivery:
