@@ -157,4 +157,3 @@ async def test_a_server_without_a_channel_reads_nothing(make_layer: Layers, pref
     channel = await member(layer)
     await asyncio.to_thread(topic.write, b"2")
     assert await values(layer, channel, 1) == [2]
-    assert state_of(layer, "orders")["records"] == 1
