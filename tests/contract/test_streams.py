@@ -11,6 +11,7 @@ import pytest
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import CommandFailed, RegistryAway, TopicError
+from kafka_layer.messages import Message
 from tests.support.layers import Backend, Layers, backend_named, next_message, next_messages
 from tests.support.streams import ForeignTopic, state_of, wait_for_state
 
@@ -28,8 +29,9 @@ class Shop:
         self._make_layer = make_layer
         self.topic = ForeignTopic(make_layer(), prefix)
 
-    def layer(self, **settings: Any) -> Any:
+    def layer(self, *, capacity: int = 100, **settings: Any) -> Any:
         return self._make_layer(
+            capacity=capacity,
             streams={
                 "orders": {
                     "topic": self.topic.name,
@@ -220,3 +222,15 @@ async def test_a_registry_that_is_away_holds_up_its_stream_alone(
     codec.is_away = False
     assert await values(layer, channel, 50) == list(range(50))
     assert state_of(layer, "orders")["errors"] == {}
+
+
+async def test_a_tracked_channel_that_is_slow_gets_each_record(shop: Shop) -> None:
+    await asyncio.to_thread(shop.topic.create)
+    layer = shop.layer(capacity=4)
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add("order-7", channel)
+    await asyncio.to_thread(shop.topic.write, *(b"%d" % number for number in range(40)))
+    messages = await next_messages(layer, channel, 40)
+    assert [each["value"] for each in messages] == list(range(40))
+    assert all(isinstance(each, Message) and each.position for each in messages)

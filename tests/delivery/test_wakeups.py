@@ -324,3 +324,10 @@ class TestDemand:
         if closed:
             loops[0].close()
         wait_until(lambda: mailbox.demand == 0, "the receive to count no more", 5)
+
+
+async def test_time_in_which_two_threads_wait_for_a_loop_counts_once(wakeups: Wakeups) -> None:
+    loop = wakeups.running_loop()
+    loop.count(0.05, 10.0)
+    loop.count(0.05, 10.0)
+    assert 0.05 <= loop.ran < 0.1
