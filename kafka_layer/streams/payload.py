@@ -9,37 +9,37 @@ from .record import StreamRecord
 __all__ = ["StreamPayload"]
 
 
-class StreamPayload:
-    """A record that becomes a message for each receiver; made by the thread that reads.
+class StreamPayload(StreamRecord):
+    """A record that becomes a message for each receiver.
 
-    The constructor decodes the record, so it raises ``UnreadableRecord`` or ``RegistryAway``, and
-    no event loop waits for a registry.
+    The thread that reads makes it, has templates and functions look at it, and calls ``decode``.
+    From then on any thread may call ``open``.
 
-    Args:
+    Attributes:
         stream: The stream's name.
-        kind: The message's type.
-        record: The record.
+        type: The message's type.
     """
 
-    __slots__ = ("_record", "_stream", "_type")
+    __slots__ = ("stream", "type")
 
-    def __init__(self, stream: str, kind: str, record: StreamRecord) -> None:
-        self._stream = stream
-        self._type = kind
-        self._record = record
-        _ = record.key, record.value
+    stream: str
+    type: str
 
-    def open(self) -> dict[str, Any]:
-        """Return the message, a copy of its own for each receiver; any thread.
+    def decode(self) -> None:
+        """Decode the key and the value, so that no event loop finds an error or asks a registry.
 
         Raises:
-            UnreadableRecord: If a codec decodes the record only once.
+            UnreadableRecord: As ``key`` and ``value``.
+            RegistryAway: As ``key`` and ``value``.
         """
-        record = self._record
+        _ = self.key, self.value
+
+    def open(self) -> dict[str, Any]:
+        """Return the message, a copy of its own for each receiver."""
         return {
-            "type": self._type,
-            "stream": self._stream,
-            "key": record.new_key(),
-            "value": record.new_value(),
-            "headers": record.headers,
+            "type": self.type,
+            "stream": self.stream,
+            "key": self.new_key(),
+            "value": self.new_value(),
+            "headers": self.headers,
         }

@@ -191,7 +191,8 @@ class Stream:
         if mailbox.closed:
             return
         try:
-            payload = StreamPayload(self.settings.name, self.settings.type, self._view(record))
+            payload = self._view(record)
+            payload.decode()
         except (UnreadableRecord, RegistryAway) as error:
             self._count_error(record, error)
             return
@@ -354,7 +355,7 @@ class Stream:
         groups: Sequence[str],
         users: Sequence[str],
         record: Record,
-        view: StreamRecord | None,
+        view: StreamPayload | None,
     ) -> None:
         # Decoded before it is noted: a record that cannot be read is nobody's last one.
         envelope = self._envelope(record, view)
@@ -375,10 +376,9 @@ class Stream:
             reached = set(self._members(groups, ())) if groups else set()
             self._put([each for each in self._members((), users) if each not in reached], envelope)
 
-    def _envelope(self, record: Record, view: StreamRecord | None) -> Envelope:
-        settings = self.settings
-        kind = settings.type if record[2] is not None else settings.tombstone or settings.type
-        payload = StreamPayload(settings.name, kind, view or self._view(record))
+    def _envelope(self, record: Record, view: StreamPayload | None) -> Envelope:
+        payload = view or self._view(record)
+        payload.decode()
         return Envelope(payload, self._deadline)
 
     def _put(self, members: Sequence[Mailbox], envelope: Envelope) -> None:
@@ -390,9 +390,10 @@ class Stream:
         finally:
             self._delivered += delivered
 
-    def _view(self, record: Record) -> StreamRecord:
+    def _view(self, record: Record) -> StreamPayload:
         topic, key, value, headers, timestamp, partition, offset = record
-        return StreamRecord(
+        settings = self.settings
+        view = StreamPayload(
             topic.value,
             partition,
             offset,
@@ -400,9 +401,12 @@ class Stream:
             key,
             value,
             headers,
-            self.settings.key,
-            self.settings.value,
+            settings.key,
+            settings.value,
         )
+        view.stream = settings.name
+        view.type = settings.type if value is not None else settings.tombstone or settings.type
+        return view
 
     def _pass(self, record: Record, error: Exception) -> bool:
         """Decide what becomes of a record that failed; return whether to go on with the next."""

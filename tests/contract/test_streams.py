@@ -18,7 +18,7 @@ from tests.support.streams import ForeignTopic, state_of, wait_for_state
 
 @pytest.fixture(scope="session", params=["memory", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    # Librdkafka's own broker has no ids of topics.
+    # Librdkafka's own broker creates no topics on request.
     return backend_named(request.param, request)
 
 
@@ -39,7 +39,7 @@ class Shop:
                     "type": "order.changed",
                     **settings,
                 }
-            }
+            },
         )
 
 
