@@ -145,6 +145,8 @@ class StreamReader:
             self._refused.setdefault((topic.name, record[5]), record[6])
 
     def wait(self, seconds: float) -> bool:
+        # Records come, so nobody has to wait for their starts any more.
+        self._resolve_if_settled()
         return not self._interrupted.wait(seconds)
 
     def facts(self) -> StreamFacts:
@@ -181,8 +183,7 @@ class StreamReader:
         if self._commands or self._refused:
             self._take_commands()
         self._look()
-        if self._waiting and (not self._reads or (self._looked and self._reader.settled)):
-            self._resolve_all()
+        self._resolve_if_settled()
         if not self._is_caught_up and self._reads and self._looked and self._reader.caught_up():
             self._is_caught_up = True
             self._sink.caught_up()
@@ -306,6 +307,10 @@ class StreamReader:
             return f"topic {settings.topic} does not exist yet"
         pattern = "" if settings.pattern is None else settings.pattern.pattern
         return f"no topic matches {pattern!r} yet"
+
+    def _resolve_if_settled(self) -> None:
+        if self._waiting and (not self._reads or (self._looked and self._reader.settled)):
+            self._resolve_all()
 
     def _resolve_all(self) -> None:
         waiting, self._waiting = self._waiting, []
