@@ -119,6 +119,21 @@ def test_a_topic_that_was_created_again_has_no_last_records_yet() -> None:
     assert site.got[joiner] == [3]
 
 
+def test_who_leaves_while_it_is_full_and_joins_again_gets_the_record_once() -> None:
+    site = loaded()
+    full = site.mailbox()
+    site.join("a", full)
+    site.full = {full}
+    assert site.write("a", record(0)) == [full]
+    site.groups.discard("a", full)
+    site.join("a", full)
+    assert site.got[full] == [], "it comes when there is room"
+    site.latest.delivered()
+    site.groups.discard("a", full)
+    site.join("a", full)
+    assert site.got[full] == [0], "as to any who joins"
+
+
 def test_nobody_joins_while_a_record_is_noted_and_put() -> None:
     site = loaded()
     site.join("a", site.mailbox())
