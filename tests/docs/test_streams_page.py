@@ -66,7 +66,7 @@ def streams_of(text: str) -> list[dict[str, StreamSettings]]:
 
 
 def test_the_settings_of_the_page_are_taken() -> None:
-    first, functions, longs, registries = streams_of(PAGE)
+    first, functions, longs, registries, changes, prices = streams_of(PAGE)[:6]
 
     assert first["orders"].topic == "shop.orders.v1"
     came = record(b'{"total":20000}', b"17")
@@ -76,6 +76,17 @@ def test_the_settings_of_the_page_are_taken() -> None:
     long = longs["orders"].key
     assert long.decode(long.encode(7, CodecContext("t", "key")), CodecContext("t", "key")) == 7
     assert set(registries) == {"orders", "bills"}
+    assert prices["prices"].last_value
+    customers = changes["customers"]
+    assert customers.where is not None
+    for envelope, passes in (
+        (b'{"before":null,"after":{"id":7},"op":"r"}', False),
+        (b'{"before":null,"after":{"id":7},"op":"c"}', True),
+        (b'{"before":{"id":7},"after":null,"op":"d"}', True),
+    ):
+        change = record(envelope, b'{"id":7}', key_codec=customers.key)
+        assert customers.where(change) is passes
+        assert list(customers.groups[0].names(change)) == ["customer-7"]
 
 
 def test_the_settings_page_takes_its_own() -> None:
