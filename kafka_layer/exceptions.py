@@ -126,3 +126,7 @@ class UnreadableRecord(KafkaLayerError, ValueError):
     def __init__(self, cause: Cause, detail: str) -> None:
         super().__init__(detail)
         self.cause = cause
+
+    def __reduce__(self) -> tuple[type[UnreadableRecord], tuple[Cause, str]]:
+        # Each receive that waits gets a copy.
+        return type(self), (self.cause, str(self))

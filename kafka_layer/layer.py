@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .calls.sync import SyncTwins
 from .config.streams import Start
@@ -14,6 +14,9 @@ from .messages import History, Position, Recovery, Since
 from .stats import LayerStats
 from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
+
+if TYPE_CHECKING:
+    from .streams.producing import StreamHeaders
 
 __all__ = ["KafkaChannelLayer"]
 
@@ -181,6 +184,43 @@ class KafkaChannelLayer(SyncTwins):
         """
         records = self._user_records(user_ids, message, idempotency_key)
         return await run_in_loop(self._publish_each(records))
+
+    async def produce(
+        self,
+        stream: str,
+        value: Any,
+        *,
+        key: Any = None,
+        headers: StreamHeaders | None = None,
+        partition: int | None = None,
+    ) -> Position | None:
+        """Write a record to the topic of a stream.
+
+        It is encoded by the stream's codecs before anything leaves; with a schema registry it is
+        validated by that. A registry that is away keeps this call waiting.
+
+        Args:
+            stream: The stream's name in the setting ``streams``.
+            value: What the stream's codec for values takes; None writes a tombstone.
+            key: What its codec for keys takes. Equal keys go to one partition, the one that Kafka's
+                default partitioner chooses (murmur2). None: no key.
+            headers: Names to str or bytes; pairs, where a name comes more than once.
+            partition: Number of the partition; None leaves it to the key.
+
+        Returns:
+            The record's position with ``await_produce``.
+
+        Raises:
+            TopicError: If the settings have no such stream, if it is a pattern of topics, or if its
+                topic does not exist.
+            TypeError: If a codec cannot carry the value or the key, or a header has a wrong type.
+            ValueError: If the partition is negative.
+            RegistryAway: If a schema registry does not answer within ``expiry`` seconds.
+            ChannelFull: If the producer's queue is full and ``overflow`` is ``raise``.
+            MessageTooLarge: If the record is larger than the producer or the topic allows.
+            ProduceFailed: With ``await_produce``, if the broker does not take it.
+        """
+        return await run_in_loop(self._produce(stream, value, key, headers, partition))
 
     # Receiving
 

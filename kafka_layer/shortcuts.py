@@ -14,7 +14,7 @@ import copy
 import logging
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from channels import DEFAULT_CHANNEL_LAYER
 from django.db import transaction
@@ -24,9 +24,13 @@ from .layer import KafkaChannelLayer
 from .wire.idempotency import require_key
 from .wire.names import UserId, require_names, user_key
 
+if TYPE_CHECKING:
+    from .streams.producing import StreamHeaders
+
 __all__ = [
     "all_send_on_commit",
     "group_send_on_commit",
+    "produce_on_commit",
     "send_on_commit",
     "user_send_on_commit",
 ]
@@ -143,6 +147,54 @@ def all_send_on_commit(
     backend = get_layer(layer)
     send = partial(backend.all_send_sync, **_options(exclude, idempotency_key))
     _on_commit(backend, using, robust, send, _copy(backend, message))
+
+
+def produce_on_commit(
+    stream: str,
+    value: Any,
+    *,
+    key: Any = None,
+    headers: StreamHeaders | None = None,
+    partition: int | None = None,
+    using: str | None = None,
+    robust: bool = True,
+    layer: str = DEFAULT_CHANNEL_LAYER,
+) -> None:
+    """Write a record to the topic of a stream when the transaction commits.
+
+    Where a schema registry is to validate it, that happens after the commit.
+
+    Args:
+        stream: The stream's name in the setting ``streams``.
+        value: As for ``KafkaChannelLayer.produce``; it is copied now.
+        key: As for ``KafkaChannelLayer.produce``; it is copied now.
+        headers: As for ``KafkaChannelLayer.produce``.
+        partition: As for ``KafkaChannelLayer.produce``.
+        using: Alias of the database; None for the default one.
+        robust: Whether a call that fails is logged and counted; it raises otherwise.
+        layer: Alias of the channel layer.
+
+    Raises:
+        TopicError: If the settings have no such stream, or it is a pattern of topics.
+        TypeError: If a codec that asks no registry cannot carry the value or the key, or a header
+            has a wrong type.
+        ValueError: If the partition is negative.
+        ImproperlyConfigured: If there is no such layer, or it is not a KafkaChannelLayer.
+    """
+    # Imported by the first call: most processes produce nothing.
+    from .streams.producing import outgoing
+
+    backend = get_layer(layer)
+    record = outgoing(backend.config, stream, value, key, headers, partition)
+    if not record.blocking:
+        record.encode()
+    produce = partial(
+        backend.produce_sync,
+        key=copy.deepcopy(key),
+        headers=record.produced.headers,
+        partition=partition,
+    )
+    _on_commit(backend, using, robust, produce, stream, copy.deepcopy(value))
 
 
 def _on_commit(

@@ -30,6 +30,9 @@ produce_failed = Signal()
 """The broker did not take a record; with ``await_produce`` the sender gets the error as well.
 
 Arguments: ``prefix`` (the layer's), ``error`` (ProduceFailed or MessageTooLarge), ``topic``
-(Kafka's name of the topic), ``key`` (bytes or None), ``value`` (the bytes on the wire), ``headers``
-(a list of pairs).
+(Kafka's name of the topic), ``stream`` (the stream's name; None for a message of the layer),
+``key`` (bytes or None), ``value`` (the bytes on the wire), ``headers`` (a list of pairs).
+
+For a stream ``key`` and ``value`` are the objects that ``produce`` was given: with ``stream`` and
+``headers`` they make up a call that sends the record again.
 """

@@ -12,9 +12,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .delivery.tickets import Ticket
+from .exceptions import UnreadableRecord
 from .messages import Position
-from .wire.records import Place, ProducerRecord, Record
-from .wire.topics import Topic, WorkTopic
+from .wire.records import Place, ProducerRecord, Record, StreamProducerRecord
+from .wire.topics import StreamTopic, Topic, WorkTopic
 
 if TYPE_CHECKING:
     from .config.streams import StreamSettings
@@ -24,6 +25,7 @@ __all__ = [
     "Backplane",
     "CarriedJob",
     "Extent",
+    "FetchedRecord",
     "Health",
     "JobSink",
     "Log",
@@ -34,9 +36,11 @@ __all__ = [
     "RecordSink",
     "Sender",
     "StreamFacts",
+    "StreamSender",
     "StreamSink",
     "StreamSource",
     "StreamStart",
+    "StreamWriter",
     "Streams",
     "Topics",
     "WorkQueue",
@@ -102,6 +106,19 @@ class CarriedJob(Protocol):
         """The mark given to ``JobSink.accept``: the assignment under which the job was fetched."""
 
 
+class FetchedRecord(Protocol):
+    """A record of a worker channel, as a client fetched it."""
+
+    def key(self) -> bytes | None:
+        """Return the raw key."""
+
+    def value(self) -> bytes | None:
+        """Return the raw value."""
+
+    def headers(self) -> Any:
+        """Return Kafka's headers: pairs of a name and bytes or None, or None for no headers."""
+
+
 J = TypeVar("J", bound=CarriedJob)
 T = TypeVar("T")
 
@@ -114,12 +131,15 @@ class JobSink(Protocol[J]):
 
     Attributes:
         topic: The channel's topic.
+        source: The topic of a stream, which the channel shares in place of its own; its consumer
+            group is named like the channel. None: it has its own topic.
         changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
         on_demand: Called in an event loop when ``demand`` may have risen; must not block. A
             backplane sets it while no thread serves the sink; otherwise None.
     """
 
     topic: WorkTopic
+    source: StreamTopic | None
     changed: threading.Event
     on_demand: Callable[[], None] | None
 
@@ -135,16 +155,29 @@ class JobSink(Protocol[J]):
     def last_seen(self) -> float:
         """When a receive last began to wait or took a job, on ``time.monotonic()``."""
 
-    def accept(self, value: bytes | None, place: Place, assignment: object) -> J | None:
+    def accept(self, record: FetchedRecord, place: Place, assignment: object) -> J | None:
         """Make a job of a record; the thread that serves the sink.
 
         Args:
-            value: The record's value.
-            place: The record's place in the log.
+            record: The record.
+            place: Its place in the log.
             assignment: The mark that the job carries.
 
         Returns:
-            The job; None, counted, if it expired, was flushed or cannot be read.
+            The job; None, counted, if it expired, was flushed or cannot be read, or if it is for
+            nobody.
+
+        Raises:
+            RegistryAway: If it cannot be read yet: try again later.
+            UnreadableRecord: If the channel has to stop before it: call ``stop``.
+        """
+
+    def stop(self, error: UnreadableRecord, place: Place) -> None:
+        """Let every receive, from now on, raise that the channel stopped; the serving thread.
+
+        Args:
+            error: Why, as ``accept`` raised it.
+            place: The place of the record.
         """
 
     def assign(self, jobs: Sequence[J]) -> None:
@@ -235,6 +268,36 @@ class Sender(Protocol):
         """
 
 
+class StreamWriter(Protocol):
+    """Writes records to the topics of streams on one cluster; any thread."""
+
+    def produce(
+        self,
+        record: StreamProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        """Queue a record for writing; see ``Sender.produce``."""
+
+    def when_room(self, waited: bool = False) -> Ticket[None]:
+        """Wait for room in the queue; see ``Sender.when_room``."""
+
+
+class StreamSender(Protocol):
+    """Writes to topics that are not the layer's own; any thread."""
+
+    def open_stream_writer(self, topic: StreamTopic, timeout: float) -> StreamWriter:
+        """Get ready to write to the topic of a stream; blocks for at most ``timeout`` seconds.
+
+        The sender must be open. Without a broker it returns normally, too.
+
+        Raises:
+            TopicError: If the topic does not exist. The layer creates no topic of a stream.
+            ImproperlyConfigured: If a client refuses its configuration.
+            LayerClosed: If the backplane is closed.
+        """
+
+
 class Receiver(Protocol):
     """Reads the records that are addressed to a server."""
 
@@ -279,7 +342,8 @@ class WorkQueue(Protocol):
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
-            TopicError: If the topic is missing and cannot be created, or may not be read.
+            TopicError: If the topic is missing and cannot be created, or may not be read; the topic
+                of a stream is never created.
         """
 
     def clear_work(self, timeout: float) -> None:
@@ -510,7 +574,7 @@ class Topics(Protocol):
         """
 
 
-class Backplane(Sender, Receiver, WorkQueue, Log, Streams, Topics, Protocol):
+class Backplane(Sender, StreamSender, Receiver, WorkQueue, Log, Streams, Topics, Protocol):
     """Carries the records of one server; it opens and closes once."""
 
     def health(self) -> Health:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..history.feature import Histories
     from ..recovery.feature import Recoveries
     from ..streams.feature import Streams
+    from ..streams.producing import Producing
 
 __all__ = ["LayerServer", "ServerHolder"]
 
@@ -52,6 +53,18 @@ class LayerServer(Server):
             from ..streams.feature import Streams
 
             self.streams = self.attach(Streams)
+        self._producing: Producing | None = None
+
+    @property
+    def producing(self) -> Producing:
+        """What it writes to the topics of streams; the first access makes it."""
+        # Imported by the first call: most processes produce nothing.
+        from ..streams.producing import Producing
+
+        with self.lifecycle.lock:
+            if self._producing is None:
+                self._producing = Producing(self)
+        return self._producing
 
     @property
     def histories(self) -> Histories:

@@ -10,7 +10,7 @@ import contextvars
 import datetime
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from channels.exceptions import ChannelFull
 
@@ -31,6 +31,9 @@ from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .current_server import LayerServer
 from .records import Records
+
+if TYPE_CHECKING:
+    from ..streams.producing import StreamHeaders
 
 __all__ = ["Procedures"]
 
@@ -91,6 +94,35 @@ class Procedures(Records):
         if full:
             raise ChannelFull(", ".join(full))
         return positions
+
+    def _produce(
+        self,
+        stream: str,
+        value: Any,
+        key: Any,
+        headers: StreamHeaders | None,
+        partition: int | None,
+    ) -> Steps[Position | None]:
+        """Write a record to the topic of a stream; return its position with ``await_produce``."""
+        # Imported by the first call: most processes produce nothing.
+        from ..streams.producing import outgoing
+
+        record = outgoing(self.config, stream, value, key, headers, partition)
+        server = yield from self._present_server()
+        encoded = yield from server.producing.encode(record)
+        while True:
+            server = yield from self._present_server()
+            producing = server.producing
+            try:
+                if not producing.is_open(record.topic):
+                    yield from wait(producing.open(record.topic))
+                ticket = yield from producing.send(encoded)
+            except LayerClosed:
+                # The closed server did not take it: the next server writes it.
+                if not server.lifecycle.ended:
+                    raise
+            else:
+                return None if ticket is None else (yield from wait(ticket))
 
     def _try_change(self, command: str, name: str, channel: str) -> bool:
         """Change a membership without waiting; False, and nothing happened, where that cannot be.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.streams import Start
 from ..config.threads import call_natively
@@ -16,6 +16,9 @@ from ..delivery.tickets import run_blocking
 from ..messages import History, Position, Recovery, Since
 from ..wire.names import UserId, user_key
 from .procedures import Procedures
+
+if TYPE_CHECKING:
+    from ..streams.producing import StreamHeaders
 
 __all__ = ["SyncTwins"]
 
@@ -93,6 +96,18 @@ class SyncTwins(Procedures):
         """Do what ``user_send_many`` does, without an event loop."""
         records = self._user_records(user_ids, message, idempotency_key)
         return run_blocking(self._publish_each(records))
+
+    def produce_sync(
+        self,
+        stream: str,
+        value: Any,
+        *,
+        key: Any = None,
+        headers: StreamHeaders | None = None,
+        partition: int | None = None,
+    ) -> Position | None:
+        """Do what ``produce`` does, without an event loop."""
+        return run_blocking(self._produce(stream, value, key, headers, partition))
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """Do what ``group_add`` does, without an event loop."""

@@ -182,15 +182,28 @@ class LayerConfig:
 
     @property
     def named_worker_channels(self) -> list[str]:
-        """The worker channels that the settings name in full, without a wildcard."""
+        """The worker channels that the settings name in full, without those of streams."""
         patterns = [settings.pattern for _, settings in self.worker_channels]
-        return [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+        named = [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+        return [channel for channel in named if self.stream_of_worker_channel(channel) is None]
+
+    def stream_of_worker_channel(self, channel: str) -> StreamSettings | None:
+        """Return the stream whose records a worker channel gets; None if it has its own topic."""
+        return next(
+            (each for each in self.streams.values() if each.worker_channel == channel), None
+        )
 
     def topic_settings(self, topic: Topic | WorkTopic) -> TopicSettings:
         """Return the provisioning of a topic."""
         if isinstance(topic, WorkTopic):
             return self.worker_settings(topic.channel).topic
         return self.topics[topic]
+
+    @property
+    def producer_max_message_bytes(self) -> int:
+        """The size limit of one record batch of the producer: the largest of all its topics."""
+        topics = [*self.topics.values(), *(each.topic for _, each in self.worker_channels)]
+        return max(topic.max_message_bytes for topic in topics)
 
     def max_message_bytes(self, topic: Topic | WorkTopic) -> int:
         """Return the size limit of one record batch of ``topic``, in bytes."""

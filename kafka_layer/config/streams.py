@@ -136,7 +136,7 @@ def read_streams(value: object, own_topics: Collection[str]) -> Mapping[str, Str
             raise ImproperlyConfigured(
                 f"streams[{other!r}] and streams[{name!r}] have the same worker_channel "
                 f"({stream.worker_channel!r}): one consumer group would read both topics. Give "
-                "each a worker channel of its own, or make them one stream with a pattern."
+                "each a worker channel of its own."
             )
     return MappingProxyType(found)
 
@@ -168,6 +168,11 @@ def _read_stream(name: object, value: object, own_topics: Collection[str]) -> St
     groups = _read_addressers(at("group"), value.get("group"), GroupNames, GroupFunction)
     users = _read_addressers(at("user"), value.get("user"), UserKeys, UserFunction)
     worker_channel = optional("worker_channel", _read_worker_channel)
+    if worker_channel is not None and pattern is not None:
+        raise ImproperlyConfigured(
+            f"{at('worker_channel')} is {worker_channel!r}, and the topic is a pattern: the "
+            "workers of a channel share one topic. Name it, and make a stream of each further one."
+        )
     _require_sense(where, value, bool(groups), bool(groups or users or worker_channel))
     registry, key, codec = _read_codecs(where, value)
     return StreamSettings(

@@ -58,6 +58,8 @@ class Timings:
             if no other process shares the work. The next receive starts them again.
         worker_look: Between two checks that a worker's client gets what the log holds.
         worker_answer: The time-out of the requests of such a check.
+        worker_begin: For which a share of a stream waits until brokers tell where to begin; less
+            than ``max.poll.interval.ms``.
         worker_stuck: After which a call of a worker's client that has not returned is suspected.
             librdkafka repeats an unanswered commit after ``socket.timeout.ms``, 10 s.
         read_back: The longest that a join or a leave waits until this server has read what its own
@@ -114,6 +116,7 @@ class Timings:
     worker_park: float = 60.0
     worker_look: float = 3.0
     worker_answer: float = 2.0
+    worker_begin: float = 10.0
     worker_stuck: float = 12.0
     read_back: float = 0.5
     read_back_window: float = 10.0

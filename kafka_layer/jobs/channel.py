@@ -18,9 +18,10 @@ from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
 from ..server.expiry import Expiry
+from ..transport import FetchedRecord
 from ..wire.encryption import ReplayGuard
 from ..wire.records import Place
-from ..wire.topics import WorkTopic
+from ..wire.topics import StreamTopic, WorkTopic
 from .ack import AckPolicy, JobInHand
 from .job import Job
 
@@ -76,6 +77,7 @@ class WorkChannel:
         policy: Gets reports of the jobs that receives take, and of their ends.
 
     Attributes:
+        source: As in ``JobSink``.
         mailbox: The mailbox on which the receives wait.
         changed: Set when a receive begins to wait; the thread that serves the channel clears it.
         on_demand: Called at the same time; None while a thread serves the channel.
@@ -92,6 +94,7 @@ class WorkChannel:
         policy: AckPolicy,
     ) -> None:
         self.topic = topic
+        self.source: StreamTopic | None = None
         self.policy = policy
         self.changed = new_event()
         self.on_demand: Callable[[], None] | None = None
@@ -119,7 +122,7 @@ class WorkChannel:
             if job is None:
                 await mailbox.wait()
                 continue
-            message = read(mailbox, job)
+            message = self._open(read, job)
             if message is not None:
                 return message, JobInHand(job, self.policy)
             self.policy.done(job)
@@ -140,12 +143,12 @@ class WorkChannel:
         """When a receive last began to wait or took a job, on ``time.monotonic()``."""
         return max(self._waited_at, self.mailbox.last_seen)
 
-    def accept(self, value: bytes | None, place: Place, assignment: object) -> Job | None:
+    def accept(self, record: FetchedRecord, place: Place, assignment: object) -> Job | None:
         """Make a job of a record; the thread that serves the channel.
 
         Args:
-            value: The record's value.
-            place: The record's place in the log.
+            record: The record.
+            place: Its place in the log.
             assignment: As in ``Job``.
 
         Returns:
@@ -159,6 +162,7 @@ class WorkChannel:
         try:
             # A partition that is revoked and assigned again is read from its committed offset, so
             # the same place may come twice.
+            value = record.value()
             payload = self._guard.decrypt(self.topic, None, value, timestamp, (partition, offset))
         except UnreadableRecord as error:
             self._stats.dropped(error.cause, f"a record of {self.topic.value}: {error}")
@@ -179,6 +183,10 @@ class WorkChannel:
         dropped = self._put(wanted)
         if dropped:
             self._stats.count("delivered", -dropped)
+
+    def stop(self, error: UnreadableRecord, place: Place) -> None:
+        """Let every receive, from now on, raise ``error``; see ``JobSink``."""
+        self.mailbox.close(error)
 
     def forget_until(self, timestamp: float) -> int:
         """Drop jobs that were written up to a time and that no receive has taken; any thread.
@@ -204,6 +212,10 @@ class WorkChannel:
             (returned if which(job) else kept).append(job)
         self._stats.count("delivered", -len(returned) - self._put(kept))
         return returned
+
+    def _open(self, read: Read, job: Job) -> dict[str, Any] | None:
+        """Return the message of a job; None if it expired or cannot be read."""
+        return read(self.mailbox, job)
 
     def _on_wait(self) -> None:
         self._waited_at = monotonic()

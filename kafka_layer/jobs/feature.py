@@ -9,13 +9,14 @@ from typing import Any
 from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Ticket
-from ..exceptions import LayerClosed, ProduceFailed
+from ..exceptions import LayerClosed, ProduceFailed, TopicError
 from ..server.lifecycle import closed_meanwhile
 from ..server.server import Server
 from ..wire.encryption import ReplayGuard
 from ..wire.topics import WorkTopic
 from .ack import AtMostOnce, JobInHand
 from .channel import WorkChannel
+from .stream_channel import StreamChannel
 
 __all__ = ["Jobs"]
 
@@ -39,8 +40,8 @@ class Jobs:
 
     @property
     def needs_clock(self) -> bool:
-        """Whether this process receives on a worker channel."""
-        return bool(self._channels)
+        """Whether this process receives on a worker channel whose messages expire."""
+        return any(channel.source is None for channel in list(self._channels.values()))
 
     def mailbox(self, channel: str) -> Mailbox | None:
         """Return the mailbox of a worker channel; None if the channel is not open here."""
@@ -90,6 +91,12 @@ class Jobs:
         self._channels = {}
 
     def _open_sender(self, topic: WorkTopic) -> None:
+        stream = self._server.config.stream_of_worker_channel(topic.channel)
+        if stream is not None:
+            raise TopicError(
+                f"Worker channel {topic.channel!r} gets the records of stream {stream.name!r}, and "
+                f"no messages; produce({stream.name!r}, ...) writes a record."
+            )
         timings = self._server.config.timings
         deadline = monotonic() + timings.start
         self._server.start_sending().result()
@@ -101,18 +108,7 @@ class Jobs:
         server = self._server
         deadline = monotonic() + server.config.timings.start
         server.start_sending().result()
-        # Set the clock before the first message's age is judged: this machine's may be wrong.
-        with contextlib.suppress(TimeoutError, ProduceFailed):
-            server.commands.probe_clock().result(_CLOCK_TIMEOUT)
-        channel = WorkChannel(
-            topic,
-            server.config.worker_settings(topic.channel),
-            ReplayGuard(server.encryption, server.config.expiry),
-            server.stats,
-            server.clock,
-            server.registry.wakeups,
-            AtMostOnce(server.stats),
-        )
+        channel = self._channel_of_stream(topic) or self._own_channel(topic)
         server.transport.open_work_channel(channel, deadline - monotonic())
         self._channels[topic.channel] = channel
         if self._error is not None:
@@ -122,6 +118,35 @@ class Jobs:
                 server.stats.count("dropped.closed", dropped)
             raise closed_meanwhile()
         return channel.mailbox
+
+    def _channel_of_stream(self, topic: WorkTopic) -> StreamChannel | None:
+        server = self._server
+        stream = server.config.stream_of_worker_channel(topic.channel)
+        if stream is None:
+            return None
+        return StreamChannel(
+            topic,
+            stream,
+            server.config.worker_settings(topic.channel),
+            server.stats,
+            server.registry.wakeups,
+            AtMostOnce(server.stats),
+        )
+
+    def _own_channel(self, topic: WorkTopic) -> WorkChannel:
+        server = self._server
+        # Set the clock before the first message's age is judged: this machine's may be wrong.
+        with contextlib.suppress(TimeoutError, ProduceFailed):
+            server.commands.probe_clock().result(_CLOCK_TIMEOUT)
+        return WorkChannel(
+            topic,
+            server.config.worker_settings(topic.channel),
+            ReplayGuard(server.encryption, server.config.expiry),
+            server.stats,
+            server.clock,
+            server.registry.wakeups,
+            AtMostOnce(server.stats),
+        )
 
     def _drop(self, name: str, error: LayerClosed) -> int:
         channel = self._channels.pop(name, None)

@@ -40,6 +40,7 @@ from .properties import admin_properties
 from .specs import TopicSpec, TopicState, differences
 
 __all__ = [
+    "GroupLag",
     "TopicAdmin",
     "WorkLag",
     "partition_counts",
@@ -69,6 +70,23 @@ class WorkLag:
 
     topic: str
     waiting: int
+    members: int
+
+
+@dataclass(frozen=True)
+class GroupLag:
+    """The backlog of a consumer group that shares the topic of a stream.
+
+    Attributes:
+        topic: Kafka's name of the topic.
+        group: The name of the group, and of the worker channel.
+        waiting: Offsets that no worker has taken yet; None where the group has not begun.
+        members: Workers that share the records now.
+    """
+
+    topic: str
+    group: str
+    waiting: int | None
     members: int
 
 
@@ -328,9 +346,38 @@ class TopicAdmin:
             ),
         )
         return [
-            WorkLag(topic, self._waiting(topic, partitions), self._members(topic, groups[topic]))
+            WorkLag(
+                topic,
+                self._waiting(topic, partitions, self._positions(topic, topic)),
+                self._members(topic, groups[topic]),
+            )
             for topic, partitions in topics.items()
         ]
+
+    def group_lag(self, group: str, topic: str) -> GroupLag | None:
+        """Look at a consumer group that shares the topic of a stream.
+
+        Args:
+            group: The group's name.
+            topic: Kafka's name of the topic.
+
+        Returns:
+            Its backlog; None if the topic does not exist.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses.
+        """
+        partitions = self._partitions_of(topic).get(topic)
+        if partitions is None:
+            return None
+        answers = self._ask(
+            "look at consumer groups",
+            lambda: self._client.describe_consumer_groups([group], request_timeout=self._timeout),
+        )
+        positions = self._positions(group, topic)
+        waiting = self._waiting(topic, partitions, positions) if positions else None
+        return GroupLag(topic, group, waiting, self._members(group, answers[group]))
 
     def topic_names(self, prefix: str) -> list[str]:
         """Return Kafka's names of the topics that begin with ``prefix``.
@@ -356,19 +403,23 @@ class TopicAdmin:
         description = self._result(f"look at group {group}", future, _NO_GROUP)
         return 0 if description is None else len(description.members)
 
-    def _waiting(self, topic: str, partitions: list[TopicPartition]) -> int:
+    def _positions(self, group: str, topic: str) -> dict[int, int]:
         answers = self._ask(
-            f"look at the positions of {topic}",
+            f"look at the positions of {group}",
             lambda: self._client.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(topic)], request_timeout=self._timeout
+                [ConsumerGroupTopicPartitions(group)], request_timeout=self._timeout
             ),
         )
-        found = self._result(f"look at the positions of {topic}", answers[topic], _NO_GROUP)
-        positions = {
+        found = self._result(f"look at the positions of {group}", answers[group], _NO_GROUP)
+        return {
             each.partition: each.offset
             for each in (found.topic_partitions if found else ())
-            if each.offset >= 0
+            if each.offset >= 0 and each.topic == topic
         }
+
+    def _waiting(
+        self, topic: str, partitions: list[TopicPartition], positions: Mapping[int, int]
+    ) -> int:
         firsts = self._offsets(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         ends = self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         # Without a committed position, or if that record is gone, work begins at the first record.

@@ -13,10 +13,11 @@ from ..config.settings import LayerConfig
 from ..config.streams import StreamSettings
 from ..config.threads import Lock
 from ..delivery.tickets import Ticket
-from ..exceptions import BrokerUnavailable
+from ..exceptions import BrokerUnavailable, LayerClosed
 from ..observe.counters import Stats
 from ..transport import Health, JobSink, Past, ReadFrom, RecordSink, StreamSink
 from ..wire.topics import (
+    StreamTopic,
     Topic,
     WorkTopic,
     topic_name,
@@ -25,16 +26,19 @@ from .acls import require_read
 from .admin import TopicAdmin
 from .assignment import CONTROL, DATA, Assignment, Share
 from .connection import Connection
+from .errors import no_topic, unavailable
 from .liveness import ANSWERED, UNANSWERED
 from .producer import RecordProducer
 from .properties import consumer_properties
 from .read_positions import From
 from .reader import Reader
-from .topics import KnownTopic, LayerTopics, TopicWatch
+from .topics import KnownTopic, LayerTopics, TopicWatch, read_answers
+from .worker_group.client import GroupSource
 from .worker_group.member import GroupMember
 
 if TYPE_CHECKING:
     from .past import PastReader
+    from .stream_producers import StreamProducers
     from .streams import StreamReader
 
 __all__ = ["KafkaBackplane"]
@@ -77,6 +81,8 @@ class KafkaBackplane:
         self._streams: list[StreamReader] = []
         # Clients that look at the topics of streams with client settings of their own, by stream.
         self._stream_watches: dict[str, TopicWatch] = {}
+        # Writes to the topics of streams; None until the first record for one.
+        self._stream_producers: StreamProducers | None = None
         # Whether records that are addressed to this server alone can reach it.
         self._addressable = True
         self._seed = random.randrange(1 << 16)
@@ -118,19 +124,42 @@ class KafkaBackplane:
     def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
         deadline = monotonic() + timeout
         topic = channel.topic
-        self._topics.ensure((topic,), timeout)
-        worker = GroupMember(
-            self._config, self._topics.name(topic), channel, self._stats, self._connection
-        )
+        if channel.source is None:
+            self._topics.ensure((topic,), timeout)
+            name = self._topics.name(topic)
+            worker = GroupMember(
+                self._config, GroupSource(name, name), channel, self._stats, self._connection
+            )
+            allowed: contextlib.AbstractContextManager[None] = self._allowed_to_read(
+                (topic,), [worker], deadline
+            )
+        else:
+            worker = self._worker_of_stream(channel, channel.source, timeout)
+            allowed = contextlib.nullcontext()
         with self._lock:
             self._workers[topic] = worker
         try:
-            with self._allowed_to_read((topic,), [worker], deadline):
+            with allowed:
                 worker.start(deadline - monotonic())
         except Exception:
+            worker.stop()
             with self._lock:
                 del self._workers[topic]
             raise
+
+    def open_stream_writer(self, topic: StreamTopic, timeout: float) -> RecordProducer:
+        # Imported by the first record for a stream: most processes send none.
+        from .stream_producers import StreamProducers
+
+        with self._lock:
+            if self._closed:
+                raise LayerClosed("The channel layer is closed.")
+            if self._stream_producers is None:
+                self._stream_producers = StreamProducers(
+                    self._config, self._producer, self._connection, self._stats
+                )
+            producers = self._stream_producers
+        return producers.open(topic, timeout)
 
     def partitions(self, topic: Topic) -> int:
         known = self._topics.known.get(self._names[topic])
@@ -145,6 +174,8 @@ class KafkaBackplane:
             admin.delete_records(every_work_topic)
 
     def refresh(self) -> None:
+        if self._stream_producers is not None:
+            self._stream_producers.refresh()
         try:
             self._topics.read_counts(self._config.timings.request)
         except BrokerUnavailable:
@@ -201,7 +232,10 @@ class KafkaBackplane:
     def health(self) -> Health:
         lag = sum(reader.lag for reader, _ in self._readers)
         connected, doubtful = not self._connection.lost, self._connection.doubtful
-        return Health(connected, self._producer.queued, lag, doubtful, self._addressable)
+        queued = self._producer.queued
+        if self._stream_producers is not None:
+            queued += self._stream_producers.queued
+        return Health(connected, queued, lag, doubtful, self._addressable)
 
     def close(self, timeout: float) -> None:
         deadline = monotonic() + timeout
@@ -210,7 +244,10 @@ class KafkaBackplane:
         readers = self._all_readers()
         for reader in readers:
             reader.stop()
-        self._producer.close(timeout * 0.8)
+        if self._stream_producers is None:
+            self._producer.close(timeout * 0.8)
+        else:
+            self._stream_producers.close(timeout * 0.8)
         for reader in readers:
             reader.join(max(0.1, deadline - monotonic()))
         self._topics.close()
@@ -224,8 +261,40 @@ class KafkaBackplane:
         self._producer.abandon()
         for watch in self._stream_watches.values():
             watch.abandon()
+        if self._stream_producers is not None:
+            self._stream_producers.abandon()
         for reader in self._all_readers():
             reader.abandon()
+
+    def _worker_of_stream(
+        self, channel: JobSink[Any], source: StreamTopic, timeout: float
+    ) -> GroupMember:
+        """Make the member of a consumer group that shares the topic of a stream.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the topic does not exist, or may not be read.
+        """
+        stream = self._config.streams[source.stream]
+        config = self._config.for_stream(stream)
+        watch = TopicWatch(config)
+        try:
+            answers = watch.ask([source.name], timeout, rights=True)
+            told, missing = read_answers(answers, timeout)
+            require_read(answers, 0.0)
+        finally:
+            watch.close()
+        if missing:
+            raise no_topic(source, config.bootstrap_servers)
+        if not told:
+            raise unavailable(config.bootstrap_servers, f"look at {source.name}")
+        connection = self._connection
+        if config is not self._config:
+            connection = Connection(
+                config.bootstrap_servers, self._stats, config.timings, announces=False
+            )
+        group = GroupSource(source.name, channel.topic.channel, stream)
+        return GroupMember(config, group, channel, self._stats, connection)
 
     def _reader(self, name: str, sink: RecordSink) -> Reader:
         return Reader(

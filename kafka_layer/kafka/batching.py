@@ -163,7 +163,7 @@ class Batcher:
             held.append(pending)
             if len(held) == 1:
                 self._roused.set()
-        urgent = pending[TICKET] is not None or len(pending[VALUE]) >= _LARGE
+        urgent = pending[TICKET] is not None or len(pending[VALUE] or b"") >= _LARGE
         if urgent or len(held) >= _MOST:
             self.release()
 

@@ -16,7 +16,7 @@ from ..exceptions import ProduceFailed
 from ..messages import Position, SelfTimedPosition
 from ..observe.counters import Stats
 from ..signals import produce_failed
-from ..wire.headers import has_command
+from ..wire.headers import Produced, ProducedHeaders, has_command
 from ..wire.topics import Topic, topic_name
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, produce_error
@@ -87,8 +87,12 @@ class DeliveryReports:
             if error is None:
                 self._note_written(message)
             else:
-                failure = self._failure(error, message)
-                self._record_failure(failure, message, list(headers))
+                produced = headers.produced if isinstance(headers, ProducedHeaders) else None
+                failure = self._failure(error, message, produced and produced.stream)
+                if produced is None:
+                    self._record_failure(failure, message, headers)
+                else:
+                    self._note_failed(failure, message, produced)
         except Exception:
             logger.exception("A delivery report could not be handled")
         finally:
@@ -109,16 +113,17 @@ class DeliveryReports:
             where = f"{message.topic()} {message.key()!r}"
             self._stats.dropped("doubtful", f"{where} was taken for a duplicate")
 
-    def _failure(self, error: KafkaError, message: Message) -> Exception:
-        if error.code() in UNKNOWN_TOPIC:
+    def _failure(self, error: KafkaError, message: Message, stream: str | None) -> Exception:
+        if error.code() in UNKNOWN_TOPIC and stream is None:
             self._on_unknown_topic()
         if error.code() in _PURGED:
             # Report the cause (not authorized), not its consequence (purged).
             error = self.forbidden or error
-        return produce_error(message.topic() or "", message.key(), error, self._connection.refusal)
+        refusal = self._connection.refusal
+        return produce_error(message.topic() or "", message.key(), error, refusal, stream)
 
     def _record_failure(
-        self, failure: Exception, message: Message, headers: list[tuple[str, bytes]]
+        self, failure: Exception, message: Message, headers: Sequence[tuple[str, bytes]]
     ) -> None:
         if message.topic() in self._internal or has_command(headers):
             # A measurement, a command or an answer: its caller gets the error, and no message is
@@ -126,16 +131,15 @@ class DeliveryReports:
             self._stats.count("errors.command")
             logger.debug("%s", failure)
             return
+        self._note_failed(
+            failure, message, Produced(None, message.key(), message.value(), list(headers))
+        )
+
+    def _note_failed(self, failure: Exception, message: Message, lost: Produced) -> None:
         self._stats.count("failed")
         self._stats.dropped("produce", str(failure))
         self._stats.signal(
-            produce_failed,
-            DeliveryReports,
-            error=failure,
-            topic=message.topic(),
-            key=message.key(),
-            value=message.value(),
-            headers=headers,
+            produce_failed, DeliveryReports, error=failure, topic=message.topic(), **lost._asdict()
         )
 
 

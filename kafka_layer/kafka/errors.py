@@ -12,12 +12,14 @@ from confluent_kafka import KafkaError, KafkaException
 from django.core.exceptions import ImproperlyConfigured
 
 from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, TopicError
+from ..wire.topics import StreamTopic
 
 __all__ = [
     "UNKNOWN_TOPIC",
     "configuration_error",
     "is_refusal",
     "kafka_error",
+    "no_topic",
     "produce_error",
     "refused",
     "topic_error",
@@ -56,6 +58,14 @@ _HINTS = {
 }
 
 _NO_HINTS: Mapping[int, str] = MappingProxyType({})
+_NO_SUCH_TOPIC = "it does not exist, and the layer creates no topic of a stream"
+_STREAM_HINTS = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART: _NO_SUCH_TOPIC,
+    KafkaError._UNKNOWN_TOPIC: _NO_SUCH_TOPIC,
+    KafkaError._UNKNOWN_PARTITION: "it has no such partition",
+    KafkaError.INVALID_TIMESTAMP: "the topic refuses this machine's clock",
+    KafkaError.INVALID_RECORD: "a compacted topic takes no record without a key",
+}
 _MAY_NOT_WRITE = "this client has no right to do that; grant it an ACL for WRITE"
 _PRODUCE_HINTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: _MAY_NOT_WRITE,
@@ -146,6 +156,20 @@ def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
     return TopicError(f"Cannot {what}: {_sentence(error)}.")
 
 
+def no_topic(topic: StreamTopic, servers: str) -> TopicError:
+    """Return the error for a stream without a topic.
+
+    Args:
+        topic: The topic that does not exist.
+        servers: The bootstrap servers of the stream.
+    """
+    return TopicError(
+        f"Stream {topic.stream!r} has no topic: {topic.name} does not exist on {servers} (or this "
+        f'client may not see it). Create it, or correct "topic" in streams[{topic.stream!r}]; the '
+        "layer creates no topic of a stream."
+    )
+
+
 def unavailable(servers: str, detail: str) -> BrokerUnavailable:
     """Return the error for brokers that do not answer."""
     return BrokerUnavailable(
@@ -201,7 +225,11 @@ def _file_hint(name: str, path: str) -> str:
 
 
 def produce_error(
-    topic: str, key: bytes | str | None, error: KafkaError, refusal: KafkaError | None = None
+    topic: str,
+    key: bytes | str | None,
+    error: KafkaError,
+    refusal: KafkaError | None = None,
+    stream: str | None = None,
 ) -> Exception:
     """Return the error for a record that was not written.
 
@@ -210,16 +238,19 @@ def produce_error(
         key: The record's key.
         error: The error of the client or the broker.
         refusal: The last error of a broker that does not let this client in; None without one.
+        stream: The stream of the settings that has the topic; None for a topic of the layer.
     """
-    where = f"a record for {topic}" + (f", key {key!r}" if key else "")
+    of_stream = "" if stream is None else f" of stream {stream!r}"
+    where = f"a record for {topic}{of_stream}" + (f", key {key!r}" if key else "")
     if error.code() in _TOO_LARGE:
+        mend = " with 'manage.py kafka_setup_topics'" if stream is None else ""
         too_large: Exception = MessageTooLarge(
             f"The broker refuses {where}: it is larger than the topic's "
-            f"{_TOO_LARGE[error.code()]}; "
-            "raise that with 'manage.py kafka_setup_topics', or send a reference."
+            f"{_TOO_LARGE[error.code()]}; raise that{mend}, or send a reference."
         )
         return too_large
-    said = _sentence(error, _PRODUCE_HINTS)
+    hints = _PRODUCE_HINTS if stream is None else {**_PRODUCE_HINTS, **_STREAM_HINTS}
+    said = _sentence(error, hints)
     if refusal is not None and error.code() == KafkaError._MSG_TIMED_OUT:
         said += f"; the brokers do not let this client in ({_AFTERTHOUGHT.sub('', refusal.str())})"
     return ProduceFailed(f"The broker did not take {where}: {said}.")

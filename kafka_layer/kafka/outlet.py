@@ -13,10 +13,16 @@ from ..messages import Position
 __all__ = ["TICKET", "VALUE", "NumberedProducer", "Outlet", "Pending", "UnknownPartition"]
 
 Pending = tuple[
-    str, bytes, "str | None", int, Sequence[tuple[str, bytes]], "Ticket[Position] | None"
+    str,
+    "bytes | None",
+    "str | bytes | None",
+    int,
+    Sequence[tuple[str, bytes]],
+    "Ticket[Position] | None",
 ]
-"""A record that is ready for librdkafka: Kafka's name of its topic, its value, its key, the number
-of its partition (-1: librdkafka decides), its headers, and the ticket for its outcome.
+"""A record that is ready for librdkafka: Kafka's name of its topic, its value (None: a tombstone),
+its key, the number of its partition (-1: librdkafka decides), its headers, and the ticket for its
+outcome.
 
 Python makes a plain tuple in a seventh of the time of a named one, and the garbage collector does
 not track one of text and numbers only.

@@ -23,8 +23,8 @@ from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
-from ..wire.records import ProducerRecord
-from ..wire.topics import Topic, WorkTopic
+from ..wire.records import ProducerRecord, StreamProducerRecord
+from ..wire.topics import AnyTopic, StreamTopic, Topic, WorkTopic
 from .batching import Batcher
 from .connection import Connection
 from .liveness import Evidence, Liveness, Verdict
@@ -67,10 +67,10 @@ class RecordProducer:
 
     Args:
         config: The layer's settings.
-        topics: Kafka's names of the topics.
+        topics: Kafka's names of the layer's topics that it writes to.
         stats: Counts sent and failed records.
         connection: Gets errors and answers.
-        on_unknown_topic: Called, from any thread, when a topic or partition is missing.
+        on_unknown_topic: Called, from any thread, when one of them, or a partition, is missing.
 
     Attributes:
         keyless_partition: The partition of records without a key, so that they stay in order.
@@ -86,7 +86,7 @@ class RecordProducer:
     ) -> None:
         self.keyless_partition = 0
         # Kafka's names of the topics that it writes to.
-        self._names: dict[Topic | WorkTopic, str] = dict(topics.items())
+        self._names: dict[AnyTopic, str] = dict(topics.items())
         # By worker topic: the turns so far, and the number of partitions.
         self._turns: dict[WorkTopic, tuple[itertools.count[int], int]] = {}
         self._stats = stats
@@ -152,7 +152,7 @@ class RecordProducer:
 
     def produce(
         self,
-        record: ProducerRecord,
+        record: ProducerRecord | StreamProducerRecord,
         ticket: Ticket[Position] | None = None,
         waited: bool = False,
     ) -> None:
@@ -163,6 +163,8 @@ class RecordProducer:
                 partition = _PARTITIONER_DECIDES
             elif isinstance(topic, WorkTopic):
                 partition = self._next_in_turn(topic)
+            elif isinstance(topic, StreamTopic):
+                partition = _PARTITIONER_DECIDES
             else:
                 partition = self.keyless_partition
         self._put((self._names[topic], value, key, partition, headers, ticket), waited)
@@ -201,6 +203,10 @@ class RecordProducer:
         if present is None or present[1] != partitions:
             self._turns[topic] = (itertools.count(random.randrange(partitions)), partitions)
             self._names[topic] = name
+
+    def open_stream(self, topic: StreamTopic) -> None:
+        """Write records for the topic of a stream, too; its partitioner is Kafka's default."""
+        self._names[topic] = topic.name
 
     def judge(self, evidence: Evidence, is_answered_elsewhere: Callable[[], bool]) -> None:
         """Replace the client if it does not work; one thread alone.

@@ -200,9 +200,8 @@ class ProducerClient:
     def reject(self, pending: Pending, error: KafkaError) -> None:
         """Report a record that never reached librdkafka as failed."""
         name, value, key, partition, headers, ticket = pending
-        message = Message(
-            topic=name, partition=partition, key=None if key is None else key.encode()
-        )
+        raw = key.encode() if isinstance(key, str) else key
+        message = Message(topic=name, partition=partition, key=raw)
         message.set_value(value)
         self._settle(self._generation, error, message, headers, ticket)
 
@@ -427,10 +426,7 @@ class ProducerClient:
             name, partition, key = message.topic(), message.partition(), message.key()
             if error.code() != KafkaError._UNKNOWN_PARTITION or name is None or partition is None:
                 return False
-            text = None if key is None else key.decode()
-            return self.keep_reported(
-                (name, message.value() or b"", text, partition, headers, ticket)
-            )
+            return self.keep_reported((name, message.value(), key, partition, headers, ticket))
         except Exception:
             logger.exception("A record of an unknown partition could not be kept")
             return False

@@ -35,7 +35,7 @@ def producer_properties(config: LayerConfig) -> dict[str, Any]:
         # Java's default partitioner, so that clients in any language map a key alike.
         "partitioner": "murmur2_random",
         "linger.ms": 0,
-        "message.max.bytes": max(limits),
+        "message.max.bytes": config.producer_max_message_bytes,
         # A broker refuses all messages of a batch that is larger than its topic's limit.
         "batch.size": min(_BATCH_SIZE, *limits),
         # A record that waited longer in the producer would arrive expired, with a new timestamp.
@@ -92,12 +92,13 @@ def stream_properties(config: LayerConfig) -> dict[str, Any]:
     }
 
 
-def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
+def work_properties(config: LayerConfig, group: str, *, of_stream: bool = False) -> dict[str, Any]:
     """Return the properties of the consumer of one worker channel.
 
     Args:
         config: The layer's settings.
-        topic: Kafka's name of the channel's topic; the consumer group is named like it.
+        group: The name of its consumer group.
+        of_stream: Whether it reads the topic of a stream, where other programs write, too.
     """
     # With KIP-848 the broker decides on sessions and assignment and refuses these properties.
     protocol: dict[str, Any] = {"group.protocol": config.worker_group_protocol}
@@ -110,10 +111,13 @@ def work_properties(config: LayerConfig, topic: str) -> dict[str, Any]:
                 "heartbeat.interval.ms": 1_000,
             }
         )
+    if of_stream:
+        # Tells how far the client has read where a topic ends with markers of transactions.
+        protocol["enable.partition.eof"] = True
     return {
         **_COMMON,
         **protocol,
-        "group.id": topic,
+        "group.id": group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         # A group without a committed offset starts with the oldest message of the queue.

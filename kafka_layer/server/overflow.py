@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from channels.exceptions import ChannelFull
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..delivery.tickets import Steps, Ticket, wait
 from ..observe.counters import Stats
-from ..wire.records import ProducerRecord
+from ..transport import QueueFull
+from ..wire.topics import AnyTopic
 
-__all__ = ["OverflowPolicy"]
+__all__ = ["OverflowPolicy", "put"]
+
+
+def put(
+    try_to: Callable[[bool], object],
+    when_room: Callable[[bool], Ticket[None]],
+    overflow: Callable[[], OverflowPolicy],
+) -> Steps[bool]:
+    """Queue a record; while the queue is full, do what ``overflow`` says.
+
+    Args:
+        try_to: Queues the record; gets whether the send has waited for room. Raises ``QueueFull``.
+        when_room: As ``kafka_layer.transport.Sender.when_room``.
+        overflow: Makes the policy of this send.
+
+    Returns:
+        Whether it is queued; False if it was discarded.
+
+    Raises:
+        ChannelFull: If the queue is full, at once or for ``expiry`` seconds.
+        Exception: What ``try_to`` raises otherwise.
+    """
+    policy: OverflowPolicy | None = None
+    while True:
+        waited = policy is not None
+        try:
+            try_to(waited)
+        except QueueFull:
+            policy = policy or overflow()
+            if policy.should_drop():
+                return False
+            try:
+                yield from wait(when_room(waited), policy.patience)
+            except TimeoutError:
+                raise policy.refusal() from None
+        else:
+            return True
 
 
 class OverflowPolicy:
@@ -18,13 +58,15 @@ class OverflowPolicy:
     Args:
         config: For ``overflow`` and ``expiry``.
         stats: Counts refused and dropped records.
-        record: The record to send.
+        topic: The topic of the record to send.
+        key: Its key.
     """
 
-    def __init__(self, config: LayerConfig, stats: Stats, record: ProducerRecord) -> None:
+    def __init__(
+        self, config: LayerConfig, stats: Stats, topic: AnyTopic, key: str | bytes | None
+    ) -> None:
         self._overflow = config.overflow
         self._stats = stats
-        topic, key, _, _, _ = record
         self._where = f"the producer's queue is full, {topic.value} {key!r}"
         self._deadline = monotonic() + config.expiry
 

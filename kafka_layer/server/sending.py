@@ -6,23 +6,24 @@ Hot path: ``Sender.try_publish`` is called for every message that is sent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
 from ..config.settings import LayerConfig
-from ..delivery.tickets import Steps, Ticket, wait
+from ..delivery.tickets import Steps, Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
 from ..transport import Backplane, QueueFull
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
-from .overflow import OverflowPolicy
+from .overflow import OverflowPolicy, put
 
-__all__ = ["Sender"]
+__all__ = ["RECORD_OVERHEAD", "Sender", "size_of"]
 
-# Bytes for the key and for Kafka's overhead of a record and its batch.
-_RECORD_OVERHEAD = 1024
+RECORD_OVERHEAD = 1024
+"""Bytes for the key and for Kafka's overhead of a record and its batch."""
 
 # Bytes that Kafka adds to a header: the lengths of its name and value, as varints.
 _HEADER_OVERHEAD = 10
@@ -97,7 +98,7 @@ class Sender:
             MessageTooLarge: If the record is larger than the topic allows.
         """
         limit = self.limit_of(topic)
-        size = _size_of(value, headers)
+        size = size_of(value, headers)
         if size > limit:
             raise MessageTooLarge(
                 f"A message of {size} bytes is larger than {topic.value} allows ({limit} bytes); "
@@ -156,7 +157,7 @@ class Sender:
         """
         topic, key, value, _, headers = record
         limit, keys = self._open[topic]
-        if (_size_of(value, headers) if headers else len(value)) > limit:
+        if (size_of(value, headers) if headers else len(value)) > limit:
             self.require_size(topic, value, headers)
         if keys is not None and key is not None:
             keys[key] = None
@@ -188,31 +189,24 @@ class Sender:
             MessageTooLarge, ProduceFailed, LayerClosed: As for ``publish``.
         """
         ticket: Ticket[Position] | None = Ticket() if self._await_produce else None
-        overflow: OverflowPolicy | None = None
-        while True:
-            try:
-                self.publish(record, ticket, waited=overflow is not None)
-            except QueueFull:
-                waited = overflow is not None
-                overflow = overflow or OverflowPolicy(self._config, self._stats, record)
-                if overflow.should_drop():
-                    return None
-                try:
-                    yield from wait(self._transport.when_room(waited), overflow.patience)
-                except TimeoutError:
-                    raise overflow.refusal() from None
-            else:
-                return ticket
+        topic, key, _, _, _ = record
+        queued = yield from put(
+            partial(self.publish, record, ticket),
+            self._transport.when_room,
+            partial(OverflowPolicy, self._config, self._stats, topic, key),
+        )
+        return ticket if queued else None
 
     def limit_of(self, topic: Topic | WorkTopic) -> int:
         """Return the largest value that a topic allows, in bytes."""
         opened = self._open.get(topic)
         if opened is not None:
             return opened[0]
-        return self._config.max_message_bytes(topic) - _RECORD_OVERHEAD
+        return self._config.max_message_bytes(topic) - RECORD_OVERHEAD
 
 
-def _size_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
+def size_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
+    """Return the size of a record's value and headers, in bytes."""
     size = len(value)
     for name, each in headers:
         size += len(name) + len(each) + _HEADER_OVERHEAD
@@ -222,5 +216,5 @@ def _size_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
 def _of_which(headers: Sequence[tuple[str, bytes]]) -> str:
     if not headers:
         return ""
-    size, names = _size_of(b"", headers), " and ".join(f"'{name}'" for name, _ in headers)
+    size, names = size_of(b"", headers), " and ".join(f"'{name}'" for name, _ in headers)
     return f" {size} of these bytes are in {names}."

@@ -3,32 +3,64 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from ..config.realtime import monotonic
 from ..config.threads import new_condition, new_event, new_thread
 from ..config.timings import Timings
+from ..exceptions import RegistryAway, UnreadableRecord
 from ..kafka.worker_group.pacing import Pacing
 from ..transport import JobSink
+from ..wire.records import Place
 
-__all__ = ["JobRecord", "JobServer", "WaitingJobs"]
+__all__ = ["JobRecord", "JobServer", "Waiting", "WaitingJobs"]
 
 _POLL = 0.1
 
 
 class JobRecord(NamedTuple):
-    """A job as it was sent.
+    """A job as it was sent; a ``FetchedRecord``.
 
     Attributes:
-        offset: The job's number in its channel.
-        value: The job's bytes on the wire.
+        number: The job's number in its channel.
+        partition: The partition of its record.
+        offset: The offset of its record.
         timestamp: When it was sent, in seconds since the epoch.
+        raw_key: The raw key of its record.
+        raw_value: The raw value of its record.
+        raw_headers: The headers of its record.
     """
 
+    number: int
+    partition: int
     offset: int
-    value: bytes
     timestamp: float
+    raw_key: bytes | None
+    raw_value: bytes | None
+    raw_headers: Sequence[tuple[str, bytes | None]]
+
+    def key(self) -> bytes | None:
+        """Return the raw key."""
+        return self.raw_key
+
+    def value(self) -> bytes | None:
+        """Return the raw value."""
+        return self.raw_value
+
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Return the headers."""
+        return self.raw_headers
+
+
+class Waiting(Protocol):
+    """Records of which each is for one receive; any thread."""
+
+    def take(self, timeout: float) -> JobRecord | None:
+        """Remove and return the oldest one; None if there is none within ``timeout`` seconds."""
+
+    def give_back(self, records: Iterable[JobRecord]) -> None:
+        """Take records back that no receive of a server took."""
 
 
 class WaitingJobs:
@@ -42,11 +74,11 @@ class WaitingJobs:
     def send(self, value: bytes, timestamp: float) -> int:
         """Add a job; returns its offset."""
         with self._changed:
-            offset = self._sent
+            number = self._sent
             self._sent += 1
-            self._records.append(JobRecord(offset, value, timestamp))
+            self._records.append(JobRecord(number, 0, number, timestamp, None, value, ()))
             self._changed.notify()
-        return offset
+        return number
 
     def give_back(self, records: Iterable[JobRecord]) -> None:
         """Take jobs back that no receive of a server took."""
@@ -75,9 +107,11 @@ class JobServer:
         timings: The layer's times, as for a worker on Kafka.
     """
 
-    def __init__(self, jobs: WaitingJobs, sink: JobSink[Any], timings: Timings) -> None:
+    def __init__(self, jobs: Waiting, sink: JobSink[Any], timings: Timings) -> None:
         self._jobs = jobs
         self._sink = sink
+        self._timings = timings
+        self._stopped_by: tuple[UnreadableRecord, Place] | None = None
         self._pacing = Pacing(timings, monotonic())
         # Jobs that were assigned and that no receive may have taken yet, the oldest first.
         self._assigned: deque[JobRecord] = deque()
@@ -111,6 +145,8 @@ class JobServer:
             sink.changed.clear()
         # A layer that closes gives back the jobs that no receive took.
         self._give_back()
+        if self._stopped_by is not None:
+            self._sink.stop(*self._stopped_by)
 
     def _assign_next(self) -> None:
         record = self._jobs.take(_POLL)
@@ -120,8 +156,18 @@ class JobServer:
             # The receive was cancelled meanwhile; another server may have a receive that waits.
             self._jobs.give_back([record])
             return
-        topic = self._sink.topic
-        job = self._sink.accept(record.value, (topic, 0, record.offset, record.timestamp), None)
+        place = (self._sink.topic, record.partition, record.offset, record.timestamp)
+        try:
+            job = self._sink.accept(record, place, None)
+        except RegistryAway:
+            self._jobs.give_back([record])
+            self._stopped.wait(self._timings.registry_retry)
+            return
+        except UnreadableRecord as error:
+            self._jobs.give_back([record])
+            self._stopped.set()
+            self._stopped_by = error, place
+            return
         if job is None:
             return
         # Receives take the oldest job first, so the last of the assigned jobs are unclaimed.
@@ -132,6 +178,9 @@ class JobServer:
         self._pacing.assign(monotonic())
 
     def _give_back(self) -> None:
-        unclaimed = {job.offset for job in self._sink.return_unclaimed(lambda job: True)}
-        self._jobs.give_back(each for each in self._assigned if each.offset in unclaimed)
+        returned = self._sink.return_unclaimed(lambda job: True)
+        unclaimed = {(job.partition, job.offset) for job in returned}
+        self._jobs.give_back(
+            each for each in self._assigned if (each.partition, each.offset) in unclaimed
+        )
         self._assigned.clear()

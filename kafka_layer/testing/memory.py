@@ -30,18 +30,20 @@ from ..transport import (
     ReadFrom,
     RecordSink,
     StreamSink,
+    StreamWriter,
 )
 from ..wire.partitions import partition_of
-from ..wire.records import ProducerRecord, Record
+from ..wire.records import ProducerRecord, Record, StreamProducerRecord
 from ..wire.topics import (
     BROADCAST_TOPICS,
     CONTROL_TOPICS,
     INBOX_TOPICS,
+    StreamTopic,
     Topic,
     WorkTopic,
     topic_name,
 )
-from .jobs import JobServer, WaitingJobs
+from .jobs import JobServer, Waiting, WaitingJobs
 from .streams import InMemoryStream, StreamTopics
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
@@ -132,7 +134,12 @@ class InMemoryBackplane:
 
     def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
         """Start the thread that gives jobs to the receives."""
-        jobs = self._log.jobs(channel.topic)
+        if channel.source is None:
+            jobs: Waiting = self._log.jobs(channel.topic)
+        else:
+            start = self._config.streams[channel.source.stream].start
+            group, topic = channel.topic.channel, channel.source.name
+            jobs = self._log.stream_topics.group(group, topic, start)
         server = JobServer(jobs, channel, self._config.timings)
         server.start()
         self._job_servers.append(server)
@@ -167,6 +174,20 @@ class InMemoryBackplane:
         if ticket is not None:
             name = topic_name(self._config.prefix, topic)
             ticket.resolve(Position(name, partition, offset, timestamp))
+
+    def open_stream_writer(self, topic: StreamTopic, timeout: float) -> StreamWriter:
+        """Nothing has to be opened: every topic of a stream exists."""
+        return _InMemoryWriter(self)
+
+    def write(self, record: StreamProducerRecord, ticket: Ticket[Position] | None) -> None:
+        """Append a record to the topic of a stream, which offers it to everybody who reads it."""
+        if self._closed:
+            raise LayerClosed("The channel layer is closed.")
+        topic, key, value, partition, headers = record
+        position = self._log.stream_topics.write(topic, key, value, partition, list(headers))
+        self._stats.sent.add()
+        if ticket is not None:
+            ticket.resolve(position)
 
     def when_room(self, waited: bool = False) -> Ticket[None]:
         """There is always room."""
@@ -234,6 +255,24 @@ class InMemoryBackplane:
         """Take a record if this server reads it."""
         if topic in BROADCAST_TOPICS or partition == self._inbox:
             (self._control if topic in CONTROL_TOPICS else self._data).put(record)
+
+
+class _InMemoryWriter:
+    """Writes to the topics of streams; see ``kafka_layer.transport.StreamWriter``."""
+
+    def __init__(self, backplane: InMemoryBackplane) -> None:
+        self._backplane = backplane
+
+    def produce(
+        self,
+        record: StreamProducerRecord,
+        ticket: Ticket[Position] | None = None,
+        waited: bool = False,
+    ) -> None:
+        self._backplane.write(record, ticket)
+
+    def when_room(self, waited: bool = False) -> Ticket[None]:
+        return Ticket.resolved(None)
 
 
 class _Shared:
@@ -327,6 +366,7 @@ class _Log:
     def abandon(self, reader: InMemoryBackplane) -> None:
         # A new lock, because a thread of the parent may have held the old one at the fork.
         self._lock = RLock()
+        self.stream_topics.abandon()
         self.detach(reader)
 
     def jobs(self, topic: WorkTopic) -> WaitingJobs:

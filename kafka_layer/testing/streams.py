@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..config.realtime import wall_clock
-from ..config.streams import StreamSettings
-from ..config.threads import RLock, is_current, new_event, new_thread
+from ..config.streams import Start, StreamSettings
+from ..config.threads import RLock, is_current, new_condition, new_event, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..transport import StreamFacts, StreamSink, StreamStart
-from ..wire.partitions import partition_of
+from ..wire.partitions import partition_of_bytes
 from ..wire.records import Record
 from ..wire.topics import StreamTopic
+from .jobs import JobRecord
 
-__all__ = ["InMemoryStream", "StreamTopics"]
+__all__ = ["InMemoryStream", "StreamGroup", "StreamTopics"]
 
 # Records that a partition keeps.
 _KEPT = 10_000
@@ -47,7 +49,9 @@ class StreamTopics:
         # Re-entrant: a signal handler may interrupt a write and write.
         self._lock = RLock()
         self._topics: dict[str, list[_Kept]] = {}
-        self._readers: list[InMemoryStream] = []
+        self._readers: list[InMemoryStream | StreamGroup] = []
+        # By the name of a consumer group and of its topic.
+        self._groups: dict[tuple[str, str], StreamGroup] = {}
 
     def write(
         self,
@@ -74,7 +78,7 @@ class StreamTopics:
             partitions = self._topics.setdefault(topic.name, [_Kept()])
             number = partition
             if number is None:
-                number = partition_of((key or b"").decode("latin-1"), len(partitions))
+                number = partition_of_bytes(key or b"", len(partitions))
             partitions += [_Kept() for _ in range(number + 1 - len(partitions))]
             kept = partitions[number]
             offset = kept.end
@@ -85,6 +89,25 @@ class StreamTopics:
         for reader in readers:
             reader.look()
         return Position(topic.name, number, offset, timestamp)
+
+    def group(self, name: str, topic: str, start: Start) -> StreamGroup:
+        """Return a consumer group that shares a topic.
+
+        Args:
+            name: The group's name.
+            topic: Kafka's name of the topic.
+            start: Where the group begins, if there is none yet.
+        """
+        with self._lock:
+            group = self._groups.get((name, topic))
+            if group is None:
+                group = self._groups[name, topic] = StreamGroup(self, topic, start)
+                self._readers.append(group)
+            return group
+
+    def abandon(self) -> None:
+        """Make a new lock, in a forked child: a thread of the parent may have held the old one."""
+        self._lock = RLock()
 
     def attach(self, reader: InMemoryStream) -> None:
         """Tell a reader of new records."""
@@ -130,6 +153,57 @@ class StreamTopics:
         with self._lock:
             name, number = where
             return self._topics[name][number].end - offset
+
+
+class StreamGroup:
+    """The records of a topic of which each is for one worker of a consumer group; any thread.
+
+    Args:
+        topics: The topics.
+        topic: Kafka's name of the topic.
+        start: Where the group begins; partitions that come later it reads from their start.
+    """
+
+    def __init__(self, topics: StreamTopics, topic: str, start: Start) -> None:
+        if isinstance(start, datetime.timedelta):
+            start = datetime.datetime.now(datetime.timezone.utc) - start
+        self._topics = topics
+        self._takes = topic.__eq__
+        self._changed = new_condition()
+        self._taken = 0
+        self._given_back: deque[JobRecord] = deque()
+        self._offsets = {each: topics.place(each, start) for each in topics.partitions(self._takes)}
+
+    def look(self) -> None:
+        """Take note that there are new records."""
+        with self._changed:
+            self._changed.notify()
+
+    def take(self, timeout: float) -> JobRecord | None:
+        """Return the next record; None if there is none within ``timeout`` seconds."""
+        with self._changed:
+            record = self._next()
+            if record is None and self._changed.wait(timeout):
+                record = self._next()
+            return record
+
+    def give_back(self, records: Iterable[JobRecord]) -> None:
+        """Take back records that no receive of a server took."""
+        with self._changed:
+            self._given_back = deque(sorted([*records, *self._given_back]))
+            self._changed.notify_all()
+
+    def _next(self) -> JobRecord | None:
+        if self._given_back:
+            return self._given_back.popleft()
+        for where in self._topics.partitions(self._takes):
+            records = self._topics.read(where, self._offsets.get(where, 0))
+            if records:
+                _, key, value, headers, timestamp, partition, offset = records[0]
+                self._offsets[where] = offset + 1
+                self._taken += 1
+                return JobRecord(self._taken, partition, offset, timestamp, key, value, headers)
+        return None
 
 
 class InMemoryStream:

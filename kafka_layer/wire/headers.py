@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 __all__ = [
     "COMMAND",
     "EXCLUDE",
     "Headers",
+    "Produced",
+    "ProducedHeaders",
     "exclude_header",
     "excluded",
     "has_command",
@@ -21,6 +24,47 @@ COMMAND = "command"
 
 EXCLUDE = "exclude"
 """Header: names of channels that do not get the message, comma-separated."""
+
+
+class Produced(NamedTuple):
+    """What was to be sent, for whoever learns that a record was not written.
+
+    Attributes:
+        stream: The stream's name; None for a record of a topic of the layer.
+        key: For a stream the key that ``produce`` was given, not encoded; otherwise its bytes. None
+            without one.
+        value: For a stream the value that ``produce`` was given, not encoded, and None for a
+            tombstone; otherwise its bytes.
+        headers: The headers.
+    """
+
+    stream: str | None
+    key: Any
+    value: Any
+    headers: Headers
+
+
+class ProducedHeaders(list[tuple[str, bytes]]):
+    """Kafka headers of a record for a stream, which carry along what ``produce`` was given.
+
+    They are true even where there are none: the producer keeps true headers for the record's
+    delivery report, which itself has no headers.
+
+    Args:
+        produced: What was given.
+
+    Attributes:
+        produced: As given.
+    """
+
+    __slots__ = ("produced",)
+
+    def __init__(self, produced: Produced) -> None:
+        super().__init__(produced.headers)
+        self.produced = produced
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def exclude_header(exclude: Collection[str]) -> Headers:

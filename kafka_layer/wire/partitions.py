@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-__all__ = ["murmur2", "partition_of", "partitions_while_growing"]
+__all__ = ["murmur2", "partition_of", "partition_of_bytes", "partitions_while_growing"]
 
 _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995
@@ -28,7 +28,12 @@ def murmur2(data: bytes) -> int:
 
 def partition_of(key: str, partitions: int) -> int:
     """Return the partition of a key, among a number of partitions."""
-    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+    return partition_of_bytes(key.encode(), partitions)
+
+
+def partition_of_bytes(key: bytes, partitions: int) -> int:
+    """Return the partition of a raw key, among a number of partitions."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 @functools.lru_cache(maxsize=10_000)

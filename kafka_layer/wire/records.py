@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..exceptions import UnreadableRecord
-from .topics import Topic, WorkTopic
+from .topics import StreamTopic, Topic, WorkTopic
 
-__all__ = ["Place", "ProducerRecord", "Record", "offset_of", "unreadable_key", "written_at"]
+__all__ = [
+    "Place",
+    "ProducerRecord",
+    "Record",
+    "StreamProducerRecord",
+    "offset_of",
+    "unreadable_key",
+    "written_at",
+]
 
 ProducerRecord = tuple[
     "Topic | WorkTopic", "str | None", bytes, "int | None", Sequence[tuple[str, bytes]]
@@ -15,6 +23,12 @@ ProducerRecord = tuple[
 """A record to be written: its topic, the address or None, the value as it stands on the wire, the
 partition (None: the key decides, or the transport where there is no key), and Kafka headers. A
 plain tuple, as ``Record`` is, because every send makes one."""
+
+StreamProducerRecord = tuple[
+    StreamTopic, "bytes | None", "bytes | None", "int | None", Sequence[tuple[str, bytes]]
+]
+"""A record to be written to the topic of a stream: as ``ProducerRecord``, with any bytes as its
+key, and None as the value of a tombstone. Its headers are ``ProducedHeaders``."""
 
 Record = tuple[
     Topic,

@@ -240,6 +240,7 @@ def test_an_unknown_setting_suggests_the_similar_one() -> None:
         ({"worker_channel": "a!b"}, "the name of a channel"),
         ({"worker_channel": "a" * 100}, "the name of a channel"),
         ({"worker_channel": ""}, "the name of a channel"),
+        ({"worker_channel": "to-db", "topic": "^a"}, "the topic is a pattern: the workers"),
         # clients
         ({"bootstrap_servers": "other"}, "streams['orders']['bootstrap_servers'] has 'other'"),
         (

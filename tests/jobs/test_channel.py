@@ -17,6 +17,7 @@ from kafka_layer.server.clock import BrokerClock
 from kafka_layer.wire.encryption import Encryption, ReplayGuard
 from kafka_layer.wire.topics import WorkTopic
 from tests.jobs.test_ack import NotedPolicy
+from tests.support.messages import FakeMessage
 
 TOPIC = WorkTopic("jobs")
 
@@ -43,7 +44,8 @@ class Receives:
 
     def accept(self, offset: int, age: float = 0.0) -> Job | None:
         place = (TOPIC, 0, offset, self.clock.now() - age)
-        return self.channel.accept(str(offset).encode(), place, self)
+        record = FakeMessage(TOPIC.value, offset, value=str(offset).encode())
+        return self.channel.accept(record, place, self)
 
     def assign(self, *offsets: int) -> list[Job]:
         jobs = [job for offset in offsets if (job := self.accept(offset)) is not None]

@@ -29,6 +29,7 @@ from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.records import ProducerRecord
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message
+from tests.support.messages import FakeMessage
 from tests.support.waiting import wait_until, wait_until_async
 
 DEADLINE = 10.0
@@ -386,7 +387,8 @@ class TestWorkerChannels:
         def assign_late() -> None:
             (channel,) = opened
             place = (channel.topic, 0, 1, server.clock.now())
-            job = channel.accept(Codec("msgpack").encode({"n": 2}), place, self)
+            value = Codec("msgpack").encode({"n": 2})
+            job = channel.accept(FakeMessage(None, 1, value=value), place, self)
             assert job is not None
             channel.assign([job])
 

@@ -18,6 +18,7 @@ class FakeMessage:
         partition: Its partition.
         error: What it tells instead of a record.
         value: Its value.
+        key: Its key.
         timestamp: Its time in milliseconds since the epoch, by the broker.
         headers: Its headers; an exception is raised, as for headers that are no text.
     """
@@ -29,12 +30,13 @@ class FakeMessage:
         *,
         partition: int = 0,
         error: KafkaError | None = None,
-        value: bytes = b"{}",
+        value: bytes | None = b"{}",
+        key: bytes | None = b"room",
         timestamp: int = 1_700_000_000_000,
         headers: Any = None,
     ) -> None:
         self._topic, self._offset, self._partition = topic, offset, partition
-        self._error, self._value = error, value
+        self._error, self._value, self._key = error, value, key
         self._timestamp, self._headers = timestamp, headers
 
     def error(self) -> KafkaError | None:
@@ -49,10 +51,10 @@ class FakeMessage:
     def offset(self) -> int:
         return self._offset
 
-    def key(self) -> bytes:
-        return b"room"
+    def key(self) -> bytes | None:
+        return self._key
 
-    def value(self) -> bytes:
+    def value(self) -> bytes | None:
         return self._value
 
     def timestamp(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import (
     Consumer,
@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from ...config.librdkafka import Properties
 from ...config.settings import LayerConfig
+from ...config.streams import StreamSettings
 from ...config.threads import wait_for_futures
 from ...observe.counters import Stats
 from ..clients import ends_of, new_client
@@ -23,7 +24,7 @@ from ..errors import kafka_error
 from ..log import client_logger
 from ..properties import rights_properties, work_properties
 
-__all__ = ["GroupClient", "describe_group"]
+__all__ = ["GroupClient", "GroupSource", "describe_group"]
 
 # Errors that a retry does not end.
 _REFUSALS = frozenset(
@@ -35,23 +36,47 @@ _REFUSALS = frozenset(
 )
 
 
+class GroupSource(NamedTuple):
+    """What the consumer group of a worker channel reads.
+
+    Attributes:
+        topic: Kafka's name of the topic.
+        group: The name of the consumer group.
+        stream: The settings of the stream that has the topic; None for a topic of the layer.
+    """
+
+    topic: str
+    group: str
+    stream: StreamSettings | None = None
+
+
 class GroupClient:
     """A client of the group, and its first refusal.
 
+    Args:
+        config: The settings with which the client is made.
+        source: The group and its topic.
+        stats: Counts errors.
+
     Attributes:
+        ends: By partition of a stream's topic: the offset at which the client last found nothing
+            more to read. Records of aborted transactions and markers may lie before it.
         consumer: confluent_kafka's consumer. One thread makes every call on it, because calls of
             several threads starve each other.
         refusal: The first error that a retry does not end; None without one.
     """
 
-    def __init__(self, config: LayerConfig, topic: str, stats: Stats) -> None:
+    def __init__(self, config: LayerConfig, source: GroupSource, stats: Stats) -> None:
         self.refusal: KafkaError | None = None
+        self.ends: dict[int, int] = {}
         self._config = config
-        self._topic = topic
+        self._topic = source.topic
+        self._group = source.group
         self._stats = stats
+        of_stream = source.stream is not None
         properties = Properties(
             {
-                **work_properties(config, topic),
+                **work_properties(config, source.group, of_stream=of_stream),
                 "error_cb": self.on_error,
                 "logger": client_logger,
             }
@@ -78,7 +103,7 @@ class GroupClient:
             partitions = self.consumer.list_topics(self._topic, timeout).topics[self._topic]
             if not partitions.partitions:
                 return False
-            group = describe_group(self._config, self._topic, timeout)
+            group = describe_group(self._config, self._group, timeout)
         except KafkaException:
             return False
         return (
@@ -103,7 +128,7 @@ class GroupClient:
             ends = ends_of(self.consumer, asked, timeout)
             for each in self.consumer.committed([TopicPartition(*it) for it in asked], timeout):
                 where = each.topic, each.partition
-                if each.offset < ends.get(where, 0):
+                if max(each.offset, self.ends.get(each.partition, 0)) < ends.get(where, 0):
                     # Retention may have deleted the unread records.
                     low, end = self.consumer.get_watermark_offsets(each, timeout, cached=False)
                     if max(low, each.offset) < end:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from ...config.realtime import monotonic
 from ...config.threads import sleep
@@ -78,12 +78,12 @@ class Commits:
         # Missing where an earlier commit did not tell it.
         self._read_until: dict[int, int] = {}
 
-    def begin(self, partitions: Iterable[int]) -> set[int]:
+    def begin(self, partitions: Iterable[int]) -> Positions:
         """Check the committed positions of partitions that are assigned now; blocks briefly.
 
         Returns:
-            The partitions whose position is one of another log, a deleted topic of this name.
-            They have to be read from their beginning.
+            Where to read, for the partitions of which the committed position does not tell it: from
+            the beginning where it is one of another log, a deleted topic of this name.
         """
         unchecked, foreign = set(partitions), set[int]()
         for partition in unchecked:
@@ -105,7 +105,7 @@ class Commits:
                     self._topic,
                     sorted(unchecked),
                 )
-            return foreign
+            return dict.fromkeys(foreign, OFFSET_BEGINNING)
 
     def _check(self, unchecked: set[int], timeout: float) -> set[int]:
         """Remove from ``unchecked`` what brokers told of; return what is of another log."""

@@ -22,7 +22,7 @@ from ..errors import topic_error
 from ..liveness import ANSWERED, UNANSWERED, Liveness
 from ..log import client_logger
 from ..replacement import Replacement
-from .client import GroupClient, describe_group
+from .client import GroupClient, GroupSource, describe_group
 from .evidence import CUT_OFF
 from .membership import Ending, Membership
 from .pacing import CommitCost
@@ -55,7 +55,8 @@ class GroupMember:
     member  by ``start``; by demand                                when its membership ends
     resting when a membership ended for want of receives           after a while, or by demand
     parked  after a long rest: no thread, no client                by demand
-    stopped by ``stop``; when ``start`` raises                     never
+    stopped by ``stop``; when ``start`` raises; before a record    never
+            at which the channel has to stop
     ======= ====================================================== ==============================
 
     One thread runs a membership until it ends, and rests. A membership that hangs in a call of its
@@ -63,8 +64,8 @@ class GroupMember:
     new thread.
 
     Args:
-        config: The layer's settings.
-        topic: Kafka's name of the channel's topic; the consumer group is named like it.
+        config: The layer's settings, or those of the stream that has the topic.
+        source: The group and its topic.
         sink: The receives.
         stats: Counts errors and replaced clients.
         connection: Knows whether all brokers are down.
@@ -73,13 +74,14 @@ class GroupMember:
     def __init__(
         self,
         config: LayerConfig,
-        topic: str,
+        source: GroupSource,
         sink: JobSink[Any],
         stats: Stats,
         connection: Connection,
     ) -> None:
         self._config = config
-        self._topic = topic
+        self._source = source
+        self._group = source.group
         self._sink = sink
         self._stats = stats
         self._connection = connection
@@ -139,7 +141,7 @@ class GroupMember:
             return
         timeout = max(0.1, deadline - monotonic())
         try:
-            group = describe_group(self._config, self._topic, timeout)
+            group = describe_group(self._config, self._group, timeout)
         except KafkaException:
             return
         if group is None or not group.members:
@@ -249,6 +251,10 @@ class GroupMember:
             refusal = membership.client.refusal
             if refusal is not None and self._is_final(refusal):
                 return
+            if membership.halted_by is not None:
+                # Only now, as the group has back what no receive took.
+                self._stop.set()
+                self._sink.stop(*membership.halted_by)
             if ending is Ending.LEFT and not self._rest():
                 return
             membership = self._next_membership()
@@ -258,7 +264,7 @@ class GroupMember:
     def _new_membership(self, client: GroupClient) -> Membership:
         return Membership(
             self._config,
-            self._topic,
+            self._source,
             client,
             self._sink,
             self._stats,
@@ -292,7 +298,7 @@ class GroupMember:
         )
 
     def _new_client(self) -> GroupClient:
-        return GroupClient(self._config, self._topic, self._stats)
+        return GroupClient(self._config, self._source, self._stats)
 
     def _serve(self, membership: Membership) -> Ending:
         try:
@@ -354,17 +360,17 @@ class GroupMember:
 
     def _note_error(self, error: Exception) -> None:
         self._stats.count("errors.worker")
-        logger.error("Worker channel %s goes on after an error", self._topic, exc_info=error)
+        logger.error("Worker channel %s goes on after an error", self._group, exc_info=error)
 
     def _note_replacement(self, message: str) -> None:
         self._stats.count("consumer.replaced")
-        logger.error(message, self._topic)
+        logger.error(message, self._group)
 
     def _count_left(self) -> None:
         left = self._sink.return_unclaimed(lambda job: True)
         if left:
             self._stats.dropped(
-                "closed", f"{self._topic}: the broker did not take them back", len(left)
+                "closed", f"{self._group}: the broker did not take them back", len(left)
             )
 
     def _error_of(self, refusal: KafkaError) -> KafkaLayerError:
@@ -376,4 +382,4 @@ class GroupMember:
     @property
     def _attempt(self) -> str:
         channel = self._sink.topic.channel
-        return f"receive from worker channel {channel!r} (consumer group {self._topic})"
+        return f"receive from worker channel {channel!r} (consumer group {self._group})"

@@ -20,8 +20,8 @@ from collections.abc import Collection, Container
 from typing import Any
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
+    KafkaError,
     KafkaException,
     Message,
     TopicPartition,
@@ -31,16 +31,19 @@ from ...config.realtime import monotonic
 from ...config.settings import LayerConfig
 from ...config.threads import Lock
 from ...delivery.tickets import Ticket
+from ...exceptions import RegistryAway, UnreadableRecord
 from ...observe.counters import Stats
 from ...transport import CarriedJob, JobSink
+from ...wire.records import Place
 from ..liveness import UNANSWERED, Evidence
 from ..log import client_logger
 from ..replacement import Replacement
-from .client import GroupClient
+from .client import GroupClient, GroupSource
 from .commits import RETRY, TRY_AGAIN, Commits
 from .evidence import GroupEvidence
 from .pacing import CommitCost, Pacing
 from .positions import JobPositions
+from .stream_commits import StreamCommits
 
 __all__ = ["Ending", "Membership"]
 
@@ -63,6 +66,7 @@ class Ending(enum.Enum):
     LEFT = "no receive waited for worker_idle seconds beside other members, or worker_park alone"
     STOPPED = "the channel closes, or the membership was deserted"
     OUTDATED = "the topic was deleted and made anew"
+    HALTED = "a record of a stream cannot be read, and the settings say to stop before it"
     DEAD = "the client does not work, while another one is answered"
     REFUSED = "the broker refuses the group or its protocol"
     FAILED = "an error that nobody expected; it is logged"
@@ -77,7 +81,7 @@ class Membership:
 
     Args:
         config: The layer's settings.
-        topic: Kafka's name of the topic.
+        source: The group and its topic.
         client: The client; ``run`` closes it.
         sink: The receives.
         stats: Counts what went wrong.
@@ -89,12 +93,13 @@ class Membership:
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
         deserted: Whether another membership is in its place.
+        halted_by: Why the channel has to stop, and the place of the record; None: it has not.
     """
 
     def __init__(
         self,
         config: LayerConfig,
-        topic: str,
+        source: GroupSource,
         client: GroupClient,
         sink: JobSink[Any],
         stats: Stats,
@@ -108,8 +113,14 @@ class Membership:
         self.deserted = False
         # Whether the topic is another one now: positions here mean nothing in it.
         self._outdated = False
+        self.halted_by: tuple[UnreadableRecord, Place] | None = None
         self._timings = config.timings
-        self._topic = topic
+        self._topic = topic = source.topic
+        # Of a stream's topic, by partition: the offset behind the last record that came.
+        self._came: dict[int, int] | None = None if source.stream is None else {}
+        # Partitions that the client reads again, from a record that could not be read yet. What the
+        # present call returned of them besides is to come again, too.
+        self._rewound: set[int] = set()
         self._consumer = client.consumer
         self._sink = sink
         self._replacement = replacement
@@ -120,6 +131,9 @@ class Membership:
         self._positions: JobPositions[CarriedJob] = JobPositions()
         self._pacing = Pacing(config.timings, monotonic())
         self._commits = Commits(client, topic, stats, cost)
+        if source.stream is not None:
+            start, timeout = source.stream.start, config.timings.worker_begin
+            self._commits = StreamCommits(client, topic, stats, cost, start, timeout)
         self._evidence = GroupEvidence(client, self._positions)
         self._paused = False
         self._partitions = 0
@@ -176,10 +190,13 @@ class Membership:
                 self._resume()
                 self._fetch(demand)
                 self._assign()
+                if self.halted_by is not None and not (self._positions.jobs or sink.unclaimed):
+                    # What lies before that record is done.
+                    return Ending.HALTED
             elif not self._joined.done:
                 # The first receive begins to wait only when the member has a share.
                 pacing.want(now)
-                self._accept(self._consumer.poll(_POLL))
+                self._accept(self._poll(_POLL))
             elif not self._stays_idle(pacing.idle_for(seen, now)):
                 return Ending.LEFT
         return Ending.STOPPED
@@ -198,7 +215,7 @@ class Membership:
             # poll() has to go on, to answer rebalances; paused partitions fetch nothing.
             self._pause()
         if idle >= _POLL:
-            self._accept(self._consumer.poll(0))
+            self._accept(self._poll(0))
         self._sink.changed.wait(_POLL)
         self._sink.changed.clear()
         return True
@@ -223,22 +240,35 @@ class Membership:
 
     def _fetch(self, demand: int) -> None:
         jobs = self._positions.jobs
+        self._rewound.clear()
         if not jobs:
-            message = self._consumer.poll(_POLL)
+            message = self._poll(_POLL)
             if message is None:
                 self._evidence.note_nothing()
             jobs += self._accept(message)
-        while jobs < demand and self._positions.messages < _SKIP:
+        while jobs < demand and self._positions.messages < _SKIP and not self._holds:
             messages = self._consumer.consume(demand - jobs, 0)
             if not messages:
                 break
             jobs += sum(map(self._accept, messages))
+
+    @property
+    def _holds(self) -> bool:
+        """Whether the client has to read a record again, or none any more."""
+        return bool(self._rewound) or self.halted_by is not None
+
+    def _poll(self, timeout: float) -> Message | None:
+        self._rewound.clear()
+        return self._consumer.poll(timeout)
 
     def _accept(self, message: Message | None) -> bool:
         """Take a message of the client; return whether it is a job for a receive."""
         if message is None:
             return False
         error = message.error()
+        if error is not None and error.code() == KafkaError._PARTITION_EOF:
+            self._note_end(message.partition() or 0, message.offset() or 0)
+            return False
         if error is not None:
             self.client.on_error(error)
             client_logger.warning("CONSUME %s: %s", self._topic, error.str())
@@ -249,12 +279,46 @@ class Membership:
         if assignment is None:
             # Fetched before a rebalance in the same call: it belongs to another member now.
             return False
+        if self._holds:
+            if self.halted_by is None and partition not in self._rewound:
+                # One question to a registry that is away takes long enough.
+                self._read_again(partition, offset)
+            return False
         timestamp = message.timestamp()[1]
         self._commits.note_message(partition, timestamp)
         place = (self._sink.topic, partition, offset, timestamp / 1000)
-        job = self._sink.accept(message.value(), place, assignment)
+        try:
+            job = self._sink.accept(message, place, assignment)
+        except RegistryAway as away:
+            client_logger.warning("REGISTRY %s waits: %s", self._topic, away)
+            self._read_again(partition, offset)
+            self._stop.wait(self._timings.registry_retry)
+            return False
+        except UnreadableRecord as unreadable:
+            self.halted_by = unreadable, place
+            return False
         self._positions.fetch(partition, offset, job)
+        if self._came is not None:
+            self._came[partition] = offset + 1
         return job is not None
+
+    def _note_end(self, partition: int, offset: int) -> None:
+        """Note that the client read a stream's partition up to an offset, and found no more there.
+
+        What lies between the last record and that offset is no record for anyone, so that it can be
+        committed.
+        """
+        if self._holds:
+            return
+        self.client.ends[partition] = offset
+        came = -1 if self._came is None else self._came.get(partition, -1)
+        if partition in self._positions.assigned and 0 <= came < offset:
+            self._positions.fetch(partition, offset - 1, None)
+
+    def _read_again(self, partition: int, offset: int) -> None:
+        """Have the client return a record, and those behind it, again."""
+        self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        self._rewound.add(partition)
 
     def _assign(self) -> None:
         """Commit as many jobs as receives wait for, and assign them."""
@@ -281,7 +345,7 @@ class Membership:
             if error.code() not in TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
             # poll() answers rebalances; without it the commit would never succeed.
-            self._accept(self._consumer.poll(RETRY))
+            self._accept(self._poll(RETRY))
 
     def _take_back(self, now: float) -> None:
         """Uncommit jobs that no receive takes, so that a process that dies loses none of them."""
@@ -320,10 +384,12 @@ class Membership:
     # Rebalances, called within the client's calls
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        foreign = self._commits.begin([each.partition for each in partitions])
+        starts = self._commits.begin([each.partition for each in partitions])
         for each in partitions:
-            if each.partition in foreign:
-                each.offset = OFFSET_BEGINNING
+            each.offset = starts.get(each.partition, each.offset)
+            self.client.ends.pop(each.partition, None)
+            if self._came is not None:
+                self._came.pop(each.partition, None)
         self._positions.assign([each.partition for each in partitions])
         consumer.incremental_assign(partitions)
         if self._paused:

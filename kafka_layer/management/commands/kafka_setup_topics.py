@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...config.settings import LayerConfig
-from ...exceptions import KafkaLayerError
+from ...exceptions import KafkaLayerError, TopicError
 from ...kafka.admin import TopicAdmin
 from ...kafka.specs import (
     Difference,
@@ -240,6 +240,12 @@ def _worker_channel(name: str) -> str:
 def _set_up(alias: str, config: LayerConfig, wishes: _Wishes) -> _Report:
     specs = {spec.name: spec for spec in topic_specs(config)}
     for channel in wishes.worker_channels:
+        stream = config.stream_of_worker_channel(channel)
+        if stream is not None:
+            raise TopicError(
+                f"Worker channel {channel!r} gets the records of stream {stream.name!r}; its topic "
+                f"{stream.topic} is not the layer's, and this command leaves it alone."
+            )
         spec = topic_spec(config, WorkTopic(channel))
         specs[spec.name] = spec
     return _Report(

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...config.settings import LayerConfig
 from ...exceptions import KafkaLayerError
-from ...kafka.admin import TopicAdmin, WorkLag
+from ...kafka.admin import GroupLag, TopicAdmin, WorkLag
 from ...kafka.specs import TopicState, differences, topic_specs
 from ...layer import KafkaChannelLayer
 from ..options import add_layer_option, seconds, select, table
@@ -115,6 +115,18 @@ class Command(BaseCommand):
             [(lag.topic, str(lag.waiting), str(lag.members)) for lag in report.work],
         )
         self._print_table(
+            ("STREAM'S WORKER CHANNEL", "TOPIC", "WAITING", "WORKERS"),
+            [
+                (
+                    lag.group,
+                    lag.topic,
+                    "not begun" if lag.waiting is None else str(lag.waiting),
+                    str(lag.members),
+                )
+                for lag in report.stream_work
+            ],
+        )
+        self._print_table(
             tuple(name.upper() for name in _TOLD),
             [tuple(str(told.get(name, "-")) for name in _TOLD) for told in report.servers],
         )
@@ -142,6 +154,7 @@ class _Report:
         bootstrap_servers: Its brokers.
         topics: The topics that exist.
         work: The worker channels' topics, their backlogs and their workers.
+        stream_work: The worker channels of streams, their backlogs and their workers.
         servers: The answers of the running servers, without this command's own.
         round_trip: Seconds; None if the record did not come back.
         problems: The problems, a sentence each.
@@ -151,6 +164,7 @@ class _Report:
     bootstrap_servers: str
     topics: list[TopicState]
     work: list[WorkLag]
+    stream_work: list[GroupLag]
     servers: list[dict[str, Any]]
     round_trip: float | None
     problems: list[str] = field(default_factory=list)
@@ -168,6 +182,7 @@ def _look(alias: str, config: LayerConfig, timeout: float, wait: float) -> _Repo
             problems.append(f"topic {spec.name} is missing")
         else:
             problems += [f"topic {spec.name}: {each}" for each in differences(spec, state)]
+    stream_work = _stream_work(config, timeout, problems)
     servers: list[dict[str, Any]] = []
     round_trip = None
     if len(states) == len(specs):
@@ -186,7 +201,14 @@ def _look(alias: str, config: LayerConfig, timeout: float, wait: float) -> _Repo
         if told.get("state") in _UNWELL
     ]
     return _Report(
-        alias, config.bootstrap_servers, list(states.values()), work, servers, round_trip, problems
+        alias,
+        config.bootstrap_servers,
+        list(states.values()),
+        work,
+        stream_work,
+        servers,
+        round_trip,
+        problems,
     )
 
 
@@ -204,6 +226,26 @@ def _cell(told: object) -> str:
     if isinstance(told, dict):
         return ", ".join(f"{cause} {count}" for cause, count in sorted(told.items())) or "-"
     return "-" if told is None else str(told)
+
+
+def _stream_work(config: LayerConfig, timeout: float, problems: list[str]) -> list[GroupLag]:
+    """Return the backlogs of the worker channels of streams; add to the problems."""
+    found = []
+    for name, stream in config.streams.items():
+        if stream.worker_channel is None or stream.topic is None:
+            continue
+        try:
+            with TopicAdmin(config.for_stream(stream), timeout) as admin:
+                lag = admin.group_lag(stream.worker_channel, stream.topic)
+        except KafkaLayerError as error:
+            # It may be another cluster: the layer itself may be well.
+            problems.append(f"stream {name!r}: {error}")
+            continue
+        if lag is None:
+            problems.append(f"stream {name!r}: topic {stream.topic} is missing")
+        else:
+            found.append(lag)
+    return found
 
 
 def _as_json(report: _Report) -> dict[str, Any]:

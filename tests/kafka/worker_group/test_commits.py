@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from kafka_layer.kafka.worker_group.commits import Commits
 from kafka_layer.kafka.worker_group.pacing import CommitCost
@@ -76,7 +76,7 @@ def test_a_position_of_another_log_is_found(position: int, new: tuple[int, ...])
     do(group, position)
     group.times = [*new, *range(20, 24)]
     member = member_of(group)
-    assert member.begin([0]) == {0}
+    assert member.begin([0]) == {0: OFFSET_BEGINNING}
     member.note_message(0, new[0])
     member.commit({0: 1})
     assert not member_of(group).begin([0])
@@ -91,7 +91,7 @@ def test_a_position_that_was_committed_without_a_time_is_kept() -> None:
     member.commit({0: 3})
     assert not member_of(group).begin([0])
     group.times = [10, 11, 12]
-    assert member_of(group).begin([0]) == {0}
+    assert member_of(group).begin([0]) == {0: OFFSET_BEGINNING}
 
 
 def test_the_time_outlives_a_member_that_reads_nothing() -> None:
@@ -101,7 +101,7 @@ def test_the_time_outlives_a_member_that_reads_nothing() -> None:
     member.begin([0])
     member.commit({0: 3})  # as it takes a job back
     group.times = [10, 11, 12, 13]
-    assert member_of(group).begin([0]) == {0}
+    assert member_of(group).begin([0]) == {0: OFFSET_BEGINNING}
 
 
 def test_a_check_without_an_answer_is_repeated() -> None:
@@ -109,4 +109,4 @@ def test_a_check_without_an_answer_is_repeated() -> None:
     do(group, 4)
     group.times = [10, 11, 12, 13]
     group.refusals = 2
-    assert member_of(group).begin([0]) == {0}
+    assert member_of(group).begin([0]) == {0: OFFSET_BEGINNING}

@@ -21,7 +21,7 @@ from kafka_layer.kafka.worker_group.member import GroupMember
 from kafka_layer.observe.counters import Stats
 from tests.kafka.worker_group.test_membership import (
     PARTITION,
-    TOPIC,
+    SOURCE,
     ScriptedConsumer,
     Sink,
     record,
@@ -62,7 +62,7 @@ class Case:
         self.stats = Stats("channels")
         self.sink = Sink(1)
         connection = Connection("nowhere:9092", self.stats)
-        self.member = GroupMember(config, TOPIC, self.sink, self.stats, connection)
+        self.member = GroupMember(config, SOURCE, self.sink, self.stats, connection)
 
     def threads(self) -> int:
         return sum(each.name == "kafka-layer-work-jobs" for each in threading.enumerate())

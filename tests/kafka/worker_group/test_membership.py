@@ -13,11 +13,12 @@ from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Topi
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import RegistryAway, UnreadableRecord
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.liveness import Liveness
 from kafka_layer.kafka.replacement import Replacement
 from kafka_layer.kafka.worker_group import client as group_client
-from kafka_layer.kafka.worker_group.client import GroupClient
+from kafka_layer.kafka.worker_group.client import GroupClient, GroupSource
 from kafka_layer.kafka.worker_group.membership import Ending, Membership
 from kafka_layer.kafka.worker_group.pacing import CommitCost
 from kafka_layer.observe.counters import Stats
@@ -25,6 +26,7 @@ from kafka_layer.wire.topics import WorkTopic
 from tests.support.messages import FakeMessage
 
 TOPIC = "channels-work.jobs"
+SOURCE = GroupSource(TOPIC, TOPIC)
 PARTITION = TopicPartition(TOPIC, 0)
 BOTH = [PARTITION, TopicPartition(TOPIC, 1)]
 
@@ -55,6 +57,7 @@ class ScriptedConsumer:
         self.position = 0
         self.answered = True
         self.closed = False
+        self.sought: list[int] = []
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
@@ -95,6 +98,9 @@ class ScriptedConsumer:
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         pass
 
+    def seek(self, partition: TopicPartition) -> None:
+        self.sought.append(partition.offset)
+
     incremental_unassign = incremental_assign
     pause = resume = incremental_assign
 
@@ -114,7 +120,7 @@ class FakeJob:
 
 
 class Sink:
-    """Stands in for the receives of a channel, of which none takes a job."""
+    """Stands in for the receives of a channel, of which none takes a job, unless ``takes``."""
 
     def __init__(self, demand: int) -> None:
         self.topic = WorkTopic("jobs")
@@ -124,17 +130,24 @@ class Sink:
         self.last_seen = time.monotonic()
         self.jobs: list[FakeJob] = []
         self.assigned: list[int] = []
+        self.errors: list[Exception] = []
+        self.takes = False
+        self.accepted = 0
 
     @property
     def unclaimed(self) -> int:
         return len(self.jobs)
 
-    def accept(self, value: bytes | None, place: Any, assignment: object) -> FakeJob:
+    def accept(self, record: Any, place: Any, assignment: object) -> FakeJob:
+        if self.errors:
+            raise self.errors.pop()
+        self.accepted += 1
         return FakeJob(*place[1:3], assignment)
 
     def assign(self, jobs: list[FakeJob]) -> None:
         self.assigned += [job.offset for job in jobs]
-        self.jobs += jobs
+        if not self.takes:
+            self.jobs += jobs
 
     def return_unclaimed(self, which: Any) -> list[FakeJob]:
         returned = [job for job in self.jobs if which(job)]
@@ -145,24 +158,30 @@ class Sink:
 class Case:
     """One membership, its client and its receives."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, demand: int, **times: float) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        demand: int,
+        source: GroupSource = SOURCE,
+        **times: float,
+    ) -> None:
         monkeypatch.setattr(group_client, "Consumer", ScriptedConsumer)
         config = LayerConfig.from_keywords(bootstrap_servers="nowhere:9092")
         object.__setattr__(config, "timings", Timings(**{"worker_look": 1e9, **times}))
         self.stats = Stats("channels")
-        client = GroupClient(config, TOPIC, self.stats)
+        client = GroupClient(config, source, self.stats)
         self.consumer: Any = client.consumer
         self.sink = Sink(demand)
         self.membership = Membership(
             config,
-            TOPIC,
+            source,
             client,
             self.sink,
             self.stats,
             Replacement(
                 Liveness(2, config.timings.worker_look),
                 Connection("nowhere:9092", self.stats),
-                lambda: GroupClient(config, TOPIC, self.stats),
+                lambda: GroupClient(config, source, self.stats),
                 lambda client, _: client.is_answered(),
                 GroupClient.close,
             ),
@@ -432,3 +451,104 @@ def test_nothing_is_committed_in_a_topic_that_was_made_anew(
     assert case.run(case.assigns, record(7), outdate, case.revokes) is Ending.OUTDATED
     assert case.consumer.committed_positions == [{0: 8}]
     assert case.sink.assigned == [7]
+
+
+def stream_source() -> GroupSource:
+    streams = {"orders": {"topic": TOPIC, "type": "order", "worker_channel": "jobs"}}
+    config = LayerConfig.from_keywords(bootstrap_servers="nowhere:9092", streams=streams)
+    return GroupSource(TOPIC, "jobs", config.streams["orders"])
+
+
+def end(offset: int) -> FakeMessage:
+    return FakeMessage(TOPIC, offset, error=KafkaError(KafkaError._PARTITION_EOF))
+
+
+AWAY = RegistryAway("it does not answer")
+
+
+class TestStreams:
+    """A group that shares the topic of a stream, where other programs write."""
+
+    def test_what_a_client_skips_before_the_end_is_committed_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Markers of transactions, which no client returns: else they would seem to wait."""
+        case = Case(monkeypatch, demand=1, source=stream_source())
+        case.run(case.assigns, record(7), end(8), record(8), end(11))
+        assert case.consumer.committed_positions == [{0: 8}, {0: 9}, {0: 11}]
+        assert case.sink.assigned == [7, 8]
+
+    def test_a_client_that_reached_the_end_is_not_behind(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=1, source=stream_source())
+        case.consumer.end = 11
+        client = case.membership.client
+        assert client.behind([0]) == {(TOPIC, 0): 0}
+        case.run(case.assigns, end(11))
+        assert client.behind([0]) == {}
+        case.consumer.end = 12
+        assert client.behind([0]) == {(TOPIC, 0): 0}
+
+    def fail_once(
+        self,
+        case: Case,
+        monkeypatch: pytest.MonkeyPatch,
+        error: Exception,
+        *batches: list[FakeMessage],
+    ) -> None:
+        """Have the first record of the first batch fail; batches follow what a poll returned."""
+        left = list(batches)
+
+        def consume(*_: object) -> list[FakeMessage]:
+            if not left or case.sink.accepted == 0:
+                return []
+            if len(left) == len(batches):
+                case.sink.errors = [error]
+            return left.pop(0)
+
+        monkeypatch.setattr(case.consumer, "consume", consume)
+
+    def test_a_record_whose_registry_is_away_comes_again_before_those_behind_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=4, source=stream_source(), registry_retry=0.0)
+        self.fail_once(case, monkeypatch, AWAY, [record(7), record(8)], [record(8), record(9)])
+        case.run(case.assigns, record(6), record(7))
+        assert case.consumer.sought == [7]
+        assert case.sink.assigned == [6, 7, 8, 9]
+        assert case.consumer.committed_positions == [{0: 7}, {0: 10}]
+
+    def test_the_registry_is_asked_once_for_all_that_came_together(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=4, source=stream_source(), registry_retry=0.0)
+        others = [record(3, 1), record(4, 1)]
+        self.fail_once(case, monkeypatch, AWAY, [record(7), *others], others)
+        case.run(lambda: case.consumer.on_assign(case.consumer, BOTH), record(6), record(7))
+        assert case.consumer.sought == [7, 3]
+        assert case.sink.assigned == [6, 7, 3, 4]
+
+    def test_the_end_behind_such_a_record_is_not_committed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=3, source=stream_source(), registry_retry=0.0)
+        self.fail_once(case, monkeypatch, AWAY, [record(8), end(9)])
+        case.run(case.assigns, record(7), record(8))
+        assert case.consumer.sought == [8]
+        assert case.consumer.committed_positions == [{0: 8}, {0: 9}]
+
+    def test_it_stops_before_a_record_that_cannot_be_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = Case(monkeypatch, demand=3, source=stream_source())
+        poison = UnreadableRecord("undecodable", "no JSON")
+        case.sink.takes = True
+        self.fail_once(case, monkeypatch, poison, [record(8)])
+        assert case.run(case.assigns, record(7), record(9)) is Ending.HALTED
+        assert case.membership.halted_by is not None
+        error, place = case.membership.halted_by
+        assert (error, place[:3]) == (poison, (case.sink.topic, 0, 8))
+        # What was read before it is done; its own position, and those behind it, stay.
+        assert case.sink.assigned == [7]
+        assert case.consumer.committed_positions == [{0: 8}]

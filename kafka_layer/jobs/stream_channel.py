@@ -1,0 +1,140 @@
+"""The receives of this process on a worker channel that gets the records of a stream.
+
+The channel's consumer group shares the stream's topic, in which other programs write: no record is
+encrypted, none expires by the time that its producer gave it, and a flush of the layer leaves them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..config.realtime import monotonic
+from ..config.streams import StreamSettings
+from ..config.topics import WorkerSettings
+from ..delivery.wakeups import Wakeups
+from ..exceptions import UnreadableRecord
+from ..observe.counters import Stats
+from ..server.clock import BrokerClock
+from ..streams.payload import StreamPayload
+from ..transport import FetchedRecord
+from ..wire.encryption import Encryption, ReplayGuard
+from ..wire.records import Place
+from ..wire.topics import StreamTopic, WorkTopic
+from .ack import AckPolicy
+from .channel import Read, WorkChannel
+from .job import Job
+
+__all__ = ["StreamChannel"]
+
+logger = logging.getLogger("kafka_layer")
+
+
+class _StreamJob(Job):
+    """A record of a stream as a job; its message is read already."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: dict[str, Any], place: Place, assignment: object) -> None:
+        super().__init__(b"", float("inf"), place, assignment)
+        self.message = message
+
+
+class StreamChannel(WorkChannel):
+    """One worker channel of a stream, of one server; the ``JobSink`` that a backplane serves.
+
+    Args:
+        topic: The topic that the channel would have if it were no stream's.
+        stream: The settings of the stream, which has a topic and no pattern.
+        settings: The channel's ``prefetch_count``.
+        stats: Counts deliveries and drops.
+        wakeups: The event loops that receive.
+        policy: Gets reports of the jobs that receives take, and of their ends.
+    """
+
+    def __init__(
+        self,
+        topic: WorkTopic,
+        stream: StreamSettings,
+        settings: WorkerSettings,
+        stats: Stats,
+        wakeups: Wakeups,
+        policy: AckPolicy,
+    ) -> None:
+        guard = ReplayGuard(Encryption(), settings.expiry)
+        super().__init__(topic, settings, guard, stats, BrokerClock(), wakeups, policy)
+        self.source = StreamTopic(stream.name, stream.topic or "")
+        self._stream = stream
+
+    def accept(self, record: FetchedRecord, place: Place, assignment: object) -> Job | None:
+        """Make a job of a record; the thread that serves the channel.
+
+        Args:
+            record: The record.
+            place: Its place in the topic.
+            assignment: As in ``Job``.
+
+        Returns:
+            The job; None if the record is for nobody, or (counted) cannot be read.
+
+        Raises:
+            RegistryAway: If the schema registry does not answer.
+            UnreadableRecord: If it cannot be read, and ``on_error`` is ``stop``.
+        """
+        try:
+            payload = self._payload(record, place)
+            message = None if payload is None else payload.open()
+        except UnreadableRecord as error:
+            if self._stream.on_error == "stop":
+                raise
+            self._stats.dropped(error.cause, f"a record of {self._where(place)}: {error}")
+            return None
+        return None if message is None else _StreamJob(message, place, assignment)
+
+    def stop(self, error: UnreadableRecord, place: Place) -> None:
+        """Let every receive raise that the stream stopped before a record, and log it."""
+        channel = self.topic.channel
+        stopped = UnreadableRecord(
+            error.cause,
+            f"Worker channel {channel!r} stopped before a record of {self._where(place)}, because "
+            f"the stream's on_error is 'stop': {error}. Mend what reads it and start again; to "
+            f"skip the record, set the position of consumer group {channel!r} behind it.",
+        )
+        self._stats.count("errors.stream_stopped")
+        logger.error("%s", stopped)
+        self.mailbox.close(stopped)
+
+    def forget_until(self, timestamp: float) -> int:
+        """Drop nothing: a flush concerns messages of the layer."""
+        return 0
+
+    def _open(self, read: Read, job: Job) -> dict[str, Any] | None:
+        self.mailbox.last_seen = monotonic()
+        return job.message if isinstance(job, _StreamJob) else read(self.mailbox, job)
+
+    def _where(self, place: Place) -> str:
+        _, partition, offset, _ = place
+        return f"stream {self._stream.name!r} at {self._stream.topic}[{partition}] offset {offset}"
+
+    def _payload(self, record: FetchedRecord, place: Place) -> StreamPayload | None:
+        """Return a record that is decoded; None if it is for nobody."""
+        _, partition, offset, timestamp = place
+        stream = self._stream
+        value = record.value()
+        kind = stream.tombstone if value is None else stream.type
+        if kind is None:
+            return None
+        try:
+            headers = record.headers() or ()
+        except Exception as error:
+            # Names of headers that are no UTF-8.
+            raise UnreadableRecord("undecodable", f"its headers: {error!r}") from error
+        key, name = record.key(), stream.topic or ""
+        payload = StreamPayload(
+            name, partition, offset, timestamp, key, value, headers, stream.key, stream.value
+        )
+        payload.stream, payload.type = stream.name, kind
+        if stream.where is not None and not stream.where(payload):
+            return None
+        payload.decode()
+        return payload

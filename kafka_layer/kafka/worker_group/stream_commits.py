@@ -1,0 +1,129 @@
+"""The commits of a group that shares the topic of a stream, and where such a group begins.
+
+A partition without a committed position is either one of a new group, which begins where the
+setting ``start`` says, or one that was added since, of which no record may be missed. To tell them
+apart, each commit of the group carries, as metadata, how many partitions the topic had when the
+group began.
+
+Producers of such a topic may set the times of records as they like, so that these tell nothing of
+a topic that was made anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from ...config.realtime import monotonic
+from ...config.streams import Start
+from ...config.threads import sleep
+from ...observe.counters import Stats
+from ..errors import kafka_error
+from ..starts import start_offsets
+from .client import GroupClient
+from .commits import RETRY, Commits
+from .pacing import CommitCost
+from .positions import Positions
+
+__all__ = ["StreamCommits"]
+
+# The metadata of a commit, with a number of partitions.
+_BEGAN = re.compile(r"began-with=(\d{1,7})")
+
+# How many requests may take their time-out before a member begins nowhere.
+_REQUESTS = 4
+
+_UNANSWERED = KafkaError(KafkaError._TIMED_OUT, "no leader told where to begin")
+
+
+class StreamCommits(Commits):
+    """As ``Commits``, for the topic of a stream.
+
+    Args:
+        client: The client.
+        topic: Kafka's name of the topic.
+        stats: Counts errors and drops.
+        cost: The cost of commits; it outlives the client.
+        start: Where a new group begins.
+        timeout: Seconds within which the places to begin at have to be found.
+    """
+
+    def __init__(
+        self,
+        client: GroupClient,
+        topic: str,
+        stats: Stats,
+        cost: CommitCost,
+        start: Start,
+        timeout: float,
+    ) -> None:
+        super().__init__(client, topic, stats, cost)
+        self._start = start
+        self._timeout = timeout
+        # How many partitions the topic had when the group began; None: not known (yet).
+        self._began_with: int | None = None
+
+    def begin(self, partitions: Iterable[int]) -> Positions:
+        """Find where to read partitions that have no position, and commit that; blocks for a while.
+
+        Returns:
+            Where to read, for these partitions.
+
+        Raises:
+            KafkaException: If no broker tells it: to begin anywhere else would lose records.
+        """
+        unplaced, places = set(partitions), Positions()
+        deadline = monotonic() + self._timeout
+        while True:
+            try:
+                self._place(unplaced, places)
+            except KafkaException as exception:
+                self._stats.count(f"errors.{kafka_error(exception).name()}")
+                if monotonic() >= deadline:
+                    raise
+                sleep(RETRY)
+                continue
+            break
+        if places:
+            # If the broker does not take them, another member finds the same places, or (with
+            # "latest") later ones.
+            self.give_back(places)
+        return places
+
+    def note_message(self, partition: int, timestamp: int) -> None:
+        """Do nothing: the times of records tell nothing here."""
+
+    def _place(self, unplaced: set[int], places: Positions) -> None:
+        """Move partitions from ``unplaced`` to ``places``, or drop those that have a position."""
+        timeout = self._timeout / _REQUESTS
+        known = self._consumer.list_topics(self._topic, timeout).topics[self._topic].partitions
+        asked = [TopicPartition(self._topic, number) for number in known]
+        positions = {}
+        for each in self._consumer.committed(asked, timeout):
+            if each.error is not None:
+                raise KafkaException(each.error)
+            if each.offset >= 0:
+                positions[each.partition] = each.offset
+                began = _BEGAN.fullmatch(each.metadata or "")
+                if began:
+                    self._began_with = int(began[1])
+        if not positions:
+            self._began_with = len(known)
+        began_with = self._began_with or 0
+        unplaced -= positions.keys()
+        first = [(self._topic, number) for number in unplaced if number < began_with]
+        added = [(self._topic, number) for number in unplaced if number >= began_with]
+        found = {
+            **start_offsets(self._consumer, first, self._start, timeout),
+            **start_offsets(self._consumer, added, "earliest", timeout),
+        }
+        for (_, number), offset in found.items():
+            places[number] = offset
+            unplaced.discard(number)
+        if unplaced:
+            raise KafkaException(_UNANSWERED)
+
+    def _metadata(self, partition: int) -> str:
+        return "" if self._began_with is None else f"began-with={self._began_with}"
