@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..exceptions import KafkaLayerError, UnreadableRecord
+from ..exceptions import Cause, KafkaLayerError, UnreadableRecord
 from ..wire.names import is_group_name, user_key
 from .record import StreamRecord
 from .template import PARTS, Template, group_template
@@ -151,9 +151,9 @@ class _Function:
             raise self._failure("returned an awaitable; it must be a plain function")
         return returned
 
-    def _failure(self, what: str) -> UnreadableRecord:
+    def _failure(self, what: str, cause: Cause = "function") -> UnreadableRecord:
         name = getattr(self._function, "__qualname__", repr(self._function))
-        return UnreadableRecord("function", f"{name}() {what}")
+        return UnreadableRecord(cause, f"{name}() {what}")
 
     def _names(self, record: StreamRecord) -> Iterable[Any]:
         """Return what the function returned as several names; none for None."""
@@ -178,14 +178,13 @@ class GroupFunction(_Function):
 
     def names(self, record: StreamRecord) -> Sequence[str]:
         """As ``Addresser.names``."""
-        names = list(self._names(record))
+        names = [
+            str.__str__(each) if isinstance(each, str) else each for each in self._names(record)
+        ]
         for name in names:
-            if type(name) is not str or not is_group_name(name):
-                raise UnreadableRecord("name", self._no_name(name))
+            if not isinstance(name, str) or not is_group_name(name):
+                raise self._failure(f"returned {name!r}, which is no name of a group", "name")
         return names
-
-    def _no_name(self, name: object) -> str:
-        return str(self._failure(f"returned {name!r}, which is no name of a group"))
 
 
 class UserFunction(_Function):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from django.utils.safestring import SafeString
 
 from kafka_layer.exceptions import RegistryAway, UnreadableRecord
 from kafka_layer.streams.addresses import (
@@ -69,6 +70,7 @@ def names_by_generator(it: StreamRecord) -> Iterator[str]:
     [
         (lambda it: "one", ["one"]),
         (lambda it: ("a", "b"), ["a", "b"]),
+        (lambda it: SafeString("a"), ["a"]),
         (lambda it: {"a": 1}.keys(), ["a"]),
         (names_by_generator, ["a", "b"]),
         (lambda it: None, []),
@@ -78,7 +80,10 @@ def names_by_generator(it: StreamRecord) -> Iterator[str]:
 def test_a_function_names_one_group_several_or_none(
     function: Callable[[Any], Any], groups: list[str]
 ) -> None:
-    assert list(GroupFunction(function).names(record())) == groups
+    names = GroupFunction(function).names(record())
+
+    assert list(names) == groups
+    assert {type(name) for name in names} <= {str}
 
 
 def test_a_function_names_users_by_their_ids() -> None:
