@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
+from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
+from kafka_layer.kafka.tail import Tail
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import Layers
 from tests.support.records import console_produce, create_topic, produce
@@ -93,6 +97,20 @@ def test_it_shows_what_is_sent_to_a_group_encrypted(
     (line,) = console("--group", "room-7", "--from", "earliest", "--limit", "1")
     assert line["value"] == {"type": "chat", "text": "ü"}
     assert line["headers"] == {"exclude": ["a.1-ab!c"]}
+
+
+def test_a_topic_that_comes_later_is_read_from_its_first_record(kafka: str) -> None:
+    name = f"later.{secrets.token_hex(4)}"
+    config = replace(
+        LayerConfig.from_keywords(bootstrap_servers=kafka), timings=Timings(topics=0.1)
+    )
+    with Tail(config, lambda topic: topic.startswith(name), "latest") as tail:
+        tail.look()
+        assert not tail.partitions
+        create_topic(kafka, f"{name}.a")
+        produce(kafka, f"{name}.a", [b"first"])
+        (record,) = wait_until(tail.read, "the record", 30)
+        assert record.value == b"first"
 
 
 PROGRAM = """

@@ -17,7 +17,8 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from kafka_layer.exceptions import TopicError, UnreadableRecord
+from kafka_layer.config.timings import Timings
+from kafka_layer.exceptions import RegistryAway, TopicError, UnreadableRecord
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages
@@ -87,19 +88,26 @@ async def test_two_workers_get_each_record_of_a_console_producer_once(
     }
 
 
-@pytest.mark.parametrize("start", ["latest", "earliest"])
+@pytest.mark.parametrize(
+    ("start", "protocol"),
+    [("latest", "classic"), ("earliest", "classic"), ("latest", "consumer")],
+)
 async def test_a_new_group_begins_at_start_and_later_goes_on_where_it_was(
-    make_layer: Layers, kafka: str, topic: str, channel: str, start: str
+    make_layer: Layers, kafka: str, topic: str, channel: str, start: str, protocol: str
 ) -> None:
     await asyncio.to_thread(produce, kafka, topic, [b'"before"'])
-    layer = make_layer(streams=streams(topic, channel, start=start))
+    config = {
+        "streams": streams(topic, channel, start=start),
+        "worker_group_protocol": protocol,
+    }
+    layer = make_layer(**config)
     waiting = await takes_part(layer, channel)
     if start == "latest":
         await asyncio.to_thread(produce, kafka, topic, [b'"first"'])
     assert (await waiting)["value"] == ("first" if start == "latest" else "before")
     await layer.close()
     await asyncio.to_thread(produce, kafka, topic, [b'"while away"'])
-    again = make_layer(streams=streams(topic, channel, start=start))
+    again = make_layer(**config)
     assert (await next_message(again, channel, 60))["value"] == "while away"
 
 
@@ -204,6 +212,38 @@ async def test_a_poison_record_stops_the_group_there_or_is_skipped(
     skipping = make_layer(streams=streams(topic, channel))
     assert (await next_message(skipping, channel, 60))["value"] == "behind"
     assert skipping.stats().dropped == {"undecodable": 1}
+
+
+class Asking:
+    """A codec whose registry is away now and then."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def decode(self, data: bytes) -> int:
+        self.asked += 1
+        if self.asked in (1, 2, 5, 9):
+            raise RegistryAway("the registry does not answer")
+        return int(data)
+
+
+async def test_a_registry_that_is_away_delays_and_neither_drops_nor_repeats(
+    make_layer: Layers, kafka: str, topic: str, channel: str
+) -> None:
+    for partition in (0, 1):
+        values = [str(10 * partition + number).encode() for number in range(6)]
+        await asyncio.to_thread(produce, kafka, topic, values, partition)
+    make_layer.timings = Timings(registry_retry=0.1)
+    codec = Asking()
+    layer = make_layer(
+        streams=streams(topic, channel, start="earliest", value=codec),
+        worker_channels={channel: {"prefetch_count": 4}},
+    )
+    received = [each["value"] for each in await next_messages(layer, channel, 12, 60)]
+    assert [value for value in received if value < 10] == list(range(6))
+    assert [value for value in received if value >= 10] == list(range(10, 16))
+    assert codec.asked >= 12 + 4
+    assert layer.stats().dropped == {}
 
 
 async def test_a_topic_that_is_missing_is_an_error(make_layer: Layers, channel: str) -> None:
