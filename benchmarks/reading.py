@@ -25,7 +25,9 @@ STREAM = {"group": "order-{key}", "type": "order.changed"}
 
 
 class Read(NamedTuple):
-    """How long it took to read so many records, and how much more memory was used, in MB."""
+    """How long it took to read so many records, from the first to the last, and how much more
+    memory was used, in MB.
+    """
 
     seconds: float
     records: int
@@ -83,17 +85,19 @@ async def read_stream(context: Context, stream: str, count: int, delivered: bool
     layer, notes = context.port.layer, context.notes
     notes |= {"got": 0, "ages": []}
     before = layer.stats().streams[stream]["records"]
-    memory, began = _megabytes(), time.monotonic()
     await layer.seek_stream(stream, "earliest")
     await layer.resume_stream(stream)
     if delivered:
         await _wait_for(context, count)
-        return Read(notes["last"] - began, count, _megabytes() - memory)
-    while layer.stats().streams[stream]["records"] - before < count:
-        if time.monotonic() - began > _PATIENCE:
+        return Read(notes["last"] - notes["first"], count)
+    deadline, first, at = time.monotonic() + _PATIENCE, 0, 0.0
+    while (read := layer.stats().streams[stream]["records"] - before) < count:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"{layer.stats().streams[stream]}")
+        if read and not first:
+            first, at = read, time.monotonic()
         await asyncio.sleep(0.001)
-    return Read(time.monotonic() - began, count, _megabytes() - memory)
+    return Read(time.monotonic() - at, count - first)
 
 
 async def pause(context: Context, stream: str) -> None:
@@ -121,6 +125,8 @@ async def _listen(notes: dict[str, Any], layer: Any, channel: str) -> None:
     while True:
         message = await receive(channel)
         now = notes["last"] = time.monotonic()
+        if not notes["got"]:
+            notes["first"] = now
         notes["got"] += 1
         written = message["value"].get("t")
         if written is not None:
@@ -140,15 +146,16 @@ def _read_bare(context: Context, topic: str, count: int, decode: bool) -> Read:
     servers = context.spec.config["bootstrap_servers"]
     consumer = Consumer({**_PLAIN, "bootstrap.servers": servers})
     partitions = consumer.list_topics(topic, 10).topics[topic].partitions
-    began = time.monotonic()
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-    read = 0
+    deadline, read, began = time.monotonic() + _PATIENCE, 0, 0.0
     while read < count:
-        if time.monotonic() - began > _PATIENCE:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"{read} of {count} were read")
         first = consumer.poll(0.1)
         if first is None:
             continue
+        if not read:
+            began = time.monotonic()
         records = [first, *consumer.consume(100, 0)]
         for record in records:
             if record.error() is None:

@@ -297,6 +297,7 @@ class Stream:
 
     def _route(self, record: Record) -> None:
         names_of = self._names_of
+        view: StreamPayload | None
         if names_of is None:
             view = self._view(record)
             if record[2] is None and self._drops_tombstones(record):
@@ -312,12 +313,12 @@ class Stream:
         else:
             if record[2] is None and self._drops_tombstones(record):
                 return
-            names = names_of.get(record[1])
+            names, view = names_of.get(record[1]), None
             if names is None:
                 if len(names_of) >= _REMEMBERED_KEYS:
                     names_of.clear()
-                names = names_of[record[1]] = self._names(self._view(record))
-            view = None
+                view = self._view(record)
+                names = names_of[record[1]] = self._names(view)
             groups, users = names
         if self.latest is None:
             members = self._members(groups, users)
