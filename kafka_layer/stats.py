@@ -39,7 +39,7 @@ class LayerStats:
         recent_bytes: Bytes of the recent records in memory; 0 before a channel is tracked.
         streams: The figures of each stream that this server reads, by its name: ``state`` and
             ``detail``, ``topics``, ``partitions``, ``lag``, ``records``, ``records_per_second``,
-            ``delivered``, ``filtered``, ``tombstones``, ``errors`` by cause, ``replaced``.
+            ``delivered``, ``filtered``, ``errors`` by cause, ``replaced``.
     """
 
     server: str | None = None

@@ -467,11 +467,15 @@ class StreamFacts(NamedTuple):
     trouble: str = ""
 
 
-class StreamSink(RecordSink, Protocol):
-    """Takes the records of one stream; the thread that reads it calls every method.
+class StreamSink(Protocol):
+    """Takes the records of one stream; the thread that reads it calls every method."""
 
-    The records have a ``StreamTopic``, and the timestamps that their topic has.
-    """
+    def deliver(self, messages: Sequence[Any]) -> None:
+        """Take records as the source has them, in the order of their partitions. May block.
+
+        Args:
+            messages: At most a few hundred; ``StreamSource.key`` and ``record`` read them.
+        """
 
     def turn(self) -> None:
         """Do what is due; after each batch, and several times a second without records."""
@@ -494,7 +498,20 @@ class StreamSource(Protocol):
 
     It reads committed records only. Partitions and topics that are new since the first look are
     read from their start.
+
+    Attributes:
+        key: Returns the raw key of a message; most concern nobody, and nothing else is read of
+            those.
     """
+
+    key: Callable[[Any], bytes | None]
+
+    def record(self, message: Any) -> Record:
+        """Return the record that a message carries, with a ``StreamTopic`` and its own timestamp.
+
+        Raises:
+            UnreadableRecord: If the client cannot read it.
+        """
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         """Begin to read, in the thread; to be called once.
@@ -517,11 +534,12 @@ class StreamSource(Protocol):
             A ticket, resolved when all partitions that are read have their new starts.
         """
 
-    def leave(self, records: Sequence[Record]) -> None:
-        """Take back the rest of a batch, and stop reading; within ``StreamSink.deliver``.
+    def leave(self, messages: Sequence[Any]) -> None:
+        """Take back the rest of a batch; within ``StreamSink.deliver``.
 
         Args:
-            records: The records that were not delivered, in order. They come again first.
+            messages: Those that were not delivered, in order. Their partitions are read from there
+                again.
         """
 
     def wait(self, seconds: float) -> bool:

@@ -28,9 +28,9 @@ from ..config.realtime import monotonic
 from ..config.threads import new_event, new_thread
 from ..config.timings import Timings
 from ..delivery.tickets import Ticket
-from ..exceptions import BrokerUnavailable
+from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
-from ..transport import ReadFrom, RecordSink
+from ..transport import ReadFrom, RecordSink, StreamSink
 from ..wire.records import Record
 from ..wire.topics import BROADCAST_TOPICS, Topic
 from .clients import abandon, ask_for_ends, ask_for_times, new_client
@@ -73,6 +73,7 @@ class Reader:
         timings: Intervals of the checks that its client still works.
         on_turn: Called in the thread after each batch, and several times a second without records;
             None: nothing. It may call ``want``, which then takes effect before the next batch.
+        raw: Whether the sink takes the client's messages, and calls ``record`` for what it needs.
         on_anew: Called in the thread before a partition is read whose topic was created again;
             gets Kafka's name of the topic, and the number.
 
@@ -85,12 +86,13 @@ class Reader:
         name: str,
         properties: Mapping[str, Any],
         topics: Mapping[str, Any],
-        sink: RecordSink,
+        sink: RecordSink | StreamSink,
         stats: Stats,
         connection: Connection,
         on_unknown_topic: Callable[[], None],
         timings: Timings,
         on_turn: Callable[[], None] | None = None,
+        raw: bool = False,
         on_anew: Callable[[str, int], None] | None = None,
     ) -> None:
         self.lag = 0
@@ -99,6 +101,9 @@ class Reader:
         self._name = name
         self._topics = topics
         self._sink = sink
+        self._read_records: Callable[[Sequence[Message], list[Message]], Sequence[Any]] = (
+            self._without_errors if raw else self._records
+        )
         self._timeout = timings.request
         self._stats = stats
         self._connection = connection
@@ -300,7 +305,7 @@ class Reader:
 
     def _hand_on(self, messages: Sequence[Message]) -> None:
         failed: list[Message] = []
-        records = self._records(messages, failed)
+        records = self._read_records(messages, failed)
         try:
             if records:
                 self._sink.deliver(records)
@@ -334,6 +339,38 @@ class Reader:
         if self._positions.skipped:
             return [record for record in records if not self._is_skipped(record)]
         return records
+
+    def _without_errors(
+        self, messages: Sequence[Message], failed: list[Message]
+    ) -> Sequence[Message]:
+        """Do what ``_records`` does, for a sink that takes messages."""
+        taken = [message for message in messages if message.error() is None]
+        if len(taken) < len(messages):
+            failed += [message for message in messages if message.error() is not None]
+        if self._positions.skipped:
+            return [message for message in taken if not self._is_skipped(self.record(message))]
+        return taken
+
+    def record(self, message: Message) -> Record:
+        """Return the record of a message without an error.
+
+        Raises:
+            UnreadableRecord: If the client cannot read it, such as a header that is no text.
+        """
+        try:
+            headers: Any = message.headers()
+            return (
+                self._topics[message.topic() or ""],
+                message.key(),
+                message.value(),
+                headers or (),
+                message.timestamp()[1] / 1000,
+                message.partition() or 0,
+                message.offset() or 0,
+            )
+        except Exception as error:
+            where = f"{message.topic()}[{message.partition()}] at offset {message.offset()}"
+            raise UnreadableRecord("undecodable", f"{where}: {error!r}") from error
 
     def _is_skipped(self, record: Record) -> bool:
         topic, _, _, _, _, partition, offset = record

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Message
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
@@ -17,7 +17,6 @@ from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, LayerClosed
 from ..observe.counters import Stats
 from ..transport import ReadFrom, StreamFacts, StreamSink, StreamStart
-from ..wire.records import Record
 from ..wire.topics import StreamTopic, topic_ids_differ
 from .connection import Connection
 from .errors import kafka_error
@@ -77,8 +76,11 @@ class StreamReader:
             self._look_soon,
             config.timings,
             self._turn,
-            sink.made_anew,
+            raw=True,
+            on_anew=sink.made_anew,
         )
+        self.key: Callable[[Any], bytes | None] = Message.key
+        self.record = self._reader.record
         # What callers want, with their tickets; the thread takes it.
         self._commands: deque[tuple[Callable[[], None], Ticket[None]]] = deque()
         self._interrupted = new_event()
@@ -139,10 +141,10 @@ class StreamReader:
 
         return self._command(carry_out)
 
-    def leave(self, records: Sequence[Record]) -> None:
-        for record in records:
-            topic: Any = record[0]
-            self._refused.setdefault((topic.name, record[5]), record[6])
+    def leave(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            where = message.topic() or "", message.partition() or 0
+            self._refused.setdefault(where, message.offset() or 0)
 
     def wait(self, seconds: float) -> bool:
         # Records come, so nobody has to wait for their starts any more.

@@ -91,10 +91,11 @@ class Stream:
         )
         self.latest = LatestRecords(registry.groups, self.answer) if settings.last_value else None
         needs = {part for each in (*settings.groups, *settings.users) for part in each.needs}
-        # By key: whom its records are for; None where that depends on more than the key.
-        self._names_of: dict[bytes | None, _Names] | None = (
-            {} if needs <= {"key"} and settings.where is None and settings.topic else None
-        )
+        # By key: whom its records are for, where nothing but the key decides.
+        self._names_of: dict[bytes | None, _Names] = {}
+        self._is_by_key = bool(needs <= {"key"} and settings.where is None and settings.topic)
+        self._has_one_name = self._is_by_key and self.latest is None and not settings.users
+        self._has_one_name &= len(settings.groups) == 1
         self._put_into_full = FullMailboxes(
             config.timings, registry, expiry, stats, self._wake_receives, self._read_clock
         ).put
@@ -103,12 +104,15 @@ class Stream:
         self._lock = RLock()
         self._situation = Situation(loading=self.latest is not None)
         self._source: StreamSource | None = None
+        # How the source's messages are read.
+        self._key_of: Callable[[Any], bytes | None]
+        self._record_of: Callable[[Any], Record]
         # Where it begins if it is not open yet.
         self._start: Start = settings.start
         # From here on for the thread that reads.
         self._deadline = 0.0
         self._delivered = 0
-        self._records = self._filtered = self._tombstones = self._total = 0
+        self._records = self._filtered = self._total = 0
         self._rate = Rate(monotonic())
         self._per_second = 0.0
         self._next_second = 0.0
@@ -175,7 +179,6 @@ class Stream:
             "records_per_second": round(self._per_second, 1),
             "delivered": self._total,
             "filtered": self._filtered,
-            "tombstones": self._tombstones,
             "errors": self._stats.by_name("dropped"),
             "replaced": sum(self._stats.replaced().values()),
         }
@@ -217,9 +220,10 @@ class Stream:
         self._source = None
 
     def _open(self) -> Ticket[None]:
-        self._source = self._transport.open_stream(self.settings, self, self._stats)
+        source = self._transport.open_stream(self.settings, self, self._stats)
+        self._source, self._key_of, self._record_of = source, source.key, source.record
         start: Start = "earliest" if self.latest is not None else self._start
-        return self._source.begin(_absolute(start))
+        return source.begin(_absolute(start))
 
     def _read_as_decided(self) -> Ticket[None]:
         """Have the source read or not; the lock is held."""
@@ -269,13 +273,14 @@ class Stream:
             self._situation.failure = str(error)
         logger.error("The stream %s cannot be read: %s", self.settings.name, error)
 
-    def deliver(self, records: Sequence[Record]) -> None:
+    def deliver(self, messages: Sequence[Any]) -> None:
         """See ``StreamSink``."""
-        route, size = self._route, self._slice
         self._situation.missing = False
+        concerned = self._concerned(messages)
+        route, size = self._route, self._slice
         number = 0
         try:
-            for number, record in enumerate(records):
+            for number, message in enumerate(concerned):
                 if not number % size:
                     if not self._situation.reads:
                         break
@@ -283,53 +288,57 @@ class Stream:
                     self._wake_receives()
                     self._read_clock()
                 try:
-                    route(record)
+                    route(message)
                 except Exception as error:
-                    if not self._pass(record, error):
+                    if not self._pass(message, error):
                         break
             else:
-                number = len(records)
-            if number < len(records) and self._source is not None:
-                self._source.leave(records[number:])
+                number = len(concerned)
+            if number < len(concerned) and self._source is not None:
+                self._source.leave(concerned[number:])
         finally:
-            self._records += number
+            self._records += len(messages) - len(concerned) + number
             self._wake_receives()
 
-    def _route(self, record: Record) -> None:
-        names_of = self._names_of
-        view: StreamPayload | None
-        if names_of is None:
+    def _concerned(self, messages: Sequence[Any]) -> Sequence[Any]:
+        """Leave out messages whose key is known to be for a group without a member here."""
+        if not self._has_one_name:
+            return messages
+        key_of, name_of, has = self._key_of, self._names_of.get, self._registry.groups.has
+        return [
+            message
+            for message in messages
+            if (names := name_of(key_of(message))) is None or has(names[0][0])
+        ]
+
+    def _route(self, message: Any) -> None:
+        record = self._record_of(message)
+        # A record without a value ends what is known of a group, or has a handler.
+        if record[2] is None and self.settings.tombstone is None and self.latest is None:
+            return
+        view: StreamPayload | None = None
+        if self._is_by_key:
+            names = self._names_of.get(record[1])
+            if names is None:
+                if len(self._names_of) >= _REMEMBERED_KEYS:
+                    self._names_of.clear()
+                view = self._view(record)
+                names = self._names_of[record[1]] = self._names(view)
+        else:
             view = self._view(record)
-            if record[2] is None and self._drops_tombstones(record):
-                return
             where = self.settings.where
-            if record[2] is None and self.settings.tombstone is None:
-                # It only ends what is known of a group, and has no value to be judged by.
-                where = None
-            if where is not None and not where(view):
+            judged = record[2] is not None or self.settings.tombstone is not None
+            if where is not None and judged and not where(view):
                 self._filtered += 1
                 return
-            groups, users = self._names(view)
-        else:
-            if record[2] is None and self._drops_tombstones(record):
-                return
-            names, view = names_of.get(record[1]), None
-            if names is None:
-                if len(names_of) >= _REMEMBERED_KEYS:
-                    names_of.clear()
-                view = self._view(record)
-                names = names_of[record[1]] = self._names(view)
-            groups, users = names
+            names = self._names(view)
+        groups, users = names
         if self.latest is None:
             members = self._members(groups, users)
             if members:
                 self._put(members, self._envelope(record, view))
         else:
             self._put_latest(self.latest, groups, users, record, view)
-
-    def _drops_tombstones(self, record: Record) -> bool:
-        self._tombstones += 1
-        return self.settings.tombstone is None and self.latest is None
 
     def _names(self, view: StreamRecord) -> _Names:
         settings = self.settings
@@ -409,8 +418,8 @@ class Stream:
         view.type = settings.type if value is not None else settings.tombstone or settings.type
         return view
 
-    def _pass(self, record: Record, error: Exception) -> bool:
-        """Decide what becomes of a record that failed; return whether to go on with the next."""
+    def _pass(self, message: Any, error: Exception) -> bool:
+        """Decide what becomes of a message that failed; return whether to go on with the next."""
         while isinstance(error, RegistryAway):
             # It delays records, and drops none.
             if not self._situation.held_up:
@@ -422,31 +431,36 @@ class Stream:
                 return False
             self._read_clock()
             try:
-                self._route(record)
+                self._route(message)
             except Exception as another:
                 error = another
             else:
                 self._situation.held_up = ""
                 return True
         self._situation.held_up = ""
-        self._count_error(record, error)
+        try:
+            told = self._count_error(self._record_of(message), error)
+        except UnreadableRecord as unread:
+            told = str(unread)
+            self._stats.dropped(unread.cause, told)
         if self.settings.on_error == "skip":
             return True
-        topic, _, _, _, _, partition, offset = record
         with self._lock:
-            self._situation.failure = f"{topic.value}[{partition}] at offset {offset}: {error}"
+            self._situation.failure = told
             self._read_as_decided()
         logger.error("The stream %s stops at %s", self.settings.name, self._situation.failure)
         return False
 
-    def _count_error(self, record: Record, error: Exception) -> None:
+    def _count_error(self, record: Record, error: Exception) -> str:
+        """Count the error of a record; return it in words."""
         topic, _, _, _, _, partition, offset = record
-        where = f"{topic.value}[{partition}] at offset {offset}"
+        told = f"{topic.value}[{partition}] at offset {offset}: {error}"
         if isinstance(error, UnreadableRecord):
-            self._stats.dropped(error.cause, f"{where}: {error}")
+            self._stats.dropped(error.cause, told)
         else:
-            self._stats.dropped("function", f"{where}: {error!r}")
+            self._stats.dropped("function", f"{told} ({type(error).__name__})")
             logger.error("A record of the stream %s failed", self.settings.name, exc_info=error)
+        return told
 
     def _look_for_channels(self, now: float) -> None:
         if len(self._registry):

@@ -6,6 +6,7 @@ import datetime
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from ..config.realtime import wall_clock
@@ -216,6 +217,7 @@ class InMemoryStream:
     """
 
     def __init__(self, topics: StreamTopics, settings: StreamSettings, sink: StreamSink) -> None:
+        self.key: Callable[[Any], bytes | None] = itemgetter(1)
         self._topics = topics
         self._settings = settings
         self._sink = sink
@@ -227,6 +229,10 @@ class InMemoryStream:
         self._reads = True
         self._caught_up = False
         self._offsets: dict[_Partition, int] = {}
+
+    def record(self, message: Record) -> Record:
+        """Return the message, which is a record."""
+        return message
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         """Begin to read, in the thread."""
@@ -253,9 +259,9 @@ class InMemoryStream:
 
         return self._command(carry_out)
 
-    def leave(self, records: Sequence[Record]) -> None:
+    def leave(self, messages: Sequence[Record]) -> None:
         """Take back the rest of a batch."""
-        for record in reversed(records):
+        for record in reversed(messages):
             self._offsets[record[0].value, record[5]] = record[6]
 
     def wait(self, seconds: float) -> bool:

@@ -7,6 +7,7 @@ import datetime
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -36,10 +37,15 @@ class Source:
     """What a stream reads, as far as a stream can tell."""
 
     def __init__(self) -> None:
+        self.key: Callable[[Any], bytes | None] = itemgetter(1)
         self.calls: list[object] = []
         self.left: list[int] = []
         self.waits = 0
         self.on_wait: Callable[[], bool] = lambda: True
+
+    def record(self, message: Any) -> Record:
+        record: Record = message
+        return record
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         self.calls.append(("begin", start))
@@ -53,8 +59,8 @@ class Source:
         self.calls.append(("seek", start))
         return Ticket.resolved(None)
 
-    def leave(self, records: Sequence[Record]) -> None:
-        self.left = [record[6] for record in records]
+    def leave(self, messages: Sequence[Any]) -> None:
+        self.left = [record[6] for record in messages]
 
     def wait(self, seconds: float) -> bool:
         self.waits += 1
@@ -220,7 +226,6 @@ class TestDelivery:
         messages = site.taken(channel)
         assert [each["type"] for each in messages] == types
         assert all(each["value"] is None for each in messages)
-        assert site.told["tombstones"] == 1
 
     def test_a_message_lives_from_its_arrival_on(self) -> None:
         # Its timestamp is its producer's, and may be years old.
