@@ -481,7 +481,10 @@ class StreamSink(Protocol):
         """Do what is due; after each batch, and several times a second without records."""
 
     def caught_up(self) -> None:
-        """Take note that all is read that was there when reading began; each time it begins."""
+        """Take note that all is read that was there when reading began; each time it begins.
+
+        Only of a stream with ``last_value``.
+        """
 
     def sought(self) -> None:
         """Take note that a ``seek`` takes effect: further records are from there on."""

@@ -37,7 +37,7 @@ class Membership:
     call in its thread: the interrupted call then also makes its change.
 
     Attributes:
-        has: Tells whether a name has a member. Not a method, because streams ask for each record.
+        present: The names that have a member.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Membership:
         self._changes: deque[tuple[_Change, str, Any]] = deque()
         self._changing = False
         self._members: dict[str, dict[Mailbox, None]] = {}
-        self.has: Callable[[str], bool] = self._members.__contains__
+        self.present = self._members.keys()
         self._names: dict[Mailbox, set[str]] = {}
         # The router iterates over these without the lock, so they are replaced, never changed.
         self._snapshots: dict[str, tuple[Mailbox, ...]] = {}

@@ -29,6 +29,8 @@ __all__ = ["StreamReader"]
 
 # Seconds between two looks until one tells which topics there are.
 _RETRY = 0.2
+# Seconds between two questions whether all is read.
+_CAUGHT_UP = 0.05
 # Seconds beyond its time-out until a look without an answer is given up.
 _GRACE = 0.5
 
@@ -107,7 +109,9 @@ class StreamReader:
         self._missing: frozenset[str] = frozenset()
         # Tickets that are resolved once all partitions have their starts.
         self._waiting: list[Ticket[None]] = []
-        self._is_caught_up = False
+        # Whether all is read that was there when reading began; asked for last values alone.
+        self._is_caught_up = not settings.last_value
+        self._next_question = 0.0
 
     # Any thread
 
@@ -127,7 +131,7 @@ class StreamReader:
     def read(self, on: bool) -> Ticket[None]:
         def carry_out() -> None:
             self._reads = on
-            self._is_caught_up = False
+            self._is_caught_up = not self._settings.last_value
 
         return self._command(carry_out)
 
@@ -186,10 +190,18 @@ class StreamReader:
             self._take_commands()
         self._look()
         self._resolve_if_settled()
-        if not self._is_caught_up and self._reads and self._looked and self._reader.caught_up():
-            self._is_caught_up = True
-            self._sink.caught_up()
+        if not self._is_caught_up and self._reads and self._looked:
+            self._look_whether_caught_up()
         self._sink.turn()
+
+    def _look_whether_caught_up(self) -> None:
+        now = monotonic()
+        if now >= self._next_question:
+            # A client takes half a millisecond to tell its positions: as long as a batch takes.
+            self._next_question = now + _CAUGHT_UP
+            if self._reader.caught_up():
+                self._is_caught_up = True
+                self._sink.caught_up()
 
     def _take_commands(self) -> None:
         self._note_left()
@@ -215,7 +227,7 @@ class StreamReader:
 
     def _begin_again(self) -> None:
         self._number += 1
-        self._is_caught_up = False
+        self._is_caught_up = not self._settings.last_value
 
     def _state_wish(self) -> None:
         if not self._looked or not self._reads:

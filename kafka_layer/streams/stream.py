@@ -93,6 +93,8 @@ class Stream:
         needs = {part for each in (*settings.groups, *settings.users) for part in each.needs}
         # By key: whom its records are for, where nothing but the key decides.
         self._names_of: dict[bytes | None, _Names] = {}
+        # The same, where that is always one group.
+        self._name_of: dict[bytes | None, str] = {}
         self._is_by_key = bool(needs <= {"key"} and settings.where is None and settings.topic)
         self._has_one_name = self._is_by_key and self.latest is None and not settings.users
         self._has_one_name &= len(settings.groups) == 1
@@ -304,11 +306,11 @@ class Stream:
         """Leave out messages whose key is known to be for a group without a member here."""
         if not self._has_one_name:
             return messages
-        key_of, name_of, has = self._key_of, self._names_of.get, self._registry.groups.has
+        key_of, name_of, present = self._key_of, self._name_of.get, self._registry.groups.present
         return [
             message
             for message in messages
-            if (names := name_of(key_of(message))) is None or has(names[0][0])
+            if (name := name_of(key_of(message))) is None or name in present
         ]
 
     def _route(self, message: Any) -> None:
@@ -322,8 +324,11 @@ class Stream:
             if names is None:
                 if len(self._names_of) >= _REMEMBERED_KEYS:
                     self._names_of.clear()
+                    self._name_of.clear()
                 view = self._view(record)
                 names = self._names_of[record[1]] = self._names(view)
+                if self._has_one_name:
+                    self._name_of[record[1]] = names[0][0]
         else:
             view = self._view(record)
             where = self.settings.where
