@@ -167,6 +167,11 @@ class Reader:
         self._wishes.append(wish)
 
     @property
+    def has_wish(self) -> bool:
+        """Whether a wish waits, which takes effect before the next read; the thread alone."""
+        return bool(self._wishes)
+
+    @property
     def settled(self) -> bool:
         """Whether each partition that is wanted has its start; the thread alone."""
         return not self._wishes and not self._positions.unsettled

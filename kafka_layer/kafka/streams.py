@@ -215,9 +215,11 @@ class StreamReader:
 
     def _note_left(self) -> None:
         """Note how far the partitions are read, up to the first record that the sink refused."""
-        read = self._reader.read_from()
-        self._left.update(read)
-        self._read_now = frozenset(read)
+        if not self._reader.has_wish:
+            # Otherwise nothing was read since the wish, and it may go back to what was refused.
+            read = self._reader.read_from()
+            self._left.update(read)
+            self._read_now = frozenset(read)
         if self._refused:
             refused, self._refused = self._refused, {}
             for where, offset in refused.items():
