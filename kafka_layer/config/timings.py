@@ -28,6 +28,7 @@ class Timings:
             error.
         unknown_partition: How long a record waits for the producer's client to learn its partition:
             shorter than ``ack_timeout``, so that commands fail with the cause.
+        partition_question: Between two questions for such a partition.
         topics: Between two checks for topics that were created again or got partitions, by servers
             that receive.
         look: Between two checks that a reader gets what the log holds.
@@ -83,9 +84,10 @@ class Timings:
     token: float = 10.0
     connection_doubt: float = 1.5
     producer_pace: float = 0.01
-    producer_rest: float = 0.1
+    producer_rest: float = 0.25
     producer_replace: float = 1.0
     unknown_partition: float = 3.0
+    partition_question: float = 0.1
     topics: float = 3.0
     look: float = 5.0
     look_in_trouble: float = 0.3
