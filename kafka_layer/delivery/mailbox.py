@@ -119,8 +119,14 @@ class Mailbox(Receives):
             return False
         messages.append(envelope)
         # Another thread may have put a message, or closed the mailbox, since the line above.
-        if len(messages) >= self.capacity and not self._fill(envelope):
-            return False
+        waiting = len(messages)
+        if waiting >= self.capacity:
+            if not self._fill(envelope):
+                return False
+        elif waiting > 1:
+            # No receive has taken the message before, whose note wakes receives while there are
+            # messages.
+            return True
         # note(), in place.
         for loop, waiters in self._by_loop:
             if waiters:
