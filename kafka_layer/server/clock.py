@@ -59,7 +59,7 @@ class BrokerClock:
         self._monotonic = now
         self._wall = wall
         self._offset = wall() - now()
-        # The quickest first, each later and less quick than the one before. Replaced, never changed.
+        # The quickest first, each later and less quick than the one before. Never changed in place.
         self._measurements: list[_Measurement] = []
         self._warned = False
         self.append_times_reported = True
