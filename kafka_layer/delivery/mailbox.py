@@ -119,19 +119,14 @@ class Mailbox(Receives):
             return False
         messages.append(envelope)
         # Another thread may have put a message, or closed the mailbox, since the line above.
-        waiting = len(messages)
-        if waiting >= self.capacity:
-            if not self._fill(envelope):
-                return False
-        elif waiting > 1:
-            # No receive has taken the message before, whose note wakes receives while there are
-            # messages.
-            return True
+        if len(messages) >= self.capacity and not self._fill(envelope):
+            return False
         # note(), in place.
-        for loop, waiters in self._by_loop:
-            if waiters:
-                loop.due[self] = None
-                self._wakeups.noted[loop] = None
+        for here in self._by_loop:
+            if not here.noted and here.waiters:
+                here.noted = True
+                here.loop.due[self] = None
+                self._wakeups.noted[here.loop] = None
         return True
 
     def take(self) -> Envelope | None:
