@@ -239,9 +239,7 @@ class KafkaChannelLayer(SyncTwins):
                 try:
                     await mailbox.wait()
                 except ChannelForgotten:
-                    tracked, mailbox = mailbox.tracked, server.registry.open_mailbox(str(channel))
-                    if tracked is not None:
-                        server.recoveries.track(mailbox, tracked.on_change)
+                    mailbox = server.reopen(mailbox)
                 continue
             if mailbox.tracked is None:
                 decoded = server.decode_for_receive(mailbox, envelope)

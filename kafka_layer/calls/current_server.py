@@ -13,6 +13,7 @@ from channels.layers import BaseChannelLayer, channel_layers
 
 from ..config.settings import LayerConfig
 from ..config.threads import new_event
+from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
@@ -77,6 +78,13 @@ class LayerServer(Server):
                     lambda server: Recoveries(server, self.codec, self._learn_keys)
                 )
         return self._recoveries
+
+    def reopen(self, mailbox: Mailbox) -> Mailbox:
+        """Open a forgotten channel again, on which a receive waits; return its new mailbox."""
+        opened = self.registry.open_mailbox(mailbox.channel)
+        if mailbox.tracked is not None:
+            self.recoveries.track(opened, mailbox.tracked.on_change)
+        return opened
 
 
 class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
