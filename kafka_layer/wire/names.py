@@ -144,9 +144,14 @@ def user_key(user_id: UserId) -> str:
         TypeError: If the id can be no primary key, is empty, or has a NUL character or a lone
             surrogate in it.
     """
-    if not isinstance(user_id, (str, int)):
+    # Not str() of a subclass: an Enum's text is the name of its member.
+    if isinstance(user_id, str):
+        key = str.__str__(user_id)
+    elif isinstance(user_id, int):
+        key = int.__repr__(user_id)
+    else:
         _require_id(user_id)
-    key = str(user_id)
+        key = str(user_id)
     if isinstance(user_id, bool) or not key:
         raise _no_user_id(user_id)
     if "\0" in key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import Any
 
 import pytest
@@ -111,6 +112,39 @@ class TestGroups:
         assert await next_message(there, members["three"]) == BARRIER
         assert await next_message(there, members["two"]) == MESSAGE
         await holds_nothing(there, members["two"])
+
+
+class Room(str, enum.Enum):
+    """Names as applications write them; str() returns the name of the member."""
+
+    LOBBY = "lobby"
+
+
+class Spelled(str):
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+@pytest.mark.parametrize("name", [Room.LOBBY, Spelled("lobby")], ids=["Enum", "other"])
+async def test_a_name_of_a_subclass_of_str_means_its_text(make_layer: Layers, name: str) -> None:
+    here, there = (make_layer(symmetric_encryption_keys=["secret"]) for _ in range(2))
+    member, plain = await there.new_channel(), await there.new_channel()
+    await here.group_add(name, member)
+    await there.group_add("lobby", plain)
+    await here.group_send(name, {"n": 1})
+    await here.group_send_many([name], {"n": 2}, idempotency_key="two")
+    await here.group_send("lobby", {"n": 3})
+    for channel in (member, plain):
+        assert await next_messages(there, channel, 3) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert (await here.group_history(name)).messages == (await here.group_history("lobby")).messages
+    await there.user_add("lobby", member)
+    await here.user_send(name, {"n": 4})
+    assert await next_message(there, member) == {"n": 4}
+    await there.group_discard(name, plain)
+    await here.group_send("lobby", {"n": 5})
+    assert await next_message(there, member) == {"n": 5}
+    await holds_nothing(there, plain)
+    assert not there.stats().dropped
 
 
 class TestRemoteMembership:
