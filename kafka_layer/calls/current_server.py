@@ -18,6 +18,8 @@ from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
 from ..observe.counters import Stats
+from ..observe.dispatch import in_receiver
+from ..server.lifecycle import closed_meanwhile
 from ..server.server import Server
 from ..transport import Backplane
 from ..wire.codec import Codec
@@ -180,9 +182,12 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         """Return a server that is not closed.
 
         It makes the next one only when the one before has closed, so that messages keep their
-        order.
+        order. While it closes, receivers of signals get ``LayerClosed``.
         """
         while (server := self._server).lifecycle.ended:
+            if in_receiver() and not server.lifecycle.closed.done:
+                # The close waits for the receivers of signals.
+                raise closed_meanwhile()
             yield from wait(server.lifecycle.closed)
             with server.lifecycle.lock:
                 if self._server is server:

@@ -170,6 +170,37 @@ def test_close_waits_until_receivers_were_told_of_every_drop(make_layer: Layers)
     assert numbers == [1, 4]
 
 
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_close_does_not_wait_for_a_receiver_that_uses_the_layer(
+    make_layer: Layers, is_coroutine: bool
+) -> None:
+    layer = make_layer()
+    told: list[Any] = []
+
+    async def sends(**kwargs: Any) -> None:
+        with suppress(LayerClosed):
+            await layer.group_send("admins", {"type": "dropped"})
+            told.append("sent")
+        told.append(kwargs["number"])
+
+    def sends_sync(**kwargs: Any) -> None:
+        with suppress(LayerClosed):
+            layer.group_send_sync("admins", {"type": "dropped"})
+            told.append("sent")
+        told.append(kwargs["number"])
+
+    with connected(messages_dropped, sends if is_coroutine else sends_sync):
+        layer.send_sync("specific!of-another-layer", {})
+        wait_until(lambda: told == ["sent", 1], "the first drop to be told")
+        for _ in range(2):
+            # The close tells of these together.
+            layer.send_sync("specific!of-another-layer", {})
+        began = time.monotonic()
+        layer.close_sync()
+        assert time.monotonic() - began < layer.timings.close / 2
+    assert told == ["sent", 1, 2]
+
+
 def test_close_takes_no_longer_for_a_receiver_that_stands_still(make_layer: Layers) -> None:
     make_layer.timings = replace(make_layer.timings, close=0.5)
     layer, standing = make_layer(), Standing()
