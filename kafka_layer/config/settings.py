@@ -81,7 +81,7 @@ class LayerConfig:
     def timed(self, timings: Timings) -> LayerConfig:
         """Return these settings with other times; a start gets more where it fetches a token."""
         given = (self.client_config, self.producer_config, self.consumer_config, self.admin_config)
-        if any("oauth_cb" in each for each in given):
+        if any(map(_fetches_token, given)):
             timings = replace(timings, start=timings.start + timings.token)
         return self if timings is self.timings else replace(self, timings=timings)
 
@@ -163,3 +163,9 @@ class LayerConfig:
     def max_message_bytes(self, topic: Topic | WorkTopic) -> int:
         """Return the size limit of one record batch of ``topic``, in bytes."""
         return self.topic_settings(topic).max_message_bytes
+
+
+def _fetches_token(properties: Mapping[str, Any]) -> bool:
+    """Tell whether clients fetch OAUTHBEARER tokens, by ``oauth_cb`` or by librdkafka itself."""
+    method = str(properties.get("sasl.oauthbearer.method", "default"))
+    return "oauth_cb" in properties or method.lower() == "oidc"

@@ -18,8 +18,8 @@ class Timings:
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
         refresh: Between two reads of the partition counts, which brokers do not announce.
-        token: How much longer a start may take where oauth_cb fetches a token: each client waits
-            for it, in whole seconds.
+        token: How much longer a start may take where oauth_cb or librdkafka fetches a token: each
+            client waits for it, in whole seconds.
         connection_doubt: How long no client gets an answer, after one reported that it finds no
             broker, until the brokers count as lost. The upkeep asks a broker within that time.
         producer_pace: Between two rounds of the producer's thread while records are on their way.

@@ -187,14 +187,22 @@ class TestClients:
         assert time.monotonic() - began < 5, "the client waits ten seconds for a token"
 
 
-def test_a_start_gets_more_time_where_a_token_is_fetched(callback: Callback) -> None:
-    timings = Timings()
-    plain = LayerConfig.from_keywords(bootstrap_servers="kafka:9092").timed(timings)
-    with_token = LayerConfig.from_keywords(
-        bootstrap_servers="kafka:9092", client_config={"oauth_cb": callback}
-    ).timed(timings)
-    assert plain.timings.start == timings.start
-    assert with_token.timings.start == timings.start + timings.token
+@pytest.mark.parametrize("keyword", ["client_config", "producer_config"])
+@pytest.mark.parametrize(
+    ("properties", "extra"),
+    [
+        ({}, 0.0),
+        ({"oauth_cb": print}, Timings.token),
+        ({"sasl.oauthbearer.method": "OIDC"}, Timings.token),
+        ({"sasl.oauthbearer.method": "default"}, 0.0),
+    ],
+    ids=["none", "oauth_cb", "by librdkafka", "another"],
+)
+def test_a_start_gets_more_time_where_a_token_is_fetched(
+    keyword: str, properties: dict[str, Any], extra: float
+) -> None:
+    config = LayerConfig.from_keywords(bootstrap_servers="kafka:9092", **{keyword: properties})
+    assert config.timed(Timings()).timings.start == Timings.start + extra
 
 
 def test_a_child_that_is_forked_during_a_call_fetches_its_own_token(callback: Callback) -> None:
