@@ -196,7 +196,7 @@ class TestClients:
         ({"sasl.oauthbearer.method": "OIDC"}, Timings.token),
         ({"sasl.oauthbearer.method": "default"}, 0.0),
     ],
-    ids=["none", "oauth_cb", "by librdkafka", "another"],
+    ids=["none", "oauth_cb", "the clients themselves", "another"],
 )
 def test_a_start_gets_more_time_where_a_token_is_fetched(
     keyword: str, properties: dict[str, Any], extra: float
