@@ -305,13 +305,13 @@ class TrackedChannel:
                 if at > vector.get(where, 0):
                     starts[where[0], short_hash(key[1]), where[1]] = at
         groups = frozenset(short_hash(name) for topic, name in keys if topic is _SEND_GROUP)
-        users = [name for topic, name in keys if topic is _SEND_USER]
+        users = frozenset(short_hash(name) for topic, name in keys if topic is _SEND_USER)
         return LogPosition(
             around.prefix,
             time,
             topics,
             groups,
-            short_hash(users[0]) if users else None,
+            users,
             self.names,
             starts,
         )

@@ -402,7 +402,7 @@ class _Replay:
         in it.
 
         Raises:
-            NotRecovered: If the position is of another user, or in another log.
+            NotRecovered: If the position is of other users, or in another log.
         """
         around, mailbox, position = self._around, self._mailbox, self._position
         groups, users = around.groups(mailbox), around.users(mailbox)

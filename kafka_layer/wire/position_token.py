@@ -91,7 +91,7 @@ class LogPosition:
         time: When it was taken, by the broker's clock, in seconds since the epoch.
         topics: The position in each topic that it covers; of the topics that all servers read.
         groups: The hashes of the groups for which it holds.
-        user: The hash of the user for whom it holds; None without one.
+        users: The hashes of the users for whom it holds; mostly one or none.
         names: The hashes of the names of its channel, the latest first: messages may exclude any.
             Empty for the position of a group or a user.
         starts: Where a group's or a user's part begins later than ``offsets`` say, because the
@@ -102,7 +102,7 @@ class LogPosition:
     time: float
     topics: Mapping[Topic, TopicPosition] = field(default_factory=dict, hash=False)
     groups: frozenset[bytes] = frozenset()
-    user: bytes | None = None
+    users: frozenset[bytes] = frozenset()
     names: tuple[bytes, ...] = ()
     starts: Mapping[tuple[Topic, bytes, int], int] = field(default_factory=dict, hash=False)
 
@@ -120,7 +120,8 @@ class LogPosition:
                 for topic, place in self.topics.items()
             ],
             sorted(self.groups),
-            self.user,
+            # As the first version has it, where it can.
+            sorted(self.users) if len(self.users) > 1 else next(iter(self.users), None),
         ]
         if of_channel:
             starts = [[_CODES[where[0]], *where[1:], at] for where, at in self.starts.items()]
@@ -193,7 +194,7 @@ def _from_fields(
     milliseconds: Any,
     topics: Any,
     groups: Any,
-    user: Any,
+    users: Any,
     names: Any = (),
     starts: Any = (),
 ) -> LogPosition:
@@ -210,11 +211,18 @@ def _from_fields(
     for code, of, partition, offset in starts:
         _require_offsets([partition, offset])
         later[_TOPICS[code], of, partition] = offset
-    hashes = [*groups, *([] if user is None else [user]), *names, *(each[1] for each in later)]
+    users = users if isinstance(users, list) else [] if users is None else [users]
+    hashes = [*groups, *users, *names, *(each[1] for each in later)]
     if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
         raise ValueError("a hash is none")
     return LogPosition(
-        prefix, milliseconds / 1000, found, frozenset(groups), user, tuple(names), later
+        prefix,
+        milliseconds / 1000,
+        found,
+        frozenset(groups),
+        frozenset(users),
+        tuple(names),
+        later,
     )
 
 

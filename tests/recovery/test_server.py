@@ -12,6 +12,7 @@ import pytest
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import BrokerUnavailable, TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.transport import Past, ReadFrom
@@ -24,6 +25,10 @@ Tell = Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]
 
 class Layer(InMemoryKafkaChannelLayer):
     timings = Timings(read_back=0.05)
+
+
+class HastyLayer(Layer):
+    timings = Timings(recovery=0.05)
 
 
 @pytest.fixture
@@ -85,6 +90,36 @@ async def test_no_past_is_told_where_the_reader_has_not_told_its_positions(
         there.track(again)
         await there.group_add("room", again)
         assert await there.recover(again, position) == (False, "expired", [], 0.0)
+    finally:
+        await there.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Ticket.failed(BrokerUnavailable("away")), "unavailable"),
+        (Ticket.failed(TopicError("no right to read it")), "unavailable"),
+        (Ticket(), "timeout"),
+    ],
+    ids=["away", "refused", "silent"],
+)
+async def test_a_log_that_cannot_be_read(
+    layer: KafkaChannelLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Ticket[Any],
+    reason: str,
+) -> None:
+    position = await layer.group_position("room")
+    await layer.group_send("room", {"n": "missed"})
+    there = HastyLayer(prefix="recoveries-of-one-server")
+    try:
+        channel = await there.new_channel()
+        there.track(channel)
+        await there.group_add("room", channel)
+        transport = server_of(there).transport
+        monkeypatch.setattr(transport, "ask_past", lambda *question: answer)
+        found = await asyncio.wait_for(there.recover(channel, position), 5.0)
+        assert (found.recovered, found.reason, found.messages) == (False, reason, [])
     finally:
         await there.close()
 

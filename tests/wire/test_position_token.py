@@ -32,7 +32,7 @@ POSITIONS = st.builds(
     st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000),
     st.dictionaries(st.sampled_from(BROADCAST_TOPICS), PLACES),
     st.frozensets(HASHES, max_size=5),
-    st.none() | HASHES,
+    st.frozensets(HASHES, max_size=3),
 )
 OF_CHANNELS = st.builds(
     replace,
@@ -73,7 +73,7 @@ def test_a_usual_one_is_short() -> None:
     of_channel = replace(
         USUAL,
         topics=dict.fromkeys(BROADCAST_TOPICS, place),
-        user=short_hash("7"),
+        users=frozenset({short_hash("7")}),
         names=(short_hash("a"), short_hash("b")),
     )
     assert len(of_channel.sign()) < 300
@@ -121,6 +121,7 @@ OF_A_CHANNEL = [2, *FIELDS[1:3], [[0, b"1234567890123456", [1], [0]]], *FIELDS[4
         (4, ["12345678"], "no content"),
         (4, [b"short"], "no content"),
         (5, b"short", "no content"),
+        (5, [b"12345678", b"short"], "no content"),
     ],
 )
 def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
