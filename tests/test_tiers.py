@@ -59,7 +59,7 @@ TIERS: list[set[str]] = [
     {"recovery.channel"},
     {"recovery.replay"},
     {"history.flushes", "history.question", "recovery.recent"},
-    {"history.scan", "websocket.frames"},
+    {"history.scan", "recovery.epochs", "websocket.frames"},
     {"transport"},
     {"server.overflow"},
     {"jobs.channel"},

@@ -98,9 +98,13 @@ class KafkaBackplane:
             self._adopt(self._topics.known)
         return self._assignment.inbox or 0
 
-    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+    def follow(
+        self,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        on_epoch: Callable[[tuple[Topic, int], int, int], object],
+    ) -> None:
         data, _ = self._readers[0]
-        data.follow(listener)
+        data.follow(listener, on_epoch)
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         # Before ensure_or_later(): a missing topic is created later, while the producer writes to

@@ -116,6 +116,9 @@ class Reader:
         # Gets the positions, and whether they are to be told; any thread sets both.
         self._listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object] | None = None
         self._tells = False
+        # Gets the leader epochs where they change; and the last ones that it got.
+        self._on_epoch: Callable[[tuple[Topic, int], int, int], object] | None = None
+        self._epochs: dict[Partition, int] = {}
         # Whether this client found no broker and got no answer since; other clients may have.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
@@ -151,9 +154,13 @@ class Reader:
         """
         self._wishes.append(wish)
 
-    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+    def follow(
+        self,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        on_epoch: Callable[[tuple[Topic, int], int, int], object],
+    ) -> None:
         """Tell the positions; see ``Receiver.follow``. Never blocks."""
-        self._listener = listener
+        self._listener, self._on_epoch = listener, on_epoch
         self._tells = True
 
     def stop(self) -> None:
@@ -271,6 +278,8 @@ class Reader:
     def _hand_on(self, messages: Sequence[Message]) -> None:
         failed: list[Message] = []
         records = self._records(messages, failed)
+        if self._on_epoch is not None:
+            self._tell_epochs(messages, self._on_epoch)
         try:
             if records:
                 self._sink.deliver(records)
@@ -304,6 +313,17 @@ class Reader:
         if self._positions.skipped:
             return [record for record in records if not self._is_skipped(record)]
         return records
+
+    def _tell_epochs(
+        self, messages: Sequence[Message], tell: Callable[[tuple[Topic, int], int, int], object]
+    ) -> None:
+        known = self._epochs
+        for message in messages:
+            where = message.topic() or "", message.partition() or 0
+            epoch = message.leader_epoch()
+            if epoch is not None and known.get(where) != epoch and message.error() is None:
+                known[where] = epoch
+                tell((self._topics[where[0]], where[1]), message.offset() or 0, epoch)
 
     def _is_skipped(self, record: Record) -> bool:
         topic, _, _, _, _, partition, offset = record
@@ -409,6 +429,7 @@ class Reader:
     def _tell_positions(self, client: Consumer) -> None:
         self._note_positions(client)
         self._tells = False
+        self._epochs.clear()
         if self._listener is not None:
             told = self._positions.read_from()
             self._listener(

@@ -73,13 +73,24 @@ class TopicPosition:
         topic_id: Kafka's id of the topic; None if it is unknown. A topic that was deleted and
             created again has another id, and the offsets mean nothing in it.
         offsets: For each partition the offset of the first record that was not told.
-        epochs: For each partition the leader epoch that the record before that has, or a later one;
-            -1 where it is unknown. Empty if none is known.
+        epochs: For each partition the leader epoch of the record before that, as the position was
+            signed; -1 where it is unknown. Empty if none is known.
+        signed: The offsets as they were signed; empty if no place raised them.
     """
 
     topic_id: str | None
     offsets: tuple[int, ...]
     epochs: tuple[int, ...] = ()
+    signed: tuple[int, ...] = ()
+
+    def last_told(self, partition: int) -> tuple[int, int] | None:
+        """Return the offset of the last record that was told of a partition, and its leader epoch.
+
+        Returns:
+            That of the signed position, whatever places follow it; None if its epoch is unknown.
+        """
+        epoch = self.epochs[partition] if partition < len(self.epochs) else -1
+        return None if epoch < 0 else ((self.signed or self.offsets)[partition] - 1, epoch)
 
 
 @dataclass(frozen=True)
@@ -185,7 +196,8 @@ class LogPosition:
                 offsets = [*covered.offsets, *added]
                 for partition, offset in offsets_of.items():
                     offsets[partition] = max(offsets[partition], offset)
-                topics[topic] = replace(covered, offsets=tuple(offsets))
+                if tuple(offsets) != covered.offsets:
+                    topics[topic] = replace(covered, offsets=tuple(offsets), signed=covered.offsets)
         return replace(self, topics=topics)
 
 
@@ -203,7 +215,9 @@ def _from_fields(
     found = {}
     for code, topic_id, offsets, *epochs in topics:
         _require_offsets(offsets)
-        if epochs and not all(isinstance(each, int) for each in epochs[0]):
+        if epochs and not (
+            len(epochs[0]) in (0, len(offsets)) and all(isinstance(each, int) for each in epochs[0])
+        ):
             raise ValueError("a leader epoch is none")
         epochs_of = tuple(epochs[0]) if epochs else ()
         found[_TOPICS[code]] = TopicPosition(_unpacked_id(topic_id), tuple(offsets), epochs_of)

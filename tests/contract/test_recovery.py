@@ -447,8 +447,8 @@ class TestReasons:
         ahead = "~".join([position, *(f"g{number}.999999" for number in range(4))])
         assert (await layer.recover(await tracked(layer, group), ahead)).reason == "future"
 
-    async def test_truncated(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_truncated(self, make_layer: Layers, prefix: str, group: str) -> None:
+        layer = make_layer(prefix)
         old = await layer.group_position(group)
         # More than a partition holds without a real broker: 5 MiB.
         await send(layer, group, *([number, "x" * 900_000] for number in range(7)))
@@ -459,7 +459,7 @@ class TestReasons:
             place = LogPosition.read(old, layer.config.prefix).topics[Topic.SEND_GROUP]
             first = place.offsets[number] + 1
             await asyncio.to_thread(delete_before, layer, Topic.SEND_GROUP, number, first)
-        late = make_layer()
+        late = make_layer(prefix)
         found = await late.recover(await tracked(late, group), old)
         assert (found.reason, found.messages) == ("truncated", [])
         assert numbers(await late.recover(await tracked(late, group), young)) == ["last"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,9 +18,9 @@ from channels.testing import WebsocketCommunicator
 from kafka_layer.config.timings import Timings
 from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.messages import Recovery
+from kafka_layer.messages import Message, Recovery
 from kafka_layer.wire.partitions import partition_of
-from kafka_layer.wire.topics import Topic
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
@@ -207,6 +208,29 @@ class TestTheLogHasChanged:
         position = await late.group_position(GROUP)
         await send(late, 4)
         assert numbers(await recovered(late, position)) == [4]
+
+    async def test_its_end_was_lost_and_it_went_on(
+        self, broker: RealBroker, make_layer: Layers, prefix: str
+    ) -> None:
+        """As after a power failure: other records stand where the position ends."""
+        here = make_layer(prefix)
+        channel = await tracked(here)
+        await send(here, 1)
+        topic = topic_name(prefix, Topic.SEND_GROUP)
+        segment = broker.segment(topic, partition_of(GROUP, PARTITIONS))
+        size = segment.stat().st_size
+        await send(here, 2, 3)
+        *_, last = await next_messages(here, channel, 3)
+        assert isinstance(last, Message)
+        position = last.position
+        await here.close()
+        broker.kill()
+        os.truncate(segment, size)
+        await asyncio.to_thread(broker.start)
+        late = make_layer(prefix)
+        await send(late, 4, 5, 6)
+        found = await until_decided(late, position)
+        assert (found.reason, found.messages) == ("epoch", [])
 
     async def test_partitions_were_added(self, make_layer: Layers, prefix: str) -> None:
         here = make_layer(prefix)

@@ -234,6 +234,10 @@ class Node:
         )
         _started.add(self)
 
+    def segment(self, topic: str, partition: int) -> Path:
+        """Return the file that has the log of a partition, as long as it has but one."""
+        return self._data_folder() / "data" / f"{topic}-{partition}" / f"{0:020}.log"
+
     def wait_ready(self, timeout: float = _START_TIMEOUT) -> None:
         """Return when it answers and the controller has unfenced it.
 

@@ -39,7 +39,11 @@ OF_CHANNELS = st.builds(
     POSITIONS,
     topics=st.dictionaries(
         st.sampled_from(BROADCAST_TOPICS),
-        st.builds(replace, PLACES, epochs=st.lists(st.integers(-1, 2**31 - 1)).map(tuple)),
+        st.builds(
+            lambda place, epoch: replace(place, epochs=(epoch,) * len(place.offsets)),
+            PLACES,
+            st.integers(-1, 2**31 - 1),
+        ),
     ),
     names=st.lists(HASHES, min_size=1, max_size=4).map(tuple),
     starts=st.dictionaries(
@@ -135,6 +139,7 @@ def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
     [
         (3, [[0, b"short", [1], [0]]]),
         (3, [[0, "id", [1], ["0"]]]),
+        (3, [[0, "id", [1], [0, 0]]]),
         (6, [b"short"]),
         (7, [[0, b"short", 0, 1]]),
         (7, [[0, b"12345678", 0, -1]]),
