@@ -57,6 +57,8 @@ class Timings:
         worker_idle: Without demand, after which a worker leaves its share to the others.
         worker_park: Without a receive, after which a worker channel's client and thread end, also
             if no other process shares the work. The next receive starts them again.
+        worker_join: For which a group of KIP-848 has no member, while a start waits to be one,
+            until the broker counts as one that does not know that protocol.
         worker_look: Between two checks that a worker's client gets what the log holds.
         worker_answer: The time-out of the requests of such a check.
         worker_stuck: After which a call of a worker's client that has not returned is suspected.
@@ -109,6 +111,7 @@ class Timings:
     worker_pause: float = 1.0
     worker_idle: float = 5.0
     worker_park: float = 60.0
+    worker_join: float = 1.5
     worker_look: float = 3.0
     worker_answer: float = 2.0
     worker_stuck: float = 12.0
