@@ -24,6 +24,7 @@ from .acls import require_read
 from .admin import TopicAdmin
 from .assignment import CONTROL, DATA, Assignment, Share
 from .connection import Connection
+from .errors import token_hint
 from .liveness import ANSWERED, UNANSWERED
 from .producer import RecordProducer
 from .properties import consumer_properties
@@ -57,7 +58,9 @@ class KafkaBackplane:
         self._config = config
         self._stats = stats
         self._names = {topic: topic_name(config.prefix, topic) for topic in Topic}
-        self._connection = Connection(config.bootstrap_servers, stats, config.timings)
+        self._connection = Connection(
+            config.bootstrap_servers, stats, config.timings, token_hint(config.client_config)
+        )
         self._producer = RecordProducer(
             config, self._names, stats, self._connection, lambda: self._topics.repair()
         )

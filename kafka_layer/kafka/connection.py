@@ -51,13 +51,17 @@ class Connection:
         servers: The bootstrap servers, for the log.
         stats: Counts errors and reconnects.
         timings: The layer's times.
+        hint: As for ``errors.unavailable``.
 
     Attributes:
         servers: The bootstrap servers.
         refusal: The last error of a broker that does not let this client in; None since an answer.
     """
 
-    def __init__(self, servers: str, stats: Stats, timings: Timings | None = None) -> None:
+    def __init__(
+        self, servers: str, stats: Stats, timings: Timings | None = None, hint: str = ""
+    ) -> None:
+        self._hint = hint
         self.refusal: KafkaError | None = None
         self.servers = servers
         self._doubt = (timings or Timings()).connection_doubt
@@ -115,7 +119,7 @@ class Connection:
         refusal = self.refusal
         if refusal is not None:
             return errors.refused(self.servers, refusal)
-        return errors.unavailable(self.servers, detail)
+        return errors.unavailable(self.servers, detail, self._hint)
 
     def _tells_more(self, error: KafkaError) -> bool:
         # Keep the handshake's error; the transport error that follows it says less.

@@ -203,6 +203,10 @@ def test_a_producer_may_give_up_earlier_than_expiry() -> None:
     assert config.producer_config["message.timeout.ms"] == 30_000
 
 
+async def coroutine(told: object) -> None:
+    """A callback of the wrong kind."""
+
+
 # What is refused
 
 SENTENCES: list[tuple[dict[str, Any], str]] = [
@@ -319,6 +323,14 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (
         {"admin_config": {"client.id": ["x"]}},
         "admin_config['client.id'] is a list; it must be a str",
+    ),
+    (
+        {"client_config": {"oauth_cb": "project.tokens.fetch"}},
+        "client_config['oauth_cb'] is a str; it must be a plain function",
+    ),
+    (
+        {"consumer_config": {"stats_cb": coroutine}},
+        "consumer_config['stats_cb'] is a coroutine function; it must be a plain function",
     ),
     (
         {"producer_config": {"message.timeout.ms": 60_001}},
