@@ -14,7 +14,14 @@ from ..wire.topics import Topic, WorkTopic
 from .keywords import EXTRA_KEYWORDS, FROM_CHANNELS_REDIS, READERS, reject_unknown
 from .librdkafka import require_timeout_within
 from .timings import Timings
-from .topics import TopicDefaults, TopicSettings, WorkerSettings, read_topics, read_worker_channels
+from .topics import (
+    WILDCARDS,
+    TopicDefaults,
+    TopicSettings,
+    WorkerSettings,
+    read_topics,
+    read_worker_channels,
+)
 
 __all__ = ["LayerConfig"]
 
@@ -152,7 +159,7 @@ class LayerConfig:
     def named_worker_channels(self) -> list[str]:
         """The worker channels that the settings name in full, without a wildcard."""
         patterns = [settings.pattern for _, settings in self.worker_channels]
-        return [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+        return [pattern for pattern in patterns if not set(pattern) & WILDCARDS]
 
     def topic_settings(self, topic: Topic | WorkTopic) -> TopicSettings:
         """Return the provisioning of a topic."""

@@ -303,6 +303,9 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         "min.insync.replicas=3, more than its replication_factor (2): no message could be written",
     ),
     ({"worker_channels": []}, "worker_channels is []; it must be a dict"),
+    ({"worker_channels": {"a b": {}}}, "has the key 'a b', which no worker channel can be called"),
+    ({"worker_channels": {"a!": {}}}, "has the key 'a!', which no worker channel can be called"),
+    ({"topics": {"ack": {"config": {5: 1}}}}, "['config'] is {5: 1}; it must be a dict of Kafka's"),
     ({"worker_channels": {"a": {"expiry": 0}}}, "worker_channels['a']['expiry'] is 0"),
     ({"worker_channels": {"a": {"partitons": 1}}}, "did you mean 'partitions'?"),
     (
