@@ -241,10 +241,11 @@ class KafkaChannelLayer(SyncTwins):
                 except ChannelForgotten:
                     mailbox = server.reopen(mailbox)
                 continue
-            if mailbox.tracked is None:
+            open_tracked = mailbox.open_tracked
+            if open_tracked is None:
                 decoded = server.decode_for_receive(mailbox, envelope)
             else:
-                decoded = server.open_tracked(mailbox, envelope)
+                decoded = open_tracked(mailbox, envelope)
             if decoded is not None:
                 return decoded
 

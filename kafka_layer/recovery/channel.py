@@ -77,12 +77,14 @@ class Surroundings(Protocol):
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        open: Makes a message of what a channel took; see ``Opening``.
     """
 
     recent: RecentLog
     prefix: str
     window: float
     patience: float
+    open: Callable[[Mailbox, Envelope], Message | None]
 
     def now(self) -> float:
         """Return the broker's time."""
@@ -219,7 +221,7 @@ class TrackedChannel:
         self._log = _Log({}, self._recent.epochs)
         # The position before messages that were routed before anything was tracked.
         self._start: Vector = {}
-        mailbox.tracked = self
+        mailbox.tracked, mailbox.open_tracked = self, surroundings.open
         mailbox.__class__ = TrackedMailbox
         self.begin()
 

@@ -77,6 +77,7 @@ class Recoveries:
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        open: Makes a message of what a channel took.
     """
 
     needs_clock = False
@@ -93,13 +94,13 @@ class Recoveries:
         self.now = server.clock.now
         self.groups = server.registry.groups.names
         self.users = server.registry.users.names
-        self._opening = Opening(
+        self.open: Callable[[Mailbox, Envelope], Message | None] = Opening(
             codec.decode,
             self.patience,
             self.now,
             server.expiry.count_late,
             server.count_unreadable,
-        )
+        ).open
         self._server = server
         self._learn_keys = learn_keys
         self._stats = server.stats
@@ -128,7 +129,6 @@ class Recoveries:
         with self._lock:
             if self._begun is None:
                 self._begun = Ticket()
-                self._server.open_tracked = self._opening.open
                 self._server.commands.tracking = self._figures
                 self._server.router.tap = self.recent
                 self._server.ordering.hold(self._begun)

@@ -68,7 +68,6 @@ class Server:
         router: Delivers records to their channels.
         clock: The broker's time.
         expiry: Judges how old a message may be.
-        open_tracked: Does what ``decode_for_receive`` does, for a tracked channel.
         ordering: Reads this process's own messages back before a membership changes.
         transport: Carries its records.
         stats: Counts, logs and signals.
@@ -112,9 +111,6 @@ class Server:
         self._register_topics()
         self.ordering = Ordering(
             self.identity, self.sender, self.transport, self.router, config.timings
-        )
-        self.open_tracked: Callable[[Mailbox, Envelope], dict[str, Any] | None] = (
-            self.decode_for_receive
         )
         self._features: list[Feature] = []
         self._attach_features()
