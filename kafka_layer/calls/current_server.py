@@ -18,8 +18,6 @@ from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
 from ..observe.counters import Stats
-from ..observe.dispatch import in_receiver
-from ..server.lifecycle import closed_meanwhile
 from ..server.server import Server
 from ..transport import Backplane
 from ..wire.codec import Codec
@@ -182,12 +180,11 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         """Return a server that is not closed.
 
         It makes the next one only when the one before has closed, so that messages keep their
-        order. While it closes, receivers of signals get ``LayerClosed``.
+        order. While it closes, a receiver of a signal and an interrupting signal handler get
+        ``LayerClosed``: the close waits for them.
         """
         while (server := self._server).lifecycle.ended:
-            if in_receiver() and not server.lifecycle.closed.done:
-                # The close waits for the receivers of signals.
-                raise closed_meanwhile()
+            server.require_no_close_behind_caller()
             yield from wait(server.lifecycle.closed)
             with server.lifecycle.lock:
                 if self._server is server:

@@ -307,6 +307,11 @@ class Server:
         """Write queued records and stop; see ``Closing.close``."""
         self._closing.close(timeout)
 
+    def require_no_close_behind_caller(self) -> None:
+        """Raise ``LayerClosed`` where waiting for the end of a close would never end."""
+        if not self.lifecycle.closed.done and self._closing.waits_for_caller:
+            raise closed_meanwhile()
+
     def close_soon(self) -> None:
         """Close in a thread, for a layer that was garbage-collected."""
         if not self.lifecycle.started or self.lifecycle.state is State.CLOSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -199,6 +200,37 @@ def test_close_does_not_wait_for_a_receiver_that_uses_the_layer(
         layer.close_sync()
         assert time.monotonic() - began < layer.timings.close / 2
     assert told == ["sent", 1, 2]
+
+
+def test_a_signal_handler_that_interrupts_a_close_gets_an_error(make_layer: Layers) -> None:
+    layer = make_layer()
+    told: list[str] = []
+    handled = threading.Event()
+
+    def send(number: int, frame: object) -> None:
+        try:
+            layer.group_send_sync("admins", {"type": "ends"})
+        except LayerClosed:
+            told.append("closed")
+        handled.set()
+
+    def interrupt(**kwargs: Any) -> None:
+        if kwargs["number"] == 2:
+            # The close, in the main thread, tells of these two and waits for this receiver.
+            signal.pthread_kill(main, signal.SIGUSR1)
+            assert handled.wait(10)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, send)
+    try:
+        with connected(messages_dropped, interrupt):
+            layer.group_send_sync("room", {"type": "starts it"})
+            for _ in range(3):
+                layer.send_sync("specific!of-another-layer", {})
+            layer.close_sync()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert told == ["closed"]
 
 
 def test_close_takes_no_longer_for_a_receiver_that_stands_still(make_layer: Layers) -> None:
