@@ -192,6 +192,13 @@ class TestUserKeys:
         with pytest.raises(TypeError, match="NUL"):
             user_key("7\0")
 
+    @pytest.mark.parametrize("letter", ["x", "ü"])
+    def test_it_fits_into_what_the_sender_keeps_for_a_key(self, letter: str) -> None:
+        longest = letter * (900 // len(letter.encode()))
+        assert user_key(longest) == longest
+        with pytest.raises(TypeError, match=r"may have 900 bytes, and .* has 90[12]"):
+            user_key(longest + letter)
+
     def test_an_id_that_utf_8_cannot_carry_is_refused(self) -> None:
         with pytest.raises(TypeError, match="UTF-8"):
             user_key("7\ud800")
