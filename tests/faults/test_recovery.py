@@ -1,4 +1,4 @@
-"""Channels that come back after a kill, while Kafka is away, and where the log has changed."""
+"""Channels that come back after a kill, and where the log has changed."""
 
 from __future__ import annotations
 
@@ -8,56 +8,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
-
-import pytest
-from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from channels.layers import channel_layers
-from channels.testing import WebsocketCommunicator
 
 from kafka_layer.config.timings import Timings
-from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message, Recovery
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
-from tests.support.inspect import server_of
+from tests.faults.asking import DEADLINE, GROUP, numbers, recovered, send, tracked
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
 from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
 
-IN_TIME = 8.0
-"""Seconds: the layer gives up after 4, on a machine that is busy with brokers."""
-
-DEADLINE = 30.0
-GROUP = "room"
-
 _REPOSITORY = Path(__file__).parents[2]
-
-
-async def tracked(layer: KafkaChannelLayer, group: str = GROUP) -> str:
-    channel = await layer.new_channel()
-    layer.track(channel)
-    await layer.group_add(group, channel)
-    return channel
-
-
-async def send(layer: KafkaChannelLayer, *values: object, group: str = GROUP) -> None:
-    """Send messages, and return when they are in the log."""
-    for value in values:
-        await layer.group_send(group, {"n": value})
-    await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
-
-
-async def recovered(layer: KafkaChannelLayer, position: str, group: str = GROUP) -> Recovery:
-    """Recover a new channel, and fail the test if there is no verdict in time."""
-    channel = await tracked(layer, group)
-    return await asyncio.wait_for(layer.recover(channel, position), IN_TIME)
-
-
-def numbers(found: Recovery) -> list[Any]:
-    assert found.recovered, found.reason
-    return [each["n"] for each in found.messages]
 
 
 class TestKilledInABurst:
@@ -121,55 +83,6 @@ class TestKilledInABurst:
             await sender.group_send(GROUP, {"n": number})
             # So that the kill comes in the middle of it.
             await asyncio.sleep(0.002)
-
-
-class TestWhileKafkaIsAway:
-    @pytest.mark.filterwarnings("ignore:The tests use the Kafka")
-    @pytest.mark.parametrize("how", ["kill", "freeze"])
-    async def test_there_is_a_verdict_in_time(
-        self, broker: RealBroker, make_layer: Layers, prefix: str, how: str
-    ) -> None:
-        here = make_layer(prefix)
-        channel = await tracked(here)
-        position = await here.group_position(GROUP)
-        await send(here, 1, 2)
-        # It has read them.
-        await next_messages(here, channel, 2)
-        # One that kept what was missed needs no broker; one that started since has to ask.
-        late = make_layer(prefix)
-        await late.new_channel()
-        getattr(broker, how)()
-        began = time.monotonic()
-        found = await recovered(here, position)
-        assert numbers(found) == [1, 2]
-        verdict = await self.told_to_a_browser(late, position)
-        assert verdict.pop("reason") in {"unavailable", "timeout"}
-        assert verdict == {"recovered": False, "count": 0}
-        assert time.monotonic() - began < 2 * IN_TIME
-        await asyncio.to_thread(broker.thaw if how == "freeze" else broker.start)
-        deadline = time.monotonic() + DEADLINE
-        while not (found := await recovered(late, position)).recovered:
-            assert time.monotonic() < deadline, f"still {found.reason}"
-        assert numbers(found) == [1, 2]
-        await send(here, 3)
-
-    async def told_to_a_browser(self, layer: KafkaChannelLayer, position: str) -> dict[str, Any]:
-        """Return the verdict for a browser, and fail the test if there is none in time."""
-        offers = ["kafka-layer.v1", f"kafka-layer.position.{position}"]
-        channel_layers.set("default", layer)
-        try:
-            browser = WebsocketCommunicator(Room.as_asgi(), "/", subprotocols=offers)
-            assert await browser.connect(IN_TIME) == (True, "kafka-layer.v1")
-            frame = await browser.receive_json_from(IN_TIME)
-            await browser.disconnect(timeout=IN_TIME)
-        finally:
-            del channel_layers.backends["default"]
-        verdict: dict[str, Any] = frame["r"]
-        return verdict
-
-
-class Room(AsyncRecoveryConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
-    groups = (GROUP,)
 
 
 class TestTheLogHasChanged:

@@ -77,7 +77,6 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     "log.cleaner.dedupe.buffer.size": "2097152",  # cleared at each start; else 128 MiB
-    "log.retention.check.interval.ms": "1000",
     "metadata.max.idle.interval.ms": "0",  # else it writes to its log twice a second
     "num.partitions": "4",
     "offsets.topic.num.partitions": "4",
