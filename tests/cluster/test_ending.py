@@ -34,6 +34,7 @@ KEPT = [
     ("uvicorn, reloading", "closing", 2, True),
     ("gunicorn, uvicorn's worker", "closing", 2, True),
     ("gunicorn, its own worker", "bare", 1, True),
+    ("gunicorn, its ASGI worker", "bare", 2, True),
     ("hypercorn", "bare", 2, False),
     ("hypercorn, reloading", "closing", 2, True),
     ("granian", "bare", 2, False),
