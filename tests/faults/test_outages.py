@@ -7,24 +7,20 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import ormsgpack
-import pytest
 from channels.exceptions import ChannelFull
-from confluent_kafka.admin import AdminClient
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import ProduceFailed
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.signals import produce_failed
 from kafka_layer.wire.topics import Topic, topic_name
-from tests.faults.conftest import LayersOn
 from tests.faults.outage import Outage
 from tests.faults.traffic import NO_BLOCKING, Inbox, Stream, Tally, answers_at, figure, send_large
-from tests.support.kafka import RealBroker, RealCluster
+from tests.support.kafka import RealBroker
 from tests.support.layers import (
     Layers,
     decoded,
@@ -34,20 +30,13 @@ from tests.support.layers import (
     stats_of,
 )
 from tests.support.patience import PatientLayer
-from tests.support.records import leader_of
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import wait_until_async
 
 RECOVERED = 5.0
 """Seconds from a broker's being ready to the first message, on such a machine; see the figures."""
 
 CLOSE_LIMIT = 5.5
 DEADLINE = 30.0
-
-
-@pytest.fixture(scope="module")
-def cluster(real_broker_tools: None) -> Iterator[RealCluster]:
-    with RealCluster(3, heap_mb=256) as cluster:
-        yield cluster
 
 
 async def streaming(layers: Layers, rate: float = 100) -> tuple[Stream, list[Inbox]]:
@@ -349,46 +338,3 @@ class TestOneBroker:
             figure(f"it went on; all was there {time.monotonic() - thawed:.2f} s later")
         await stream.settled(inboxes)
         assert_nothing_lost(stream, inboxes)
-
-
-class TestThreeBrokers:
-    async def test_leaders_killed_one_after_another(
-        self, cluster: RealCluster, layers_on: LayersOn
-    ) -> None:
-        layers = layers_on(cluster.bootstrap_servers)
-        stream, inboxes = await streaming(layers)
-        topic = topic_name(layers.prefix, Topic.SEND_GROUP)
-        killed = []
-        while len(killed) < 2:
-            leader = await asyncio.to_thread(leader_of, cluster.bootstrap_servers, topic)
-            assert leader is not None
-            killed.append(leader)
-            node = cluster.node(leader)
-            node.kill()
-            others = functools.partial(self.led_by_another, cluster, topic, leader)
-            await asyncio.to_thread(wait_until, others, f"leaders of {topic} but {leader}", 30)
-            await stream.goes_on(50)
-            if len(killed) < 2:
-                await asyncio.to_thread(node.start)
-                await asyncio.to_thread(self.in_sync, cluster)
-        await stream.settled(inboxes)
-        assert_nothing_lost(stream, inboxes)
-        gaps = [b - a for inbox in inboxes for (a, _), (b, _) in self.pairs(inbox)]
-        figure(f"killed {killed}: {len(stream.accepted)} turns, silence <= {max(gaps):.2f} s")
-
-    def led_by_another(self, cluster: RealCluster, topic: str, killed: int) -> bool:
-        servers = next(node for node in cluster.nodes if node.running).bootstrap_servers
-        leaders = [leader_of(servers, topic, number) for number in range(4)]
-        return None not in leaders and killed not in leaders
-
-    def in_sync(self, cluster: RealCluster) -> None:
-        admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
-
-        def complete() -> bool:
-            topics = admin.list_topics(timeout=10).topics.values()
-            return all(len(p.isrs) == 3 for topic in topics for p in topic.partitions.values())
-
-        wait_until(complete, "all replicas to be in sync", 30, pause=0.1)
-
-    def pairs(self, inbox: Inbox) -> Iterator[tuple[tuple[float, object], tuple[float, object]]]:
-        return zip(inbox.arrived, inbox.arrived[1:], strict=False)

@@ -1,28 +1,35 @@
-"""Several brokers: the first use of a fresh prefix, and recoveries while a leader is killed."""
+"""Several brokers: the first use of a fresh prefix, and leaders that are killed."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
 
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.contract import test_recovery as contract
-from tests.faults.conftest import LayersOn
+from tests.faults.conftest import LayersOn, delete_topics
+from tests.faults.test_outages import assert_nothing_lost, streaming
+from tests.faults.traffic import Inbox, figure
+from tests.support import records
 from tests.support.kafka import Node, RealCluster
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages
 from tests.support.topics import admin_of
+from tests.support.waiting import wait_until
 
 IN_TIME = 8.0
 """Seconds: a recovery gives up after 4, on a machine that is busy with brokers."""
 
 DEADLINE = 30.0
+ROUNDS = 8
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +48,11 @@ def group() -> str:
     return f"room-{secrets.token_hex(4)}"
 
 
-async def test_servers_start_on_fresh_topics_and_reach_each_other(make_layer: Layers) -> None:
+async def test_servers_start_on_fresh_topics_and_reach_each_other(
+    cluster: RealCluster, make_layer: Layers
+) -> None:
     """Some brokers learn of the topics later than the one that is asked."""
-    for _ in range(12):
+    for _ in range(ROUNDS):
         prefix = f"fresh-{secrets.token_hex(4)}"
         layers = [make_layer(prefix=prefix) for _ in range(2)]
         channels = await asyncio.gather(*(each.new_channel() for each in layers))
@@ -53,6 +62,8 @@ async def test_servers_start_on_fresh_topics_and_reach_each_other(make_layer: La
         for layer, channel in zip(layers, channels, strict=True):
             assert await next_message(layer, channel) == {"n": 1}
         await asyncio.gather(*(each.close() for each in layers))
+        # Three brokers have much to do for each of them.
+        await asyncio.to_thread(delete_topics, cluster.bootstrap_servers)
 
 
 class TestRecovery:
@@ -122,3 +133,45 @@ def leader_of(cluster: RealCluster, layer: KafkaChannelLayer, group: str) -> Nod
     admin = admin_of(layer)
     described = admin.describe_topics(TopicCollection([name]))[name].result(DEADLINE)
     return cluster.node(described.partitions[partition_of(group, PARTITIONS)].leader.id)
+
+
+async def test_leaders_killed_one_after_another(cluster: RealCluster, make_layer: Layers) -> None:
+    stream, inboxes = await streaming(make_layer)
+    topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
+    killed = []
+    while len(killed) < 2:
+        leader = await asyncio.to_thread(records.leader_of, cluster.bootstrap_servers, topic)
+        assert leader is not None
+        killed.append(leader)
+        node = cluster.node(leader)
+        node.kill()
+        others = functools.partial(led_by_another, cluster, topic, leader)
+        await asyncio.to_thread(wait_until, others, f"leaders of {topic} but {leader}", 30)
+        await stream.goes_on(50)
+        if len(killed) < 2:
+            await asyncio.to_thread(node.start)
+            await asyncio.to_thread(in_sync, cluster)
+    await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+    gaps = [b - a for inbox in inboxes for (a, _), (b, _) in pairs(inbox)]
+    figure(f"killed {killed}: {len(stream.accepted)} turns, silence <= {max(gaps):.2f} s")
+
+
+def led_by_another(cluster: RealCluster, topic: str, killed: int) -> bool:
+    servers = next(node for node in cluster.nodes if node.running).bootstrap_servers
+    leaders = [records.leader_of(servers, topic, number) for number in range(4)]
+    return None not in leaders and killed not in leaders
+
+
+def in_sync(cluster: RealCluster) -> None:
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
+
+    def complete() -> bool:
+        topics = admin.list_topics(timeout=10).topics.values()
+        return all(len(p.isrs) == 3 for topic in topics for p in topic.partitions.values())
+
+    wait_until(complete, "all replicas to be in sync", 30, pause=0.1)
+
+
+def pairs(inbox: Inbox) -> Iterator[tuple[tuple[float, object], tuple[float, object]]]:
+    return zip(inbox.arrived, inbox.arrived[1:], strict=False)
