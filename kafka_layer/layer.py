@@ -11,7 +11,7 @@ from .delivery.tickets import run_blocking, run_in_loop
 from .jobs.ack import JobInHand
 from .messages import History, Position, Recovery, Since
 from .stats import LayerStats
-from .wire.names import ChannelName, UserId, user_key
+from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
 
 __all__ = ["KafkaChannelLayer"]
@@ -228,14 +228,12 @@ class KafkaChannelLayer(SyncTwins):
                 return message
             opened = await run_in_loop(self._mailbox_to_receive(channel))
             server, mailbox = opened
-        if channel.__class__ is not ChannelName:
-            mailbox.received_by = str
+        if mailbox.received_by is not str:
+            mailbox.received_by = channel.__class__
         while True:
             # No await between taking a message and returning it.
             envelope = mailbox.take()
             if envelope is None:
-                if mailbox.received_by is None:
-                    mailbox.received_by = channel.__class__
                 try:
                     await mailbox.wait()
                 except ChannelForgotten:
