@@ -44,19 +44,25 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
 # Files so long that each of their classes is a lane.
 _DIVIDED = ("tests/cluster/workers/test_runworker.py", "tests/cluster/workers/test_sharing.py")
 
-# Those that take longest.
+# Those that take longest. What keeps the processors busy stands beside what waits.
 _FIRST = (
     "demo",
     "faults",
+    "tests/cluster/workers/test_sharing.py",
+    "tests/cluster/test_ending.py",
     "more faults",
     "secure",
-    *_DIVIDED,
-    "tests/cluster/test_ending.py",
-    "tests/e2e/test_demo.py",
     "tests/cluster/workers/test_blocked_loops.py",
+    "tests/cluster/workers/test_runworker.py",
+    "tests/cluster/workers/test_errors.py",
     "tests/faults/test_three_brokers.py",
+    "tests/observe/test_signals.py",
+    "tests/e2e/test_demo.py",
     "tests/faults/test_network.py",
     "tests/testing/test_support_kafka.py",
+    "tests/docs/test_docs_pages.py",
+    "tests/docs/test_types.py",
+    "tests/docs/test_quickstart.py",
 )
 
 
