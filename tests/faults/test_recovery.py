@@ -110,14 +110,15 @@ class TestTheLogHasChanged:
         position = await here.group_position(GROUP)
         await asyncio.to_thread(delete_topic, here, Topic.SEND_GROUP)
         await send(here, 3)
+        # A channel that stays gets what it was sent before, and is told of the gap: its server has
+        # noticed it.
+        *before, gap = await next_messages(here, live, 3)
+        assert [each["n"] for each in before] == [1, 2]
+        assert gap == {"type": "kafka.gap", "reason": "epoch"}
         late = make_layer(prefix)
         for layer in (late, here):
             found = await until_decided(layer, position)
             assert (found.reason, found.messages) == ("epoch", [])
-        # The channel that stays gets what it was sent before, and is told of the gap.
-        *before, gap = await next_messages(here, live, 3)
-        assert [each["n"] for each in before] == [1, 2]
-        assert gap == {"type": "kafka.gap", "reason": "epoch"}
         position = await late.group_position(GROUP)
         await send(late, 4)
         assert numbers(await recovered(late, position)) == [4]
