@@ -1,4 +1,7 @@
-"""Websockets that keep their positions, as kafka_layer's browser client does, and come back."""
+"""Websockets that keep their positions, as kafka_layer's browser client does, and come back.
+
+At the end: channels that do so without websockets, through the layer's own methods.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,16 @@ RECOVERING = "/recovering-"
 SUBPROTOCOL = "kafka-layer.v1"
 """What those clients offer; written out, because no contender's package is imported here."""
 
+SECRET_KEY = "it signs positions"
+"""Django's, of all processes."""
+
 _AT_A_TIME = 20
 _TOLD_AFTER = 60.0
 
 
 class ComeBack(NamedTuple):
-    """How clients came back: seconds from the first connection to the last verdict, seconds of each
-    from its connection to its verdict, how many messages were replayed, and why some were not.
+    """How clients came back: seconds from the first question to the last verdict, seconds of each
+    from its question to its verdict, how many messages were replayed, and why some were not.
     """
 
     took: float
@@ -174,3 +180,72 @@ def by_path(room: Any, backend: str) -> Any:
         await which(scope, receive, send)
 
     return application
+
+
+async def keep_positions(context: Context, groups: Sequence[str]) -> list[str]:
+    """Track each opened channel, as the member of a group of its own, and listen; returns the
+    positions before all messages.
+    """
+    layer = _signing_layer(context)
+    for channel, group in zip(context.inboxes, groups, strict=True):
+        layer.track(channel)
+        await layer.group_add(group, channel)
+    positions = [layer.position(channel) for channel in context.inboxes]
+    await context.port.listen(context.inboxes)
+    return positions
+
+
+async def recover(
+    context: Context, groups: Sequence[str], positions: Sequence[str], count: int, at_once: bool
+) -> tuple[ComeBack, list[Inbox]]:
+    """Recover so many new channels, members of the groups in turn, all at the same moment or one
+    after another; returns how they came back, and what each got.
+    """
+    layer = _signing_layer(context)
+    channels = [await layer.new_channel() for _ in range(count)]
+    for number, channel in enumerate(channels):
+        layer.track(channel)
+        await layer.group_add(groups[number % len(groups)], channel)
+
+    async def one(number: int) -> tuple[float, Any]:
+        began = time.monotonic()
+        recovery = await layer.recover(channels[number], positions[number % len(groups)])
+        return time.monotonic() - began, recovery
+
+    began = time.monotonic()
+    if at_once:
+        came = await asyncio.gather(*map(one, range(count)))
+    else:
+        came = [await one(number) for number in range(count)]
+    took = time.monotonic() - began
+    inboxes = [Inbox() for _ in came]
+    for inbox, (_, recovery) in zip(inboxes, came, strict=True):
+        for message in recovery.messages:
+            inbox.take(message)
+    reasons = Counter(recovery.reason for _, recovery in came if not recovery.recovered)
+    replayed = sum(each.received for each in inboxes)
+    return ComeBack(took, [seconds for seconds, _ in came], replayed, reasons), inboxes
+
+
+async def follow(context: Context, group: str) -> None:
+    """Open a tracked channel in a group, which nobody reads."""
+    layer = _signing_layer(context)
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add(group, channel)
+    context.inboxes[channel] = Inbox()
+
+
+async def read_on(context: Context) -> None:
+    """Read the channel that was opened last."""
+    channel, inbox = list(context.inboxes.items())[-1]
+    await context.port.listen({channel: inbox})
+
+
+def _signing_layer(context: Context) -> Any:
+    """Return the layer, in a process that signs positions."""
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(SECRET_KEY=SECRET_KEY)
+    return context.port.layer

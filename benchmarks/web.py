@@ -184,12 +184,12 @@ def _project() -> Any:
     from channels.routing import ProtocolTypeRouter
     from django.conf import settings
 
-    from .recovering import by_path
+    from .recovering import SECRET_KEY, by_path
 
     spec = PortSpec(**json.loads(os.environ[_SPEC]))
     spec.find()  # before Channels imports it from elsewhere
     layers = {"default": {"BACKEND": spec.backend, "CONFIG": spec.config}}
-    settings.configure(CHANNEL_LAYERS=layers, SECRET_KEY="it signs positions")
+    settings.configure(CHANNEL_LAYERS=layers, SECRET_KEY=SECRET_KEY)
     django.setup()
 
     class Room(AsyncWebsocketConsumer):  # type: ignore[misc]

@@ -278,14 +278,13 @@ class KafkaChannelLayer(SyncTwins):
                 try:
                     await mailbox.wait()
                 except ChannelForgotten:
-                    tracked, mailbox = mailbox.tracked, server.registry.open_mailbox(str(channel))
-                    if tracked is not None:
-                        server.recoveries.track(mailbox, tracked.on_change)
+                    mailbox = server.reopen(mailbox)
                 continue
-            if mailbox.tracked is None:
+            open_tracked = mailbox.open_tracked
+            if open_tracked is None:
                 decoded = server.decode_for_receive(mailbox, envelope)
             else:
-                decoded = server.open_tracked(mailbox, envelope)
+                decoded = open_tracked(mailbox, envelope)
             if decoded is not None:
                 return decoded
 

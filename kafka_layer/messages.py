@@ -32,16 +32,9 @@ class Message(dict[str, Any]):
         replayed: Whether the message was read from the log's past, and not as it came.
         place: The place of its record, as a short text that browsers get, such as ``g3.1042``;
             empty for a message to a single channel.
-
-    Attributes:
-        timestamp: As given.
-        replayed: As given.
     """
 
-    __slots__ = ("_place", "_position", "replayed", "timestamp")
-
-    timestamp: float
-    replayed: bool
+    __slots__ = ("_place", "_position", "_replayed", "_timestamp")
 
     def __init__(
         self,
@@ -53,8 +46,8 @@ class Message(dict[str, Any]):
     ) -> None:
         super().__init__(content)
         self._position = position
-        self.timestamp = timestamp
-        self.replayed = replayed
+        self._timestamp = timestamp
+        self._replayed = replayed
         self._place = place
 
     @property
@@ -63,6 +56,16 @@ class Message(dict[str, Any]):
         if not isinstance(self._position, str):
             self._position = self._position()
         return self._position
+
+    @property
+    def timestamp(self) -> float:
+        """The broker's time, as given."""
+        return self._timestamp
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it was read from the log's past, as given."""
+        return self._replayed
 
     @property
     def place(self) -> str:
@@ -74,27 +77,38 @@ class Message(dict[str, Any]):
 
 
 class TakenMessage(Message):
-    """A message that a tracked channel takes: its texts are made when they are asked for.
+    """A message of the log that a tracked channel takes: all is worked out when it is asked for.
 
     Hot path: it is made by dict's own constructor, in half the time. Its maker sets the attributes.
 
     Attributes:
-        signs: Its channel, which signs its position.
+        mailbox: The mailbox from which it was taken.
         envelope: What it was made of.
     """
 
-    __slots__ = ("envelope", "signs")
+    __slots__ = ("envelope", "mailbox")
 
     __init__ = dict.__init__
 
-    signs: Any
+    mailbox: Any
     envelope: Any
 
     @property
     def position(self) -> str:
         """The position right behind the message, as an opaque text; signed at each access."""
-        position: str = self.signs.sign_behind(self.envelope, self.timestamp)
+        position: str = self.mailbox.tracked.sign_behind(self.envelope, self.timestamp)
         return position
+
+    @property
+    def timestamp(self) -> float:
+        """The broker's time."""
+        written: float = self.envelope.place[3]
+        return written
+
+    @property
+    def replayed(self) -> bool:
+        """False: it came as it was read."""
+        return False
 
     @property
     def place(self) -> str:

@@ -10,7 +10,6 @@ thread may call the shortcuts.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Collection
 from functools import partial
@@ -21,6 +20,7 @@ from django.db import transaction
 
 from . import get_layer
 from .layer import KafkaChannelLayer
+from .wire.headers import exclude_header
 from .wire.idempotency import require_key
 from .wire.names import UserId, require_names, user_key
 
@@ -215,11 +215,13 @@ def _on_commit(
 
 
 def _copy(layer: KafkaChannelLayer, message: dict[str, Any]) -> dict[str, Any]:
-    layer.require_valid_message(message)
-    return copy.deepcopy(message)
+    # Not by deepcopy(), which copies no memoryview: PostgreSQL's binary fields are some.
+    return layer._codec.decode(layer._codec.encode(message))
 
 
 def _options(exclude: Collection[str], idempotency_key: str | None) -> dict[str, Any]:
     require_names("exclude", exclude)
     require_key(idempotency_key)
-    return {"exclude": tuple(exclude), "idempotency_key": idempotency_key}
+    left_out = tuple(exclude or ())
+    exclude_header(left_out)
+    return {"exclude": left_out, "idempotency_key": idempotency_key}

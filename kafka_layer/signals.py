@@ -3,7 +3,8 @@
 Receivers run in a thread of their own, ``kafka-layer-signals``, one after another, in the order of
 the events. They may use the database and the layer, may be coroutines, and may be slow: they delay
 only further signals. 100,000 signals may wait; further ones are counted (``errors.signals``) and
-not sent. ``close()``, and the end of the process, wait until all are sent, within their 5 s.
+not sent. ``close()``, and the end of the process, wait until all are sent, within their 5 s; what a
+receiver asks of the closing layer meanwhile raises ``LayerClosed``.
 """
 
 from __future__ import annotations

@@ -320,7 +320,11 @@ class Receiver(Protocol):
             TopicError: If the topics are missing and cannot be created.
         """
 
-    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+    def follow(
+        self,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        on_epoch: Callable[[tuple[Topic, int], int, int], object],
+    ) -> None:
         """Tell from where the partitions of the topics that all servers read are read on.
 
         Args:
@@ -328,6 +332,9 @@ class Receiver(Protocol):
                 record: new partitions, a topic that was made anew, records that the log lost. Gets
                 all these partitions. Runs in the thread that reads data, between two calls of its
                 sink; must not block.
+            on_epoch: Called just before the sink gets the first record of a partition since
+                ``listener``, and each one with another leader epoch than the record before it. Gets
+                the partition, the record's offset and its epoch. Otherwise as ``listener``.
         """
 
 
@@ -404,6 +411,19 @@ class Past(Protocol):
 
         Returns:
             What ``read`` returns, for each of them.
+
+        Raises:
+            TimeoutError: If the deadline came before the last record.
+        """
+
+    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
+        """Return the leader epochs of records.
+
+        Args:
+            offsets: For some partitions the offset of a record that the log holds.
+
+        Returns:
+            The epochs, of those partitions where there is such a record and its epoch is known.
 
         Raises:
             TimeoutError: If the deadline came before the last record.

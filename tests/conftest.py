@@ -18,9 +18,20 @@ from hypothesis import settings
 
 from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.kafka import RealBroker, missing_tools
-from tests.support.layers import Backend, Layers, kafka_backend
+from tests.support.lanes import scheduler, turn_of
+from tests.support.layers import (
+    Backend,
+    Layers,
+    Servers,
+    embedded_backend,
+    kafka_backend,
+    memory_backend,
+)
 from tests.support.secure import SecureBroker
 from tests.support.shared import SharedBroker
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 _SHARED = pytest.StashKey[SharedBroker | None]()
 
@@ -31,7 +42,7 @@ _BROKER_BACKENDS = ("kafka", "embedded")
 
 # Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare. No deadline:
 # how long an example takes says how busy the machine is.
-settings.register_profile("quick", deadline=None, max_examples=50, stateful_step_count=20)
+settings.register_profile("quick", deadline=None, max_examples=30, stateful_step_count=20)
 settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
@@ -63,10 +74,17 @@ def _parse_again_where_cpython_fails() -> None:
 _parse_again_where_cpython_fails()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import what ``-m "not broker"`` leaves out as a whole."""
+    unwanted = config.getoption("markexpr") == "not broker"
+    inside = collection_path.parent == TESTS and collection_path.name in _BROKER_FOLDERS
+    return True if unwanted and inside else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a broker or processes of its own: ``-m "not broker"`` leaves it out."""
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        folder = item.path.parts[len(TESTS.parts)]
         backend = getattr(item, "callspec", None)
         if (
             folder in _BROKER_FOLDERS
@@ -78,21 +96,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turns(items))
 
 
-def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[bool, float, str]]:
+def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[bool, int, float, str]]:
     """Return the key that orders files for several processes.
 
-    The short ones without a broker come last, so that no process works alone for long. The others
-    of one folder are far apart: no two browsers, and no two brokers that fail, at once if possible.
+    Long lanes come first, and the short files without a broker last, so that no process works alone
+    for long. The others of one folder are far apart: no two browsers, and no two brokers that fail,
+    at once if possible.
     """
-    files: dict[Path, bool] = {}
+    needs_broker: dict[Path, bool] = {}
     for item in items:
-        needs_broker = item.get_closest_marker("broker") is not None
-        files[item.path] = files.get(item.path, False) or needs_broker
-    place: dict[Path, float] = {}
-    for folder in {path.parent for path in files}:
-        inside = [path for path in files if path.parent == folder]
-        place.update({path: number / len(inside) for number, path in enumerate(inside)})
-    return lambda item: (not files[item.path], place[item.path], str(item.path))
+        marked = item.get_closest_marker("broker") is not None
+        needs_broker[item.path] = needs_broker.get(item.path, False) or marked
+    key: dict[Path, tuple[bool, int, float, str]] = {}
+    for folder in {path.parent for path in needs_broker}:
+        inside = [path for path in needs_broker if path.parent == folder]
+        for number, path in enumerate(inside):
+            turn = turn_of(str(path.relative_to(ROOT)))
+            key[path] = not needs_broker[path], turn, number / len(inside), str(path)
+    return lambda item: key[item.path]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -104,6 +125,12 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector leave the modules and the tests alone: it takes 0.3 s with them."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let ``--dist loadfile`` go by lanes, most of which are files."""
+    return scheduler(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -185,11 +212,42 @@ def backend(kafka: str) -> Backend:
     return kafka_backend(kafka)
 
 
+@pytest.fixture(scope="module")
+def in_memory() -> Backend:
+    """The backend "memory" of a file."""
+    return memory_backend()
+
+
+@pytest.fixture(scope="module")
+def in_embedded(embedded: EmbeddedBroker) -> Backend:
+    """The backend "embedded" of a file, whose topics are made once."""
+    return embedded_backend(embedded)
+
+
+@pytest.fixture(scope="module")
+def in_kafka(kafka: str) -> Backend:
+    """The backend "kafka" of a file, whose topics are made once."""
+    return kafka_backend(kafka)
+
+
 @pytest.fixture
 def make_layer(backend: Backend) -> Iterator[Layers]:
     """Makes layers, each a server of its own on the same topics; closes them at the end."""
     layers = Layers(backend)
     yield layers
+    layers.close()
+
+
+@pytest.fixture(scope="module")
+def servers(backend: Backend) -> Iterator[Servers]:
+    """Three layers on topics of their own, which run on from test to test of a file.
+
+    For tests that need no new ones: starts take as long as most tests do. What a test sends has to
+    have arrived at its end, or to be for names that no other test uses.
+    """
+    layers = Layers(backend)
+    prefix = f"test-servers-{secrets.token_hex(4)}"
+    yield [layers(prefix) for _ in range(3)]
     layers.close()
 
 

@@ -70,7 +70,7 @@ TIERS: list[set[str]] = [
     {"recovery.channel"},
     {"recovery.replay"},
     {"history.flushes", "history.question", "recovery.recent"},
-    {"history.scan", "websocket.frames"},
+    {"history.scan", "recovery.epochs", "websocket.frames"},
     {"server.full_mailboxes"},
     {"streams.latest"},
     {"server.overflow"},

@@ -13,6 +13,7 @@ from channels.layers import BaseChannelLayer, channel_layers
 
 from ..config.settings import LayerConfig
 from ..config.threads import new_event
+from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
@@ -98,6 +99,13 @@ class LayerServer(Server):
                     lambda server: Recoveries(server, self.codec, self._learn_keys)
                 )
         return self._recoveries
+
+    def reopen(self, mailbox: Mailbox) -> Mailbox:
+        """Open a forgotten channel again, on which a receive waits; return its new mailbox."""
+        opened = self.registry.open_mailbox(mailbox.channel)
+        if mailbox.tracked is not None:
+            self.recoveries.track(opened, mailbox.tracked.on_change)
+        return opened
 
 
 class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
@@ -196,9 +204,11 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         """Return a server that is not closed.
 
         It makes the next one only when the one before has closed, so that messages keep their
-        order.
+        order. While it closes, a receiver of a signal and an interrupting signal handler get
+        ``LayerClosed``: the close waits for them.
         """
         while (server := self._server).lifecycle.ended:
+            server.require_no_close_behind_caller()
             yield from wait(server.lifecycle.closed)
             with server.lifecycle.lock:
                 if self._server is server:

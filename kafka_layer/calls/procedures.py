@@ -138,7 +138,8 @@ class Procedures(Records):
             return False
         if not server.ordering.is_settled(_TOPIC_OF[command], name):
             return False
-        server.registry.change(command, name, channel)
+        # Of a subclass of str [:] makes a plain copy.
+        server.registry.change(command, name[:], channel)
         return True
 
     def _change(self, command: str, name: str, channel: str) -> Steps[None]:
@@ -156,7 +157,7 @@ class Procedures(Records):
             return
         if server.identity.owns(owner):
             yield from server.ordering.settle(_TOPIC_OF[command], name)
-            server.registry.change(command, name, channel)
+            server.registry.change(command, name[:], channel)
         else:
             yield from server.commands.change(owner, command, name, channel)
 
@@ -211,7 +212,8 @@ class Procedures(Records):
         self, group: str, limit: int, since: Since | None = None, newest_first: bool = False
     ) -> Steps[History]:
         self.require_valid_group_name(group)
-        return self._history(_SEND_GROUP, str(group), limit, since, newest_first)
+        # Of a subclass of str [:] makes a plain copy.
+        return self._history(_SEND_GROUP, group[:], limit, since, newest_first)
 
     def _user_history(
         self, user_id: UserId, limit: int, since: Since | None, newest_first: bool

@@ -166,9 +166,9 @@ class Records(ServerHolder):
         if to == server.identity.name or (self._past_names and to in self._past_names):
             server.stats.count("dropped.closed")
             return None
-        encryption = self._encryption
-        value = encryption.encrypt(_SEND_CONN, channel, payload) if encryption.active else payload
-        return _SEND_CONN, channel, value, to.partition, ()
+        encryption, key = self._encryption, channel[:]
+        value = encryption.encrypt(_SEND_CONN, key, payload) if encryption.active else payload
+        return _SEND_CONN, key, value, to.partition, ()
 
     def _group_record(
         self,
@@ -181,10 +181,11 @@ class Records(ServerHolder):
         payload = self._codec.encode(message)
         headers: Headers | tuple[()] = _exclusion(exclude) if exclude else ()
         if idempotency_key is not None:
-            headers = self._keyed(headers, _SEND_GROUP, group, idempotency_key)
-        encryption = self._encryption
-        value = encryption.encrypt(_SEND_GROUP, group, payload) if encryption.active else payload
-        return _SEND_GROUP, group, value, None, headers
+            headers = self._keyed(headers, _SEND_GROUP, group[:], idempotency_key)
+        # Of a subclass of str [:] makes a plain copy, whose text is the same in every format.
+        key, encryption = group[:], self._encryption
+        value = encryption.encrypt(_SEND_GROUP, key, payload) if encryption.active else payload
+        return _SEND_GROUP, key, value, None, headers
 
     def _group_records(
         self,
@@ -196,7 +197,8 @@ class Records(ServerHolder):
         groups = _names("groups", groups)
         for group in groups:
             self.require_valid_group_name(group)
-        return self._records_of(_SEND_GROUP, groups, message, _exclusion(exclude), idempotency_key)
+        keys = [group[:] for group in groups]
+        return self._records_of(_SEND_GROUP, keys, message, _exclusion(exclude), idempotency_key)
 
     def _user_record(
         self,

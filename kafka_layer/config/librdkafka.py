@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -97,6 +98,11 @@ def _require_property_value(where: str, value: object) -> None:
             f"{where} is None; set it, or remove it for librdkafka's default. "
             "Perhaps an environment variable is missing."
         )
+    if where.endswith("_cb']"):
+        if not callable(value) or inspect.iscoroutinefunction(value):
+            found = "coroutine function" if callable(value) else type(value).__name__
+            raise ImproperlyConfigured(f"{where} is a {found}; it must be a plain function.")
+        return
     if not isinstance(value, (str, int, float)) and not callable(value):
         raise ImproperlyConfigured(
             f"{where} is a {type(value).__name__}; it must be a str, a number, a bool, or, for "

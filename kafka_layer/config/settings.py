@@ -16,7 +16,14 @@ from .keywords import EXTRA_KEYWORDS, FROM_CHANNELS_REDIS, READERS, reject_unkno
 from .librdkafka import Properties, require_timeout_within
 from .streams import StreamSettings, read_streams
 from .timings import Timings
-from .topics import TopicDefaults, TopicSettings, WorkerSettings, read_topics, read_worker_channels
+from .topics import (
+    WILDCARDS,
+    TopicDefaults,
+    TopicSettings,
+    WorkerSettings,
+    read_topics,
+    read_worker_channels,
+)
 
 __all__ = ["LayerConfig"]
 
@@ -85,7 +92,7 @@ class LayerConfig:
     def timed(self, timings: Timings) -> LayerConfig:
         """Return these settings with other times; a start gets more where it fetches a token."""
         given = (self.client_config, self.producer_config, self.consumer_config, self.admin_config)
-        if any("oauth_cb" in each for each in given):
+        if any(map(_fetches_token, given)):
             timings = replace(timings, start=timings.start + timings.token)
         return self if timings is self.timings else replace(self, timings=timings)
 
@@ -184,7 +191,7 @@ class LayerConfig:
     def named_worker_channels(self) -> list[str]:
         """The worker channels that the settings name in full, without those of streams."""
         patterns = [settings.pattern for _, settings in self.worker_channels]
-        named = [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+        named = [pattern for pattern in patterns if not set(pattern) & WILDCARDS]
         return [channel for channel in named if self.stream_of_worker_channel(channel) is None]
 
     def stream_of_worker_channel(self, channel: str) -> StreamSettings | None:
@@ -214,3 +221,9 @@ def _own_topics(prefix: str, worker_channels: Iterable[str]) -> list[str]:
     """Return the names of the layer's topics, with one of a worker channel without settings."""
     work = [WorkTopic(channel) for channel in ("any", *worker_channels)]
     return [topic_name(prefix, topic) for topic in (*Topic, *work)]
+
+
+def _fetches_token(properties: Mapping[str, Any]) -> bool:
+    """Tell whether clients fetch OAUTHBEARER tokens, by ``oauth_cb`` or by librdkafka itself."""
+    method = str(properties.get("sasl.oauthbearer.method", "default"))
+    return "oauth_cb" in properties or method.lower() == "oidc"

@@ -18,8 +18,8 @@ class Timings:
         close: The longest that closing may take.
         upkeep: Between two rounds of the server's upkeep.
         refresh: Between two reads of the partition counts, which brokers do not announce.
-        token: How much longer a start may take where oauth_cb fetches a token: each client waits
-            for it, in whole seconds.
+        token: How much longer a start may take where oauth_cb or librdkafka fetches a token: each
+            client waits for it, in whole seconds.
         connection_doubt: How long no client gets an answer, after one reported that it finds no
             broker, until the brokers count as lost. The upkeep asks a broker within that time.
         producer_pace: Between two rounds of the producer's thread while records are on their way.
@@ -28,6 +28,7 @@ class Timings:
             error.
         unknown_partition: How long a record waits for the producer's client to learn its partition:
             shorter than ``ack_timeout``, so that commands fail with the cause.
+        partition_question: Between two questions for such a partition.
         topics: Between two checks for topics that were created again or got partitions, by servers
             that receive.
         look: Between two checks that a reader gets what the log holds.
@@ -56,6 +57,8 @@ class Timings:
         worker_idle: Without demand, after which a worker leaves its share to the others.
         worker_park: Without a receive, after which a worker channel's client and thread end, also
             if no other process shares the work. The next receive starts them again.
+        worker_join: For which a group of KIP-848 has no member, while a start waits to be one,
+            until the broker counts as one that does not know that protocol.
         worker_look: Between two checks that a worker's client gets what the log holds.
         worker_answer: The time-out of the requests of such a check.
         worker_begin: For which a share of a stream waits until brokers tell where to begin; less
@@ -90,9 +93,10 @@ class Timings:
     token: float = 10.0
     connection_doubt: float = 1.5
     producer_pace: float = 0.01
-    producer_rest: float = 0.1
+    producer_rest: float = 0.25
     producer_replace: float = 1.0
     unknown_partition: float = 3.0
+    partition_question: float = 0.1
     topics: float = 3.0
     look: float = 5.0
     look_in_trouble: float = 0.3
@@ -114,6 +118,7 @@ class Timings:
     worker_pause: float = 1.0
     worker_idle: float = 5.0
     worker_park: float = 60.0
+    worker_join: float = 1.5
     worker_look: float = 3.0
     worker_answer: float = 2.0
     worker_begin: float = 10.0

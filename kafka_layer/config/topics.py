@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..wire.topics import BROADCAST_TOPICS, Topic
+from ..wire.names import parse_address
+from ..wire.topics import BROADCAST_TOPICS, Topic, WorkTopic
 from .keywords import (
     read_integer,
     read_partitions,
@@ -23,6 +24,7 @@ from .keywords import (
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
+    "WILDCARDS",
     "TopicDefaults",
     "TopicSettings",
     "WorkerSettings",
@@ -35,6 +37,9 @@ DEFAULT_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 
 # Kafka's own default, where the settings leave max.message.bytes to the broker.
 _BROKERS_MAX_MESSAGE_BYTES = 1_048_588
+
+WILDCARDS = frozenset("*?[")
+"""The characters that make a pattern of channel names out of a name."""
 
 # librdkafka's receive.message.max.bytes is 100,000,000 by default.
 _MAX_MESSAGE_BYTES = 99_999_000
@@ -184,6 +189,11 @@ def read_worker_channels(
         where = f"worker_channels[{pattern!r}]"
         if not isinstance(pattern, str) or not isinstance(settings, Mapping):
             raise wrong_value(where, settings, "a dict, and its key a pattern of channel names")
+        if not set(pattern) & WILDCARDS and not isinstance(parse_address(pattern), WorkTopic):
+            raise ImproperlyConfigured(
+                f"worker_channels has the key {pattern!r}, which no worker channel can be called: "
+                "use ASCII letters, digits, hyphens, underscores and periods, and *, ? or [ ]."
+            )
         expiry = read_seconds(f"{where}['expiry']", settings.get("expiry", defaults.expiry))
         prefetch = read_integer(f"{where}['prefetch_count']", settings.get("prefetch_count", 1))
         topic = _read_topic(
@@ -217,7 +227,7 @@ def _read_topic(
         if name not in known:
             reject_unknown(f"setting in {where}:", name, known)
     config = value.get("config", {})
-    if not isinstance(config, Mapping):
+    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
         raise wrong_value(f"{where}['config']", config, "a dict of Kafka's topic configs")
     given = {
         name: _read_config_value(f"{where}['config'][{name!r}]", value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..config import realtime as time
 from .backpressure import Congestion
@@ -65,6 +65,8 @@ class Mailbox(Receives):
             all used the object that ``new_channel()`` returned, ``str`` once one used a copy, None
             before the first.
         tracked: The owner of its position; None for a channel that is not tracked.
+        open_tracked: Of a tracked channel: makes a message of what was taken, or None, counted, if
+            it is none. All of them share it, so a receive need not touch ``tracked``.
         in_hand: Of a tracked channel: the message that was taken last; None once a receive came
             after it and found no other.
         handed_over: Of a tracked channel: the message that was in hand before that.
@@ -79,6 +81,7 @@ class Mailbox(Receives):
         "channel",
         "handed_over",
         "in_hand",
+        "open_tracked",
         "received_by",
         "taken",
         "tracked",
@@ -97,6 +100,7 @@ class Mailbox(Receives):
         self.received_by: type[str] | None = None
         self.taken = 0
         self.tracked: Tracked | None = None
+        self.open_tracked: Callable[[Mailbox, Envelope], dict[str, Any] | None] | None = None
         self.in_hand: Envelope | None = None
         self.handed_over: Envelope | None = None
         self.attentive = False
@@ -122,10 +126,11 @@ class Mailbox(Receives):
         if len(messages) >= self.capacity and not self._fill(envelope):
             return False
         # note(), in place.
-        for loop, waiters in self._by_loop:
-            if waiters:
-                loop.due[self] = None
-                self._wakeups.noted[loop] = None
+        for here in self._by_loop:
+            if not here.noted and here.waiters:
+                here.noted = True
+                here.loop.due[self] = None
+                self._wakeups.noted[here.loop] = None
         return True
 
     def take(self) -> Envelope | None:

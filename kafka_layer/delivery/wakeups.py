@@ -268,6 +268,24 @@ class Loop:
             receives.drop(self)
 
 
+class ReceivesHere:
+    """The receives of one channel in one loop.
+
+    Attributes:
+        loop: The loop.
+        waiters: Those that wait, in order.
+        noted: Whether ``wake`` is to come. Set after the message was put and before the note is
+            left, and cleared before ``wake`` looks for messages: so it sees each that left no note.
+    """
+
+    __slots__ = ("loop", "noted", "waiters")
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.waiters: dict[Waiter, None] = {}
+        self.noted = False
+
+
 class Receives:
     """The receives that wait for the messages of one channel, by the loop that each waits in.
 
@@ -304,7 +322,7 @@ class Receives:
         self._messages: deque[Envelope] = deque()
         # Replaced, never changed, so that any thread may iterate over it. A loop stays until it is
         # closed, also without a receive that waits.
-        self._by_loop: tuple[tuple[Loop, dict[Waiter, None]], ...] = ()
+        self._by_loop: tuple[ReceivesHere, ...] = ()
         self._error: Exception | None = None
         self._wakeups = wakeups
         self._on_wait = on_wait
@@ -316,12 +334,12 @@ class Receives:
             Exception: The error with which the channel was closed.
         """
         running = asyncio.get_running_loop()
-        for entry in self._by_loop:
-            if entry[0].get() is running:
+        for here in self._by_loop:
+            if here.loop.get() is running:
                 break
         else:
-            entry = self._enter()
-        waiters = entry[1]
+            here = self._enter()
+        waiters = here.waiters
         waiter = Waiter(loop=running)
         waiters[waiter] = None
         try:
@@ -345,17 +363,19 @@ class Receives:
 
         The note takes effect with the next ``Wakeups.flush``.
         """
-        for loop, waiters in self._by_loop:
-            if waiters:
-                loop.due[self] = None
-                self._wakeups.noted[loop] = None
+        for here in self._by_loop:
+            if not here.noted and here.waiters:
+                here.noted = True
+                here.loop.due[self] = None
+                self._wakeups.noted[here.loop] = None
 
     def wake(self, loop: Loop) -> None:
         """Run the receives that wait in ``loop`` while there are messages; in its callback."""
-        for other, waiters in self._by_loop:
-            if other is loop:
+        for here in self._by_loop:
+            if here.loop is loop:
+                here.noted = False
                 # A copy: each receive may wait again at once.
-                for waiter in list(waiters):
+                for waiter in list(here.waiters):
                     if not self._messages and self._error is None:
                         return
                     waiter.wake()
@@ -391,12 +411,13 @@ class Receives:
     @property
     def loops(self) -> Sequence[Loop]:
         """The open loops that have received; without one the loop that opened the channel."""
-        return [loop for loop, _ in self._by_loop if not loop.is_closed] or [self._opened_in]
+        open_loops = [each.loop for each in self._by_loop if not each.loop.is_closed]
+        return open_loops or [self._opened_in]
 
     @property
     def receiving(self) -> bool:
         """Whether a receive waits at this moment, in a loop that is not closed."""
-        return any(waiters and not loop.is_closed for loop, waiters in self._by_loop)
+        return any(each.waiters and not each.loop.is_closed for each in self._by_loop)
 
     @property
     def demand(self) -> int:
@@ -406,13 +427,13 @@ class Receives:
         ``on_wait`` tells when the number rises.
         """
         count = 0
-        for loop, waiters in self._by_loop:
-            if not waiters:
+        for here in self._by_loop:
+            if not here.waiters:
                 continue
-            if loop.is_running():
-                count += len(waiters)
+            if here.loop.is_running():
+                count += len(here.waiters)
             else:
-                loop.tell_when_running(self)
+                here.loop.tell_when_running(self)
         return max(0, count - len(self._messages)) if count else 0
 
     def on_demand(self) -> None:
@@ -423,14 +444,14 @@ class Receives:
     def drop(self, loop: Loop) -> None:
         """Forget the receives of a closed loop; any thread."""
         with self._wakeups.lock:
-            self._by_loop = tuple(each for each in self._by_loop if each[0] is not loop)
+            self._by_loop = tuple(each for each in self._by_loop if each.loop is not loop)
 
-    def _enter(self) -> tuple[Loop, dict[Waiter, None]]:
-        entry: tuple[Loop, dict[Waiter, None]] = self._wakeups.running_loop(), {}
+    def _enter(self) -> ReceivesHere:
+        here = ReceivesHere(self._wakeups.running_loop())
         with self._wakeups.lock:
-            earlier = tuple(each for each in self._by_loop if not each[0].is_closed)
-            self._by_loop = (*earlier, entry)
-        return entry
+            earlier = tuple(each for each in self._by_loop if not each.loop.is_closed)
+            self._by_loop = (*earlier, here)
+        return here
 
 
 def _no_loop() -> None:

@@ -92,9 +92,9 @@ class Question:
             )
             for topic in self.topics
         }
-        groups, user = frozenset[bytes](), None
+        groups, users = frozenset[bytes](), frozenset[bytes]()
         if isinstance(self.since, LogPosition):
-            groups, user = self.since.groups, self.since.user
+            groups, users = self.since.groups, self.since.users
             for topic, place in self.since.topics.items():
                 if topic is not self.topic:
                     places[topic] = place
@@ -102,8 +102,8 @@ class Question:
             # The others of the partition's groups may not have been told as far.
             groups = frozenset({short_hash(self.key)})
         elif self.topic is Topic.SEND_USER:
-            user = short_hash(self.key)
-        return LogPosition(self.prefix, time, places, groups, user)
+            users = frozenset({short_hash(self.key)})
+        return LogPosition(self.prefix, time, places, groups, users)
 
 
 def partitions_to_read(
@@ -154,7 +154,7 @@ def _start(
                 f"since is no position of the group {key!r}; give one of group_position or "
                 "group_history of that group."
             )
-        if topic is Topic.SEND_USER and position.user != short_hash(key):
+        if topic is Topic.SEND_USER and short_hash(key) not in position.users:
             raise ValueError(
                 f"since is no position of the user {key!r}; give one of user_history of that user."
             )

@@ -26,7 +26,7 @@ from .acls import require_read
 from .admin import TopicAdmin
 from .assignment import CONTROL, DATA, Assignment, Share
 from .connection import Connection
-from .errors import no_topic, unavailable
+from .errors import no_topic, token_hint, unavailable
 from .liveness import ANSWERED, UNANSWERED
 from .producer import RecordProducer
 from .properties import consumer_properties
@@ -63,7 +63,9 @@ class KafkaBackplane:
         self._config = config
         self._stats = stats
         self._names = {topic: topic_name(config.prefix, topic) for topic in Topic}
-        self._connection = Connection(config.bootstrap_servers, stats, config.timings)
+        self._connection = Connection(
+            config.bootstrap_servers, stats, config.timings, token_hint(config.client_config)
+        )
         self._producer = RecordProducer(
             config, self._names, stats, self._connection, lambda: self._topics.repair()
         )
@@ -109,9 +111,13 @@ class KafkaBackplane:
             self._adopt(self._topics.known)
         return self._assignment.inbox or 0
 
-    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+    def follow(
+        self,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        on_epoch: Callable[[tuple[Topic, int], int, int], object],
+    ) -> None:
         data, _ = self._readers[0]
-        data.follow(listener)
+        data.follow(listener, on_epoch)
 
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         # Before ensure_or_later(): a missing topic is created later, while the producer writes to

@@ -51,6 +51,7 @@ class Connection:
         servers: The bootstrap servers, for the log.
         stats: Counts errors and reconnects.
         timings: The layer's times.
+        hint: As for ``errors.unavailable``.
         announces: Whether to send the signal.
 
     Attributes:
@@ -63,9 +64,11 @@ class Connection:
         servers: str,
         stats: Stats,
         timings: Timings | None = None,
+        hint: str = "",
         *,
         announces: bool = True,
     ) -> None:
+        self._hint = hint
         self.refusal: KafkaError | None = None
         self.servers = servers
         self._doubt = (timings or Timings()).connection_doubt
@@ -124,7 +127,7 @@ class Connection:
         refusal = self.refusal
         if refusal is not None:
             return errors.refused(self.servers, refusal)
-        return errors.unavailable(self.servers, detail)
+        return errors.unavailable(self.servers, detail, self._hint)
 
     def _tells_more(self, error: KafkaError) -> bool:
         # Keep the handshake's error; the transport error that follows it says less.

@@ -22,6 +22,7 @@ __all__ = [
     "no_topic",
     "produce_error",
     "refused",
+    "token_hint",
     "topic_error",
     "unavailable",
     "with_hint",
@@ -82,6 +83,9 @@ _FILES = (
     "ssl.crl.location",
 )
 
+# Bytes that are read of such a file: more than a chain of certificates and a key have.
+_MOST_OF_A_FILE = 1_000_000
+
 _MECHANISM_HINTS = {
     "GSSAPI": "Kerberos, which is also what librdkafka takes where sasl.mechanism is not set, is "
     "not in the wheels of confluent-kafka: set sasl.mechanism to what the brokers take, or install "
@@ -133,7 +137,7 @@ def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailabl
     if "OAUTHBEARER token" in said:
         return BrokerUnavailable(
             f"There is no OAUTHBEARER token for the Kafka brokers {servers} ({detail}); look at "
-            "what oauth_cb in client_config asks for it."
+            "what client_config asks for it, by oauth_cb or sasl.oauthbearer.token.endpoint.url."
         )
     return BrokerUnavailable(
         f"The Kafka brokers {servers} do not let this client in ({detail}); "
@@ -170,10 +174,28 @@ def no_topic(topic: StreamTopic, servers: str) -> TopicError:
     )
 
 
-def unavailable(servers: str, detail: str) -> BrokerUnavailable:
-    """Return the error for brokers that do not answer."""
-    return BrokerUnavailable(
+def unavailable(servers: str, detail: str, hint: str = "") -> BrokerUnavailable:
+    """Return the error for brokers that do not answer.
+
+    Args:
+        servers: The bootstrap servers.
+        detail: The operation that failed.
+        hint: What else may be the cause, as a sentence; empty if nothing is known.
+    """
+    said = (
         f"No Kafka broker of {servers} answered ({detail}); start it, or correct bootstrap_servers."
+    )
+    return BrokerUnavailable(f"{said} {hint}" if hint else said)
+
+
+def token_hint(properties: Mapping[str, object]) -> str:
+    """Return the hint for clients that ask no broker before they have a token; "" for others."""
+    mechanism = properties.get("sasl.mechanism", properties.get("sasl.mechanisms"))
+    if mechanism != "OAUTHBEARER":
+        return ""
+    return (
+        "A client asks no broker before it has an OAUTHBEARER token: look at oauth_cb or "
+        "sasl.oauthbearer.token.endpoint.url in client_config."
     )
 
 
@@ -208,20 +230,33 @@ def with_hint(reason: str, properties: Mapping[str, object]) -> str:
         properties: The properties. Hints show only values that are paths of files.
     """
     files = [name for name in _FILES if f"{name} failed" in reason]
-    hints = [_file_hint(name, str(properties[name])) for name in files]
+    hints = [_file_hint(name, reason, properties) for name in files]
     if "SASL mechanism" in reason:
         hints += [hint for word, hint in _MECHANISM_HINTS.items() if word in reason]
+        mechanism = str(properties.get("sasl.mechanism", properties.get("sasl.mechanisms", "")))
+        if mechanism != mechanism.upper():
+            hints.append(f"names of mechanisms are in capitals: {mechanism.upper()!r}")
     return f"{reason} ({'; '.join(hints)})" if hints else reason
 
 
-def _file_hint(name: str, path: str) -> str:
+def _file_hint(name: str, reason: str, properties: Mapping[str, object]) -> str:
     """Say what is wrong with a file for which OpenSSL gives only a number."""
+    path = str(properties[name])
     try:
         with Path(path).open("rb") as file:
-            empty = not file.read(1)
+            content = file.read(_MOST_OF_A_FILE)
     except OSError as error:
         return f"{name} is {path!r}: {error.strerror}"
-    return f"{name} is {path!r}, which is {'empty' if empty else 'no such file in PEM format'}"
+    if not content:
+        wrong = "is empty"
+    elif "key values mismatch" in reason:
+        wrong = "is not the key of the certificate"
+    elif name == "ssl.key.location" and b"ENCRYPTED" in content:
+        password = "does not open it" if properties.get("ssl.key.password") else "is not set"
+        wrong = f"is encrypted, and ssl.key.password {password}"
+    else:
+        wrong = "is no such file in PEM format"
+    return f"{name} is {path!r}, which {wrong}"
 
 
 def produce_error(

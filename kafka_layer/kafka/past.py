@@ -279,6 +279,8 @@ class _KafkaPast:
         self._clients = clients
         self._stop = stop
         self._answer = clients.config.timings.history_answer
+        # Of each partition that was read: the leader epoch of its last record.
+        self._epochs: dict[tuple[Topic, int], int | None] = {}
 
     def extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
         known = self._extents.get(tuple(topics))
@@ -353,6 +355,14 @@ class _KafkaPast:
     def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
         return self._clients.parts.read(where, first, end, partial(self._read, where))
 
+    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
+        read = self.read_all({where: (offset, offset + 1) for where, offset in offsets.items()})
+        return {
+            where: epoch
+            for where, (_, records) in read.items()
+            if records and (epoch := self._epochs[where]) is not None
+        }
+
     def read_all(
         self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
     ) -> Mapping[tuple[Topic, int], tuple[int, Sequence[Record]]]:
@@ -387,6 +397,7 @@ class _KafkaPast:
             offset = message.offset() or 0
             if offset < end:
                 found[where][1].append(_record(where[0], message))
+                self._epochs[where] = message.leader_epoch()
             return offset >= end - 1
         if error.code() == KafkaError._PARTITION_EOF:
             return True

@@ -99,7 +99,7 @@ class RecordProducer:
         self._unknown = UnknownPartitions(
             self._client,
             min(self._timings.unknown_partition, timeout),
-            self._timings.producer_rest,
+            self._timings.partition_question,
             self._roused,
         )
         self._batcher = Batcher(
@@ -268,8 +268,9 @@ class RecordProducer:
         if not reports and not self.queued and not self._batcher.has_waiting:
             self._roused.wait(self._timings.producer_rest)
             self._roused.clear()
-        # Without a pause the thread competes with the sender for the interpreter over each report:
-        # a send takes 16 µs instead of 7. And the report of a lone record comes just when its
-        # receivers wake; serving it then delays them.
-        self._client.pause(self._timings.producer_pace)
+        else:
+            # Without a pause the thread competes with the sender for the interpreter over each
+            # report: a send takes 16 µs instead of 7. And the report of a lone record comes just
+            # when its receivers wake; serving it then delays them.
+            self._client.pause(self._timings.producer_pace)
         self._client.tend()

@@ -131,6 +131,9 @@ class Reader:
         # Gets the positions, and whether they are to be told; any thread sets both.
         self._listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object] | None = None
         self._tells = False
+        # Gets the leader epochs where they change; and the last ones that it got.
+        self._on_epoch: Callable[[tuple[Topic, int], int, int], object] | None = None
+        self._epochs: dict[Partition, int] = {}
         # Whether this client found no broker and got no answer since; other clients may have.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
@@ -189,9 +192,13 @@ class Reader:
             self._note_positions(self._client)
         return {where: ReadFrom(*each) for where, each in self._positions.read_from().items()}
 
-    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
+    def follow(
+        self,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        on_epoch: Callable[[tuple[Topic, int], int, int], object],
+    ) -> None:
         """Tell the positions; see ``Receiver.follow``. Never blocks."""
-        self._listener = listener
+        self._listener, self._on_epoch = listener, on_epoch
         self._tells = True
 
     def stop(self) -> None:
@@ -311,6 +318,8 @@ class Reader:
     def _hand_on(self, messages: Sequence[Message]) -> None:
         failed: list[Message] = []
         records = self._read_records(messages, failed)
+        if self._on_epoch is not None:
+            self._tell_epochs(messages, self._on_epoch)
         try:
             if records:
                 self._sink.deliver(records)
@@ -376,6 +385,16 @@ class Reader:
         except Exception as error:
             where = f"{message.topic()}[{message.partition()}] at offset {message.offset()}"
             raise UnreadableRecord("undecodable", f"{where}: {error!r}") from error
+    def _tell_epochs(
+        self, messages: Sequence[Message], tell: Callable[[tuple[Topic, int], int, int], object]
+    ) -> None:
+        known = self._epochs
+        for message in messages:
+            where = message.topic() or "", message.partition() or 0
+            epoch = message.leader_epoch()
+            if epoch is not None and known.get(where) != epoch and message.error() is None:
+                known[where] = epoch
+                tell((self._topics[where[0]], where[1]), message.offset() or 0, epoch)
 
     def _is_skipped(self, record: Record) -> bool:
         topic, _, _, _, _, partition, offset = record
@@ -498,6 +517,7 @@ class Reader:
     def _tell_positions(self, client: Consumer) -> None:
         self._note_positions(client)
         self._tells = False
+        self._epochs.clear()
         if self._listener is not None:
             told = self._positions.read_from()
             self._listener(

@@ -65,10 +65,10 @@ class TokenSource:
         """Fetch a token, so that the next client does not wait for one.
 
         Raises:
-            BrokerUnavailable: There is no token; the callback's own error is the cause.
+            BrokerUnavailable: There is no good token; the callback's own error is the cause.
         """
         try:
-            self(config)
+            answer = self(config)
         except concurrent.futures.TimeoutError:
             raise BrokerUnavailable(
                 f"oauth_cb has returned no OAUTHBEARER token for {self._patience:.0f} s, and the "
@@ -80,6 +80,12 @@ class TokenSource:
                 f"oauth_cb raised {type(error).__name__} instead of returning an OAUTHBEARER "
                 "token, and the Kafka brokers let nobody in without one."
             ) from error
+        wrong = _problem(answer)
+        if wrong:
+            raise BrokerUnavailable(
+                f"oauth_cb returned {wrong}; it must return an OAUTHBEARER token, a str, and when "
+                "it expires, in seconds since the epoch."
+            )
 
     def _call(self, config: Any) -> Future[Any]:
         with self._lock:
@@ -108,8 +114,23 @@ def _life_of(answer: Any) -> float:
         _, expiry, *_ = answer
         return float(expiry) - wall_clock()
     except (TypeError, ValueError):
-        # confluent_kafka reports what is wrong with the answer.
         return 0.0
+
+
+def _problem(answer: Any) -> str:
+    """Say why an answer is no token, without the token; "" if it is one.
+
+    confluent_kafka would wait for another one for ten seconds, and report a wrong property.
+    """
+    if not isinstance(answer, tuple):
+        return f"a {type(answer).__name__} instead of a tuple"
+    if len(answer) < 2:
+        return f"a tuple of {len(answer)}"
+    token, expiry, *_ = answer
+    if not isinstance(token, str) or not isinstance(expiry, (int, float)):
+        return f"a tuple of a {type(token).__name__} and a {type(expiry).__name__}"
+    life = expiry - wall_clock()
+    return "" if life > 0 else f"a token that expired {-life:.0f} s ago"
 
 
 @functools.lru_cache(_SOURCES)

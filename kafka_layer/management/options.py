@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 from ..config.settings import LayerConfig
 from . import installed
 
-__all__ = ["Skipped", "add_layer_option", "seconds", "select", "table"]
+__all__ = ["Skipped", "add_layer_option", "notes", "seconds", "select", "table"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,17 @@ def select(aliases: Sequence[str] | None) -> tuple[dict[str, LayerConfig], list[
         )
         skipped.append(Skipped(alias, known[alias]["BACKEND"], reason))
     return layers, skipped
+
+
+def notes(skipped: Iterable[Skipped], *, any_on_kafka: bool) -> Iterator[str]:
+    """Yield a line for each layer without topics, and one if there is no other layer."""
+    for note in skipped:
+        yield f"Layer {note.alias!r} is skipped: {note.reason}."
+    if not any_on_kafka:
+        yield (
+            "No layer in CHANNEL_LAYERS keeps its messages in Kafka "
+            f'(BACKEND "{installed.BACKEND}"): there is nothing to do.'
+        )
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
@@ -17,6 +17,7 @@ from ..messages import Message
 from ..wire.position_token import LogPosition, TopicPosition, short_hash
 from ..wire.records import Record
 from ..wire.topics import Topic
+from .epochs import UNKNOWN, LeaderEpochs
 from .recent import Loss, RecentLog, Where
 from .replay import (
     EVERYBODY,
@@ -33,8 +34,6 @@ __all__ = ["READ_ON", "Gap", "State", "Surroundings", "TrackedChannel", "Tracked
 
 Vector = Mapping[Where, int]
 """An offset for each partition; replaced, never changed."""
-
-TopicIds = Mapping[Topic, str | None]
 
 # How many names a channel had before are remembered.
 _FORMER_NAMES = 3
@@ -58,6 +57,18 @@ class State(enum.Enum):
 _LIVE, _BEHIND, _LOST = State.LIVE, State.BEHIND, State.LOST
 
 
+class _Log(NamedTuple):
+    """The log in which a position lies; where it lost its end, another one follows.
+
+    Attributes:
+        topic_ids: The ids of its topics; empty before the reader told its positions.
+        epochs: The leader epochs of its records.
+    """
+
+    topic_ids: Mapping[Topic, str | None]
+    epochs: LeaderEpochs
+
+
 class Surroundings(Protocol):
     """What the tracked channels of one server share.
 
@@ -66,12 +77,14 @@ class Surroundings(Protocol):
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        open: Makes a message of what a channel took; see ``Opening``.
     """
 
     recent: RecentLog
     prefix: str
     window: float
     patience: float
+    open: Callable[[Mailbox, Envelope], Message | None]
 
     def now(self) -> float:
         """Return the broker's time."""
@@ -120,7 +133,10 @@ class TrackedMailbox(Mailbox):
         messages = self._messages
         if not messages:
             self._congestion = None
-            self.hand_over()
+            # hand_over(), in place.
+            if self.in_hand is not None:
+                self.handed_over = self.in_hand
+                self.in_hand = None
             return None
         try:
             # First: who looks at the channel looks at what waits, and then at what is in hand.
@@ -202,11 +218,10 @@ class TrackedChannel:
         self._read: Vector = {}
         self._behind_since = 0.0
         self._lost: Reason | None = None
-        # The ids of the topics that its position is in; empty before the reader told its own.
-        self._ids: TopicIds = {}
+        self._log = _Log({}, self._recent.epochs)
         # The position before messages that were routed before anything was tracked.
         self._start: Vector = {}
-        mailbox.tracked = self
+        mailbox.tracked, mailbox.open_tracked = self, surroundings.open
         mailbox.__class__ = TrackedMailbox
         self.begin()
 
@@ -220,14 +235,14 @@ class TrackedChannel:
             for envelope in self._waiting():
                 where, offset = _place_of(envelope)
                 start[where] = min(start.get(where, offset), offset)
-            self._start, self._ids = start, self._recent.topic_ids
+            self._start, self._log = start, self._present_log()
 
     def position(self) -> LogPosition:
         """Return the position of what was handed over."""
         with self._lock:
             vector = self._reached()
-            ids = self._ids
-        return self._position(vector, self._since, ids, self._around.now())
+            log = self._log
+        return self._position(vector, self._since, log, self._around.now())
 
     def sign_behind(self, envelope: Envelope, time: float) -> str:
         """Return the position right behind a message, signed.
@@ -243,7 +258,7 @@ class TrackedChannel:
             # What was taken before the channel became LIVE again lies before that.
             live_from = self._live_from if offset >= self._live_from.get(where, 0) else {}
             vector = _highest(self._before(envelope), live_from, {where: offset + 1})
-        return self._position(vector, self._since, self._ids, time).sign()
+        return self._position(vector, self._since, self._log, time).sign()
 
     def position_within(self, vector: Vector, since: Mapping[Key, Vector]) -> Callable[[], str]:
         """Return the function that signs a position within a replay.
@@ -252,8 +267,8 @@ class TrackedChannel:
             vector: The position of the replayed addresses.
             since: From where these addresses reached the channel; of others it says nothing.
         """
-        now, ids = self._around.now(), self._ids
-        return lambda: self._position(vector, since, ids, now, list(since)).sign()
+        now, log = self._around.now(), self._log
+        return lambda: self._position(vector, since, log, now, list(since)).sign()
 
     def _reached(self) -> Vector:
         """Return the place before the first message that was not handed over."""
@@ -281,22 +296,27 @@ class TrackedChannel:
         self,
         vector: Vector,
         since: Mapping[Key, Vector],
-        ids: TopicIds,
+        log: _Log,
         time: float,
         keys: Sequence[Key] | None = None,
     ) -> LogPosition:
         around = self._around
-        if not ids:
+        if not log.topic_ids:
             # The reader has not told its positions: where the channel begins is not known.
             time = 0.0
-        counts = counts_of(self._recent.ends)
-        topics = {
-            topic: TopicPosition(
-                ids.get(topic),
-                tuple(vector.get((topic, number), 0) for number in range(count)),
+        ends = self._recent.ends
+        counts = counts_of(ends)
+        topics = {}
+        for topic, count in counts.items():
+            wheres = [(topic, number) for number in range(count)]
+            offsets = tuple(vector.get(where, 0) for where in wheres)
+            epochs = tuple(
+                log.epochs.at(where, offset - 1, ends.get(where, 0))
+                for where, offset in zip(wheres, offsets, strict=True)
             )
-            for topic, count in counts.items()
-        }
+            if max(epochs, default=UNKNOWN) == UNKNOWN:
+                epochs = ()
+            topics[topic] = TopicPosition(log.topic_ids.get(topic), offsets, epochs)
         keys = self._keys() if keys is None else keys
         starts = {}
         for key in keys:
@@ -305,13 +325,13 @@ class TrackedChannel:
                 if at > vector.get(where, 0):
                     starts[where[0], short_hash(key[1]), where[1]] = at
         groups = frozenset(short_hash(name) for topic, name in keys if topic is _SEND_GROUP)
-        users = [name for topic, name in keys if topic is _SEND_USER]
+        users = frozenset(short_hash(name) for topic, name in keys if topic is _SEND_USER)
         return LogPosition(
             around.prefix,
             time,
             topics,
             groups,
-            short_hash(users[0]) if users else None,
+            users,
             self.names,
             starts,
         )
@@ -322,6 +342,9 @@ class TrackedChannel:
         groups = [(_SEND_GROUP, group) for group in around.groups(mailbox)]
         users = [(_SEND_USER, user) for user in around.users(mailbox)]
         return [*groups, *users, *([EVERYBODY] if around.hears_all() else [])]
+
+    def _present_log(self) -> _Log:
+        return _Log(self._recent.topic_ids, self._recent.epochs)
 
     def _waiting(self) -> list[Envelope]:
         """Return the messages of the log that wait in the mailbox."""
@@ -392,10 +415,12 @@ class TrackedChannel:
             reaching = {where for key in self._keys() for where in _partitions(key, counts)}
             # In another log no position means anything, whatever is addressed to the channel.
             found = [loss for where, loss in lost.items() if loss == "epoch" or where in reaching]
-            if found:
-                self._lost = found[0]
-                if self.state is _LIVE:
-                    self._fall_behind(routed, wake=True)
+            if not found:
+                self._log = self._log._replace(epochs=self._recent.epochs)
+                return
+            self._lost = found[0]
+            if self.state is _LIVE:
+                self._fall_behind(routed, wake=True)
 
     def _fall_behind(self, routed: Vector, wake: bool) -> None:
         mailbox = self._mailbox
@@ -536,7 +561,7 @@ class TrackedChannel:
     def _go_live(self, ends: Vector) -> None:
         mailbox = self._mailbox
         # All else lies before the end, or in another log.
-        self._live_from, self._ids = ends, self._recent.topic_ids
+        self._live_from, self._log = ends, self._present_log()
         self._since = {key: at for key, at in self._since.items() if not _covers(ends, at)}
         self._overlap = _highest(self._overlap, ends)
         self._lost = mailbox.in_hand = mailbox.handed_over = None
@@ -558,12 +583,12 @@ class TrackedChannel:
             reason: Reason = envelope.reason if isinstance(envelope, Gap) else "expired"
             of_log = _is_of_log(envelope)
             vector = self._before(envelope) if of_log else self._read
-            vector, ids = _highest(vector, self._live_from), self._ids
+            vector, log = _highest(vector, self._live_from), self._log
         self._around.count_gap(self._mailbox, reason)
         now = self._around.now()
 
         def sign() -> str:
-            return self._position(vector, self._since, ids, now).sign()
+            return self._position(vector, self._since, log, now).sign()
 
         return Message({"type": "kafka.gap", "reason": reason}, sign, now, False)
 

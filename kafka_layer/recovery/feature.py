@@ -27,6 +27,7 @@ from ..wire.position_token import LogPosition, place_text
 from ..wire.records import Record, unreadable_key
 from ..wire.topics import BROADCAST_TOPICS, Topic, topic_ids_differ
 from .channel import State, TrackedChannel
+from .epochs import UNKNOWN
 from .opening import Opening
 from .recent import RecentLog, Where
 from .replay import (
@@ -76,6 +77,7 @@ class Recoveries:
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        open: Makes a message of what a channel took.
     """
 
     needs_clock = False
@@ -92,13 +94,13 @@ class Recoveries:
         self.now = server.clock.now
         self.groups = server.registry.groups.names
         self.users = server.registry.users.names
-        self._opening = Opening(
+        self.open: Callable[[Mailbox, Envelope], Message | None] = Opening(
             server.decode,
             self.patience,
             self.now,
             server.expiry.count_late,
             server.count_unreadable,
-        )
+        ).open
         self._server = server
         self._learn_keys = learn_keys
         self._stats = server.stats
@@ -108,6 +110,8 @@ class Recoveries:
         self._lock = RLock()
         # What is to be read of the past next: for some partitions the first offset.
         self._wanted: dict[Where, int] = {}
+        # Of which records the leader epoch is to be asked for next.
+        self._wanted_epochs: dict[Where, set[int]] = {}
         # Resolved once the reader has told its positions; None before the first tracked channel.
         self._begun: Ticket[None] | None = None
 
@@ -125,11 +129,10 @@ class Recoveries:
         with self._lock:
             if self._begun is None:
                 self._begun = Ticket()
-                self._server.open_tracked = self._opening.open
                 self._server.commands.tracking = self._figures
                 self._server.router.tap = self.recent
                 self._server.ordering.hold(self._begun)
-                self._server.transport.follow(self._on_positions)
+                self._server.transport.follow(self._on_positions, self.recent.read_epoch)
             tracked = mailbox.tracked
             if not isinstance(tracked, TrackedChannel):
                 tracked = TrackedChannel(mailbox, self, on_change)
@@ -212,11 +215,18 @@ class Recoveries:
             yield from wait(self._begun, max(0.0, deadline - monotonic()))
         replay.begin()
         for _ in range(_ROUNDS):
-            missing = replay.missing()
-            if not missing and not replay.is_ahead:
+            missing, unknown = replay.missing(), replay.unknown_epochs()
+            if not missing and not unknown and not replay.is_ahead:
                 break
-            extents = yield from self._read_past(missing, deadline)
+            try:
+                extents = yield from self._read_past(missing, unknown, deadline)
+            except (BrokerUnavailable, TimeoutError):
+                if missing or replay.is_ahead:
+                    raise
+                # All is here; only whether the log is another one by now cannot be asked.
+                break
             replay.compare(extents)
+        replay.compare_epochs()
         records = replay.records()
         for record in _first_keyed(records):
             # Its original may have been written before this server's start. The log is not read
@@ -225,10 +235,14 @@ class Recoveries:
             yield from self._learn_keys(record[0], oldest - WINDOW)
         return replay.finish(records)
 
-    def _read_past(self, missing: Mapping[Where, int], deadline: float) -> Steps[Extents]:
+    def _read_past(
+        self, missing: Mapping[Where, int], unknown: Mapping[Where, int], deadline: float
+    ) -> Steps[Extents]:
         with self._lock:
             for where, first in missing.items():
                 self._wanted[where] = min(first, self._wanted.get(where, first))
+            for where, offset in unknown.items():
+                self._wanted_epochs.setdefault(where, set()).add(offset)
         ticket = self._server.transport.ask_past("recent", self._read_wanted, deadline)
         return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
 
@@ -237,6 +251,8 @@ class Recoveries:
         extents = past.extents(BROADCAST_TOPICS)
         with self._lock:
             wanted, self._wanted = self._wanted, {}
+            epochs, self._wanted_epochs = self._wanted_epochs, {}
+        self._learn_epochs(past, extents, epochs)
         for _ in range(_ROUNDS):
             parts = self._parts(wanted, extents)
             records, room = sum(end - first for first, end in parts.values()), self.recent.room
@@ -254,6 +270,33 @@ class Recoveries:
                 {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
             )
         return lambda: extents
+
+    def _learn_epochs(self, past: Past, extents: Extents, wanted: Mapping[Where, set[int]]) -> None:
+        """Learn the leader epochs of records; the backplane's thread.
+
+        The first and the last one of a partition tell those between, unless its leader changed.
+        """
+        recent, ends = self.recent, self.recent.ends
+        for round_ in range(2 * _ROUNDS):
+            asked = {}
+            for where, offsets in wanted.items():
+                extent = extents.get(where)
+                unknown = [
+                    offset
+                    for offset in offsets
+                    if extent is not None
+                    and extent.start <= offset < extent.end
+                    and recent.epochs.at(where, offset, ends.get(where, 0)) == UNKNOWN
+                ]
+                if unknown:
+                    asked[where] = max(unknown) if round_ % 2 else min(unknown)
+            if not asked:
+                return
+            told = past.epochs(asked)
+            if not told:
+                return
+            for where, epoch in told.items():
+                recent.epochs.note(where, asked[where], epoch)
 
     def _figures(self) -> dict[str, int]:
         states = [
@@ -402,7 +445,7 @@ class _Replay:
         in it.
 
         Raises:
-            NotRecovered: If the position is of another user, or in another log.
+            NotRecovered: If the position is of other users, or in another log.
         """
         around, mailbox, position = self._around, self._mailbox, self._position
         groups, users = around.groups(mailbox), around.users(mailbox)
@@ -426,6 +469,36 @@ class _Replay:
             if first < end and first < self._recent.begin(where):
                 missing[where] = min(first, missing.get(where, first))
         return missing
+
+    def unknown_epochs(self) -> dict[Where, int]:
+        """Return the records whose leader epoch has to be asked for, once."""
+        if self._compared:
+            return {}
+        return {
+            where: offset
+            for where, (offset, _) in self._last_told().items()
+            if self._epoch(where, offset) == UNKNOWN
+        }
+
+    def compare_epochs(self) -> None:
+        """Compare the last records that the position knows with those that are there.
+
+        Where the log holds none of them any more, the epoch stays unknown and says nothing.
+
+        Raises:
+            NotRecovered: If the log lost its end since, and other records took its place.
+        """
+        for where, (offset, epoch) in self._last_told().items():
+            if self._epoch(where, offset) not in (UNKNOWN, epoch):
+                raise NotRecovered("epoch")
+
+    def _last_told(self) -> dict[Where, tuple[int, int]]:
+        topics = self._position.topics
+        found = {part.where: topics[part.where[0]].last_told(part.where[1]) for part in self._parts}
+        return {where: told for where, told in found.items() if told is not None}
+
+    def _epoch(self, where: Where, offset: int) -> int:
+        return self._recent.epochs.at(where, offset, self._recent.ends.get(where, 0))
 
     @property
     def is_ahead(self) -> bool:

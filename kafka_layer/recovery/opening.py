@@ -6,14 +6,15 @@ Hot path: every message of a tracked channel passes ``Opening.open``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from ..config.realtime import monotonic
 from ..delivery.mailbox import Envelope, Mailbox
 from ..exceptions import UnreadableRecord
 from ..messages import Message, TakenMessage
 from ..wire.topics import Topic
-from .channel import READ_ON, Gap
+from .channel import READ_ON, Gap, TrackedChannel
 
 __all__ = ["Opening"]
 
@@ -52,31 +53,36 @@ class Opening:
             The message; None, counted, if it expired or cannot be decoded.
         """
         mailbox.last_seen = now = monotonic()
-        channel: Any = mailbox.tracked
         place = envelope.place
-        if place is None or place[0] is _SEND_CONN:
-            if type(envelope) is Gap:
-                gap: Message | None = channel.gap(envelope)
-                return gap
-            if envelope is READ_ON:
-                # Its take began before the channel fell behind.
-                return None
-            if envelope.deadline < now:
-                # Nobody recovers it, so it expires as messages of other channels do.
-                self._count_late(mailbox)
-                return None
-            written = self._now()
-        elif envelope.deadline + self._patience < now:
-            late: Message | None = channel.gap(envelope)
-            return late
-        else:
-            written = place[3]
         try:
+            if place is None or place[0] is _SEND_CONN:
+                return self._open_other(mailbox, envelope)
+            if envelope.deadline + self._patience < now:
+                return _channel(mailbox).gap(envelope)
+            # It touches nothing but the mailbox; see TrackedMailbox.
             message: TakenMessage = TakenMessage(self._decode(envelope.payload))
         except UnreadableRecord as error:
             self._count_unreadable(envelope, error)
             return None
-        message.replayed = False
-        message.timestamp = written
-        message.signs, message.envelope = channel, envelope
+        message.mailbox, message.envelope = mailbox, envelope
         return message
+
+    def _open_other(self, mailbox: Mailbox, envelope: Envelope) -> Message | None:
+        """Make a message of one to this channel alone, or of what is none."""
+        channel = _channel(mailbox)
+        if isinstance(envelope, Gap):
+            return channel.gap(envelope)
+        if envelope is READ_ON:
+            # Its take began before the channel fell behind.
+            return None
+        if envelope.deadline < monotonic():
+            # Nobody recovers it, so it expires as messages of other channels do.
+            self._count_late(mailbox)
+            return None
+        now = self._now()
+        sign = partial(channel.sign_behind, envelope, now)
+        return Message(self._decode(envelope.payload), sign, now, False)
+
+
+def _channel(mailbox: Mailbox) -> TrackedChannel:
+    return cast("TrackedChannel", mailbox.tracked)

@@ -15,6 +15,7 @@ from ..config.threads import RLock
 from ..transport import ReadFrom
 from ..wire.records import Record, offset_of, written_at
 from ..wire.topics import Topic, topic_ids_differ
+from .epochs import LeaderEpochs
 
 __all__ = ["RECORD_BYTES", "Loss", "RecentLog", "Where"]
 
@@ -75,6 +76,8 @@ class RecentLog:
             changed.
         topic_ids: Kafka's ids of the topics that are read; None where one is unknown. Replaced,
             never changed.
+        epochs: What is known of the records' leader epochs. Where the log lost records, another
+            object takes its place, and the old one stays right for the log before.
         size: Bytes that are kept, roughly.
     """
 
@@ -82,6 +85,7 @@ class RecentLog:
         self.ends: Mapping[Where, int] = {}
         self.routed: Mapping[Where, int] = {}
         self.topic_ids: Mapping[Topic, str | None] = {}
+        self.epochs = LeaderEpochs()
         self.size = 0
         self._most_bytes = most_bytes
         self._seconds = seconds
@@ -141,6 +145,10 @@ class RecentLog:
         self._passed = passed
         return dict(reached)
 
+    def read_epoch(self, where: Where, offset: int, epoch: int) -> None:
+        """Note that the leader epoch changes with a record that is appended next."""
+        self.epochs.read(where, offset, epoch)
+
     def note_routed(self) -> None:
         """Note that all appended records are routed; the reading thread."""
         self.routed = self.ends
@@ -167,6 +175,9 @@ class RecentLog:
                     self._begin(where, offset)
                 ends[where] = offset
                 ids[where[0]] = topic_id or known
+            if lost:
+                former, self.epochs = self.epochs, self.epochs.without(lost)
+                former.end(self.ends)
             self.ends = self.routed = ends
             self.topic_ids = ids
         return lost

@@ -86,18 +86,17 @@ def missed_keys(
         hears_all: Whether messages to everybody reach it.
 
     Raises:
-        NotRecovered: If the position is of another user.
+        NotRecovered: If the position is of other users.
     """
     keys = [
         (Topic.SEND_GROUP, group)
         for group in groups
         if position.groups and short_hash(group) in position.groups
     ]
-    if position.user is not None:
-        same = [user for user in users if short_hash(user) == position.user]
-        if not same:
+    if position.users:
+        if position.users != {short_hash(user) for user in users}:
             raise NotRecovered("user")
-        keys += [(Topic.SEND_USER, user) for user in same]
+        keys += [(Topic.SEND_USER, user) for user in users]
     return [*keys, EVERYBODY] if hears_all else keys
 
 

@@ -76,10 +76,16 @@ class Closing:
                 closes = self._lifecycle.advance(State.CLOSING)
         if closes:
             self._end(timeout)
-        elif self._lifecycle.state is State.CLOSING:
-            first_waits = self._closer == threading.get_ident() or in_receiver()
-            if not first_waits:
-                self.wait(timeout)
+        elif self._lifecycle.state is State.CLOSING and not self.waits_for_caller:
+            self.wait(timeout)
+
+    @property
+    def waits_for_caller(self) -> bool:
+        """Whether the close, while it runs, cannot end before its caller returns.
+
+        So it is for a signal handler that interrupts it, and for a receiver of a Django signal.
+        """
+        return self._closer == threading.get_ident() or in_receiver()
 
     def wait(self, timeout: float) -> bool:
         """Wait until the server is closed; return whether it is."""

@@ -39,6 +39,9 @@ _HOLD = 1.0
 # Seconds until the handler sends the signal again, if the process still lives.
 _AGAIN = 0.1
 
+# Added to a signal's number: the status of a process that the signal ended, as shells count it.
+_KILLED_BY = 128
+
 
 class Live(Protocol):
     """A server, as this module sees it."""
@@ -118,14 +121,12 @@ def close_at_sigterm(timeout: float) -> None:
     """Have SIGTERM close all servers before it ends the process.
 
     It leaves a handler of the program's own alone, and does nothing outside the main thread, where
-    Python cannot set handlers, or in children of multiprocessing.
+    Python cannot set handlers. multiprocessing sends the signal to the workers of a ``Pool`` and to
+    daemonic children, and runs none of their finalizers then.
 
     Args:
         timeout: Seconds that closing may take.
     """
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        return
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGTERM, _SigtermHandler(timeout))
@@ -167,6 +168,8 @@ class _SigtermHandler:
                     return
         signal.signal(number, signal.SIG_DFL)
         os.kill(process, number)
+        # The first process of a container is still here: it gets no signal that it does not handle.
+        os._exit(_KILLED_BY + number)
 
 
 def end_will_be_told() -> None:

@@ -69,7 +69,6 @@ class Server:
         clock: The broker's time.
         expiry: Judges how old a message may be.
         decode: Makes a message of an envelope's payload; raises UnreadableRecord.
-        open_tracked: Does what ``decode_for_receive`` does, for a tracked channel.
         ordering: Reads this process's own messages back before a membership changes.
         transport: Carries its records.
         stats: Counts, logs and signals.
@@ -113,9 +112,6 @@ class Server:
         self._register_topics()
         self.ordering = Ordering(
             self.identity, self.sender, self.transport, self.router, config.timings
-        )
-        self.open_tracked: Callable[[Mailbox, Envelope], dict[str, Any] | None] = (
-            self.decode_for_receive
         )
         self._features: list[Feature] = []
         self._attach_features()
@@ -312,6 +308,11 @@ class Server:
     def close(self, timeout: float) -> None:
         """Write queued records and stop; see ``Closing.close``."""
         self._closing.close(timeout)
+
+    def require_no_close_behind_caller(self) -> None:
+        """Raise ``LayerClosed`` where waiting for the end of a close would never end."""
+        if not self.lifecycle.closed.done and self._closing.waits_for_caller:
+            raise closed_meanwhile()
 
     def close_soon(self) -> None:
         """Close in a thread, for a layer that was garbage-collected."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import unittest
 from unittest import mock
@@ -22,20 +23,33 @@ class FreshChannelLayers(unittest.TestCase):
     settings except the prefix. So no message or job of one test reaches the next, or a broker::
 
         class ChatTests(FreshChannelLayers, TestCase): ...
+
+    What the whole class sets up, such as ``setUpTestData``, has layers of its own, too.
     """
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Replace the layers until the cleanup of the class."""
+        cls.addClassCleanup(_replace_layers().close)
+        super().setUpClass()
 
     def setUp(self) -> None:
         """Replace the layers until the test's cleanup."""
         super().setUp()
-        layers = {
-            alias: InMemoryKafkaChannelLayer(
-                **{**config.get("CONFIG", {}), "prefix": f"test-{secrets.token_hex(8)}"}
-            )
-            for alias, config in channel_layers.configs.items()
-            if issubclass(import_string(config["BACKEND"]), KafkaChannelLayer)
-        }
-        for layer in layers.values():
-            self.addCleanup(layer.close_sync)
-        fresh = mock.patch.dict(channel_layers.backends, layers)
-        fresh.start()
-        self.addCleanup(fresh.stop)
+        self.addCleanup(_replace_layers().close)
+
+
+def _replace_layers() -> contextlib.ExitStack:
+    """Put layers in memory in place of this package's, until the stack is closed."""
+    layers = {
+        alias: InMemoryKafkaChannelLayer(
+            **{**config.get("CONFIG", {}), "prefix": f"test-{secrets.token_hex(8)}"}
+        )
+        for alias, config in channel_layers.configs.items()
+        if issubclass(import_string(config["BACKEND"]), KafkaChannelLayer)
+    }
+    replaced = contextlib.ExitStack()
+    for layer in layers.values():
+        replaced.callback(layer.close_sync)
+    replaced.enter_context(mock.patch.dict(channel_layers.backends, layers))
+    return replaced

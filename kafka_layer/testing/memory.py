@@ -124,8 +124,12 @@ class InMemoryBackplane:
             self._log.attach(self)
         return self._inbox
 
-    def follow(self, listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]) -> None:
-        """Tell the listener once: no topic ever changes here."""
+    def follow(
+        self,
+        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        on_epoch: Callable[[tuple[Topic, int], int, int], object],
+    ) -> None:
+        """Tell the listener once: no topic ever changes here, and there are no leaders."""
         counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
         self._log.tell_ends(counts, self._data, listener)
 
@@ -333,6 +337,9 @@ class _InMemoryPast:
         self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
     ) -> dict[tuple[Topic, int], tuple[int, list[Record]]]:
         return {where: self.read(where, *part) for where, part in parts.items()}
+
+    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> dict[tuple[Topic, int], int]:
+        return {}
 
     def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
         kept = self._log.kept(*where)

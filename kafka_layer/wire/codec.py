@@ -101,7 +101,7 @@ class Codec:
             if payload[:1] != _OWN_SERIALIZER:
                 raise UnreadableRecord("undecodable", f"not a message: {error}") from None
             message = _loads(self._serializer, payload[1:])
-        if type(message) is not dict:
+        if not isinstance(message, dict):
             raise UnreadableRecord("undecodable", f"not a map but a {type(message).__name__}")
         return message
 

@@ -68,8 +68,15 @@ class ProducedHeaders(list[tuple[str, bytes]]):
 
 
 def exclude_header(exclude: Collection[str]) -> Headers:
-    """Return the headers that name the channels to skip; an empty list if there are none."""
-    return [(EXCLUDE, ",".join(exclude).encode())] if exclude else []
+    """Return the headers that name the channels to skip; an empty list if there are none.
+
+    Raises:
+        TypeError: If an item can be no channel's name.
+    """
+    try:
+        return [(EXCLUDE, ",".join(exclude).encode())] if exclude else []
+    except (TypeError, UnicodeEncodeError) as error:
+        raise TypeError(f"exclude must be a collection of channel names: {error}.") from None
 
 
 def has_command(headers: Iterable[tuple[str, bytes | None]]) -> bool:

@@ -47,6 +47,9 @@ GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]+\Z", re.ASCII)
 LONGEST_NAME = 99
 """The most characters that Channels lets the name of a channel or a group have."""
 
+# Bytes. The sender keeps 1,024 for a record's key and Kafka's overhead.
+_LONGEST_USER = 900
+
 
 class ServerName(NamedTuple):
     """The name of a running layer instance: its inbox partition and a token of its own."""
@@ -143,24 +146,32 @@ def user_key(user_id: UserId) -> str:
             if the class defines its own text.
 
     Raises:
-        TypeError: If the id can be no primary key, is empty, or has a NUL character or a lone
-            surrogate in it.
+        TypeError: If the id can be no primary key, is empty or longer than 900 bytes, or has a NUL
+            character or a lone surrogate in it.
     """
-    if not isinstance(user_id, (str, int)):
+    # Not str() of a subclass: an Enum's text is the name of its member.
+    if isinstance(user_id, str):
+        key = str.__str__(user_id)
+    elif isinstance(user_id, int):
+        key = int.__repr__(user_id)
+    else:
         _require_id(user_id)
-    key = str(user_id)
+        key = str(user_id)
     if isinstance(user_id, bool) or not key:
         raise _no_user_id(user_id)
     if "\0" in key:
         # In a token NUL ends the address.
         raise TypeError(f"A user id must not have a NUL character in it, as {user_id!r} has.")
+    size = len(key)
     if not key.isascii():
         try:
-            key.encode()
+            size = len(key.encode())
         except UnicodeEncodeError:
             raise TypeError(
                 f"A user id must be text that UTF-8 can carry, unlike {user_id!r}."
             ) from None
+    if size > _LONGEST_USER:
+        raise TypeError(f"A user id may have {_LONGEST_USER} bytes, and {key[:40]!r}… has {size}.")
     return key
 
 

@@ -73,13 +73,24 @@ class TopicPosition:
         topic_id: Kafka's id of the topic; None if it is unknown. A topic that was deleted and
             created again has another id, and the offsets mean nothing in it.
         offsets: For each partition the offset of the first record that was not told.
-        epochs: For each partition the leader epoch that the record before that has, or a later one;
-            -1 where it is unknown. Empty if none is known.
+        epochs: For each partition the leader epoch of the record before that, as the position was
+            signed; -1 where it is unknown. Empty if none is known.
+        signed: The offsets as they were signed; empty if no place raised them.
     """
 
     topic_id: str | None
     offsets: tuple[int, ...]
     epochs: tuple[int, ...] = ()
+    signed: tuple[int, ...] = ()
+
+    def last_told(self, partition: int) -> tuple[int, int] | None:
+        """Return the offset of the last record that was told of a partition, and its leader epoch.
+
+        Returns:
+            That of the signed position, whatever places follow it; None if its epoch is unknown.
+        """
+        epoch = self.epochs[partition] if partition < len(self.epochs) else -1
+        return None if epoch < 0 else ((self.signed or self.offsets)[partition] - 1, epoch)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class LogPosition:
         time: When it was taken, by the broker's clock, in seconds since the epoch.
         topics: The position in each topic that it covers; of the topics that all servers read.
         groups: The hashes of the groups for which it holds.
-        user: The hash of the user for whom it holds; None without one.
+        users: The hashes of the users for whom it holds; mostly one or none.
         names: The hashes of the names of its channel, the latest first: messages may exclude any.
             Empty for the position of a group or a user.
         starts: Where a group's or a user's part begins later than ``offsets`` say, because the
@@ -102,7 +113,7 @@ class LogPosition:
     time: float
     topics: Mapping[Topic, TopicPosition] = field(default_factory=dict, hash=False)
     groups: frozenset[bytes] = frozenset()
-    user: bytes | None = None
+    users: frozenset[bytes] = frozenset()
     names: tuple[bytes, ...] = ()
     starts: Mapping[tuple[Topic, bytes, int], int] = field(default_factory=dict, hash=False)
 
@@ -120,7 +131,8 @@ class LogPosition:
                 for topic, place in self.topics.items()
             ],
             sorted(self.groups),
-            self.user,
+            # As the first version has it, where it can.
+            sorted(self.users) if len(self.users) > 1 else next(iter(self.users), None),
         ]
         if of_channel:
             starts = [[_CODES[where[0]], *where[1:], at] for where, at in self.starts.items()]
@@ -184,7 +196,8 @@ class LogPosition:
                 offsets = [*covered.offsets, *added]
                 for partition, offset in offsets_of.items():
                     offsets[partition] = max(offsets[partition], offset)
-                topics[topic] = replace(covered, offsets=tuple(offsets))
+                if tuple(offsets) != covered.offsets:
+                    topics[topic] = replace(covered, offsets=tuple(offsets), signed=covered.offsets)
         return replace(self, topics=topics)
 
 
@@ -193,7 +206,7 @@ def _from_fields(
     milliseconds: Any,
     topics: Any,
     groups: Any,
-    user: Any,
+    users: Any,
     names: Any = (),
     starts: Any = (),
 ) -> LogPosition:
@@ -202,7 +215,9 @@ def _from_fields(
     found = {}
     for code, topic_id, offsets, *epochs in topics:
         _require_offsets(offsets)
-        if epochs and not all(isinstance(each, int) for each in epochs[0]):
+        if epochs and not (
+            len(epochs[0]) in (0, len(offsets)) and all(isinstance(each, int) for each in epochs[0])
+        ):
             raise ValueError("a leader epoch is none")
         epochs_of = tuple(epochs[0]) if epochs else ()
         found[_TOPICS[code]] = TopicPosition(_unpacked_id(topic_id), tuple(offsets), epochs_of)
@@ -210,11 +225,18 @@ def _from_fields(
     for code, of, partition, offset in starts:
         _require_offsets([partition, offset])
         later[_TOPICS[code], of, partition] = offset
-    hashes = [*groups, *([] if user is None else [user]), *names, *(each[1] for each in later)]
+    users = users if isinstance(users, list) else [] if users is None else [users]
+    hashes = [*groups, *users, *names, *(each[1] for each in later)]
     if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
         raise ValueError("a hash is none")
     return LogPosition(
-        prefix, milliseconds / 1000, found, frozenset(groups), user, tuple(names), later
+        prefix,
+        milliseconds / 1000,
+        found,
+        frozenset(groups),
+        frozenset(users),
+        tuple(names),
+        later,
     )
 
 

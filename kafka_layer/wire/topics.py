@@ -23,6 +23,9 @@ __all__ = [
 class Topic(str, enum.Enum):
     """The fixed topics of a layer, by their names after the prefix."""
 
+    # That of Enum is Python code, and each record is looked up by its topic several times.
+    __hash__ = str.__hash__
+
     SEND_GROUP = "send-group"
     SEND_USER = "send-user"
     SEND_ALL = "send-all"

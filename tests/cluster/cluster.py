@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from kafka_layer.layer import KafkaChannelLayer
-from tests.support.layers import Layers, next_message
+from tests.support.layers import next_message
 
 __all__ = ["MESSAGE", "Client", "Cluster", "inboxes"]
 
@@ -60,16 +60,11 @@ class Cluster:
     """Layers as servers.
 
     Args:
-        make_layer: Makes them.
-        size: How many.
-        config: CONFIG keywords of each.
-
-    Attributes:
         servers: The layers.
     """
 
-    def __init__(self, make_layer: Layers, size: int, **config: Any) -> None:
-        self.servers = [make_layer(**config) for _ in range(size)]
+    def __init__(self, servers: list[KafkaChannelLayer]) -> None:
+        self.servers = servers
 
     def __len__(self) -> int:
         return len(self.servers)

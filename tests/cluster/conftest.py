@@ -9,16 +9,16 @@ import pytest
 import pytest_asyncio
 
 from tests.cluster.cluster import Cluster
-from tests.support.layers import Layers
+from tests.support.layers import Layers, Servers
 from tests.support.processes import RemoteLayer
 
 MakeRemote = Callable[[], Awaitable[RemoteLayer]]
 
 
 @pytest.fixture(params=[2, 3], ids=["two-servers", "three-servers"])
-def cluster(request: pytest.FixtureRequest, make_layer: Layers) -> Cluster:
-    """Two servers, and in a second run three."""
-    return Cluster(make_layer, request.param)
+def cluster(request: pytest.FixtureRequest, servers: Servers) -> Cluster:
+    """Two servers, and in a second run three; they run on from test to test of a file."""
+    return Cluster(servers[: request.param])
 
 
 @pytest_asyncio.fixture

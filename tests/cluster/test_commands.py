@@ -220,7 +220,7 @@ class TestAcknowledgement:
     async def test_two_servers_that_use_the_same_numbers_get_their_own_answers(
         self, make_layer: Layers, watch: Watch
     ) -> None:
-        cluster = Cluster(make_layer, 3)
+        cluster = Cluster([make_layer() for _ in range(3)])
         channel = str(owned := await cluster[0].new_channel())
         await cluster[1].new_channel()
         await cluster[2].new_channel()
@@ -240,7 +240,7 @@ class TestMany:
         self, make_layer: Layers, watch: Watch
     ) -> None:
         """Each asker joins and leaves a group of its own again and again, all at once."""
-        cluster = Cluster(make_layer, 3, ack_timeout=DEADLINE)
+        cluster = Cluster([make_layer(ack_timeout=DEADLINE) for _ in range(3)])
         channels = [await cluster[0].new_channel() for _ in range(4)]
         watched = watch(cluster[0])
         await cluster[1].new_channel()
@@ -277,7 +277,7 @@ class TestMany:
     async def test_a_hundred_times_add_remotely_and_send_from_a_third_server(
         self, make_layer: Layers
     ) -> None:
-        cluster = Cluster(make_layer, 3)
+        cluster = Cluster([make_layer() for _ in range(3)])
         await cluster[2].new_channel()
         clients = []
         for number in range(100):
@@ -289,7 +289,7 @@ class TestMany:
         assert received == [{"round": number} for number in range(100)]
 
     async def test_a_hundred_times_in_one_group_and_back(self, make_layer: Layers) -> None:
-        cluster = Cluster(make_layer, 3)
+        cluster = Cluster([make_layer() for _ in range(3)])
         witness = await cluster.connect(0, "room")
         client = await cluster.connect(0)
         for number in range(100):

@@ -34,6 +34,7 @@ KEPT = [
     ("uvicorn, reloading", "closing", 2, True),
     ("gunicorn, uvicorn's worker", "closing", 2, True),
     ("gunicorn, its own worker", "bare", 1, True),
+    ("gunicorn, its ASGI worker", "bare", 2, True),
     ("hypercorn", "bare", 2, False),
     ("hypercorn, reloading", "closing", 2, True),
     ("granian", "bare", 2, False),
@@ -250,16 +251,29 @@ async def test_a_task_queue_loses_what_a_task_sent_unless_the_layer_is_closed(
     assert list(numbers_by_process(await room.rest()).values()) == [list(range(COUNT))]
 
 
-async def test_a_program_without_a_handler_of_its_own(room: Room) -> None:
+# As the first process of a container: the kernel keeps it from signals that it does not handle.
+CONTAINER = ["unshare", "--pid", "--fork", "--kill-child"]
+
+
+@pytest.mark.parametrize(
+    ("where", "ends_with"),
+    [([], -signal.SIGTERM), (CONTAINER, 128 + signal.SIGTERM)],
+    ids=["a process", "the first process of a container"],
+)
+async def test_a_program_without_a_handler_of_its_own(
+    where: list[str], ends_with: int, room: Room
+) -> None:
+    if where and subprocess.run([*where, "true"], check=False).returncode:  # noqa: ASYNC221
+        pytest.skip("this user may not make a namespace of processes")
     program = "tests.support.programs.terminated"
     process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", program, json.dumps(room.config), "room", str(COUNT)],
+        [*where, sys.executable, "-m", program, json.dumps(room.config), "room", str(COUNT)],
         cwd=REPOSITORY,
     )
     try:
-        status = await asyncio.to_thread(process.wait, END_SECONDS)
+        status = await asyncio.to_thread(process.wait, END_SECONDS / 2)
     finally:
         process.kill()
     # It ends as a process does that was told to.
-    assert status == -signal.SIGTERM
+    assert status == ends_with
     assert await room.messages(COUNT) == [{"kind": "group", "n": number} for number in range(COUNT)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import socket
@@ -15,19 +14,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ormsgpack
 import pytest
-from channels.exceptions import ChannelFull
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.live import close_all
-from kafka_layer.signals import produce_failed
 from tests.support.inspect import server_of
-from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, kafka_backend, layer_threads, next_message
+from tests.support.layers import Layers, layer_threads, next_message
 from tests.support.waiting import wait_until, wait_until_async
 
 CLOSE_LIMIT = 5.5
@@ -227,59 +222,6 @@ class TestBrokerGone:
             port = server.getsockname()[1]
         layer = KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{port}")
         await bounded_start_and_close(layer)
-
-    async def test_a_broker_that_was_killed(self, real_broker_tools: None) -> None:
-        with RealBroker() as broker, layers_on(broker) as make_layer:
-            here, there = make_layer(), make_layer()
-            channel = await there.new_channel()
-            await there.group_add("room", channel)
-            await here.group_send("room", {"n": 1})
-            assert await next_message(there, channel) == {"n": 1}
-            broker.kill()
-            for _ in range(100):
-                await here.group_send("room", {"n": 2})
-            waiting = asyncio.create_task(there.receive(channel))
-            for layer in (here, there):
-                started = time.monotonic()
-                await layer.close()
-                assert time.monotonic() - started < CLOSE_LIMIT
-            waiting.cancel()
-
-    async def test_what_a_close_gives_up_is_reported(self, real_broker_tools: None) -> None:
-        reported = []
-
-        def note(value: bytes, **kwargs: object) -> None:
-            reported.append(ormsgpack.unpackb(value)["n"])
-
-        with RealBroker() as broker, layers_on(broker) as make_layer:
-            # The client takes about 340 of them; others are held back before it, none of them once
-            # the producer's thread has found the client full.
-            layer = make_layer(producer_config={"queue.buffering.max.kbytes": 1024})
-            await layer.group_send("room", {"n": -1})
-            broker.kill()
-            produce_failed.connect(note)
-            accepted = []
-            try:
-                with contextlib.suppress(ChannelFull):
-                    for number in range(600):
-                        await layer.group_send("room", {"n": number, "padding": b"x" * 3000})
-                        accepted.append(number)
-                assert layer.stats().queued >= 340
-            finally:
-                await layer.close()
-                produce_failed.disconnect(note)
-        assert sorted(set(reported) - {-1}) == accepted
-        assert len(reported) == len(set(reported))
-
-
-@contextlib.contextmanager
-def layers_on(broker: RealBroker) -> Iterator[Layers]:
-    """Makes layers on a broker of the test's own, and closes them."""
-    layers = Layers(kafka_backend(broker.bootstrap_servers))
-    try:
-        yield layers
-    finally:
-        layers.close()
 
 
 def in_a_child(function: Callable[[], None]) -> float:

@@ -25,7 +25,7 @@ DEADLINE = 60.0
 async def test_a_process_that_only_asks_gets_its_acknowledgements(
     make_layer: Layers, how: str
 ) -> None:
-    cluster = Cluster(make_layer, 2)
+    cluster = Cluster([make_layer() for _ in range(2)])
     client = await cluster.connect(0)
     config = {**make_layer.backend.config, "prefix": make_layer.prefix}
     asker = await asyncio.to_thread(
@@ -134,7 +134,7 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
 async def test_a_server_beside_a_killed_one_goes_on(
     make_layer: Layers, make_remote: MakeRemote
 ) -> None:
-    cluster, remote = Cluster(make_layer, 2), await make_remote()
+    cluster, remote = Cluster([make_layer() for _ in range(2)]), await make_remote()
     clients = await cluster.connect_each(group="room", user="ann")
     gone = await remote.call("new_channel")
     await remote.call("group_add", "room", gone)

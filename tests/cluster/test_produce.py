@@ -31,9 +31,7 @@ from kafka_layer.signals import produce_failed
 from kafka_layer.wire.names import owner_of
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.cluster.cluster import MESSAGE
-from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, decoded, next_message, next_messages, stats_of
-from tests.support.patience import PatientLayer
+from tests.support.layers import Layers, decoded, next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
 
 DEADLINE = 30.0
@@ -271,66 +269,6 @@ class TestWhatTheBrokerSays:
         position = await call(layer, "send", "films", {"data": b"x" * 3_000_000})
         record = await asyncio.to_thread(record_at, kafka, *position[:3])
         assert len(record.value() or b"") > 3_000_000
-
-
-class TestABrokerThatIsDown:
-    async def test_sends_fail_once_the_message_expired(
-        self, real_broker_tools: None, failures: Failures
-    ) -> None:
-        with RealBroker() as broker:
-            config = {
-                "bootstrap_servers": broker.bootstrap_servers,
-                "prefix": "down",
-                "expiry": 2,
-                "ack_timeout": DEADLINE,
-                "default_partitions": 2,
-            }
-            awaiting, other = (
-                PatientLayer(**config, await_produce=await_produce)
-                for await_produce in (True, False)
-            )
-            channel = await other.new_channel()
-            await other.group_add("room", channel)
-            await awaiting.group_add("room", channel)
-            await awaiting.group_send("room", MESSAGE)
-            assert await next_message(other, channel) == MESSAGE
-            broker.kill()
-            await self.all_fail(awaiting, other, channel, failures)
-            await asyncio.gather(awaiting.close(), other.close())
-
-    async def all_fail(
-        self,
-        awaiting: KafkaChannelLayer,
-        other: KafkaChannelLayer,
-        channel: str,
-        failures: Failures,
-    ) -> None:
-        started = time.monotonic()
-        assert await other.group_send("room", {"n": 1}, exclude=["somebody"]) is None
-        assert await asyncio.to_thread(other.group_send_sync, "room", {"n": 2}) is None
-        assert time.monotonic() - started < 0.5
-        results = await asyncio.gather(
-            awaiting.group_send("room", MESSAGE),
-            awaiting.send(channel, MESSAGE),
-            awaiting.all_send(MESSAGE),
-            awaiting.group_add("room", channel),
-            asyncio.to_thread(awaiting.user_send_sync, "ann", MESSAGE),
-            asyncio.to_thread(awaiting.group_discard_sync, "room", channel),
-            return_exceptions=True,
-        )
-        took = time.monotonic() - started
-        assert [type(each) for each in results] == [ProduceFailed] * 6
-        assert all("no broker took it before it expired" in str(each) for each in results)
-        assert 1.5 < took < DEADLINE
-        topic = topic_name("down", Topic.SEND_GROUP)
-        said = [each for each in await failures.of(topic, 3) if each["value"] != b""]
-        by_value = {json.dumps(decoded(other, each["value"])): each for each in said}
-        assert set(by_value) == {json.dumps(each) for each in (MESSAGE, {"n": 1}, {"n": 2})}
-        for each in said:
-            assert isinstance(each["error"], ProduceFailed)
-            assert each["key"] == b"room"
-        assert by_value['{"n": 1}']["headers"] == [("exclude", b"somebody")]
-        assert stats_of(other)["dropped.produce"] == 2
 
 
 def lower_limit(servers: str, topic: str, limit: int) -> None:

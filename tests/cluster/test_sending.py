@@ -157,7 +157,7 @@ class TestGroups:
     async def test_a_member_that_does_not_take_its_messages_costs_the_others_nothing(
         self, make_layer: Layers
     ) -> None:
-        cluster = Cluster(make_layer, 2, capacity=2)
+        cluster = Cluster([make_layer(capacity=2) for _ in range(2)])
         stuck, alive = [await cluster.connect(1, "room") for _ in range(2)]
         for number in range(10):
             await cluster[0].group_send("room", {"n": number})
@@ -234,7 +234,7 @@ class TestDisconnected:
         assert _left_in(cluster, 1, gone) == 0
 
     async def test_it_leaves_its_groups_and_its_user(self, make_layer: Layers) -> None:
-        cluster = Cluster(make_layer, 3)
+        cluster = Cluster([make_layer() for _ in range(3)])
         clients = await cluster.connect_each(group="room", user="ann")
         # Only then it is forgotten with its name: else a receive by its plain name might follow.
         await clients[1].inbox()

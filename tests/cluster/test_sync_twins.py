@@ -23,7 +23,10 @@ class TestBlocking:
     async def test_a_twin_that_waits_blocks_its_thread_alone(
         self, make_layer: Layers, make_remote: MakeRemote
     ) -> None:
-        cluster, frozen = Cluster(make_layer, 2, ack_timeout=60), await make_remote()
+        cluster, frozen = (
+            Cluster([make_layer(ack_timeout=60) for _ in range(2)]),
+            await make_remote(),
+        )
         remote_channel = await frozen.call("new_channel")
         client, other = await cluster.connect(1), await cluster.connect(1)
         frozen.freeze()

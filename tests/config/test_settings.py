@@ -203,6 +203,10 @@ def test_a_producer_may_give_up_earlier_than_expiry() -> None:
     assert config.producer_config["message.timeout.ms"] == 30_000
 
 
+async def coroutine(told: object) -> None:
+    """A callback of the wrong kind."""
+
+
 # What is refused
 
 SENTENCES: list[tuple[dict[str, Any], str]] = [
@@ -299,6 +303,9 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         "min.insync.replicas=3, more than its replication_factor (2): no message could be written",
     ),
     ({"worker_channels": []}, "worker_channels is []; it must be a dict"),
+    ({"worker_channels": {"a b": {}}}, "has the key 'a b', which no worker channel can be called"),
+    ({"worker_channels": {"a!": {}}}, "has the key 'a!', which no worker channel can be called"),
+    ({"topics": {"ack": {"config": {5: 1}}}}, "['config'] is {5: 1}; it must be a dict of Kafka's"),
     ({"worker_channels": {"a": {"expiry": 0}}}, "worker_channels['a']['expiry'] is 0"),
     ({"worker_channels": {"a": {"partitons": 1}}}, "did you mean 'partitions'?"),
     (
@@ -321,6 +328,14 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         "admin_config['client.id'] is a list; it must be a str",
     ),
     (
+        {"client_config": {"oauth_cb": "project.tokens.fetch"}},
+        "client_config['oauth_cb'] is a str; it must be a plain function",
+    ),
+    (
+        {"consumer_config": {"stats_cb": coroutine}},
+        "consumer_config['stats_cb'] is a coroutine function; it must be a plain function",
+    ),
+    (
         {"producer_config": {"message.timeout.ms": 60_001}},
         "producer_config['message.timeout.ms'] is 60001; it must be from 1 to 60000, that is exp",
     ),
@@ -329,7 +344,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("keywords", "sentence"), SENTENCES, ids=str)
+# Without the address of a function: the ids are the same in all processes of a run.
+@pytest.mark.parametrize(
+    ("keywords", "sentence"), SENTENCES, ids=lambda each: re.sub(r" at 0x\w+", "", str(each))
+)
 def test_a_value_that_cannot_work_is_refused(keywords: dict[str, Any], sentence: str) -> None:
     assert sentence in refused(**keywords)
 

@@ -7,6 +7,6 @@ import pytest
 from tests.support.layers import Backend, backend_named
 
 
-@pytest.fixture(scope="session", params=["memory", "embedded", "kafka"])
+@pytest.fixture(scope="module", params=["memory", "embedded", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return backend_named(request.param, request)

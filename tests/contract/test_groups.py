@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import secrets
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kafka_layer.exceptions import GroupAckTimeout
 from kafka_layer.layer import KafkaChannelLayer
-from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.layers import Layers, Servers, next_message, next_messages, stats_of
 
 MESSAGE: dict[str, Any] = {"type": "test.message", "n": 1}
 BARRIER: dict[str, Any] = {"type": "barrier"}
@@ -27,9 +30,9 @@ async def holds_nothing(layer: KafkaChannelLayer, channel: str) -> None:
 
 class TestGroups:
     async def test_members_on_two_servers_get_a_message_and_others_do_not(
-        self, make_layer: Layers
+        self, servers: Servers
     ) -> None:
-        here, there = make_layer(), make_layer()
+        here, there, _ = servers
         members = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(2)]
         stranger = await there.new_channel()
         for layer, channel in members:
@@ -39,8 +42,8 @@ class TestGroups:
             assert await next_message(layer, channel) == MESSAGE
         await holds_nothing(there, stranger)
 
-    async def test_discarding_who_is_no_member_changes_nothing(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_discarding_who_is_no_member_changes_nothing(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         await layer.group_discard("room", channel)
         await layer.group_add("room", channel)
@@ -57,8 +60,8 @@ class TestGroups:
         assert await next_message(layer, channel) == BARRIER
         assert stats_of(layer)["failed"] == 0
 
-    async def test_all_members_see_one_order(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_all_members_see_one_order(self, servers: Servers) -> None:
+        here, there, _ = servers
         members = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(2)]
         for layer, channel in members:
             await layer.group_add("room", channel)
@@ -89,8 +92,8 @@ class TestGroups:
         await here.group_send("two", {"n": 4})
         assert await next_message(there, channel) == {"n": 4}
 
-    async def test_exclude(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_exclude(self, servers: Servers) -> None:
+        here, there, _ = servers
         members = {name: await there.new_channel() for name in ("a", "b", "c")}
         for channel in members.values():
             await there.group_add("room", channel)
@@ -111,6 +114,44 @@ class TestGroups:
         assert await next_message(there, members["three"]) == BARRIER
         assert await next_message(there, members["two"]) == MESSAGE
         await holds_nothing(there, members["two"])
+
+
+class Spelled(str):
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+def member_of_an_enum(text: str) -> str:
+    """Return a name as applications write them; its str() is that of the member."""
+    return enum.Enum("Room", {"LOBBY": text}, type=str).LOBBY  # type: ignore[no-any-return, attr-defined, unused-ignore]
+
+
+@pytest.mark.parametrize("make", [member_of_an_enum, Spelled], ids=["Enum", "other"])
+async def test_a_name_of_a_subclass_of_str_means_its_text(
+    make_layer: Layers, make: Callable[[str], str]
+) -> None:
+    here, there = (make_layer(symmetric_encryption_keys=["secret"]) for _ in range(2))
+    # No other test uses it: of messages with one idempotency key the first one alone arrives.
+    plain_name = f"lobby-{secrets.token_hex(4)}"
+    name = make(plain_name)
+    member, plain = await there.new_channel(), await there.new_channel()
+    await here.group_add(name, member)
+    await there.group_add(plain_name, plain)
+    await here.group_send(name, {"n": 1})
+    await here.group_send_many([name], {"n": 2}, idempotency_key="two")
+    await here.group_send(plain_name, {"n": 3})
+    for channel in (member, plain):
+        assert await next_messages(there, channel, 3) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    found, expected = await here.group_history(name), await here.group_history(plain_name)
+    assert found.messages == expected.messages != []
+    await there.user_add(plain_name, member)
+    await here.user_send(name, {"n": 4})
+    assert await next_message(there, member) == {"n": 4}
+    await there.group_discard(name, plain)
+    await here.group_send(plain_name, {"n": 5})
+    assert await next_message(there, member) == {"n": 5}
+    await holds_nothing(there, plain)
+    assert not there.stats().dropped
 
 
 class TestRemoteMembership:
@@ -142,8 +183,8 @@ class TestRemoteMembership:
 
 
 class TestUsersAndAll:
-    async def test_all_channels_of_a_user_on_all_servers(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_all_channels_of_a_user_on_all_servers(self, servers: Servers) -> None:
+        here, there, _ = servers
         mine = [(layer, await layer.new_channel()) for layer in (here, there, there)]
         yours = await there.new_channel()
         for layer, channel in mine:
@@ -154,15 +195,15 @@ class TestUsersAndAll:
             assert await next_message(layer, channel) == MESSAGE
         await holds_nothing(there, yours)
 
-    async def test_a_number_and_its_digits_are_the_same_user(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_a_number_and_its_digits_are_the_same_user(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         await layer.user_add(7, channel)
         await layer.user_send("7", MESSAGE)
         assert await next_message(layer, channel) == MESSAGE
 
-    async def test_users_and_groups_do_not_mix(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_users_and_groups_do_not_mix(self, servers: Servers) -> None:
+        layer = servers[0]
         user, member = await layer.new_channel(), await layer.new_channel()
         await layer.user_add("same", user)
         await layer.group_add("same", member)
@@ -173,15 +214,15 @@ class TestUsersAndAll:
         await holds_nothing(layer, user)
         await holds_nothing(layer, member)
 
-    async def test_user_names_need_not_be_legal_group_names(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_user_names_need_not_be_legal_group_names(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         await layer.user_add("Jörg <j@example.org>", channel)
         await layer.user_send("Jörg <j@example.org>", MESSAGE)
         assert await next_message(layer, channel) == MESSAGE
 
-    async def test_exclude_and_many(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_exclude_and_many(self, servers: Servers) -> None:
+        here, there, _ = servers
         first, second, other = [await there.new_channel() for _ in range(3)]
         await there.user_add("me", first)
         await there.user_add("me", second)
@@ -211,8 +252,8 @@ class TestUsersAndAll:
         received = await next_messages(there, channel, 200)
         assert [each["n"] for each in received] == list(range(200))
 
-    async def test_send_many(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_send_many(self, servers: Servers) -> None:
+        here, there, _ = servers
         channels = [(layer, await layer.new_channel()) for layer in (here, there) for _ in range(2)]
         await here.send_many([channel for _, channel in channels], MESSAGE)
         for layer, channel in channels:

@@ -18,7 +18,7 @@ from kafka_layer.messages import History, Message
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
-from tests.support.layers import PARTITIONS, Layers, next_message, stats_of
+from tests.support.layers import PARTITIONS, Layers, Servers, next_message, stats_of
 from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
 from tests.support.waiting import wait_until_async
 
@@ -76,22 +76,22 @@ class TestMessages:
         assert before < message.timestamp < before + DEADLINE
 
     async def test_an_excluded_channel_does_not_hide_a_message(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         await layer.group_send(group, {"n": 1}, exclude=["someone"])
         await settled(layer)
         assert numbers(await layer.group_history(group)) == [1]
 
-    async def test_each_asker_gets_copies_of_its_own(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_each_asker_gets_copies_of_its_own(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, [])
         first, second = await asyncio.gather(*(layer.group_history(group) for _ in range(2)))
         first.messages[0]["n"].append("mine")
         assert second.messages[0] == {"n": []}
 
-    async def test_a_message_of_a_megabyte(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_message_of_a_megabyte(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, "x" * 1_000_000, 2)
         found = await layer.group_history(group)
         assert [len(str(each)) for each in numbers(found)] == [1_000_000, 1]
@@ -140,20 +140,20 @@ class TestMessages:
 
 
 class TestLimits:
-    async def test_the_last_ones_oldest_first(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_the_last_ones_oldest_first(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, *range(5))
         found = await layer.group_history(group, limit=3)
         assert numbers(found) == [2, 3, 4]
         assert found.complete
 
-    async def test_newest_first(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_newest_first(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, *range(5))
         assert numbers(await layer.group_history(group, limit=3, newest_first=True)) == [4, 3, 2]
 
-    async def test_none_but_the_position(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_none_but_the_position(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, 1)
         found = await layer.group_history(group, limit=0)
         assert found.messages == []
@@ -161,16 +161,16 @@ class TestLimits:
         await send(layer, group, 2)
         assert numbers(await layer.group_history(group, since=found.position)) == [2]
 
-    async def test_a_group_without_messages(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_group_without_messages(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         found = await layer.group_history(group)
         assert found.messages == []
         assert found.complete
         await send(layer, group, 1)
         assert numbers(await layer.group_history(group, since=found.position)) == [1]
 
-    async def test_more_than_a_chunk(self, make_layer: Layers, group: str) -> None:
-        layer, other = make_layer(), neighbour(group)
+    async def test_more_than_a_chunk(self, servers: Servers, group: str) -> None:
+        layer, other = servers[0], neighbour(group)
         await send(layer, group, 0)
         await send(layer, other, *range(300))
         await send(layer, group, 1)
@@ -192,16 +192,16 @@ class TestLimits:
         ],
     )
     async def test_wrong_arguments_are_refused(
-        self, make_layer: Layers, arguments: dict[str, Any], error: type[Exception], told: str
+        self, servers: Servers, arguments: dict[str, Any], error: type[Exception], told: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         with pytest.raises(error, match=told):
             await layer.group_history("room", **arguments)
         with pytest.raises(error, match=told):
             layer.group_history_sync("room", **arguments)
 
-    async def test_wrong_names_are_refused(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_wrong_names_are_refused(self, servers: Servers) -> None:
+        layer = servers[0]
         with pytest.raises(TypeError):
             await layer.group_history("no name")
         with pytest.raises(TypeError):
@@ -209,8 +209,8 @@ class TestLimits:
 
 
 class TestSince:
-    async def test_a_position(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_position(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, 1)
         position = await layer.group_position(group)
         assert (await layer.group_history(group, since=position)).messages == []
@@ -221,8 +221,8 @@ class TestSince:
         newest = await layer.group_history(group, since=position, limit=2, newest_first=True)
         assert numbers(newest) == [6, 5]
 
-    async def test_page_by_page(self, make_layer: Layers, group: str) -> None:
-        layer, other = make_layer(), neighbour(group)
+    async def test_page_by_page(self, servers: Servers, group: str) -> None:
+        layer, other = servers[0], neighbour(group)
         position = await layer.group_position(group)
         for number in range(10):
             await layer.group_send(group, {"n": number})
@@ -237,9 +237,9 @@ class TestSince:
 
     @pytest.mark.parametrize("newest_first", [False, True])
     async def test_the_position_of_a_message(
-        self, make_layer: Layers, group: str, newest_first: bool
+        self, servers: Servers, group: str, newest_first: bool
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         await send(layer, group, *range(6))
         found = await layer.group_history(group, newest_first=newest_first)
         for message in found.messages:
@@ -261,8 +261,8 @@ class TestSince:
             rest = await layer.all_history(since=message.position)
             assert numbers(rest) == told[number + 1 :]
 
-    async def test_a_datetime_and_a_timedelta(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_datetime_and_a_timedelta(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, 1, 2)
         cut = await a_while_later(layer, group)
         await send(layer, group, 3, 4)
@@ -314,9 +314,9 @@ async def a_while_later(layer: KafkaChannelLayer, group: str) -> datetime.dateti
 
 class TestAddresses:
     async def test_groups_of_one_partition_are_kept_apart(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer, other = make_layer(), neighbour(group)
+        layer, other = servers[0], neighbour(group)
         for number in range(4):
             await layer.group_send(group, {"n": number})
             await layer.group_send(other, {"n": f"other {number}"})
@@ -324,8 +324,8 @@ class TestAddresses:
         assert numbers(await layer.group_history(group)) == [0, 1, 2, 3]
         assert numbers(await layer.group_history(other, limit=1)) == ["other 3"]
 
-    async def test_a_user(self, make_layer: Layers) -> None:
-        layer, user = make_layer(), secrets.randbelow(2**40)
+    async def test_a_user(self, servers: Servers) -> None:
+        layer, user = servers[0], secrets.randbelow(2**40)
         await layer.user_send(user, {"n": 1})
         await layer.user_send(f"{user}0", {"n": "another"})
         await settled(layer)
@@ -486,8 +486,8 @@ class TestCallers:
         server_of(layer).transport.settle(DEADLINE)
         assert numbers(layer.group_history_sync(group)) == [1]
 
-    async def test_many_at_a_time(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_many_at_a_time(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         groups = [f"{group}-{number}" for number in range(20)]
         for each in groups:
             await layer.group_send(each, {"n": each})

@@ -14,7 +14,7 @@ from kafka_layer.messages import Message
 from kafka_layer.wire.idempotency import IDEMPOTENCY_KEY
 from kafka_layer.wire.partitions import partition_of
 from tests.support.inspect import server_of
-from tests.support.layers import PARTITIONS, Layers, next_messages, stats_of
+from tests.support.layers import PARTITIONS, Layers, Servers, next_messages, stats_of
 
 DEADLINE = 30.0
 END = {"n": "end"}
@@ -85,8 +85,8 @@ class TestLive:
             assert first == "0" or (way.startswith("all") and first == "1")
             assert layer.stats().dropped == {"duplicate": 1}
 
-    async def test_a_key_counts_for_one_group(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_key_counts_for_one_group(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         other = f"{group}-other"
         channel = await member(layer, group)
         await layer.group_add(other, channel)
@@ -197,8 +197,8 @@ class TestEncryption:
 
 
 class TestHistory:
-    async def test_a_history_has_each_message_once(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_history_has_each_message_once(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         for number in (1, 2):
             for _ in range(3):
                 await layer.group_send(group, {"n": number}, idempotency_key=f"k{number}")
@@ -209,10 +209,8 @@ class TestHistory:
         newest = await layer.group_history(group, limit=1, newest_first=True)
         assert [each["n"] for each in newest.messages] == [2]
 
-    async def test_an_original_before_what_is_asked_for(
-        self, make_layer: Layers, group: str
-    ) -> None:
-        layer = make_layer()
+    async def test_an_original_before_what_is_asked_for(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         other = neighbour(group)
         await layer.group_send(group, {"n": 1}, idempotency_key="k")
         for number in range(250):  # so that it lies in another chunk
@@ -229,8 +227,8 @@ class TestHistory:
         last = await layer.group_history(group, limit=2)
         assert [each["n"] for each in last.messages] == [1, 2]
 
-    async def test_no_page_is_empty_before_the_last(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_no_page_is_empty_before_the_last(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         position = await layer.group_position(group)
         for number in range(3):
             for _ in range(4):

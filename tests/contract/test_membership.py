@@ -9,15 +9,15 @@ import pytest
 from kafka_layer.exceptions import GroupAckTimeout
 from kafka_layer.layer import KafkaChannelLayer
 from tests.cluster.cluster import MESSAGE, Client, Cluster, inboxes
-from tests.support.layers import Layers
+from tests.support.layers import Layers, Servers
 
 Kind = Literal["group", "user"]
 
 
 @pytest.fixture(params=[2, 3], ids=["two-servers", "three-servers"])
-def cluster(request: pytest.FixtureRequest, make_layer: Layers) -> Cluster:
+def cluster(request: pytest.FixtureRequest, servers: Servers) -> Cluster:
     """Two servers, and in a second run three."""
-    return Cluster(make_layer, request.param)
+    return Cluster(servers[: request.param])
 
 
 @pytest.fixture(params=["group", "user"])
@@ -115,7 +115,10 @@ async def test_removing_a_non_member_changes_nothing(cluster: Cluster, kind: Kin
     assert await inboxes(stranger, member) == [[MESSAGE], [MESSAGE]]
 
 
-async def test_adding_a_channel_that_its_server_does_not_have(cluster: Cluster, kind: Kind) -> None:
+async def test_adding_a_channel_that_its_server_does_not_have(
+    make_layer: Layers, kind: Kind
+) -> None:
+    cluster = Cluster([make_layer() for _ in range(2)])
     client = await cluster.connect(0)
     made_up = Client(cluster[0], client.channel[:-4] + "0000")
     await add(cluster[1], kind, made_up)

@@ -11,7 +11,7 @@ from channels.exceptions import MessageTooLarge
 
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
-from tests.support.layers import Layers, next_message, next_messages
+from tests.support.layers import Layers, Servers, next_message, next_messages
 
 SAME_IN_ALL_FORMATS: dict[str, Any] = {
     "type": "test.message",
@@ -42,8 +42,8 @@ class TestRoundTrips:
         await here.group_send("room", SAME_IN_ALL_FORMATS)
         assert identical(await next_message(there, channel), SAME_IN_ALL_FORMATS)
 
-    async def test_what_msgpack_alone_carries(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_what_msgpack_alone_carries(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         message = {
             "bytes": [b"", bytes(range(256))],
@@ -56,8 +56,8 @@ class TestRoundTrips:
         received = (await next_message(there, channel))["nan"]
         assert received != received
 
-    async def test_tuples_become_lists(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_tuples_become_lists(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         for layer in (here, there):
             await layer.send(channel, {"pair": (1, ("a", "b"))})
@@ -72,8 +72,8 @@ class TestRoundTrips:
             await sender.send(channel, {"n": 1})
             assert await next_message(receiver, channel) == {"n": 1}
 
-    async def test_a_channel_name_can_be_sent(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_a_channel_name_can_be_sent(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         await here.send(channel, {"reply_to": channel})
         received = await next_message(there, channel)
@@ -102,16 +102,16 @@ class TestRoundTrips:
 
 
 class TestCopies:
-    async def test_the_sender_keeps_its_own(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_the_sender_keeps_its_own(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         message = {"list": [1]}
         await layer.send(channel, message)
         message["list"].append(2)
         assert await next_message(layer, channel) == {"list": [1]}
 
-    async def test_every_receiver_gets_its_own(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_every_receiver_gets_its_own(self, servers: Servers) -> None:
+        here, there, _ = servers
         channels = [await there.new_channel() for _ in range(3)]
         for channel in channels:
             await there.group_add("room", channel)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
-from tests.support.layers import Layers, next_message, next_messages
+from tests.support.layers import Servers, next_message, next_messages
 from tests.support.waiting import wait_until_async
 
 ROUNDS = 40
@@ -55,9 +55,9 @@ def fresh() -> Callable[[], str]:
 
 
 async def test_a_joiner_gets_nothing_that_was_sent_before(
-    make_layer: Layers, kind: Kind, fresh: Callable[[], str]
+    servers: Servers, kind: Kind, fresh: Callable[[], str]
 ) -> None:
-    layer = make_layer()
+    layer = servers[0]
     channels = [await layer.new_channel() for _ in range(ROUNDS)]
     for channel in channels:
         name = fresh()
@@ -69,9 +69,9 @@ async def test_a_joiner_gets_nothing_that_was_sent_before(
 
 
 async def test_a_leaver_gets_what_was_sent_before(
-    make_layer: Layers, kind: Kind, fresh: Callable[[], str]
+    servers: Servers, kind: Kind, fresh: Callable[[], str]
 ) -> None:
-    layer = make_layer()
+    layer = servers[0]
     channels = [await layer.new_channel() for _ in range(ROUNDS)]
     for channel in channels:
         name = fresh()
@@ -84,8 +84,8 @@ async def test_a_leaver_gets_what_was_sent_before(
         assert await next_messages(layer, channel, 2) == [{"sent": "before"}, BARRIER]
 
 
-async def test_many_at_the_same_time(make_layer: Layers, fresh: Callable[[], str]) -> None:
-    layer = make_layer()
+async def test_many_at_the_same_time(servers: Servers, fresh: Callable[[], str]) -> None:
+    layer = servers[0]
     channels = [await layer.new_channel() for _ in range(ROUNDS)]
     room = fresh()
 
@@ -111,9 +111,9 @@ async def test_many_at_the_same_time(make_layer: Layers, fresh: Callable[[], str
 
 
 async def test_a_join_writes_nothing_where_nothing_was_sent(
-    make_layer: Layers, kind: Kind, fresh: Callable[[], str]
+    servers: Servers, kind: Kind, fresh: Callable[[], str]
 ) -> None:
-    layer = make_layer()
+    layer = servers[0]
     channel, busy = await layer.new_channel(), fresh()
     await kind.send(layer, busy, {})
     before = layer.stats().sent
@@ -128,8 +128,8 @@ async def test_a_join_writes_nothing_where_nothing_was_sent(
     assert layer.stats().sent == before + 1
 
 
-async def test_other_servers_ignore_the_marks(make_layer: Layers, fresh: Callable[[], str]) -> None:
-    here, there = make_layer(), make_layer()
+async def test_other_servers_ignore_the_marks(servers: Servers, fresh: Callable[[], str]) -> None:
+    here, there, _ = servers
     name, channel = fresh(), await there.new_channel()
     await there.group_add(name, channel)
     mine = await here.new_channel()

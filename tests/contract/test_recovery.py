@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.layers import (
     next_message,
     next_messages,
 )
+from tests.support.topics import delete_before
 from tests.support.waiting import wait_until_async
 
 DEADLINE = 30.0
@@ -54,12 +56,14 @@ async def settled(layer: KafkaChannelLayer) -> None:
     await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
 
 
-async def tracked(layer: KafkaChannelLayer, *groups: str, user: object = None) -> str:
+async def tracked(
+    layer: KafkaChannelLayer, *groups: str, user: object = None, users: Sequence[object] = ()
+) -> str:
     """Open a tracked channel with its memberships."""
     channel = await layer.new_channel()
     layer.track(channel)
-    if user is not None:
-        await layer.user_add(user, channel)
+    for each in users if user is None else [user]:
+        await layer.user_add(each, channel)
     for group in groups:
         await layer.group_add(group, channel)
     return channel
@@ -152,6 +156,20 @@ class TestRecovery:
         again = await tracked(there, user="7")
         assert numbers(await there.recover(again, position)) == [1, 2]
 
+    async def test_a_channel_of_two_users(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        one, other = f"{group}-one", f"{group}-other"
+        position = layer.position(await tracked(layer, users=[one, other]))
+        for value, user in enumerate((one, other, one)):
+            await layer.user_send(user, {"n": value})
+            await settled(layer)
+        found = await layer.recover(await tracked(layer, users=[other, one]), position)
+        # Their partitions are merged by the broker's time, which is the same for some.
+        assert sorted(numbers(found)) == [0, 1, 2]
+        for less_or_more in ([one], [other], [one, other, f"{group}-third"]):
+            again = await tracked(layer, users=less_or_more)
+            assert (await layer.recover(again, position)).reason == "user"
+
     async def test_in_hand_and_waiting_is_not_handed_over(
         self, make_layer: Layers, group: str
     ) -> None:
@@ -223,6 +241,21 @@ class TestRecovery:
         await send(layer, f"{group}-new", "last")
         received = [*found.messages, *await rest(layer, again, "last")]
         assert numbers(received) == [group, "live", "last"]
+
+    async def test_the_position_of_a_page_opens_no_group(
+        self, make_layer: Layers, group: str
+    ) -> None:
+        """Nor what was sent before a later membership."""
+        layer = make_layer()
+        position = await layer.group_position(group)
+        await send(layer, group, "before")
+        channel = await tracked(layer, f"{group}-other")
+        assert numbers(await layer.recover(channel, position)) == []
+        await layer.group_add(group, channel)
+        await send(layer, group, "live")
+        assert numbers([await next_message(layer, channel)]) == ["live"]
+        again = await tracked(layer, group)
+        assert numbers(await layer.recover(again, layer.position(channel))) == ["live"]
 
     async def test_a_copy_of_an_encrypted_message_is_refused(
         self, make_layer: Layers, group: str
@@ -413,6 +446,37 @@ class TestReasons:
         position = layer.position(await tracked(layer, group))
         ahead = "~".join([position, *(f"g{number}.999999" for number in range(4))])
         assert (await layer.recover(await tracked(layer, group), ahead)).reason == "future"
+
+    async def test_truncated(self, make_layer: Layers, prefix: str, group: str) -> None:
+        layer = make_layer(prefix)
+        old = await layer.group_position(group)
+        # More than a partition holds without a real broker: 5 MiB.
+        await send(layer, group, *([number, "x" * 900_000] for number in range(7)))
+        young = await layer.group_position(group)
+        await send(layer, group, "last")
+        if make_layer.backend.name == "kafka":
+            number = partition_of(group, PARTITIONS)
+            place = LogPosition.read(old, layer.config.prefix).topics[Topic.SEND_GROUP]
+            first = place.offsets[number] + 1
+            await asyncio.to_thread(delete_before, layer, Topic.SEND_GROUP, number, first)
+        late = make_layer(prefix)
+        found = await late.recover(await tracked(late, group), old)
+        assert (found.reason, found.messages) == ("truncated", [])
+        assert numbers(await late.recover(await tracked(late, group), young)) == ["last"]
+
+    async def test_epoch(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
+        position = LogPosition.read(await layer.group_position(group), layer.config.prefix)
+        place = position.topics[Topic.SEND_GROUP]
+        of_another = replace(place, topic_id="another-topic-as-it-w")
+        topics = {**position.topics, Topic.SEND_GROUP: of_another}
+        await send(layer, group, 1)
+        for each in (layer, make_layer()):
+            found = await each.recover(
+                await tracked(each, group), replace(position, topics=topics).sign()
+            )
+            # In memory topics have no ids.
+            assert found.reason == (None if place.topic_id is None else "epoch")
 
     async def test_they_are_counted(self, make_layer: Layers, group: str) -> None:
         layer, other = make_layer(), make_layer()

@@ -13,7 +13,14 @@ from channels.exceptions import ChannelFull
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.inspect import server_of
-from tests.support.layers import Layers, begin_receive, next_message, next_messages, stats_of
+from tests.support.layers import (
+    Layers,
+    Servers,
+    begin_receive,
+    next_message,
+    next_messages,
+    stats_of,
+)
 from tests.support.waiting import wait_until_async
 
 ILLEGAL_CHANNELS: list[Any] = [
@@ -28,37 +35,37 @@ NO_MESSAGES: list[Any] = ["text", b"bytes", None, 1, ["list"], ("a", 1)]
 
 
 class TestDelivery:
-    async def test_a_message_to_a_channel_of_this_server(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_a_message_to_a_channel_of_this_server(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         await layer.send(channel, {"type": "test.message", "text": "hi"})
         assert await next_message(layer, channel) == {"type": "test.message", "text": "hi"}
 
-    async def test_a_message_to_a_channel_of_another_server(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_a_message_to_a_channel_of_another_server(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         await here.send(channel, {"type": "test.message"})
         assert await next_message(there, channel) == {"type": "test.message"}
 
-    async def test_a_receive_that_waits_already(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_a_receive_that_waits_already(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         waiting = await begin_receive(there, channel)
         await here.send(channel, {"n": 1})
         assert await waiting == {"n": 1}
 
     @pytest.mark.parametrize("same_server", [True, False])
-    async def test_first_in_first_out(self, make_layer: Layers, same_server: bool) -> None:
-        there = make_layer()
-        here = there if same_server else make_layer()
+    async def test_first_in_first_out(self, servers: Servers, same_server: bool) -> None:
+        there = servers[1]
+        here = there if same_server else servers[0]
         channel = await there.new_channel()
         for number in range(50):
             await here.send(channel, {"n": number})
         received = await next_messages(there, channel, 50)
         assert [each["n"] for each in received] == list(range(50))
 
-    async def test_channels_of_one_server_do_not_mix(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_channels_of_one_server_do_not_mix(self, servers: Servers) -> None:
+        here, there, _ = servers
         channels = [await there.new_channel() for _ in range(5)]
         for number, channel in enumerate(channels):
             await here.send(channel, {"n": number})
@@ -66,9 +73,9 @@ class TestDelivery:
         assert [each["n"] for each in received] == [4, 3, 2, 1, 0]
 
     async def test_several_receives_on_one_channel_share_its_messages(
-        self, make_layer: Layers
+        self, servers: Servers
     ) -> None:
-        here, there = make_layer(), make_layer()
+        here, there, _ = servers
         channel = await there.new_channel()
         waiting = [await begin_receive(there, channel) for _ in range(10)]
         for number in range(10):
@@ -76,8 +83,8 @@ class TestDelivery:
         received = await asyncio.gather(*waiting)
         assert sorted(each["n"] for each in received) == list(range(10))
 
-    async def test_a_cancelled_receive_loses_nothing(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_a_cancelled_receive_loses_nothing(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         cancelled = await begin_receive(there, channel)
         cancelled.cancel()
@@ -87,9 +94,9 @@ class TestDelivery:
         assert await next_message(there, channel) == {"n": 1}
 
     async def test_a_receive_that_is_cancelled_as_it_is_woken_passes_the_message_on(
-        self, make_layer: Layers
+        self, servers: Servers
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         channel = await layer.new_channel()
         for number in range(200):
             first = asyncio.create_task(layer.receive(channel))
@@ -100,8 +107,8 @@ class TestDelivery:
             assert await second == {"n": number}
             assert first.cancelled()
 
-    async def test_a_local_receiver_is_served_without_the_broker(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_a_local_receiver_is_served_without_the_broker(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         sent = stats_of(layer)["sent"]
         await layer.send(channel, {"n": 1})
@@ -228,8 +235,8 @@ class TestExpiry:
 
 
 class TestNamesAndTypes:
-    async def test_channel_names_that_are_not_legal(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_channel_names_that_are_not_legal(self, servers: Servers) -> None:
+        layer = servers[0]
         for name in ILLEGAL_CHANNELS:
             for call in (
                 layer.send(name, {}),
@@ -241,8 +248,8 @@ class TestNamesAndTypes:
             ):
                 await raises_type_error(call, name)
 
-    async def test_group_names_that_are_not_legal(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_group_names_that_are_not_legal(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         for name in ILLEGAL_GROUPS:
             for call in (
@@ -253,8 +260,8 @@ class TestNamesAndTypes:
             ):
                 await raises_type_error(call, name)
 
-    async def test_user_ids_that_are_not_legal(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_user_ids_that_are_not_legal(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         for user_id in ("", None, True, 1.5, b"bytes"):
             for call in (
@@ -265,8 +272,8 @@ class TestNamesAndTypes:
             ):
                 await raises_type_error(call, user_id)
 
-    async def test_messages_that_are_not_dicts(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_messages_that_are_not_dicts(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         for message in NO_MESSAGES:
             for call in (
@@ -315,14 +322,14 @@ class TestNamesAndTypes:
         with pytest.raises(ValueError, match="new_channel"):
             await layer.receive("specific.made-up!abc")
 
-    async def test_receiving_on_a_channel_of_another_server(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_receiving_on_a_channel_of_another_server(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         with pytest.raises(ValueError, match="only that one can receive"):
             await here.receive(channel)
 
-    async def test_new_channel_names(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_new_channel_names(self, servers: Servers) -> None:
+        here, there, _ = servers
         names = [await layer.new_channel() for _ in range(200) for layer in (here, there)]
         assert len(set(names)) == 400
         for name in names:
@@ -332,8 +339,8 @@ class TestNamesAndTypes:
         assert (await here.new_channel("mine")).startswith("mine.")
         assert (await here.new_channel(prefix="mine.")).startswith("mine.")
 
-    async def test_new_channel_with_a_prefix_that_is_not_legal(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_new_channel_with_a_prefix_that_is_not_legal(self, servers: Servers) -> None:
+        layer = servers[0]
         for prefix in ("ä", "with space", "x" * 90):
             with pytest.raises(TypeError):
                 await layer.new_channel(prefix)

@@ -79,7 +79,7 @@ def put_beside(mailbox: Mailbox, line: int, beside: Callable[[], object]) -> boo
     return taken
 
 
-@pytest.mark.parametrize("line", range(1, 8))
+@pytest.mark.parametrize("line", range(1, 12))
 class TestPutBesideAnotherThread:
     """The reading thread and local senders put into one mailbox, which may be closed meanwhile."""
 
@@ -107,6 +107,24 @@ class TestPutBesideAnotherThread:
         taken = put_beside(mailbox, line, lambda: dropped.append(mailbox.close(ValueError())))
         assert len(mailbox) == 0
         assert taken == sum(dropped)
+
+    @pytest.mark.parametrize("capacity", [1, 2, 10])
+    @pytest.mark.parametrize("receives", [1, 2])
+    async def test_no_receive_waits_beside_a_message(
+        self, wakeups: Wakeups, line: int, capacity: int, receives: int
+    ) -> None:
+        mailbox = Mailbox("specific.0-a!b", capacity, wakeups)
+        waiting = [asyncio.create_task(receive(mailbox)) for _ in range(receives)]
+        await asyncio.sleep(0)
+        others: list[bool] = []
+        taken = put_beside(mailbox, line, lambda: others.append(mailbox.put(envelope())))
+        wakeups.flush()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        messages = [*others, taken].count(True)
+        assert sum(each.done() for each in waiting) == min(receives, messages)
+        for each in waiting:
+            each.cancel()
 
 
 class TestWaking:

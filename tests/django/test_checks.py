@@ -194,12 +194,6 @@ def test_encryption_with_cryptography_passes(found: Any) -> None:
             "`max.in.flight` must be set <= 5",
             "Correct client_config or producer_config.",
         ),
-        (
-            {"client_config": {"stats_cb": "x"}},
-            "producer, consumer, worker consumer, admin client",
-            "expected stats_cb property as a callable function",
-            "Correct client_config.",
-        ),
     ],
 )
 def test_e003_librdkafka_refuses(

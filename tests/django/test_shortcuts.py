@@ -249,6 +249,13 @@ class TestTheMessage:
             message["to"].append("eve")
         assert receiver.next() == {"text": "before", "to": [{"name": "ann"}]}
 
+    def test_a_part_that_deepcopy_does_not_take(self, way: Way, receiver: Receiver) -> None:
+        image = bytearray(b"as PostgreSQL returns a BinaryField")
+        with transaction.atomic():
+            way.on_commit({"image": memoryview(image)})
+            image[:] = bytes(len(image))
+        assert receiver.next() == {"image": b"as PostgreSQL returns a BinaryField"}
+
     @pytest.mark.parametrize(
         "message", ["text", None, [1], {"at": {1}}, {1: "a key that is no str"}], ids=repr
     )
@@ -282,6 +289,14 @@ class TestTheMessage:
             all_send_on_commit({"by": "all"})
         received = sorted(receiver.next()["by"] for _ in range(3))
         assert received == ["all", "group", "user"]
+
+    @pytest.mark.parametrize("wrong", [7, None, "\ud800"])
+    def test_exclude_holds_names(self, sender: KafkaChannelLayer, wrong: Any) -> None:
+        with transaction.atomic():
+            with pytest.raises(TypeError, match="exclude must be a collection of channel names"):
+                group_send_on_commit("room", MESSAGE, exclude=[wrong])
+            with pytest.raises(TypeError, match="exclude must be a collection of channel names"):
+                user_send_on_commit(7, MESSAGE, exclude=[wrong])
 
     def test_exclude_must_not_be_one_name(self, sender: KafkaChannelLayer) -> None:
         name = "specific.0-ab!other"

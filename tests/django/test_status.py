@@ -16,6 +16,8 @@ from kafka_layer.layer import KafkaChannelLayer
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until
 
+MEMORY = "kafka_layer.testing.InMemoryKafkaChannelLayer"
+
 
 def status(*options: str) -> tuple[Any, CommandError | None]:
     out, error = io.StringIO(), None
@@ -107,3 +109,15 @@ def test_no_broker_is_an_error() -> None:
     assert error is not None
     assert error.returncode == 1
     assert "No Kafka broker of 127.0.0.1:1 answered" in str(error)
+
+
+@pytest.mark.parametrize("layers", [{}, {"default": {"BACKEND": MEMORY}}], ids=["none", "memory"])
+def test_without_a_layer_on_kafka_it_says_so(layers: dict[str, Any]) -> None:
+    out = io.StringIO()
+    with override_settings(CHANNEL_LAYERS=layers):
+        call_command("kafka_status", stdout=out)
+    *skipped, last = out.getvalue().splitlines()
+    assert [line.partition(" is skipped")[0] for line in skipped] == ["Layer 'default'"] * len(
+        layers
+    )
+    assert last.startswith("No layer in CHANNEL_LAYERS keeps its messages in Kafka")

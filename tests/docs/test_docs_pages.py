@@ -63,24 +63,22 @@ def all_pages() -> list[str]:
     return ["", *sorted(f"{path.stem}/" for path in DOCS.glob("*.md") if path.stem != "index")]
 
 
-def test_no_page_is_cut_on_a_desk(chromium: Any, address: str) -> None:
+def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(
+    chromium: Any, address: str
+) -> None:
     page = chromium.new_page(viewport=DESKTOP)
     nothing = {"page": False, "tables": [], "beside": []}
     found = {}
     for each in all_pages():
+        page.set_viewport_size(DESKTOP)
         page.goto(f"{address}/{each}")
         found[each] = page.evaluate(TOO_WIDE)
         assert page.evaluate(NARROWEST_COLUMN) > 60, each
-    assert found == dict.fromkeys(found, nothing)
-
-
-def test_pages_can_be_read_on_a_phone(chromium: Any, address: str) -> None:
-    page = chromium.new_page(viewport=PHONE)
-    for each in all_pages():
-        page.goto(f"{address}/{each}")
+        page.set_viewport_size(PHONE)
         wide = page.evaluate(TOO_WIDE)
         # Figures in many columns move within their own frame, beside their first column.
         assert [table for table in wide["tables"] if table[0] < 5] == [], each
         assert not wide["page"], each
         assert wide["beside"] == [], each
         assert page.evaluate(NARROWEST_COLUMN) > 60, each
+    assert found == dict.fromkeys(found, nothing)

@@ -37,6 +37,8 @@ MOST_CONNECTIONS = 80
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 60.0
+STOP_SECONDS = 5.0
+"""In which a demo ends, with all of its processes."""
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import re
+import signal
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,7 +16,7 @@ import pytest
 from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from .demo import Client, Demo, join, within
+from .demo import STOP_SECONDS, Client, Demo, join, within
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,8 @@ def test_without_debug_no_order_ends_a_worker(kafka: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("DJANGO_DEBUG", "0")
     with Demo("--job-workers", "0", workers=1, kafka=kafka) as demo:
         asyncio.run(scenario(demo))
+        assert demo.end(signal.SIGTERM) < STOP_SECONDS
+        assert demo.exit_code == 0
 
 
 def test_another_site_cannot_open_a_websocket(demo: Demo) -> None:

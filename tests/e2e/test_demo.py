@@ -18,11 +18,10 @@ from websockets.exceptions import ConnectionClosedError
 
 from tests.support.waiting import wait_until_async
 
-from .demo import MOST_CONNECTIONS, Client, Demo, Ticket, join, within
+from .demo import MOST_CONNECTIONS, STOP_SECONDS, Client, Demo, Ticket, join, play, within
 
 CLIENTS = 20
 V1 = "kafka-layer.v1"
-STOP_SECONDS = 5.0
 
 
 def test_twenty_people_hear_the_same_on_a_real_broker(kafka: str) -> None:
@@ -32,16 +31,10 @@ def test_twenty_people_hear_the_same_on_a_real_broker(kafka: str) -> None:
         assert demo.exit_code == 0
 
 
-def test_the_demo_brings_its_own_broker() -> None:
+def test_it_brings_its_own_broker_and_a_killed_worker_back_and_no_process_outlives_it() -> None:
     with Demo(workers=3) as demo:
-        asyncio.run(everyone_hears_the_same(demo, people=9, rooms=2))
-        assert demo.end(signal.SIGTERM) < STOP_SECONDS
-        assert demo.exit_code == 0
-
-
-def test_a_killed_worker_comes_back_and_none_outlives_the_command() -> None:
-    with Demo(workers=3) as demo:
-        asyncio.run(survive_a_kill(demo))
+        play(everyone_hears_the_same(demo, people=9, rooms=2))
+        play(survive_a_kill(demo))
         assert demo.end(signal.SIGKILL) < STOP_SECONDS
 
 
@@ -52,14 +45,6 @@ def test_a_taken_port_is_one_clear_sentence() -> None:
             pass
     assert f"Port {port} on 127.0.0.1 is taken" in str(failure.value)
     assert "Traceback" not in str(failure.value)
-
-
-def test_two_demos_do_not_share_a_port(demo: Demo) -> None:
-    with (
-        pytest.raises(RuntimeError, match="is taken"),
-        Demo("--port", str(demo.port), workers=1),
-    ):
-        pass
 
 
 async def everyone_hears_the_same(demo: Demo, *, people: int, rooms: int) -> None:

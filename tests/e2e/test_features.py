@@ -224,7 +224,8 @@ class TestHistory:
             await ada.send({"type": "typing"})
             assert await ada.hear(3) == said
             await ada.send({"type": "history"})
-            assert await ada.hear(3) == said
+            # What was announced to everybody before is told as well.
+            assert [(await ada.next_of("message"))["text"] for _ in said] == said
 
         play(scenario())
 
@@ -457,3 +458,11 @@ class Staff:
         self._connection.request("POST", path, urllib.parse.urlencode(fields), form)
         response = self._connection.getresponse()
         return response.status, response.read().decode()
+
+
+def test_two_demos_do_not_share_a_port(demo: Demo) -> None:
+    with (
+        pytest.raises(RuntimeError, match="is taken"),
+        Demo("--port", str(demo.port), workers=1),
+    ):
+        pass

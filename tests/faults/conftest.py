@@ -35,11 +35,11 @@ def broker(one_broker: RealBroker) -> RealBroker:
         one_broker.wait_ready()
     else:
         one_broker.start()
-    _delete_topics(one_broker.bootstrap_servers)
+    delete_topics(one_broker.bootstrap_servers)
     return one_broker
 
 
-def _delete_topics(servers: str) -> None:
+def delete_topics(servers: str) -> None:
     """Delete what tests before made: a broker that is started again opens every log it has."""
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
     topics = admin.list_topics(timeout=_TIMEOUT).topics

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ TOPICS = ("send-conn", "send-group", "send-user", "send-all", "group-mgmt", "ack
 def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
     """A broker that closes connections after a second, and whose segments hold 1 MiB.
 
-    It refuses a ``segment.ms`` for topics that begin with "refused".
+    It refuses a ``segment.ms`` for topics that begin with "refused", and knows the classic protocol
+    of worker groups only.
     """
     properties = {
+        "group.coordinator.rebalance.protocols": "classic",
         "connections.max.idle.ms": 1_000,
         "log.segment.bytes": MIB,
         "create.topic.policy.class.name": "RefuseSegmentMs",
@@ -110,6 +113,17 @@ async def test_a_topic_config_that_a_broker_refuses_is_left_out_with_none(
     await here.send("jobs", {"n": 2})
     assert await next_message(there, channel) == {"n": 1}
     assert await next_message(there, "jobs") == {"n": 2}
+
+
+async def test_a_broker_without_kip_848_is_told_apart_at_once(make_layer: Layers) -> None:
+    layer = make_layer(worker_group_protocol="consumer")
+    await layer.send("jobs", {"n": 1})
+    started = time.monotonic()
+    with pytest.raises(TopicError, match="worker_group_protocol"):
+        await layer.receive("jobs")
+    assert time.monotonic() - started < 3
+    # The message waits for a worker that is set up well.
+    assert await next_message(make_layer(), "jobs") == {"n": 1}
 
 
 def test_topics_are_set_up_without_what_a_broker_refuses(hasty: RealBroker, settings: Any) -> None:

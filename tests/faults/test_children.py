@@ -89,3 +89,24 @@ async def test_the_workers_of_a_pool(method: str, embedded: EmbeddedBroker, pref
         await asyncio.wrap_future(pool.submit(send_from_a_layer_of_its_own, config, 0))
     assert await next_messages(reader, channel, SENDS) == expected(1)
     await reader.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_the_workers_of_a_pool_that_is_terminated(
+    method: str, embedded: EmbeddedBroker, prefix: str
+) -> None:
+    """As ``with Pool() as pool`` does at its end: by SIGTERM, which runs no finalizers."""
+    config = embedded.config(prefix=prefix, capacity=10_000)
+    # Nothing leaves the queue by itself before the process ends.
+    waiting = {**config, "producer_config": {"linger.ms": 30_000}}
+    reader = KafkaChannelLayer(**config)
+    channel = await reader.new_channel()
+    await reader.group_add("room", channel)
+
+    def work() -> None:
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            pool.apply(send_from_a_layer_of_its_own, (waiting, 0))
+
+    await asyncio.wait_for(asyncio.to_thread(work), DEADLINE)
+    assert await next_messages(reader, channel, SENDS) == expected(1)
+    await reader.close()

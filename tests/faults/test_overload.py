@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import ormsgpack
 import psutil
 import pytest
 from channels.exceptions import ChannelFull
 
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.signals import produce_failed
-from tests.faults.traffic import figure
+from tests.faults.traffic import figure, send_large
 from tests.support.kafka import RealBroker
 from tests.support.layers import next_messages, stats_of
 from tests.support.waiting import wait_until, wait_until_async
@@ -229,18 +227,6 @@ class TestProducerQueue:
         assert not stats_of(here)["dropped.overflow"]
 
 
-async def send_large(layer: KafkaChannelLayer, channel: str, count: int) -> list[int]:
-    """Send messages of 3 kB; returns the numbers of those that were accepted."""
-    accepted = []
-    for number in range(count):
-        try:
-            await layer.send(channel, {"n": number, "padding": b"x" * 3000})
-            accepted.append(number)
-        except ChannelFull:
-            pass
-    return accepted
-
-
 async def test_a_queue_that_is_full_of_bytes(
     broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
 ) -> None:
@@ -258,40 +244,3 @@ async def test_a_queue_that_is_full_of_bytes(
     assert [each["n"] for each in received] == accepted
     assert 300 < len(accepted) < 400 + HELD_BACK
     assert stats_of(here)["refused.overflow"] == 5000 - len(accepted)
-
-
-async def test_what_waits_for_a_client_that_is_full_of_bytes_expires(
-    broker: RealBroker, make_layer: Callable[..., KafkaChannelLayer]
-) -> None:
-    reported = []
-    times = []
-
-    def note(value: bytes, **kwargs: object) -> None:
-        reported.append(ormsgpack.unpackb(value)["n"])
-        times.append(time.monotonic())
-
-    small = {"queue.buffering.max.kbytes": 1024}
-    here = make_layer(producer_config=small, expiry=5)
-    there = make_layer(capacity=2000, expiry=5)
-    channel = await there.new_channel()
-    await here.send(channel, {"n": -1})
-    await next_messages(there, channel, 1)
-    broker.kill()
-    produce_failed.connect(note)
-    try:
-        began = time.monotonic()
-        accepted = await send_large(here, channel, 600)
-        took = time.monotonic() - began
-        await wait_until_async(
-            lambda: len(reported) == len(accepted), "all of them to be given up", 30
-        )
-    finally:
-        produce_failed.disconnect(note)
-        await asyncio.to_thread(broker.start)
-    assert sorted(reported) == accepted
-    assert len(accepted) > 400
-    # Those that the client took when the others expired would be given up 5 s after these. It takes
-    # some where the last ones were sent a second after the first, on a machine that is busy.
-    assert max(times) - min(times) < 5 or took > 0.5
-    await here.send(channel, {"n": 600})
-    assert [each["n"] for each in await next_messages(there, channel, 1)] == [600]

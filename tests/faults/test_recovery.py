@@ -1,58 +1,25 @@
-"""Channels that come back after a kill, while Kafka is away, and where the log has changed."""
+"""Channels that come back after a kill, and where the log has changed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.messages import Recovery
+from kafka_layer.messages import Message, Recovery
 from kafka_layer.wire.partitions import partition_of
-from kafka_layer.wire.topics import Topic
-from tests.support.inspect import server_of
+from kafka_layer.wire.topics import Topic, topic_name
+from tests.faults.asking import DEADLINE, GROUP, numbers, recovered, send, tracked
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
 from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
 
-IN_TIME = 8.0
-"""Seconds: the layer gives up after 4, on a machine that is busy with brokers."""
-
-DEADLINE = 30.0
-GROUP = "room"
-
 _REPOSITORY = Path(__file__).parents[2]
-
-
-async def tracked(layer: KafkaChannelLayer, group: str = GROUP) -> str:
-    channel = await layer.new_channel()
-    layer.track(channel)
-    await layer.group_add(group, channel)
-    return channel
-
-
-async def send(layer: KafkaChannelLayer, *values: object, group: str = GROUP) -> None:
-    """Send messages, and return when they are in the log."""
-    for value in values:
-        await layer.group_send(group, {"n": value})
-    await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
-
-
-async def recovered(layer: KafkaChannelLayer, position: str, group: str = GROUP) -> Recovery:
-    """Recover a new channel, and fail the test if there is no verdict in time."""
-    channel = await tracked(layer, group)
-    return await asyncio.wait_for(layer.recover(channel, position), IN_TIME)
-
-
-def numbers(found: Recovery) -> list[Any]:
-    assert found.recovered, found.reason
-    return [each["n"] for each in found.messages]
 
 
 class TestKilledInABurst:
@@ -118,37 +85,6 @@ class TestKilledInABurst:
             await asyncio.sleep(0.002)
 
 
-class TestWhileKafkaIsAway:
-    @pytest.mark.parametrize("how", ["kill", "freeze"])
-    async def test_there_is_a_verdict_in_time(
-        self, broker: RealBroker, make_layer: Layers, prefix: str, how: str
-    ) -> None:
-        here = make_layer(prefix)
-        channel = await tracked(here)
-        position = await here.group_position(GROUP)
-        await send(here, 1, 2)
-        # It has read them.
-        await next_messages(here, channel, 2)
-        # One that kept what was missed needs no broker; one that started since has to ask.
-        late = make_layer(prefix)
-        await late.new_channel()
-        getattr(broker, how)()
-        began = time.monotonic()
-        found = await recovered(here, position)
-        assert numbers(found) == [1, 2]
-        found = await recovered(late, position)
-        assert not found.recovered
-        assert found.reason in {"unavailable", "timeout"}
-        assert found.messages == []
-        assert time.monotonic() - began < 2 * IN_TIME
-        await asyncio.to_thread(broker.thaw if how == "freeze" else broker.start)
-        deadline = time.monotonic() + DEADLINE
-        while not (found := await recovered(late, position)).recovered:
-            assert time.monotonic() < deadline, f"still {found.reason}"
-        assert numbers(found) == [1, 2]
-        await send(here, 3)
-
-
 class TestTheLogHasChanged:
     async def test_its_beginning_is_gone(self, make_layer: Layers, prefix: str) -> None:
         here = make_layer(prefix)
@@ -169,11 +105,16 @@ class TestTheLogHasChanged:
     async def test_its_topic_was_made_anew(self, make_layer: Layers, prefix: str) -> None:
         make_layer.timings = Timings(topics=0.05)
         here = make_layer(prefix)
-        await tracked(here)
+        live = await tracked(here)
         await send(here, 1, 2)
         position = await here.group_position(GROUP)
         await asyncio.to_thread(delete_topic, here, Topic.SEND_GROUP)
         await send(here, 3)
+        # A channel that stays gets what it was sent before, and is told of the gap: its server has
+        # noticed it.
+        *before, gap = await next_messages(here, live, 3)
+        assert [each["n"] for each in before] == [1, 2]
+        assert gap == {"type": "kafka.gap", "reason": "epoch"}
         late = make_layer(prefix)
         for layer in (late, here):
             found = await until_decided(layer, position)
@@ -181,6 +122,29 @@ class TestTheLogHasChanged:
         position = await late.group_position(GROUP)
         await send(late, 4)
         assert numbers(await recovered(late, position)) == [4]
+
+    async def test_its_end_was_lost_and_it_went_on(
+        self, broker: RealBroker, make_layer: Layers, prefix: str
+    ) -> None:
+        """As after a power failure: other records stand where the position ends."""
+        here = make_layer(prefix)
+        channel = await tracked(here)
+        await send(here, 1)
+        topic = topic_name(prefix, Topic.SEND_GROUP)
+        segment = broker.segment(topic, partition_of(GROUP, PARTITIONS))
+        size = segment.stat().st_size
+        await send(here, 2, 3)
+        *_, last = await next_messages(here, channel, 3)
+        assert isinstance(last, Message)
+        position = last.position
+        await here.close()
+        broker.kill()
+        os.truncate(segment, size)
+        await asyncio.to_thread(broker.start)
+        late = make_layer(prefix)
+        await send(late, 4, 5, 6)
+        found = await until_decided(late, position)
+        assert (found.reason, found.messages) == ("epoch", [])
 
     async def test_partitions_were_added(self, make_layer: Layers, prefix: str) -> None:
         here = make_layer(prefix)

@@ -25,6 +25,7 @@ from kafka_layer.kafka.specs import topic_specs
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.wire.topics import INBOX_TOPICS, Topic, WorkTopic, topic_name
+from tests.faults.outage import Outage
 from tests.faults.traffic import figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, begin_receive, next_message, stats_of
@@ -97,11 +98,31 @@ async def send_to(here: KafkaChannelLayer, channel: str, number: int) -> Positio
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["", "broker restarted before"])
-@pytest.mark.parametrize("by_operator", [False, True], ids=["by servers", "by an operator"])
-async def test_every_server_reads_every_topic_that_was_made_anew(
-    broker: RealBroker, make_layer: Layers, prefix: str, restarted: bool, by_operator: bool
+async def test_servers_and_workers_go_on_with_every_topic_that_was_made_anew(
+    broker: RealBroker, make_layer: Layers, prefix: str, restarted: bool
 ) -> None:
+    # One restart for all of them: it is what takes time.
+    between = Outage(broker.halt, broker.start) if restarted else Outage(nothing, nothing)
     make_layer.timings = Timings(topics=0.5)
+    await between.run(
+        *(
+            partial(every_server_reads_every_topic, make_layer, f"{prefix}-{number}", by_operator)
+            for number, by_operator in enumerate((False, True))
+        ),
+        *(
+            partial(a_worker_channel_goes_on, make_layer, f"{prefix}-{protocol}", protocol)
+            for protocol in ("consumer", "classic")
+        ),
+    )
+
+
+def nothing() -> None:
+    pass
+
+
+async def every_server_reads_every_topic(
+    make_layer: Layers, prefix: str, by_operator: bool, restart: Outage
+) -> None:
     here = make_layer(prefix, await_produce=True, ack_timeout=1)
     receivers = [Receiver(make_layer(prefix)) for _ in range(2)]
     await here.new_channel()
@@ -109,28 +130,26 @@ async def test_every_server_reads_every_topic_that_was_made_anew(
         await each.open()
     numbers = itertools.count()
     await send_through_all(here, receivers, numbers)
-    if restarted:
-        await asyncio.to_thread(broker.restart)
-    for topic in (*MESSAGES, Topic.GROUP_MGMT, Topic.ACK):
-        await asyncio.to_thread(delete, here, topic)
-        if by_operator:
-            await asyncio.to_thread(make_what_is_missing, here)
-        began = time.monotonic()
-        if topic in MESSAGES:
-            await all_go_on(here, topic, receivers, numbers)
-        else:
-            await all_join(here, receivers)
-        figure(f"{topic.value} {restarted=} {by_operator=}: {time.monotonic() - began:.1f} s")
+    await restart.begins()
+    await restart.ends()
+    async with restart.turn:
+        for topic in (*MESSAGES, Topic.GROUP_MGMT, Topic.ACK):
+            await asyncio.to_thread(delete, here, topic)
+            if by_operator:
+                await asyncio.to_thread(make_what_is_missing, here)
+            began = time.monotonic()
+            if topic in MESSAGES:
+                await all_go_on(here, topic, receivers, numbers)
+            else:
+                await all_join(here, receivers)
+            figure(f"{topic.value} {by_operator=}: {time.monotonic() - began:.1f} s")
     for each in receivers:
         assert len(set(each.numbers)) == len(each.numbers), "none came twice"
 
 
-@pytest.mark.parametrize("restarted", [False, True], ids=["", "broker restarted before"])
-@pytest.mark.parametrize("protocol", ["consumer", "classic"])
-async def test_a_worker_channel_goes_on_with_a_topic_that_was_made_anew(
-    broker: RealBroker, make_layer: Layers, prefix: str, protocol: str, restarted: bool
+async def a_worker_channel_goes_on(
+    make_layer: Layers, prefix: str, protocol: str, restart: Outage
 ) -> None:
-    make_layer.timings = Timings(topics=0.5)
     config = {"worker_channels": {"jobs": {}}, "await_produce": True}
     here = make_layer(prefix, **config)
     there = make_layer(prefix, worker_group_protocol=protocol, **config)
@@ -144,22 +163,25 @@ async def test_a_worker_channel_goes_on_with_a_topic_that_was_made_anew(
     for number in range(BEFORE):
         await here.send("jobs", {"n": number})
     await wait_until_async(lambda: len(numbers) == BEFORE, "the jobs of the first topic")
-    if restarted:
-        await asyncio.to_thread(broker.restart)
-    await asyncio.to_thread(delete, here, WorkTopic("jobs"))
-    await asyncio.to_thread(make_what_is_missing, here)
-    taken: list[int] = []
-    deadline = time.monotonic() + LIMIT
-    for number in itertools.count(BEFORE):
-        # The producer may not know the new topic at once.
-        with contextlib.suppress(ProduceFailed):
-            await here.send("jobs", {"n": number})
-            taken.append(number)
-        if len(taken) == BEFORE:
-            break
-        assert time.monotonic() < deadline, stats_of(here)
-    await wait_until_async(lambda: set(taken) <= set(numbers), "the jobs of the new topic", LIMIT)
-    assert len(set(numbers)) == len(numbers), "none came twice"
+    await restart.begins()
+    await restart.ends()
+    async with restart.turn:
+        await asyncio.to_thread(delete, here, WorkTopic("jobs"))
+        await asyncio.to_thread(make_what_is_missing, here)
+        taken: list[int] = []
+        deadline = time.monotonic() + LIMIT
+        for number in itertools.count(BEFORE):
+            # The producer may not know the new topic at once.
+            with contextlib.suppress(ProduceFailed):
+                await here.send("jobs", {"n": number})
+                taken.append(number)
+            if len(taken) == BEFORE:
+                break
+            assert time.monotonic() < deadline, stats_of(here)
+        await wait_until_async(
+            lambda: set(taken) <= set(numbers), "the jobs of the new topic", LIMIT
+        )
+        assert len(set(numbers)) == len(numbers), "none came twice"
     receiving.cancel()
 
 

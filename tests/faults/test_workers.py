@@ -1,75 +1,18 @@
-"""Worker channels while their broker dies: what docs/worker-channels.md says of it."""
+"""Worker channels whose commits get no answer: what docs/worker-channels.md says of it."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
 
 from tests.cluster.workers.clients import use_commits
-from tests.faults.traffic import Inbox, Stream, figure
-from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.faults.traffic import Inbox
+from tests.support.layers import Layers, next_message, next_messages
 from tests.support.waiting import wait_until_async
 
 JOBS = "jobs"
-
-
-PROTOCOLS: list[dict[str, Any]] = [
-    {"worker_group_protocol": "classic", "consumer_config": {"session.timeout.ms": 3_000}},
-    {"worker_group_protocol": "consumer"},
-]
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=["classic", "consumer"])
-async def test_the_broker_is_killed_while_two_work(
-    broker: RealBroker, make_layer: Layers, protocol: dict[str, Any]
-) -> None:
-    layers = [make_layer(**protocol) for _ in range(2)]
-    workers = [Inbox(layer, JOBS) for layer in layers]
-    for worker in workers:
-        worker.begin()
-    stream = Stream(make_layer(), "nobody", workers[:1])
-    stream.start()
-    await wait_until_async(
-        lambda: all(len(worker.arrived) >= 50 for worker in workers),
-        "both to have a share of the work",
-        30,
-    )
-    broker.kill()
-    await stream.goes_on(100)
-    await asyncio.to_thread(broker.start)
-    before = [len(worker.arrived) for worker in workers]
-    await stream.goes_on(100)
-    await wait_until_async(
-        lambda: all(
-            len(worker.arrived) > number for worker, number in zip(workers, before, strict=True)
-        ),
-        "both to work again",
-        30,
-    )
-    await stream.stop()
-
-    def doubtful() -> int:
-        return sum(stats_of(layer)["dropped.doubtful"] for layer in layers)
-
-    def done() -> list[int]:
-        return [number for worker in workers for number in worker.numbers("direct")]
-
-    await wait_until_async(
-        lambda: len(done()) + doubtful() >= len(stream.accepted),
-        f"{len(stream.accepted)} jobs to be done",
-        60,
-    )
-    for worker in workers:
-        await worker.close()
-    figure(f"{len(stream.accepted)} jobs, {len(done())} done, {doubtful()} in doubt")
-    assert len(done()) == len(set(done()))
-    assert set(done()) <= set(stream.accepted)
-    # Each worker has one receive, so each commit without an answer puts one job in doubt.
-    assert len(stream.accepted) - len(done()) <= doubtful() <= len(workers)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,16 @@ from tests.support.counting import Tally, tally
 from tests.support.layers import stats_of
 from tests.support.waiting import wait_until_async
 
-__all__ = ["NO_BLOCKING", "Inbox", "Stream", "Tally", "answers_at", "figure", "tally"]
+__all__ = [
+    "NO_BLOCKING",
+    "Inbox",
+    "Stream",
+    "Tally",
+    "answers_at",
+    "figure",
+    "send_large",
+    "tally",
+]
 
 NO_BLOCKING = 2.0
 """Seconds that a send may take on a machine that is busy with a broker's start."""
@@ -38,6 +47,7 @@ class Inbox:
     layer: KafkaChannelLayer
     channel: str
     arrived: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    _seen: set[tuple[str, int]] = field(default_factory=set)
     _task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -60,11 +70,8 @@ class Inbox:
     async def has(self, kind: str, number: int, timeout: float = 30.0) -> None:
         """Return when a number has arrived, and so all that can still arrive before it."""
 
-        def is_here() -> bool:
-            return any(m["n"] == number and m["kind"] == kind for _, m in reversed(self.arrived))
-
         what = f"{kind} {number} on {self.channel}; counted: {stats_of(self.layer)}"
-        await wait_until_async(is_here, what, timeout)
+        await wait_until_async(lambda: (kind, number) in self._seen, what, timeout)
 
     async def close(self) -> None:
         """Stop receiving."""
@@ -81,6 +88,7 @@ class Inbox:
                 # A first use, while a broker that stood still finds its controller again.
                 continue
             self.arrived.append((time.monotonic(), message))
+            self._seen.add((message.get("kind", ""), message["n"]))
 
 
 class Stream:
@@ -174,6 +182,18 @@ class Stream:
         started = time.monotonic()
         send(name, {"kind": kind, "n": number})
         self.longest = max(self.longest, time.monotonic() - started)
+
+
+async def send_large(layer: KafkaChannelLayer, channel: str, count: int) -> list[int]:
+    """Send messages of 3 kB; returns the numbers of those that were accepted."""
+    accepted = []
+    for number in range(count):
+        try:
+            await layer.send(channel, {"kind": "large", "n": number, "padding": b"x" * 3000})
+            accepted.append(number)
+        except ChannelFull:
+            pass
+    return accepted
 
 
 def figure(text: str) -> None:

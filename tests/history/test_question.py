@@ -66,7 +66,7 @@ def test_a_position_is_the_end_of_the_log() -> None:
         Topic.SEND_ALL: TopicPosition("all", (3, 3)),
     }
     assert position.groups == {short_hash("room")}
-    assert position.user is None
+    assert not position.users
     assert position.time == 1000.0
 
 
@@ -79,7 +79,7 @@ def test_the_place_in_other_topics_is_that_of_the_position_before() -> None:
         Topic.SEND_USER: TopicPosition("user", (1, 1)),
         Topic.SEND_ALL: TopicPosition("all", (1, 1)),
     }
-    assert (position.groups, position.user) == ({short_hash("room")}, short_hash("7"))
+    assert (position.groups, position.users) == ({short_hash("room")}, {short_hash("7")})
 
 
 def test_of_two_groups_that_a_position_names_the_one_that_was_asked_for_stays() -> None:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.kafka.connection import Connection
+from kafka_layer.kafka.errors import token_hint
 from kafka_layer.observe.counters import Stats
 from kafka_layer.signals import connection_changed
 
@@ -220,3 +221,11 @@ class ConnectionMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = ConnectionMachine.TestCase
+
+
+def test_a_client_that_needs_a_token_is_reminded_of_it(stats: Told) -> None:
+    properties = {"sasl.mechanism": "OAUTHBEARER", "sasl.oauthbearer.method": "oidc"}
+    reminded = Connection("kafka:9092", stats, NEVER, token_hint(properties))
+    assert "before it has an OAUTHBEARER token: look at oauth_cb" in str(reminded.unavailable("it"))
+    other = Connection("kafka:9092", stats, NEVER, token_hint({"sasl.mechanism": "PLAIN"}))
+    assert "token" not in str(other.unavailable("it"))

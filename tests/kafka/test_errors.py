@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from kafka_layer.config.librdkafka import Properties
 from kafka_layer.kafka.clients import new_client
+from tests.support.certificates import Authority
 
 FILES = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.crl.location"]
 
@@ -40,6 +41,36 @@ class TestFiles:
         assert f"({name} is '{path}', which is no such file in PEM format)" in refusal(
             security_protocol="ssl", **{name: str(path)}
         )
+
+
+class TestKeys:
+    """A key that OpenSSL can read, and does not take."""
+
+    def refusal(self, key: Path, authority: Authority, **more: str) -> str:
+        certificate = str(authority.issue("client").certificate)
+        names = {"ssl_certificate_location": certificate, "ssl_key_location": str(key)}
+        return refusal(security_protocol="ssl", **names, **more)
+
+    @pytest.fixture
+    def authority(self, tmp_path: Path) -> Authority:
+        return Authority(tmp_path, "authority")
+
+    def test_one_that_needs_a_password(self, authority: Authority) -> None:
+        key = authority.issue("other", password="the right one").key
+        said = self.refusal(key, authority)
+        assert f"'{key}', which is encrypted, and ssl.key.password is not set)" in said
+        said = self.refusal(key, authority, ssl_key_password="hunter2")
+        assert f"'{key}', which is encrypted, and ssl.key.password does not open it)" in said
+        assert "hunter2" not in said
+
+    def test_one_of_another_certificate(self, authority: Authority) -> None:
+        key = authority.issue("other").key
+        assert f"'{key}', which is not the key of the certificate)" in self.refusal(key, authority)
+
+
+def test_a_mechanism_in_small_letters_comes_with_a_hint() -> None:
+    said = refusal(security_protocol="sasl_ssl", sasl_mechanism="scram-sha-256")
+    assert "(names of mechanisms are in capitals: 'SCRAM-SHA-256')" in said
 
 
 def test_kerberos_comes_with_a_hint() -> None:

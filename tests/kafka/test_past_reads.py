@@ -40,6 +40,7 @@ def message(offset: int, code: int | None = None, topic: str | None = NAME) -> F
         error=None if code is None else KafkaError(code),
         timestamp=offset * 1000,
         headers=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "for a test") if offset == 13 else None,
+        epoch=offset // 10 or None,
     )
 
 
@@ -207,6 +208,15 @@ def test_a_part_that_ends_with_records_of_a_transaction_ends(
     for first, end in ((15, 20), (5, 9), (5, 10)):
         expected = [offset for offset in range(first, end) if offset not in control]
         assert ask(read(first, end)) == (first, expected)
+
+
+@pytest.mark.parametrize(("offset", "epoch"), [(9, None), (10, 1), (19, 1), (17, None)])
+def test_the_leader_epoch_of_a_record(
+    broker: FakeBroker, ask: Callable[..., Any], offset: int, epoch: int | None
+) -> None:
+    broker.control = {17}
+    found = ask(lambda past: past.epochs({WHERE: offset}))
+    assert found == ({} if epoch is None else {WHERE: epoch})
 
 
 def test_what_was_deleted_meanwhile_is_told(broker: FakeBroker, ask: Callable[..., Any]) -> None:

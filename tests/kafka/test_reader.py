@@ -224,6 +224,21 @@ def test_a_record_that_cannot_be_made_costs_itself_alone_and_is_counted(
     assert stats.snapshot()["dropped.undecodable"] == 1
 
 
+def test_leader_epochs_are_told_where_they_change(
+    reader: Reader, client: type[FakeConsumer], sink: Sink
+) -> None:
+    told: list[Any] = []
+    reader.follow(lambda positions: None, lambda *record: told.append((len(sink.offsets), *record)))
+    epochs = [None, 3, 3, 3, 5, 5]
+    client.batch = [FakeMessage(TOPIC, offset, epoch=epoch) for offset, epoch in enumerate(epochs)]
+    reader.start(WISH, 5).result(5)
+    wait_until(lambda: len(sink.offsets) == len(epochs), "the records to come")
+    where = Topic.SEND_GROUP, 0
+    assert [record for _, *record in told] == [[where, 1, 3], [where, 4, 5]]
+    # Before their records came.
+    assert all(came <= offset for came, _, offset, _ in told)
+
+
 def test_a_client_that_never_closes_holds_up_nobody_longer_than_told(
     reader: Reader, client: type[FakeConsumer]
 ) -> None:

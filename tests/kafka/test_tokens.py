@@ -143,6 +143,26 @@ class TestPrefetch:
         wait_until(has_it, "the token that the slow call returned")
         assert callback.calls == ["a"]
 
+    @pytest.mark.parametrize(
+        ("answer", "said"),
+        [
+            (TOKEN, "a str instead of a tuple"),
+            (None, "a NoneType instead of a tuple"),
+            ((TOKEN,), "a tuple of 1"),
+            ((TOKEN, "soon"), "a tuple of a str and a str"),
+            ((TOKEN.encode(), 2e9), "a tuple of a bytes and a float"),
+            ((TOKEN, 1_000_000_000), r"a token that expired \d+ s ago"),
+        ],
+        ids=["text", "None", "short", "no time", "bytes", "expired"],
+    )
+    def test_an_answer_that_is_no_token_is_told_at_once(self, answer: Any, said: str) -> None:
+        with pytest.raises(BrokerUnavailable, match=f"oauth_cb returned {said}; it must") as raised:
+            TokenSource(lambda config: answer).prefetch("a")
+        assert TOKEN not in str(raised.value)
+
+    def test_a_token_may_have_a_principal_and_extensions(self) -> None:
+        TokenSource(lambda config: (TOKEN, time.time() + 60, "ann", {"team": "a"})).prefetch("a")
+
 
 def at_once(*calls: Callable[[], object]) -> None:
     """Make calls that wait a second for a token each, as librdkafka's clients do."""
@@ -187,14 +207,22 @@ class TestClients:
         assert time.monotonic() - began < 5, "the client waits ten seconds for a token"
 
 
-def test_a_start_gets_more_time_where_a_token_is_fetched(callback: Callback) -> None:
-    timings = Timings()
-    plain = LayerConfig.from_keywords(bootstrap_servers="kafka:9092").timed(timings)
-    with_token = LayerConfig.from_keywords(
-        bootstrap_servers="kafka:9092", client_config={"oauth_cb": callback}
-    ).timed(timings)
-    assert plain.timings.start == timings.start
-    assert with_token.timings.start == timings.start + timings.token
+@pytest.mark.parametrize("keyword", ["client_config", "producer_config"])
+@pytest.mark.parametrize(
+    ("properties", "extra"),
+    [
+        ({}, 0.0),
+        ({"oauth_cb": print}, Timings.token),
+        ({"sasl.oauthbearer.method": "OIDC"}, Timings.token),
+        ({"sasl.oauthbearer.method": "default"}, 0.0),
+    ],
+    ids=["none", "oauth_cb", "the clients themselves", "another"],
+)
+def test_a_start_gets_more_time_where_a_token_is_fetched(
+    keyword: str, properties: dict[str, Any], extra: float
+) -> None:
+    config = LayerConfig.from_keywords(bootstrap_servers="kafka:9092", **{keyword: properties})
+    assert config.timed(Timings()).timings.start == Timings.start + extra
 
 
 def test_a_child_that_is_forked_during_a_call_fetches_its_own_token(callback: Callback) -> None:

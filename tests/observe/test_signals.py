@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,6 +169,68 @@ def test_close_waits_until_receivers_were_told_of_every_drop(make_layer: Layers)
         stats.dropped("full", "not told yet", 4)
         layer.close_sync()
     assert numbers == [1, 4]
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_close_does_not_wait_for_a_receiver_that_uses_the_layer(
+    make_layer: Layers, is_coroutine: bool
+) -> None:
+    layer = make_layer()
+    told: list[Any] = []
+
+    async def sends(**kwargs: Any) -> None:
+        with suppress(LayerClosed):
+            await layer.group_send("admins", {"type": "dropped"})
+            told.append("sent")
+        told.append(kwargs["number"])
+
+    def sends_sync(**kwargs: Any) -> None:
+        with suppress(LayerClosed):
+            layer.group_send_sync("admins", {"type": "dropped"})
+            told.append("sent")
+        told.append(kwargs["number"])
+
+    with connected(messages_dropped, sends if is_coroutine else sends_sync):
+        layer.send_sync("specific!of-another-layer", {})
+        wait_until(lambda: told == ["sent", 1], "the first drop to be told")
+        for _ in range(2):
+            # The close tells of these together.
+            layer.send_sync("specific!of-another-layer", {})
+        began = time.monotonic()
+        layer.close_sync()
+        assert time.monotonic() - began < layer.timings.close / 2
+    assert told == ["sent", 1, 2]
+
+
+def test_a_signal_handler_that_interrupts_a_close_gets_an_error(make_layer: Layers) -> None:
+    layer = make_layer()
+    told: list[str] = []
+    handled = threading.Event()
+
+    def send(number: int, frame: object) -> None:
+        try:
+            layer.group_send_sync("admins", {"type": "ends"})
+        except LayerClosed:
+            told.append("closed")
+        handled.set()
+
+    def interrupt(**kwargs: Any) -> None:
+        if kwargs["number"] == 2:
+            # The close, in the main thread, tells of these two and waits for this receiver.
+            signal.pthread_kill(main, signal.SIGUSR1)
+            assert handled.wait(10)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, send)
+    try:
+        with connected(messages_dropped, interrupt):
+            layer.group_send_sync("room", {"type": "starts it"})
+            for _ in range(3):
+                layer.send_sync("specific!of-another-layer", {})
+            layer.close_sync()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert told == ["closed"]
 
 
 def test_close_takes_no_longer_for_a_receiver_that_stands_still(make_layer: Layers) -> None:

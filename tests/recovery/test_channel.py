@@ -328,6 +328,7 @@ class TestGaps:
 
     @pytest.mark.parametrize("loss", ["limit", "truncated", "epoch"])
     def test_what_is_gone(self, scene: Scene, loss: str) -> None:
+        scene.recent.read_epoch((ALL, 0), 0, 1)
         if loss == "limit":
             filled(scene, 40)
             scene.recent.append([])
@@ -336,6 +337,7 @@ class TestGaps:
             at = ReadFrom(*((50, None) if loss == "truncated" else (0, None)))
             scene.ends[ALL, 0] = at.offset
             scene.lose({(ALL, 0): at})
+            scene.recent.read_epoch((ALL, 0), at.offset, 2)
         assert [receive(scene)["n"] for _ in range(CAPACITY)] == ["a0.0", "a0.1", "a0.2", "a0.3"]
         before = scene.tracked.position().sign()
         gap = receive(scene)
@@ -347,6 +349,8 @@ class TestGaps:
         now = scene.tracked.position().sign()
         assert [offset_of(each) for each in (gap.position, now)] == [4, 4]
         assert old == 3
+        # In the log before, whatever follows it.
+        assert {epochs_of(each) for each in (before, now, gap.position)} == {(1,)}
 
         scene.begin_receive()
         assert scene.tracked.state is State.LIVE
@@ -355,6 +359,8 @@ class TestGaps:
         scene.route()
         assert scene.received[-1]["n"] == f"a0.{scene.ends[ALL, 0] - 1}"
         assert offset_of(scene.received[-1].position) == scene.ends[ALL, 0]
+        assert epochs_of(scene.received[-1].position) == ((1,) if loss == "limit" else (2,))
+        assert epochs_of(gap.position) == (1,)
 
     def test_a_loss_where_nothing_is_addressed_to_it(self, scene: Scene) -> None:
         scene.join("a")
@@ -496,3 +502,7 @@ def filled_texts(first: int, end: int) -> list[str]:
 
 def offset_of(position: str) -> int:
     return LogPosition.read(position, "channels").topics[ALL].offsets[0]
+
+
+def epochs_of(position: str) -> tuple[int, ...]:
+    return LogPosition.read(position, "channels").topics[ALL].epochs

@@ -6,24 +6,34 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import BrokerUnavailable, TopicError
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Message
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.transport import Past, ReadFrom
+from kafka_layer.wire.partitions import partition_of
+from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
 
 Tell = Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]
+OnEpoch = Callable[[tuple[Topic, int], int, int], object]
 
 
 class Layer(InMemoryKafkaChannelLayer):
     timings = Timings(read_back=0.05)
+
+
+class HastyLayer(Layer):
+    timings = Timings(recovery=0.05)
 
 
 @pytest.fixture
@@ -40,9 +50,9 @@ async def test_a_channel_that_waits_is_told_at_once_what_the_log_lost(
     transport, listeners = server_of(layer).transport, list[Tell]()
     follow = transport.follow
 
-    def note(listener: Tell) -> None:
+    def note(listener: Tell, on_epoch: OnEpoch) -> None:
         listeners.append(listener)
-        follow(listener)
+        follow(listener, on_epoch)
 
     monkeypatch.setattr(transport, "follow", note)
     layer.track(channel)
@@ -73,8 +83,7 @@ async def test_no_past_is_told_where_the_reader_has_not_told_its_positions(
     await layer.group_add("room", old)
     await layer.group_send("room", {"n": "before it was let in"})
     await next_message(layer, old)
-    told: list[Any] = []
-    monkeypatch.setattr(server_of(layer).transport, "follow", told.append)
+    monkeypatch.setattr(server_of(layer).transport, "follow", lambda *listeners: None)
     channel = await layer.new_channel()
     layer.track(channel)
     await layer.group_add("room", channel)
@@ -85,6 +94,75 @@ async def test_no_past_is_told_where_the_reader_has_not_told_its_positions(
         there.track(again)
         await there.group_add("room", again)
         assert await there.recover(again, position) == (False, "expired", [], 0.0)
+    finally:
+        await there.close()
+
+
+@pytest.mark.parametrize(("epoch", "reason"), [(7, None), (6, "epoch"), (8, "epoch"), (-1, None)])
+async def test_a_log_that_lost_its_end_and_went_on(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch, epoch: int, reason: str | None
+) -> None:
+    """Other records stand where the position ends: the leader epoch tells."""
+    channel = await layer.new_channel()
+    transport, told = server_of(layer).transport, list[OnEpoch]()
+    follow = transport.follow
+
+    def note(listener: Tell, on_epoch: OnEpoch) -> None:
+        told.append(on_epoch)
+        follow(listener, on_epoch)
+
+    monkeypatch.setattr(transport, "follow", note)
+    layer.track(channel)
+    await layer.group_add("room", channel)
+    number = partition_of("room", transport.partitions(Topic.SEND_GROUP))
+    told[0]((Topic.SEND_GROUP, number), 0, 7)
+    await layer.group_send("room", {"n": 1})
+    message = await next_message(layer, channel)
+    assert isinstance(message, Message)
+    told[0]((Topic.SEND_GROUP, number), 1, 9)
+    await layer.group_send("room", {"n": 2})
+    await next_message(layer, channel)
+
+    position = LogPosition.read(message.position, layer.config.prefix)
+    place = position.topics[Topic.SEND_GROUP]
+    assert (place.offsets[number], place.epochs[number]) == (1, 7)
+    place = replace(place, epochs=(epoch,) * len(place.epochs))
+    position = replace(position, topics={**position.topics, Topic.SEND_GROUP: place})
+    # A place raises the position, and says nothing of the records before it.
+    for text, missed in ((position.sign(), [{"n": 2}]), (f"{position.sign()}~g{number}.1", [])):
+        again = await layer.new_channel()
+        layer.track(again)
+        await layer.group_add("room", again)
+        found = await layer.recover(again, text)
+        assert (found.reason, found.messages) == (reason, [] if reason else missed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Ticket.failed(BrokerUnavailable("away")), "unavailable"),
+        (Ticket.failed(TopicError("no right to read it")), "unavailable"),
+        (Ticket(), "timeout"),
+    ],
+    ids=["away", "refused", "silent"],
+)
+async def test_a_log_that_cannot_be_read(
+    layer: KafkaChannelLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Ticket[Any],
+    reason: str,
+) -> None:
+    position = await layer.group_position("room")
+    await layer.group_send("room", {"n": "missed"})
+    there = HastyLayer(prefix="recoveries-of-one-server")
+    try:
+        channel = await there.new_channel()
+        there.track(channel)
+        await there.group_add("room", channel)
+        transport = server_of(there).transport
+        monkeypatch.setattr(transport, "ask_past", lambda *question: answer)
+        found = await asyncio.wait_for(there.recover(channel, position), 5.0)
+        assert (found.recovered, found.reason, found.messages) == (False, reason, [])
     finally:
         await there.close()
 

@@ -7,6 +7,7 @@ import io
 import re
 import secrets
 import shlex
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from django.core.management import CommandError, call_command
 from kafka_layer.exceptions import HistoryUnavailable, KafkaLayerError, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.kafka import run_kafka_tool
-from tests.support.layers import PARTITIONS, Layers, next_message
+from tests.support.layers import PARTITIONS, Layers, next_message, next_messages
 from tests.support.secure import Rule, SecureBroker
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -425,3 +426,52 @@ def test_who_has_no_right_at_all_is_told_so(
     layer = make_layer(**secure.new_user())
     with pytest.raises(KafkaLayerError, match=f"{make_layer.prefix}-.* no right to do that"):
         layer.group_send_sync("room", {})
+
+
+class TestGuest:
+    """Who may only see the topics is told what is missing, by worker channels, too."""
+
+    @pytest.fixture
+    def boss(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
+        """Who may do everything."""
+        return make_layer(**secure.plain)
+
+    @pytest.fixture
+    def guest(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
+        """Who may see the topics, and do no more."""
+        user = secure.new_user(
+            [
+                ("topic", f"{make_layer.prefix}-*", "DESCRIBE"),
+                ("topic", f"{make_layer.prefix}-ack", "WRITE"),
+            ]
+        )
+        return make_layer(**user, await_produce=True)
+
+    @pytest.fixture
+    def jobs(self) -> str:
+        """A worker channel that no other test uses."""
+        return f"jobs.{secrets.token_hex(4)}"
+
+    async def test_a_topic_that_may_not_be_written_to(
+        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, jobs: str
+    ) -> None:
+        await boss.send(jobs, {"n": 1})
+        with pytest.raises(ProduceFailed, match="grant it an ACL"):
+            await guest.send(jobs, {"n": 2})
+
+    async def test_a_topic_that_may_not_be_created(
+        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, jobs: str
+    ) -> None:
+        await boss.send("other", {})
+        with pytest.raises(TopicError, match="grant it an ACL"):
+            await guest.send(jobs, {"n": 2})
+
+    async def test_a_group_that_may_not_be_joined(
+        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, jobs: str
+    ) -> None:
+        await boss.send(jobs, {"n": 1})
+        started = time.monotonic()
+        with pytest.raises(TopicError, match="no right to use the consumer group"):
+            await guest.receive(jobs)
+        assert time.monotonic() - started < 3
+        assert await next_messages(boss, jobs, 1) == [{"n": 1}]

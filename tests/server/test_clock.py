@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 
 import pytest
@@ -96,6 +97,32 @@ def test_a_quick_record_is_forgotten_after_some_minutes() -> None:
         world.broker += 0.002  # it drifts
         world.record(there=0.02, back=0.02)
     assert world.wrong_by == pytest.approx(0, abs=0.045)
+
+
+def test_thousands_of_records_cost_no_more_each_than_a_few() -> None:
+    """A server that sends many commands measures with each: all of the last ten minutes count."""
+    world = World()
+
+    def steps(records: int) -> int:
+        """Return how many calls, of C as well, so many records take."""
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            for number in range(records):
+                # Some are quicker than others, in no order.
+                world.record(there=0.001 + number * 7 % 11 / 10_000)
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    first = steps(100)
+    steps(5000)
+    assert steps(100) <= 2 * first
 
 
 @given(

@@ -77,7 +77,6 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     "log.cleaner.dedupe.buffer.size": "2097152",  # cleared at each start; else 128 MiB
-    "log.retention.check.interval.ms": "1000",
     "metadata.max.idle.interval.ms": "0",  # else it writes to its log twice a second
     "num.partitions": "4",
     "offsets.topic.num.partitions": "4",
@@ -233,6 +232,10 @@ class Node:
             start_new_session=True,
         )
         _started.add(self)
+
+    def segment(self, topic: str, partition: int) -> Path:
+        """Return the file that has the log of a partition, as long as it has but one."""
+        return self._data_folder() / "data" / f"{topic}-{partition}" / f"{0:020}.log"
 
     def wait_ready(self, timeout: float = _START_TIMEOUT) -> None:
         """Return when it answers and the controller has unfenced it.

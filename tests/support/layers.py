@@ -50,6 +50,9 @@ WORKER_CHANNEL = "shared-jobs"
 
 Message = dict[str, Any]
 
+Servers = list[KafkaChannelLayer]
+"""Layers that run on from test to test: the fixture ``servers``."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -98,17 +101,14 @@ def kafka_backend(servers: str) -> Backend:
 
 
 def backend_named(name: str, request: pytest.FixtureRequest) -> Backend:
-    """Return the backend "memory", "embedded" or "kafka"; starts its broker if it has to.
+    """Return the backend "memory", "embedded" or "kafka" of the test's file; starts its broker.
 
     Args:
         name: Which one.
         request: That of the fixture which asks.
     """
-    if name == "memory":
-        return memory_backend()
-    if name == "embedded":
-        return embedded_backend(request.getfixturevalue("embedded"))
-    return kafka_backend(request.getfixturevalue("kafka"))
+    backend: Backend = request.getfixturevalue(f"in_{name}")
+    return backend
 
 
 class Layers:
@@ -130,13 +130,15 @@ class Layers:
         self._prefixes = {self.prefix}
         self._layers: list[KafkaChannelLayer] = []
 
-    def __call__(self, prefix: str | None = None, **config: Any) -> KafkaChannelLayer:
-        """Make a layer with these CONFIG keywords."""
+    def __call__(
+        self, prefix: str | None = None, *, timings: Timings | None = None, **config: Any
+    ) -> KafkaChannelLayer:
+        """Make a layer with these CONFIG keywords, and with other timings if some are given."""
         if prefix is not None and prefix not in self._prefixes:
             self._prefixes.add(prefix)
             self.backend.create_topics(prefix)
         base = self.backend.layer_class
-        timings = self.timings
+        timings = timings or self.timings
         if timings.start == Timings.start:
             timings = replace(timings, start=START)
         layer = type(base.__name__, (base,), {"timings": timings})(

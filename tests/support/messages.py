@@ -21,6 +21,7 @@ class FakeMessage:
         key: Its key.
         timestamp: Its time in milliseconds since the epoch, by the broker.
         headers: Its headers; an exception is raised, as for headers that are no text.
+        epoch: Its leader epoch.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class FakeMessage:
         key: bytes | None = b"room",
         timestamp: int = 1_700_000_000_000,
         headers: Any = None,
+        epoch: int | None = None,
     ) -> None:
         self._topic, self._offset, self._partition = topic, offset, partition
         self._error, self._value, self._key = error, value, key
         self._timestamp, self._headers = timestamp, headers
+        self._epoch = epoch
 
     def error(self) -> KafkaError | None:
         return self._error
@@ -50,6 +53,9 @@ class FakeMessage:
 
     def offset(self) -> int:
         return self._offset
+
+    def leader_epoch(self) -> int | None:
+        return self._epoch
 
     def key(self) -> bytes | None:
         return self._key

@@ -38,6 +38,7 @@ SERVERS: Mapping[str, Sequence[str]] = {
     "uvicorn, reloading": [*_UVICORN, "--reload", "--reload-dir", "{folder}", _ASGI],
     "gunicorn, uvicorn's worker": [*_GUNICORN, "-k", "uvicorn_worker.UvicornWorker", _ASGI],
     "gunicorn, its own worker": [*_GUNICORN, _WSGI],
+    "gunicorn, its ASGI worker": [*_GUNICORN, "-k", "asgi", _ASGI],
     "hypercorn": ["hypercorn", "-b", _ADDRESS, _ASGI],
     "hypercorn, reloading": ["hypercorn", "-b", _ADDRESS, "--reload", _ASGI],
     "granian": ["granian", "--interface", "asgi", "--port", "{port}", _ASGI],

@@ -69,3 +69,25 @@ def test_layers_of_this_package_are_in_memory_with_their_settings_and_others_sta
     assert found["default"].config.capacity == 7
     assert found["other"] is before
     assert "default" not in channel_layers.backends
+
+
+def test_what_the_class_sets_up_uses_no_kafka_and_reaches_no_test() -> None:
+    """As a ``post_save`` that sends, in ``setUpTestData``."""
+    found: list[Any] = []
+
+    class Cases(FreshChannelLayers, SimpleTestCase):
+        @classmethod
+        def setUpClass(cls) -> None:
+            super().setUpClass()
+            found.append(get_channel_layer())
+            found[0].send_sync("jobs", {"of": "the class"})
+
+        def test_it(self) -> None:
+            found.append(get_channel_layer())
+
+    assert run(Cases).wasSuccessful()
+    for_class, for_test = found
+    assert isinstance(for_class, InMemoryKafkaChannelLayer)
+    assert for_test is not for_class
+    assert for_test.config.prefix != for_class.config.prefix
+    assert "default" not in channel_layers.backends

@@ -65,9 +65,23 @@ class TestRealBroker:
         (record,) = consume(broker.bootstrap_servers, prefix, 1)
         assert record.value() == b"while frozen"
 
-    def test_stop_leaves_nothing(self, real_broker_tools: None) -> None:
-        broker = RealBroker()
-        broker.start()
+    def test_one_that_cannot_start_shows_its_log(self, real_broker_tools: None) -> None:
+        broker = RealBroker({"num.partitions": "many"})
+        with pytest.raises(RuntimeError, match=r"Invalid value many for configuration num\.part"):
+            broker.start()
+        assert not broker.running
+
+    def test_a_taken_port_is_given_up_for_another_and_stop_leaves_nothing(
+        self, real_broker_tools: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.socket() as thief:
+            thief.bind(("127.0.0.1", 0))
+            thief.listen()
+            monkeypatch.setattr(support, "_Port", FirstTaken(support._Port, thief))
+            broker = RealBroker()
+            broker.start()
+            assert broker.running
+            assert str(thief.getsockname()[1]) not in broker.bootstrap_servers
         folder, pid = broker.log.parent, broker.pid
         broker.stop()
         broker.stop()
@@ -75,23 +89,6 @@ class TestRealBroker:
         assert not is_alive(pid)
         with pytest.raises(RuntimeError, match="was not started"):
             _ = broker.bootstrap_servers
-
-    def test_one_that_cannot_start_shows_its_log(self, real_broker_tools: None) -> None:
-        broker = RealBroker({"num.partitions": "many"})
-        with pytest.raises(RuntimeError, match=r"Invalid value many for configuration num\.part"):
-            broker.start()
-        assert not broker.running
-
-    def test_a_taken_port_is_given_up_for_another(
-        self, real_broker_tools: None, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with socket.socket() as thief:
-            thief.bind(("127.0.0.1", 0))
-            thief.listen()
-            monkeypatch.setattr(support, "_Port", FirstTaken(support._Port, thief))
-            with RealBroker() as broker:
-                assert broker.running
-                assert str(thief.getsockname()[1]) not in broker.bootstrap_servers
 
 
 class TestOrphans:

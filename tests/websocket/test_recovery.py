@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The tests use the Kafka")
 
 
 class AsyncRoom(AsyncUserConsumerMixin, AsyncRecoveryConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
-    groups = ("of-class",)
+    groups: tuple[str, ...] = ("of-class",)
 
     def get_user_id(self) -> str:
         return "ada"
@@ -50,7 +50,7 @@ class AsyncRoom(AsyncUserConsumerMixin, AsyncRecoveryConsumerMixin, AsyncJsonWeb
 
 
 class SyncRoom(RecoveryConsumerMixin, UserConsumerMixin, JsonWebsocketConsumer):  # type: ignore[misc]
-    groups = ("of-class",)
+    groups: tuple[str, ...] = ("of-class",)
     get_user_id = AsyncRoom.get_user_id
 
     def connect(self) -> None:
@@ -65,6 +65,32 @@ class SyncRoom(RecoveryConsumerMixin, UserConsumerMixin, JsonWebsocketConsumer):
 
     def not_recovered(self, recovery: Recovery) -> None:
         self.replay(self.channel_layer.group_history_sync("room", limit=2).messages)
+
+
+class AsyncRefused(AsyncRoom):
+    async def connect(self) -> None:
+        await self.accept()
+        await self.close(4403)
+
+
+class SyncRefused(SyncRoom):
+    def connect(self) -> None:
+        self.accept()
+        self.close(4403)
+
+
+class AsyncOutside(AsyncRoom):
+    groups = ()
+
+    async def connect(self) -> None:
+        await self.accept()
+
+
+class SyncOutside(SyncRoom):
+    groups = ()
+
+    def connect(self) -> None:
+        self.accept()
 
 
 class Browser:
@@ -259,6 +285,35 @@ async def test_state_that_is_loaded_anew_and_live_messages_fit_together(
     assert (await browser.hear(4))[3] == "room 6"
     assert browser.verdicts == ["invalid"]
     await browser.leave()
+
+
+@pytest.mark.parametrize("backend", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("room", "refused", "outside"),
+    [(AsyncRoom, AsyncRefused, AsyncOutside), (SyncRoom, SyncRefused, SyncOutside)],
+    ids=["async", "sync"],
+)
+async def test_one_who_is_not_let_in_any_more(
+    room: Any, refused: Any, outside: Any, server: KafkaChannelLayer, sender: KafkaChannelLayer
+) -> None:
+    """Neither the browser's position nor that of a page reveals what was said since."""
+    page = await sender.group_position("room")
+    browser = Browser()
+    await browser.connect(room)
+    await browser.hear_position()
+    await browser.leave()
+    await say(sender, "room 1", "of-class 2")
+    for position in (browser.position, page):
+        again = Browser()
+        await again.connect(refused, position)
+        assert await again.hear_close() == 4403
+        assert (again.data, again.verdicts) == ([], [])
+        again = Browser()
+        await again.connect(outside, position)
+        assert await again.hear_verdict() is None
+        await say(sender, "user 3")
+        assert await again.hear(1) == ["user 3"]
+        await again.leave()
 
 
 @pytest.mark.parametrize("backend", ["memory"], indirect=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections import OrderedDict
 from decimal import Decimal
 from typing import Any
 
@@ -125,6 +126,14 @@ class TestASerializerOfOnesOwn:
         payload = codec.encode({"price": Decimal("1.50")})
         assert payload == b"\xc1{'price': '1.50'}"
         assert codec.decode(payload) == {"price": Decimal("1.50")}
+
+    def test_it_may_return_a_dict_of_its_own_class(self) -> None:
+        class Ordered(Own):
+            def loads(self, data: bytes) -> dict[str, Any]:
+                return OrderedDict(super().loads(data))
+
+        codec = Codec("msgpack", Ordered())
+        assert codec.decode(codec.encode({"b": 1, "a": 2})) == OrderedDict(b=1, a=2)
 
     @pytest.mark.parametrize("payload", [MSGPACK, JSON], ids=["msgpack", "json"])
     def test_messages_of_processes_without_it_are_read(self, payload: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import uuid
 import weakref
 
 import pytest
 from channels.layers import BaseChannelLayer
+from django.utils.safestring import SafeString
 
 from kafka_layer.wire.names import (
     CHANNEL_NAME,
@@ -21,6 +23,28 @@ from kafka_layer.wire.names import (
 from kafka_layer.wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
 
 SERVER = ServerName(3, "k2f9q0v1")
+
+
+class Name(str, enum.Enum):
+    ANN = "ann"
+
+
+class Number(enum.IntEnum):
+    SEVEN = 7
+
+    def __str__(self) -> str:
+        """Return what Python 3.10 does."""
+        return f"Number.{self.name}"
+
+
+class Spelled(str):
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+class Rounded(int):
+    def __repr__(self) -> str:
+        return "about 7"
 
 
 def test_topic_names() -> None:
@@ -134,6 +158,15 @@ class TestUserKeys:
         assert user_key(-1) == "-1"
         assert user_key("Jörg") == "Jörg"
 
+    @pytest.mark.parametrize("user_id", [Name.ANN, Spelled("ann"), SafeString("ann")])
+    def test_a_text_of_a_subclass_is_the_same_user(self, user_id: str) -> None:
+        assert user_key(user_id) == "ann"
+        assert type(user_key(user_id)) is str
+
+    @pytest.mark.parametrize("user_id", [Number.SEVEN, Rounded(7)])
+    def test_a_number_of_a_subclass_is_the_same_user(self, user_id: int) -> None:
+        assert user_key(user_id) == "7"
+
     def test_a_uuid_is_its_text(self) -> None:
         assert user_key(uuid.UUID(int=7)) == "00000000-0000-0000-0000-000000000007"
 
@@ -158,6 +191,13 @@ class TestUserKeys:
         # It ends the address that encryption binds a message to.
         with pytest.raises(TypeError, match="NUL"):
             user_key("7\0")
+
+    @pytest.mark.parametrize("letter", ["x", "ü"])
+    def test_it_fits_into_what_the_sender_keeps_for_a_key(self, letter: str) -> None:
+        longest = letter * (900 // len(letter.encode()))
+        assert user_key(longest) == longest
+        with pytest.raises(TypeError, match=r"may have 900 bytes, and .* has 90[12]"):
+            user_key(longest + letter)
 
     def test_an_id_that_utf_8_cannot_carry_is_refused(self) -> None:
         with pytest.raises(TypeError, match="UTF-8"):

@@ -32,14 +32,18 @@ POSITIONS = st.builds(
     st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000),
     st.dictionaries(st.sampled_from(BROADCAST_TOPICS), PLACES),
     st.frozensets(HASHES, max_size=5),
-    st.none() | HASHES,
+    st.frozensets(HASHES, max_size=3),
 )
 OF_CHANNELS = st.builds(
     replace,
     POSITIONS,
     topics=st.dictionaries(
         st.sampled_from(BROADCAST_TOPICS),
-        st.builds(replace, PLACES, epochs=st.lists(st.integers(-1, 2**31 - 1)).map(tuple)),
+        st.builds(
+            lambda place, epoch: replace(place, epochs=(epoch,) * len(place.offsets)),
+            PLACES,
+            st.integers(-1, 2**31 - 1),
+        ),
     ),
     names=st.lists(HASHES, min_size=1, max_size=4).map(tuple),
     starts=st.dictionaries(
@@ -73,7 +77,7 @@ def test_a_usual_one_is_short() -> None:
     of_channel = replace(
         USUAL,
         topics=dict.fromkeys(BROADCAST_TOPICS, place),
-        user=short_hash("7"),
+        users=frozenset({short_hash("7")}),
         names=(short_hash("a"), short_hash("b")),
     )
     assert len(of_channel.sign()) < 300
@@ -121,6 +125,7 @@ OF_A_CHANNEL = [2, *FIELDS[1:3], [[0, b"1234567890123456", [1], [0]]], *FIELDS[4
         (4, ["12345678"], "no content"),
         (4, [b"short"], "no content"),
         (5, b"short", "no content"),
+        (5, [b"12345678", b"short"], "no content"),
     ],
 )
 def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
@@ -134,6 +139,7 @@ def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
     [
         (3, [[0, b"short", [1], [0]]]),
         (3, [[0, "id", [1], ["0"]]]),
+        (3, [[0, "id", [1], [0, 0]]]),
         (6, [b"short"]),
         (7, [[0, b"short", 0, 1]]),
         (7, [[0, b"12345678", 0, -1]]),

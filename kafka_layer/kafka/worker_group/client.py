@@ -96,7 +96,7 @@ class GroupClient:
 
         With several brokers of Kafka 4.0 and older, a broker that does not know a new topic yet may
         tell the group's leader that it has no partitions. The group is then stable, without an
-        error.
+        error. Or it has no member at all, as with a broker that does not know the protocol.
         """
         timeout = self._config.timings.worker_answer
         try:
@@ -106,10 +106,10 @@ class GroupClient:
             group = describe_group(self._config, self._group, timeout)
         except KafkaException:
             return False
-        return (
-            group is not None
-            and group.state is ConsumerGroupState.STABLE
-            and not any(member.assignment.topic_partitions for member in group.members)
+        if group is None or not group.members:
+            return True
+        return group.state is ConsumerGroupState.STABLE and not any(
+            member.assignment.topic_partitions for member in group.members
         )
 
     def behind(self, partitions: Collection[int]) -> dict[tuple[str, int], int] | None:

@@ -15,8 +15,8 @@ CUT_OFF = (
 )
 SILENT = "The Kafka consumer of worker channel %s got nothing that the log holds; another goes on"
 LEFT_OUT = (
-    "The consumer group of worker channel %s has assigned its partitions to nobody, as where a "
-    "broker did not know the topic yet; another consumer joins"
+    "The consumer group of worker channel %s has assigned its partitions to nobody: a broker did "
+    "not know the topic yet, or does not know worker_group_protocol; another consumer joins"
 )
 
 

@@ -37,7 +37,10 @@ _REJOIN = 1.0
 # it is replaced.
 _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
-
+# Shares of the time of a start: after which the group is described, twice; and that the coordinator
+# has to do so.
+_ASK_AT = (0.3, 0.9)
+_ASK_FOR = 0.2
 
 _MADE_ANEW = "The topic of worker channel %s was deleted and made anew; another client reads it"
 _OLD_BROKER = (
@@ -120,34 +123,40 @@ class GroupMember:
         """
         with self._lock:
             self._begin(self._replacement)
-        deadline = monotonic() + timeout
+        began = now = monotonic()
+        # Since when the coordinator has known no member; it may know none when it has just become
+        # one, as the first group of a new cluster waits for the topic of positions.
+        nobody_since = float("inf")
+        for share in _ASK_AT:
+            with contextlib.suppress(TimeoutError):
+                self._joined.result(max(0.0, began + timeout * share - monotonic()))
+                return
+            lets_nobody_in = self._lets_nobody_in(max(0.1, timeout * _ASK_FOR))
+            now = monotonic()
+            nobody_since = min(nobody_since, now) if lets_nobody_in else float("inf")
+        if now - nobody_since >= self._config.timings.worker_join:
+            raise TopicError(
+                f"Cannot {self._attempt}: the broker did not let this client join. {_OLD_BROKER}"
+            )
         with contextlib.suppress(TimeoutError):
-            self._joined.result(max(0.0, timeout * 0.75))
-            return
-        self._require_known_protocol(deadline)
-        with contextlib.suppress(TimeoutError):
-            self._joined.result(max(0.0, deadline - monotonic()))
+            self._joined.result(max(0.0, began + timeout - monotonic()))
             return
         # The time is up, unless an outcome has just come.
         self._joined.resolve(None)
         self._joined.result(0)
 
-    def _require_known_protocol(self, deadline: float) -> None:
-        """Raise a ``TopicError`` if the broker made no group by the protocol of KIP-848.
+    def _lets_nobody_in(self, timeout: float) -> bool:
+        """Tell whether the broker made no group by the protocol of KIP-848.
 
         With a broker of Kafka 3.x, which does not know it, librdkafka waits without an error.
         """
         if self._config.worker_group_protocol != "consumer" or not self.is_member:
-            return
-        timeout = max(0.1, deadline - monotonic())
+            return False
         try:
             group = describe_group(self._config, self._group, timeout)
         except KafkaException:
-            return
-        if group is None or not group.members:
-            raise TopicError(
-                f"Cannot {self._attempt}: the broker did not let this client join. {_OLD_BROKER}"
-            )
+            return False
+        return group is None or not group.members
 
     def learn_id(self, topic_id: str | None) -> None:
         """Take Kafka's id of the topic; by one thread at a time, never blocks.

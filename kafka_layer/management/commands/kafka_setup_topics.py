@@ -25,8 +25,7 @@ from ...kafka.specs import (
 )
 from ...wire.names import CHANNEL_NAME
 from ...wire.topics import WorkTopic
-from .. import installed
-from ..options import Skipped, add_layer_option, seconds, select, table
+from ..options import Skipped, add_layer_option, notes, seconds, select, table
 
 __all__ = ["Command"]
 
@@ -135,13 +134,8 @@ class Command(BaseCommand):
     def _print(
         self, reports: Sequence[_Report], skipped: Iterable[Skipped], wishes: _Wishes
     ) -> None:
-        for note in skipped:
-            self.stdout.write(f"Layer {note.alias!r} is skipped: {note.reason}.")
-        if not reports:
-            self.stdout.write(
-                "No layer in CHANNEL_LAYERS keeps its messages in Kafka "
-                f'(BACKEND "{installed.BACKEND}"): there is nothing to do.'
-            )
+        for line in notes(skipped, any_on_kafka=bool(reports)):
+            self.stdout.write(line)
         for report in reports:
             self._print_report(report, wishes)
 

@@ -16,7 +16,7 @@ from ...exceptions import KafkaLayerError
 from ...kafka.admin import GroupLag, TopicAdmin, WorkLag
 from ...kafka.specs import TopicState, differences, topic_specs
 from ...layer import KafkaChannelLayer
-from ..options import add_layer_option, seconds, select, table
+from ..options import add_layer_option, notes, seconds, select, table
 
 __all__ = ["Command"]
 
@@ -78,7 +78,7 @@ class Command(BaseCommand):
         Raises:
             CommandError: If settings or brokers refuse (code 1), or a layer has a problem (code 3).
         """
-        layers, _ = select(options["aliases"])
+        layers, skipped = select(options["aliases"])
         reports = []
         for alias, config in layers.items():
             try:
@@ -88,6 +88,8 @@ class Command(BaseCommand):
         if options["as_json"]:
             self.stdout.write(json.dumps([_as_json(report) for report in reports], indent=2))
         else:
+            for line in notes(skipped, any_on_kafka=bool(reports)):
+                self.stdout.write(line)
             for report in reports:
                 self._print(report)
         unwell = [problem for report in reports for problem in report.problems]

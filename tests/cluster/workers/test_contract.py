@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until, wait_until_async
 MakeWorkers = Callable[..., list[KafkaChannelLayer]]
 
 
-@pytest.fixture(scope="session", params=["memory", "embedded", "kafka"])
+@pytest.fixture(scope="module", params=["memory", "embedded", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return backend_named(request.param, request)
 

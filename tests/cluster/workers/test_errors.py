@@ -11,12 +11,9 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
-from kafka_layer.layer import KafkaChannelLayer
 from tests.cluster.workers.groups import topic_of
-from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.layers import Layers, next_message, stats_of
 from tests.support.records import create_topic
-from tests.support.secure import SecureBroker
 from tests.support.waiting import wait_until_async
 
 
@@ -122,69 +119,3 @@ class TestTopics:
         for change in (layer.group_add, layer.group_discard, layer.user_add, layer.user_discard):
             with pytest.raises(ValueError, match="is a worker channel"):
                 await change("name", channel)
-
-
-@pytest.fixture(scope="module")
-def old_broker(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker that knows the classic protocol only."""
-    with RealBroker({"group.coordinator.rebalance.protocols": "classic"}) as started:
-        yield started
-
-
-class TestProtocol:
-    async def test_a_broker_without_kip_848_is_told_apart_at_once(
-        self, old_broker: RealBroker, make_layer: Layers, channel: str
-    ) -> None:
-        layer = make_layer(
-            bootstrap_servers=old_broker.bootstrap_servers, worker_group_protocol="consumer"
-        )
-        await layer.send(channel, {"n": 1})
-        started = time.monotonic()
-        with pytest.raises(TopicError, match="worker_group_protocol"):
-            await layer.receive(channel)
-        assert time.monotonic() - started < 3
-        # The message waits for a worker that is set up well.
-        right = make_layer(bootstrap_servers=old_broker.bootstrap_servers)
-        assert await next_message(right, channel) == {"n": 1}
-
-
-class TestRights:
-    @pytest.fixture
-    def boss(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
-        """Who may do everything."""
-        return make_layer(**secure.plain)
-
-    @pytest.fixture
-    def guest(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
-        """Who may see the topics, and do no more."""
-        user = secure.new_user(
-            [
-                ("topic", f"{make_layer.prefix}-*", "DESCRIBE"),
-                ("topic", f"{make_layer.prefix}-ack", "WRITE"),
-            ]
-        )
-        return make_layer(**user, await_produce=True)
-
-    async def test_a_topic_that_may_not_be_written_to(
-        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
-    ) -> None:
-        await boss.send(channel, {"n": 1})
-        with pytest.raises(ProduceFailed, match="grant it an ACL"):
-            await guest.send(channel, {"n": 2})
-
-    async def test_a_topic_that_may_not_be_created(
-        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
-    ) -> None:
-        await boss.send("other", {})
-        with pytest.raises(TopicError, match="grant it an ACL"):
-            await guest.send(channel, {"n": 2})
-
-    async def test_a_group_that_may_not_be_joined(
-        self, boss: KafkaChannelLayer, guest: KafkaChannelLayer, channel: str
-    ) -> None:
-        await boss.send(channel, {"n": 1})
-        started = time.monotonic()
-        with pytest.raises(TopicError, match="no right to use the consumer group"):
-            await guest.receive(channel)
-        assert time.monotonic() - started < 3
-        assert await next_messages(boss, channel, 1) == [{"n": 1}]

@@ -18,9 +18,9 @@ from tests.cluster.workers.processes import CHANNELS_OWN, Crew, RunWorker
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until
 
-JOBS = 10_000
+JOBS = 4_000
 # Where the workers that are left do the work of three, each job with a commit of its own.
-FEWER_JOBS = 3_000
+FEWER_JOBS = 2_000
 PARTITIONS = 12
 
 
@@ -39,21 +39,37 @@ def begun(worker: RunWorker, jobs: int = 1) -> None:
     wait_until(lambda: worker.done >= jobs, f"worker {worker.process.pid} to do {jobs} job(s)", 30)
 
 
-async def test_three_workers_do_each_of_10000_jobs_once_and_share_them(
+async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
     make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
 ) -> None:
     with Crew(tmp_path, [channel], config) as crew:
-        for _ in range(3):
-            crew.add()
         # Half of them wait for the workers, half come while they work.
-        await send(make_layer, config, channel, range(JOBS // 2))
-        for worker in crew.workers:
-            begun(worker)
-        await send(make_layer, config, channel, range(JOBS // 2, JOBS))
-        diary = crew.wait_done(range(JOBS))
+        sent = JOBS // 2
+        await send(make_layer, config, channel, range(sent))
+
+        def behind() -> bool:
+            return sent - sum(each.done for each in crew.workers) < 500
+
+        for _ in range(3):
+            worker = crew.add()
+            # Jobs come until the new one has its share: those before it must not end the work.
+            while worker.done < 100:
+                wait_until(
+                    lambda: worker.done >= 100 or behind(),  # noqa: B023
+                    f"{sent} jobs to be done, all but 500",
+                    30,
+                )
+                await send(make_layer, config, channel, range(sent, sent + 500))
+                sent += 500
+                assert sent < 5 * JOBS, f"worker {worker.process.pid} got no share"
+        before = [each.done for each in crew.workers]
+        await send(make_layer, config, channel, range(sent, sent + JOBS // 2))
+        sent += JOBS // 2
+        diary = crew.wait_done(range(sent))
         assert set(diary.ended.values()) == {1}
         # Each has 4 of the 12 partitions.
-        assert min(worker.done for worker in crew.workers) > JOBS / 3 * 0.5
+        shares = [each.done - done for each, done in zip(crew.workers, before, strict=True)]
+        assert min(shares) > JOBS / 2 / 3 * 0.5
 
 
 @pytest.mark.parametrize(
@@ -79,31 +95,6 @@ async def test_a_killed_worker_costs_what_it_has_taken_and_a_stopped_one_none(
         assert lost <= set(range(FEWER_JOBS)) - stopped.diary.began.keys()
         assert lost >= diary.began.keys() - diary.ended.keys()
         assert len(lost) <= prefetch
-
-
-async def test_workers_that_are_added_on_the_way_take_a_share(
-    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
-) -> None:
-    with Crew(tmp_path, [channel], config) as crew:
-        sent = 0
-
-        def behind() -> bool:
-            return sent - sum(each.done for each in crew.workers) < 500
-
-        for _ in range(3):
-            worker = crew.add()
-            # Jobs come until the new one has its share: those before it must not end the work.
-            while worker.done < 100:
-                await send(make_layer, config, channel, range(sent, sent + 500))
-                sent += 500
-                wait_until(
-                    lambda: worker.done >= 100 or behind(),  # noqa: B023
-                    f"{sent} jobs to be done, all but 500",
-                    30,
-                )
-                assert sent < 5 * JOBS, f"worker {worker.process.pid} got no share"
-        diary = crew.wait_done(range(sent))
-        assert set(diary.ended.values()) == {1}
 
 
 @pytest.mark.parametrize("protocol", ["classic"], indirect=True)

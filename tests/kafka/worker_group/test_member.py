@@ -276,7 +276,7 @@ class TestProtocol:
     @pytest.fixture
     def silent(self, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> Case:
         """A member that the broker never assigns anything to."""
-        made = case()
+        made = case(worker_join=0.05)
         monkeypatch.setattr(made.consumers, "poll", lambda *_: time.sleep(0.002))
         object.__setattr__(made.member._config, "worker_group_protocol", "consumer")
         return made
@@ -285,7 +285,11 @@ class TestProtocol:
     def test_a_broker_that_made_no_group_is_an_error_that_names_the_setting(
         self, silent: Case, monkeypatch: pytest.MonkeyPatch, described: Any
     ) -> None:
-        monkeypatch.setattr(member, "describe_group", lambda *_: described)
+        def describe(*_: Any) -> Any:
+            time.sleep(0.06)  # longer than worker_join, whenever it is called
+            return described
+
+        monkeypatch.setattr(member, "describe_group", describe)
         with pytest.raises(TopicError, match="worker_group_protocol='classic'"):
             silent.member.start(0.2)
 
@@ -297,15 +301,22 @@ class TestProtocol:
         silent.member.start(0.2)
         assert silent.member.is_member
 
+    @pytest.mark.parametrize("unanswered", [1, 2])
     def test_a_coordinator_that_does_not_answer_proves_nothing(
-        self, silent: Case, monkeypatch: pytest.MonkeyPatch
+        self, silent: Case, monkeypatch: pytest.MonkeyPatch, unanswered: int
     ) -> None:
-        def fail(*_: Any) -> None:
-            raise KafkaException(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
+        # One that answers only the second time may have become the coordinator just now.
+        asked: list[object] = []
 
-        monkeypatch.setattr(member, "describe_group", fail)
+        def fail_first(*_: Any) -> None:
+            asked.append(1)
+            if len(asked) <= unanswered:
+                raise KafkaException(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
+
+        monkeypatch.setattr(member, "describe_group", fail_first)
         silent.member.start(0.2)
         assert silent.member.is_member
+        assert len(asked) == 2
 
 
 class RefusedConsumer(PatientConsumer):

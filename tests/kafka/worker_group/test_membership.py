@@ -412,20 +412,24 @@ class TestLiveness:
         assert "reaches no broker" in case.membership.death
 
     @pytest.mark.parametrize(
-        ("state", "holders", "ending"),
+        ("state", "shares", "ending"),
         [
-            (ConsumerGroupState.STABLE, 0, Ending.DEAD),
-            (ConsumerGroupState.STABLE, 1, Ending.STOPPED),
-            (ConsumerGroupState.PREPARING_REBALANCING, 0, Ending.STOPPED),
-            (None, 0, Ending.STOPPED),
+            (ConsumerGroupState.STABLE, [0, 0], Ending.DEAD),
+            (ConsumerGroupState.STABLE, [0, 1], Ending.STOPPED),
+            (ConsumerGroupState.PREPARING_REBALANCING, [0, 0], Ending.STOPPED),
+            (ConsumerGroupState.EMPTY, [], Ending.DEAD),
+            (None, [], Ending.DEAD),
         ],
     )
     def test_a_member_without_partitions_rejoins_where_no_member_has_any(
-        self, monkeypatch: pytest.MonkeyPatch, state: Any, holders: int, ending: Ending
+        self, monkeypatch: pytest.MonkeyPatch, state: Any, shares: list[int], ending: Ending
     ) -> None:
         case = Case(monkeypatch, demand=1, worker_look=0.0)
-        members = [SimpleNamespace(assignment=SimpleNamespace(topic_partitions=[PARTITION]))]
-        described = SimpleNamespace(state=state, members=members * holders)
+        members = [
+            SimpleNamespace(assignment=SimpleNamespace(topic_partitions=[PARTITION] * share))
+            for share in shares
+        ]
+        described = SimpleNamespace(state=state, members=members)
         monkeypatch.setattr(group_client, "describe_group", lambda *_: described if state else None)
         assert case.run(*[None] * 9) is ending
 

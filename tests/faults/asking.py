@@ -1,0 +1,59 @@
+"""Questions for what was sent before: an answer, or an error, in time, whatever became of Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from kafka_layer.exceptions import HistoryUnavailable
+from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Recovery
+from tests.support.inspect import server_of
+
+__all__ = ["DEADLINE", "GROUP", "IN_TIME", "numbers", "recovered", "send", "tracked", "unavailable"]
+
+IN_TIME = 8.0
+"""Seconds: the layer gives up after 5, on a machine that is busy with brokers."""
+
+DEADLINE = 30.0
+GROUP = "room"
+
+
+async def send(layer: KafkaChannelLayer, *values: object, group: str = GROUP) -> None:
+    """Send messages, and return when they are in the log."""
+    for value in values:
+        await layer.group_send(group, {"n": value})
+    await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
+
+
+async def unavailable(layer: KafkaChannelLayer) -> bool:
+    """Ask for the history; fail the test if there is neither an answer nor the error in time."""
+    began = time.monotonic()
+    try:
+        await layer.group_history(GROUP)
+    except HistoryUnavailable:
+        return True
+    finally:
+        assert time.monotonic() - began < IN_TIME
+    return False
+
+
+async def tracked(layer: KafkaChannelLayer, group: str = GROUP) -> str:
+    """Return a tracked channel in a group."""
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add(group, channel)
+    return channel
+
+
+async def recovered(layer: KafkaChannelLayer, position: str, group: str = GROUP) -> Recovery:
+    """Recover a new channel, and fail the test if there is no verdict in time."""
+    channel = await tracked(layer, group)
+    return await asyncio.wait_for(layer.recover(channel, position), IN_TIME)
+
+
+def numbers(found: Recovery) -> list[Any]:
+    """Return what was recovered."""
+    assert found.recovered, found.reason
+    return [each["n"] for each in found.messages]

@@ -1,0 +1,67 @@
+"""One outage for several courses of events: each start of a broker takes seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+__all__ = ["Outage"]
+
+
+class Outage:
+    """A broker is away once, while several courses run side by side.
+
+    A course is a coroutine function that gets the outage. It makes what it needs, awaits
+    :meth:`begins`, does without a broker what it is about, awaits :meth:`ends`, and looks at what
+    became of it.
+
+    Args:
+        end: Makes the broker be away; blocks.
+        mend: Makes it serve again; blocks.
+
+    Attributes:
+        turn: Held by a course that the others would slow down; of the run.
+    """
+
+    def __init__(self, end: Callable[[], None], mend: Callable[[], None]) -> None:
+        self._end, self._mend = end, mend
+
+    async def run(self, *courses: Callable[[Outage], Awaitable[None]]) -> None:
+        """Return when all courses have come to their ends.
+
+        Raises:
+            Exception: What a course raised; the others are cancelled.
+        """
+        self._begins = _Meeting(len(courses), self._end)
+        self._ends = _Meeting(len(courses), self._mend)
+        self.turn = asyncio.Lock()
+        tasks = [asyncio.ensure_future(course(self)) for course in courses]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def begins(self) -> None:
+        """Return when the broker is away, which it is once all courses have asked for it."""
+        await self._begins.reached()
+
+    async def ends(self) -> None:
+        """Return when the broker serves again, which it does once all courses have asked for it."""
+        await self._ends.reached()
+
+
+class _Meeting:
+    """Where courses wait for each other; the last one to come does what all wait for."""
+
+    def __init__(self, courses: int, action: Callable[[], None]) -> None:
+        self._missing, self._action = courses, action
+        self._done = asyncio.Event()
+
+    async def reached(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            await asyncio.to_thread(self._action)
+            self._done.set()
+        await self._done.wait()

@@ -1,0 +1,167 @@
+"""The history, recoveries and worker channels while Kafka is away."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import channel_layers
+from channels.testing import WebsocketCommunicator
+
+from kafka_layer.consumers import AsyncRecoveryConsumerMixin
+from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.asking import (
+    DEADLINE,
+    GROUP,
+    IN_TIME,
+    numbers,
+    recovered,
+    send,
+    tracked,
+    unavailable,
+)
+from tests.faults.outage import Outage
+from tests.faults.traffic import Inbox, Stream, figure
+from tests.support.kafka import RealBroker
+from tests.support.layers import Layers, next_messages, stats_of
+from tests.support.waiting import wait_until_async
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "classic": {
+        "worker_group_protocol": "classic",
+        "consumer_config": {"session.timeout.ms": 3_000},
+    },
+    "consumer": {"worker_group_protocol": "consumer"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:The tests use the Kafka")
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+async def test_each_goes_on_or_says_that_it_is_away(
+    broker: RealBroker, make_layer: Layers, prefix: str, how: str
+) -> None:
+    ends = {"kill": (broker.kill, broker.start), "freeze": (broker.freeze, broker.thaw)}
+    courses = [
+        partial(the_history_says_so_and_comes_back, make_layer(f"{prefix}-asked")),
+        partial(a_recovery_has_its_verdict_in_time, make_layer, prefix),
+    ]
+    if how == "kill":
+        courses += [
+            partial(two_workers_go_on, make_layer, f"jobs-{name}", protocol)
+            for name, protocol in PROTOCOLS.items()
+        ]
+    await Outage(*ends[how]).run(*courses)
+
+
+async def the_history_says_so_and_comes_back(layer: KafkaChannelLayer, outage: Outage) -> None:
+    await send(layer, 1)
+    assert (await layer.group_history(GROUP)).messages == [{"n": 1}]
+    await outage.begins()
+    assert await unavailable(layer)
+    assert await unavailable(layer)
+    await outage.ends()
+    deadline = time.monotonic() + DEADLINE
+    while await unavailable(layer):
+        assert time.monotonic() < deadline, "the history did not come back"
+    assert (await layer.group_history(GROUP)).messages == [{"n": 1}]
+    await wait_until_async(lambda: layer.stats().state == "connected", "the layer to be connected")
+
+
+async def a_recovery_has_its_verdict_in_time(
+    make_layer: Layers, prefix: str, outage: Outage
+) -> None:
+    here = make_layer(prefix)
+    channel = await tracked(here)
+    position = await here.group_position(GROUP)
+    await send(here, 1, 2)
+    # It has read them.
+    await next_messages(here, channel, 2)
+    # One that kept what was missed needs no broker; one that started since has to ask.
+    late = make_layer(prefix)
+    await late.new_channel()
+    await outage.begins()
+    began = time.monotonic()
+    found = await recovered(here, position)
+    assert numbers(found) == [1, 2]
+    verdict = await told_to_a_browser(late, position)
+    assert verdict.pop("reason") in {"unavailable", "timeout"}
+    assert verdict == {"recovered": False, "count": 0}
+    assert time.monotonic() - began < 2 * IN_TIME
+    await outage.ends()
+    deadline = time.monotonic() + DEADLINE
+    while not (found := await recovered(late, position)).recovered:
+        assert time.monotonic() < deadline, f"still {found.reason}"
+    assert numbers(found) == [1, 2]
+    await send(here, 3)
+
+
+async def told_to_a_browser(layer: KafkaChannelLayer, position: str) -> dict[str, Any]:
+    """Return the verdict for a browser, and fail the test if there is none in time."""
+    offers = ["kafka-layer.v1", f"kafka-layer.position.{position}"]
+    channel_layers.set("default", layer)
+    try:
+        browser = WebsocketCommunicator(Room.as_asgi(), "/", subprotocols=offers)
+        assert await browser.connect(IN_TIME) == (True, "kafka-layer.v1")
+        frame = await browser.receive_json_from(IN_TIME)
+        await browser.disconnect(timeout=IN_TIME)
+    finally:
+        del channel_layers.backends["default"]
+    verdict: dict[str, Any] = frame["r"]
+    return verdict
+
+
+class Room(AsyncRecoveryConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
+    groups = (GROUP,)
+
+
+async def two_workers_go_on(
+    make_layer: Layers, channel: str, protocol: dict[str, Any], outage: Outage
+) -> None:
+    """As docs/worker-channels.md says."""
+    layers = [make_layer(**protocol) for _ in range(2)]
+    workers = [Inbox(layer, channel) for layer in layers]
+    for worker in workers:
+        worker.begin()
+    stream = Stream(make_layer(), "nobody", workers[:1])
+    stream.start()
+    await wait_until_async(
+        lambda: all(len(worker.arrived) >= 50 for worker in workers),
+        "both to have a share of the work",
+        30,
+    )
+    await outage.begins()
+    await stream.goes_on(100)
+    await outage.ends()
+    before = [len(worker.arrived) for worker in workers]
+    await stream.goes_on(100)
+    await wait_until_async(
+        lambda: all(
+            len(worker.arrived) > number for worker, number in zip(workers, before, strict=True)
+        ),
+        "both to work again",
+        30,
+    )
+    await stream.stop()
+
+    def doubtful() -> int:
+        return sum(stats_of(layer)["dropped.doubtful"] for layer in layers)
+
+    def done() -> list[int]:
+        return [number for worker in workers for number in worker.numbers("direct")]
+
+    await wait_until_async(
+        lambda: len(done()) + doubtful() >= len(stream.accepted),
+        f"{len(stream.accepted)} jobs to be done",
+        60,
+        pause=0.1,
+    )
+    for worker in workers:
+        await worker.close()
+    figure(f"{len(stream.accepted)} jobs, {len(done())} done, {doubtful()} in doubt")
+    assert len(done()) == len(set(done()))
+    assert set(done()) <= set(stream.accepted)
+    # Each worker has one receive, so each commit without an answer puts one job in doubt.
+    assert len(stream.accepted) - len(done()) <= doubtful() <= len(workers)

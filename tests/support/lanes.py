@@ -1,0 +1,99 @@
+"""What the processes of pytest-xdist run one after another, and what they begin with.
+
+A lane is what one process runs: a file, with ``--dist loadfile``, or one of these. Long lanes come
+first, so that no process works alone for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+__all__ = ["lane_of", "scheduler", "turn_of"]
+
+# Files that share what takes long to start: a demo, or a broker of a kind.
+_SHARED: Mapping[str, tuple[str, ...]] = {
+    "demo": (
+        "tests/e2e/test_browser.py",
+        "tests/e2e/test_failures.py",
+        "tests/e2e/test_features.py",
+        "tests/e2e/test_looks.py",
+    ),
+    "secure": ("tests/security/*", "tests/django/test_setup_topics.py"),
+    "faults": (
+        "tests/faults/test_outages.py",
+        "tests/faults/test_moved_log.py",
+        "tests/faults/test_silence.py",
+        "tests/faults/test_ends.py",
+        "tests/faults/test_bad_records.py",
+        "tests/faults/test_workers.py",
+    ),
+    "more faults": (
+        "tests/faults/test_away.py",
+        "tests/faults/test_topics_made_anew.py",
+        "tests/faults/test_overload.py",
+        "tests/faults/test_recovery.py",
+    ),
+}
+
+# Files so long that each of their classes is a lane.
+_DIVIDED = ("tests/cluster/workers/test_runworker.py", "tests/cluster/workers/test_sharing.py")
+
+# Those that take longest. What keeps the processors busy stands beside what waits.
+_FIRST = (
+    "demo",
+    "faults",
+    "tests/cluster/workers/test_sharing.py",
+    "tests/cluster/test_ending.py",
+    "more faults",
+    "secure",
+    "tests/cluster/workers/test_blocked_loops.py",
+    "tests/cluster/workers/test_runworker.py",
+    "tests/cluster/workers/test_errors.py",
+    "tests/faults/test_three_brokers.py",
+    "tests/observe/test_signals.py",
+    "tests/e2e/test_demo.py",
+    "tests/faults/test_network.py",
+    "tests/testing/test_support_kafka.py",
+    "tests/docs/test_docs_pages.py",
+    "tests/docs/test_types.py",
+    "tests/docs/test_quickstart.py",
+)
+
+
+def lane_of(nodeid: str) -> str:
+    """Return the lane of a test."""
+    path, _, inside = nodeid.partition("::")
+    if path in _DIVIDED and "::" in inside:
+        return f"{path}::{inside.partition('::')[0]}"
+    return _lane_of_file(path)
+
+
+@cache
+def _lane_of_file(path: str) -> str:
+    for name, patterns in _SHARED.items():
+        if any(fnmatch(path, pattern) for pattern in patterns):
+            return name
+    return path
+
+
+def turn_of(path: str) -> int:
+    """Return the place of a file among those whose lanes come first; they have lower ones."""
+    lane = _lane_of_file(path)
+    return _FIRST.index(lane) if lane in _FIRST else len(_FIRST)
+
+
+def scheduler(config: Any, log: Any) -> LoadScopeScheduling:
+    """Return what hands the lanes out to the processes."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return lane_of(nodeid)
+
+    return Lanes(config, log)
