@@ -20,7 +20,17 @@ from ..layer import KafkaChannelLayer
 from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
-from ..transport import Backplane, Extent, Health, JobSink, Past, ReadFrom, RecordSink
+from ..transport import (
+    Backplane,
+    Extent,
+    Health,
+    JobSink,
+    OnEpoch,
+    OnPositions,
+    Past,
+    ReadFrom,
+    RecordSink,
+)
 from ..wire.partitions import partition_of
 from ..wire.records import ProducerRecord, Record
 from ..wire.topics import (
@@ -110,11 +120,7 @@ class InMemoryBackplane:
             self._log.attach(self)
         return self._inbox
 
-    def follow(
-        self,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
-        on_epoch: Callable[[tuple[Topic, int], int, int], object],
-    ) -> None:
+    def follow(self, listener: OnPositions, on_epoch: OnEpoch) -> None:
         """Tell the listener once: no topic ever changes here, and there are no leaders."""
         counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
         self._log.tell_ends(counts, self._data, listener)
@@ -338,7 +344,7 @@ class _Log:
         self,
         counts: Mapping[Topic, int],
         unread: _Unread,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        listener: OnPositions,
     ) -> None:
         with self._lock:
             wheres = [(topic, number) for topic in counts for number in range(counts[topic])]
