@@ -10,6 +10,7 @@ thread may call the shortcuts.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Collection
 from functools import partial

@@ -29,6 +29,8 @@ __all__ = [
     "Health",
     "JobSink",
     "Log",
+    "OnEpoch",
+    "OnPositions",
     "Past",
     "QueueFull",
     "ReadFrom",
@@ -77,6 +79,13 @@ class ReadFrom(NamedTuple):
 
     offset: int
     topic_id: str | None
+
+
+OnPositions = Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]
+"""Gets from where each partition is read on."""
+
+OnEpoch = Callable[[tuple[Topic, int], int, int], object]
+"""Gets a partition, the offset of a record, and the leader epoch of that record."""
 
 
 class RecordSink(Protocol):
@@ -320,11 +329,7 @@ class Receiver(Protocol):
             TopicError: If the topics are missing and cannot be created.
         """
 
-    def follow(
-        self,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
-        on_epoch: Callable[[tuple[Topic, int], int, int], object],
-    ) -> None:
+    def follow(self, listener: OnPositions, on_epoch: OnEpoch) -> None:
         """Tell from where the partitions of the topics that all servers read are read on.
 
         Args:

@@ -141,8 +141,9 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
-            logger.info("Worker stops: finishing the messages in hand")
+            # Before the line, upon which somebody may send the next signal: the loop would drop it.
             loop.remove_signal_handler(number)
+            logger.info("Worker stops: finishing the messages in hand")
             for listener in listeners:
                 listener.cancel()
 

@@ -179,11 +179,11 @@ class Records(ServerHolder):
     ) -> ProducerRecord:
         self.require_valid_group_name(group)
         payload = self._codec.encode(message)
-        headers: Headers | tuple[()] = _exclusion(exclude) if exclude else ()
-        if idempotency_key is not None:
-            headers = self._keyed(headers, _SEND_GROUP, group[:], idempotency_key)
         # Of a subclass of str [:] makes a plain copy, whose text is the same in every format.
         key, encryption = group[:], self._encryption
+        headers: Headers | tuple[()] = _exclusion(exclude) if exclude else ()
+        if idempotency_key is not None:
+            headers = self._keyed(headers, _SEND_GROUP, key, idempotency_key)
         value = encryption.encrypt(_SEND_GROUP, key, payload) if encryption.active else payload
         return _SEND_GROUP, key, value, None, headers
 

@@ -15,7 +15,7 @@ from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, LayerClosed
 from ..observe.counters import Stats
-from ..transport import Health, JobSink, Past, ReadFrom, RecordSink, StreamSink
+from ..transport import Health, JobSink, OnEpoch, OnPositions, Past, RecordSink, StreamSink
 from ..wire.topics import (
     StreamTopic,
     Topic,
@@ -111,11 +111,7 @@ class KafkaBackplane:
             self._adopt(self._topics.known)
         return self._assignment.inbox or 0
 
-    def follow(
-        self,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
-        on_epoch: Callable[[tuple[Topic, int], int, int], object],
-    ) -> None:
+    def follow(self, listener: OnPositions, on_epoch: OnEpoch) -> None:
         data, _ = self._readers[0]
         data.follow(listener, on_epoch)
 

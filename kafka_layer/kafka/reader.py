@@ -30,9 +30,9 @@ from ..config.timings import Timings
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
-from ..transport import ReadFrom, RecordSink, StreamSink
+from ..transport import OnEpoch, OnPositions, ReadFrom, RecordSink, StreamSink
 from ..wire.records import Record
-from ..wire.topics import BROADCAST_TOPICS, Topic
+from ..wire.topics import BROADCAST_TOPICS
 from .clients import abandon, ask_for_ends, ask_for_times, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
@@ -129,10 +129,10 @@ class Reader:
         # moment, those of a partition may wait behind others that the sink has not taken.
         self._emptied = False
         # Gets the positions, and whether they are to be told; any thread sets both.
-        self._listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object] | None = None
+        self._listener: OnPositions | None = None
         self._tells = False
         # Gets the leader epochs where they change; and the last ones that it got.
-        self._on_epoch: Callable[[tuple[Topic, int], int, int], object] | None = None
+        self._on_epoch: OnEpoch | None = None
         self._epochs: dict[Partition, int] = {}
         # Whether this client found no broker and got no answer since; other clients may have.
         self._cut_off = False
@@ -192,11 +192,7 @@ class Reader:
             self._note_positions(self._client)
         return {where: ReadFrom(*each) for where, each in self._positions.read_from().items()}
 
-    def follow(
-        self,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
-        on_epoch: Callable[[tuple[Topic, int], int, int], object],
-    ) -> None:
+    def follow(self, listener: OnPositions, on_epoch: OnEpoch) -> None:
         """Tell the positions; see ``Receiver.follow``. Never blocks."""
         self._listener, self._on_epoch = listener, on_epoch
         self._tells = True
@@ -385,9 +381,8 @@ class Reader:
         except Exception as error:
             where = f"{message.topic()}[{message.partition()}] at offset {message.offset()}"
             raise UnreadableRecord("undecodable", f"{where}: {error!r}") from error
-    def _tell_epochs(
-        self, messages: Sequence[Message], tell: Callable[[tuple[Topic, int], int, int], object]
-    ) -> None:
+
+    def _tell_epochs(self, messages: Sequence[Message], tell: OnEpoch) -> None:
         known = self._epochs
         for message in messages:
             where = message.topic() or "", message.partition() or 0

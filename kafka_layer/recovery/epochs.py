@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping
 from ..config.threads import RLock
 from ..wire.topics import Topic
 
-__all__ = ["UNKNOWN", "LeaderEpochs"]
+__all__ = ["UNKNOWN", "LeaderEpochs", "Where"]
 
 UNKNOWN = -1
 """The leader epoch of a record of which none is known."""
 
 Where = tuple[Topic, int]
+"""A partition: its topic and its number."""
 
 _Span = tuple[int, int, int]
 

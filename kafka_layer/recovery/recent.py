@@ -15,12 +15,9 @@ from ..config.threads import RLock
 from ..transport import ReadFrom
 from ..wire.records import Record, offset_of, written_at
 from ..wire.topics import Topic, topic_ids_differ
-from .epochs import LeaderEpochs
+from .epochs import LeaderEpochs, Where
 
 __all__ = ["RECORD_BYTES", "Loss", "RecentLog", "Where"]
-
-Where = tuple[Topic, int]
-"""A partition: its topic and its number."""
 
 Loss = Literal["truncated", "epoch"]
 """How a partition lost records that were not read."""

@@ -26,6 +26,8 @@ from ..transport import (
     Extent,
     Health,
     JobSink,
+    OnEpoch,
+    OnPositions,
     Past,
     ReadFrom,
     RecordSink,
@@ -124,11 +126,7 @@ class InMemoryBackplane:
             self._log.attach(self)
         return self._inbox
 
-    def follow(
-        self,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
-        on_epoch: Callable[[tuple[Topic, int], int, int], object],
-    ) -> None:
+    def follow(self, listener: OnPositions, on_epoch: OnEpoch) -> None:
         """Tell the listener once: no topic ever changes here, and there are no leaders."""
         counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
         self._log.tell_ends(counts, self._data, listener)
@@ -410,7 +408,7 @@ class _Log:
         self,
         counts: Mapping[Topic, int],
         unread: _Unread,
-        listener: Callable[[Mapping[tuple[Topic, int], ReadFrom]], object],
+        listener: OnPositions,
     ) -> None:
         with self._lock:
             wheres = [(topic, number) for topic in counts for number in range(counts[topic])]

@@ -16,7 +16,7 @@ from tests.support.layers import Backend, Layers, backend_named, next_message, n
 from tests.support.streams import ForeignTopic, state_of, wait_for_state
 
 
-@pytest.fixture(scope="session", params=["memory", "kafka"])
+@pytest.fixture(scope="module", params=["memory", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     # Librdkafka's own broker creates no topics on request.
     return backend_named(request.param, request)

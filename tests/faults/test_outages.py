@@ -196,7 +196,8 @@ class TestOneBroker:
             )
         await outage.ends()
         assert sorted(reports.numbers) == accepted
-        assert len(accepted) > 400
+        # More than the client's mebibyte holds.
+        assert len(accepted) > 350
         # Those that the client took when the others expired would be given up 5 s after these. It
         # takes some where the last ones were sent a second after the first, on a machine that is
         # busy.

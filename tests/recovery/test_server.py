@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +17,12 @@ from kafka_layer.exceptions import BrokerUnavailable, TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message
 from kafka_layer.testing import InMemoryKafkaChannelLayer
-from kafka_layer.transport import Past, ReadFrom
+from kafka_layer.transport import OnEpoch, OnPositions, Past, ReadFrom
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
-
-Tell = Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]
-OnEpoch = Callable[[tuple[Topic, int], int, int], object]
 
 
 class Layer(InMemoryKafkaChannelLayer):
@@ -43,23 +40,31 @@ async def layer() -> AsyncIterator[KafkaChannelLayer]:
     await layer.close()
 
 
-async def test_a_channel_that_waits_is_told_at_once_what_the_log_lost(
-    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    channel = await layer.new_channel()
-    transport, listeners = server_of(layer).transport, list[Tell]()
+def track(
+    layer: KafkaChannelLayer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[OnPositions, OnEpoch]]:
+    """Track a server's first channel; return what its reader then has to tell."""
+    transport, told = server_of(layer).transport, list[tuple[OnPositions, OnEpoch]]()
     follow = transport.follow
 
-    def note(listener: Tell, on_epoch: OnEpoch) -> None:
-        listeners.append(listener)
+    def note(listener: OnPositions, on_epoch: OnEpoch) -> None:
+        told.append((listener, on_epoch))
         follow(listener, on_epoch)
 
     monkeypatch.setattr(transport, "follow", note)
     layer.track(channel)
+    return told
+
+
+async def test_a_channel_that_waits_is_told_at_once_what_the_log_lost(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = await layer.new_channel()
+    [(listener, _)] = track(layer, channel, monkeypatch)
     waits = await begin_receive(layer, channel)
     layer.position(channel)
     # From another thread, as the one that reads.
-    await asyncio.to_thread(listeners[0], {(Topic.SEND_ALL, 0): ReadFrom(50, None)})
+    await asyncio.to_thread(listener, {(Topic.SEND_ALL, 0): ReadFrom(50, None)})
     assert await waits == {"type": "kafka.gap", "reason": "truncated"}
 
 
@@ -104,22 +109,14 @@ async def test_a_log_that_lost_its_end_and_went_on(
 ) -> None:
     """Other records stand where the position ends: the leader epoch tells."""
     channel = await layer.new_channel()
-    transport, told = server_of(layer).transport, list[OnEpoch]()
-    follow = transport.follow
-
-    def note(listener: Tell, on_epoch: OnEpoch) -> None:
-        told.append(on_epoch)
-        follow(listener, on_epoch)
-
-    monkeypatch.setattr(transport, "follow", note)
-    layer.track(channel)
+    [(_, on_epoch)] = track(layer, channel, monkeypatch)
     await layer.group_add("room", channel)
-    number = partition_of("room", transport.partitions(Topic.SEND_GROUP))
-    told[0]((Topic.SEND_GROUP, number), 0, 7)
+    number = partition_of("room", server_of(layer).transport.partitions(Topic.SEND_GROUP))
+    on_epoch((Topic.SEND_GROUP, number), 0, 7)
     await layer.group_send("room", {"n": 1})
     message = await next_message(layer, channel)
     assert isinstance(message, Message)
-    told[0]((Topic.SEND_GROUP, number), 1, 9)
+    on_epoch((Topic.SEND_GROUP, number), 1, 9)
     await layer.group_send("room", {"n": 2})
     await next_message(layer, channel)
 
