@@ -253,6 +253,8 @@ class Client:
             additional_headers=headers,
             subprotocols=offers or None,
             proxy=None,
+            # A client that nobody reads from for a while is no dead one.
+            ping_interval=None,
         )
         client = cls(websocket, name)
         cls._opened.append(client)
