@@ -11,10 +11,12 @@ the consumer class, in any order::
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer, get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 else:
     # A consumer class follows the mixin; only type checkers need its type.
     _AnyConsumer = _AsyncConsumer = _Consumer = object
+
+# So many messages of a replay are handled before the event loop serves others.
+_SLICE = 20
 
 
 class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignore]
@@ -172,20 +177,33 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
             # What the application changes from here on is not to be told.
             session.end()
         if isinstance(message, Message):
-            await session.handle(message, super().dispatch)
+            dispatch = self._handle_replayed if message.replayed else super().dispatch
+            await session.handle(message, dispatch)
         else:
             await super().dispatch(message)
         if session.connected():
             await self._recover(session)
         await session.handled()
 
+    async def _handle_replayed(self, message: Message) -> None:
+        """Do what Channels' dispatch does, but leave old connections of the database alone.
+
+        To close these, a thread is asked before each event, which takes longer than all else. A
+        replay is part of one event, before which that was done.
+        """
+        dispatch = super().dispatch
+        if getattr(dispatch, "__func__", None) is AsyncConsumer.dispatch:
+            handler = getattr(self, get_handler_name(message), None)
+            if handler is not None:
+                await handler(message)
+                return
+        # A synchronous consumer's, or the application's.
+        await dispatch(message)
+
     async def _recover(self, session: Session) -> None:
         recovery = await session.recover(self.recovery_limit)
         if recovery is not None:
-            for message in recovery.messages:
-                # A handler may have closed the connection.
-                if session.state != "closed":
-                    await self.dispatch(message)
+            await self._replay(recovery.messages, of_history=False)
             await session.tell_verdict(recovery)
             if session.state == "recovering":
                 await self._call(
@@ -193,13 +211,17 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
                 )
         await session.go_live()
 
-    async def _replay(self, messages: Iterable[Message]) -> None:
+    async def _replay(self, messages: Iterable[Message], of_history: bool = True) -> None:
         session = self._session
-        for message in messages:
+        for number, message in enumerate(messages):
+            if number and not number % _SLICE:
+                await asyncio.sleep(0)
             if session is not None:
+                # A handler may have closed the connection.
                 if session.state == "closed":
                     return
-                session.show(message)
+                if of_history:
+                    session.show(message)
             await self.dispatch(message)
 
     # Of the two mixins

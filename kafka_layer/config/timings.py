@@ -72,6 +72,8 @@ class Timings:
         look_back: For which a server that has just started holds up its messages, at one with an
             idempotency key, to learn which keys were used before its start.
         recovery: The longest that the recovery of a channel takes.
+        read_on: For which a slow channel leaves its event loop and the interpreter to others, each
+            time before it reads on from the log.
         history_idle: Without a question, after which the clients that read the past are freed.
         held_frame: The longest that the last frame of a handler is held back, to be sent with the
             place of its message.
@@ -124,3 +126,4 @@ class Timings:
     held_frame: float = 0.05
     position_frame: float = 25.0
     recovery: float = 4.0
+    read_on: float = 0.001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..config.realtime import monotonic
@@ -77,6 +78,8 @@ class Recoveries:
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        pause: Seconds for which a channel that is behind leaves its event loop and the interpreter
+            to others each time before it reads on.
         open: Makes a message of what a channel took.
     """
 
@@ -89,6 +92,7 @@ class Recoveries:
         self.prefix = config.prefix
         self.window = max(config.recovery_window, config.expiry)
         self.patience = self.window - config.expiry
+        self.pause = config.timings.read_on
         self.recent = RecentLog(config.recent_bytes, config.recovery_window + config.expiry)
         self.decode = codec.decode
         self.now = server.clock.now
@@ -537,12 +541,14 @@ class _Replay:
         size = 0
         names = {*self._tracked.names, *self._position.names}
         for record in records:
-            if is_command(record):
-                if self._around.is_flush(guard, record):
-                    raise NotRecovered("flushed")
-                continue
-            if is_excluded(record, names) or self._around.is_duplicate(record):
-                continue
+            # Most records have no headers.
+            if record[3]:
+                if is_command(record):
+                    if self._around.is_flush(guard, record):
+                        raise NotRecovered("flushed")
+                    continue
+                if is_excluded(record, names) or self._around.is_duplicate(record):
+                    continue
             try:
                 payload = self._around.decrypt(guard, record)
                 read.append((record, self._around.decode(payload)))
@@ -581,12 +587,12 @@ class _Replay:
             before.setdefault(key, {})[where] = first
             reached[where] = min(first, reached.get(where, first))
         messages = []
+        sign = self._tracked.signer_within(before)
         for record, content in read:
             topic, _, _, _, written, partition, offset = record
             reached = {**reached, (topic, partition): offset + 1}
-            sign = self._tracked.position_within(reached, before)
             place = place_text((topic, partition, offset, written))
-            messages.append(Message(content, sign, written, True, place))
+            messages.append(Message(content, partial(sign, reached), written, True, place))
         self._tracked.recovered(self._position, floors)
         return messages
 

@@ -341,8 +341,10 @@ class Session:
     def _note_change(self) -> None:
         """Note that a membership of the channel changed; any thread."""
         self._changed = True
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._start, self.handled)
+        # In this order. Before that, the position that is told first knows of the change.
+        if self.state == "live":
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._start, self.handled)
 
     # Beside the handlers
 

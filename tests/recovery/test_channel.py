@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ class Around:
     prefix = "channels"
     window = WINDOW
     patience = 240.0
+    pause = 0.0
 
     def __init__(self, most_bytes: int = 1 << 20) -> None:
         self.recent = RecentLog(most_bytes, WINDOW)
@@ -158,10 +160,10 @@ class Scene:
 
     def begin_receive(self) -> None:
         """Let the consumer receive; it gets a message at once, or with a later one."""
-        self.receive = self.loop.create_task(self._receive())
+        self.receive = self.loop.create_task(self.next_message())
         self.turn()
 
-    async def _receive(self) -> Message:
+    async def next_message(self) -> Message:
         """Do what the layer's receive does."""
         while True:
             envelope = self.mailbox.take()
@@ -434,6 +436,27 @@ class TestSlowReaders:
         scene.route()
         received = [receive(scene)["n"] for _ in range(13)]
         assert received == [text(record) for record in scene.log]
+
+    def test_one_that_catches_up_lets_others_run(self, scene: Scene) -> None:
+        """Also where a task receives and awaits nothing else."""
+        missed, counts = filled(scene, 15), [0]
+
+        async def receive() -> None:
+            while len(scene.received) < len(missed):
+                scene.received.append(await scene.next_message())
+
+        async def others() -> None:
+            while len(scene.received) < len(missed):
+                counts.append(len(scene.received))
+                await asyncio.sleep(0)
+
+        async def both() -> None:
+            await asyncio.wait_for(asyncio.gather(receive(), others()), 10.0)
+
+        scene.loop.run_until_complete(both())
+        assert [message["n"] for message in scene.received] == missed
+        counts.append(len(missed))
+        assert max(later - earlier for earlier, later in pairwise(counts)) <= CAPACITY
 
     def test_a_flush_just_after_the_mailbox_was_full(self, scene: Scene) -> None:
         scene.begin_receive()

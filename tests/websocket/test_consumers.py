@@ -8,9 +8,11 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import channels.consumer
 import pytest
 from channels.generic.websocket import (
     AsyncJsonWebsocketConsumer,
@@ -179,6 +181,54 @@ class TestOrder:
             assert await websocket.receive_nothing()
         assert "b" not in layer.log
         assert "recovered" not in layer.log
+
+    @pytest.mark.parametrize("has_own_dispatch", [False, True])
+    async def test_a_replay_has_the_database_looked_after_once(
+        self, layer: FakeLayer, monkeypatch: pytest.MonkeyPatch, has_own_dispatch: bool
+    ) -> None:
+        """Channels does so before each event, in a thread; a dispatch of the application counts."""
+
+        class Noting(AsyncWebsocketConsumer):  # type: ignore[misc]
+            async def dispatch(self, message: Any) -> None:
+                layer.log.append("dispatch")
+                await super().dispatch(message)
+
+        base: Any = Noting if has_own_dispatch else AsyncWebsocketConsumer
+
+        class Room(AsyncRecoveryConsumerMixin, base):  # type: ignore[misc]
+            chat_message = AsyncText.chat_message
+
+        async def look_after() -> None:
+            layer.log.append("look after")
+
+        monkeypatch.setattr(channels.consumer, "aclose_old_connections", look_after)
+        missed = [message(f"g3.{number}", "a", replayed=True) for number in (8, 9)]
+        layer.recovery = Recovery(True, None, missed, 1.0)
+        async with connected(Room, layer, BACK) as websocket:
+            assert await texts(websocket, 3) == [
+                '{"p":"g3.8","d":{"text": "a"}}',
+                '{"p":"g3.9","d":{"text": "a"}}',
+                '{"r":{"recovered":true,"reason":null,"count":2}}',
+            ]
+            counted = layer.log.count("look after"), layer.log.count("dispatch")
+        assert counted == ((3, 3) if has_own_dispatch else (1, 0))
+
+    async def test_a_long_replay_lets_others_run(self, layer: FakeLayer) -> None:
+        missed = [message(f"g3.{number}", "a", replayed=True) for number in range(100)]
+        layer.recovery = Recovery(True, None, missed, 1.0)
+        handled = []
+
+        async def others() -> None:
+            while layer.log.count("a") < len(missed):
+                handled.append(layer.log.count("a"))
+                await asyncio.sleep(0)
+
+        running = asyncio.create_task(others())
+        async with connected(AsyncText, layer, BACK) as websocket:
+            await texts(websocket, len(missed))
+        await running
+        slices = [later - earlier for earlier, later in pairwise([*handled, len(missed)])]
+        assert max(slices) <= 20
 
     async def test_what_cannot_be_replayed_has_a_reason(self, kind: Any, layer: FakeLayer) -> None:
         layer.recovery = Recovery(False, "expired", [], 600.0)
