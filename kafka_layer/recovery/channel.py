@@ -218,9 +218,11 @@ class TrackedChannel:
         self._lock = RLock()
         # From where each address reaches the channel; from its beginning where it is missing.
         self._since: dict[Key, Vector] = {}
-        # Where the channel became LIVE again; and up to where the router may bring messages a
-        # second time, empty if it does not.
+        # Where the channel became LIVE again, and for each replayed address the end of what was
+        # replayed; and up to where the router may bring messages a second time, empty if it does
+        # not.
         self._live_from: Vector = {}
+        self._replayed: dict[Key, Vector] = {}
         self._overlap: Vector = {}
         # Whether the last message was a gap.
         self._in_gap = False
@@ -370,7 +372,7 @@ class TrackedChannel:
         topic = _SEND_GROUP if command == "group_add" else _SEND_USER
         key = topic, name
         if key not in self._keys():
-            self._since[key] = self._recent.routed
+            self._since[key] = _highest(self._recent.routed, self._replayed.get(key, {}))
 
     def changed(self) -> None:
         """Do what ``Tracked.changed`` says."""
@@ -390,6 +392,7 @@ class TrackedChannel:
         """
         with self._lock:
             self._since.update(floors)
+            self._replayed.update(floors)
             self._overlap = _highest(self._overlap, *floors.values())
             self._mailbox.attentive = True
             self.names = tuple(dict.fromkeys((*self.names, *former.names)))[: 1 + _FORMER_NAMES]
@@ -473,7 +476,7 @@ class TrackedChannel:
                         return Gap(reason)
                     continue
                 if not mailbox and self._overlap and _covers(routed, self._overlap):
-                    self._overlap, self._live_from = {}, {}
+                    self._overlap, self._live_from, self._replayed = {}, {}, {}
                 mailbox.attentive = self.state is _BEHIND or bool(self._overlap) or self._in_gap
                 # First: who looks at the channel looks at what waits, and then at what is in hand.
                 envelope = mailbox.first()
@@ -509,10 +512,8 @@ class TrackedChannel:
         if not self._overlap:
             return False
         where: Any = place[:2]
-        since = self._since.get((where[0], envelope.key))
-        return place[2] < self._live_from.get(where, 0) or (
-            since is not None and place[2] < since.get(where, 0)
-        )
+        replayed = self._replayed.get((where[0], envelope.key), {})
+        return place[2] < max(self._live_from.get(where, 0), replayed.get(where, 0))
 
     def _read_on(self) -> Reason | None:
         """Fill half of the mailbox from the recent records; become LIVE where there are none.

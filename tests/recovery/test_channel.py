@@ -458,6 +458,31 @@ class TestSlowReaders:
         counts.append(len(missed))
         assert max(later - earlier for earlier, later in pairwise(counts)) <= CAPACITY
 
+    def test_a_group_that_is_left_and_joined_again_just_after_a_recovery(
+        self, scene: Scene
+    ) -> None:
+        """What waits from before is not lost."""
+        scene.join("a")
+        scene.read([(GROUP, "a")])
+        recovered(scene, "a", 1)
+        scene.route()
+        scene.read([(GROUP, "a")])
+        scene.route()
+        scene.membership.discard("a", scene.mailbox)
+        scene.join("a")
+        assert receive(scene)["n"] == text(scene.log[1])
+
+    def test_the_same_where_the_server_before_was_ahead(self, scene: Scene) -> None:
+        """What that one told does not come again."""
+        scene.join("a")
+        recovered(scene, "a", 2)
+        scene.membership.discard("a", scene.mailbox)
+        scene.join("a")
+        assert scene.replayed(scene.tracked.position().sign()) == set()
+        scene.read([(GROUP, "a")] * 3)
+        scene.route()
+        assert receive(scene)["n"] == text(scene.log[2])
+
     def test_a_flush_just_after_the_mailbox_was_full(self, scene: Scene) -> None:
         scene.begin_receive()
         scene.read([EVERYBODY] * (CAPACITY + 1))
@@ -468,6 +493,12 @@ class TestSlowReaders:
         scene.read([EVERYBODY])
         scene.route()
         assert scene.received, "the receive waits for ever"
+
+
+def recovered(scene: Scene, group: str, end: int) -> None:
+    """Have the channel know that all of a group was replayed, up to an offset."""
+    floors: dict[Key, dict[Where, int]] = {(GROUP, group): {(GROUP, partition_of(group, 2)): end}}
+    scene.tracked.recovered(scene.tracked.position(), floors)
 
 
 class TestMessagesToOneChannel:
