@@ -83,6 +83,7 @@ TIERS: list[set[str]] = [
         "wire.partitions",
         "wire.plain",
         "wire.position_token",
+        "wire.record_block",
         "delivery.tickets",
         "kafka.worker_group.pacing",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from ..config.realtime import monotonic
@@ -18,19 +19,19 @@ from ..exceptions import (
     TopicError,
     UnreadableRecord,
 )
-from ..messages import Message, Recovery
+from ..messages import Message, Recovery, ReplayedMessage
 from ..server.server import Server
 from ..transport import Extent, Past, ReadFrom
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
-from ..wire.position_token import LogPosition, place_text
+from ..wire.position_token import LogPosition
 from ..wire.records import Record, unreadable_key
 from ..wire.topics import BROADCAST_TOPICS, Topic, topic_ids_differ
 from .channel import State, TrackedChannel
 from .epochs import UNKNOWN
 from .opening import Opening
-from .recent import RecentLog, Where
+from .recent import TELLING, RecentLog, Where
 from .replay import (
     EVERYBODY,
     Key,
@@ -244,35 +245,60 @@ class Recoveries:
     ) -> Steps[Extents]:
         with self._lock:
             for where, first in missing.items():
+                # The record whose epoch is asked for lies just before.
+                first = min(first, unknown.get(where, first))
                 self._wanted[where] = min(first, self._wanted.get(where, first))
             for where, offset in unknown.items():
                 self._wanted_epochs.setdefault(where, set()).add(offset)
-        ticket = self._server.transport.ask_past("recent", self._read_wanted, deadline)
-        return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
+        ask = self._server.transport.ask_past
+        # Each partition is a question: who needs one does not wait for the others.
+        tickets = [
+            ask(("recent", where), partial(self._read_wanted, where), deadline) for where in missing
+        ]
+        if not missing or unknown.keys() - missing.keys():
+            tickets.append(ask("recent epochs", self._read_wanted_epochs, deadline))
+        extents: Extents = {}
+        for ticket in tickets:
+            extents = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+        return extents
 
-    def _read_wanted(self, past: Past) -> Callable[[], Extents]:
-        """Read what is wanted of the past; the backplane's thread."""
+    def _read_wanted(self, where: Where, past: Past) -> Callable[[], Extents]:
+        """Read what is wanted of a partition's past; the backplane's thread."""
         extents = past.extents(BROADCAST_TOPICS)
         with self._lock:
-            wanted, self._wanted = self._wanted, {}
-            epochs, self._wanted_epochs = self._wanted_epochs, {}
-        self._learn_epochs(past, extents, epochs)
+            wanted = dict(self._wanted)
+            self._wanted.pop(where, None)
+            epochs = self._wanted_epochs.pop(where, set())
         for _ in range(_ROUNDS):
             parts = self._parts(wanted, extents)
-            records, room = sum(end - first for first, end in parts.values()), self.recent.room
-            if records > room:
-                # The youngest of them, which do for most of those who ask.
-                parts = {
-                    where: (end - (end - first) * room // records, end)
-                    for where, (first, end) in parts.items()
-                }
-            parts = {where: part for where, part in parts.items() if part[0] < part[1]}
-            if not parts:
+            if where not in parts:
                 break
-            read = past.read_all(parts)
-            self.recent.prepend(
-                {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
-            )
+            first, end = parts[where]
+            count, room = sum(end - first for first, end in parts.values()), self.recent.room
+            if count > room:
+                # The youngest of them, which do for most of those who ask; with room for the other
+                # partitions.
+                share = max((end - first) * room // count, min(room, TELLING))
+                first = max(first, end - share)
+            if first >= end:
+                break
+            start, blocks = past.read_blocks(where, first, end)
+            self.recent.prepend(where, start, end, blocks)
+            for offset, epoch in chain.from_iterable(block.epochs for block in blocks):
+                self.recent.epochs.note(where, offset, epoch)
+        self._learn_epochs(past, extents, {where: epochs})
+        return lambda: extents
+
+    def _read_wanted_epochs(self, past: Past) -> Callable[[], Extents]:
+        """Learn the leader epochs that are wanted where nothing is read; the backplane's thread."""
+        extents = past.extents(BROADCAST_TOPICS)
+        with self._lock:
+            wanted = {
+                where: self._wanted_epochs.pop(where)
+                for where in list(self._wanted_epochs)
+                if where not in self._wanted
+            }
+        self._learn_epochs(past, extents, wanted)
         return lambda: extents
 
     def _learn_epochs(self, past: Past, extents: Extents, wanted: Mapping[Where, set[int]]) -> None:
@@ -586,13 +612,18 @@ class _Replay:
             floors.setdefault(key, {})[where] = max(first, end)
             before.setdefault(key, {})[where] = first
             reached[where] = min(first, reached.get(where, first))
-        messages = []
         sign = self._tracked.signer_within(before)
-        for record, content in read:
-            topic, _, _, _, written, partition, offset = record
-            reached = {**reached, (topic, partition): offset + 1}
-            place = place_text((topic, partition, offset, written))
-            messages.append(Message(content, partial(sign, reached), written, True, place))
+        records, messages = list[Record](), list[Message]()
+
+        def position(number: int) -> str:
+            behind = {(each[0], each[5]): each[6] + 1 for each in records[: number + 1]}
+            return sign({**reached, **behind})
+
+        for number, (record, content) in enumerate(read):
+            message: ReplayedMessage = ReplayedMessage(content)
+            message.record, message.number, message.sign = record, number, position
+            records.append(record)
+            messages.append(message)
         self._tracked.recovered(self._position, floors)
         return messages
 

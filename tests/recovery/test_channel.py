@@ -21,11 +21,12 @@ from kafka_layer.exceptions import LayerClosed, UnreadableRecord
 from kafka_layer.messages import Message
 from kafka_layer.recovery.channel import State, TrackedChannel
 from kafka_layer.recovery.opening import Opening
-from kafka_layer.recovery.recent import RECORD_BYTES, RecentLog, Where
+from kafka_layer.recovery.recent import RecentLog, Where
 from kafka_layer.recovery.replay import EVERYBODY, Key, missed_keys, missed_parts
 from kafka_layer.transport import ReadFrom
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
+from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
 

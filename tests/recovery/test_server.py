@@ -24,6 +24,8 @@ from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
 
+DEADLINE = 10.0
+
 
 class Layer(InMemoryKafkaChannelLayer):
     timings = Timings(read_back=0.05)
@@ -160,6 +162,96 @@ async def test_a_log_that_cannot_be_read(
         monkeypatch.setattr(transport, "ask_past", lambda *question: answer)
         found = await asyncio.wait_for(there.recover(channel, position), 5.0)
         assert (found.recovered, found.reason, found.messages) == (False, reason, [])
+    finally:
+        await there.close()
+
+
+async def test_each_partition_is_read_by_itself(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who needs one does not wait for another."""
+    count = server_of(layer).transport.partitions(Topic.SEND_GROUP)
+    slow = "room"
+    quick = next(
+        name
+        for number in range(100)
+        if partition_of(name := f"room-{number}", count) != partition_of(slow, count)
+    )
+    positions = {group: await layer.group_position(group) for group in (slow, quick)}
+    for group in positions:
+        await layer.group_send(group, {"n": group})
+    there = Layer(prefix="recoveries-of-one-server")
+    try:
+        channels = {group: await there.new_channel() for group in positions}
+        for group, channel in channels.items():
+            there.track(channel)
+            await there.group_add(group, channel)
+        transport, may_read = server_of(there).transport, threading.Event()
+        ask_past = transport.ask_past
+
+        def ask_slowly(key: Any, question: Callable[[Past], Any], deadline: float) -> Ticket[Any]:
+            def ask(past: Past) -> Any:
+                if key == ("recent", (Topic.SEND_GROUP, partition_of(slow, count))):
+                    assert may_read.wait(DEADLINE)
+                return question(past)
+
+            return ask_past(key, ask, deadline)
+
+        monkeypatch.setattr(transport, "ask_past", ask_slowly)
+        waits = asyncio.create_task(there.recover(channels[slow], positions[slow]))
+        recover = there.recover(channels[quick], positions[quick])
+        assert (await asyncio.wait_for(recover, DEADLINE)).messages == [{"n": quick}]
+        assert not waits.done()
+        may_read.set()
+        assert (await waits).messages == [{"n": slow}]
+    finally:
+        await there.close()
+
+
+@pytest.mark.parametrize(("epoch", "reason"), [(7, None), (6, "epoch")])
+async def test_what_is_read_tells_its_leader_epochs(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch, epoch: int, reason: str | None
+) -> None:
+    """That of the last record before the position, too: nothing else is asked for."""
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    message = await next_message(layer, channel)
+    assert isinstance(message, Message)
+    await layer.group_send("room", {"n": 2})
+    position = LogPosition.read(message.position, layer.config.prefix)
+    place = position.topics[Topic.SEND_GROUP]
+    place = replace(place, epochs=tuple(epoch if offset else -1 for offset in place.offsets))
+    position = replace(position, topics={**position.topics, Topic.SEND_GROUP: place})
+    there, asked = Layer(prefix="recoveries-of-one-server"), list[Any]()
+    try:
+        again = await there.new_channel()
+        there.track(again)
+        await there.group_add("room", again)
+        transport = server_of(there).transport
+        ask_past = transport.ask_past
+
+        def ask_for_blocks(key: Any, question: Callable[[Past], Any], deadline: float) -> Any:
+            def ask(past: Past) -> Any:
+                read_blocks = past.read_blocks
+
+                def read(where: Any, first: int, end: int) -> Any:
+                    start, blocks = read_blocks(where, first, end)
+                    for block in blocks:
+                        block.epochs = [(offset, 7) for offset in block.offsets]
+                    return start, blocks
+
+                monkeypatch.setattr(past, "read_blocks", read)
+                return question(past)
+
+            asked.append(key)
+            return ask_past(key, ask, deadline)
+
+        monkeypatch.setattr(transport, "ask_past", ask_for_blocks)
+        found = await there.recover(again, position.sign())
+        assert (found.reason, found.messages) == (reason, [] if reason else [{"n": 2}])
+        assert [key[0] for key in asked] == ["recent"]
     finally:
         await there.close()
 
