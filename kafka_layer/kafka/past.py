@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -53,7 +54,7 @@ _POLL = 0.1
 # collection.
 _BATCH = 500
 # Records of one block, or a batch more.
-_BLOCK = 2000
+_BLOCK = 10_000
 # Seconds between two requests that a broker did not answer.
 _RETRY = 0.05
 # Seconds for one request; a broker that goes away takes its answer along.
@@ -535,10 +536,10 @@ def _columns(where: tuple[Topic, int], messages: Sequence[Message]) -> Columns:
     try:
         return Columns(
             offsets,
-            [each.key() for each in messages],
-            [each.value() for each in messages],
-            [each.headers() for each in messages],
-            [each.timestamp()[1] / 1000 for each in messages],
+            tuple([each.key() for each in messages]),
+            tuple([each.value() for each in messages]),
+            tuple([each.headers() for each in messages]),
+            array("d", [each.timestamp()[1] / 1000 for each in messages]),
             (messages[0].leader_epoch(), messages[-1].leader_epoch()),
         )
     except Exception:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
@@ -59,6 +60,18 @@ _STEP = 60.0
 _GRACE = 0.5
 
 Extents = Mapping[Where, Extent]
+
+
+class _Reading(NamedTuple):
+    """The reading of one partition's past.
+
+    Attributes:
+        first: The offset from which it is read.
+        ticket: Of what the log holds; resolved when the part is in the recent records.
+    """
+
+    first: int
+    ticket: Ticket[Extents]
 
 
 class Recoveries:
@@ -115,6 +128,8 @@ class Recoveries:
         self._lock = RLock()
         # What is to be read of the past next: for some partitions the first offset.
         self._wanted: dict[Where, int] = {}
+        # The partitions that are being read.
+        self._reading: dict[Where, _Reading] = {}
         # Of which records the leader epoch is to be asked for next.
         self._wanted_epochs: dict[Where, set[int]] = {}
         # Resolved once the reader has told its positions; None before the first tracked channel.
@@ -220,13 +235,12 @@ class Recoveries:
             yield from wait(self._begun, max(0.0, deadline - monotonic()))
         replay.begin()
         for _ in range(_ROUNDS):
-            missing, unknown = replay.missing(), replay.unknown_epochs()
-            if not missing and not unknown and not replay.is_ahead:
+            if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
                 break
             try:
-                extents = yield from self._read_past(missing, unknown, deadline)
+                extents = yield from self._read_past(replay, deadline)
             except (BrokerUnavailable, TimeoutError):
-                if missing or replay.is_ahead:
+                if replay.missing() or replay.is_ahead:
                     raise
                 # All is here; only whether the log is another one by now cannot be asked.
                 break
@@ -240,23 +254,32 @@ class Recoveries:
             yield from self._learn_keys(record[0], oldest - WINDOW)
         return replay.finish(records)
 
-    def _read_past(
-        self, missing: Mapping[Where, int], unknown: Mapping[Where, int], deadline: float
-    ) -> Steps[Extents]:
+    def _read_past(self, replay: _Replay, deadline: float) -> Steps[Extents]:
+        """Have the log read for a recovery; returns what it holds.
+
+        Each partition is a question of its own: who needs one does not wait for the others. All who
+        need as much of it share the question, also while it is carried out.
+        """
+        missing, unknown = replay.missing(), replay.unknown_epochs()
+        tickets: list[Ticket[Extents]] = []
+        questions: list[tuple[Hashable, Callable[[Past], Callable[[], Extents]]]] = []
         with self._lock:
+            for where, offset in unknown.items():
+                self._wanted_epochs.setdefault(where, set()).add(offset)
             for where, first in missing.items():
                 # The record whose epoch is asked for lies just before.
                 first = min(first, unknown.get(where, first))
-                self._wanted[where] = min(first, self._wanted.get(where, first))
-            for where, offset in unknown.items():
-                self._wanted_epochs.setdefault(where, set()).add(offset)
-        ask = self._server.transport.ask_past
-        # Each partition is a question: who needs one does not wait for the others.
-        tickets = [
-            ask(("recent", where), partial(self._read_wanted, where), deadline) for where in missing
-        ]
-        if not missing or unknown.keys() - missing.keys():
-            tickets.append(ask("recent epochs", self._read_wanted_epochs, deadline))
+                reading = self._reading.get(where)
+                if reading is not None and reading.first <= first:
+                    tickets.append(reading.ticket)
+                else:
+                    self._wanted[where] = min(first, self._wanted.get(where, first))
+                    questions.append((("recent", where), partial(self._read_wanted, where)))
+        # What is shared may have been asked for before a record that is ahead was written.
+        if replay.is_ahead or unknown.keys() - missing.keys():
+            questions.append(("recent epochs", self._read_wanted_epochs))
+        for key, question in questions:
+            tickets.append(self._server.transport.ask_past(key, question, deadline))
         extents: Extents = {}
         for ticket in tickets:
             extents = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
@@ -264,15 +287,34 @@ class Recoveries:
 
     def _read_wanted(self, where: Where, past: Past) -> Callable[[], Extents]:
         """Read what is wanted of a partition's past; the backplane's thread."""
-        extents = past.extents(BROADCAST_TOPICS)
         with self._lock:
             wanted = dict(self._wanted)
-            self._wanted.pop(where, None)
-            epochs = self._wanted_epochs.pop(where, set())
+            first = self._wanted.pop(where, sys.maxsize)
+            reading = self._reading[where] = _Reading(first, Ticket())
+        try:
+            extents = past.extents(BROADCAST_TOPICS)
+            self._read_part(where, wanted, past, extents)
+            self._learn_epochs(past, extents, {where: self._end_reading(where)})
+        except Exception as error:
+            self._end_reading(where)
+            reading.ticket.fail(error)
+            raise
+        reading.ticket.resolve(extents)
+        return lambda: extents
+
+    def _end_reading(self, where: Where) -> set[int]:
+        """Let nobody share the question from here on; returns which epochs it has to learn."""
+        with self._lock:
+            self._reading.pop(where, None)
+            return self._wanted_epochs.pop(where, set())
+
+    def _read_part(
+        self, where: Where, wanted: Mapping[Where, int], past: Past, extents: Extents
+    ) -> None:
         for _ in range(_ROUNDS):
             parts = self._parts(wanted, extents)
             if where not in parts:
-                break
+                return
             first, end = parts[where]
             count, room = sum(end - first for first, end in parts.values()), self.recent.room
             if count > room:
@@ -281,13 +323,11 @@ class Recoveries:
                 share = max((end - first) * room // count, min(room, TELLING))
                 first = max(first, end - share)
             if first >= end:
-                break
+                return
             start, blocks = past.read_blocks(where, first, end)
             self.recent.prepend(where, start, end, blocks)
             for offset, epoch in chain.from_iterable(block.epochs for block in blocks):
                 self.recent.epochs.note(where, offset, epoch)
-        self._learn_epochs(past, extents, {where: epochs})
-        return lambda: extents
 
     def _read_wanted_epochs(self, past: Past) -> Callable[[], Extents]:
         """Learn the leader epochs that are wanted where nothing is read; the backplane's thread."""
@@ -548,7 +588,8 @@ class _Replay:
                 raise NotRecovered("epoch")
             if topic_ids_differ(self._position.topics[where[0]].topic_id, extent.topic_id):
                 raise NotRecovered("epoch")
-            if first > extent.end:
+            # What is shared may have been asked for before this server read on.
+            if first > max(extent.end, end):
                 raise NotRecovered("future")
             if first < end and first < extent.start:
                 raise NotRecovered("truncated")
@@ -562,9 +603,32 @@ class _Replay:
         Raises:
             NotRecovered: If not all of them can be replayed, or they are too many.
         """
+        floors: dict[Key, dict[Where, int]] = {}
+        before: dict[Key, dict[Where, int]] = {}
+        reached: dict[Where, int] = {}
+        for key, where, first, end in (*self._parts, *self._new_parts):
+            floors.setdefault(key, {})[where] = max(first, end)
+            before.setdefault(key, {})[where] = first
+            reached[where] = min(first, reached.get(where, first))
+        sign = self._tracked.signer_within(before)
+        told, messages = list[Record](), list[Message]()
+
+        def position(number: int) -> str:
+            behind = {(each[0], each[5]): each[6] + 1 for each in told[: number + 1]}
+            return sign({**reached, **behind})
+
+        for number, (record, content) in enumerate(self._contents(records)):
+            message: ReplayedMessage = ReplayedMessage(content)
+            message.record, message.number, message.sign = record, number, position
+            told.append(record)
+            messages.append(message)
+        self._tracked.recovered(self._position, floors)
+        return messages
+
+    def _contents(self, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
+        """Yield the records of messages with what was sent; raises like ``finish``."""
         guard = self._around.new_guard()
-        read: list[tuple[Record, dict[str, Any]]] = []
-        size = 0
+        count = size = 0
         names = {*self._tracked.names, *self._position.names}
         for record in records:
             # Most records have no headers.
@@ -577,16 +641,16 @@ class _Replay:
                     continue
             try:
                 payload = self._around.decrypt(guard, record)
-                read.append((record, self._around.decode(payload)))
+                content = self._around.decode(payload)
             except UnreadableRecord as error:
                 if error.cause == "replayed":
                     # A copy of a token is no message of the application.
                     continue
                 raise NotRecovered("undecodable") from None
-            size += len(payload)
-            if len(read) > self._limit or size > MAX_BYTES:
+            count, size = count + 1, size + len(payload)
+            if count > self._limit or size > MAX_BYTES:
                 raise NotRecovered("limit")
-        return self._messages(read)
+            yield record, content
 
     def records(self) -> list[Record]:
         """Return the records of the addresses that were missed, in the order of the log.
@@ -603,29 +667,6 @@ class _Replay:
                 raise NotRecovered("limit")
             found.append(records)
         return list(in_order(found))
-
-    def _messages(self, read: Sequence[tuple[Record, dict[str, Any]]]) -> list[Message]:
-        floors: dict[Key, dict[Where, int]] = {}
-        before: dict[Key, dict[Where, int]] = {}
-        reached: dict[Where, int] = {}
-        for key, where, first, end in (*self._parts, *self._new_parts):
-            floors.setdefault(key, {})[where] = max(first, end)
-            before.setdefault(key, {})[where] = first
-            reached[where] = min(first, reached.get(where, first))
-        sign = self._tracked.signer_within(before)
-        records, messages = list[Record](), list[Message]()
-
-        def position(number: int) -> str:
-            behind = {(each[0], each[5]): each[6] + 1 for each in records[: number + 1]}
-            return sign({**reached, **behind})
-
-        for number, (record, content) in enumerate(read):
-            message: ReplayedMessage = ReplayedMessage(content)
-            message.record, message.number, message.sign = record, number, position
-            records.append(record)
-            messages.append(message)
-        self._tracked.recovered(self._position, floors)
-        return messages
 
 
 def _first_keyed(records: Iterable[Record]) -> list[Record]:
