@@ -212,11 +212,28 @@ async def keep_positions(context: Context, groups: Sequence[str]) -> list[str]:
     return positions
 
 
+async def read_bare(context: Context, since: float) -> int:
+    """Return how many messages groups were sent since a time, after a bare consumer has read them:
+    the least that a recovery from the log takes.
+    """
+    from .floor import read_log
+
+    config = context.port.layer.config
+    topic = f"{config.prefix}-send-group"
+    return await asyncio.to_thread(read_log, config.bootstrap_servers, topic, since)
+
+
 async def recover(
-    context: Context, groups: Sequence[str], positions: Sequence[str], count: int, at_once: bool
+    context: Context,
+    groups: Sequence[str],
+    positions: Sequence[str],
+    count: int,
+    within: float | None,
 ) -> tuple[ComeBack, list[Inbox]]:
-    """Recover so many new channels, members of the groups in turn, all at the same moment or one
-    after another; returns how they came back, and what each got.
+    """Recover so many new channels, members of the groups in turn.
+
+    They ask evenly within so many seconds, 0 for the same moment; one after another if it is None.
+    Returns how they came back, and what each got.
     """
     layer = _signing_layer(context)
     channels = [await layer.new_channel() for _ in range(count)]
@@ -225,15 +242,17 @@ async def recover(
         await layer.group_add(groups[number % len(groups)], channel)
 
     async def one(number: int) -> tuple[float, Any]:
+        if within:
+            await asyncio.sleep(within * number / count)
         began = time.monotonic()
         recovery = await layer.recover(channels[number], positions[number % len(groups)])
         return time.monotonic() - began, recovery
 
     began = time.monotonic()
-    if at_once:
-        came = await asyncio.gather(*map(one, range(count)))
-    else:
+    if within is None:
         came = [await one(number) for number in range(count)]
+    else:
+        came = await asyncio.gather(*map(one, range(count)))
     took = time.monotonic() - began
     inboxes = [Inbox() for _ in came]
     for inbox, (_, recovery) in zip(inboxes, came, strict=True):

@@ -32,6 +32,8 @@ _REST, _RESTS_AFTER = 0.3, 30.0
 _LOG, _FAST = 120_000, 20_000.0
 # Channels that recover, and their groups; every other message is to a group of its own.
 _ASKERS, _GROUPS = 1000, 50
+# Seconds within which as many ask as websockets connect.
+_SPREAD = 1.0
 
 # Messages a second to the reader that stalls and to its neighbours, and how many those are.
 _STREAM, _TALK, _NEIGHBOURS = 500.0, 50.0, 10
@@ -46,8 +48,9 @@ _STALL, _AFTER = 60.0, 3.0
     f"{_BURST:.0f} messages a second. Each client misses about {MISSED} messages and comes back "
     f"to the other process while the burst goes on. Then, without websockets: one channel of a "
     f"server that has just started recovers {MISSED} messages from a log that got {_LOG:,} "
-    f"messages meanwhile; so do {_ASKERS:,} channels of another such server, all at the same "
-    "moment; and as many, one after another, from the memory of this server. "
+    f"messages meanwhile; so do {_ASKERS:,} channels of another such server, within a second; as "
+    "many of a third one, all at the same moment; and as many, one after another, from the memory "
+    "of this server. "
     f"Then one of its channels is sent {_STREAM:.0f} messages a second: "
     f"for {_STALL:.0f} s it receives them; for another {_STALL:.0f} s it receives none, and then "
     f"all. Meanwhile {_NEIGHBOURS} channels of the server are in a group with {_TALK:.0f} messages "
@@ -60,6 +63,8 @@ _STALL, _AFTER = 60.0, 3.0
     *("back_p50: p50 of coming back (ms)", "back_p99: p99 of coming back (ms)"),
     "replayed: messages replayed to each client (messages)",
     "log_alone: channels: one alone, from the log (ms)",
+    "log_bare: for comparison: a bare consumer that reads this log (ms)",
+    *("spread_p50: p50 from the log, within a second (ms)", "spread_p95: p95 of this (ms)"),
     *("log_p50: p50 from the log, all at once (ms)", "log_p95: p95 of this (ms)"),
     "memory_p95: p95 from memory, one after another (ms)",
     "reading_p99: neighbours of a reader that reads: p99 (ms)",
@@ -137,17 +142,26 @@ def _channels(bench: Bench) -> dict[str, float]:
         positions = keeper.call(recovering.keep_positions, groups)
         addresses = [name for group in groups for name in (group, *others)]
         line = Line(sender, [keeper], "group_send", addresses)
+        since = time.time()
         sent = line.send(paced, _FAST, _LOG / _FAST)
         bench.drained(line, sent, MISSED * _GROUPS)
+    with bench.workers(2) as (bare, server):
+        asked = time.monotonic()
+        if bare.call(recovering.read_bare, since) < _LOG:
+            raise RuntimeError("the bare consumer read less than was sent")
+        bare_took = time.monotonic() - asked
+        [alone] = _recover(bench, server, groups, positions, 1, 0.0)
     with bench.workers(1) as [server]:
-        [alone] = _recover(bench, server, groups, positions, 1, True)
+        spread = _recover(bench, server, groups, positions, _ASKERS, _SPREAD)
     with bench.workers(3) as (sender, talker, server):
-        from_log = _recover(bench, server, groups, positions, _ASKERS, True)
-        from_memory = _recover(bench, server, groups, positions, _ASKERS, False)
+        from_log = _recover(bench, server, groups, positions, _ASKERS, 0.0)
+        from_memory = _recover(bench, server, groups, positions, _ASKERS, None)
         # So that all that its memory kept has made room once for younger messages.
         Line(sender, [server], "group_send", others).send(paced, _FAST, _LOG / _FAST)
         values = _stall(bench, sender, talker, server)
-    values["log_alone"] = alone
+    values["log_alone"], values["log_bare"] = alone, bare_took * 1000
+    values["spread_p50"] = percentile(spread, 0.50)
+    values["spread_p95"] = percentile(spread, 0.95)
     values["log_p50"] = percentile(from_log, 0.50)
     values["log_p95"] = percentile(from_log, 0.95)
     values["memory_p95"] = percentile(from_memory, 0.95)
