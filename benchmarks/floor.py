@@ -81,6 +81,31 @@ class _BareClients:
         consumer.close()
 
 
+def read_log(bootstrap_servers: str, topic: str, since: float) -> int:
+    """Read what was written to a topic since a time; returns how many records that were."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            **_CONSUMER,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 5,
+        }
+    )
+    partitions = consumer.list_topics(topic, 10).topics[topic].partitions
+    starts = [TopicPartition(topic, number, round(since * 1000)) for number in partitions]
+    consumer.assign(consumer.offsets_for_times(starts, 10))
+    left, count = len(starts), 0
+    while left:
+        first = consumer.poll(10)
+        if first is None:
+            raise TimeoutError(f"no record of {topic} came within 10 s")
+        read = [first, *consumer.consume(500, 0)]
+        ends = sum(each.error() is not None for each in read)
+        left, count = left - ends, count + len(read) - ends
+    consumer.close()
+    return count
+
+
 class BarePort(_BareClients):
     """A port of bare clients; a message is taken in the thread that consumes."""
 

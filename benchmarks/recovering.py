@@ -20,6 +20,12 @@ from .workers import Context
 RECOVERING = "/recovering-"
 """How the paths of rooms begin whose clients keep their positions."""
 
+GREETING = "/greeting-"
+"""How the paths of rooms begin that send each such client ``MISSED`` messages when it comes."""
+
+MISSED = 20
+"""About so many messages are missed by each client."""
+
 SUBPROTOCOL = "kafka-layer.v1"
 """What those clients offer; written out, because no contender's package is imported here."""
 
@@ -96,17 +102,20 @@ class RecoveringSockets:
         self._clients: list[RecoveringClient] = []
 
     async def new_channels(self, count: int) -> list[str]:
-        self._clients = await self._connected(self._port, count)
+        self._clients = await self._connected(self._port, RECOVERING, count)
         return [str(index) for index in range(count)]
 
     async def listen(self, inboxes: Mapping[str, Inbox]) -> None:
         for client, inbox in zip(self._clients, inboxes.values(), strict=True):
             client.inbox = inbox
 
-    async def first_connections(self, port: int, count: int) -> float:
-        """Connect clients without a position, and end them; return how long connecting took."""
+    async def first_connections(self, port: int, rooms: str, count: int) -> float:
+        """Connect clients without a position, and end them; return how long connecting took.
+
+        Their rooms are ``RECOVERING``, or ``GREETING``: then that includes what they are sent.
+        """
         began = time.monotonic()
-        clients = await self._connected(port, count)
+        clients = await self._connected(port, rooms, count)
         took = time.monotonic() - began
         for each in clients:
             each.end()
@@ -131,10 +140,10 @@ class RecoveringSockets:
         for client in self._clients:
             client.end()
 
-    async def _connected(self, port: int, count: int) -> list[RecoveringClient]:
+    async def _connected(self, port: int, rooms: str, count: int) -> list[RecoveringClient]:
         web.allow_files(count)
         free = asyncio.Semaphore(_AT_A_TIME)
-        clients = [RecoveringClient(f"{RECOVERING}{n // self._members}") for n in range(count)]
+        clients = [RecoveringClient(f"{rooms}{n // self._members}") for n in range(count)]
 
         async def one(client: RecoveringClient) -> None:
             async with free:
@@ -144,9 +153,9 @@ class RecoveringSockets:
         return clients
 
 
-async def first_connections(context: Context, port: int, count: int) -> float:
+async def first_connections(context: Context, port: int, rooms: str, count: int) -> float:
     """Do what ``RecoveringSockets.first_connections`` does."""
-    took: float = await context.port.first_connections(port, count)
+    took: float = await context.port.first_connections(port, rooms, count)
     return took
 
 
@@ -157,7 +166,7 @@ async def come_back(context: Context, port: int) -> ComeBack:
 
 
 def by_path(room: Any, backend: str) -> Any:
-    """Return the application that serves rooms of both kinds, where the layer is ours."""
+    """Return the application that serves rooms of all kinds, where the layer is ours."""
     plain = room.as_asgi()
     # The processes of other layers load nothing of this package.
     if not backend.startswith("kafka_layer."):
@@ -173,11 +182,19 @@ def by_path(room: Any, backend: str) -> Any:
         async def chat_message(self, event: dict[str, Any]) -> None:
             await self.send(text_data=json.dumps({name: event[name] for name in "snt"}))
 
-    recovering = RecoveringRoom.as_asgi()
+    class GreetingRoom(RecoveringRoom):
+        """Sends who comes as much as those get who missed something."""
+
+        async def connect(self) -> None:
+            await super().connect()
+            for number in range(MISSED):
+                await self.chat_message({"s": 0, "n": number, "t": time.monotonic()})
+
+    kinds = {RECOVERING: RecoveringRoom.as_asgi(), GREETING: GreetingRoom.as_asgi()}
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        which = recovering if scope["path"].startswith(RECOVERING) else plain
-        await which(scope, receive, send)
+        rooms, _, _ = scope["path"].rpartition("-")
+        await kinds.get(f"{rooms}-", plain)(scope, receive, send)
 
     return application
 
@@ -195,11 +212,28 @@ async def keep_positions(context: Context, groups: Sequence[str]) -> list[str]:
     return positions
 
 
+async def read_bare(context: Context, since: float) -> int:
+    """Return how many messages groups were sent since a time, after a bare consumer has read them:
+    the least that a recovery from the log takes.
+    """
+    from .floor import read_log
+
+    config = context.port.layer.config
+    topic = f"{config.prefix}-send-group"
+    return await asyncio.to_thread(read_log, config.bootstrap_servers, topic, since)
+
+
 async def recover(
-    context: Context, groups: Sequence[str], positions: Sequence[str], count: int, at_once: bool
+    context: Context,
+    groups: Sequence[str],
+    positions: Sequence[str],
+    count: int,
+    within: float | None,
 ) -> tuple[ComeBack, list[Inbox]]:
-    """Recover so many new channels, members of the groups in turn, all at the same moment or one
-    after another; returns how they came back, and what each got.
+    """Recover so many new channels, members of the groups in turn.
+
+    They ask evenly within so many seconds, 0 for the same moment; one after another if it is None.
+    Returns how they came back, and what each got.
     """
     layer = _signing_layer(context)
     channels = [await layer.new_channel() for _ in range(count)]
@@ -208,15 +242,17 @@ async def recover(
         await layer.group_add(groups[number % len(groups)], channel)
 
     async def one(number: int) -> tuple[float, Any]:
+        if within:
+            await asyncio.sleep(within * number / count)
         began = time.monotonic()
         recovery = await layer.recover(channels[number], positions[number % len(groups)])
         return time.monotonic() - began, recovery
 
     began = time.monotonic()
-    if at_once:
-        came = await asyncio.gather(*map(one, range(count)))
-    else:
+    if within is None:
         came = [await one(number) for number in range(count)]
+    else:
+        came = await asyncio.gather(*map(one, range(count)))
     took = time.monotonic() - began
     inboxes = [Inbox() for _ in came]
     for inbox, (_, recovery) in zip(inboxes, came, strict=True):

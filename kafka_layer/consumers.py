@@ -11,13 +11,15 @@ the consumer class, in any order::
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer, get_handler_name
 from channels.db import database_sync_to_async
-from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 
+from .history.question import require_limit
 from .messages import Message, Recovery
 from .websocket.frames import GAP, offer_of
 from .websocket.session import Receive, Send, Session
@@ -42,9 +44,15 @@ else:
     # A consumer class follows the mixin; only type checkers need its type.
     _AnyConsumer = _AsyncConsumer = _Consumer = object
 
+# So many messages of a replay are handled before the event loop serves others.
+_SLICE = 20
+
 
 class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignore]
-    """For ``AsyncWebsocketConsumer`` and its kin: registers the user while connected."""
+    """For ``AsyncWebsocketConsumer`` and its kin: registers the user while connected.
+
+    On another channel layer, which knows no users, it registers nobody.
+    """
 
     channel_layer: KafkaChannelLayer
     # The registered id: by the time of the disconnect the user may have logged out.
@@ -59,7 +67,8 @@ class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignor
 
     async def websocket_connect(self, message: WebSocketConnectEvent) -> None:
         """Register the user before the consumer's own ``connect``."""
-        self._registered_user = user_id = self.get_user_id()
+        user_id = self.get_user_id() if hasattr(self.channel_layer, "user_add") else None
+        self._registered_user = user_id
         if user_id is not None:
             await self.channel_layer.user_add(user_id, self.channel_name)
         await super().websocket_connect(message)
@@ -75,7 +84,7 @@ class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignor
 
 
 class UserConsumerMixin(_Consumer):  # type: ignore[misc, unused-ignore]
-    """For ``WebsocketConsumer`` and its kin: registers the user while connected."""
+    """For ``WebsocketConsumer`` and its kin; otherwise as ``AsyncUserConsumerMixin``."""
 
     channel_layer: KafkaChannelLayer
     # The registered id: by the time of the disconnect the user may have logged out.
@@ -90,7 +99,8 @@ class UserConsumerMixin(_Consumer):  # type: ignore[misc, unused-ignore]
 
     def websocket_connect(self, message: WebSocketConnectEvent) -> None:
         """Register the user before the consumer's own ``connect``."""
-        self._registered_user = user_id = self.get_user_id()
+        user_id = self.get_user_id() if hasattr(self.channel_layer, "user_add") else None
+        self._registered_user = user_id
         if user_id is not None:
             self.channel_layer.user_add_sync(user_id, self.channel_name)
         super().websocket_connect(message)
@@ -124,7 +134,16 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
     """How many messages a browser gets replayed; for one that missed more it is not recovered."""
 
     # None for a browser that does not know the subprotocol.
-    _session: Session | None = None
+    _recovery_session: Session | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Check the class's limit now, and not when a browser comes back."""
+        super().__init_subclass__(**keywords)
+        limit = cls.recovery_limit
+        # A property tells it for each connection.
+        if not hasattr(limit, "__get__"):
+            hint = "browsers that missed more load their state anew"
+            require_limit(limit, hint, f"{cls.__name__}.recovery_limit")
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         """Serve one connection: the ASGI application."""
@@ -132,12 +151,11 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
         if offer is None:
             await super().__call__(scope, receive, send)
             return
-        sends_json = isinstance(self, (AsyncJsonWebsocketConsumer, JsonWebsocketConsumer))
-        self._session = Session(send, offer.position, sends_json)
+        self._recovery_session = Session(send, offer.position)
         try:
-            await super().__call__(offer.scope, receive, self._session.send)
+            await super().__call__(offer.scope, receive, self._recovery_session.send)
         finally:
-            self._session.end()
+            self._recovery_session.end()
 
     @property
     def offered_position(self) -> str | None:
@@ -145,61 +163,79 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
 
         Not checked yet: it proves nothing about who sends it.
         """
-        return None if self._session is None else self._session.position
+        return None if self._recovery_session is None else self._recovery_session.position
 
     @property
     def channel_receive(self) -> Receive:
         """Receives from the consumer's channel. Channels sets it when the channel is there."""
-        return self._channel_receive
+        return self._recovery_receive
 
     @channel_receive.setter
     def channel_receive(self, receive: Receive) -> None:
-        if self._session is not None:
-            receive = self._session.track(self.channel_layer, self.channel_name, receive)
-        self._channel_receive = receive
+        if self._recovery_session is not None:
+            receive = self._recovery_session.track(self.channel_layer, self.channel_name, receive)
+        self._recovery_receive = receive
 
     async def dispatch(self, message: Any) -> None:
         """Call the handler of an event; before the first message, replay what was missed."""
-        session = self._session
+        session = self._recovery_session
         if session is None:
             await super().dispatch(message)
             return
-        if message["type"] == "kafka.gap":
+        kind = message.get("type")
+        if kind == "kafka.gap":
             reason = message.get("reason", "")
             await session.close({"type": "websocket.close", "code": GAP, "reason": reason})
             return
-        if message["type"] == "websocket.disconnect":
+        if kind == "websocket.disconnect":
             # What the application changes from here on is not to be told.
             session.end()
         if isinstance(message, Message):
-            await session.handle(message, super().dispatch)
+            dispatch = self._recovery_handle if message.replayed else super().dispatch
+            await session.handle(message, dispatch)
         else:
             await super().dispatch(message)
         if session.connected():
-            await self._recover(session)
+            await self._recovery_begin(session)
         await session.handled()
 
-    async def _recover(self, session: Session) -> None:
+    async def _recovery_handle(self, message: Message) -> None:
+        """Do what Channels' dispatch does, but leave old connections of the database alone.
+
+        To close these, a thread is asked before each event, which takes longer than all else. A
+        replay is part of one event, before which that was done.
+        """
+        dispatch = super().dispatch
+        if getattr(dispatch, "__func__", None) is AsyncConsumer.dispatch:
+            handler = getattr(self, get_handler_name(message), None)
+            if handler is not None:
+                await handler(message)
+                return
+        # A synchronous consumer's, or the application's.
+        await dispatch(message)
+
+    async def _recovery_begin(self, session: Session) -> None:
         recovery = await session.recover(self.recovery_limit)
         if recovery is not None:
-            for message in recovery.messages:
-                # A handler may have closed the connection.
-                if session.state != "closed":
-                    await self.dispatch(message)
+            await self._recovery_replay(recovery.messages, of_history=False)
             await session.tell_verdict(recovery)
             if session.state == "recovering":
-                await self._call(
+                await self._recovery_hook(
                     self.recovered if recovery.recovered else self.not_recovered, recovery
                 )
         await session.go_live()
 
-    async def _replay(self, messages: Iterable[Message]) -> None:
-        session = self._session
-        for message in messages:
+    async def _recovery_replay(self, messages: Iterable[Message], of_history: bool = True) -> None:
+        session = self._recovery_session
+        for number, message in enumerate(messages):
+            if number and not number % _SLICE:
+                await asyncio.sleep(0)
             if session is not None:
+                # A handler may have closed the connection.
                 if session.state == "closed":
                     return
-                session.show(message)
+                if of_history:
+                    session.show(message)
             await self.dispatch(message)
 
     # Of the two mixins
@@ -207,7 +243,7 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
     recovered: Callable[[Recovery], Any]
     not_recovered: Callable[[Recovery], Any]
 
-    async def _call(self, hook: Callable[[Recovery], Any], recovery: Recovery) -> None:
+    async def _recovery_hook(self, hook: Callable[[Recovery], Any], recovery: Recovery) -> None:
         raise NotImplementedError
 
 
@@ -244,9 +280,11 @@ class AsyncRecoveryConsumerMixin(_Recovering, _AsyncConsumer):  # type: ignore[m
         Args:
             messages: The messages, oldest first.
         """
-        await self._replay(messages)
+        await self._recovery_replay(messages)
 
-    async def _call(self, hook: Callable[[Recovery], Awaitable[None]], recovery: Recovery) -> None:
+    async def _recovery_hook(
+        self, hook: Callable[[Recovery], Awaitable[None]], recovery: Recovery
+    ) -> None:
         await hook(recovery)
 
 
@@ -261,7 +299,7 @@ class RecoveryConsumerMixin(_Recovering, _Consumer):  # type: ignore[misc, unuse
 
     def replay(self, messages: Iterable[Message]) -> None:
         """Hand messages of a history to their handlers; as in ``AsyncRecoveryConsumerMixin``."""
-        async_to_sync(self._replay)(messages)
+        async_to_sync(self._recovery_replay)(messages)
 
-    async def _call(self, hook: Callable[[Recovery], None], recovery: Recovery) -> None:
+    async def _recovery_hook(self, hook: Callable[[Recovery], None], recovery: Recovery) -> None:
         await database_sync_to_async(hook)(recovery)

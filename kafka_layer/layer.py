@@ -474,9 +474,11 @@ class KafkaChannelLayer(SyncTwins):
             on_change: Called when a membership of the channel changed; any thread, must not block.
 
         Raises:
-            TypeError: If the name is not legal.
+            TypeError: If the name is not legal, or ``on_change`` cannot be called.
             ValueError: If no such channel is open in this process.
         """
+        if on_change is not None and not callable(on_change):
+            raise TypeError(f"on_change must be a function without arguments, not {on_change!r}.")
         server, mailbox = self._mailbox_to_track(channel)
         server.recoveries.track(mailbox, on_change)
 
@@ -505,7 +507,8 @@ class KafkaChannelLayer(SyncTwins):
         """Return what was missed since a position: all, or nothing and the reason.
 
         Call it once, after the channel's memberships and before its first ``receive``, which goes
-        on without a gap and without a repetition. Replayed is what was sent to everybody, to the
+        on without a gap and without a repetition. (Another call replays anew what lies behind its
+        position.) Replayed is what was sent to everybody, to the
         user of the position if that is the channel's user, and to those groups of the position that
         the channel is in; without the messages that exclude it.
 
@@ -520,8 +523,9 @@ class KafkaChannelLayer(SyncTwins):
             The messages, or the reason why there are none. It takes 5 seconds at most.
 
         Raises:
-            TypeError: If the name is not legal, or ``position`` is no str.
-            ValueError: If no such channel is open in this process, or ``limit`` is out of range.
+            TypeError: If the name is not legal, or an argument has a wrong type.
+            ValueError: If no such channel is open in this process, or ``window`` or ``limit`` is
+                out of range.
             LayerClosed: If the layer is closed meanwhile.
         """
         return await run_in_loop(self._recover(channel, position, window, limit))

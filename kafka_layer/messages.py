@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .wire.position_token import place_text
+from .wire.records import Record
 
 __all__ = [
     "History",
     "Message",
     "Position",
     "Recovery",
+    "ReplayedMessage",
     "SelfTimedPosition",
     "Since",
     "TakenMessage",
@@ -114,6 +116,47 @@ class TakenMessage(Message):
     def place(self) -> str:
         """The place of its record, as browsers get it."""
         return place_text(self.envelope.place)
+
+
+class ReplayedMessage(Message):
+    """A message that a recovery replays: all is worked out when it is asked for.
+
+    It is made as ``TakenMessage`` is.
+
+    Attributes:
+        record: What it was made of.
+        number: Its place among the messages of the replay, from 0 on.
+        sign: Returns the position right behind the message of such a number.
+    """
+
+    __slots__ = ("number", "record", "sign")
+
+    __init__ = dict.__init__
+
+    record: Record
+    number: int
+    sign: Callable[[int], str]
+
+    @property
+    def position(self) -> str:
+        """The position right behind the message, as an opaque text; signed at each access."""
+        return self.sign(self.number)
+
+    @property
+    def timestamp(self) -> float:
+        """The broker's time."""
+        return self.record[4]
+
+    @property
+    def replayed(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def place(self) -> str:
+        """The place of its record, as browsers get it."""
+        topic, _, _, _, written, partition, offset = self.record
+        return place_text((topic, partition, offset, written))
 
 
 class History(NamedTuple):

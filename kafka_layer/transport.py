@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 from .delivery.tickets import Ticket
 from .exceptions import UnreadableRecord
 from .messages import Position
+from .wire.record_block import RecordBlock
 from .wire.records import Place, ProducerRecord, Record, StreamProducerRecord
 from .wire.topics import StreamTopic, Topic, WorkTopic
 
@@ -406,20 +407,10 @@ class Past(Protocol):
             The offset; the end if there is no such record.
         """
 
-    def read_all(
-        self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
-    ) -> Mapping[tuple[Topic, int], tuple[int, Sequence[Record]]]:
-        """Read parts of several partitions at once; nothing of it is kept for other questions.
-
-        Args:
-            parts: For each partition the first offset, and the offset behind the last one.
-
-        Returns:
-            What ``read`` returns, for each of them.
-
-        Raises:
-            TimeoutError: If the deadline came before the last record.
-        """
+    def read_blocks(
+        self, where: tuple[Topic, int], first: int, end: int
+    ) -> tuple[int, Sequence[RecordBlock]]:
+        """Do what ``read`` does, for very many records; none is kept for other questions."""
 
     def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
         """Return the leader epochs of records.

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import settings
 
 from kafka_layer.testing.embedded import EmbeddedBroker
+from tests.support import lanes
 from tests.support.kafka import RealBroker, missing_tools
-from tests.support.lanes import scheduler, turn_of
 from tests.support.layers import (
     Backend,
     Layers,
@@ -111,7 +111,7 @@ def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[bool, int,
     for folder in {path.parent for path in needs_broker}:
         inside = [path for path in needs_broker if path.parent == folder]
         for number, path in enumerate(inside):
-            turn = turn_of(str(path.relative_to(ROOT)))
+            turn = lanes.turn_of(str(path.relative_to(ROOT)))
             key[path] = not needs_broker[path], turn, number / len(inside), str(path)
     return lambda item: key[item.path]
 
@@ -127,10 +127,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """End with the last test of a lane what only this lane uses."""
+    yield
+    if nextitem is None or lanes.lane_of(nextitem.nodeid) != lanes.lane_of(item.nodeid):
+        lanes.end()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Let ``--dist loadfile`` go by lanes, most of which are files."""
-    return scheduler(config, log) if config.getoption("dist") == "loadfile" else None
+    return lanes.scheduler(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -197,6 +205,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secure(real_broker_tools: None, folder: Path) -> Iterator[SecureBroker]:
     """A real Kafka with a listener for each way in, and an authorizer."""
     with SecureBroker(folder) as broker:
+        lanes.at_end(broker.stop)
         yield broker
 
 

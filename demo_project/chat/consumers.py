@@ -7,7 +7,6 @@ Frames are JSON objects with a `type`. A browser sends
     typing        {}: to the others in the room; too many are dropped without a word
     who           {}: calls the roll, which each page of the room answers with a `here`
     probe         {"id"}: has the layer carry an `echo` to this connection
-    history       {}: asks for the last messages again
 
 and receives
 
@@ -155,9 +154,6 @@ class ChatConsumer(  # type: ignore[misc]
             await super().dispatch(message)
 
     async def not_recovered(self, recovery: Recovery) -> None:
-        await self._show_last()
-
-    async def _show_last(self) -> None:
         """Hand the last messages to the page, when Kafka can be asked for them."""
         layer = self.channel_layer
         while True:
@@ -218,8 +214,6 @@ class ChatConsumer(  # type: ignore[misc]
                 await self._say_to(person, rules.clean_text(text), _id_of(frame))
             case {"type": "who"}:
                 await self.call_roll()
-            case {"type": "history"}:
-                await self._show_last()
             case _:
                 raise rules.Invalid("This page sent something that the chat does not know.")
 

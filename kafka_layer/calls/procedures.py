@@ -234,7 +234,7 @@ class Procedures(Records):
             ValueError: If no such channel is open here.
         """
         server = self._server
-        mailbox = server.registry.mailbox(channel)
+        mailbox = server.registry.mailbox(channel) if isinstance(channel, str) else None
         if mailbox is None:
             self.require_valid_channel_name(channel)
             raise ValueError(
@@ -246,9 +246,19 @@ class Procedures(Records):
         self, channel: str, position: str, window: float | None, limit: int
     ) -> Steps[Recovery]:
         if not isinstance(position, str):
-            raise TypeError(f"position must be a str, not {type(position).__name__}.")
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= 1000:
-            raise ValueError(f"limit must be an int from 0 to 1000, not {limit!r}.")
+            raise TypeError(
+                f"position must be a str, not {type(position).__name__}; without a position there "
+                "is nothing to recover."
+            )
+        if window is not None:
+            if isinstance(window, bool) or not isinstance(window, (int, float)):
+                raise TypeError(f"window must be a number of seconds, or None, not {window!r}.")
+            if not window >= 0:
+                raise ValueError(f"window must be 0 seconds or more, not {window!r}.")
+        # Imported by the first call: most processes recover no channel.
+        from ..history.question import require_limit
+
+        require_limit(limit, "who missed more than that loads the state anew")
         server, mailbox = self._mailbox_to_track(channel)
         return server.recoveries.recover(mailbox, position, window, limit)
 

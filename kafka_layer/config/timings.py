@@ -74,6 +74,8 @@ class Timings:
         look_back: For which a server that has just started holds up its messages, at one with an
             idempotency key, to learn which keys were used before its start.
         recovery: The longest that the recovery of a channel takes.
+        read_on: For which a slow channel leaves its event loop and the interpreter to others, each
+            time before it reads on from the log.
         history_idle: Without a question, after which the clients that read the past are freed.
         held_frame: The longest that the last frame of a handler is held back, to be sent with the
             place of its message.
@@ -137,3 +139,4 @@ class Timings:
     stream_start: float = 1.0
     stream_idle: float = 5.0
     registry_retry: float = 1.0
+    read_on: float = 0.001

@@ -12,10 +12,28 @@ from ..wire.partitions import partitions_while_growing
 from ..wire.position_token import LogPosition, TopicPosition, short_hash
 from ..wire.topics import Topic
 
-__all__ = ["MAX_LIMIT", "Question", "partitions_to_read"]
+__all__ = ["MAX_LIMIT", "Question", "partitions_to_read", "require_limit"]
 
 MAX_LIMIT = 1000
 """How many messages one call returns at most."""
+
+
+def require_limit(limit: object, hint: str, name: str = "limit") -> None:
+    """Check how many messages are asked for.
+
+    Args:
+        limit: The number.
+        hint: What to do where that is not enough, for the error.
+        name: The name of what has this value, for the error.
+
+    Raises:
+        TypeError: If it is no int.
+        ValueError: If it is out of range.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"{name} must be an int from 0 to {MAX_LIMIT}, not {limit!r}.")
+    if not 0 <= limit <= MAX_LIMIT:
+        raise ValueError(f"{name} must be from 0 to {MAX_LIMIT}, not {limit}; {hint}.")
 
 
 @dataclass(frozen=True)
@@ -57,13 +75,7 @@ class Question:
                 timedelta, or the position of another address.
             InvalidPosition: If ``since`` is a text and no position of this layer.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"limit must be an int from 0 to {MAX_LIMIT}, not {limit!r}.")
-        if not 0 <= limit <= MAX_LIMIT:
-            raise ValueError(
-                f"limit must be from 0 to {MAX_LIMIT}, not {limit}; ask for more in turns, with "
-                "since=history.position."
-            )
+        require_limit(limit, "ask for more in turns, with since=history.position")
         return cls(prefix, topic, key, limit, _start(prefix, topic, key, since), newest_first)
 
     @property

@@ -16,11 +16,11 @@ from collections import deque
 from confluent_kafka import KafkaError
 
 from ..config.realtime import monotonic
-from ..config.threads import Lock, RLock
+from ..config.threads import RLock
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..transport import QueueFull
-from .outlet import TICKET, VALUE, Outlet, Pending, UnknownPartition
+from .outlet import TICKET, VALUE, NumberedProducer, Outlet, Pending, UnknownPartition
 from .unknown_partitions import UnknownPartitions
 
 __all__ = ["Batcher", "BatcherState"]
@@ -103,8 +103,10 @@ class Batcher:
         # Guards appending to _held against close(), and _waiting with _guarded. Re-entrant: a
         # signal handler may send while its thread holds it.
         self._adding = RLock()
-        # The one thread that drains holds it. Not re-entrant: a delivery callback of it may send.
-        self._draining = Lock()
+        # The one thread that drains holds it. Re-entrant: a delivery callback of it may send.
+        self._draining = RLock()
+        # Whether a thread drains; its callbacks find it set.
+        self._drains = False
 
     def __len__(self) -> int:
         return len(self._held) + len(self._unknown)
@@ -140,8 +142,11 @@ class Batcher:
         if client is None:
             raise _closed()
         held = self._held
+        # In this order a record that moves to the client in between counts twice, and
+        # _require_room() looks again; the other way round it would not count.
+        waiting = len(held)
         on_their_way = len(client)
-        at_once = not held and on_their_way <= _IDLE_UP_TO
+        at_once = not waiting and on_their_way <= _IDLE_UP_TO
         # After the look at _held, from which another thread may just have moved the sender's last
         # record to those of unknown partitions.
         if self._guarded and self._takes_apart(pending, waited, at_once):
@@ -155,8 +160,8 @@ class Batcher:
             except UnknownPartition:
                 self._keep_apart(pending)
             return
-        if self._full_since is not None or on_their_way + len(held) >= self._limit:
-            self._require_room(on_their_way)
+        if self._full_since is not None or on_their_way + waiting >= self._limit:
+            self._require_room(client)
         with self._adding:
             if self._stopped:
                 raise _closed()
@@ -180,7 +185,7 @@ class Batcher:
         # Non-blocking: the thread that drains also takes records that are added meanwhile.
         while self._held and self._draining.acquire(blocking=False):
             try:
-                if not self._drain():
+                if self._drains or not self._drain():
                     return
             finally:
                 self._draining.release()
@@ -234,14 +239,14 @@ class Batcher:
         self.stop_taking()
         self._closed = True
         held = self._held
-        drains = not self._draining.acquire(timeout=patience)
+        acquired = self._draining.acquire(timeout=patience)
         try:
-            in_hand = held[0] if drains and held else None
+            in_hand = held[0] if held and (self._drains or not acquired) else None
             rejected: list[Pending] = []
             while held and held[-1] is not in_hand:
                 rejected.append(held.pop())
         finally:
-            if not drains:
+            if acquired:
                 self._draining.release()
         for pending in reversed(rejected):
             self._outlet.reject(pending, KafkaError(KafkaError._PURGE_QUEUE))
@@ -258,11 +263,13 @@ class Batcher:
         self._keep_apart(pending)
         return True
 
-    def _require_room(self, on_their_way: int) -> None:
+    def _require_room(self, client: NumberedProducer) -> None:
         if self._full_since is not None:
             self.release()
-        if self._full_since is not None or on_their_way + len(self._held) >= self._limit:
-            raise QueueFull
+        # Not while another thread drains: the record in its hand is held and in the client.
+        with self._draining:
+            if self._full_since is not None or len(client) + len(self._held) >= self._limit:
+                raise QueueFull
 
     def _keep_apart(self, pending: Pending) -> None:
         if not self._keep(pending, reported=False):
@@ -290,28 +297,32 @@ class Batcher:
     def _drain(self) -> bool:
         """Pass on held-back records; return False if some stay."""
         held = self._held
-        while held and (not self._guarded or self._may_go_on()):
-            client = self._outlet.current
-            if client is None:
-                return False
-            try:
-                self._enqueue(client, held[0])
-            except QueueFull:
-                now = monotonic()
-                if self._full_since is None:
-                    self._full_since = now
-                if now - self._full_since < self._timeout:
+        self._drains = True
+        try:
+            while held and (not self._guarded or self._may_go_on()):
+                client = self._outlet.current
+                if client is None:
                     return False
-                self._outlet.reject(held[0], KafkaError(KafkaError._MSG_TIMED_OUT))
-            except UnknownPartition:
-                self._keep_apart(held[0])
-            except BaseException:
+                try:
+                    self._enqueue(client, held[0])
+                except QueueFull:
+                    now = monotonic()
+                    if self._full_since is None:
+                        self._full_since = now
+                    if now - self._full_since < self._timeout:
+                        return False
+                    self._outlet.reject(held[0], KafkaError(KafkaError._MSG_TIMED_OUT))
+                except UnknownPartition:
+                    self._keep_apart(held[0])
+                except BaseException:
+                    held.popleft()
+                    raise
+                # Pop afterwards: an empty queue would let other threads overtake.
                 held.popleft()
-                raise
-            # Pop afterwards: an empty queue would let other threads overtake.
-            held.popleft()
-        self._full_since = None
-        return not self._closed
+            self._full_since = None
+            return not self._closed
+        finally:
+            self._drains = False
 
     def _may_go_on(self) -> bool:
         """Look closer, as the flag is set; return whether a held-back record may be passed on."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
@@ -29,6 +31,7 @@ from ..config.threads import Event, RLock, Thread, new_event, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, LayerClosed, TopicError
 from ..transport import Extent, Past
+from ..wire.record_block import Columns, RecordBlock
 from ..wire.records import Record
 from ..wire.topics import Topic, topic_name
 from .clients import abandon, new_client
@@ -47,7 +50,11 @@ T = TypeVar("T")
 
 # Seconds of a poll without a record; the thread sees a stop after at most that time.
 _POLL = 0.1
+# Messages in one batch: fewer than gc's generation-0 threshold (700), or each batch triggers a
+# collection.
 _BATCH = 500
+# Records of one block, or a batch more.
+_BLOCK = 10_000
 # Seconds between two requests that a broker did not answer.
 _RETRY = 0.05
 # Seconds for one request; a broker that goes away takes its answer along.
@@ -279,8 +286,6 @@ class _KafkaPast:
         self._clients = clients
         self._stop = stop
         self._answer = clients.config.timings.history_answer
-        # Of each partition that was read: the leader epoch of its last record.
-        self._epochs: dict[tuple[Topic, int], int | None] = {}
 
     def extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
         known = self._extents.get(tuple(topics))
@@ -355,74 +360,77 @@ class _KafkaPast:
     def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
         return self._clients.parts.read(where, first, end, partial(self._read, where))
 
-    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
-        read = self.read_all({where: (offset, offset + 1) for where, offset in offsets.items()})
-        return {
-            where: epoch
-            for where, (_, records) in read.items()
-            if records and (epoch := self._epochs[where]) is not None
-        }
+    def read_blocks(
+        self, where: tuple[Topic, int], first: int, end: int
+    ) -> tuple[int, Sequence[RecordBlock]]:
+        start, columns = self._fetch(where, first, end, _columns)
+        return start, list(_blocks(where, columns))
 
-    def read_all(
-        self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
-    ) -> Mapping[tuple[Topic, int], tuple[int, Sequence[Record]]]:
-        if monotonic() >= self.deadline:
-            raise TimeoutError
-        names = self._clients.names
-        left = {(names[where[0]], where[1]): where for where in parts}
-        found = {where: (first, list[Record]()) for where, (first, _) in parts.items()}
-        self._clients.consumer.assign(
-            [TopicPartition(*each, parts[where][0]) for each, where in left.items()]
-        )
-        while left:
-            for message in self._poll():
-                partition = message.topic() or "", message.partition() or 0
-                where = left.get(partition)
-                # Without a topic it is about the group, which this reader does not use.
-                if where is not None and self._take(message, where, parts[where][1], found):
-                    del left[partition]
-                    self._go_on(partition, None)
+    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
+        found = {}
+        for where, offset in offsets.items():
+            _, epochs = self._fetch(where, offset, offset + 1, _last_epoch)
+            if epochs and epochs[0] is not None:
+                found[where] = epochs[0]
         return found
 
-    def _take(
-        self,
-        message: Message,
-        where: tuple[Topic, int],
-        end: int,
-        found: dict[tuple[Topic, int], tuple[int, list[Record]]],
-    ) -> bool:
-        """Take what the client read of a partition; return whether that was the last of it."""
-        error = message.error()
-        if error is None:
-            offset = message.offset() or 0
-            if offset < end:
-                found[where][1].append(_record(where[0], message))
-                self._epochs[where] = message.leader_epoch()
-            return offset >= end - 1
-        if error.code() == KafkaError._PARTITION_EOF:
-            return True
-        partition = self._clients.names[where[0]], where[1]
-        if error.code() != KafkaError._AUTO_OFFSET_RESET:
-            raise self._refusal(f"read {partition[0]}[{partition[1]}]", error)
-        # Its first records were deleted since the question began.
-        start = self._start_of(partition)
-        found[where] = min(start, end), []
-        if start < end:
-            self._go_on(partition, start)
-        return start >= end
-
     def _read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
-        return self.read_all({where: (first, end)})[where]
+        start, batches = self._fetch(where, first, end, _records)
+        return start, list(chain.from_iterable(batches))
 
-    def _go_on(self, partition: tuple[str, int], start: int | None) -> None:
-        """Go on with a partition at another offset, or not at all."""
-        # Not seek(), which raises after an error of the partition.
-        self._clients.consumer.incremental_unassign([TopicPartition(*partition)])
-        if start is not None:
-            self._clients.consumer.incremental_assign([TopicPartition(*partition, start)])
+    def _fetch(
+        self,
+        where: tuple[Topic, int],
+        first: int,
+        end: int,
+        convert: Callable[[tuple[Topic, int], list[Message]], T],
+    ) -> tuple[int, list[T]]:
+        """Read a part of a partition, and no other one meanwhile.
 
-    def _poll(self) -> list[Message]:
-        """Return messages, if any come within a short time.
+        Args:
+            where: The partition.
+            first: The first offset.
+            end: The offset behind the last one.
+            convert: Gets the partition and some messages in their order, one at least.
+
+        Returns:
+            The first offset that the log still holds, and what ``convert`` returned.
+        """
+        if monotonic() >= self.deadline:
+            raise TimeoutError
+        partition = self._clients.names[where[0]], where[1]
+        converted: list[T] = []
+        reached = first
+        self._clients.consumer.assign([TopicPartition(*partition, first)])
+        while reached < end:
+            messages, event = self._poll(partition, end - reached)
+            if event == KafkaError._AUTO_OFFSET_RESET:
+                # Its first records were deleted since the question began.
+                first = reached = min(self._start_of(partition), end)
+                converted = []
+                # Not seek(), which raises after an error of the partition.
+                self._clients.consumer.incremental_unassign([TopicPartition(*partition)])
+                self._clients.consumer.incremental_assign([TopicPartition(*partition, first)])
+                continue
+            if messages:
+                reached = 1 + (messages[-1].offset() or 0)
+                if reached > end:
+                    messages = [each for each in messages if (each.offset() or 0) < end]
+            if messages:
+                converted.append(convert(where, messages))
+            if event == KafkaError._PARTITION_EOF:
+                break
+        return first, converted
+
+    def _poll(self, partition: tuple[str, int], most: int) -> tuple[list[Message], int | None]:
+        """Return messages of the assigned partition, if any come within a short time.
+
+        Args:
+            partition: The partition.
+            most: How many are of use.
+
+        Returns:
+            The messages; and ``_PARTITION_EOF`` or ``_AUTO_OFFSET_RESET``, if that came.
 
         Raises:
             TimeoutError: If the deadline has come.
@@ -433,7 +441,20 @@ class _KafkaPast:
         if left <= 0:
             raise TimeoutError
         message = self._clients.consumer.poll(min(_POLL, left))
-        return [] if message is None else [message, *self._clients.consumer.consume(_BATCH, 0)]
+        if message is None:
+            return [], None
+        messages = [message, *self._clients.consumer.consume(min(_BATCH, most), 0)]
+        event = None
+        for failed in [each for each in messages if each.error() is not None]:
+            messages.remove(failed)
+            error = failed.error()
+            # Without a topic it is about the group, which this reader does not use.
+            if error is None or failed.topic() is None:
+                continue
+            event = error.code()
+            if event not in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
+                raise self._refusal(f"read {partition[0]}[{partition[1]}]", error)
+        return messages, event
 
     def _read_metadata(self, names: Iterable[str], until: float) -> None:
         """Have the client learn new partitions and leaders, which brokers do not announce."""
@@ -504,6 +525,47 @@ class _KafkaPast:
 _FORBIDDEN = frozenset(
     {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 )
+
+
+def _columns(where: tuple[Topic, int], messages: Sequence[Message]) -> Columns:
+    # There may be 100,000 records: these are the loops of Python that cost least.
+    first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+    offsets: Sequence[int] = range(first, last + 1)
+    if len(offsets) != len(messages):
+        offsets = [each.offset() or 0 for each in messages]
+    try:
+        return Columns(
+            offsets,
+            tuple([each.key() for each in messages]),
+            tuple([each.value() for each in messages]),
+            tuple([each.headers() for each in messages]),
+            array("d", [each.timestamp()[1] / 1000 for each in messages]),
+            (messages[0].leader_epoch(), messages[-1].leader_epoch()),
+        )
+    except Exception:
+        # Headers that are no text.
+        return Columns.of(_records(where, messages))
+
+
+def _blocks(where: tuple[Topic, int], columns: Iterable[Columns]) -> Iterator[RecordBlock]:
+    gathered: list[Columns] = []
+    count = 0
+    for each in columns:
+        gathered.append(each)
+        count += len(each.offsets)
+        if count >= _BLOCK:
+            yield RecordBlock(where, gathered)
+            gathered, count = [], 0
+    if gathered:
+        yield RecordBlock(where, gathered)
+
+
+def _records(where: tuple[Topic, int], messages: Iterable[Message]) -> list[Record]:
+    return [_record(where[0], each) for each in messages]
+
+
+def _last_epoch(where: tuple[Topic, int], messages: Sequence[Message]) -> int | None:
+    return messages[-1].leader_epoch()
 
 
 def _record(topic: Topic, message: Message) -> Record:

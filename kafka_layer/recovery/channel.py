@@ -6,8 +6,9 @@ the mailbox: with a thousand channels, each further object is a cache miss.
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..config.realtime import monotonic
@@ -77,6 +78,8 @@ class Surroundings(Protocol):
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        pause: Seconds for which a channel that is behind leaves its event loop and the interpreter
+            to others each time before it reads on.
         open: Makes a message of what a channel took; see ``Opening``.
     """
 
@@ -84,6 +87,7 @@ class Surroundings(Protocol):
     prefix: str
     window: float
     patience: float
+    pause: float
     open: Callable[[Mailbox, Envelope], Message | None]
 
     def now(self) -> float:
@@ -151,6 +155,12 @@ class TrackedMailbox(Mailbox):
             self._relieve(self._congestion)
         return envelope
 
+    def wait(self) -> Coroutine[Any, Any, None]:
+        """Do what ``Mailbox.wait`` does; or return after a pause, before the channel reads on."""
+        if self.attentive and self.tracked.pauses():
+            return asyncio.sleep(self.tracked.pause)
+        return Mailbox.wait(self)
+
 
 class TrackedChannel:
     """Keeps the position of one channel.
@@ -172,7 +182,7 @@ class TrackedChannel:
                                                           messages
     BEHIND the router passes it by; each time that the    LIVE: it has read all that was read.
            mailbox is empty, take reads on from the       LOST: what it needs is gone
-           recent records
+           recent records, after a pause
     LOST   ``kafka.gap`` is in hand                       LIVE: the next take, at the end
     ====== ============================================== ========================================
 
@@ -188,6 +198,7 @@ class TrackedChannel:
         state: As above.
         names: The hashes of its name and of former ones, the latest first.
         on_change: As given.
+        pause: As of the surroundings.
     """
 
     def __init__(
@@ -199,6 +210,7 @@ class TrackedChannel:
         self.state = _LIVE
         self.names: tuple[bytes, ...] = (short_hash(mailbox.channel),)
         self.on_change = on_change
+        self.pause = surroundings.pause
         self._mailbox = mailbox
         self._around = surroundings
         self._recent = surroundings.recent
@@ -206,17 +218,21 @@ class TrackedChannel:
         self._lock = RLock()
         # From where each address reaches the channel; from its beginning where it is missing.
         self._since: dict[Key, Vector] = {}
-        # Where the channel became LIVE again; and up to where the router may bring messages a
-        # second time, empty if it does not.
+        # Where the channel became LIVE again, and for each replayed address the end of what was
+        # replayed; and up to where the router may bring messages a second time, empty if it does
+        # not.
         self._live_from: Vector = {}
+        self._replayed: dict[Key, Vector] = {}
         self._overlap: Vector = {}
         # Whether the last message was a gap.
         self._in_gap = False
         # While it is not LIVE: the capacity of its mailbox, which is 0 meanwhile, up to where it
-        # has read, since when, on monotonic(), and why it cannot go on, if that is known.
+        # has read, since when, on monotonic(), whether it has paused since it read on last, and why
+        # it cannot go on, if that is known.
         self._capacity = mailbox.capacity
         self._read: Vector = {}
         self._behind_since = 0.0
+        self._paused = False
         self._lost: Reason | None = None
         self._log = _Log({}, self._recent.epochs)
         # The position before messages that were routed before anything was tracked.
@@ -260,15 +276,14 @@ class TrackedChannel:
             vector = _highest(self._before(envelope), live_from, {where: offset + 1})
         return self._position(vector, self._since, self._log, time).sign()
 
-    def position_within(self, vector: Vector, since: Mapping[Key, Vector]) -> Callable[[], str]:
-        """Return the function that signs a position within a replay.
+    def signer_within(self, since: Mapping[Key, Vector]) -> Callable[[Vector], str]:
+        """Return the function that signs positions within a replay, of the replayed addresses.
 
         Args:
-            vector: The position of the replayed addresses.
             since: From where these addresses reached the channel; of others it says nothing.
         """
-        now, log = self._around.now(), self._log
-        return lambda: self._position(vector, since, log, now, list(since)).sign()
+        keys, now, log = list(since), self._around.now(), self._log
+        return lambda vector: self._position(vector, since, log, now, keys).sign()
 
     def _reached(self) -> Vector:
         """Return the place before the first message that was not handed over."""
@@ -357,7 +372,7 @@ class TrackedChannel:
         topic = _SEND_GROUP if command == "group_add" else _SEND_USER
         key = topic, name
         if key not in self._keys():
-            self._since[key] = self._recent.routed
+            self._since[key] = _highest(self._recent.routed, self._replayed.get(key, {}))
 
     def changed(self) -> None:
         """Do what ``Tracked.changed`` says."""
@@ -377,6 +392,7 @@ class TrackedChannel:
         """
         with self._lock:
             self._since.update(floors)
+            self._replayed.update(floors)
             self._overlap = _highest(self._overlap, *floors.values())
             self._mailbox.attentive = True
             self.names = tuple(dict.fromkeys((*self.names, *former.names)))[: 1 + _FORMER_NAMES]
@@ -449,15 +465,18 @@ class TrackedChannel:
                 self._go_live(self._recent.ends)
             while True:
                 routed = self._recent.routed
-                if not mailbox and self.state is _LIVE:
-                    if self._overlap and _covers(routed, self._overlap):
-                        self._overlap, self._live_from = {}, {}
-                elif not mailbox:
+                if not mailbox and self.state is _BEHIND:
+                    if not self._paused:
+                        mailbox.hand_over()
+                        return None
+                    self._paused = False
                     reason = self._read_on()
                     if reason is not None:
                         self.state, mailbox.in_hand = _LOST, None
                         return Gap(reason)
                     continue
+                if not mailbox and self._overlap and _covers(routed, self._overlap):
+                    self._overlap, self._live_from, self._replayed = {}, {}, {}
                 mailbox.attentive = self.state is _BEHIND or bool(self._overlap) or self._in_gap
                 # First: who looks at the channel looks at what waits, and then at what is in hand.
                 envelope = mailbox.first()
@@ -469,6 +488,17 @@ class TrackedChannel:
                 if Mailbox.take(mailbox) is None:
                     mailbox.hand_over()
                     return None
+
+    def pauses(self) -> bool:
+        """Tell whether a receive that found nothing is to pause, instead of waiting; its loop.
+
+        One with a long backlog would else keep its loop, and the interpreter, from others until it
+        has read all of it.
+        """
+        if self.state is not _BEHIND or self._paused:
+            return False
+        self._paused = True
+        return True
 
     def is_late(self, envelope: Envelope) -> bool:
         """Tell whether a message of the log waited for too long."""
@@ -482,10 +512,8 @@ class TrackedChannel:
         if not self._overlap:
             return False
         where: Any = place[:2]
-        since = self._since.get((where[0], envelope.key))
-        return place[2] < self._live_from.get(where, 0) or (
-            since is not None and place[2] < since.get(where, 0)
-        )
+        replayed = self._replayed.get((where[0], envelope.key), {})
+        return place[2] < max(self._live_from.get(where, 0), replayed.get(where, 0))
 
     def _read_on(self) -> Reason | None:
         """Fill half of the mailbox from the recent records; become LIVE where there are none.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
@@ -17,19 +20,19 @@ from ..exceptions import (
     TopicError,
     UnreadableRecord,
 )
-from ..messages import Message, Recovery
+from ..messages import Message, Recovery, ReplayedMessage
 from ..server.server import Server
 from ..transport import Extent, Past, ReadFrom
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
-from ..wire.position_token import LogPosition, place_text
+from ..wire.position_token import LogPosition
 from ..wire.records import Record, unreadable_key
 from ..wire.topics import BROADCAST_TOPICS, Topic, topic_ids_differ
 from .channel import State, TrackedChannel
 from .epochs import UNKNOWN
 from .opening import Opening
-from .recent import RecentLog, Where
+from .recent import TELLING, RecentLog, Where
 from .replay import (
     EVERYBODY,
     Key,
@@ -59,6 +62,18 @@ _GRACE = 0.5
 Extents = Mapping[Where, Extent]
 
 
+class _Reading(NamedTuple):
+    """The reading of one partition's past.
+
+    Attributes:
+        first: The offset from which it is read.
+        ticket: Of what the log holds; resolved when the part is in the recent records.
+    """
+
+    first: int
+    ticket: Ticket[Extents]
+
+
 class Recoveries:
     """Tracks channels of a server and recovers them; any thread and event loop.
 
@@ -77,6 +92,8 @@ class Recoveries:
         prefix: The layer's prefix.
         window: How old a message that is replayed may be, in seconds.
         patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        pause: Seconds for which a channel that is behind leaves its event loop and the interpreter
+            to others each time before it reads on.
         open: Makes a message of what a channel took.
     """
 
@@ -89,6 +106,7 @@ class Recoveries:
         self.prefix = config.prefix
         self.window = max(config.recovery_window, config.expiry)
         self.patience = self.window - config.expiry
+        self.pause = config.timings.read_on
         self.recent = RecentLog(config.recent_bytes, config.recovery_window + config.expiry)
         self.decode = codec.decode
         self.now = server.clock.now
@@ -110,6 +128,8 @@ class Recoveries:
         self._lock = RLock()
         # What is to be read of the past next: for some partitions the first offset.
         self._wanted: dict[Where, int] = {}
+        # The partitions that are being read.
+        self._reading: dict[Where, _Reading] = {}
         # Of which records the leader epoch is to be asked for next.
         self._wanted_epochs: dict[Where, set[int]] = {}
         # Resolved once the reader has told its positions; None before the first tracked channel.
@@ -215,13 +235,12 @@ class Recoveries:
             yield from wait(self._begun, max(0.0, deadline - monotonic()))
         replay.begin()
         for _ in range(_ROUNDS):
-            missing, unknown = replay.missing(), replay.unknown_epochs()
-            if not missing and not unknown and not replay.is_ahead:
+            if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
                 break
             try:
-                extents = yield from self._read_past(missing, unknown, deadline)
+                extents = yield from self._read_past(replay, deadline)
             except (BrokerUnavailable, TimeoutError):
-                if missing or replay.is_ahead:
+                if replay.missing() or replay.is_ahead:
                     raise
                 # All is here; only whether the log is another one by now cannot be asked.
                 break
@@ -235,40 +254,91 @@ class Recoveries:
             yield from self._learn_keys(record[0], oldest - WINDOW)
         return replay.finish(records)
 
-    def _read_past(
-        self, missing: Mapping[Where, int], unknown: Mapping[Where, int], deadline: float
-    ) -> Steps[Extents]:
+    def _read_past(self, replay: _Replay, deadline: float) -> Steps[Extents]:
+        """Have the log read for a recovery; returns what it holds.
+
+        Each partition is a question of its own: who needs one does not wait for the others. All who
+        need as much of it share the question, also while it is carried out.
+        """
+        missing, unknown = replay.missing(), replay.unknown_epochs()
+        tickets: list[Ticket[Extents]] = []
+        questions: list[tuple[Hashable, Callable[[Past], Callable[[], Extents]]]] = []
         with self._lock:
-            for where, first in missing.items():
-                self._wanted[where] = min(first, self._wanted.get(where, first))
             for where, offset in unknown.items():
                 self._wanted_epochs.setdefault(where, set()).add(offset)
-        ticket = self._server.transport.ask_past("recent", self._read_wanted, deadline)
-        return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
+            for where, first in missing.items():
+                # The record whose epoch is asked for lies just before.
+                first = min(first, unknown.get(where, first))
+                reading = self._reading.get(where)
+                if reading is not None and reading.first <= first:
+                    tickets.append(reading.ticket)
+                else:
+                    self._wanted[where] = min(first, self._wanted.get(where, first))
+                    questions.append((("recent", where), partial(self._read_wanted, where)))
+        # What is shared may have been asked for before a record that is ahead was written.
+        if replay.is_ahead or unknown.keys() - missing.keys():
+            questions.append(("recent epochs", self._read_wanted_epochs))
+        for key, question in questions:
+            tickets.append(self._server.transport.ask_past(key, question, deadline))
+        extents: Extents = {}
+        for ticket in tickets:
+            extents = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+        return extents
 
-    def _read_wanted(self, past: Past) -> Callable[[], Extents]:
-        """Read what is wanted of the past; the backplane's thread."""
-        extents = past.extents(BROADCAST_TOPICS)
+    def _read_wanted(self, where: Where, past: Past) -> Callable[[], Extents]:
+        """Read what is wanted of a partition's past; the backplane's thread."""
         with self._lock:
-            wanted, self._wanted = self._wanted, {}
-            epochs, self._wanted_epochs = self._wanted_epochs, {}
-        self._learn_epochs(past, extents, epochs)
+            wanted = dict(self._wanted)
+            first = self._wanted.pop(where, sys.maxsize)
+            reading = self._reading[where] = _Reading(first, Ticket())
+        try:
+            extents = past.extents(BROADCAST_TOPICS)
+            self._read_part(where, wanted, past, extents)
+            self._learn_epochs(past, extents, {where: self._end_reading(where)})
+        except Exception as error:
+            self._end_reading(where)
+            reading.ticket.fail(error)
+            raise
+        reading.ticket.resolve(extents)
+        return lambda: extents
+
+    def _end_reading(self, where: Where) -> set[int]:
+        """Let nobody share the question from here on; returns which epochs it has to learn."""
+        with self._lock:
+            self._reading.pop(where, None)
+            return self._wanted_epochs.pop(where, set())
+
+    def _read_part(
+        self, where: Where, wanted: Mapping[Where, int], past: Past, extents: Extents
+    ) -> None:
         for _ in range(_ROUNDS):
             parts = self._parts(wanted, extents)
-            records, room = sum(end - first for first, end in parts.values()), self.recent.room
-            if records > room:
-                # The youngest of them, which do for most of those who ask.
-                parts = {
-                    where: (end - (end - first) * room // records, end)
-                    for where, (first, end) in parts.items()
-                }
-            parts = {where: part for where, part in parts.items() if part[0] < part[1]}
-            if not parts:
-                break
-            read = past.read_all(parts)
-            self.recent.prepend(
-                {where: (start, parts[where][1], found) for where, (start, found) in read.items()}
-            )
+            if where not in parts:
+                return
+            first, end = parts[where]
+            count, room = sum(end - first for first, end in parts.values()), self.recent.room
+            if count > room:
+                # The youngest of them, which do for most of those who ask; with room for the other
+                # partitions.
+                share = max((end - first) * room // count, min(room, TELLING))
+                first = max(first, end - share)
+            if first >= end:
+                return
+            start, blocks = past.read_blocks(where, first, end)
+            self.recent.prepend(where, start, end, blocks)
+            for offset, epoch in chain.from_iterable(block.epochs for block in blocks):
+                self.recent.epochs.note(where, offset, epoch)
+
+    def _read_wanted_epochs(self, past: Past) -> Callable[[], Extents]:
+        """Learn the leader epochs that are wanted where nothing is read; the backplane's thread."""
+        extents = past.extents(BROADCAST_TOPICS)
+        with self._lock:
+            wanted = {
+                where: self._wanted_epochs.pop(where)
+                for where in list(self._wanted_epochs)
+                if where not in self._wanted
+            }
+        self._learn_epochs(past, extents, wanted)
         return lambda: extents
 
     def _learn_epochs(self, past: Past, extents: Extents, wanted: Mapping[Where, set[int]]) -> None:
@@ -518,7 +588,8 @@ class _Replay:
                 raise NotRecovered("epoch")
             if topic_ids_differ(self._position.topics[where[0]].topic_id, extent.topic_id):
                 raise NotRecovered("epoch")
-            if first > extent.end:
+            # What is shared may have been asked for before this server read on.
+            if first > max(extent.end, end):
                 raise NotRecovered("future")
             if first < end and first < extent.start:
                 raise NotRecovered("truncated")
@@ -532,29 +603,54 @@ class _Replay:
         Raises:
             NotRecovered: If not all of them can be replayed, or they are too many.
         """
+        floors: dict[Key, dict[Where, int]] = {}
+        before: dict[Key, dict[Where, int]] = {}
+        reached: dict[Where, int] = {}
+        for key, where, first, end in (*self._parts, *self._new_parts):
+            floors.setdefault(key, {})[where] = max(first, end)
+            before.setdefault(key, {})[where] = first
+            reached[where] = min(first, reached.get(where, first))
+        sign = self._tracked.signer_within(before)
+        told, messages = list[Record](), list[Message]()
+
+        def position(number: int) -> str:
+            behind = {(each[0], each[5]): each[6] + 1 for each in told[: number + 1]}
+            return sign({**reached, **behind})
+
+        for number, (record, content) in enumerate(self._contents(records)):
+            message: ReplayedMessage = ReplayedMessage(content)
+            message.record, message.number, message.sign = record, number, position
+            told.append(record)
+            messages.append(message)
+        self._tracked.recovered(self._position, floors)
+        return messages
+
+    def _contents(self, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
+        """Yield the records of messages with what was sent; raises like ``finish``."""
         guard = self._around.new_guard()
-        read: list[tuple[Record, dict[str, Any]]] = []
-        size = 0
+        count = size = 0
         names = {*self._tracked.names, *self._position.names}
         for record in records:
-            if is_command(record):
-                if self._around.is_flush(guard, record):
-                    raise NotRecovered("flushed")
-                continue
-            if is_excluded(record, names) or self._around.is_duplicate(record):
-                continue
+            # Most records have no headers.
+            if record[3]:
+                if is_command(record):
+                    if self._around.is_flush(guard, record):
+                        raise NotRecovered("flushed")
+                    continue
+                if is_excluded(record, names) or self._around.is_duplicate(record):
+                    continue
             try:
                 payload = self._around.decrypt(guard, record)
-                read.append((record, self._around.decode(payload)))
+                content = self._around.decode(payload)
             except UnreadableRecord as error:
                 if error.cause == "replayed":
                     # A copy of a token is no message of the application.
                     continue
                 raise NotRecovered("undecodable") from None
-            size += len(payload)
-            if len(read) > self._limit or size > MAX_BYTES:
+            count, size = count + 1, size + len(payload)
+            if count > self._limit or size > MAX_BYTES:
                 raise NotRecovered("limit")
-        return self._messages(read)
+            yield record, content
 
     def records(self) -> list[Record]:
         """Return the records of the addresses that were missed, in the order of the log.
@@ -571,24 +667,6 @@ class _Replay:
                 raise NotRecovered("limit")
             found.append(records)
         return list(in_order(found))
-
-    def _messages(self, read: Sequence[tuple[Record, dict[str, Any]]]) -> list[Message]:
-        floors: dict[Key, dict[Where, int]] = {}
-        before: dict[Key, dict[Where, int]] = {}
-        reached: dict[Where, int] = {}
-        for key, where, first, end in (*self._parts, *self._new_parts):
-            floors.setdefault(key, {})[where] = max(first, end)
-            before.setdefault(key, {})[where] = first
-            reached[where] = min(first, reached.get(where, first))
-        messages = []
-        for record, content in read:
-            topic, _, _, _, written, partition, offset = record
-            reached = {**reached, (topic, partition): offset + 1}
-            sign = self._tracked.position_within(reached, before)
-            place = place_text((topic, partition, offset, written))
-            messages.append(Message(content, sign, written, True, place))
-        self._tracked.recovered(self._position, floors)
-        return messages
 
 
 def _first_keyed(records: Iterable[Record]) -> list[Record]:

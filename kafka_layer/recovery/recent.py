@@ -5,7 +5,6 @@ Hot path: while a channel is tracked, ``append`` gets every record that the serv
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,20 +12,18 @@ from typing import Literal
 
 from ..config.threads import RLock
 from ..transport import ReadFrom
-from ..wire.records import Record, offset_of, written_at
+from ..wire.record_block import RECORD_BYTES, RecordBlock, size_of_headers
+from ..wire.records import Record, offset_of
 from ..wire.topics import Topic, topic_ids_differ
 from .epochs import LeaderEpochs, Where
 
-__all__ = ["RECORD_BYTES", "Loss", "RecentLog", "Where"]
+__all__ = ["TELLING", "Loss", "RecentLog", "Where"]
 
 Loss = Literal["truncated", "epoch"]
 """How a partition lost records that were not read."""
 
-RECORD_BYTES = 300
-"""Bytes of a record beside its value and its headers, roughly."""
-
-# So many records tell how large the others are.
-_TELLING = 10_000
+TELLING = 2000
+"""So many records tell how large the others are."""
 
 # Records of a key that were dropped and still lie in its list, before the list is cut.
 _MOST_DROPPED = 64
@@ -45,12 +42,16 @@ class _Run:
 
 
 class _Tail:
-    """The kept part of one partition, without holes: all records from offset ``begin`` on."""
+    """The kept part of one partition, without holes: all records from offset ``begin`` on.
 
-    __slots__ = ("begin", "runs")
+    ``runs`` has what was appended, by key; ``older`` what lies before that.
+    """
+
+    __slots__ = ("begin", "older", "runs")
 
     def __init__(self, begin: int) -> None:
         self.begin = begin
+        self.older: deque[RecordBlock] = deque()
         self.runs: dict[bytes | None, _Run] = {}
 
 
@@ -64,7 +65,7 @@ class RecentLog:
 
     Args:
         most_bytes: Bytes that it keeps, roughly. What is prepended may exceed them until the next
-            record is appended.
+            record is appended, and goes first, a block at a time.
         seconds: How old a record may be, by the timestamps of the broker.
 
     Attributes:
@@ -87,8 +88,10 @@ class RecentLog:
         self._most_bytes = most_bytes
         self._seconds = seconds
         self._tails: dict[Where, _Tail] = {}
-        # All kept records; those of one partition are in its order.
+        # All kept records that were appended; those of one partition are in its order.
         self._order: deque[Record] = deque()
+        # How many blocks lie before them.
+        self._older = 0
         # Re-entrant: a signal handler may interrupt the holder and ask.
         self._lock = RLock()
         # Of the batch that is being routed: its records, how many of them ``before`` passed, and
@@ -120,7 +123,7 @@ class RecentLog:
                 ends[where] = offset + 1
                 size += RECORD_BYTES + (len(value) if value else 0)
                 if headers:
-                    size += _size_of(headers)
+                    size += size_of_headers(headers)
             self._batch, self._passed, self._reached = records, 0, dict(self.ends)
             self.ends = ends
             self.size += size
@@ -179,32 +182,35 @@ class RecentLog:
             self.topic_ids = ids
         return lost
 
-    def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Record]]]) -> None:
-        """Add what lies before the kept records.
+    def prepend(self, where: Where, first: int, end: int, blocks: Iterable[RecordBlock]) -> None:
+        """Add what lies before the kept records of a partition.
+
+        It is ignored if records were dropped since, so that others would be missing between.
 
         Args:
-            parts: For some partitions an offset, the offset where the kept records began a moment
-                ago, and all records between. A part is ignored if others were dropped since.
+            where: The partition.
+            first: An offset.
+            end: The offset from which records were kept a moment ago.
+            blocks: All records between.
         """
         with self._lock:
-            added = []
-            for where, (first, end, records) in parts.items():
-                tail = self._tails.get(where)
-                if tail is not None and first < tail.begin <= end:
-                    older = records[: bisect_left(records, tail.begin, key=offset_of)]
-                    self._put_before(where, tail, first, older)
-                    added.append(older)
-            for record in reversed(list(heapq.merge(*added, key=written_at))):
-                self._order.appendleft(record)
-                self.size += _size(record)
+            tail = self._tails.get(where)
+            if tail is None or not first < tail.begin <= end:
+                return
+            older = [block for each in blocks if (block := each.before(tail.begin))]
+            tail.older.extendleft(reversed(older))
+            tail.begin = first
+            self._older += len(older)
+            self.size += sum(block.size for block in older)
 
     @property
     def room(self) -> int:
         """For how many records before the kept ones there is room, as far as these tell."""
         with self._lock:
-            kept, left = len(self._order), max(0, self._most_bytes - self.size)
-            if kept < _TELLING:
-                return min(_TELLING, left // RECORD_BYTES)
+            older = sum(len(block) for tail in self._tails.values() for block in tail.older)
+            kept, left = len(self._order) + older, max(0, self._most_bytes - self.size)
+            if kept < TELLING:
+                return min(TELLING, left // RECORD_BYTES)
             return left * kept // self.size
 
     def begin(self, where: Where) -> int:
@@ -233,13 +239,16 @@ class RecentLog:
                 return []
             if tail is None or first < tail.begin:
                 return None
+            found = []
+            for block in tail.older:
+                found += block.find(key, first, end)
             run = tail.runs.get(key)
-            if run is None:
-                return []
-            records = run.records
-            low = bisect_left(records, first, run.head, key=offset_of)
-            high = bisect_left(records, end, low, key=offset_of)
-            return records[low : high if most is None else min(high, low + most)]
+            if run is not None:
+                records = run.records
+                low = bisect_left(records, first, run.head, key=offset_of)
+                high = bisect_left(records, end, low, key=offset_of)
+                found += records[low : high if most is None else min(high, low + most)]
+            return found if most is None else found[:most]
 
     def clear(self) -> None:
         """Forget all records."""
@@ -247,10 +256,13 @@ class RecentLog:
             self._tails.clear()
             self._order.clear()
             self.ends = self.routed = {}
-            self.size = 0
+            self.size = self._older = 0
 
     def _begin(self, where: Where, offset: int) -> _Tail:
-        if where in self._tails:
+        former = self._tails.get(where)
+        if former is not None:
+            while former.older:
+                self._drop_block(former)
             kept: list[Record] = []
             for record in self._order:
                 if (record[0], record[5]) == where:
@@ -261,17 +273,14 @@ class RecentLog:
         tail = self._tails[where] = _Tail(offset)
         return tail
 
-    def _put_before(self, where: Where, tail: _Tail, first: int, records: Sequence[Record]) -> None:
-        by_key: dict[bytes | None, list[Record]] = {}
-        for record in records:
-            by_key.setdefault(None if where[0] is _SEND_ALL else record[1], []).append(record)
-        for key, older in by_key.items():
-            run = tail.runs.setdefault(key, _Run())
-            run.records[: run.head] = older
-            run.head = 0
-        tail.begin = first
-
     def _bound(self, oldest: float) -> None:
+        while self._older:
+            older = [tail for tail in self._tails.values() if tail.older]
+            tail = min(older, key=lambda tail: tail.older[0].youngest)
+            if self.size <= self._most_bytes and tail.older[0].youngest >= oldest:
+                # What was appended is younger.
+                return
+            self._drop_block(tail)
         order = self._order
         while order and (self.size > self._most_bytes or order[0][4] < oldest):
             record = order.popleft()
@@ -288,12 +297,13 @@ class RecentLog:
                 del run.records[: run.head]
                 run.head = 0
 
+    def _drop_block(self, tail: _Tail) -> None:
+        block = tail.older.popleft()
+        tail.begin = block.end
+        self._older -= 1
+        self.size -= block.size
+
 
 def _size(record: Record) -> int:
     headers = record[3]
-    return RECORD_BYTES + len(record[2] or b"") + (_size_of(headers) if headers else 0)
-
-
-def _size_of(headers: Iterable[tuple[str, bytes | None]]) -> int:
-    # A message may exclude very many channels.
-    return sum(len(name) + len(value or b"") for name, value in headers)
+    return RECORD_BYTES + len(record[2] or b"") + (size_of_headers(headers) if headers else 0)

@@ -35,6 +35,7 @@ from ..transport import (
     StreamWriter,
 )
 from ..wire.partitions import partition_of
+from ..wire.record_block import RecordBlock
 from ..wire.records import ProducerRecord, Record, StreamProducerRecord
 from ..wire.topics import (
     BROADCAST_TOPICS,
@@ -331,10 +332,11 @@ class _InMemoryPast:
         records = self._log.kept(*where)
         return next((each[6] for each in records if each[4] >= timestamp), extent.end)
 
-    def read_all(
-        self, parts: Mapping[tuple[Topic, int], tuple[int, int]]
-    ) -> dict[tuple[Topic, int], tuple[int, list[Record]]]:
-        return {where: self.read(where, *part) for where, part in parts.items()}
+    def read_blocks(
+        self, where: tuple[Topic, int], first: int, end: int
+    ) -> tuple[int, list[RecordBlock]]:
+        start, records = self.read(where, first, end)
+        return start, [RecordBlock.of(records)] if records else []
 
     def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> dict[tuple[Topic, int], int]:
         return {}

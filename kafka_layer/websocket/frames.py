@@ -67,7 +67,7 @@ def offer_of(scope: Mapping[str, Any]) -> Offer | None:
 def as_json(text: str) -> str:
     """Return a text as JSON: unchanged if it is, else as a JSON string."""
     try:
-        json.loads(text, parse_constant=_refuse)
+        _decode(text)
     except (ValueError, RecursionError):
         return json.dumps(text)
     return text
@@ -75,6 +75,10 @@ def as_json(text: str) -> str:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+# Made once: json.loads would make a decoder for each text.
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def data_frame(data: str, place: str) -> str:

@@ -85,18 +85,16 @@ class Session:
     Args:
         send: The ASGI server's callable.
         position: The position that the browser offers; None if it has none.
-        sends_json: Whether the application sends nothing but JSON.
 
     Attributes:
         state: As above.
         position: As given.
     """
 
-    def __init__(self, send: Send, position: str | None, sends_json: bool) -> None:
+    def __init__(self, send: Send, position: str | None) -> None:
         self.state: Literal["connecting", "recovering", "live", "plain", "closed"] = "connecting"
         self.position = position
         self._send = send
-        self._as_json: Callable[[str], str] = str if sends_json else as_json
         self._layer: RecoveringLayer | None = None
         self._channel = ""
         self._timings = Timings()
@@ -277,7 +275,7 @@ class Session:
         if place:
             # Before the first await: another task may send meanwhile.
             self._owes_place = True
-            self._held = None if text is None else self._as_json(text)
+            self._held = None if text is None else as_json(text)
             if text is not None:
                 self._holders.add(self, self._timings.held_frame)
         if earlier is not None:
@@ -286,7 +284,7 @@ class Session:
         if text is None:
             await self._send(event)
         elif not place:
-            await self._write(data_frame(self._as_json(text), ""))
+            await self._write(data_frame(as_json(text), ""))
 
     async def _tell_place(self) -> None:
         """Send the frame that was held back, with the place of its message."""
@@ -341,8 +339,10 @@ class Session:
     def _note_change(self) -> None:
         """Note that a membership of the channel changed; any thread."""
         self._changed = True
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._start, self.handled)
+        # In this order. Before that, the position that is told first knows of the change.
+        if self.state == "live":
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._start, self.handled)
 
     # Beside the handlers
 

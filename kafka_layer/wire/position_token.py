@@ -65,7 +65,7 @@ def short_hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=_HASH_BYTES).digest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TopicPosition:
     """The position in one topic.
 
@@ -93,7 +93,7 @@ class TopicPosition:
         return None if epoch < 0 else ((self.signed or self.offsets)[partition] - 1, epoch)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LogPosition:
     """A position in the log of one layer.
 

@@ -7,6 +7,7 @@ import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.inspect import server_of
 from tests.support.layers import (
     PARTITIONS,
     Layers,
+    Servers,
     begin_receive,
     next_message,
     next_messages,
@@ -501,10 +503,30 @@ class TestReasons:
             layer.track("specific.0-nobody!x")
         with pytest.raises(TypeError):
             layer.track("no name")
-        with pytest.raises(TypeError, match="position"):
-            await layer.recover(channel, None)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="limit"):
-            await layer.recover(channel, "x", limit=1001)
+        with pytest.raises(TypeError):
+            layer.track([])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="on_change"):
+            layer.track(channel, "no function")  # type: ignore[arg-type]
+
+    async def test_a_recovery_that_cannot_be_meant(self, servers: Servers) -> None:
+        """The error names the argument, and the channel stays as it was."""
+        layer = servers[0]
+        channel = await layer.new_channel()
+        nan = float("nan")
+        for argument, wrong_types, wrong_values in (
+            ("position", (None, b"bytes", 7), ()),
+            ("limit", (True, 1.0, "10", None), (1001, -1)),
+            ("window", (True, "60", timedelta(minutes=1)), (-1, nan)),
+        ):
+            for error, values in ((TypeError, wrong_types), (ValueError, wrong_values)):
+                for value in values:
+                    given: dict[str, Any] = {"position": "x", argument: value}
+                    with pytest.raises(error, match=argument):
+                        await layer.recover(channel, **given)
+                    with pytest.raises(error, match=argument):
+                        layer.recover_sync(channel, **given)
+        with pytest.raises(ValueError, match="not tracked"):
+            layer.position(channel)
 
 
 class TestSlowReaders:

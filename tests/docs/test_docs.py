@@ -12,6 +12,7 @@ from django.core.management import load_command_class
 from django.core.management.base import DjangoHelpFormatter
 
 from kafka_layer import checks
+from kafka_layer.calls.sync import SyncTwins
 from kafka_layer.config.librdkafka import FORBIDDEN
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.kafka.properties import (
@@ -155,6 +156,12 @@ def test_every_check_is_documented() -> None:
 
     assert len(ids) == 11
     assert sorted(documented) == sorted(ids)
+
+
+def test_every_synchronous_twin_is_in_the_reference() -> None:
+    members = (SETTINGS.parent / "api.md").read_text()
+    listed = re.findall(r"^ +- (\w+_sync)$", members, re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in vars(SyncTwins) if name.endswith("_sync"))
 
 
 def test_every_option_of_the_command_is_documented() -> None:

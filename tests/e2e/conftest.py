@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.support import lanes
 from tests.support.browsers import chromium
 
 from .browser import TIMEOUT, People
@@ -39,6 +40,7 @@ def room() -> str:
 def demo(kafka: str) -> Iterator[Demo]:
     """A demo with two workers and one for jobs; tests may kill workers, which come back."""
     with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
+        lanes.at_end(running.stop)
         yield running
 
 

@@ -98,8 +98,7 @@ class Demo:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._process.poll() is None:
-            self.end(signal.SIGTERM)
+        self.stop()
         if exc is not None:
             sys.stderr.write(self.output)  # pytest shows it with the failure
 
@@ -132,6 +131,11 @@ class Demo:
         line = rf"^{worker} \| (?:listening|waiting for jobs) \(pid (\d+)\)$"
         found = re.findall(line, self.output, re.MULTILINE)
         return [int(pid) for pid in found]
+
+    def stop(self) -> None:
+        """End it, if it runs still."""
+        if self._process.poll() is None:
+            self.end(signal.SIGTERM)
 
     def end(self, signum: signal.Signals, timeout: float = 10.0) -> float:
         """Send the signal, and return after how many seconds all of its processes were gone."""
@@ -253,6 +257,8 @@ class Client:
             additional_headers=headers,
             subprotocols=offers or None,
             proxy=None,
+            # A client that nobody reads from for a while is no dead one.
+            ping_interval=None,
         )
         client = cls(websocket, name)
         cls._opened.append(client)

@@ -137,10 +137,8 @@ async def survive_a_kill(demo: Demo) -> None:
     while {client.worker for client in clients} != demo.workers:
         assert len(clients) < MOST_CONNECTIONS, "a worker gets no connections"
         clients.append(await Client.join(demo.address, f"Person {len(clients)}", room))
-    victim = clients[0].worker
     page = RecoveringPage(await asyncio.to_thread(join, demo.address, "Page", room))
-    while await page.connect() != victim:
-        await page.close()
+    victim = await page.connect()
     (pid,) = demo.worker_pids(victim)
     os.kill(pid, signal.SIGKILL)
 

@@ -214,22 +214,6 @@ class TestPresence:
         play(scenario())
 
 
-class TestHistory:
-    def test_a_page_may_ask_for_the_last_messages(self, demo: Demo, room: str) -> None:
-        async def scenario() -> None:
-            ada = await Client.join(demo.address, "Ada", room)
-            said = [f"Line {number}" for number in range(3)]
-            for line in said:
-                await ada.say(line)
-            await ada.send({"type": "typing"})
-            assert await ada.hear(3) == said
-            await ada.send({"type": "history"})
-            # What was announced to everybody before is told as well.
-            assert [(await ada.next_of("message"))["text"] for _ in said] == said
-
-        play(scenario())
-
-
 class TestTyping:
     def test_it_reaches_the_others_and_is_throttled(self, demo: Demo, room: str) -> None:
         async def scenario() -> None:

@@ -147,11 +147,21 @@ def test_what_is_not_recovered_begins_anew(page: Page, server: PlayedServer) -> 
 def test_a_connection_that_broke_before_its_first_position(
     page: Page, server: PlayedServer
 ) -> None:
+    """Before any, or between a verdict and the position that follows it."""
     page.evaluate(OPEN, {})
     server.accept().break_off()
     side = server.accept()
-    assert side.offered == [V1]
+    assert side.offered == [V1, "kafka-layer.position.lost"]
+    side.send('{"r":{"recovered":false,"reason":"invalid","count":0}}')
     assert next_events(page, 1) == [["unrecovered", {"reason": "unknown"}]]
+    side.send('{"t":"T1","i":25}')
+    wait_until(lambda: position(page) == "T1", "the page to have its position")
+    side.break_off()
+    side = server.accept()
+    side.send('{"r":{"recovered":false,"reason":"expired","count":0}}')
+    assert next_events(page, 1) == [["unrecovered", {"reason": "expired"}]]
+    side.break_off()
+    assert server.accept().offered == [V1, "kafka-layer.position.lost"]
 
 
 def test_a_server_that_speaks_the_applications_subprotocol(
@@ -212,6 +222,64 @@ def test_a_gap_is_told(page: Page, server: PlayedServer) -> None:
         ["gap", {"reason": "expired"}],
         ["unrecovered", {"reason": "expired"}],
     ]
+
+
+COUNTED = """
+() => {
+    window.made = [];
+    window.WebSocket = class extends WebSocket {
+        constructor(...address) {
+            super(...address);
+            made.push(this);
+        }
+    };
+}
+"""
+ALIVE = "made.filter(({ readyState }) => readyState <= WebSocket.OPEN).length"
+
+
+@pytest.mark.parametrize(("act", "alive"), [("close", 0), ("reconnect", 1)])
+@pytest.mark.parametrize("state", ["connecting", "open"])
+def test_an_event_in_which_the_page_closes_or_reconnects(
+    page: Page, server: PlayedServer, state: str, act: str, alive: int
+) -> None:
+    """There is one connection at most, whichever step tells the page."""
+    page.evaluate(COUNTED)
+    side = opened(page, server)
+    page.evaluate(
+        """([state, act]) => {
+            window.acted = 0;
+            socket.onstate = ({ detail }) => detail === state && !acted++ && socket[act]();
+        }""",
+        [state, act],
+    )
+    side.break_off()
+    wait_until(lambda: page.evaluate("acted") > 0, "the page to act")
+    wait_for_state(page, "open" if alive else "closed")
+    assert page.evaluate(ALIVE) == alive
+
+
+def test_a_page_that_reconnects_as_soon_as_it_is_connected(
+    page: Page, server: PlayedServer
+) -> None:
+    """It has no position yet, and may have missed something."""
+    page.evaluate(
+        f"""() => {{
+            ({OPEN})({{}});
+            let times = 0;
+            socket.onstate = ({{ detail }}) => detail === "open" && !times++ && socket.reconnect();
+        }}"""
+    )
+    assert server.accept().offered == [V1]
+    assert server.accept().offered == [V1, "kafka-layer.position.lost"]
+
+
+def test_a_page_that_reconnects_when_it_hears_of_a_gap(asleep: Page, server: PlayedServer) -> None:
+    side = opened(asleep, server)
+    asleep.evaluate("() => { socket.ongap = () => socket.reconnect() }")
+    side.close(4008)
+    server.accept()
+    wait_for_state(asleep, "open")
 
 
 def test_a_replaced_connection_is_not_heard(page: Page, server: PlayedServer) -> None:
@@ -278,6 +346,19 @@ def test_a_silent_connection_counts_as_dead(asleep: Page, server: PlayedServer) 
     assert server.accept().offered == [V1, "kafka-layer.position.T1"]
 
 
+def test_a_connection_that_dies_before_its_first_position(
+    asleep: Page, server: PlayedServer
+) -> None:
+    """The silence that the server before allowed itself counts."""
+    opened(asleep, server).break_off()
+    wait_for_state(asleep, "waiting")
+    asleep.clock.run_for(250)
+    server.accept()
+    wait_for_state(asleep, "open")
+    asleep.clock.run_for(36_000)
+    assert server.accept().offered == [V1, "kafka-layer.position.T1"]
+
+
 def test_a_page_that_slept_hears_first_what_waits(asleep: Page, server: PlayedServer) -> None:
     side = opened(asleep, server)
     events(asleep)
@@ -296,6 +377,11 @@ def test_a_handshake_that_takes_too_long(asleep: Page) -> None:
         assert state(asleep) == "connecting"
         asleep.clock.run_for(1)
         assert state(asleep) == "waiting"
+
+
+def test_a_storage_that_there_is_not(page: Page) -> None:
+    made = "() => { try { new RecoveringSocket('/ws/', { storage: 'local' }) }"
+    assert "memory" in page.evaluate(made + " catch (error) { return error.message } }")
 
 
 def test_it_has_the_shape_of_a_websocket(page: Page, server: PlayedServer) -> None:
@@ -318,9 +404,9 @@ def test_it_has_the_shape_of_a_websocket(page: Page, server: PlayedServer) -> No
     side.send(b"\x01\x02\x03", '{"d":"text"}')
     wait_until(lambda: page.evaluate("seen.length") == 2, "two messages")
     assert page.evaluate("seen") == [3, "text"]
-    shape = "[socket.url, socket.protocol, socket.readyState, RecoveringSocket.OPEN]"
+    shape = "[socket.url, socket.protocol, socket.readyState, RecoveringSocket.OPEN, socket.OPEN]"
     url = server.address.replace("http:", "ws:") + "/ws/"
-    assert page.evaluate(shape) == [url, V1, 1, 1]
+    assert page.evaluate(shape) == [url, V1, 1, 1, 1]
     page.evaluate("socket.close(3000, 'bye')")
     assert events(page)[-1] == ["close", 3000]
     assert page.evaluate("[socket.readyState, socket.send('late')]") == [3, False]

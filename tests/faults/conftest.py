@@ -8,6 +8,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.traffic import Stream
+from tests.support import lanes
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, kafka_backend
 
@@ -20,7 +22,7 @@ _TIMEOUT = 30.0
 def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
     """A broker for all tests of this folder: a start takes longer than most of them.
 
-    Of the session: tests of other folders run between the files of this one.
+    Of the session, as a fixture; it ends with each lane, and starts again for another one.
     """
     with RealBroker({"log.segment.delete.delay.ms": 100}) as broker:
         yield broker
@@ -35,6 +37,7 @@ def broker(one_broker: RealBroker) -> RealBroker:
         one_broker.wait_ready()
     else:
         one_broker.start()
+    lanes.at_end(one_broker.stop)
     delete_topics(one_broker.bootstrap_servers)
     return one_broker
 
@@ -50,7 +53,7 @@ def delete_topics(servers: str) -> None:
 
 @pytest.fixture
 def layers_on() -> Iterator[LayersOn]:
-    """Makes what makes layers on a broker; closes them at the end."""
+    """Makes what makes layers on a broker; closes them at the end, also where a course failed."""
     made: list[Layers] = []
 
     def layers(servers: str) -> Layers:
@@ -58,6 +61,7 @@ def layers_on() -> Iterator[LayersOn]:
         return made[-1]
 
     yield layers
+    Stream.end_all()
     for each in made:
         each.close()
 

@@ -125,18 +125,19 @@ async def two_workers_go_on(
     workers = [Inbox(layer, channel) for layer in layers]
     for worker in workers:
         worker.begin()
-    stream = Stream(make_layer(), "nobody", workers[:1])
+    # A commit is made for each job.
+    stream = Stream(make_layer(), "nobody", workers[:1], rate=50)
     stream.start()
     await wait_until_async(
-        lambda: all(len(worker.arrived) >= 50 for worker in workers),
+        lambda: all(len(worker.arrived) >= 25 for worker in workers),
         "both to have a share of the work",
         30,
     )
     await outage.begins()
-    await stream.goes_on(100)
+    await stream.goes_on(50)
     await outage.ends()
     before = [len(worker.arrived) for worker in workers]
-    await stream.goes_on(100)
+    await stream.goes_on(50)
     await wait_until_async(
         lambda: all(
             len(worker.arrived) > number for worker, number in zip(workers, before, strict=True)

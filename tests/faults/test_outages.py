@@ -29,7 +29,6 @@ from tests.support.layers import (
     next_messages,
     stats_of,
 )
-from tests.support.patience import PatientLayer
 from tests.support.waiting import wait_until_async
 
 RECOVERED = 5.0
@@ -102,7 +101,7 @@ class TestOneBroker:
             partial(self.what_expired_is_reported_and_the_rest_arrives, make_layer),
             partial(self.a_producer_is_not_replaced, make_layer),
             partial(self.what_waits_for_a_full_client_expires, make_layer),
-            partial(self.calls_fail_once_their_message_expired, broker, prefix),
+            partial(self.calls_fail_once_their_message_expired, make_layer, prefix),
             partial(self.a_close_takes_no_longer_than_it_may, make_layer),
             partial(self.what_a_close_gives_up_is_reported, make_layer),
         )
@@ -206,17 +205,12 @@ class TestOneBroker:
         assert [each["n"] for each in await next_messages(there, channel, 1)] == [600]
 
     async def calls_fail_once_their_message_expired(
-        self, broker: RealBroker, prefix: str, outage: Outage
+        self, make_layer: Layers, prefix: str, outage: Outage
     ) -> None:
-        config = {
-            "bootstrap_servers": broker.bootstrap_servers,
-            "prefix": prefix,
-            "expiry": 2,
-            "ack_timeout": DEADLINE,
-            "default_partitions": 2,
-        }
+        config = {"expiry": 2, "ack_timeout": DEADLINE, "default_partitions": 2}
         awaiting, other = (
-            PatientLayer(**config, await_produce=await_produce) for await_produce in (True, False)
+            make_layer(prefix, **config, await_produce=await_produce)
+            for await_produce in (True, False)
         )
         channel = await other.new_channel()
         await other.group_add("room", channel)

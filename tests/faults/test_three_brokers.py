@@ -162,7 +162,8 @@ def leader_of(cluster: RealCluster, layer: KafkaChannelLayer, group: str) -> Nod
 
 
 async def test_leaders_killed_one_after_another(cluster: RealCluster, make_layer: Layers) -> None:
-    stream, inboxes = await streaming(make_layer)
+    # Each message is a dozen requests of three brokers.
+    stream, inboxes = await streaming(make_layer, rate=50)
     topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
     killed = []
     while len(killed) < 2:
@@ -173,7 +174,7 @@ async def test_leaders_killed_one_after_another(cluster: RealCluster, make_layer
         node.kill()
         others = functools.partial(led_by_another, cluster, topic, leader)
         await asyncio.to_thread(wait_until, others, f"leaders of {topic} but {leader}", 30)
-        await stream.goes_on(50)
+        await stream.goes_on(25)
         if len(killed) < 2:
             await asyncio.to_thread(node.start)
             await asyncio.to_thread(in_sync, cluster)

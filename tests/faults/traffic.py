@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull
 
@@ -109,6 +109,8 @@ class Stream:
         errors: What else sends raised.
     """
 
+    _running: ClassVar[set[Stream]] = set()
+
     def __init__(
         self, layer: KafkaChannelLayer, group: str, inboxes: Sequence[Inbox], rate: float = 100
     ) -> None:
@@ -125,6 +127,7 @@ class Stream:
 
     def start(self) -> None:
         """Begin."""
+        self._running.add(self)
         self._thread.start()
 
     async def goes_on(self, turns: int, timeout: float = 60.0) -> None:
@@ -140,8 +143,19 @@ class Stream:
         self._stop.set()
         await asyncio.to_thread(self._thread.join, 30)
         assert not self._thread.is_alive(), "a send did not return in 30 s"
+        self._running.discard(self)
         assert not self.errors, self.errors
         return self.accepted[-1]
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End those of a test that failed: a send after their layer's close would start it anew."""
+        running = list(cls._running)
+        cls._running.clear()
+        for each in running:
+            each._stop.set()
+        for each in running:
+            each._thread.join(30)
 
     async def settled(self, inboxes: Sequence[Inbox], timeout: float = 30.0) -> None:
         """Stop, and return when the last message of each kind has arrived everywhere."""

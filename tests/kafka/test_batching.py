@@ -45,9 +45,13 @@ class Client:
         self.partitions = 10
         self.asked: list[str] = []
         self.before_taking: Callable[[bytes], None] = lambda value: None
+        self.after_taking: Callable[[bytes], None] = lambda value: None
+        self.after_counting: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
-        return self.on_their_way
+        counted = self.on_their_way
+        self.after_counting()
+        return counted
 
     @property
     def current(self) -> Producer:
@@ -60,6 +64,7 @@ class Client:
         if pending[PARTITION] >= self.partitions:
             raise UnknownPartition
         self.taken.append(pending[VALUE])
+        self.after_taking(pending[VALUE])
 
     def ask_for_partitions(self, topic: str) -> None:
         self.asked.append(topic)
@@ -188,6 +193,47 @@ class TestUnderLoad:
         batcher.release()
         assert loaded.taken == [b"1", b"2", b"3"]
 
+    def test_one_that_another_thread_passes_on_counts_once(self, loaded: Client) -> None:
+        batcher = batching(loaded, limit=LOAD + 2)
+        put(batcher, b"1")
+        refused: list[QueueFull] = []
+
+        def send_another() -> None:
+            try:
+                put(batcher, b"2")
+            except QueueFull as error:
+                refused.append(error)
+
+        sending = threading.Thread(target=send_another)
+
+        def let_it_send(value: bytes) -> None:
+            loaded.after_taking = lambda value: None
+            loaded.on_their_way += 1
+            sending.start()
+            # It waits for this thread, unless it is refused.
+            sending.join(0.2)
+
+        loaded.after_taking = let_it_send
+        batcher.release()
+        sending.join(10)
+        assert not refused
+        batcher.release()
+        assert loaded.taken == [b"1", b"2"]
+
+    def test_one_that_leaves_while_a_sender_counts_is_not_missed(self, loaded: Client) -> None:
+        batcher = batching(loaded, limit=LOAD + 1)
+        put(batcher, b"1")
+
+        def leave() -> None:
+            loaded.after_counting = lambda: None
+            batcher.release()
+            loaded.on_their_way += 1
+
+        loaded.after_counting = leave
+        with pytest.raises(QueueFull):
+            put(batcher, b"2")
+        assert loaded.taken == [b"1"]
+
 
 class TestAFullClient:
     def test_no_record_is_accepted_until_the_client_took_all_held_ones(
@@ -234,6 +280,17 @@ class TestCallbacks:
         put(batcher, b"1", b"2")
         batcher.release()
         assert loaded.taken == [b"1", b"2", b"3"]
+
+    def test_a_record_sent_then_is_refused_where_the_queue_is_full(self, loaded: Client) -> None:
+        def send_another(value: bytes) -> None:
+            with pytest.raises(QueueFull):
+                put(batcher, b"2")
+
+        loaded.before_taking = send_another
+        batcher = batching(loaded, limit=LOAD + 1)
+        put(batcher, b"1")
+        batcher.release()
+        assert loaded.taken == [b"1"]
 
     def test_no_record_overtakes_the_last_one_while_that_is_handed_over(
         self, loaded: Client

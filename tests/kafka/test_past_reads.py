@@ -131,7 +131,8 @@ class FakeConsumer:
         return message(self._next - 1)
 
     def consume(self, count: int, timeout: float) -> list[FakeMessage]:
-        return []
+        polled = (self.poll(timeout) for _ in range(min(count, 3)))
+        return [each for each in polled if each is not None]
 
     def offsets_for_times(
         self, partitions: Sequence[TopicPartition], timeout: float
@@ -223,6 +224,23 @@ def test_what_was_deleted_meanwhile_is_told(broker: FakeBroker, ask: Callable[..
     broker.start = 8
     assert ask(read(5, 10)) == (8, [8, 9])
     assert ask(read(0, 4)) == (4, [])
+
+
+def test_very_many_records_come_in_blocks_that_know_their_leader_epochs(
+    broker: FakeBroker, ask: Callable[..., Any]
+) -> None:
+    broker.start = 4
+
+    def question(past: Past) -> Any:
+        past.extents([Topic.SEND_GROUP])
+        start, blocks = past.read_blocks(WHERE, 2, 19)
+        records = [record for block in blocks for record in block.find(None, 0, 99)]
+        assert (start, records) == past.read(WHERE, 2, 19)
+        # Behind a record whose headers cannot be read.
+        _, [block] = past.read_blocks(WHERE, 14, 19)
+        return start, [record[6] for record in records], block.epochs[0], block.epochs[-1]
+
+    assert ask(question) == (4, list(range(4, 19)), (14, 1), (18, 1))
 
 
 def test_a_record_whose_headers_cannot_be_read_has_no_value(ask: Callable[..., Any]) -> None:

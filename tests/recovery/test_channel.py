@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ from kafka_layer.exceptions import LayerClosed, UnreadableRecord
 from kafka_layer.messages import Message
 from kafka_layer.recovery.channel import State, TrackedChannel
 from kafka_layer.recovery.opening import Opening
-from kafka_layer.recovery.recent import RECORD_BYTES, RecentLog, Where
+from kafka_layer.recovery.recent import RecentLog, Where
 from kafka_layer.recovery.replay import EVERYBODY, Key, missed_keys, missed_parts
 from kafka_layer.transport import ReadFrom
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
+from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
 
@@ -42,6 +44,7 @@ class Around:
     prefix = "channels"
     window = WINDOW
     patience = 240.0
+    pause = 0.0
 
     def __init__(self, most_bytes: int = 1 << 20) -> None:
         self.recent = RecentLog(most_bytes, WINDOW)
@@ -158,10 +161,10 @@ class Scene:
 
     def begin_receive(self) -> None:
         """Let the consumer receive; it gets a message at once, or with a later one."""
-        self.receive = self.loop.create_task(self._receive())
+        self.receive = self.loop.create_task(self.next_message())
         self.turn()
 
-    async def _receive(self) -> Message:
+    async def next_message(self) -> Message:
         """Do what the layer's receive does."""
         while True:
             envelope = self.mailbox.take()
@@ -435,6 +438,52 @@ class TestSlowReaders:
         received = [receive(scene)["n"] for _ in range(13)]
         assert received == [text(record) for record in scene.log]
 
+    def test_one_that_catches_up_lets_others_run(self, scene: Scene) -> None:
+        """Also where a task receives and awaits nothing else."""
+        missed, counts = filled(scene, 15), [0]
+
+        async def receive() -> None:
+            while len(scene.received) < len(missed):
+                scene.received.append(await scene.next_message())
+
+        async def others() -> None:
+            while len(scene.received) < len(missed):
+                counts.append(len(scene.received))
+                await asyncio.sleep(0)
+
+        async def both() -> None:
+            await asyncio.wait_for(asyncio.gather(receive(), others()), 10.0)
+
+        scene.loop.run_until_complete(both())
+        assert [message["n"] for message in scene.received] == missed
+        counts.append(len(missed))
+        assert max(later - earlier for earlier, later in pairwise(counts)) <= CAPACITY
+
+    def test_a_group_that_is_left_and_joined_again_just_after_a_recovery(
+        self, scene: Scene
+    ) -> None:
+        """What waits from before is not lost."""
+        scene.join("a")
+        scene.read([(GROUP, "a")])
+        recovered(scene, "a", 1)
+        scene.route()
+        scene.read([(GROUP, "a")])
+        scene.route()
+        scene.membership.discard("a", scene.mailbox)
+        scene.join("a")
+        assert receive(scene)["n"] == text(scene.log[1])
+
+    def test_the_same_where_the_server_before_was_ahead(self, scene: Scene) -> None:
+        """What that one told does not come again."""
+        scene.join("a")
+        recovered(scene, "a", 2)
+        scene.membership.discard("a", scene.mailbox)
+        scene.join("a")
+        assert scene.replayed(scene.tracked.position().sign()) == set()
+        scene.read([(GROUP, "a")] * 3)
+        scene.route()
+        assert receive(scene)["n"] == text(scene.log[2])
+
     def test_a_flush_just_after_the_mailbox_was_full(self, scene: Scene) -> None:
         scene.begin_receive()
         scene.read([EVERYBODY] * (CAPACITY + 1))
@@ -445,6 +494,12 @@ class TestSlowReaders:
         scene.read([EVERYBODY])
         scene.route()
         assert scene.received, "the receive waits for ever"
+
+
+def recovered(scene: Scene, group: str, end: int) -> None:
+    """Have the channel know that all of a group was replayed, up to an offset."""
+    floors: dict[Key, dict[Where, int]] = {(GROUP, group): {(GROUP, partition_of(group, 2)): end}}
+    scene.tracked.recovered(scene.tracked.position(), floors)
 
 
 class TestMessagesToOneChannel:

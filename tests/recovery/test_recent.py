@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kafka_layer.recovery.recent import RECORD_BYTES, RecentLog
+from kafka_layer.recovery.recent import RecentLog
 from kafka_layer.transport import ReadFrom
+from kafka_layer.wire.record_block import RECORD_BYTES, RecordBlock
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
 
@@ -25,6 +27,10 @@ def record(
     where: tuple[Topic, int], offset: int, key: bytes | None = b"a", written: float = 0.0
 ) -> Record:
     return (where[0], key, b"x" * (offset % 7), (), written, where[1], offset)
+
+
+def blocks(records: Sequence[Record], most: int = 3) -> list[RecordBlock]:
+    return [RecordBlock.of(records[at : at + most]) for at in range(0, len(records), most)]
 
 
 class Log(RuleBasedStateMachine):
@@ -63,20 +69,14 @@ class Log(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def read_the_past(self, data: st.DataObject) -> None:
-        parts = {}
         for where in WHERES:
             begin = self.recent.begin(where)
             first = data.draw(st.integers(0, begin))
             # Sometimes others were dropped since it was asked for, or were added.
             end = max(first, begin + data.draw(st.integers(-2, 2)))
-            parts[where] = first, end, [each for each in self.log[where] if first <= each[6] < end]
-        before = {where: self.recent.begin(where) for where in WHERES}
-        self.recent.prepend(parts)
-        for where, (first, end, _) in parts.items():
-            fits = end >= before[where]
-            assert self.recent.begin(where) == (
-                min(first, before[where]) if fits else before[where]
-            )
+            older = [each for each in self.log[where] if first <= each[6] < end]
+            self.recent.prepend(where, first, end, blocks(older))
+            assert self.recent.begin(where) == (first if end >= begin else begin)
 
     @rule(where=st.sampled_from(WHERES), by=st.integers(1, 5))
     def lose_records(self, where: Any, by: int) -> None:
@@ -176,5 +176,22 @@ def test_headers_count() -> None:
     headers = [("exclude", b"x" * 6_000)]
     recent.append([(where[0], b"a", b"", headers, 0.0, 0, offset) for offset in range(3)])
     assert recent.begin(where) == 2
-    recent.prepend({where: (1, 2, [(where[0], b"a", b"", headers, 0.0, 0, 1)])})
+    recent.prepend(where, 1, 2, blocks([(where[0], b"a", b"", headers, 0.0, 0, 1)]))
     assert recent.size > 12_000
+
+
+def test_what_was_prepended_goes_first_and_only_what_has_to() -> None:
+    recent, where, other = RecentLog(1 << 20, 10.0), (Topic.SEND_GROUP, 0), (Topic.SEND_GROUP, 1)
+    recent.append([record(where, 8, written=20.0), record(other, 8, written=20.0)])
+    for each, ages in ((where, (1, 11, 12, 13)), (other, (2, 3, 4, 20))):
+        older = [record(each, 4 + row, written=float(age)) for row, age in enumerate(ages)]
+        recent.prepend(each, 4, 8, blocks(older, 2))
+    # 10 seconds before: the first block of one partition has one as young as that.
+    recent.append([record(where, 9, written=21.0)])
+    assert (recent.begin(where), recent.begin(other)) == (4, 6)
+    recent.append([record(where, 10, written=22.0)])
+    assert (recent.begin(where), recent.begin(other)) == (6, 6)
+    assert recent.find(where, b"a", 6, 11) == [
+        record(where, offset, written=float(age))
+        for offset, age in ((6, 12), (7, 13), (8, 20), (9, 21), (10, 22))
+    ]

@@ -15,7 +15,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import BrokerUnavailable, TopicError
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.messages import Message
+from kafka_layer.messages import Message, Recovery
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.transport import OnEpoch, OnPositions, Past, ReadFrom
 from kafka_layer.wire.partitions import partition_of
@@ -23,6 +23,8 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
+
+DEADLINE = 10.0
 
 
 class Layer(InMemoryKafkaChannelLayer):
@@ -160,6 +162,132 @@ async def test_a_log_that_cannot_be_read(
         monkeypatch.setattr(transport, "ask_past", lambda *question: answer)
         found = await asyncio.wait_for(there.recover(channel, position), 5.0)
         assert (found.recovered, found.reason, found.messages) == (False, reason, [])
+    finally:
+        await there.close()
+
+
+async def test_each_partition_is_read_by_itself_and_once(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who needs one does not wait for another, and shares it while it is being read."""
+    count = server_of(layer).transport.partitions(Topic.SEND_GROUP)
+    slow = "room"
+    quick = next(
+        name
+        for number in range(100)
+        if partition_of(name := f"room-{number}", count) != partition_of(slow, count)
+    )
+    slow_one = Topic.SEND_GROUP, partition_of(slow, count)
+    earlier = await layer.group_position(slow)
+    await layer.group_send(slow, {"n": "earlier"})
+    positions = {group: await layer.group_position(group) for group in (slow, quick)}
+    for group in positions:
+        await layer.group_send(group, {"n": group})
+    there = Layer(prefix="recoveries-of-one-server")
+    try:
+        channels = [await there.new_channel() for _ in range(5)]
+        for channel, group in zip(channels, (quick, slow, slow, slow, slow), strict=True):
+            there.track(channel)
+            await there.group_add(group, channel)
+        everybody = await there.new_channel()
+        there.track(everybody)
+        transport = server_of(there).transport
+        reads, may_read, asked = threading.Event(), threading.Event(), list[Any]()
+        ask_past = transport.ask_past
+
+        def ask_slowly(key: Any, question: Callable[[Past], Any], deadline: float) -> Ticket[Any]:
+            def ask(past: Past) -> Any:
+                read_blocks = past.read_blocks
+
+                def read(where: Any, first: int, end: int) -> Any:
+                    if where == slow_one:
+                        reads.set()
+                        assert may_read.wait(DEADLINE)
+                    return read_blocks(where, first, end)
+
+                monkeypatch.setattr(past, "read_blocks", read)
+                return question(past)
+
+            asked.append(key)
+            return ask_past(key, ask, deadline)
+
+        monkeypatch.setattr(transport, "ask_past", ask_slowly)
+
+        def recover(number: int, position: str) -> asyncio.Task[Recovery]:
+            return asyncio.create_task(there.recover(channels[number], position))
+
+        waiting = [recover(1, positions[slow])]
+        assert await asyncio.to_thread(reads.wait, DEADLINE)
+        # Behind what the log held when that was asked for.
+        await layer.all_send({"n": "all"})
+        behind = await next_message(there, everybody)
+        assert isinstance(behind, Message)
+        waiting.append(recover(2, positions[slow]))
+        waiting.append(recover(3, f"{positions[slow]}~{behind.place}"))
+        found = await asyncio.wait_for(recover(0, positions[quick]), DEADLINE)
+        assert found.messages == [{"n": quick}, {"n": "all"}]
+        assert asked.count(("recent", slow_one)) == 1
+        # What is being read is not enough for everybody.
+        more = recover(4, earlier)
+        await asyncio.sleep(0)
+        assert asked.count(("recent", slow_one)) == 2
+        assert not any(each.done() for each in waiting)
+        may_read.set()
+        found_by_each = [await asyncio.wait_for(each, DEADLINE) for each in (*waiting, more)]
+        assert [[message["n"] for message in each.messages] for each in found_by_each] == [
+            [slow],
+            [slow, "all"],
+            [slow],
+            ["earlier", slow, "all"],
+        ]
+    finally:
+        await there.close()
+
+
+@pytest.mark.parametrize(("epoch", "reason"), [(7, None), (6, "epoch")])
+async def test_what_is_read_tells_its_leader_epochs(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch, epoch: int, reason: str | None
+) -> None:
+    """That of the last record before the position, too: nothing else is asked for."""
+    channel = await layer.new_channel()
+    layer.track(channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    message = await next_message(layer, channel)
+    assert isinstance(message, Message)
+    await layer.group_send("room", {"n": 2})
+    position = LogPosition.read(message.position, layer.config.prefix)
+    place = position.topics[Topic.SEND_GROUP]
+    place = replace(place, epochs=tuple(epoch if offset else -1 for offset in place.offsets))
+    position = replace(position, topics={**position.topics, Topic.SEND_GROUP: place})
+    there, asked = Layer(prefix="recoveries-of-one-server"), list[Any]()
+    try:
+        again = await there.new_channel()
+        there.track(again)
+        await there.group_add("room", again)
+        transport = server_of(there).transport
+        ask_past = transport.ask_past
+
+        def ask_for_blocks(key: Any, question: Callable[[Past], Any], deadline: float) -> Any:
+            def ask(past: Past) -> Any:
+                read_blocks = past.read_blocks
+
+                def read(where: Any, first: int, end: int) -> Any:
+                    start, blocks = read_blocks(where, first, end)
+                    for block in blocks:
+                        block.epochs = [(offset, 7) for offset in range(first, end)]
+                    return start, blocks
+
+                monkeypatch.setattr(past, "read_blocks", read)
+                return question(past)
+
+            asked.append(key)
+            return ask_past(key, ask, deadline)
+
+        monkeypatch.setattr(transport, "ask_past", ask_for_blocks)
+        found = await there.recover(again, position.sign())
+        assert (found.reason, found.messages) == (reason, [] if reason else [{"n": 2}])
+        assert [key[0] for key in asked] == ["recent"]
     finally:
         await there.close()
 

@@ -166,7 +166,7 @@ class _Counting:
         return self._result
 
     def _read_command(self, took: float, error: str, at: float) -> None:
-        fault = self._fault_at(at, at + took)
+        fault = self._hindrance(at, at + took)
         self._result.commands[fault] += 1
         if error == "ok":
             self._result.slowest[fault] = max(self._result.slowest.get(fault, 0.0), took)
@@ -244,6 +244,14 @@ class _Counting:
             later = (arrived for arrived, sent in arrivals[place:] if sent >= episode.ended)
             took = next(later, episode.settled) - episode.ended
             slowest[episode.kind] = max(slowest.get(episode.kind, 0.0), took)
+
+    def _hindrance(self, began: float, ended: float) -> str:
+        """Return the fault that was on during a command: of several one that may delay it."""
+        kinds = [
+            each.kind for each in self._episodes if each.began <= ended and began <= each.settled
+        ]
+        loud = [kind for kind in kinds if kind not in QUIET]
+        return next(iter(loud or kinds), NOTHING)
 
     def _fault_at(self, time: float, until: float | None = None) -> str:
         """Return the fault that was on at a time, or that began before another."""

@@ -6,7 +6,7 @@ first, so that no process works alone for long.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["lane_of", "scheduler", "turn_of"]
+__all__ = ["at_end", "end", "lane_of", "scheduler", "turn_of"]
 
 # Files that share what takes long to start: a demo, or a broker of a kind.
 _SHARED: Mapping[str, tuple[str, ...]] = {
@@ -64,6 +64,26 @@ _FIRST = (
     "tests/docs/test_types.py",
     "tests/docs/test_quickstart.py",
 )
+
+
+# What ends with the present lane, once each.
+_endings: dict[Callable[[], object], None] = {}
+
+
+def at_end(call: Callable[[], object]) -> None:
+    """Have something that idles for the rest of the run end with the last test of this lane.
+
+    Args:
+        call: Ends it; called once for a lane, however often it was given here.
+    """
+    _endings[call] = None
+
+
+def end() -> None:
+    """End what the lane's tests asked for, the last first."""
+    while _endings:
+        call, _ = _endings.popitem()
+        call()
 
 
 def lane_of(nodeid: str) -> str:

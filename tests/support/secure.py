@@ -104,6 +104,10 @@ class SecureBroker:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it for good."""
         self._broker.stop()
 
     @property

@@ -82,5 +82,7 @@ def default_layer() -> Iterator[FakeLayer]:
         del channel_layers.backends["default"]
 
 
-def message(place: str, text: str, kind: str = "chat.message") -> Message:
-    return Message({"type": kind, "text": text}, "unused", 0.0, False, place)
+def message(
+    place: str, text: str, kind: str = "chat.message", *, replayed: bool = False
+) -> Message:
+    return Message({"type": kind, "text": text}, "unused", 0.0, replayed, place)

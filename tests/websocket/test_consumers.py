@@ -8,9 +8,11 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import channels.consumer
 import pytest
 from channels.generic.websocket import (
     AsyncJsonWebsocketConsumer,
@@ -180,6 +182,54 @@ class TestOrder:
         assert "b" not in layer.log
         assert "recovered" not in layer.log
 
+    @pytest.mark.parametrize("has_own_dispatch", [False, True])
+    async def test_a_replay_has_the_database_looked_after_once(
+        self, layer: FakeLayer, monkeypatch: pytest.MonkeyPatch, has_own_dispatch: bool
+    ) -> None:
+        """Channels does so before each event, in a thread; a dispatch of the application counts."""
+
+        class Noting(AsyncWebsocketConsumer):  # type: ignore[misc]
+            async def dispatch(self, message: Any) -> None:
+                layer.log.append("dispatch")
+                await super().dispatch(message)
+
+        base: Any = Noting if has_own_dispatch else AsyncWebsocketConsumer
+
+        class Room(AsyncRecoveryConsumerMixin, base):  # type: ignore[misc]
+            chat_message = AsyncText.chat_message
+
+        async def look_after() -> None:
+            layer.log.append("look after")
+
+        monkeypatch.setattr(channels.consumer, "aclose_old_connections", look_after)
+        missed = [message(f"g3.{number}", "a", replayed=True) for number in (8, 9)]
+        layer.recovery = Recovery(True, None, missed, 1.0)
+        async with connected(Room, layer, BACK) as websocket:
+            assert await texts(websocket, 3) == [
+                '{"p":"g3.8","d":{"text": "a"}}',
+                '{"p":"g3.9","d":{"text": "a"}}',
+                '{"r":{"recovered":true,"reason":null,"count":2}}',
+            ]
+            counted = layer.log.count("look after"), layer.log.count("dispatch")
+        assert counted == ((3, 3) if has_own_dispatch else (1, 0))
+
+    async def test_a_long_replay_lets_others_run(self, layer: FakeLayer) -> None:
+        missed = [message(f"g3.{number}", "a", replayed=True) for number in range(100)]
+        layer.recovery = Recovery(True, None, missed, 1.0)
+        handled = []
+
+        async def others() -> None:
+            while layer.log.count("a") < len(missed):
+                handled.append(layer.log.count("a"))
+                await asyncio.sleep(0)
+
+        running = asyncio.create_task(others())
+        async with connected(AsyncText, layer, BACK) as websocket:
+            await texts(websocket, len(missed))
+        await running
+        slices = [later - earlier for earlier, later in pairwise([*handled, len(missed)])]
+        assert max(slices) <= 20
+
     async def test_what_cannot_be_replayed_has_a_reason(self, kind: Any, layer: FakeLayer) -> None:
         layer.recovery = Recovery(False, "expired", [], 600.0)
         async with connected(kind, layer, BACK) as websocket:
@@ -200,9 +250,22 @@ class TestOrder:
         class Limited(AsyncText):
             recovery_limit = 20
 
-        async with connected(Limited, layer, BACK) as websocket:
-            await texts(websocket, 2)
-        assert "recover TOKEN.x~g3.7 20" in layer.log
+        class ByPath(AsyncText):
+            @property
+            def recovery_limit(self) -> int:
+                return len(self.scope["path"])
+
+        for consumer, limit in ((Limited, 20), (ByPath, 1)):
+            async with connected(consumer, layer, BACK) as websocket:
+                await texts(websocket, 2)
+            assert f"recover TOKEN.x~g3.7 {limit}" in layer.log
+
+    @pytest.mark.parametrize(
+        ("limit", "error"), [(1001, ValueError), (-1, ValueError), ("20", TypeError)]
+    )
+    def test_a_limit_that_no_recovery_takes(self, limit: Any, error: type[Exception]) -> None:
+        with pytest.raises(error, match=r"Room\.recovery_limit"):
+            type("Room", (AsyncText,), {"recovery_limit": limit})
 
 
 class TestOffer:
@@ -291,12 +354,7 @@ def other_layer() -> Iterator[InMemoryChannelLayer]:
 @pytest.mark.parametrize("offers", [BACK, ["chat.v2"]])
 async def test_another_layer(kind: Any, offers: list[str], other_layer: Any) -> None:
     """A browser that knows the subprotocol would not connect if it were not spoken."""
-
-    class WithoutUsers(kind):  # type: ignore[misc]
-        def get_user_id(self) -> None:
-            return None
-
-    websocket = browser(WithoutUsers, other_layer, offers)
+    websocket = browser(kind, other_layer, offers)
     assert await websocket.connect(TIMEOUT) == (True, V1 if V1 in offers else None)
     await other_layer.group_send("of-class", {"type": "chat.message", "text": "hi"})
     if V1 in offers:
@@ -371,6 +429,15 @@ class TestFrames:
 
         async with self.running(layer, script("g3.1", act), consumer=Plain) as websocket:
             assert await text_of(websocket) == f'{{"p":"g3.1","d":{data}}}'
+
+    async def test_a_json_consumer_may_send_any_text(self, layer: FakeLayer) -> None:
+        async def act(consumer: Any) -> None:
+            await consumer.send("12 apples")
+            await consumer.send_json({"n": float("nan")})
+
+        async with self.running(layer, script("g3.1", act)) as websocket:
+            told = [json.loads(each) for each in await texts(websocket, 2)]
+            assert told == [{"d": "12 apples"}, {"p": "g3.1", "d": '{"n": NaN}'}]
 
     async def test_what_is_sent_without_a_message_has_no_place(self, layer: FakeLayer) -> None:
         async with self.running(layer) as websocket:
@@ -447,6 +514,14 @@ class TestFrames:
         layer.messages.put_nowait(script("g3.1", act))
         assert await texts(websocket, 2) == [POSITION, '{"p":"g3.1"}']
         with pytest.raises(LookupError):
+            await websocket.wait(TIMEOUT)
+
+    async def test_a_message_without_a_type(self, layer: FakeLayer) -> None:
+        """Channels' own error."""
+        websocket = browser(Script, layer)
+        await websocket.connect(TIMEOUT)
+        layer.messages.put_nowait({"text": "hi"})
+        with pytest.raises(ValueError, match="no 'type'"):
             await websocket.wait(TIMEOUT)
 
     async def test_nothing_follows_a_close(self, layer: FakeLayer) -> None:
@@ -536,6 +611,20 @@ class TestPositions:
                 '{"p":"g3.8","d":"replayed"}',
                 '{"r":{"recovered":true,"reason":null,"count":1}}',
             ]
+
+
+@pytest.mark.parametrize("mixin", [AsyncRecoveryConsumerMixin, RecoveryConsumerMixin])
+def test_applications_have_private_names_of_their_own(mixin: type) -> None:
+    """A consumer may well have a ``_session``."""
+    ours = {
+        name
+        for each in mixin.__mro__
+        if each.__module__ == mixin.__module__
+        for name in vars(each)
+        if name.startswith("_") and not name.startswith("__")
+    }
+    assert ours
+    assert {name for name in ours if not name.startswith("_recovery_")} == set()
 
 
 @pytest.mark.parametrize("consumer", [AsyncJson, SyncText])

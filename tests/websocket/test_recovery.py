@@ -272,9 +272,9 @@ async def test_state_that_is_loaded_anew_and_live_messages_fit_together(
     """What comes after the membership is in the history and in the mailbox."""
 
     class Slow(room):  # type: ignore[misc]
-        async def _call(self, hook: Any, recovery: Recovery) -> None:
+        async def _recovery_hook(self, hook: Any, recovery: Recovery) -> None:
             await say(sender, "room 4")
-            await super()._call(hook, recovery)
+            await super()._recovery_hook(hook, recovery)
             await say(sender, "room 5")
 
     await say(sender, "room 1", "room 2", "room 3")

@@ -49,7 +49,7 @@ STEPS: dict[str, Callable[[Session], Awaitable[None]]] = {
 async def test_states(steps: list[str], state: str) -> None:
     async def send(event: Any) -> None: ...
 
-    session = Session(send, None, sends_json=True)
+    session = Session(send, None)
     for step in steps:
         await STEPS[step](session)
     assert session.state == state
@@ -66,7 +66,7 @@ async def test_a_membership_that_another_thread_changes_is_told_before_its_first
         await session.send({"type": "websocket.send", "text": "1"})
 
     layer = FakeLayer()
-    session = Session(send, None, sends_json=True)
+    session = Session(send, None)
     session.track(layer, "channel", layer.messages.get)
     for step in ("accept", "connected", "go live"):
         await STEPS[step](session)
@@ -95,7 +95,7 @@ async def test_frames_that_are_sent_at_the_same_time() -> None:
         await say(1)
         await asyncio.gather(*map(say, (2, 3, 4)))
 
-    session = Session(send, None, sends_json=True)
+    session = Session(send, None)
     for step in ("accept", "connected", "go live"):
         await STEPS[step](session)
     await session.handle(message("g3.1", "new"), act)

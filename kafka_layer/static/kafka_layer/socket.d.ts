@@ -15,7 +15,7 @@ export type ConnectionState = "connecting" | "open" | "waiting" | "closed";
 
 /**
  * Why messages may be missing. "unknown": the server told no position before the connection broke,
- * or it keeps none.
+ * or it speaks another subprotocol.
  */
 export type UnrecoveredReason =
   | "expired"
@@ -54,6 +54,10 @@ export class RecoveringSocket extends EventTarget {
   static readonly OPEN: 1;
   static readonly CLOSING: 2;
   static readonly CLOSED: 3;
+  readonly CONNECTING: 0;
+  readonly OPEN: 1;
+  readonly CLOSING: 2;
+  readonly CLOSED: 3;
 
   /** @param url the address, which may be relative to the page and begin with http. */
   constructor(url: string | URL, options?: RecoveringSocketOptions);

@@ -4,6 +4,9 @@
 const SUBPROTOCOL = "kafka-layer.v1";
 const POSITION = "kafka-layer.position.";
 const GAP = 4008;
+// What a page offers that was connected and has no position: the verdict on it is "invalid", and the
+// application loads the state anew.
+const LOST = "lost";
 
 // Milliseconds.
 const FIRST_DELAY = 500;
@@ -29,6 +32,10 @@ export class RecoveringSocket extends EventTarget {
   static OPEN = 1;
   static CLOSING = 2;
   static CLOSED = 3;
+  CONNECTING = 0;
+  OPEN = 1;
+  CLOSING = 2;
+  CLOSED = 3;
 
   #url;
   #protocols;
@@ -58,13 +65,17 @@ export class RecoveringSocket extends EventTarget {
    */
   constructor(url, { storage = "memory", position = "", protocols = [] } = {}) {
     super();
+    if (storage !== "memory" && storage !== "session") {
+      throw new TypeError(`storage is "memory" or "session", not ${storage}`);
+    }
     this.#url = new URL(url, globalThis.location?.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#protocols = [protocols].flat();
     this.#storage = storage === "session" ? new Stored(`kafka-layer ${this.#url}`) : null;
     this.#setPosition(position || this.#storage?.read() || "");
-    this.#listen();
+    // Throws for a wrong address or subprotocol.
     this.#connect();
+    this.#listen();
   }
 
   get url() {
@@ -130,8 +141,7 @@ export class RecoveringSocket extends EventTarget {
 
   #connect() {
     this.#drop();
-    this.#setState("connecting");
-    const position = this.position;
+    const position = this.position || (this.#lost ? LOST : "");
     const offers = position ? [SUBPROTOCOL, POSITION + position] : [SUBPROTOCOL];
     const socket = new WebSocket(this.#url, [...offers, ...this.#protocols]);
     socket.binaryType = this.#binaryType;
@@ -141,19 +151,27 @@ export class RecoveringSocket extends EventTarget {
     socket.onopen = () => this.#opened(position !== "");
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => this.#closed(code, reason);
+    // The last step, as in all that tells the page: it may close or reconnect at once.
+    this.#setState("connecting");
   }
 
   #opened(asks) {
+    const socket = this.#socket;
     this.#openedAt = Date.now();
-    this.#silence = Infinity;
+    this.#lost = false;
+    const isAnswered = socket.protocol === SUBPROTOCOL;
+    if (!isAnswered) {
+      // Nor does that server say when it will be heard.
+      this.#silence = Infinity;
+    }
     this.#hear();
     this.#setState("open");
-    this.dispatchEvent(new Event("open"));
-    const answered = asks && this.protocol === SUBPROTOCOL;
-    if ((this.#lost || asks) && !answered && this.#state === "open") {
+    if (this.#socket === socket) {
+      this.dispatchEvent(new Event("open"));
+    }
+    if (asks && !isAnswered && this.#socket === socket) {
       this.#judge({ recovered: false, reason: "unknown" });
     }
-    this.#lost = false;
   }
 
   #closed(code, reason) {
@@ -161,10 +179,10 @@ export class RecoveringSocket extends EventTarget {
       this.#end(code, reason);
       return;
     }
-    if (code === GAP) {
+    this.#lose();
+    if (code === GAP && this.#state !== "closed") {
       this.#emit("gap", { reason });
     }
-    this.#lose();
   }
 
   /** Tries again later; the connection is gone, or counts as gone. */
@@ -242,9 +260,10 @@ export class RecoveringSocket extends EventTarget {
     if (recovered) {
       this.#emit("recovered", { count });
     } else {
+      const wasLost = !this.position && reason === "invalid";
       this.#setPosition("");
       this.#storage?.remove();
-      this.#emit("unrecovered", { reason });
+      this.#emit("unrecovered", { reason: wasLost ? "unknown" : reason });
     }
   }
 

@@ -130,13 +130,7 @@ const frames = {
 };
 
 socket.onmessage = ({ data: frame }) => frames[frame.type]?.(frame);
-socket.onunrecovered = ({ detail: { reason } }) => {
-  log.beginAnew();
-  if (reason === "unknown") {
-    // The worker does not know that the page was here before.
-    send({ type: "history" });
-  }
-};
+socket.onunrecovered = () => log.beginAnew();
 socket.onstate = ({ detail: state }) => {
   // "open" is shown by the welcome, which tells the worker too.
   if (state === "open") {
