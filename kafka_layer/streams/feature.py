@@ -25,14 +25,11 @@ class Streams:
     Args:
         server: The server to which it is attached.
 
-    Attributes:
-        awake: Whether the streams are read, as far as nothing else keeps them from it.
     """
 
     needs_clock = False
 
     def __init__(self, server: Server) -> None:
-        self.awake = False
         self._server = server
         self._timeout = server.config.timings.stream_start
         self._streams = {
@@ -43,7 +40,6 @@ class Streams:
                 server.expiry,
                 server.stats,
                 server.transport,
-                self._on_idle,
             )
             for name, settings in server.config.streams.items()
             if settings.is_read
@@ -60,19 +56,25 @@ class Streams:
         server.commands.streams = self.describe
         server.commands.steer_stream = self._on_command
 
+    @property
+    def awake(self) -> bool:
+        """Whether a channel that was just opened needs no ``wake``; see ``Stream.awake``."""
+        return all(stream.awake for stream in self._streams.values())
+
     def wake(self) -> Steps[None]:
         """Read the streams, because there is a channel.
 
         It waits until the streams whose brokers answer have their starts, and at most
         ``timings.stream_start``: then every record that is written later reaches the channel.
         """
-        self.awake = True
         tickets = [stream.wake() for stream in self._streams.values()]
         deadline = monotonic() + self._timeout
         for ticket in tickets:
             # What keeps a stream from being read is told by its state.
             with contextlib.suppress(Exception):
                 yield from wait(ticket, max(0.0, deadline - monotonic()))
+            # No channel that is opened later waits for it, either.
+            ticket.resolve(None)
 
     def reads(self, name: str) -> bool:
         """Tell whether there is a stream of this name."""
@@ -119,9 +121,6 @@ class Streams:
         """Read no more, in a forked child."""
         for stream in self._streams.values():
             stream.abandon()
-
-    def _on_idle(self) -> None:
-        self.awake = False
 
     def _on_command(self, value: Mapping[str, Any]) -> Ticket[None]:
         start = value.get("start", "latest")

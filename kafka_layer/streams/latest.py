@@ -8,16 +8,19 @@ goes to, in one step; a join adds the member and answers in another.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Generic, TypeVar
 
 from ..config.threads import RLock
 from ..delivery.mailbox import Mailbox
 from ..delivery.membership import Membership
-from ..wire.records import Record
 
 __all__ = ["LatestRecords"]
 
+R = TypeVar("R")
+"""What is kept of a record."""
 
-class LatestRecords:
+
+class LatestRecords(Generic[R]):
     """The last record of each group; the reading thread notes them, any thread joins.
 
     *Loading*: it reads what the topic holds, and records go to nobody. Then *loaded*: the members
@@ -34,12 +37,12 @@ class LatestRecords:
         loading: Whether it is loading.
     """
 
-    def __init__(self, groups: Membership, answer: Callable[[Mailbox, Record], object]) -> None:
+    def __init__(self, groups: Membership, answer: Callable[[Mailbox, R], object]) -> None:
         self.lock = RLock()
         self.loading = True
         self._groups = groups
         self._answer = answer
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, R] = {}
         # While it is loading: the groups of which records came, and who joined which group.
         self._changed: set[str] = set()
         self._joined: dict[tuple[str, Mailbox], None] = {}
@@ -52,13 +55,13 @@ class LatestRecords:
         return len(self._records)
 
     def note(
-        self, names: Sequence[str], record: Record, put: Callable[[Mailbox], bool]
+        self, names: Sequence[str], record: R | None, put: Callable[[Mailbox], bool]
     ) -> list[Mailbox]:
         """Note a record of some groups, and put it into the mailboxes that have room.
 
         Args:
             names: The groups.
-            record: The record; without a value the groups have no last record any more.
+            record: The record; None: the groups have no last record any more.
             put: Puts the record into the mailbox of a member; must not block.
 
         Returns:
@@ -66,7 +69,7 @@ class LatestRecords:
         """
         with self.lock:
             for name in names:
-                if record[2] is None:
+                if record is None:
                     self._records.pop(name, None)
                 else:
                     self._records[name] = record
@@ -111,21 +114,26 @@ class LatestRecords:
             changed, self._changed = self._changed, set()
             joined, self._joined = self._joined, {}
             for name in changed:
-                if record := self._records.get(name):
+                record = self._records.get(name)
+                if record is not None:
                     for mailbox in self._groups.members(name):
                         self._answer(mailbox, record)
             for name, mailbox in joined:
+                if name in changed or name not in self._groups.names(mailbox):
+                    continue
                 record = self._records.get(name)
-                if record and name not in changed and name in self._groups.names(mailbox):
+                if record is not None:
                     self._answer(mailbox, record)
 
-    def forget(self, topic: str, partition: int) -> None:
-        """Forget the records of a partition, whose topic was created again."""
+    def forget(self, is_gone: Callable[[R], bool]) -> None:
+        """Forget records, because their topic was created again.
+
+        Args:
+            is_gone: Tells whether to forget a record.
+        """
         with self.lock:
             self._records = {
-                name: record
-                for name, record in self._records.items()
-                if (record[0].value, record[5]) != (topic, partition)
+                name: record for name, record in self._records.items() if not is_gone(record)
             }
 
     def clear(self) -> None:

@@ -44,12 +44,15 @@ _REMEMBERED_KEYS = 20_000
 _Names = tuple[Sequence[str], Sequence[str]]
 """The groups and the users that a record is for."""
 
+_Last = Record | StreamPayload
+"""The last record of a group: undecoded, or decoded where no join may decode it."""
+
 
 class Stream:
     """Reads a stream while its server has channels, and delivers its records; a ``StreamSink``.
 
     ``Situation`` says in which states it is. Any thread may call ``wake``, ``pause``, ``resume``,
-    ``seek``, ``describe``, ``close`` and ``answer``.
+    ``seek``, ``describe``, ``close`` and ``answer``, and ask whether it is ``awake``.
 
     Args:
         settings: Those of the stream.
@@ -58,7 +61,6 @@ class Stream:
         expiry: Judges the age of messages that wait.
         stats: Counts the deliveries of the server.
         transport: Opens what reads the stream.
-        on_idle: Called when the stream stops reading, because the server has no channel.
 
     Attributes:
         settings: As given.
@@ -73,7 +75,6 @@ class Stream:
         expiry: Expiry,
         stats: Stats,
         transport: Streams,
-        on_idle: Callable[[], object],
     ) -> None:
         self.settings = settings
         self._registry = registry
@@ -83,13 +84,17 @@ class Stream:
         self._slice = max(1, config.capacity // 2)
         self._server_stats = stats
         self._transport = transport
-        self._on_idle = on_idle
         self._stats = Stats(
             config.prefix,
             replace(config.timings, drop_summary=_LOG_INTERVAL),
             logged_as=f"{config.prefix}, stream {settings.name}",
         )
-        self.latest = LatestRecords(registry.groups, self.answer) if settings.last_value else None
+        self.latest: LatestRecords[_Last] | None = None
+        if settings.last_value:
+            self.latest = LatestRecords(registry.groups, self.answer)
+        # Whether to keep last records as they were decoded: a join may happen in an event loop,
+        # which must not wait for a schema registry.
+        self._keeps_decoded = settings.key.blocking or settings.value.blocking
         needs = {part for each in (*settings.groups, *settings.users) for part in each.needs}
         # By key: whom its records are for, where nothing but the key decides.
         self._names_of: dict[bytes | None, _Names] = {}
@@ -111,6 +116,8 @@ class Stream:
         self._record_of: Callable[[Any], Record]
         # Where it begins if it is not open yet.
         self._start: Start = settings.start
+        # Of the last ``wake`` that had an effect.
+        self._woken: Ticket[None] = Ticket.resolved(None)
         # From here on for the thread that reads.
         self._deadline = 0.0
         self._delivered = 0
@@ -122,27 +129,29 @@ class Stream:
 
     # Any thread
 
+    @property
+    def awake(self) -> bool:
+        """Whether it is read while the server has channels, and nobody has to wait for its start.
+
+        To be asked after a channel was opened: then either this is False, or the stream has seen
+        the channel.
+        """
+        with self._lock:
+            return not self._situation.idle and self._woken.done
+
     def wake(self) -> Ticket[None]:
         """Read, because the server has a channel.
 
         Returns:
-            A ticket, resolved once every later record is read, or where that can take long.
+            A ticket, the same one for all who call while it is open. It is resolved once every
+            later record is read, or where that can take long; or by a caller who waits no longer.
         """
         with self._lock:
-            if not self._situation.idle:
-                return Ticket.resolved(None)
-            self._situation.idle = False
-            self._empty_since = None
-            if self._source is None:
-                return self._open() if self._situation.reads else Ticket.resolved(None)
-            if self._situation.reads:
-                # What came while nobody was here is for nobody.
-                if self.latest is not None:
-                    self.latest.load()
-                    self._situation.loading = True
-                elif self._start == "latest":
-                    self._source.seek("latest")
-            return self._read_as_decided()
+            if self._situation.idle:
+                self._situation.idle = False
+                self._empty_since = None
+                self._woken = self._read_on()
+            return self._woken
 
     def pause(self) -> Ticket[None]:
         """Read no more; returns a ticket, resolved when no record is delivered any more."""
@@ -191,16 +200,19 @@ class Stream:
             told["detail"] = told["detail"] or facts.trouble or None
         return told
 
-    def answer(self, mailbox: Mailbox, record: Record) -> None:
+    def answer(self, mailbox: Mailbox, last: _Last) -> None:
         """Give a channel the last record of a group that it has joined; does not block."""
         if mailbox.closed:
             return
-        try:
-            payload = self._view(record)
-            payload.decode()
-        except (UnreadableRecord, RegistryAway) as error:
-            self._count_error(record, error)
-            return
+        if isinstance(last, StreamPayload):
+            payload = last
+        else:
+            try:
+                payload = self._view(last)
+                payload.decode()
+            except (UnreadableRecord, RegistryAway) as error:
+                self._count_error(last, error)
+                return
         # Whatever its capacity: a consumer may join many groups before its first receive, and an
         # event loop cannot wait.
         mailbox.refill([Envelope(payload, monotonic() + self._lifetime)])
@@ -226,6 +238,17 @@ class Stream:
         self._source, self._key_of, self._record_of = source, source.key, source.record
         start: Start = "earliest" if self.latest is not None else self._start
         return source.begin(_absolute(start))
+
+    def _read_on(self) -> Ticket[None]:
+        """Read after a time without channels; the lock is held."""
+        if self._source is not None and self._situation.reads:
+            # What came while nobody was here is for nobody.
+            if self.latest is not None:
+                self.latest.load()
+                self._situation.loading = True
+            elif self._start == "latest":
+                self._source.seek("latest")
+        return self._read_as_decided()
 
     def _read_as_decided(self) -> Ticket[None]:
         """Have the source read or not; the lock is held."""
@@ -266,7 +289,7 @@ class Stream:
     def made_anew(self, topic: str, partition: int) -> None:
         """See ``StreamSink``."""
         if self.latest is not None:
-            self.latest.forget(topic, partition)
+            self.latest.forget(lambda last: _partition_of(last) == (topic, partition))
 
     def failed(self, error: BaseException) -> None:
         """See ``StreamSink``."""
@@ -341,7 +364,7 @@ class Stream:
         if self.latest is None:
             members = self._members(groups, users)
             if members:
-                self._put(members, self._envelope(record, view))
+                self._put(members, Envelope(self._decoded(record, view), self._deadline))
         else:
             self._put_latest(self.latest, groups, users, record, view)
 
@@ -366,15 +389,19 @@ class Stream:
 
     def _put_latest(
         self,
-        latest: LatestRecords,
+        latest: LatestRecords[_Last],
         groups: Sequence[str],
         users: Sequence[str],
         record: Record,
         view: StreamPayload | None,
     ) -> None:
         # Decoded before it is noted: a record that cannot be read is nobody's last one.
-        envelope = self._envelope(record, view)
+        payload = self._decoded(record, view)
+        envelope = Envelope(payload, self._deadline)
         delivers = record[2] is not None or self.settings.tombstone is not None
+        last: _Last | None = payload if self._keeps_decoded else record
+        if record[2] is None:
+            last = None
 
         def put(mailbox: Mailbox) -> bool:
             if not delivers:
@@ -383,7 +410,7 @@ class Stream:
             self._delivered += has_room
             return has_room
 
-        full = latest.note(groups, record, put)
+        full = latest.note(groups, last, put)
         if full:
             self._put(full, envelope)
             latest.delivered()
@@ -391,10 +418,10 @@ class Stream:
             reached = set(self._members(groups, ())) if groups else set()
             self._put([each for each in self._members((), users) if each not in reached], envelope)
 
-    def _envelope(self, record: Record, view: StreamPayload | None) -> Envelope:
+    def _decoded(self, record: Record, view: StreamPayload | None) -> StreamPayload:
         payload = view or self._view(record)
         payload.decode()
-        return Envelope(payload, self._deadline)
+        return payload
 
     def _put(self, members: Sequence[Mailbox], envelope: Envelope) -> None:
         delivered = 0
@@ -433,6 +460,8 @@ class Stream:
             self._wake_receives()
             source = self._source
             if source is None or not source.wait(self._retry):
+                # A pause, a seek or the end: what comes next says whether it waits again.
+                self._situation.held_up = ""
                 return False
             self._read_clock()
             try:
@@ -476,9 +505,13 @@ class Stream:
             self._empty_since = now
         elif now - self._empty_since >= self._idle_after and not self._situation.idle:
             with self._lock:
+                # In this order: whoever opens a channel sees that the stream is idle and wakes it,
+                # or the channel is seen here.
                 self._situation.idle = True
-                self._read_as_decided()
-            self._on_idle()
+                if len(self._registry):
+                    self._situation.idle = False
+                else:
+                    self._read_as_decided()
 
     def _read_clock(self) -> None:
         # The time of the source is its producers': a message lives from now on.
@@ -491,6 +524,12 @@ class Stream:
             self._total += delivered
             self._server_stats.count("delivered", delivered)
         self._registry.wakeups.flush()
+
+
+def _partition_of(last: _Last) -> tuple[str, int]:
+    if isinstance(last, StreamPayload):
+        return last.topic, last.partition
+    return last[0].value, last[5]
 
 
 def _absolute(start: Start) -> StreamStart:

@@ -19,8 +19,8 @@ from kafka_layer.wire.topics import StreamTopic
 TOPIC = StreamTopic("prices", "prices.v1")
 
 
-def record(offset: int, *, value: bytes | None = b"1", partition: int = 0) -> Any:
-    return TOPIC, b"k", value, (), 0.0, partition, offset
+def record(offset: int, *, partition: int = 0) -> Any:
+    return TOPIC, b"k", b"1", (), 0.0, partition, offset
 
 
 class Site:
@@ -30,7 +30,7 @@ class Site:
         self.groups = Membership()
         self.got: dict[Mailbox, list[int]] = {}
         self.full: set[Mailbox] = set()
-        self.latest = LatestRecords(self.groups, self.answer)
+        self.latest: LatestRecords[Any] = LatestRecords(self.groups, self.answer)
 
     def answer(self, mailbox: Mailbox, record: Any) -> None:
         self.got[mailbox].append(record[6])
@@ -47,8 +47,8 @@ class Site:
             if is_new:
                 self.latest.joined(name, mailbox)
 
-    def write(self, name: str, record: Any) -> list[Mailbox]:
-        """Note a record; return the mailboxes that have no room for it."""
+    def write(self, name: str, record: Any, *, ends: bool = False) -> list[Mailbox]:
+        """Note a record, or one without a value; return the mailboxes that have no room for it."""
 
         def put(mailbox: Mailbox) -> bool:
             if mailbox in self.full:
@@ -56,7 +56,7 @@ class Site:
             self.got[mailbox].append(record[6])
             return True
 
-        return self.latest.note([name], record, put)
+        return self.latest.note([name], None if ends else record, put)
 
 
 def loaded() -> Site:
@@ -87,7 +87,7 @@ def test_who_is_in_the_group_already_gets_nothing_again() -> None:
 def test_a_record_without_a_value_ends_what_is_known() -> None:
     site = loaded()
     site.write("a", record(0))
-    site.write("a", record(1, value=None))
+    site.write("a", record(1), ends=True)
     joiner = site.mailbox()
     site.join("a", joiner)
     assert site.got[joiner] == []
@@ -112,7 +112,7 @@ def test_a_topic_that_was_created_again_has_no_last_records_yet() -> None:
     site = loaded()
     site.write("a", record(7))
     site.write("b", record(3, partition=1))
-    site.latest.forget(TOPIC.name, 0)
+    site.latest.forget(lambda record: record[5] == 0)
     joiner = site.mailbox()
     site.join("a", joiner)
     site.join("b", joiner)
@@ -214,7 +214,7 @@ class AnyCourse(RuleBasedStateMachine):
     def write(self, name: str, full: set[int], ends: bool) -> None:
         offset = next(self.offsets)
         self.site.full = {self.mailboxes[at] for at in full}
-        self.rest = self.site.write(name, record(offset, value=None if ends else b"1"))
+        self.rest = self.site.write(name, record(offset), ends=ends)
         self.under_way = name, offset
         self.group_of[offset] = name
         self.last.pop(name, None)

@@ -27,6 +27,7 @@ from kafka_layer.transport import StreamFacts, StreamStart
 from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import StreamTopic
+from tests.support.registry import running_registry
 from tests.support.waiting import wait_until
 
 TOPIC = StreamTopic("orders", "shop.orders")
@@ -41,6 +42,7 @@ class Source:
         self.calls: list[object] = []
         self.left: list[int] = []
         self.waits = 0
+        self.begun: Ticket[None] = Ticket.resolved(None)
         self.on_wait: Callable[[], bool] = lambda: True
 
     def record(self, message: Any) -> Record:
@@ -49,7 +51,7 @@ class Source:
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         self.calls.append(("begin", start))
-        return Ticket.resolved(None)
+        return self.begun
 
     def read(self, on: bool) -> Ticket[None]:
         self.calls.append(("read", on))
@@ -99,7 +101,6 @@ class Site:
             self.expiry,
             self.stats,
             self,
-            lambda: None,
         )
         self.names: list[str] = []
         self.offsets = itertools.count()
@@ -329,6 +330,8 @@ class TestErrors:
         site.source.on_wait = lambda: False
         site.stream.deliver([site.record(b"1"), site.record(b"2")])
         assert site.source.left == [0, 1]
+        # Also one that leads to records that need no registry.
+        assert site.told["state"] == "reading"
 
     def test_what_a_registry_does_not_know_is_an_error_of_the_record(self) -> None:
         codec = Counting()
@@ -368,6 +371,42 @@ class TestLife:
         site.channel()
         wait_until(lambda: is_in("reading"), "the stream to be read")
         assert site.source.calls[2:] == [("seek", "latest"), ("read", True)]
+
+    def test_a_channel_that_comes_just_when_the_stream_would_rest_misses_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site = Site(Timings(stream_idle=0.0), group="all").awake()
+        site.stream.turn()
+        looks: list[bool] = []
+
+        def comes_after_the_look(registry: Registry) -> int:
+            # Opened while the stream counted as awake, so that nobody wakes it.
+            looks.append(site.stream.awake)
+            if len(looks) == 1:
+                assert looks[0]
+                site.channel("all")
+                return 0
+            return len(registry.mailboxes())
+
+        monkeypatch.setattr(Registry, "__len__", comes_after_the_look)
+
+        def looked() -> bool:
+            site.stream.turn()
+            return len(looks) > 2
+
+        wait_until(looked, "the stream to look for channels")
+        assert site.source.calls == [("begin", "latest")]
+        assert site.stream.awake
+
+    def test_all_who_open_a_channel_wait_for_the_same_start(self) -> None:
+        site = Site(group="all")
+        site.source.begun = Ticket()
+        first, second = site.stream.wake(), site.stream.wake()
+        assert first is second
+        assert not site.stream.awake
+        site.source.begun.resolve(None)
+        assert site.stream.awake
+        assert site.stream.wake().done
 
     def test_a_pause_holds_whatever_else_happens(self) -> None:
         site = Site(group="all")
@@ -418,6 +457,29 @@ class TestLastValue:
         channel = site.channel("price-7")
         site.stream.caught_up()
         assert [each["value"] for each in site.taken(channel)] == [1]
+
+    async def test_a_join_in_an_event_loop_asks_no_registry(self) -> None:
+        with running_registry() as registry:
+            number = registry.register("shop.orders-value", '"string"')
+            settings = {"url": registry.url, "ssl.ca.location": False}
+            site = Site(
+                group="price-{key}", last_value=True, value="avro", schema_registry=settings
+            ).awake()
+            latest = site.stream.latest
+            assert latest is not None
+            # Avro's header, and a text of two letters.
+            record = site.record(b"\0" + number.to_bytes(4, "big") + b"\x04ab")
+            await asyncio.to_thread(site.stream.deliver, [record])
+            early = site.channel("price-7")
+            await asyncio.to_thread(site.stream.caught_up)
+            registry.go_away()
+            late = site.channel("price-7")
+            with latest.lock:
+                latest.joined("price-7", site.registry.open_mailbox(late))
+            for channel in (early, late):
+                assert [each["value"] for each in site.taken(channel)] == ["ab"]
+            site.stream.made_anew(TOPIC.name, 0)
+            assert len(latest) == 0
 
     def test_answers_take_no_heed_of_the_capacity(self) -> None:
         # A consumer may join many groups before its first receive.
