@@ -32,7 +32,7 @@ from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
 from ..transport import OnEpoch, OnPositions, ReadFrom, RecordSink, StreamSink
 from ..wire.records import Record
-from ..wire.topics import BROADCAST_TOPICS
+from ..wire.topics import BROADCAST_TOPICS, topic_ids_differ
 from .clients import abandon, ask_for_ends, ask_for_times, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
@@ -113,6 +113,8 @@ class Reader:
         )
         self._client: Consumer | None = None
         self._positions = Positions()
+        # The last known ids of the topics that were wanted, by Kafka's names.
+        self._topic_ids: dict[str, str] = {}
         # The last wish that the thread has not taken; each wish is whole. A deque, because taking
         # it is one step.
         self._wishes: deque[Mapping[Partition, Start]] = deque(maxlen=1)
@@ -215,6 +217,7 @@ class Reader:
     def _run(self, wish: Mapping[Partition, Start], deadline: float) -> None:
         try:
             self._client = self._new_client()
+            self._note_topic_ids(wish)
             self._positions.want(wish)
             self._begin(self._client, deadline)
         except Exception as error:
@@ -428,6 +431,10 @@ class Reader:
 
     def _ask_whether_back(self, client: Consumer) -> None:
         """Have the client look for the leaders now; by itself it does so once a second."""
+        if not self._topics:
+            # Of a stream without a topic there is nothing to ask, and so no answer.
+            self._cut_off = False
+            return
         try:
             for name in self._topics:
                 client.list_topics(name, self._timeout)
@@ -442,6 +449,7 @@ class Reader:
         wish = self._wishes.pop()
         self._note_positions(client)
         before = len(self._positions)
+        knew_others = self._note_topic_ids(wish)
         anew = self._positions.want(wish)
         if 0 < before < len(self._positions):
             logger.info(
@@ -459,9 +467,17 @@ class Reader:
                 self._stats.dropped(
                     "retention", f"{topic} was deleted with {unread} that were not read", unread
                 )
-        # A client that knew the old topic may take the lower leader epoch of the new one for
-        # outdated, and stay silent for good.
-        return self._replace(client) if anew else client
+        # A client that knew an old topic may take the lower leader epoch of the new one for
+        # outdated, and stay silent for good; also where it did not read the topic meanwhile.
+        return self._replace(client) if knew_others else client
+
+    def _note_topic_ids(self, wish: Mapping[Partition, Start]) -> bool:
+        """Note the ids of topics; tell whether the client knew another topic of such a name."""
+        ids = {topic: start.topic_id for (topic, _), start in wish.items() if start.topic_id}
+        known = self._topic_ids
+        knew_others = any(topic_ids_differ(known.get(topic), ids[topic]) for topic in ids)
+        known.update(ids)
+        return knew_others
 
     def _settle(self, client: Consumer) -> None:
         """Ask for the ends that starts depend on; tried again while no broker answers."""

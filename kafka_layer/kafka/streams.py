@@ -293,7 +293,8 @@ class StreamReader:
     def _learn(self, answers: Mapping[str, Future[Any]]) -> None:
         told, missing = read_answers(answers, 0.0)
         failed = [each for each in answers if each not in told and each not in missing]
-        if failed and not told:
+        # All starts are fixed at once, so the first look has to tell of every topic.
+        if failed and not (told and self._looked):
             self._facts = self._facts._replace(trouble=_trouble(failed[0], answers[failed[0]]))
             if answers[failed[0]].done() and not self._looked:
                 # Refused, so nobody has to wait for a start.
@@ -306,8 +307,6 @@ class StreamReader:
         self._known.learn(told)
         gone, self._missing = missing & self._missing & known.keys(), missing
         if not self._looked:
-            if failed:
-                return
             self._looked = True
             self._initial = frozenset(self._partitions())
         self._note_left()
