@@ -10,7 +10,7 @@ from functools import partial
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock
-from ..delivery.tickets import in_thread
+from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import BrokerUnavailable, KafkaLayerError, LayerClosed
 from ..observe.counters import Stats
 from ..wire.topics import StreamTopic
@@ -92,12 +92,14 @@ class StreamProducers:
         return producer
 
     def refresh(self) -> None:
-        """Replace producers of other clusters that do not work; one thread alone, blocks briefly.
+        """Have producers of other clusters replaced if they do not work; one thread alone.
 
-        librdkafka itself learns of new partitions, within ``topic.metadata.refresh.interval.ms``.
+        It waits for no cluster. librdkafka itself learns of new partitions, within
+        ``topic.metadata.refresh.interval.ms``.
         """
         for other in tuple(self._others):
-            other.judge()
+            if other.judged.done:
+                other.judged = in_thread("kafka-layer-judge-producer", other.judge)
 
     def close(self, timeout: float) -> None:
         """Write queued records, the layer's own, too, report the rest as failed, free the clients.
@@ -148,6 +150,7 @@ class _Other:
         producer: The producer.
         connection: The state of its connection.
         topics: The topics that it writes to.
+        judged: Resolved unless a thread is judging the producer.
     """
 
     def __init__(self, config: LayerConfig, stats: Stats) -> None:
@@ -157,13 +160,17 @@ class _Other:
         )
         self.producer = RecordProducer(config, {}, stats, self.connection, lambda: None)
         self.topics: dict[StreamTopic, None] = {}
+        self.judged: Ticket[None] = Ticket.resolved(None)
 
     def serves(self, config: LayerConfig) -> bool:
         """Tell whether its clients are made with these brokers and properties."""
         return _clients_of(self._config) == _clients_of(config)
 
     def judge(self) -> None:
-        """Ask the cluster for the topics, and replace the client if only others are answered."""
+        """Ask the cluster for the topics, and replace the client if only others are answered.
+
+        One thread at a time; blocks for up to three requests.
+        """
         timeout = self._config.timings.request
         names = [topic.name for topic in tuple(self.topics)]
         evidence = ANSWERED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -85,7 +85,8 @@ class Tail:
         self._timeout = timeout
         self._interval = config.timings.topics
         self._next_look = 0.0
-        self._looked = False
+        # The partitions of the first look, which begin at the start; None before.
+        self._first: set[tuple[str, int]] | None = None
         self._assigned: set[tuple[str, int]] = set()
         properties = Properties(
             {
@@ -119,16 +120,18 @@ class Tail:
         self._next_look = monotonic() + self._interval
         try:
             found = self._partitions()
+            if self._first is None:
+                self._first = found
             new = found - self._assigned
             if new:
-                places = self._places(new)
+                places = self._places(new & self._first, self._start)
+                places.update(self._places(new - self._first, "earliest"))
                 self._client.incremental_assign(
                     [TopicPartition(*where, offset) for where, offset in places.items()]
                 )
                 self._assigned |= places.keys()
         except KafkaException as exception:
             raise topic_error("look at the topics", kafka_error(exception), self._servers) from None
-        self._looked = True
 
     def read(self) -> list[TailedRecord]:
         """Return the next records; waits briefly if there is none.
@@ -159,8 +162,9 @@ class Tail:
             if self._partition is None or number == self._partition
         }
 
-    def _places(self, partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
-        start = "earliest" if self._looked else self._start
+    def _places(
+        self, partitions: Collection[tuple[str, int]], start: Start | int
+    ) -> dict[tuple[str, int], int]:
         if not isinstance(start, int):
             return start_offsets(self._client, partitions, start, self._timeout)
         places = {}

@@ -98,7 +98,11 @@ class StreamCommits(Commits):
     def _place(self, unplaced: set[int], places: Positions) -> None:
         """Move partitions from ``unplaced`` to ``places``, or drop those that have a position."""
         timeout = self._timeout / _REQUESTS
-        known = self._consumer.list_topics(self._topic, timeout).topics[self._topic].partitions
+        told = self._consumer.list_topics(self._topic, timeout).topics[self._topic]
+        known = told.partitions
+        if told.error is not None or not known:
+            # Otherwise all of its partitions would count as added later.
+            raise KafkaException(told.error or _UNANSWERED)
         asked = [TopicPartition(self._topic, number) for number in known]
         positions = {}
         for each in self._consumer.committed(asked, timeout):

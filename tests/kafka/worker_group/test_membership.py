@@ -92,8 +92,8 @@ class ScriptedConsumer:
     def list_topics(self, topic: str, *arguments: Any, **keywords: Any) -> Any:
         if not self.answered:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
-        partitions = SimpleNamespace(partitions={0: None, 1: None})
-        return SimpleNamespace(topics={topic: partitions})
+        told = SimpleNamespace(partitions={0: None, 1: None}, error=None)
+        return SimpleNamespace(topics={topic: told})
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         pass

@@ -27,6 +27,7 @@ class Group:
         since: The offset of the first record since a time, if there is one.
         committed_as: The positions of the group, with their metadata.
         refusals: How many of the next requests get no answer.
+        untold: How many of the next answers have the topic without its partitions.
     """
 
     def __init__(self, *logs: tuple[int, int]) -> None:
@@ -34,11 +35,16 @@ class Group:
         self.since: dict[int, int] = {}
         self.committed_as: dict[int, tuple[int, str]] = {}
         self.refusals = 0
+        self.untold = 0
         self.consumer = self
 
     def list_topics(self, topic: str, timeout: float) -> Any:
         partitions = dict.fromkeys(range(len(self.logs)))
-        return SimpleNamespace(topics={topic: SimpleNamespace(partitions=partitions)})
+        error = None
+        if self.untold:
+            self.untold -= 1
+            partitions, error = {}, KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions=partitions, error=error)})
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         for each in offsets:
@@ -121,6 +127,14 @@ def test_a_request_without_an_answer_is_repeated() -> None:
     group = Group((0, 10))
     group.refusals = 2
     assert member_of(group).begin([0]) == {0: 10}
+
+
+def test_a_broker_that_does_not_tell_of_the_topic_is_asked_again() -> None:
+    """A topic without partitions would make all of them look like added ones."""
+    group = Group((0, 10))
+    group.untold = 2
+    assert member_of(group).begin([0]) == {0: 10}
+    assert group.committed_as == {0: (10, "began-with=1")}
 
 
 def test_it_begins_nowhere_where_no_broker_tells_where() -> None:
