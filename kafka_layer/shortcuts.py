@@ -10,7 +10,6 @@ thread may call the shortcuts.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Collection
 from functools import partial
@@ -20,6 +19,7 @@ from channels import DEFAULT_CHANNEL_LAYER
 from django.db import transaction
 
 from . import get_layer
+from .delivery.tickets import run_blocking
 from .layer import KafkaChannelLayer
 from .wire.headers import exclude_header
 from .wire.idempotency import require_key
@@ -167,8 +167,8 @@ def produce_on_commit(
 
     Args:
         stream: The stream's name in the setting ``streams``.
-        value: As for ``KafkaChannelLayer.produce``; it is copied now.
-        key: As for ``KafkaChannelLayer.produce``; it is copied now.
+        value: As for ``KafkaChannelLayer.produce``; what it is now is sent.
+        key: As for ``KafkaChannelLayer.produce``; what it is now is sent.
         headers: As for ``KafkaChannelLayer.produce``.
         partition: As for ``KafkaChannelLayer.produce``.
         using: Alias of the database; None for the default one.
@@ -177,8 +177,8 @@ def produce_on_commit(
 
     Raises:
         TopicError: If the settings have no such stream, or it is a pattern of topics.
-        TypeError: If a codec that asks no registry cannot carry the value or the key, or a header
-            has a wrong type.
+        TypeError: If a codec that asks no registry cannot carry the value or the key, if one that
+            does is given what cannot be copied, or if a header has a wrong type.
         ValueError: If the partition is negative.
         ImproperlyConfigured: If there is no such layer, or it is not a KafkaChannelLayer.
     """
@@ -186,16 +186,12 @@ def produce_on_commit(
     from .streams.producing import outgoing
 
     backend = get_layer(layer)
-    record = outgoing(backend.config, stream, value, key, headers, partition)
-    if not record.blocking:
-        record.encode()
-    produce = partial(
-        backend.produce_sync,
-        key=copy.deepcopy(key),
-        headers=record.produced.headers,
-        partition=partition,
-    )
-    _on_commit(backend, using, robust, produce, stream, copy.deepcopy(value))
+    record = outgoing(backend.config, stream, value, key, headers, partition).fixed()
+
+    def write() -> None:
+        run_blocking(backend._write(record))
+
+    _on_commit(backend, using, robust, write)
 
 
 def _on_commit(

@@ -33,7 +33,7 @@ from .current_server import LayerServer
 from .records import Records
 
 if TYPE_CHECKING:
-    from ..streams.producing import StreamHeaders
+    from ..streams.producing import Outgoing, StreamHeaders
 
 __all__ = ["Procedures"]
 
@@ -108,6 +108,10 @@ class Procedures(Records):
         from ..streams.producing import outgoing
 
         record = outgoing(self.config, stream, value, key, headers, partition)
+        return (yield from self._write(record))
+
+    def _write(self, record: Outgoing) -> Steps[Position | None]:
+        """Write a record that was checked; as ``_produce``."""
         server = yield from self._present_server()
         encoded = yield from server.producing.encode(record)
         while True:

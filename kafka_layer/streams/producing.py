@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import queue
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from channels.exceptions import MessageTooLarge
 
@@ -32,26 +34,31 @@ StreamHeaders = Mapping[str, "str | bytes"] | Iterable[tuple[str, "str | bytes"]
 """Headers as ``produce`` takes them: a mapping, or pairs, where a name comes more than once."""
 
 
+_Part = Literal["key", "value"]
+_PARTS: tuple[_Part, ...] = ("key", "value")
+
+
 class Outgoing(NamedTuple):
-    """A record for a stream that was checked, and is not encoded yet.
+    """A record for a stream that was checked.
 
     Attributes:
         topic: The topic.
         settings: The stream's settings.
         produced: What is to be sent.
         partition: Number of the partition; None: the key decides.
+        encoded: The bytes of the key and of the value, as far as they are encoded already.
     """
 
     topic: StreamTopic
     settings: StreamSettings
     produced: Produced
     partition: int | None
+    encoded: Mapping[_Part, bytes | None] = MappingProxyType({})
 
     @property
     def blocking(self) -> bool:
         """Whether ``encode`` may wait for a schema registry, so that no event loop may call it."""
-        settings = self.settings
-        return settings.value.blocking or (self.produced.key is not None and settings.key.blocking)
+        return any(map(self._asks_registry, _PARTS))
 
     def encode(self) -> StreamProducerRecord:
         """Return the record as bytes.
@@ -60,11 +67,44 @@ class Outgoing(NamedTuple):
             TypeError: If the codec, or the schema, cannot carry the key or the value.
             RegistryAway: If a schema registry does not answer.
         """
-        key = _encode(self.settings.key, self.produced.key, CodecContext(self.topic.name, "key"))
-        value = _encode(
-            self.settings.value, self.produced.value, CodecContext(self.topic.name, "value")
-        )
+        key, value = map(self._bytes_of, _PARTS)
         return self.topic, key, value, self.partition, ProducedHeaders(self.produced)
+
+    def fixed(self) -> Outgoing:
+        """Return the record as it is now, whatever becomes of the objects that the caller gave.
+
+        What may ask a schema registry is copied; the rest is encoded.
+
+        Raises:
+            TypeError: If a codec cannot carry the key or the value, or if it cannot be copied.
+        """
+        encoded = {part: self._bytes_of(part) for part in _PARTS if not self._asks_registry(part)}
+        copies = {part: self._copy_of(part, encoded.get(part)) for part in _PARTS}
+        return self._replace(produced=self.produced._replace(**copies), encoded=encoded)
+
+    def _asks_registry(self, part: _Part) -> bool:
+        # A tombstone, too: it may not overtake the records of its key.
+        asks = part == "value" or self.produced.key is not None
+        return asks and part not in self.encoded and bool(getattr(self.settings, part).blocking)
+
+    def _bytes_of(self, part: _Part) -> bytes | None:
+        if part in self.encoded:
+            return self.encoded[part]
+        given, codec = getattr(self.produced, part), getattr(self.settings, part)
+        if given is None:
+            return None
+        data: bytes = codec.encode(given, CodecContext(self.topic.name, part))
+        return data
+
+    def _copy_of(self, part: _Part, encoded: bytes | None) -> Any:
+        try:
+            return copy.deepcopy(getattr(self.produced, part))
+        except (TypeError, copy.Error):
+            # Such as a memoryview.
+            if encoded is None:
+                raise
+            codec: StreamCodec = getattr(self.settings, part)
+            return codec.decode(encoded, CodecContext(self.topic.name, part))
 
 
 def outgoing(
@@ -127,8 +167,8 @@ class Producing:
             encoded = yield from wait(encoder.encode(record))
         else:
             encoded = record.encode()
-        _, _, value, _, headers = encoded
-        size = size_of(value or b"", headers)
+        _, key, value, _, headers = encoded
+        size = size_of(value or b"", headers) + len(key or b"")
         if size > self._limit:
             raise MessageTooLarge(
                 f"A record of {size} bytes for stream {record.topic.stream!r} is larger than the "
@@ -243,10 +283,6 @@ class _Encoder:
             except BaseException as error:
                 ticket.fail(error)
             return
-
-
-def _encode(codec: StreamCodec, obj: Any, context: CodecContext) -> bytes | None:
-    return None if obj is None else codec.encode(obj, context)
 
 
 def _headers(headers: StreamHeaders) -> Headers:

@@ -107,6 +107,43 @@ class TestRecords:
             record(**given).encode()
 
 
+class TestFixed:
+    """As ``produce_on_commit`` keeps a record until the commit."""
+
+    def test_it_is_sent_and_told_as_it_was(self) -> None:
+        value = {"n": [1]}
+        fixed = record(value=value, key="7").fixed()
+        value["n"].append(2)
+        _, key, data, _, headers = fixed.encode()
+        assert (key, data) == (b"7", b'{"n":[1]}')
+        assert isinstance(headers, ProducedHeaders)
+        assert headers.produced.value == {"n": [1]}
+
+    def test_what_cannot_be_copied_is_told_as_it_is_read(self) -> None:
+        raw = bytearray(b"abc")
+        fixed = record("raw", memoryview(raw), key=memoryview(b"7")).fixed()
+        raw[:] = b"xyz"
+        assert fixed.encode()[1:3] == (b"7", b"abc")
+        assert (fixed.produced.key, fixed.produced.value) == (b"7", b"abc")
+
+    def test_where_the_value_needs_a_registry_it_is_copied_and_the_key_encoded(self) -> None:
+        made = record("raw", [1], key=memoryview(b"7"))
+        codec = Codec()
+        fixed = made._replace(settings=replace(made.settings, value=codec)).fixed()
+        assert not codec.threads
+        assert fixed.blocking
+        assert fixed.produced.value == [1]
+        assert fixed.produced.value is not made.produced.value
+        assert fixed.encode()[1] == b"7"
+        assert codec.threads
+
+    def test_a_tombstone_waits_for_the_registry_behind_the_records_of_its_key(self) -> None:
+        made = record("raw", None, key=b"7")
+        fixed = made._replace(settings=replace(made.settings, value=Codec())).fixed()
+        assert fixed.blocking
+        assert fixed.encode()[2] is None
+
+
 class Codec:
     """A codec that asks a registry, which is away for the first calls."""
 
@@ -253,9 +290,10 @@ class TestSending:
             assert run_blocking(made.send(record().encode())) is None
         assert not writer.records
 
-    def test_a_record_that_is_too_large_for_the_producer_is_refused(self) -> None:
+    @pytest.mark.parametrize("part", ["key", "value"])
+    def test_a_record_that_is_too_large_for_the_producer_is_refused(self, part: str) -> None:
         with pytest.raises(MessageTooLarge, match="stream 'orders' is larger"):
-            run_blocking(producing().encode(record(value="x" * 3_000_000)))
+            run_blocking(producing().encode(record(**{part: "x" * 3_000_000})))
 
 
 class TestInMemory:
