@@ -38,6 +38,7 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
         "tests/faults/test_topics_made_anew.py",
         "tests/faults/test_overload.py",
         "tests/faults/test_recovery.py",
+        "tests/faults/test_streams.py",
     ),
 }
 

@@ -26,12 +26,16 @@ class ForeignTopic:
     Args:
         layer: A layer on the same brokers.
         prefix: Part of the topic's name.
+
+    Attributes:
+        name: Kafka's name of it.
+        servers: The brokers.
     """
 
     def __init__(self, layer: KafkaChannelLayer, prefix: str) -> None:
         self.name = f"foreign-{prefix}-{next(_numbers)}"
         self._layer = layer
-        self._servers = layer.config.bootstrap_servers
+        self.servers = layer.config.bootstrap_servers
         self._in_memory = isinstance(server_of(layer).transport, InMemoryBackplane)
         self._producer: Producer | None = None
 
@@ -88,12 +92,12 @@ class ForeignTopic:
     def _open_producer(self) -> Producer:
         if self._producer is None:
             self._producer = Producer(
-                {"bootstrap.servers": self._servers, "linger.ms": 0, "acks": "all", "log_level": 0}
+                {"bootstrap.servers": self.servers, "linger.ms": 0, "acks": "all", "log_level": 0}
             )
         return self._producer
 
     def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self._servers, "log_level": 0})
+        return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     def _leaders(self) -> int:
         told = self._admin().list_topics(timeout=_TIMEOUT).topics.get(self.name)
