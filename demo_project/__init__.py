@@ -1,1 +1,1 @@
-"""A chat that shows the layer at work: several daphne workers, one port, Kafka between them."""
+"""A chat and a board of prices: several daphne workers, one port, Kafka between them."""

@@ -7,7 +7,9 @@ from channels.security.websocket import AllowedHostsOriginValidator
 from channels.sessions import SessionMiddlewareStack
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
+from django.urls import path
 
+from demo_project.board.consumers import BoardConsumer
 from demo_project.chat import reports
 from demo_project.chat.routing import channels, websocket_urlpatterns
 from kafka_layer.asgi import closing
@@ -21,7 +23,9 @@ application = closing(
             # Serves the files of the apps directly, so that there is no collectstatic step.
             "http": ASGIStaticFilesHandler(get_asgi_application()),
             "websocket": AllowedHostsOriginValidator(
-                SessionMiddlewareStack(URLRouter(websocket_urlpatterns))
+                SessionMiddlewareStack(
+                    URLRouter([*websocket_urlpatterns, path("ws/board/", BoardConsumer.as_asgi())])
+                )
             ),
             "channel": ChannelNameRouter(channels),
         }

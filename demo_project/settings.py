@@ -16,6 +16,8 @@ from typing import Any
 
 from django.core.management.utils import get_random_secret_key
 
+from demo_project import market
+
 BASE_DIR = Path(__file__).resolve().parent
 
 DEBUG = os.environ.get("DJANGO_DEBUG") == "1"
@@ -34,6 +36,7 @@ INSTALLED_APPS = [
     "channels",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "demo_project.board",
     "demo_project.chat",
 ]
 
@@ -70,14 +73,25 @@ DEMO_WORKER = os.environ.get("DEMO_WORKER", "worker")
 DEMO_STAFF_TOKEN = os.environ.get("DEMO_STAFF_TOKEN", "")
 # Nothing for a site that others can reach: demo_project/chat/crash.py says why.
 DEMO_KILL_BUTTON = DEBUG
+DEMO_EMBEDDED_BROKER = os.environ.get("DEMO_EMBEDDED_BROKER") == "1"
 
 KAFKA_LAYER: dict[str, Any] = {
     "bootstrap_servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
     "prefix": os.environ.get("DEMO_PREFIX", "demo"),
     # Named here, it is among the topics that kafka_setup_topics makes.
     "worker_channels": {"jobs": {"partitions": 4}},
+    # A topic of another program: each record goes to the boards that show its key.
+    "streams": {
+        "prices": {
+            "topic": market.TOPIC,
+            "group": "price-{key}",
+            "type": "price.changed",
+            "where": "demo_project.board.consumers.is_price",
+            "last_value": True,
+        },
+    },
 }
-if os.environ.get("DEMO_EMBEDDED_BROKER") == "1":
+if DEMO_EMBEDDED_BROKER:
     from kafka_layer.testing import EmbeddedBroker
 
     KAFKA_LAYER |= EmbeddedBroker().client_settings

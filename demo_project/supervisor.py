@@ -1,6 +1,7 @@
 """The demo's worker processes: started, watched, restarted and stopped together.
 
-Web workers share one port; job workers listen on a worker channel.
+Web workers share one port, job workers listen on a worker channel, and one process writes the
+prices of the board.
 """
 
 import asyncio
@@ -118,7 +119,8 @@ class WorkerPool:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Run the workers until `stop`, and call `on_ready` once all web workers answer.
 
-        Job workers are not waited for: their jobs wait for them.
+        Job workers are not waited for: their jobs wait for them. Nor is the market: boards show its
+        prices when they come.
 
         Raises:
             WorkerFailed: A worker ended or did not answer before all were ready.
@@ -127,6 +129,7 @@ class WorkerPool:
             self._wait_until_all_answer(on_ready),
             *(self._keep_running(name, self._start_web) for name in self.web_names),
             *(self._keep_running(name, self._start_jobs) for name in self.job_names),
+            self._keep_running("market-1", self._start_market),
         )
 
     async def stop(self) -> None:
@@ -170,6 +173,9 @@ class WorkerPool:
 
     async def _start_jobs(self, name: str) -> Process:
         return await self._start(name, "jobs")
+
+    async def _start_market(self, name: str) -> Process:
+        return await self._start(name, "market")
 
     async def _start(self, name: str, *kind: str, fd: int | None = None) -> Process:
         return await asyncio.create_subprocess_exec(

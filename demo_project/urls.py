@@ -2,4 +2,9 @@
 
 from django.urls import include, path
 
-urlpatterns = [path("", include("demo_project.chat.urls"))]
+from demo_project.board.views import board
+
+urlpatterns = [
+    path("", include("demo_project.chat.urls")),
+    path("board/", board, name="board"),
+]

@@ -1,8 +1,9 @@
-"""One worker process of the demo, as `manage.py demo` starts it: it ends when its parent does.
+"""One process of the demo, as `manage.py demo` starts it: it ends when its parent does.
 
 `web` is daphne on a socket that is handed over. Unlike with `daphne --fd`, the socket starts
 to listen only when the application is imported, so that no connection waits for a worker that
-is still starting. `jobs` is `manage.py runworker`.
+is still starting. `jobs` is `manage.py runworker`. `market` is the program that writes the
+prices of the board; it needs neither daphne nor Django, which the others import for themselves.
 """
 
 import argparse
@@ -13,8 +14,7 @@ import socket
 import sys
 import threading
 
-from daphne.cli import CommandLineInterface
-from django.core.management import execute_from_command_line
+from demo_project import market
 
 APPLICATION = "demo_project.asgi:application"
 MAX_FRAME_BYTES = 64 * 1024
@@ -33,6 +33,8 @@ def end_with_parent(pipe: int) -> None:
 
 def serve(descriptor: int, *, access_log: bool) -> None:
     """Run daphne on a bound socket."""
+    from daphne.cli import CommandLineInterface
+
     importlib.import_module(APPLICATION.partition(":")[0])
     listener = socket.socket(fileno=descriptor)
     listener.listen(socket.SOMAXCONN)
@@ -51,6 +53,8 @@ def serve(descriptor: int, *, access_log: bool) -> None:
 
 def work() -> None:
     """Do background jobs."""
+    from django.core.management import execute_from_command_line
+
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
     _report("waiting for jobs")
     execute_from_command_line(["manage.py", "runworker", "jobs"])
@@ -69,6 +73,7 @@ def main() -> None:
     web.add_argument("--fd", type=int, required=True, help="a bound socket")
     web.add_argument("--access-log", action="store_true")
     kinds.add_parser("jobs")
+    kinds.add_parser("market")
     options = parser.parse_args()
 
     threading.Thread(
@@ -76,8 +81,10 @@ def main() -> None:
     ).start()
     if options.kind == "web":
         serve(options.fd, access_log=options.access_log)
-    else:
+    elif options.kind == "jobs":
         work()
+    else:
+        market.main()
 
 
 if __name__ == "__main__":

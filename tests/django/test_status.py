@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from kafka_layer.layer import KafkaChannelLayer
-from tests.support.records import create_topic
+from tests.support.records import create_topic, produce
 from tests.support.waiting import wait_until
 
 MEMORY = "kafka_layer.testing.InMemoryKafkaChannelLayer"
@@ -89,6 +89,40 @@ def test_each_stream_of_each_server(configured: dict[str, Any], prefix: str) -> 
         assert channel
     finally:
         layer.close_sync()
+
+
+def test_what_each_server_read_and_could_not_read(
+    configured: dict[str, Any], kafka: str, prefix: str
+) -> None:
+    configured["streams"] = {"orders": {"topic": prefix, "group": "all", "type": "order.changed"}}
+    create_topic(kafka, prefix, 2)
+    layers: list[KafkaChannelLayer] = [channel_layers.make_backend("default") for _ in range(2)]
+    reading, paused = layers
+    try:
+        channels = [asyncio.run(layer.new_channel()) for layer in layers]
+        for layer, channel in zip(layers, channels, strict=True):
+            layer.group_add_sync("all", channel)
+        paused.pause_stream_sync("orders")
+        produce(kafka, prefix, [b"1", b"no JSON", b"2"])
+        read = {"errors": {"undecodable": 1}, "records": 3, "delivered": 2, "lag": 0}
+        wait_until(lambda: read.items() <= reading.stats().streams["orders"].items(), str(read))
+        reports, error = status("--wait", "0.5")
+        assert error is None
+        told = {each["server"]: each["streams"]["orders"] for each in reports[0]["servers"]}
+        assert read.items() <= told[reading.stats().server].items()
+        assert told[reading.stats().server]["records_per_second"] > 0
+        assert told[paused.stats().server]["state"] == "paused"
+        assert told[paused.stats().server]["records"] == 0
+        out = io.StringIO()
+        call_command("kafka_status", "--wait", "0.5", stdout=out)
+        heading, *rows = out.getvalue().partition("  STREAM ")[2].splitlines()
+        assert heading.split()[-2:] == ["DELIVERED", "ERRORS"]
+        shown = {row.split()[1]: row.split()[-3:] for row in rows}
+        assert shown[reading.stats().server] == ["2", "undecodable", "1"]
+        assert shown[paused.stats().server][1:] == ["0", "-"]
+    finally:
+        for layer in layers:
+            layer.close_sync()
 
 
 def test_a_topic_that_differs_is_a_problem(configured: dict[str, Any]) -> None:

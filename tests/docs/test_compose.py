@@ -18,6 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from demo_project import market
+from demo_project.settings import KAFKA_LAYER
 from tests.support.kafka import DEFAULT_KAFKA_VERSION
 from tests.support.sources import parsed
 
@@ -49,8 +51,8 @@ def test_it_follows_the_compose_specification() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_it_has_a_broker_three_workers_jobs_and_a_proxy(services: dict[str, Any]) -> None:
-    assert set(services) == {"kafka", "topics", *WORKERS, "jobs", "proxy"}
+def test_it_has_a_broker_three_workers_jobs_a_market_and_a_proxy(services: dict[str, Any]) -> None:
+    assert set(services) == {"kafka", "topics", *WORKERS, "jobs", "market", "proxy"}
 
 
 def test_each_service_has_an_image_or_is_built(services: dict[str, Any]) -> None:
@@ -61,7 +63,7 @@ def test_each_service_has_an_image_or_is_built(services: dict[str, Any]) -> None
 
 
 def test_all_that_can_be_asked_has_a_health_check(services: dict[str, Any]) -> None:
-    for name in set(services) - {"topics", "jobs"}:
+    for name in set(services) - {"topics", "jobs", "market"}:
         check = services[name]["healthcheck"]
         assert check["test"][0] == "CMD", name
         assert {"interval", "timeout", "retries", "start_period"} <= set(check), name
@@ -77,6 +79,7 @@ def test_each_starts_after_what_it_needs(services: dict[str, Any]) -> None:
         "topics": {"kafka": "service_healthy"},
         **{worker: {"topics": "service_completed_successfully"} for worker in WORKERS},
         "jobs": {"topics": "service_completed_successfully"},
+        "market": {"kafka": "service_healthy"},
         "proxy": dict.fromkeys(WORKERS, "service_healthy"),
     }
 
@@ -88,9 +91,18 @@ def test_the_topics_are_made_by_the_packages_own_command(services: dict[str, Any
     assert (REPOSITORY / f"kafka_layer/management/commands/{command}.py").is_file()
 
 
+def test_the_market_is_a_program_of_the_image_and_writes_what_the_board_reads(
+    services: dict[str, Any],
+) -> None:
+    assert services["market"]["command"] == ["python", "-m", market.__name__]
+    assert services["market"]["environment"] == services["topics"]["environment"]
+    assert f"`--topic {market.TOPIC}`" in COMPOSE_FILE.read_text()
+    assert KAFKA_LAYER["streams"]["prices"]["topic"] == market.TOPIC
+
+
 def test_the_demo_reads_all_variables_that_it_is_given(services: dict[str, Any]) -> None:
     read = set(variables_read_by(REPOSITORY / "demo_project/settings.py"))
-    for name in ("topics", "jobs", *WORKERS):
+    for name in ("topics", "jobs", "market", *WORKERS):
         assert set(services[name]["environment"]) <= read, name
 
 
@@ -103,7 +115,7 @@ def test_workers_differ_in_their_names_alone(services: dict[str, Any]) -> None:
 def test_all_connect_to_the_address_that_the_broker_advertises(services: dict[str, Any]) -> None:
     advertised = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     address = advertised.removeprefix("PLAINTEXT://")
-    for name in ("topics", *WORKERS):
+    for name in ("topics", "market", *WORKERS):
         assert services[name]["environment"]["KAFKA_BOOTSTRAP_SERVERS"] == address
     assert address in services["kafka"]["healthcheck"]["test"]
 

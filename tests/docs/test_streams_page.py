@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import secrets
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.testing import WebsocketCommunicator
 
+from kafka_layer import get_layer
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.streams import STREAM_SETTINGS, StreamSettings
 from kafka_layer.config.timings import Timings
+from kafka_layer.consumers import AsyncUserConsumerMixin
 from kafka_layer.exceptions import Cause
 from kafka_layer.streams import group_name
 from kafka_layer.streams.codecs import CODECS, CodecContext
@@ -20,6 +27,7 @@ from kafka_layer.streams.registry import REGISTRY_CODECS
 from tests.streams import shop_pb2
 from tests.streams.records import record
 from tests.support.pages import files_of
+from tests.support.registry import running_registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "streams.md").read_text()
@@ -44,7 +52,8 @@ def code(cell: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def modules_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the page's files, and what protoc would generate, importable."""
-    for name, text in files_of(PAGE).items():
+    for name in ("shopstreams.py", "shopcodecs.py", "changedata.py"):
+        text = files_of(PAGE)[name]
         module = ModuleType(name.removesuffix(".py"))
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(text, module.__dict__)
@@ -143,3 +152,132 @@ def test_every_codec_and_every_cause_is_documented() -> None:
 
 def test_the_time_that_a_registry_has() -> None:
     assert f"within {Timings.registry:g} seconds" in PAGE
+
+
+class Recipe:
+    """A recipe of the page, run on a layer in memory.
+
+    Args:
+        heading: The recipe's heading.
+        settings: Those of Django.
+        streams: The streams, if the recipe shows none.
+        replaced: Texts of the recipe, and what stands in their place.
+    """
+
+    def __init__(
+        self, heading: str, settings: Any, streams: dict[str, Any] | None = None, **replaced: str
+    ) -> None:
+        recipes = PAGE.partition("\n## Recipes\n")[2].partition("\n## ")[0]
+        text = recipes.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
+        for old, new in replaced.items():
+            text = text.replace(old, new)
+        blocks = re.findall(r"^```python\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
+        shown = [eval(f"{{{block}}}")["streams"] for block in blocks if block.startswith('"')]
+        config = {"prefix": f"page-{secrets.token_hex(4)}", "streams": streams or shown[0]}
+        backend = "kafka_layer.testing.InMemoryKafkaChannelLayer"
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": config}}
+        self.layer = get_layer()
+        self.names: dict[str, Any] = {
+            "Any": Any,
+            "AsyncJsonWebsocketConsumer": AsyncJsonWebsocketConsumer,
+            "AsyncUserConsumerMixin": AsyncUserConsumerMixin,
+            "layer": self.layer,
+        }
+        self._steps = [block for block in blocks if block.startswith("from datetime")]
+        for block in blocks:
+            if not block.startswith('"') and block not in self._steps:
+                exec(block, self.names)
+
+    async def step(self) -> None:
+        """Run what the recipe does outside of its classes."""
+        for block in self._steps:
+            await eval(compile(block, "page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), self.names)
+
+    def socket(self, consumer: str, number: str = "", **more: Any) -> WebsocketCommunicator:
+        """Return a browser of a consumer that the recipe shows; ``more`` are its attributes."""
+        made = type(consumer, (self.names[consumer],), more)
+        socket = WebsocketCommunicator(made.as_asgi(), "/")
+        socket.scope["url_route"] = {"kwargs": {"number": number}}
+        return socket
+
+
+async def test_the_recipe_for_change_data(settings: Any) -> None:
+    recipe = Recipe("Change data of a database", settings)
+    browser = recipe.socket("Customer", groups=["customer-7"])
+    await browser.connect()
+    for operation, before, after in (
+        ("r", None, {"id": 7}),
+        ("u", {"id": 7}, {"id": 7, "name": "Ada"}),
+        ("d", {"id": 7}, None),
+    ):
+        envelope = {"op": operation, "before": before, "after": after}
+        await recipe.layer.produce("customers", envelope, key={"id": 7})
+    await recipe.layer.produce("customers", None, key={"id": 7})
+    assert await browser.receive_json_from(5) == {"id": 7, "name": "Ada"}
+    assert await browser.receive_json_from(5) == {"deleted": 7}
+    assert await browser.receive_nothing()
+    await browser.disconnect()
+
+
+async def test_the_recipe_for_a_table(settings: Any) -> None:
+    customers = dict(Recipe("Change data of a database", settings).layer.config.streams)
+    stream = {"group": "customer-{key.id}", "key": "json", "type": customers["customers"].type}
+    recipe = Recipe("A table behind a group", settings, {"customers": stream})
+    browser = recipe.socket("CustomerPage", "7")
+    await browser.connect()
+    assert await browser.receive_json_from(5) == {"id": 7}
+    await recipe.layer.produce("customers", {"after": {"id": 7, "n": 1}}, key={"id": 7})
+    assert await browser.receive_json_from(5) == {"id": 7, "n": 1}
+    await browser.disconnect()
+
+
+async def test_the_recipe_for_prices(settings: Any) -> None:
+    recipe = Recipe("Prices with the last value", settings)
+    for price in (4.1, 4.2):
+        await recipe.layer.produce("prices", price, key="tea")
+    browser = recipe.socket("Board")
+    await browser.connect()
+    await browser.send_json_to({"show": ["tea", "coffee"]})
+    assert await browser.receive_json_from(5) == {"symbol": "tea", "price": 4.2}
+    await recipe.layer.produce("prices", 6.5, key="coffee")
+    assert await browser.receive_json_from(5) == {"symbol": "coffee", "price": 6.5}
+    await browser.disconnect()
+
+
+PAYMENT = {
+    "type": "record",
+    "name": "Payment",
+    "fields": [
+        {"name": "customer_id", "type": "long"},
+        {
+            "name": "amount",
+            "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
+        },
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+    ],
+}
+
+
+async def test_the_recipe_for_avro(settings: Any) -> None:
+    with running_registry() as registry:
+        registry.register("shop.payments-value", json.dumps(PAYMENT))
+        recipe = Recipe("Avro with a registry", settings, **{"http://registry:8081": registry.url})
+        browser = recipe.socket("Payments", get_user_id=lambda self: 5)
+        await browser.connect()
+        await recipe.step()
+        paid = await browser.receive_json_from(5)
+        assert paid == {"amount": "9.50", "at": recipe.names["payment"]["at"].isoformat()}
+        with pytest.raises(TypeError, match="amount"):
+            await recipe.layer.produce("payments", {"customer_id": 5})
+        await browser.disconnect()
+
+
+@pytest.mark.parametrize("may_see", [True, False], ids=["staff", "others"])
+async def test_the_recipe_for_who_may_see_what(settings: Any, may_see: bool) -> None:
+    streams = {"orders": {"group": "order-{key}", "type": "order.changed"}}
+    recipe = Recipe("Who may see what", settings, streams)
+    browser = recipe.socket("OwnOrder", "7")
+    browser.scope["user"] = SimpleNamespace(is_staff=may_see)
+    assert (await browser.connect())[0] is may_see
+    assert recipe.layer.stats().groups == may_see
+    await browser.disconnect()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect
 
 from tests.support.waiting import wait_until
 
 from .demo import MOST_CONNECTIONS, Demo
 
-DESKTOP = {"width": 1180, "height": 880}
-PHONE = {"width": 390, "height": 780}
+DESKTOP: ViewportSize = {"width": 1180, "height": 880}
+PHONE: ViewportSize = {"width": 390, "height": 780}
 TIMEOUT = 15_000
 """Milliseconds; the machine may have other things to do."""
 
 
 class People:
-    """Makes browsers that join, each of its own, and notes what they complain about."""
+    """Makes browsers, each of its own, and notes what they complain about."""
 
     def __init__(self, browser: Browser, demo: Demo) -> None:
         self.complaints: list[str] = []
@@ -26,20 +27,30 @@ class People:
         self._demo = demo
 
     def join(self, name: str, room: str, *, on: str | None = None) -> Page:
+        page = self._page(DESKTOP)
+        page.goto(self._demo.address)
+        page.get_by_label("Your name").fill(name)
+        page.get_by_label("Room").fill(room)
+        page.get_by_role("button", name="Join").click()
+        return self._on(page, on)
+
+    def watch(self, *added: str, on: str | None = None, size: ViewportSize = DESKTOP) -> Page:
+        """Open the board of prices, with these rows besides those of the market."""
+        page = self._page(size)
+        query = urlencode({"add": added}, doseq=True)
+        page.goto(f"{self._demo.address}/board/?{query}")
+        return self._on(page, on)
+
+    def _page(self, size: ViewportSize) -> Page:
         context = self._browser.new_context(
-            viewport=DESKTOP,
+            viewport=size,
             color_scheme="light",
             locale="en-GB",
             # What moves without end is drawn 60 times a second, on each page.
             reduced_motion="reduce",
         )
         context.set_default_timeout(TIMEOUT)
-        page = self._watched(context.new_page())
-        page.goto(self._demo.address)
-        page.get_by_label("Your name").fill(name)
-        page.get_by_label("Room").fill(room)
-        page.get_by_role("button", name="Join").click()
-        return self._on(page, on)
+        return self._watched(context.new_page())
 
     def second_tab(self, page: Page, *, on: str | None = None) -> Page:
         tab = self._watched(page.context.new_page())

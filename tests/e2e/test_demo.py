@@ -9,13 +9,14 @@ import os
 import secrets
 import signal
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import psutil
 import pytest
 from websockets.exceptions import ConnectionClosedError
 
+from demo_project.market import PRICES
 from tests.support.waiting import wait_until_async
 
 from .demo import MOST_CONNECTIONS, STOP_SECONDS, Client, Demo, Ticket, join, play, within
@@ -34,6 +35,7 @@ def test_twenty_people_hear_the_same_on_a_real_broker(kafka: str) -> None:
 def test_it_brings_its_own_broker_and_a_killed_worker_back_and_no_process_outlives_it() -> None:
     with Demo(workers=3) as demo:
         play(everyone_hears_the_same(demo, people=9, rooms=2))
+        play(prices_come_on_each_worker(demo))
         play(survive_a_kill(demo))
         assert demo.end(signal.SIGKILL) < STOP_SECONDS
 
@@ -59,6 +61,22 @@ async def everyone_hears_the_same(demo: Demo, *, people: int, rooms: int) -> Non
     assert workers_of(members) == demo.workers
 
     await asyncio.gather(*(talk(clients) for clients in members.values()))
+
+
+async def prices_come_on_each_worker(demo: Demo) -> None:
+    """Open the board until each worker served one: it has all prices at once, and then changes."""
+    ticket = Ticket(f"{demo.address}/ws/board/".replace("http:", "ws:"), demo.address, "")
+    workers = set()
+    for _ in range(MOST_CONNECTIONS):
+        board = await Client.open(ticket, "A board")
+        workers.add((await board.receive("welcome"))["worker"])
+        came = Counter[str]()
+        while came.keys() != PRICES.keys() or max(came.values()) < 2:
+            came[(await board.receive("price"))["name"]] += 1
+        await board.close()
+        if workers == demo.workers:
+            return
+    raise TimeoutError(f"{MOST_CONNECTIONS} connections led to {workers} alone")
 
 
 def workers_of(members: dict[str, list[Client]]) -> set[str]:

@@ -19,6 +19,7 @@ __all__ = ["at_end", "end", "lane_of", "scheduler", "turn_of"]
 # Files that share what takes long to start: a demo, or a broker of a kind.
 _SHARED: Mapping[str, tuple[str, ...]] = {
     "demo": (
+        "tests/e2e/test_board.py",
         "tests/e2e/test_browser.py",
         "tests/e2e/test_failures.py",
         "tests/e2e/test_features.py",

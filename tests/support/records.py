@@ -12,9 +12,15 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from tests.support.kafka import fetch_jars
 from tests.support.waiting import wait_until
 
-__all__ = ["console_produce", "consume", "create_topic", "leader_of", "produce"]
+__all__ = ["console_produce", "consume", "create_topic", "kafka_tool", "leader_of", "produce"]
 
 _TIMEOUT = 30.0
+
+# The classes that Kafka's scripts start.
+_TOOLS = {
+    "kafka-console-producer.sh": "org.apache.kafka.tools.ConsoleProducer",
+    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
+}
 
 # Quick reconnects, and no word of the outages that tests make on purpose.
 _CLIENT: dict[str, str | int | float | bool] = {"reconnect.backoff.max.ms": 200, "log_level": 0}
@@ -39,8 +45,17 @@ def leader_of(servers: str, topic: str, partition: int = 0) -> int | None:
     return None if found is None or found.leader < 0 else found.leader
 
 
-def produce(servers: str, topic: str, values: Sequence[bytes], partition: int = 0) -> list[Message]:
+def produce(
+    servers: str, topic: str, values: Sequence[bytes], partition: int = 0, key: bytes | None = None
+) -> list[Message]:
     """Produce the values with acks=all and return their delivery reports, in order.
+
+    Args:
+        servers: The brokers.
+        topic: The topic.
+        values: The values, in this order.
+        partition: The partition; -1 for the one that Kafka's default partitioner gives the key.
+        key: The key of all of them.
 
     Raises:
         AssertionError: One was not delivered in 30 s.
@@ -51,9 +66,10 @@ def produce(servers: str, topic: str, values: Sequence[bytes], partition: int = 
     def on_delivery(error: object, message: Message) -> None:
         failures.append(error) if error else reports.append(message)
 
-    producer = Producer({"bootstrap.servers": servers, "acks": "all", "linger.ms": 0, **_CLIENT})
+    config = {"partitioner": "murmur2_random", "acks": "all", "linger.ms": 0, **_CLIENT}
+    producer = Producer({"bootstrap.servers": servers, **config})
     for value in values:
-        producer.produce(topic, value, partition=partition, on_delivery=on_delivery)
+        producer.produce(topic, value, key, partition, on_delivery)
     left = producer.flush(_TIMEOUT)
     assert len(reports) == len(values), f"{left} left for {topic}, failed: {failures}"
     return reports
@@ -61,12 +77,15 @@ def produce(servers: str, topic: str, values: Sequence[bytes], partition: int = 
 
 def console_produce(servers: str, topic: str, lines: bytes) -> None:
     """Have Kafka's own console producer write lines of ``key:value``; blocks for a second."""
-    command = [
-        *("java", "-XX:TieredStopAtLevel=1", "-cp", f"{fetch_jars()}/*"),
-        *("org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", servers),
-        *("--topic", topic, "--property", "parse.key=true", "--property", "key.separator=:"),
-    ]
-    subprocess.run(command, input=lines, check=True, timeout=60)
+    where = ["--bootstrap-server", servers, "--topic", topic]
+    split = ["--property", "parse.key=true", "--property", "key.separator=:"]
+    kafka_tool("kafka-console-producer.sh", *where, *split, lines=lines)
+
+
+def kafka_tool(script: str, *arguments: str, lines: bytes = b"") -> None:
+    """Run one of Kafka's own tools with these lines as its input; blocks for a second."""
+    command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{fetch_jars()}/*", _TOOLS[script]]
+    subprocess.run([*command, *arguments], input=lines, check=True, timeout=60)
 
 
 def consume(

@@ -1,4 +1,4 @@
-"""`manage.py demo`: the whole chat with one command."""
+"""`manage.py demo`: the whole demo with one command."""
 
 import argparse
 import asyncio
@@ -26,9 +26,9 @@ WORKER_COLORS = ["cyan", "green", "yellow", "magenta", "blue", "red"]
 
 class Command(BaseCommand):
     help = (
-        "Starts the chat: several daphne workers that share one port, and workers for its "
-        "background jobs. Without KAFKA_BOOTSTRAP_SERVERS in the environment it runs a small "
-        "broker of its own."
+        "Starts the chat and the board: several daphne workers that share one port, workers for "
+        "background jobs, and a program that writes prices. Without KAFKA_BOOTSTRAP_SERVERS in "
+        "the environment it runs a small broker of its own."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -107,6 +107,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 self.style.SUCCESS(f"The chat is at {chat}") + f" ({workers}; Ctrl-C ends it)"
             )
+            self.stdout.write(f"A board of live prices: {chat.rstrip('/')}{reverse('board')}")
             announce = f"{reverse('announce')}?{urlencode({'token': self.staff_token})}"
             self.stdout.write(f"Announce something to everyone: {chat.rstrip('/')}{announce}")
             self.stdout.flush()
