@@ -54,6 +54,13 @@ CONTRASTS = """
 }
 """
 
+# The cells whose text is cut.
+CUT = """
+() => [...document.querySelectorAll("#prices :is(th, td)")]
+  .filter((cell) => cell.checkVisibility() && cell.scrollWidth > cell.clientWidth)
+  .map((cell) => cell.innerText)
+"""
+
 Write = Callable[..., None]
 
 
@@ -113,7 +120,7 @@ def test_the_last_price_comes_first_and_then_each_change(
         expect(row(page, label).locator(".change")).to_have_text("")
         # The market is open, and sells everything.
         expect(page.locator("#prices tr")).to_have_count(len(PRICES) + 1)
-        expect(page.locator("#prices .price").get_by_text("–")).to_have_count(0)
+        expect(page.locator("#prices .price").get_by_text("\u2013")).to_have_count(0)
         expect(
             page.locator("#prices .change").filter(has_text=re.compile("[▲▼]"))
         ).not_to_have_count(0)
@@ -219,6 +226,7 @@ def test_it_can_be_read_in_light_and_dark_by_everybody(
         for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
             page.set_viewport_size(viewport)
             take(page, screenshots / f"board-{size}-{scheme}.png")
+            assert page.evaluate(CUT) == [falling.capitalize()] * (size == "phone")
             contrasts = page.evaluate(CONTRASTS)
             assert len(contrasts) > 40
             assert [each for each in contrasts if each[0] < 4.5] == []

@@ -46,7 +46,7 @@ def test_from_a_topic_to_a_browser(
     try:
         first = chromium.new_page()
         first.goto(f"http://127.0.0.1:{server.port}/")
-        expect(first.locator("#tea")).to_have_text("–")
+        expect(first.locator("#tea")).to_have_text("\u2013")
         kafka_tool(*write, lines=lines.encode())
         second = chromium.new_page()
         for page in (first, second):
