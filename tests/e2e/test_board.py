@@ -56,7 +56,7 @@ CONTRASTS = """
 
 # The cells whose text is cut.
 CUT = """
-() => [...document.querySelectorAll("#prices :is(th, td)")]
+() => [...document.querySelectorAll(":is(th, td)")]
   .filter((cell) => cell.checkVisibility() && cell.scrollWidth > cell.clientWidth)
   .map((cell) => cell.innerText)
 """
