@@ -447,10 +447,47 @@ class KafkaChannelLayer(SyncTwins):
         """
         return await run_in_loop(self._all_history(limit, since, newest_first))
 
+    async def stream_history(
+        self,
+        stream: str,
+        *,
+        group: str | None = None,
+        user_id: UserId | None = None,
+        limit: int = 100,
+        since: Since | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """Return records of a stream that its topic still holds, as the messages that they become.
+
+        Those that the settings skip are left out. The records are read and decoded one after the
+        other, 10,000 at most, whomever they are for.
+
+        Args:
+            stream: The stream's name in the setting ``streams``.
+            group: Only records that are for this group.
+            user_id: Only records that are for this user, instead.
+            limit: As for ``group_history``.
+            since: As for ``group_history``; times are those of the records, and a position is one
+                of this method, of the group or of the user.
+            newest_first: As for ``group_history``.
+
+        Returns:
+            As ``group_history``. The order between partitions is that of the records' times.
+
+        Raises:
+            TopicError: If no stream of this name is read.
+            ValueError: As for ``group_history``, or if both a group and a user are given.
+            TypeError, InvalidPosition, HistoryUnavailable, LayerClosed: As for ``group_history``.
+        """
+        return await run_in_loop(
+            self._stream_history(stream, group, user_id, limit, since, newest_first)
+        )
+
     async def group_position(self, group: str) -> str:
         """Return the present position of a group, for a page that is rendered before its socket.
 
-        ``since`` of ``group_history`` takes it: what was sent after this call.
+        ``since`` of ``group_history`` takes it: what was sent after this call. It also covers the
+        streams that may reach the group.
 
         Args:
             group: The group's name.

@@ -16,7 +16,7 @@ from .exceptions import UnreadableRecord
 from .messages import Position
 from .wire.record_block import RecordBlock
 from .wire.records import Place, ProducerRecord, Record, StreamProducerRecord
-from .wire.topics import StreamTopic, Topic, WorkTopic
+from .wire.topics import StreamTopic, Topic, Where, WorkTopic
 
 if TYPE_CHECKING:
     from .config.streams import StreamSettings
@@ -32,6 +32,7 @@ __all__ = [
     "Log",
     "OnEpoch",
     "OnPositions",
+    "OnStreamPositions",
     "Past",
     "QueueFull",
     "ReadFrom",
@@ -82,10 +83,13 @@ class ReadFrom(NamedTuple):
     topic_id: str | None
 
 
-OnPositions = Callable[[Mapping[tuple[Topic, int], ReadFrom]], object]
+OnPositions = Callable[[Mapping[Where, ReadFrom]], object]
 """Gets from where each partition is read on."""
 
-OnEpoch = Callable[[tuple[Topic, int], int, int], object]
+OnStreamPositions = Callable[[Mapping[Where, ReadFrom], bool], object]
+"""Gets from where each partition of a stream is read on, and whether these are all that exist."""
+
+OnEpoch = Callable[[Where, int, int], object]
 """Gets a partition, the offset of a record, and the leader epoch of that record."""
 
 
@@ -397,22 +401,23 @@ class Past(Protocol):
 
     deadline: float
 
-    def extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
+    def topics(self) -> Sequence[StreamTopic]:
+        """Return the topics of the stream that exist, where the question is for a stream's past."""
+
+    def extents(self, topics: Sequence[Topic | StreamTopic]) -> Mapping[Where, Extent]:
         """Return what the log holds now of each partition of some topics."""
 
-    def first_since(self, where: tuple[Topic, int], extent: Extent, timestamp: float) -> int:
+    def first_since(self, where: Where, extent: Extent, timestamp: float) -> int:
         """Return the offset of the first record of a partition since a time of the broker.
 
         Returns:
             The offset; the end if there is no such record.
         """
 
-    def read_blocks(
-        self, where: tuple[Topic, int], first: int, end: int
-    ) -> tuple[int, Sequence[RecordBlock]]:
+    def read_blocks(self, where: Where, first: int, end: int) -> tuple[int, Sequence[RecordBlock]]:
         """Do what ``read`` does, for very many records; none is kept for other questions."""
 
-    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
+    def epochs(self, offsets: Mapping[Where, int]) -> Mapping[Where, int]:
         """Return the leader epochs of records.
 
         Args:
@@ -425,7 +430,7 @@ class Past(Protocol):
             TimeoutError: If the deadline came before the last record.
         """
 
-    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
+    def read(self, where: Where, first: int, end: int) -> tuple[int, Sequence[Record]]:
         """Read a part of a partition.
 
         Args:
@@ -446,7 +451,11 @@ class Log(Protocol):
     """Answers questions for records that were written before."""
 
     def ask_past(
-        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+        self,
+        key: Hashable,
+        question: Callable[[Past], Callable[[], T]],
+        deadline: float,
+        stream: str | None = None,
     ) -> Ticket[T]:
         """Have a question carried out, in a thread of the backplane.
 
@@ -454,6 +463,9 @@ class Log(Protocol):
             key: Askers whose question has not begun share the one with this key.
             question: Asks; returns the function that makes the answer of each asker.
             deadline: When to give up, on ``monotonic()``.
+            stream: The stream of the settings whose topics the question is for, which may be on
+                another cluster, and of which committed records alone are read; None for the
+                layer's own topics.
 
         Returns:
             The ticket of the answer. It fails with what the question raises, with
@@ -508,6 +520,9 @@ class StreamSink(Protocol):
     def made_anew(self, topic: str, partition: int) -> None:
         """Take note that a topic was created again; the partition is read from its start."""
 
+    def missed(self, topic: str, partition: int) -> None:
+        """Take note that a partition lost records before they were read; it goes on behind them."""
+
     def failed(self, error: BaseException) -> None:
         """Take note that the stream cannot be read; its thread ends."""
 
@@ -551,6 +566,15 @@ class StreamSource(Protocol):
 
         Returns:
             A ticket, resolved when all partitions that are read have their new starts.
+        """
+
+    def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
+        """Tell from where the partitions are read on, and leader epochs, as ``Receiver.follow``.
+
+        Args:
+            listener: Called as there; once more when all topics are known, and when reading begins
+                or ends: partitions that are not read are told by where they were left.
+            on_epoch: As there.
         """
 
     def leave(self, messages: Sequence[Any]) -> None:

@@ -95,8 +95,9 @@ class LayerServer(Server):
 
         with self.lifecycle.lock:
             if self._recoveries is None:
+                streams = () if self.streams is None else self.streams.followed
                 self._recoveries = self.attach(
-                    lambda server: Recoveries(server, self.codec, self._learn_keys)
+                    lambda server: Recoveries(server, self.codec, self._learn_keys, streams)
                 )
         return self._recoveries
 

@@ -6,6 +6,7 @@ both run these.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import datetime
 from collections.abc import Iterable
@@ -47,6 +48,9 @@ _TOPIC_OF = {
     "user_add": _SEND_USER,
     "user_discard": _SEND_USER,
 }
+
+
+_ADDS = ("group_add", "user_add")
 
 
 class Procedures(Records):
@@ -134,13 +138,13 @@ class Procedures(Records):
         Most channels are of the server that receives, and nothing was sent to the name lately.
         """
         server = self._server
-        if (
-            not server.receiving
-            or not isinstance(channel, str)
-            or server.registry.mailbox(channel) is None
-        ):
+        if not server.receiving or not isinstance(channel, str):
             return False
-        if not server.ordering.is_settled(_TOPIC_OF[command], name):
+        mailbox = server.registry.mailbox(channel)
+        if mailbox is None or not server.ordering.is_settled(_TOPIC_OF[command], name):
+            return False
+        tracked = mailbox.tracked
+        if tracked is not None and command in _ADDS and tracked.prepare(command, name):
             return False
         # Of a subclass of str [:] makes a plain copy.
         server.registry.change(command, name[:], channel)
@@ -161,6 +165,11 @@ class Procedures(Records):
             return
         if server.identity.owns(owner):
             yield from server.ordering.settle(_TOPIC_OF[command], name)
+            mailbox = server.registry.mailbox(channel)
+            if mailbox is not None and mailbox.tracked is not None and command in _ADDS:
+                for ticket in mailbox.tracked.prepare(command, name):
+                    with contextlib.suppress(TimeoutError):
+                        yield from wait(ticket, self.config.timings.read_back)
             server.registry.change(command, name[:], channel)
         else:
             yield from server.commands.change(owner, command, name, channel)
@@ -199,18 +208,61 @@ class Procedures(Records):
 
         question = Question.of(self.config.prefix, topic, key, limit, since, newest_first)
         deadline = monotonic() + self.config.timings.history
+        server = yield from self._server_to_ask(topic, deadline)
+        return (yield from server.histories.ask(question, deadline))
+
+    def _server_to_ask(self, topic: Topic, deadline: float) -> Steps[LayerServer]:
+        """Return the server, once it can be asked for the past."""
         while True:
             server = yield from self._present_server()
-            if not server.sender.writes_to(topic):
-                try:
-                    yield from wait(server.start_sending(), max(0.0, deadline - monotonic()))
-                except (BrokerUnavailable, TopicError, TimeoutError) as error:
-                    raise HistoryUnavailable(f"The history cannot be read. {error}") from error
-                except LayerClosed:
-                    if not server.lifecycle.ended:
-                        raise
-                    continue
-            return (yield from server.histories.ask(question, deadline))
+            if server.sender.writes_to(topic):
+                return server
+            try:
+                yield from wait(server.start_sending(), max(0.0, deadline - monotonic()))
+            except (BrokerUnavailable, TopicError, TimeoutError) as error:
+                raise HistoryUnavailable(f"The history cannot be read. {error}") from error
+            except LayerClosed:
+                if not server.lifecycle.ended:
+                    raise
+
+    def _stream_history(
+        self,
+        stream: str,
+        group: str | None,
+        user_id: UserId | None,
+        limit: int,
+        since: Since | None,
+        newest_first: bool,
+    ) -> Steps[History]:
+        """Read records of a stream; checks the arguments, as ``stream_history`` says."""
+        # Imported by the first call: most processes make none.
+        from ..history.question import Question
+
+        self._require_read_stream(stream)
+        if group is not None and user_id is not None:
+            raise ValueError("Give a group or a user_id, not both.")
+        address: tuple[Topic, str] | None = None
+        if group is not None:
+            self.require_valid_group_name(group)
+            address = _SEND_GROUP, group[:]
+        elif user_id is not None:
+            address = _SEND_USER, user_key(user_id)
+        topic, key = address or (Topic.SEND_ALL, "")
+        question = Question.of(self.config.prefix, topic, key, limit, since, newest_first)
+        deadline = monotonic() + self.config.timings.history
+        server = yield from self._server_to_ask(topic, deadline)
+        if server.streams is None:
+            raise LayerClosed("The channel layer is closed.")
+        of = server.streams.get(stream)
+        return (yield from server.histories.ask_stream(of, address, question, deadline))
+
+    def _require_read_stream(self, stream: str) -> None:
+        settings = self.config.streams.get(stream)
+        if settings is None or not settings.is_read:
+            raise TopicError(
+                f"There is no stream {stream!r} that servers read; name it in streams, with a "
+                "group or a user."
+            )
 
     def _group_history(
         self, group: str, limit: int, since: Since | None = None, newest_first: bool = False
@@ -270,12 +322,7 @@ class Procedures(Records):
         self, action: str, stream: str, everywhere: bool, start: Start = "latest"
     ) -> Steps[None]:
         """Pause, resume or seek a stream; with the errors of ``seek_stream``."""
-        settings = self.config.streams.get(stream)
-        if settings is None or not settings.is_read:
-            raise TopicError(
-                f"There is no stream {stream!r} that servers read; name it in streams, with a "
-                "group or a user."
-            )
+        self._require_read_stream(stream)
         if isinstance(start, datetime.timedelta):
             start = datetime.datetime.fromtimestamp(wall_clock(), datetime.timezone.utc) - start
         if isinstance(start, datetime.datetime):

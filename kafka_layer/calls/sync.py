@@ -161,6 +161,21 @@ class SyncTwins(Procedures):
         """Do what ``all_history`` does, without an event loop."""
         return run_blocking(self._all_history(limit, since, newest_first))
 
+    def stream_history_sync(
+        self,
+        stream: str,
+        *,
+        group: str | None = None,
+        user_id: UserId | None = None,
+        limit: int = 100,
+        since: Since | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """Do what ``stream_history`` does, without an event loop."""
+        return run_blocking(
+            self._stream_history(stream, group, user_id, limit, since, newest_first)
+        )
+
     def group_position_sync(self, group: str) -> str:
         """Do what ``group_position`` does, without an event loop."""
         return run_blocking(self._group_position(group))

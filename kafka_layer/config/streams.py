@@ -24,6 +24,7 @@ from ..streams.codecs import CODECS, OwnCodec, StreamCodec
 from ..streams.record import StreamRecord
 from ..streams.registry import REGISTRY_CODECS, Registry, RegistryCodec
 from ..wire.names import CHANNEL_NAME, LONGEST_NAME
+from ..wire.topics import Topic
 from .keywords import read_boolean, read_one_of, read_servers, reject_unknown, wrong_value
 from .librdkafka import Properties, read_properties
 
@@ -103,6 +104,17 @@ class StreamSettings:
     def is_read(self) -> bool:
         """Whether every server reads it: False if it is for producing or for workers alone."""
         return bool(self.groups or self.users)
+
+    def may_reach(self, kind: Topic, name: str) -> bool:
+        """Tell whether a record may be for a group or a user, as far as the settings alone tell.
+
+        Args:
+            kind: ``SEND_GROUP`` or ``SEND_USER``; nothing of a stream is for everybody.
+            name: The group, or the key of the user.
+        """
+        if kind is Topic.SEND_GROUP:
+            return any(each.may_give(name) for each in self.groups)
+        return kind is Topic.SEND_USER and any(each.may_give(name) for each in self.users)
 
     def takes(self, topic: str) -> bool:
         """Tell whether Kafka's topic of this name is one of the stream's."""

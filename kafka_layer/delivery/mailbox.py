@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..config import realtime as time
 from .backpressure import Congestion
+from .tickets import Ticket
 from .wakeups import Envelope, Loop, Receives, Wakeups
 
 __all__ = ["Envelope", "Mailbox", "Tracked"]
@@ -28,6 +29,9 @@ class Tracked(Protocol):
     """
 
     on_change: Callable[[], object] | None
+
+    def prepare(self, command: str, name: str) -> Sequence[Ticket[None]]:
+        """Return what an addition to a group or a user has to wait for, before ``join``."""
 
     def join(self, command: str, name: str) -> None:
         """Note from where a group or a user reaches the channel, just before it is added."""

@@ -48,7 +48,8 @@ class Envelope:
         deadline: When the message expires, on ``time.monotonic()``.
         place: Where its record stands in the log: topic, partition, offset and the broker's
             timestamp in seconds. None for a message that stayed within the process.
-        key: Its record's key: a group, a user, or "" for everybody.
+        key: Its record's key: a group, a user, or "" for everybody. Of a stream's record its
+            addresses, where a tracked channel follows the stream or a join brought it.
         before: For each partition the offset behind the last record that was routed before it; None
             while no channel is tracked.
         unreadable: Whether decoding it failed, so that only the first failure is reported.
@@ -61,8 +62,8 @@ class Envelope:
         payload: bytes | Openable,
         deadline: float,
         place: Place | None = None,
-        key: str = "",
-        before: Mapping[tuple[Topic, int], int] | None = None,
+        key: str | Sequence[tuple[Topic, str]] = "",
+        before: Mapping[tuple[Any, int], int] | None = None,
     ) -> None:
         self.payload = payload
         self.deadline = deadline

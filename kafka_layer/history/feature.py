@@ -10,7 +10,13 @@ from typing import NamedTuple, TypeVar
 
 from ..config.realtime import monotonic
 from ..delivery.tickets import Steps, wait
-from ..exceptions import BrokerUnavailable, HistoryUnavailable, TopicError, UnreadableRecord
+from ..exceptions import (
+    BrokerUnavailable,
+    HistoryUnavailable,
+    RegistryAway,
+    TopicError,
+    UnreadableRecord,
+)
 from ..messages import History, Message
 from ..server.server import Server
 from ..transport import Extent, Past
@@ -18,11 +24,12 @@ from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.headers import has_command
 from ..wire.idempotency import WINDOW, Duplicates, has_key
-from ..wire.position_token import LogPosition, place_text
+from ..wire.position_token import LogPosition, StreamPosition, mark_of, place_text
 from ..wire.records import Record, unreadable_key
-from ..wire.topics import Topic, topic_ids_differ
+from ..wire.topics import Topic, Where, topic_ids_differ
 from .flushes import Flushes
 from .look_back import LookBack
+from .of_streams import ReadStream, StreamQuestion, ends_of_stream
 from .question import Question, partitions_to_read
 from .scan import Budget, Cursor, in_order, read_back, read_on, told_until
 
@@ -30,7 +37,7 @@ __all__ = ["Histories"]
 
 T = TypeVar("T")
 
-Extents = Mapping[tuple[Topic, int], Extent]
+Extents = Mapping[Where, Extent]
 
 # Seconds by which the time in a position may differ from the broker's.
 _CLOCK_ERROR = 60.0
@@ -85,6 +92,8 @@ class Histories:
         now = self._server.clock.now()
         if isinstance(question.since, datetime.timedelta):
             question = replace(question, since=now - question.since.total_seconds())
+        streams = yield from self._in_streams(question, deadline)
+        question = replace(question, streams=streams)
         if not question.limit:
             # One question for the positions of all groups.
             topics = question.topics
@@ -92,13 +101,75 @@ class Histories:
             return History([], question.position(now, extents).sign(), complete=True)
         return (yield from self._asked(question, partial(self._carry_out, question), deadline))
 
+    def ask_stream(
+        self,
+        stream: ReadStream,
+        address: tuple[Topic, str] | None,
+        question: Question,
+        deadline: float,
+    ) -> Steps[History]:
+        """Answer a question for the messages of a stream.
+
+        Args:
+            stream: The stream.
+            address: Whose messages; None for those of all.
+            question: What is asked, of the address, or of everybody.
+            deadline: When to give up, on ``monotonic()``.
+
+        Raises:
+            ValueError: If ``since`` is a position that does not cover the stream.
+            HistoryUnavailable, LayerClosed: As ``ask``.
+        """
+        now, since = self._server.clock.now(), question.since
+        if isinstance(since, datetime.timedelta):
+            since = now - since.total_seconds()
+        if isinstance(since, LogPosition) and mark_of(stream.name) not in since.streams:
+            raise ValueError(
+                f"since is no position in the stream {stream.name!r}; give one of stream_history, "
+                "or of a group or a user that the stream may reach."
+            )
+        topics = question.topics
+        extents = yield from self._asked(topics, partial(_extents, topics), deadline)
+        streams = yield from self._in_streams(replace(question, since=None), deadline)
+        position = replace(question, since=None, streams=streams).position(now, extents)
+        asked = StreamQuestion(
+            stream, address, question.limit, since, question.newest_first, position
+        )
+        return (yield from self._asked(asked, asked.carry_out, deadline, stream.name))
+
+    def _in_streams(self, question: Question, deadline: float) -> Steps[dict[str, StreamPosition]]:
+        """Find out the position in each stream that may reach the address."""
+        if isinstance(question.since, LogPosition):
+            # It says nothing of streams, so their position stays.
+            return dict(question.since.streams)
+        streams = [
+            each
+            for each in self._server.config.streams.values()
+            if each.is_read and each.may_reach(question.topic, question.key)
+        ]
+        ask = self._server.transport.ask_past
+        tickets = [ask("ends", ends_of_stream, deadline, each.name) for each in streams]
+        found = {}
+        for stream, ticket in zip(streams, tickets, strict=True):
+            try:
+                position = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+            except (BrokerUnavailable, TopicError, TimeoutError):
+                # Another cluster may be away. Who comes back with this position is told so.
+                position = StreamPosition(None)
+            found[mark_of(stream.name)] = position
+        return found
+
     def _asked(
-        self, key: Hashable, ask: Callable[[Past], Callable[[], T]], deadline: float
+        self,
+        key: Hashable,
+        ask: Callable[[Past], Callable[[], T]],
+        deadline: float,
+        stream: str | None = None,
     ) -> Steps[T]:
-        ticket = self._server.transport.ask_past(key, ask, deadline)
+        ticket = self._server.transport.ask_past(key, ask, deadline, stream)
         try:
             return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
-        except (BrokerUnavailable, TopicError) as error:
+        except (BrokerUnavailable, RegistryAway, TopicError) as error:
             raise HistoryUnavailable(f"The history cannot be read. {error}") from error
         except TimeoutError:
             raise HistoryUnavailable(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..transport import Extent
 from ..wire.records import Record
-from ..wire.topics import Topic
+from ..wire.topics import Topic, Where
 from .scan import MAX_RECORDS, Budget, Cursor, read_back
 
 __all__ = ["Flushes"]
@@ -43,11 +43,9 @@ class Flushes:
     def __init__(self, is_flush: Callable[[Record], bool]) -> None:
         self.latest = float("-inf")
         self._is_flush = is_flush
-        self._known: dict[tuple[Topic, int], _Known] = {}
+        self._known: dict[Where, _Known] = {}
 
-    def learn(
-        self, budget: Budget, extents: Mapping[tuple[Topic, int], Extent], since: float
-    ) -> bool:
+    def learn(self, budget: Budget, extents: Mapping[Where, Extent], since: float) -> bool:
         """Read the flushes that are not known yet.
 
         Args:
@@ -64,9 +62,7 @@ class Flushes:
             if where[0] is Topic.SEND_ALL
         )
 
-    def _learn(
-        self, budget: Budget, where: tuple[Topic, int], extent: Extent, since: float
-    ) -> bool:
+    def _learn(self, budget: Budget, where: Where, extent: Extent, since: float) -> bool:
         known = self._known.get(where)
         if (
             known is None

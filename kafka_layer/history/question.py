@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..messages import Since
 from ..transport import Extent
 from ..wire.partitions import partitions_while_growing
-from ..wire.position_token import LogPosition, TopicPosition, short_hash
-from ..wire.topics import Topic
+from ..wire.position_token import LogPosition, StreamPosition, TopicPosition, short_hash
+from ..wire.topics import Topic, Where
 
 __all__ = ["MAX_LIMIT", "Question", "partitions_to_read", "require_limit"]
 
@@ -48,6 +48,8 @@ class Question:
         since: Where they begin: a position, a time of the broker in seconds since the epoch, or how
             long ago. None for the last ones.
         newest_first: Whether the last messages come first, and count for ``limit``.
+        streams: The position in each stream that may reach the address. Whoever asks the same at
+            the same time may share it.
     """
 
     prefix: str
@@ -56,6 +58,7 @@ class Question:
     limit: int = 0
     since: LogPosition | float | datetime.timedelta | None = None
     newest_first: bool = False
+    streams: Mapping[str, StreamPosition] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(
@@ -88,7 +91,7 @@ class Question:
         """The topics of its position: what is sent to everybody reaches the address, too."""
         return tuple(dict.fromkeys((self.topic, Topic.SEND_ALL)))
 
-    def position(self, time: float, extents: Mapping[tuple[Topic, int], Extent]) -> LogPosition:
+    def position(self, time: float, extents: Mapping[Where, Extent]) -> LogPosition:
         """Return the present position: the ends of the log.
 
         In topics of which this question says nothing the position of ``since`` stays.
@@ -115,7 +118,7 @@ class Question:
             groups = frozenset({short_hash(self.key)})
         elif self.topic is Topic.SEND_USER:
             users = frozenset({short_hash(self.key)})
-        return LogPosition(self.prefix, time, places, groups, users)
+        return LogPosition(self.prefix, time, places, groups, users, streams=self.streams)
 
 
 def partitions_to_read(

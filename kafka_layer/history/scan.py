@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..transport import Past
 from ..wire.records import Record, written_at
-from ..wire.topics import Topic
+from ..wire.topics import Where
 
 __all__ = [
     "MAX_BYTES",
@@ -106,7 +106,7 @@ class Cursor:
         chunks: How many chunks were read.
     """
 
-    where: tuple[Topic, int]
+    where: Where
     first: int
     end: int
     cut: bool = False

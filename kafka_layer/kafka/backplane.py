@@ -73,8 +73,9 @@ class KafkaBackplane:
         self.produce = self._producer.produce
         self.when_room = self._producer.when_room
         self._lock = Lock()
-        # Reads what was written before; None until the first question.
-        self._past: PastReader | None = None
+        # Read what was written before, by stream, and None for the layer's own topics; there from
+        # the first question on.
+        self._pasts: dict[str | None, PastReader] = {}
         self._closed = False
         self._assignment = Assignment(self._names)
         # The readers that have started, with their shares.
@@ -188,28 +189,35 @@ class KafkaBackplane:
         self._connection.on_answer()
 
     def ask_past(
-        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+        self,
+        key: Hashable,
+        question: Callable[[Past], Callable[[], T]],
+        deadline: float,
+        stream: str | None = None,
     ) -> Ticket[T]:
         # Imported by the first question: most processes ask none.
         from .past import PastReader
 
         with self._lock:
-            if self._past is None:
-                self._past = PastReader(self._config, self._connection)
+            past = self._pasts.get(stream)
+            if past is None:
+                settings = None if stream is None else self._config.streams[stream]
+                config = self._config if settings is None else self._config.for_stream(settings)
+                connection = self._connection_of(config, self._stats)
+                past = self._pasts[stream] = PastReader(config, connection, settings)
                 if self._closed:
-                    self._past.stop()
-        return self._past.ask(key, question, deadline)
+                    past.stop()
+        return past.ask(key, question, deadline)
 
     def open_stream(self, settings: StreamSettings, sink: StreamSink, stats: Stats) -> StreamReader:
         # Imported by the first stream: most processes read none.
         from .streams import StreamReader
 
         config = self._config.for_stream(settings)
+        connection = self._connection_of(config, stats)
         if config is self._config:
-            connection, watch = self._connection, self._topics.watch
+            watch = self._topics.watch
         else:
-            servers, timings = config.bootstrap_servers, config.timings
-            connection = Connection(servers, stats, timings, announces=False)
 
             def watch() -> TopicWatch:
                 with self._lock:
@@ -290,13 +298,15 @@ class KafkaBackplane:
             raise no_topic(source, config.bootstrap_servers)
         if not told:
             raise unavailable(config.bootstrap_servers, f"look at {source.name}")
-        connection = self._connection
-        if config is not self._config:
-            connection = Connection(
-                config.bootstrap_servers, self._stats, config.timings, announces=False
-            )
+        connection = self._connection_of(config, self._stats)
         group = GroupSource(source.name, channel.topic.channel, stream)
         return GroupMember(config, group, channel, self._stats, connection)
+
+    def _connection_of(self, config: LayerConfig, stats: Stats) -> Connection:
+        """Return the connection of clients with these settings."""
+        if config is self._config:
+            return self._connection
+        return Connection(config.bootstrap_servers, stats, config.timings, announces=False)
 
     def _reader(self, name: str, sink: RecordSink) -> Reader:
         return Reader(
@@ -369,9 +379,8 @@ class KafkaBackplane:
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
     def _all_readers(self) -> list[Reader | GroupMember | PastReader | StreamReader]:
-        past = [] if self._past is None else [self._past]
         readers = [reader for reader, _ in self._readers]
-        return [*readers, *self._workers.values(), *self._streams, *past]
+        return [*readers, *self._workers.values(), *self._streams, *self._pasts.values()]
 
 
 def _error_of(ticket: Ticket[None]) -> Exception | None:

@@ -27,13 +27,14 @@ from confluent_kafka import (
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
+from ..config.streams import StreamSettings
 from ..config.threads import Event, RLock, Thread, new_event, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, LayerClosed, TopicError
 from ..transport import Extent, Past
 from ..wire.record_block import Columns, RecordBlock
 from ..wire.records import Record
-from ..wire.topics import Topic, topic_name
+from ..wire.topics import StreamTopic, Topic, Where, topic_name
 from .clients import abandon, new_client
 from .connection import Connection
 from .errors import kafka_error, topic_error
@@ -47,6 +48,9 @@ __all__ = ["PastReader"]
 logger = logging.getLogger("kafka_layer")
 
 T = TypeVar("T")
+
+AnyLogTopic = Topic | StreamTopic
+"""A topic of the layer that all servers read, or one of a stream."""
 
 # Seconds of a poll without a record; the thread sees a stop after at most that time.
 _POLL = 0.1
@@ -90,13 +94,17 @@ class PastReader:
     for ``timings.history_idle``; *closed*, for good.
 
     Args:
-        config: The layer's settings.
+        config: The settings of the clients.
         connection: Gets errors and answers.
+        stream: The stream whose topics are read; None: the layer's own.
     """
 
-    def __init__(self, config: LayerConfig, connection: Connection) -> None:
+    def __init__(
+        self, config: LayerConfig, connection: Connection, stream: StreamSettings | None = None
+    ) -> None:
         self._config = config
         self._connection = connection
+        self._stream = stream
         # Re-entrant: a signal handler may interrupt the holder and ask.
         self._lock = RLock()
         self._waiting: dict[Hashable, _Waiting] = {}
@@ -197,7 +205,7 @@ class PastReader:
             if monotonic() >= waiting.deadline:
                 raise BrokerUnavailable("Other questions took until the deadline; ask again.")
             if self._clients is None:
-                self._clients = _Clients(self._config, self._connection)
+                self._clients = _Clients(self._config, self._connection, self._stream)
             past = _KafkaPast(self._clients, self._stop, waiting.deadline, extents)
             make = waiting.question(past)
             for ticket in waiting.tickets:
@@ -223,17 +231,32 @@ class PastReader:
             clients.close()
 
 
-_KnownExtents = dict[tuple[Topic, ...], Mapping[tuple[Topic, int], Extent]]
+_KnownExtents = dict[tuple[AnyLogTopic, ...], Mapping[Where, Extent]]
 """What the log holds of some topics."""
+
+
+class _Names(dict[AnyLogTopic, str]):
+    """Kafka's names of topics."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def __missing__(self, topic: AnyLogTopic) -> str:
+        name = self[topic] = topic_name(self._prefix, topic)
+        return name
 
 
 class _Clients:
     """The two clients of the thread: one reads, one tells the topics' ids; and what they read."""
 
-    def __init__(self, config: LayerConfig, connection: Connection) -> None:
+    def __init__(
+        self, config: LayerConfig, connection: Connection, stream: StreamSettings | None
+    ) -> None:
         self.config = config
         self.connection = connection
-        self.names = {topic: topic_name(config.prefix, topic) for topic in Topic}
+        self.stream = stream
+        self.names = _Names(config.prefix)
         self.watch = TopicWatch(config)
         try:
             self.consumer = self._new_consumer()
@@ -267,7 +290,7 @@ class _Clients:
     def _new_consumer(self) -> Consumer:
         properties = Properties(
             {
-                **history_properties(self.config),
+                **history_properties(self.config, of_stream=self.stream is not None),
                 "error_cb": self.connection.on_error,
                 "logger": client_logger,
             }
@@ -287,14 +310,42 @@ class _KafkaPast:
         self._stop = stop
         self._answer = clients.config.timings.history_answer
 
-    def extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
+    def topics(self) -> Sequence[StreamTopic]:
+        stream = self._clients.stream
+        if stream is None:
+            return ()
+        until = min(self.deadline, monotonic() + self._answer)
+        detail = "the deadline came first"
+        while (left := until - monotonic()) > 0:
+            self._require_open()
+            try:
+                watch, patience = self._clients.watch, min(left, _PATIENCE)
+                if stream.topic is None:
+                    names = sorted(filter(stream.takes, watch.names(patience)))
+                else:
+                    names = [stream.topic]
+                told, missing = (
+                    read_answers(watch.ask(names, left), patience) if names else ({}, ())
+                )
+            except KafkaException as exception:
+                detail = kafka_error(exception).str()
+            else:
+                if len(told) + len(missing) == len(names):
+                    return [StreamTopic(stream.name, name) for name in told]
+                detail = "no broker described the topics"
+            self._stop.wait(_RETRY)
+        raise self._clients.connection.unavailable(detail)
+
+    def extents(self, topics: Sequence[AnyLogTopic]) -> Mapping[Where, Extent]:
+        if not topics:
+            return {}
         known = self._extents.get(tuple(topics))
         if known is None:
             known = self._extents[tuple(topics)] = self._ask_extents(topics)
             self._clients.parts.forget(lambda where: known[where].end if where in known else None)
         return known
 
-    def _ask_extents(self, topics: Sequence[Topic]) -> Mapping[tuple[Topic, int], Extent]:
+    def _ask_extents(self, topics: Sequence[AnyLogTopic]) -> Mapping[Where, Extent]:
         names = {self._clients.names[topic]: topic for topic in topics}
         until = min(self.deadline, monotonic() + self._answer)
         missing: frozenset[str] = frozenset()
@@ -333,7 +384,7 @@ class _KafkaPast:
             )
         raise self._clients.connection.unavailable(detail)
 
-    def first_since(self, where: tuple[Topic, int], extent: Extent, timestamp: float) -> int:
+    def first_since(self, where: Where, extent: Extent, timestamp: float) -> int:
         if extent.start == extent.end:
             return extent.end
         partition = self._clients.names[where[0]], where[1]
@@ -357,16 +408,14 @@ class _KafkaPast:
                 end = middle
         return first
 
-    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
+    def read(self, where: Where, first: int, end: int) -> tuple[int, Sequence[Record]]:
         return self._clients.parts.read(where, first, end, partial(self._read, where))
 
-    def read_blocks(
-        self, where: tuple[Topic, int], first: int, end: int
-    ) -> tuple[int, Sequence[RecordBlock]]:
+    def read_blocks(self, where: Where, first: int, end: int) -> tuple[int, Sequence[RecordBlock]]:
         start, columns = self._fetch(where, first, end, _columns)
         return start, list(_blocks(where, columns))
 
-    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> Mapping[tuple[Topic, int], int]:
+    def epochs(self, offsets: Mapping[Where, int]) -> Mapping[Where, int]:
         found = {}
         for where, offset in offsets.items():
             _, epochs = self._fetch(where, offset, offset + 1, _last_epoch)
@@ -374,16 +423,16 @@ class _KafkaPast:
                 found[where] = epochs[0]
         return found
 
-    def _read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, Sequence[Record]]:
+    def _read(self, where: Where, first: int, end: int) -> tuple[int, Sequence[Record]]:
         start, batches = self._fetch(where, first, end, _records)
         return start, list(chain.from_iterable(batches))
 
     def _fetch(
         self,
-        where: tuple[Topic, int],
+        where: Where,
         first: int,
         end: int,
-        convert: Callable[[tuple[Topic, int], list[Message]], T],
+        convert: Callable[[Where, list[Message]], T],
     ) -> tuple[int, list[T]]:
         """Read a part of a partition, and no other one meanwhile.
 
@@ -465,7 +514,7 @@ class _KafkaPast:
             with contextlib.suppress(KafkaException):
                 self._clients.consumer.list_topics(name, min(left, _PATIENCE))
 
-    def _time_at(self, where: tuple[Topic, int], offset: int, extent: Extent) -> float:
+    def _time_at(self, where: Where, offset: int, extent: Extent) -> float:
         """Return the timestamp of the first record from an offset on; infinite without one."""
         for end in (offset + 1, extent.end):
             _, records = self._read(where, offset, end)
@@ -527,7 +576,7 @@ _FORBIDDEN = frozenset(
 )
 
 
-def _columns(where: tuple[Topic, int], messages: Sequence[Message]) -> Columns:
+def _columns(where: Where, messages: Sequence[Message]) -> Columns:
     # There may be 100,000 records: these are the loops of Python that cost least.
     first, last = messages[0].offset() or 0, messages[-1].offset() or 0
     offsets: Sequence[int] = range(first, last + 1)
@@ -547,7 +596,7 @@ def _columns(where: tuple[Topic, int], messages: Sequence[Message]) -> Columns:
         return Columns.of(_records(where, messages))
 
 
-def _blocks(where: tuple[Topic, int], columns: Iterable[Columns]) -> Iterator[RecordBlock]:
+def _blocks(where: Where, columns: Iterable[Columns]) -> Iterator[RecordBlock]:
     gathered: list[Columns] = []
     count = 0
     for each in columns:
@@ -560,15 +609,15 @@ def _blocks(where: tuple[Topic, int], columns: Iterable[Columns]) -> Iterator[Re
         yield RecordBlock(where, gathered)
 
 
-def _records(where: tuple[Topic, int], messages: Iterable[Message]) -> list[Record]:
+def _records(where: Where, messages: Iterable[Message]) -> list[Record]:
     return [_record(where[0], each) for each in messages]
 
 
-def _last_epoch(where: tuple[Topic, int], messages: Sequence[Message]) -> int | None:
+def _last_epoch(where: Where, messages: Sequence[Message]) -> int | None:
     return messages[-1].leader_epoch()
 
 
-def _record(topic: Topic, message: Message) -> Record:
+def _record(topic: Any, message: Message) -> Record:
     value = message.value()
     headers: Any = ()
     try:

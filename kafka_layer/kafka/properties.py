@@ -67,10 +67,16 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
     }
 
 
-def history_properties(config: LayerConfig) -> dict[str, Any]:
-    """Return the properties of the consumer that reads the past."""
+def history_properties(config: LayerConfig, *, of_stream: bool = False) -> dict[str, Any]:
+    """Return the properties of the consumer that reads the past.
+
+    Args:
+        config: The settings of the client.
+        of_stream: Whether it reads the topics of a stream, where other programs write, too.
+    """
     return {
         **consumer_properties(config),
+        **({"isolation.level": "read_committed"} if of_stream else {}),
         # Tells the end of a part behind which no record of the application follows.
         "enable.partition.eof": True,
         # It reads parts of the log, one after another: no fetch may wait for records to come.

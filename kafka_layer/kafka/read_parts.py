@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..wire.records import Record, offset_of
-from ..wire.topics import Topic
+from ..wire.topics import Where
 
 __all__ = ["ReadParts"]
 
@@ -45,9 +45,9 @@ class ReadParts:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[Topic, int], _Part] = {}
+        self._parts: dict[Where, _Part] = {}
 
-    def forget(self, end: Callable[[tuple[Topic, int]], int | None]) -> None:
+    def forget(self, end: Callable[[Where], int | None]) -> None:
         """Forget parts that lie beyond the end of their log.
 
         Args:
@@ -62,9 +62,7 @@ class ReadParts:
         """Forget all."""
         self._parts.clear()
 
-    def read(
-        self, where: tuple[Topic, int], first: int, end: int, read: Read
-    ) -> tuple[int, Sequence[Record]]:
+    def read(self, where: Where, first: int, end: int, read: Read) -> tuple[int, Sequence[Record]]:
         """Return the records of a part of a partition.
 
         Args:
@@ -98,7 +96,7 @@ class ReadParts:
         return max(first, part.first), found
 
     def _keep(
-        self, where: tuple[Topic, int], first: int, end: int, start: int, records: Sequence[Record]
+        self, where: Where, first: int, end: int, start: int, records: Sequence[Record]
     ) -> tuple[int, Sequence[Record]]:
         self._parts[where] = _Part(start, end, list(records), _size(records))
         self._bound()

@@ -32,7 +32,7 @@ from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
 from ..transport import OnEpoch, OnPositions, ReadFrom, RecordSink, StreamSink
 from ..wire.records import Record
-from ..wire.topics import BROADCAST_TOPICS, topic_ids_differ
+from ..wire.topics import INBOX_TOPICS, topic_ids_differ
 from .clients import abandon, ask_for_ends, ask_for_times, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
@@ -76,6 +76,8 @@ class Reader:
         raw: Whether the sink takes the client's messages, and calls ``record`` for what it needs.
         on_anew: Called in the thread before a partition is read whose topic was created again;
             gets Kafka's name of the topic, and the number.
+        on_missed: Called in the thread before a partition goes on behind records that the log lost;
+            as ``on_anew``.
 
     Attributes:
         lag: Records in the log that this reader had not read, at the thread's last look.
@@ -94,10 +96,12 @@ class Reader:
         on_turn: Callable[[], None] | None = None,
         raw: bool = False,
         on_anew: Callable[[str, int], None] | None = None,
+        on_missed: Callable[[str, int], None] | None = None,
     ) -> None:
         self.lag = 0
         self._on_turn = on_turn
         self._on_anew = on_anew
+        self._on_missed = on_missed
         self._name = name
         self._topics = topics
         self._sink = sink
@@ -518,6 +522,8 @@ class Reader:
         if self._on_anew is not None and self._positions.position(partition) > high:
             self._on_anew(*partition)
         missed = self._positions.resume(partition, low, high)
+        if self._on_missed is not None and missed:
+            self._on_missed(*partition)
         topic, number = partition
         self._stats.dropped(
             "retention",
@@ -535,7 +541,7 @@ class Reader:
                 {
                     (self._topics[name], number): ReadFrom(*read_from)
                     for (name, number), read_from in told.items()
-                    if self._topics[name] in BROADCAST_TOPICS
+                    if self._topics[name] not in INBOX_TOPICS
                 }
             )
 

@@ -16,7 +16,14 @@ from ..config.threads import new_event
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, LayerClosed
 from ..observe.counters import Stats
-from ..transport import ReadFrom, StreamFacts, StreamSink, StreamStart
+from ..transport import (
+    OnEpoch,
+    OnStreamPositions,
+    ReadFrom,
+    StreamFacts,
+    StreamSink,
+    StreamStart,
+)
 from ..wire.topics import StreamTopic, topic_ids_differ
 from .connection import Connection
 from .errors import kafka_error
@@ -80,6 +87,7 @@ class StreamReader:
             self._turn,
             raw=True,
             on_anew=sink.made_anew,
+            on_missed=sink.missed,
         )
         self.key: Callable[[Any], bytes | None] = Message.key
         self.record = self._reader.record
@@ -87,6 +95,9 @@ class StreamReader:
         self._commands: deque[tuple[Callable[[], None], Ticket[None]]] = deque()
         self._interrupted = new_event()
         self._stopped = False
+        # Gets from where the partitions are read on; and the leader epochs.
+        self._listener: OnStreamPositions | None = None
+        self._on_epoch: OnEpoch = lambda where, offset, epoch: None
         self._facts = StreamFacts(trouble="no broker has answered yet")
         # From here on for the thread alone.
         self._reads = True
@@ -144,6 +155,10 @@ class StreamReader:
             self._sink.sought()
 
         return self._command(carry_out)
+
+    def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
+        self._listener, self._on_epoch = listener, on_epoch
+        self._reader.follow(self._on_positions, on_epoch)
 
     def leave(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -259,6 +274,15 @@ class StreamReader:
         known = self._known.topics
         return [(name, number) for name in known for number in range(known[name].partitions)]
 
+    def _on_positions(self, positions: Mapping[tuple[Any, int], ReadFrom]) -> None:
+        told = dict(positions)
+        if not self._reads:
+            for (name, number), left in self._left.items():
+                told.setdefault((self._names[name], number), left)
+        known = {(self._names.get(name), number) for name, number in self._partitions()}
+        if self._listener is not None:
+            self._listener(told, self._looked and known <= told.keys())
+
     # Looks
 
     def _look_soon(self) -> None:
@@ -309,6 +333,9 @@ class StreamReader:
         if not self._looked:
             self._looked = True
             self._initial = frozenset(self._partitions())
+            if self._listener is not None:
+                # Where no topic exists nothing changes that would have it told.
+                self._reader.follow(self._on_positions, self._on_epoch)
         self._note_left()
         self._known.forget(gone)
         partitions = len(self._partitions())

@@ -8,39 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.tickets import Ticket
 from ..messages import Message
-from ..wire.position_token import LogPosition, TopicPosition, short_hash
-from ..wire.records import Record
-from ..wire.topics import Topic
-from .epochs import UNKNOWN, LeaderEpochs
-from .recent import Loss, RecentLog, Where
+from ..streams.payload import StreamPayload
+from ..wire.position_token import LogPosition, place_text, short_hash
+from ..wire.records import Record, offset_of
+from ..wire.topics import StreamTopic, Topic, Where
+from .kept_stream import KeptStream
+from .progress import LogPart, Progress, Vector, highest, is_of_log, place_of
+from .recent import Key, Loss, RecentLog
 from .replay import (
     EVERYBODY,
-    Key,
     Reason,
     counts_of,
     in_order,
     is_command,
     is_excluded,
-    partitions_of,
 )
 
-__all__ = ["READ_ON", "Gap", "State", "Surroundings", "TrackedChannel", "TrackedMailbox", "Vector"]
-
-Vector = Mapping[Where, int]
-"""An offset for each partition; replaced, never changed."""
+__all__ = [
+    "READ_ON",
+    "Gap",
+    "SharedMailbox",
+    "State",
+    "Surroundings",
+    "TrackedChannel",
+    "TrackedMailbox",
+    "Vector",
+]
 
 # How many names a channel had before are remembered.
 _FORMER_NAMES = 3
 
 
 _SEND_CONN, _SEND_GROUP, _SEND_USER = Topic.SEND_CONN, Topic.SEND_GROUP, Topic.SEND_USER
+
+_TOPIC_OF = {"group_add": _SEND_GROUP, "user_add": _SEND_USER}
+"""By the command that adds a membership: the kind of its address."""
 
 READ_ON = Envelope(b"", float("inf"))
 """Wakes the receive of a channel that has to read on, and is no message."""
@@ -56,18 +66,6 @@ class State(enum.Enum):
 
 # In Python 3.11 each access to a member of an enumeration costs as much as a call.
 _LIVE, _BEHIND, _LOST = State.LIVE, State.BEHIND, State.LOST
-
-
-class _Log(NamedTuple):
-    """The log in which a position lies; where it lost its end, another one follows.
-
-    Attributes:
-        topic_ids: The ids of its topics; empty before the reader told its positions.
-        epochs: The leader epochs of its records.
-    """
-
-    topic_ids: Mapping[Topic, str | None]
-    epochs: LeaderEpochs
 
 
 class Surroundings(Protocol):
@@ -107,6 +105,9 @@ class Surroundings(Protocol):
 
     def count_gap(self, mailbox: Mailbox, reason: Reason) -> None:
         """Count a gap."""
+
+    def streams_for(self, key: Key) -> Sequence[KeptStream]:
+        """Return the streams that may have records for an address."""
 
 
 class Gap(Envelope):
@@ -162,25 +163,45 @@ class TrackedMailbox(Mailbox):
         return Mailbox.wait(self)
 
 
+class SharedMailbox(TrackedMailbox):
+    """The mailbox of a tracked channel that follows streams: several threads put messages into it.
+
+    So what is in it and where each thread is have to be looked at in one step.
+    """
+
+    __slots__ = ()
+
+    def put(self, envelope: Envelope) -> bool:
+        """Append a message, as ``Mailbox.put`` does; any thread."""
+        with self.tracked.lock:
+            return super().put(envelope)
+
+    def take(self) -> Envelope | None:
+        """Return the next message, or None; the receiving loop."""
+        return self.tracked.take()
+
+
 class TrackedChannel:
     """Keeps the position of one channel.
 
-    The channel's loop calls ``take`` and ``open``, the thread that reads calls ``begin``,
+    The channel's loop calls ``take`` and ``open``, the threads that read call ``begin``,
     ``pass_by`` and ``lose``; any thread calls the rest.
 
     The position is a vector: everything that was addressed to the channel below it was handed over.
-    A mailbox has its messages in the order in which they were routed. So the position is the place
-    in that order before the first message that is in hand or waits (``Envelope.before``), and the
-    end of what is routed where there is none. What was sent to a group before the channel joined it
-    is none of its business: for each address there is the place from which it reaches the channel.
+    A mailbox has the messages of one log (the layer's own, or a stream's) in the order in which
+    they were routed. So the position in a log is the place in that order before the first of its
+    messages that is in hand or waits (``Envelope.before``), and the end of what is routed where
+    there is none. What was sent to a group before the channel joined it is none of its business:
+    for each address there is the place from which it reaches the channel. ``Progress`` has that for
+    each log. The channel follows a stream from the first address on that the stream may reach.
 
     ====== ============================================== ========================================
     state  means                                          ends
     ====== ============================================== ========================================
-    LIVE   the router puts its messages into the mailbox  BEHIND: the mailbox is full, a message is
-                                                          too old to wait in it, or the log lost
+    LIVE   the readers put its messages into the mailbox  BEHIND: the mailbox is full, a message is
+                                                          too old to wait in it, or a log lost
                                                           messages
-    BEHIND the router passes it by; each time that the    LIVE: it has read all that was read.
+    BEHIND the readers pass it by; each time that the     LIVE: it has read all that was read.
            mailbox is empty, take reads on from the       LOST: what it needs is gone
            recent records, after a pause
     LOST   ``kafka.gap`` is in hand                       LIVE: the next take, at the end
@@ -199,6 +220,7 @@ class TrackedChannel:
         names: The hashes of its name and of former ones, the latest first.
         on_change: As given.
         pause: As of the surroundings.
+        lock: Guards it. Re-entrant: a signal handler may interrupt the holder and use the layer.
     """
 
     def __init__(
@@ -211,70 +233,82 @@ class TrackedChannel:
         self.names: tuple[bytes, ...] = (short_hash(mailbox.channel),)
         self.on_change = on_change
         self.pause = surroundings.pause
+        self.lock = RLock()
         self._mailbox = mailbox
         self._around = surroundings
-        self._recent = surroundings.recent
-        # Re-entrant: a signal handler may interrupt the holder and use the layer.
-        self._lock = RLock()
-        # From where each address reaches the channel; from its beginning where it is missing.
-        self._since: dict[Key, Vector] = {}
-        # Where the channel became LIVE again, and for each replayed address the end of what was
-        # replayed; and up to where the router may bring messages a second time, empty if it does
-        # not.
-        self._live_from: Vector = {}
-        self._replayed: dict[Key, Vector] = {}
-        self._overlap: Vector = {}
+        self._own = Progress(surroundings.recent)
+        self._streams: dict[str, Progress] = {}
+        # All of these.
+        self._logs: tuple[Progress, ...] = (self._own,)
         # Whether the last message was a gap.
         self._in_gap = False
-        # While it is not LIVE: the capacity of its mailbox, which is 0 meanwhile, up to where it
-        # has read, since when, on monotonic(), whether it has paused since it read on last, and why
-        # it cannot go on, if that is known.
+        # While it is not LIVE: the capacity of its mailbox, which is 0 meanwhile, since when, on
+        # monotonic(), and whether it has paused since it read on last.
         self._capacity = mailbox.capacity
-        self._read: Vector = {}
         self._behind_since = 0.0
         self._paused = False
-        self._lost: Reason | None = None
-        self._log = _Log({}, self._recent.epochs)
-        # The position before messages that were routed before anything was tracked.
-        self._start: Vector = {}
         mailbox.tracked, mailbox.open_tracked = self, surroundings.open
         mailbox.__class__ = TrackedMailbox
-        self.begin()
+        self.begin(surroundings.recent)
 
     # The position
 
-    def begin(self) -> None:
-        """Let the position begin here; again when the reader has told its own."""
-        with self._lock:
-            # First: what is routed later does not wait yet.
-            start = dict(self._recent.routed)
-            for envelope in self._waiting():
-                where, offset = _place_of(envelope)
-                start[where] = min(start.get(where, offset), offset)
-            self._start, self._log = start, self._present_log()
+    def begin(self, log: object) -> None:
+        """Let the position in a log begin here; again when its reader has told its own."""
+        with self.lock:
+            for progress in self._logs:
+                if progress.log is log:
+                    self._begin(progress)
+
+    def _begin(self, progress: Progress) -> None:
+        mailbox = self._mailbox
+        if progress.stream is not None:
+            # What came before the stream was kept is in hand or waits without a place.
+            for envelope in [mailbox.in_hand, *mailbox.waiting()]:
+                _place(envelope, progress.stream)
+        taken = [] if mailbox.in_hand is None else [mailbox.in_hand]
+        found = [*taken, *mailbox.waiting()]
+        progress.begin(each for each in found if self._progress_of(each) is progress)
 
     def position(self) -> LogPosition:
         """Return the position of what was handed over."""
-        with self._lock:
-            vector = self._reached()
-            log = self._log
-        return self._position(vector, self._since, log, self._around.now())
+        with self.lock:
+            parts = [
+                LogPart(each, self._reached(each), each.since, each.identity) for each in self._logs
+            ]
+        return self._position(parts, self._around.now())
 
-    def sign_behind(self, envelope: Envelope, time: float) -> str:
+    def sign_behind(
+        self,
+        envelope: Envelope,
+        time: float,
+        elsewhere: Mapping[Progress, Callable[[], Vector]] | None = None,
+    ) -> str:
         """Return the position right behind a message, signed.
 
         Args:
             envelope: The message.
             time: When it was written, in seconds of the broker's clock.
+            elsewhere: What ``elsewhere`` returned; None: the present position in other logs.
         """
-        # One that is not of the log has no place in it.
-        vector: Vector = self._reached()
-        if _is_of_log(envelope):
-            where, offset = _place_of(envelope)
-            # What was taken before the channel became LIVE again lies before that.
-            live_from = self._live_from if offset >= self._live_from.get(where, 0) else {}
-            vector = _highest(self._before(envelope), live_from, {where: offset + 1})
-        return self._position(vector, self._since, self._log, time).sign()
+        parts = []
+        for progress in self._logs:
+            # One that is not of the log has no place in it.
+            if self._progress_of(envelope) is progress:
+                where, offset = place_of(envelope)
+                # What was taken before the channel became LIVE again lies before that.
+                is_live = offset >= progress.live_from.get(where, 0)
+                live_from = progress.live_from if is_live else {}
+                vector: Vector = highest(progress.before(envelope), live_from, {where: offset + 1})
+            else:
+                in_log = None if elsewhere is None else elsewhere.get(progress)
+                vector = self._reached(progress) if in_log is None else in_log()
+            parts.append(LogPart(progress, vector, progress.since, progress.identity))
+        return self._position(parts, time).sign()
+
+    def elsewhere(self) -> Mapping[Progress, Callable[[], Vector]]:
+        """Return how far the channel got in each log, for a message that was just taken."""
+        return {each: each.behind_last() for each in self._logs}
 
     def signer_within(self, since: Mapping[Key, Vector]) -> Callable[[Vector], str]:
         """Return the function that signs positions within a replay, of the replayed addresses.
@@ -282,73 +316,57 @@ class TrackedChannel:
         Args:
             since: From where these addresses reached the channel; of others it says nothing.
         """
-        keys, now, log = list(since), self._around.now(), self._log
-        return lambda vector: self._position(vector, since, log, now, keys).sign()
+        keys, now = list(since), self._around.now()
+        identities = [(each, each.identity) for each in self._logs]
 
-    def _reached(self) -> Vector:
-        """Return the place before the first message that was not handed over."""
+        def sign(vector: Vector) -> str:
+            parts = [LogPart(each, vector, since, identity) for each, identity in identities]
+            return self._position(parts, now, keys).sign()
+
+        return sign
+
+    def _reached(self, progress: Progress) -> Vector:
+        """Return the place in a log before the first message that was not handed over."""
         # In this order: what is routed and does not wait was taken.
         mailbox = self._mailbox
-        put = self._recent.routed if self.state is _LIVE else self._read
-        waiting, last = self._waiting(), mailbox.in_hand
-        if last is not None and _is_of_log(last):
-            return _highest(self._before(last), self._live_from)
+        put = progress.log.routed if self.state is _LIVE else progress.read
+        waiting, last = self._waiting(progress), mailbox.in_hand
+        if last is not None and self._progress_of(last) is progress:
+            return highest(progress.before(last), progress.live_from)
         if waiting:
-            return _highest(self._before(waiting[0]), self._live_from)
+            return highest(progress.before(waiting[0]), progress.live_from)
         # Of the batch that is being routed, the channel may have got the first ones.
         handed = mailbox.handed_over
-        got = {} if handed is None or not _is_of_log(handed) else self._behind(handed)
-        return _highest(put, self._live_from, got)
-
-    def _before(self, envelope: Envelope) -> Vector:
-        return self._start if envelope.before is None else envelope.before
-
-    def _behind(self, envelope: Envelope) -> dict[Where, int]:
-        where, offset = _place_of(envelope)
-        return _highest(self._before(envelope), self._live_from, {where: offset + 1})
+        is_known = handed is not None and self._progress_of(handed) is progress
+        got = progress.behind(handed) if is_known and handed is not None else {}
+        return highest(put, progress.live_from, got, progress.handed_over)
 
     def _position(
-        self,
-        vector: Vector,
-        since: Mapping[Key, Vector],
-        log: _Log,
-        time: float,
-        keys: Sequence[Key] | None = None,
+        self, parts: Sequence[LogPart], time: float, keys: Sequence[Key] | None = None
     ) -> LogPosition:
-        around = self._around
-        if not log.topic_ids:
+        around, own = self._around, parts[0]
+        if not own.identity.topic_ids:
             # The reader has not told its positions: where the channel begins is not known.
             time = 0.0
-        ends = self._recent.ends
-        counts = counts_of(ends)
-        topics = {}
-        for topic, count in counts.items():
-            wheres = [(topic, number) for number in range(count)]
-            offsets = tuple(vector.get(where, 0) for where in wheres)
-            epochs = tuple(
-                log.epochs.at(where, offset - 1, ends.get(where, 0))
-                for where, offset in zip(wheres, offsets, strict=True)
-            )
-            if max(epochs, default=UNKNOWN) == UNKNOWN:
-                epochs = ()
-            topics[topic] = TopicPosition(log.topic_ids.get(topic), offsets, epochs)
         keys = self._keys() if keys is None else keys
-        starts = {}
-        for key in keys:
-            for where in _partitions(key, counts) if key in since else ():
-                at = since[key].get(where, 0)
-                if at > vector.get(where, 0):
-                    starts[where[0], short_hash(key[1]), where[1]] = at
-        groups = frozenset(short_hash(name) for topic, name in keys if topic is _SEND_GROUP)
-        users = frozenset(short_hash(name) for topic, name in keys if topic is _SEND_USER)
+        starts = {
+            (where[0], short_hash(name), where[1]): at
+            for (_, name), later in own.starts(keys).items()
+            for where, at in later.items()
+        }
         return LogPosition(
             around.prefix,
             time,
-            topics,
-            groups,
-            users,
+            own.topics(counts_of(own.progress.log.ends)),
+            frozenset(short_hash(name) for topic, name in keys if topic is _SEND_GROUP),
+            frozenset(short_hash(name) for topic, name in keys if topic is _SEND_USER),
             self.names,
-            starts,
+            starts,  # type: ignore[arg-type]
+            {
+                each.progress.stream.mark: each.of_stream(keys)
+                for each in parts
+                if each.progress.stream is not None
+            },
         )
 
     def _keys(self) -> list[Key]:
@@ -358,57 +376,100 @@ class TrackedChannel:
         users = [(_SEND_USER, user) for user in around.users(mailbox)]
         return [*groups, *users, *([EVERYBODY] if around.hears_all() else [])]
 
-    def _present_log(self) -> _Log:
-        return _Log(self._recent.topic_ids, self._recent.epochs)
+    def _progress_of(self, envelope: Envelope) -> Progress | None:
+        """Return the progress in the log that a message is of; None if it is of none."""
+        place = envelope.place
+        if place is None or place[0] is _SEND_CONN:
+            return None
+        topic = place[0]
+        return self._streams.get(topic.stream) if type(topic) is StreamTopic else self._own
 
-    def _waiting(self) -> list[Envelope]:
-        """Return the messages of the log that wait in the mailbox."""
-        return list(filter(_is_of_log, self._mailbox.waiting()))
+    def _waiting(self, progress: Progress) -> list[Envelope]:
+        """Return the messages of a log that wait in the mailbox."""
+        waiting = self._mailbox.waiting()
+        if not self._streams:
+            return list(filter(is_of_log, waiting))
+        return [envelope for envelope in waiting if self._progress_of(envelope) is progress]
 
     # Memberships
 
+    def prepare(self, command: str, name: str) -> list[Ticket[None]]:
+        """Do what ``Tracked.prepare`` says."""
+        streams = self._around.streams_for((_TOPIC_OF[command], name))
+        begun = [each.before_join() for each in streams]
+        return [each for each in begun if each is not None]
+
     def join(self, command: str, name: str) -> None:
         """Do what ``Tracked.join`` says."""
-        topic = _SEND_GROUP if command == "group_add" else _SEND_USER
-        key = topic, name
-        if key not in self._keys():
-            self._since[key] = _highest(self._recent.routed, self._replayed.get(key, {}))
+        key = _TOPIC_OF[command], name
+        with self.lock:
+            if key in self._keys():
+                return
+            self._own.join(key)
+            for stream in self._around.streams_for(key):
+                stream.begin()
+                progress = self._streams.get(stream.name) or self._follow(stream)
+                progress.join(key)
+
+    def _follow(self, stream: KeptStream) -> Progress:
+        self._mailbox.__class__ = SharedMailbox
+        progress = self._streams[stream.name] = Progress(stream.log, stream)
+        self._logs = (*self._logs, progress)
+        self._begin(progress)
+        return progress
 
     def changed(self) -> None:
         """Do what ``Tracked.changed`` says."""
         if self.on_change is not None:
             self.on_change()
 
-    def since(self, key: Key) -> Vector:
-        """Return from where an address reaches the channel."""
-        return self._since.get(key, {})
+    @property
+    def follows(self) -> list[KeptStream]:
+        """The streams that the channel follows."""
+        return [each.stream for each in self._logs if each.stream is not None]
 
-    def recovered(self, former: LogPosition, floors: Mapping[Key, Vector]) -> None:
+    def recovered(
+        self,
+        former: LogPosition,
+        floors: Mapping[Key, Vector],
+        of_streams: Collection[tuple[Key, str]] = (),
+    ) -> None:
         """Count replayed messages as handed over.
 
         Args:
             former: The position from which they were replayed.
             floors: For each replayed address from where it reaches the channel now.
+            of_streams: The addresses of which the position had told how far they were known, each
+                with the name of the stream.
         """
-        with self._lock:
-            self._since.update(floors)
-            self._replayed.update(floors)
-            self._overlap = _highest(self._overlap, *floors.values())
+        with self.lock:
+            for progress in self._logs:
+                mine = {
+                    key: {where: at[where] for where in at if progress.owns(where)}
+                    for key, at in floors.items()
+                }
+                mine = {key: at for key, at in mine.items() if at}
+                progress.since.update(mine)
+                progress.replayed.update(mine)
+                progress.overlap = highest(progress.overlap, *mine.values())
+                if progress.stream is not None:
+                    name = progress.stream.name
+                    progress.recovered = frozenset(key for key, of in of_streams if of == name)
             self._mailbox.attentive = True
             self.names = tuple(dict.fromkeys((*self.names, *former.names)))[: 1 + _FORMER_NAMES]
 
-    # The router
+    # The readers
 
     def pass_by(self, envelope: Envelope | None) -> bool:
         """Do what ``Tracked.pass_by`` says."""
-        with self._lock:
+        with self.lock:
             mailbox = self._mailbox
-            of_log = envelope is None or _is_of_log(envelope)
+            of_log = envelope is None or is_of_log(envelope)
             if self.state is _LIVE:
                 if envelope is not None and mailbox.put(envelope):
                     return True
                 if of_log and not mailbox.closed:
-                    self._fall_behind(self._recent.routed, wake=envelope is None)
+                    self._fall_behind(wake=envelope is None)
                 return False
             if envelope is None or of_log or len(mailbox) >= self._capacity:
                 if not mailbox:
@@ -419,31 +480,44 @@ class TrackedChannel:
             mailbox.note()
             return True
 
-    def lose(self, lost: Mapping[Where, Loss], routed: Vector) -> None:
-        """Take note that the log lost records; the reading thread, between two batches.
+    def lose(self, log: object, lost: Mapping[Where, Loss], routed: Vector) -> None:
+        """Take note that a log lost records; its reading thread, between two batches.
 
         Args:
+            log: The log.
             lost: The partitions, and how.
             routed: Up to where this server had routed before.
         """
-        with self._lock:
-            counts = counts_of(self._recent.ends)
-            reaching = {where for key in self._keys() for where in _partitions(key, counts)}
+        with self.lock:
+            progress = next((each for each in self._logs if each.log is log), None)
+            if progress is None:
+                return
+            ends = progress.log.ends
+            reaching = {where for key in self._keys() for where in progress.partitions(key, ends)}
             # In another log no position means anything, whatever is addressed to the channel.
             found = [loss for where, loss in lost.items() if loss == "epoch" or where in reaching]
             if not found:
-                self._log = self._log._replace(epochs=self._recent.epochs)
+                progress.identity = progress.identity._replace(epochs=progress.log.epochs)
                 return
-            self._lost = found[0]
+            progress.lost = found[0]
             if self.state is _LIVE:
-                self._fall_behind(routed, wake=True)
+                self._fall_behind(wake=True, routed={progress: routed})
 
-    def _fall_behind(self, routed: Vector, wake: bool) -> None:
+    def _fall_behind(self, *, wake: bool, routed: Mapping[Progress, Vector] | None = None) -> None:
         mailbox = self._mailbox
-        # In this order, as in _reached(). All of these were put into the mailbox.
-        waiting, taken = self._waiting(), (mailbox.in_hand, mailbox.handed_over)
-        put = [each for each in (*waiting, *taken) if each is not None and _is_of_log(each)]
-        self._read = _highest(routed, self._live_from, *map(self._behind, put))
+        for progress in self._logs:
+            put_until = progress.log.routed
+            if routed is not None and progress in routed:
+                put_until = routed[progress]
+            # In this order, as in _reached(). All of these were put into the mailbox.
+            waiting, taken = self._waiting(progress), (mailbox.in_hand, mailbox.handed_over)
+            put = [*waiting]
+            put += [
+                each for each in taken if each is not None and self._progress_of(each) is progress
+            ]
+            progress.read = highest(
+                put_until, progress.live_from, progress.handed_over, *map(progress.behind, put)
+            )
         self._behind_since = monotonic()
         self._capacity, mailbox.capacity = mailbox.capacity, 0
         self.state, mailbox.attentive = _BEHIND, True
@@ -459,35 +533,46 @@ class TrackedChannel:
 
     def take(self) -> Envelope | None:
         """Do what ``TrackedMailbox.take`` does, where there is more to do."""
-        with self._lock:
+        with self.lock:
             mailbox = self._mailbox
+            if self._streams:
+                self._note_handed_over()
             if self.state is _LOST:
-                self._go_live(self._recent.ends)
+                self._go_live([progress.log.ends for progress in self._logs])
             while True:
-                routed = self._recent.routed
+                # First: what is routed and does not wait was taken.
+                routed = [progress.log.routed for progress in self._logs]
                 if not mailbox and self.state is _BEHIND:
                     if not self._paused:
                         mailbox.hand_over()
                         return None
-                    self._paused = False
-                    reason = self._read_on()
-                    if reason is not None:
-                        self.state, mailbox.in_hand = _LOST, None
-                        return Gap(reason)
+                    gap = self._read_on_after_pause()
+                    if gap is not None:
+                        return gap
                     continue
-                if not mailbox and self._overlap and _covers(routed, self._overlap):
-                    self._overlap, self._live_from, self._replayed = {}, {}, {}
-                mailbox.attentive = self.state is _BEHIND or bool(self._overlap) or self._in_gap
-                # First: who looks at the channel looks at what waits, and then at what is in hand.
+                if not mailbox:
+                    self._reach(routed)
+                overlaps = any(progress.overlap for progress in self._logs)
+                mailbox.attentive = self.state is _BEHIND or self._in_gap or overlaps
                 envelope = mailbox.first()
                 if envelope is not None and not self._is_skipped(envelope):
-                    mailbox.in_hand = envelope
-                    if self._in_gap and not self.is_late(envelope):
-                        self._in_gap = False
-                    return Mailbox.take(mailbox)
+                    return self._take_into_hand(envelope)
                 if Mailbox.take(mailbox) is None:
                     mailbox.hand_over()
                     return None
+
+    def _read_on_after_pause(self) -> Gap | None:
+        self._paused = False
+        reason = self._read_on()
+        if reason is None:
+            return None
+        self.state, self._mailbox.in_hand = _LOST, None
+        return Gap(reason)
+
+    def _reach(self, routed: Sequence[Vector]) -> None:
+        """Note that the channel has all that was routed up to here."""
+        for progress, reached in zip(self._logs, routed, strict=True):
+            progress.reach(reached)
 
     def pauses(self) -> bool:
         """Tell whether a receive that found nothing is to pause, instead of waiting; its loop.
@@ -500,20 +585,57 @@ class TrackedChannel:
         self._paused = True
         return True
 
+    def _take_into_hand(self, envelope: Envelope) -> Envelope | None:
+        # First: who looks at the channel looks at what waits, and then at what is in hand.
+        self._mailbox.in_hand = envelope
+        if self._in_gap and not self.is_late(envelope):
+            self._in_gap = False
+        return Mailbox.take(self._mailbox)
+
+    def _note_handed_over(self) -> None:
+        """Note, in its log, what is in hand: what is taken next may be of another one."""
+        last = self._mailbox.in_hand
+        if last is None:
+            last = self._mailbox.handed_over
+        if last is not None and (progress := self._progress_of(last)) is not None:
+            where, offset = place_of(last)
+            progress.handed_over[where] = max(offset + 1, progress.handed_over.get(where, 0))
+            progress.last = last
+
     def is_late(self, envelope: Envelope) -> bool:
         """Tell whether a message of the log waited for too long."""
         return envelope.deadline + self._around.patience < monotonic()
 
     def _is_skipped(self, envelope: Envelope) -> bool:
         """Tell whether a message was handed over before, or is none."""
-        place = envelope.place
-        if place is None or place[0] is _SEND_CONN:
-            return envelope is READ_ON
-        if not self._overlap:
+        progress = self._progress_of(envelope)
+        if progress is None:
+            return envelope is READ_ON or self._is_known_answer(envelope)
+        if not progress.overlap:
             return False
-        where: Any = place[:2]
-        replayed = self._replayed.get((where[0], envelope.key), {})
-        return place[2] < max(self._live_from.get(where, 0), replayed.get(where, 0))
+        where, offset = place_of(envelope)
+        if offset < progress.live_from.get(where, 0):
+            return True
+        if progress.stream is None:
+            key: Any = where[0], envelope.key
+            return offset < progress.replayed.get(key, {}).get(where, 0)
+        # It may come by several addresses of the channel, and is new if it is new by one of them.
+        ours = set(self._keys()).intersection(envelope.key)
+        replayed = progress.replayed
+        return bool(ours) and all(offset < replayed.get(each, {}).get(where, 0) for each in ours)
+
+    def _is_known_answer(self, envelope: Envelope) -> bool:
+        """Tell whether a group's last record, which a join brought, is no news for the channel."""
+        payload = envelope.payload
+        if not isinstance(payload, StreamPayload) or not envelope.key:
+            return False
+        topic, _, _, _, _, partition, offset = payload.record
+        progress = self._streams.get(topic.stream)
+        known = () if progress is None else progress.recovered.intersection(envelope.key)
+        return any(
+            progress is not None and offset < progress.replayed[key].get((topic, partition), 0)
+            for key in known
+        )
 
     def _read_on(self) -> Reason | None:
         """Fill half of the mailbox from the recent records; become LIVE where there are none.
@@ -521,59 +643,88 @@ class TrackedChannel:
         Returns:
             Why it cannot go on; None if it can.
         """
+        around = self._around
+        ends = [progress.log.ends for progress in self._logs]
         if self._mailbox.closed:
             # The receive then waits, which raises.
-            self._go_live(self._recent.ends)
+            self._go_live(ends)
             return None
-        if self._lost is not None:
-            return self._lost
+        lost = next((each.lost for each in self._logs if each.lost is not None), None)
+        if lost is not None:
+            return lost
         most = max(1, self._capacity // 2)
-        ends = self._recent.ends
-        found, until = self._find(ends, most)
-        if until is None:
-            long = monotonic() - self._behind_since > self._around.window
+        next_ones = self._find_all(ends, most)
+        if next_ones is None:
+            long = monotonic() - self._behind_since > around.window
             return "expired" if long else "limit"
-        ordered = list(in_order(found.values()))
+        ordered, read = next_ones
         records, left = ordered[:most], ordered[most:]
         if not records:
             self._go_live(ends)
             return None
-        if records[0][4] < self._around.now() - self._around.window:
+        # The times of streams are their producers'.
+        oldest = next((each[4] for each in records if not isinstance(each[0], StreamTopic)), None)
+        if oldest is not None and oldest < around.now() - around.window:
             return "expired"
-        read = until
         for record in reversed(left):
-            read[record[0], record[5]] = record[6]
+            where = record[0], record[5]
+            for until in read:
+                if where in until:
+                    until[where] = record[6]
+        self._refill(records)
+        for progress, until in zip(self._logs, read, strict=True):
+            progress.read = until
+        return None
+
+    def _refill(self, records: Iterable[Record]) -> None:
+        """Put records into the mailbox that were read on."""
         envelopes = self._around.envelopes(
             record
             for record in records
             if not is_command(record) and not is_excluded(record, self.names)
         )
-        before = self._read
         for envelope in envelopes:
-            envelope.before = before
-            before = self._behind(envelope)
+            of = self._progress_of(envelope)
+            if of is not None:
+                envelope.before = of.read
+                of.read = of.behind(envelope)
         self._mailbox.refill(envelopes)
-        self._read = read
-        return None
+
+    def _find_all(
+        self, ends: Sequence[Vector], most: int
+    ) -> tuple[list[Record], list[dict[Where, int]]] | None:
+        """Return the next records of all logs, and for each log up to where these are all.
+
+        Returns:
+            In the order of the logs, ``most`` at least where there are so many; None if some are
+            not kept any more.
+        """
+        found: list[list[Record]] = []
+        read: list[dict[Where, int]] = []
+        for progress, end in zip(self._logs, ends, strict=True):
+            records_of, until = self._find(progress, end, most)
+            if until is None:
+                return None
+            found += records_of.values()
+            read.append(until)
+        return list(in_order(found)), read
 
     def _find(
-        self, ends: Vector, most: int
+        self, progress: Progress, ends: Vector, most: int
     ) -> tuple[dict[Where, list[Record]], dict[Where, int] | None]:
         """Return the next records of each partition, ``most`` at least where there are so many.
 
         Returns:
             The records; and up to where these are all, None if some are not kept any more.
         """
-        counts = counts_of(ends)
         found: dict[Where, list[Record]] = {}
         until = dict(ends)
         for key in self._keys():
-            since = self._since.get(key, {})
-            for where in _partitions(key, counts):
-                first = max(self._read.get(where, 0), since.get(where, 0))
+            since = progress.since.get(key, {})
+            for where in progress.partitions(key, ends):
+                first = max(progress.read.get(where, 0), since.get(where, 0))
                 end = ends.get(where, 0)
-                name = None if key is EVERYBODY else key[1].encode()
-                records = self._recent.find(where, name, first, end, most)
+                records = progress.find(key, where, first, end, most)
                 if records is None:
                     return {}, None
                 if len(records) == most:
@@ -582,17 +733,15 @@ class TrackedChannel:
                 if records:
                     found.setdefault(where, []).extend(records)
         return {
-            where: [record for record in records if record[6] < until[where]]
+            where: sorted(_once(records, until[where]), key=offset_of)
             for where, records in found.items()
         }, until
 
-    def _go_live(self, ends: Vector) -> None:
+    def _go_live(self, ends: Sequence[Vector]) -> None:
         mailbox = self._mailbox
-        # All else lies before the end, or in another log.
-        self._live_from, self._log = ends, self._present_log()
-        self._since = {key: at for key, at in self._since.items() if not _covers(ends, at)}
-        self._overlap = _highest(self._overlap, ends)
-        self._lost = mailbox.in_hand = mailbox.handed_over = None
+        for progress, end in zip(self._logs, ends, strict=True):
+            progress.go_live(end)
+        mailbox.in_hand = mailbox.handed_over = None
         mailbox.capacity = self._capacity
         if mailbox.closed:
             mailbox.capacity = 0
@@ -604,48 +753,50 @@ class TrackedChannel:
         Args:
             envelope: ``Gap``, or the first of the messages that waited for too long.
         """
-        with self._lock:
+        with self.lock:
             if self._in_gap:
                 return None
             self._in_gap = self._mailbox.attentive = True
             reason: Reason = envelope.reason if isinstance(envelope, Gap) else "expired"
-            of_log = _is_of_log(envelope)
-            vector = self._before(envelope) if of_log else self._read
-            vector, log = _highest(vector, self._live_from), self._log
+            parts = []
+            for progress in self._logs:
+                of_log = self._progress_of(envelope) is progress
+                if of_log:
+                    vector: Vector = highest(progress.before(envelope), progress.live_from)
+                else:
+                    vector = self._reached(progress)
+                parts.append(LogPart(progress, vector, progress.since, progress.identity))
         self._around.count_gap(self._mailbox, reason)
         now = self._around.now()
+        return Message(
+            {"type": "kafka.gap", "reason": reason},
+            lambda: self._position(parts, now).sign(),
+            now,
+            False,
+        )
+
+    def message(self, envelope: Envelope, content: dict[str, Any]) -> Message:
+        """Return what a receive returns of a message, where several logs fill the mailbox."""
+        now, elsewhere, place = self._around.now(), self.elsewhere(), envelope.place
 
         def sign() -> str:
-            return self._position(vector, self._since, log, now).sign()
+            return self.sign_behind(envelope, now, elsewhere)
 
-        return Message({"type": "kafka.gap", "reason": reason}, sign, now, False)
-
-
-def _place_of(envelope: Envelope) -> tuple[Where, int]:
-    """Return the partition and the offset of a message of the log."""
-    place: Any = envelope.place
-    return place[:2], place[2]
+        return Message(content, sign, place[3] if place else now, False, place_text(place))
 
 
-def _is_of_log(envelope: Envelope) -> bool:
-    """Tell whether a message can be read from the log again."""
-    return envelope.place is not None and envelope.place[0] is not _SEND_CONN
+def _once(records: Iterable[Record], end: int) -> Iterable[Record]:
+    """Return the records before an offset; one that several addresses have comes once."""
+    return {record[6]: record for record in records if record[6] < end}.values()
 
 
-def _partitions(key: Key, counts: Mapping[Topic, int]) -> list[Where]:
-    topic = key[0]
-    return [(topic, number) for number in partitions_of(key, 1, counts[topic])]
-
-
-def _highest(*vectors: Vector) -> dict[Where, int]:
-    """Return the highest offset of each partition."""
-    highest = dict(vectors[0])
-    for vector in vectors[1:]:
-        for where, offset in vector.items():
-            if offset > highest.get(where, 0):
-                highest[where] = offset
-    return highest
-
-
-def _covers(vector: Vector, other: Vector) -> bool:
-    return all(vector.get(where, 0) >= offset for where, offset in other.items())
+def _place(envelope: Envelope | None, stream: KeptStream) -> None:
+    """Give a message of a stream its place, if it has none and is no answer to a join."""
+    if envelope is None or envelope.place is not None or envelope.key:
+        return
+    payload = envelope.payload
+    if isinstance(payload, StreamPayload):
+        topic, _, _, _, written, partition, offset = record = payload.record
+        if topic.stream == stream.name:
+            envelope.key = tuple(stream.stream.addresses(record))
+            envelope.place = topic, partition, offset, written

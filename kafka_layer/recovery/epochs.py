@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from ..config.threads import RLock
-from ..wire.topics import Topic
+from ..wire.topics import Where
 
-__all__ = ["UNKNOWN", "LeaderEpochs", "Where"]
+__all__ = ["UNKNOWN", "LeaderEpochs"]
 
 UNKNOWN = -1
 """The leader epoch of a record of which none is known."""
-
-Where = tuple[Topic, int]
-"""A partition: its topic and its number."""
 
 _Span = tuple[int, int, int]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -12,30 +12,32 @@ from typing import Any, NamedTuple
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..delivery.mailbox import Envelope, Mailbox
-from ..delivery.tickets import Steps, Ticket, wait
+from ..delivery.tickets import Steps, Ticket, in_thread, wait
 from ..exceptions import (
     BrokerUnavailable,
     InvalidPosition,
     LayerClosed,
+    RegistryAway,
     TopicError,
     UnreadableRecord,
 )
 from ..messages import Message, Recovery, ReplayedMessage
 from ..server.server import Server
-from ..transport import Extent, Past, ReadFrom
+from ..transport import Past, ReadFrom
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
-from ..wire.position_token import LogPosition
+from ..wire.position_token import LogPosition, TopicPosition
 from ..wire.records import Record, unreadable_key
-from ..wire.topics import BROADCAST_TOPICS, Topic, topic_ids_differ
+from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where, topic_ids_differ
 from .channel import State, TrackedChannel
 from .epochs import UNKNOWN
+from .kept_stream import KeptStream
 from .opening import Opening
-from .recent import TELLING, RecentLog, Where
+from .read_through import Extents
+from .recent import TELLING, Key, Loss, RecentLog
 from .replay import (
     EVERYBODY,
-    Key,
     NotRecovered,
     Part,
     Reason,
@@ -45,6 +47,8 @@ from .replay import (
     missed_keys,
     missed_parts,
 )
+from .stream_log import Followed
+from .stream_replay import StreamReplay
 
 __all__ = ["MAX_BYTES", "Recoveries"]
 
@@ -58,8 +62,6 @@ _ROUNDS = 3
 _STEP = 60.0
 # Seconds that an answer may take from the backplane's thread to the asker.
 _GRACE = 0.5
-
-Extents = Mapping[Where, Extent]
 
 
 class _Reading(NamedTuple):
@@ -86,6 +88,7 @@ class Recoveries:
         codec: Decodes the messages.
         learn_keys: Has the server's duplicates learn the idempotency keys that were used in a topic
             since a time of the broker.
+        streams: The streams that the server reads.
 
     Attributes:
         recent: The youngest records.
@@ -100,14 +103,32 @@ class Recoveries:
     needs_clock = False
 
     def __init__(
-        self, server: Server, codec: Codec, learn_keys: Callable[[Topic, float], Steps[None]]
+        self,
+        server: Server,
+        codec: Codec,
+        learn_keys: Callable[[Topic, float], Steps[None]],
+        streams: Collection[Followed] = (),
     ) -> None:
         config = server.config
         self.prefix = config.prefix
         self.window = max(config.recovery_window, config.expiry)
         self.patience = self.window - config.expiry
         self.pause = config.timings.read_on
-        self.recent = RecentLog(config.recent_bytes, config.recovery_window + config.expiry)
+        seconds = config.recovery_window + config.expiry
+        self.recent = RecentLog(config.recent_bytes, seconds)
+        # All streams together keep as much as the layer's own topics.
+        self._streams = tuple(
+            KeptStream(
+                stream,
+                config.recent_bytes // len(streams),
+                seconds,
+                config.expiry,
+                config.timings.read_back,
+                partial(self._ask_stream, stream.name),
+                self._on_moved,
+            )
+            for stream in streams
+        )
         self.decode = codec.decode
         self.now = server.clock.now
         self.groups = server.registry.groups.names
@@ -171,21 +192,46 @@ class Recoveries:
                 self._begun.result(self._server.config.timings.read_back)
         return self.track(mailbox).position().sign()
 
+    def streams_for(self, key: Key) -> Sequence[KeptStream]:
+        """Return the streams that may have records for an address."""
+        return [each for each in self._streams if each.concerns(key)] if self._streams else ()
+
     def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
         """Take the positions of the reader; its thread."""
         routed = self.recent.routed
         lost = self.recent.move(positions)
         begins = self._begun is not None and not self._begun.done
-        for mailbox in self._server.registry.mailboxes() if begins or lost else ():
-            tracked = mailbox.tracked
-            if isinstance(tracked, TrackedChannel):
-                if begins:
-                    tracked.begin()
-                if lost:
-                    tracked.lose(lost, routed)
+        for tracked in self._channels() if begins or lost else ():
+            if begins:
+                tracked.begin(self.recent)
+            if lost:
+                tracked.lose(self.recent, lost, routed)
         self._server.registry.wakeups.flush()
         if begins and self._begun is not None:
             self._begun.resolve(None)
+
+    def _on_moved(
+        self, stream: KeptStream, lost: Mapping[Where, Loss] | None, routed: Mapping[Where, int]
+    ) -> None:
+        """Take the positions of a stream; its thread. See ``Moved``."""
+        for tracked in self._channels():
+            if lost is None:
+                tracked.begin(stream.log)
+            else:
+                tracked.lose(stream.log, lost, routed)
+        self._server.registry.wakeups.flush()
+
+    def _channels(self) -> list[TrackedChannel]:
+        return [
+            mailbox.tracked
+            for mailbox in self._server.registry.mailboxes()
+            if isinstance(mailbox.tracked, TrackedChannel)
+        ]
+
+    def _ask_stream(
+        self, name: str, question: Callable[[Past], Callable[[], Extents]], deadline: float
+    ) -> Ticket[Extents]:
+        return self._server.transport.ask_past("recent", question, deadline, name)
 
     # Recovery
 
@@ -222,7 +268,7 @@ class Recoveries:
             reason = verdict.reason
         except TimeoutError:
             reason = "timeout"
-        except (BrokerUnavailable, TopicError):
+        except (BrokerUnavailable, RegistryAway, TopicError):
             reason = "unavailable"
         else:
             self._stats.count("recovered")
@@ -233,7 +279,10 @@ class Recoveries:
     def _replay(self, replay: _Replay, deadline: float) -> Steps[list[Message]]:
         if self._begun is not None and not self._begun.done:
             yield from wait(self._begun, max(0.0, deadline - monotonic()))
+        yield from self._await_streams(replay, deadline)
         replay.begin()
+        for stream in replay.streams:
+            yield from self._read_stream(stream, deadline)
         for _ in range(_ROUNDS):
             if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
                 break
@@ -246,13 +295,46 @@ class Recoveries:
                 break
             replay.compare(extents)
         replay.compare_epochs()
+        for stream in replay.streams:
+            stream.compare_epochs()
         records = replay.records()
         for record in _first_keyed(records):
             # Its original may have been written before this server's start. The log is not read
             # anew for each replay that begins somewhat earlier than the one before.
             oldest = record[4] - record[4] % _STEP
             yield from self._learn_keys(record[0], oldest - WINDOW)
+        if any(stream.asks_registry for stream in replay.streams):
+            # Not in the asker's event loop.
+            decoded = in_thread("kafka-layer-decode", partial(replay.decode, records))
+            yield from wait(decoded, max(0.0, deadline - monotonic()))
+        else:
+            replay.decode(records)
         return replay.finish(records)
+
+    def _await_streams(self, replay: _Replay, deadline: float) -> Steps[None]:
+        """Wait until the streams of a position are read, for as long as brokers have to answer."""
+        until = min(deadline, monotonic() + self._server.config.timings.history_answer)
+        for stream in replay.covered_streams():
+            try:
+                yield from wait(stream.begin(), max(0.0, until - monotonic()))
+            except TimeoutError:
+                raise NotRecovered("unavailable") from None
+
+    def _read_stream(self, stream: StreamReplay, deadline: float) -> Steps[None]:
+        """Have the topics of a stream read for a recovery, as far as it needs them."""
+        for _ in range(_ROUNDS):
+            missing, unknown = stream.missing(), stream.unknown_epochs()
+            if not missing and not unknown and not stream.is_ahead:
+                return
+            ticket = stream.kept.past.read(missing, unknown, deadline)
+            try:
+                extents = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+            except (BrokerUnavailable, TimeoutError):
+                if missing or stream.is_ahead:
+                    raise
+                # All is here; only whether the log is another one by now cannot be asked.
+                return
+            stream.compare(extents)
 
     def _read_past(self, replay: _Replay, deadline: float) -> Steps[Extents]:
         """Have the log read for a recovery; returns what it holds.
@@ -369,13 +451,9 @@ class Recoveries:
                 recent.epochs.note(where, asked[where], epoch)
 
     def _figures(self) -> dict[str, int]:
-        states = [
-            mailbox.tracked.state
-            for mailbox in self._server.registry.mailboxes()
-            if isinstance(mailbox.tracked, TrackedChannel)
-        ]
-        behind = sum(state is not State.LIVE for state in states)
-        return {"behind": behind, "recent_bytes": self.recent.size}
+        behind = sum(tracked.state is not State.LIVE for tracked in self._channels())
+        kept = self.recent.size + sum(each.log.size for each in self._streams)
+        return {"behind": behind, "recent_bytes": kept}
 
     def _parts(self, wanted: Mapping[Where, int], extents: Extents) -> dict[Where, tuple[int, int]]:
         """Return the parts of the log that are wanted and not kept."""
@@ -408,6 +486,12 @@ class Recoveries:
         latest, now = monotonic() + expiry.seconds, self.now()
         envelopes = []
         for record in records:
+            if isinstance(record[0], StreamTopic):
+                name = record[0].stream
+                kept = next(each for each in self._streams if each.name == name)
+                made = kept.envelope(record)
+                envelopes += [] if made is None else [made]
+                continue
             topic, key, _, _, written, partition, offset = record
             if written <= expiry.flushed_until:
                 self._stats.count("dropped.flushed")
@@ -468,12 +552,15 @@ class Recoveries:
         """Forget the records."""
         self._server.router.tap = None
         self.recent.clear()
+        for stream in self._streams:
+            stream.ended()
         return 0
 
     def abandon(self) -> None:
         """Forget everything, in a forked child."""
         self._lock = RLock()
         self.recent = RecentLog(0, 0.0)
+        self._streams = ()
 
 
 class _Replay:
@@ -485,6 +572,9 @@ class _Replay:
         mailbox: Its mailbox.
         position: The position from which it is recovered.
         limit: How many messages may be replayed.
+
+    Attributes:
+        streams: What was missed of each stream that the channel follows.
     """
 
     def __init__(
@@ -505,6 +595,25 @@ class _Replay:
         # Of the addresses that are new to the channel: what waits in the mailbox.
         self._new_parts: Sequence[Part] = ()
         self._compared = False
+        self.streams = [
+            StreamReplay(stream, position.streams.get(stream.mark)) for stream in tracked.follows
+        ]
+        # Of records of streams that can be decoded: the messages.
+        self._of_streams: dict[tuple[Where, int], dict[str, Any]] = {}
+
+    def _missed_keys(self) -> list[Key]:
+        around, mailbox = self._around, self._mailbox
+        groups, users = around.groups(mailbox), around.users(mailbox)
+        return missed_keys(self._position, groups, users, around.hears_all())
+
+    def covered_streams(self) -> list[KeptStream]:
+        """Return the streams of which records may be replayed.
+
+        Raises:
+            NotRecovered: If the position is of other users.
+        """
+        keys = self._missed_keys()
+        return [each.kept for each in self.streams if each.covers(keys)]
 
     def begin(self) -> None:
         """Fix up to where is replayed: what is read later comes to the mailbox.
@@ -519,16 +628,22 @@ class _Replay:
         """
         around, mailbox, position = self._around, self._mailbox, self._position
         groups, users = around.groups(mailbox), around.users(mailbox)
-        keys = missed_keys(position, groups, users, around.hears_all())
+        keys = self._missed_keys()
         ends = self._recent.ends
+        for stream in self.streams:
+            stream.fix()
         self._parts = missed_parts(position, keys, ends)
-        new = [
+        joined = [
             *((Topic.SEND_GROUP, group) for group in groups),
             *((Topic.SEND_USER, user) for user in users),
         ]
-        new = [key for key in new if key not in keys]
-        self._new_parts = missed_parts(self._tracked.position(), new, ends) if new else ()
-        for topic in {part.where[0] for part in self._parts}:
+        new = [key for key in joined if key not in keys]
+        present = self._tracked.position() if new or self.streams else position
+        self._new_parts = missed_parts(present, new, ends) if new else ()
+        for stream in self.streams:
+            stream.begin(keys, joined, present.streams[stream.kept.mark])
+        topics: set[Any] = {part.where[0] for part in self._parts}
+        for topic in topics:
             if topic_ids_differ(position.topics[topic].topic_id, self._recent.topic_ids.get(topic)):
                 raise NotRecovered("epoch")
 
@@ -563,7 +678,7 @@ class _Replay:
                 raise NotRecovered("epoch")
 
     def _last_told(self) -> dict[Where, tuple[int, int]]:
-        topics = self._position.topics
+        topics: Mapping[Any, TopicPosition] = self._position.topics
         found = {part.where: topics[part.where[0]].last_told(part.where[1]) for part in self._parts}
         return {where: told for where, told in found.items() if told is not None}
 
@@ -582,11 +697,12 @@ class _Replay:
             NotRecovered: If the log does not hold what was missed, or another topic is there.
         """
         self._compared = True
+        topics: Mapping[Any, TopicPosition] = self._position.topics
         for _, where, first, end in self._parts:
             extent = extents.get(where)
             if extent is None:
                 raise NotRecovered("epoch")
-            if topic_ids_differ(self._position.topics[where[0]].topic_id, extent.topic_id):
+            if topic_ids_differ(topics[where[0]].topic_id, extent.topic_id):
                 raise NotRecovered("epoch")
             # What is shared may have been asked for before this server read on.
             if first > max(extent.end, end):
@@ -606,7 +722,8 @@ class _Replay:
         floors: dict[Key, dict[Where, int]] = {}
         before: dict[Key, dict[Where, int]] = {}
         reached: dict[Where, int] = {}
-        for key, where, first, end in (*self._parts, *self._new_parts):
+        of_streams = [part for stream in self.streams for part in stream.all_parts]
+        for key, where, first, end in (*self._parts, *self._new_parts, *of_streams):
             floors.setdefault(key, {})[where] = max(first, end)
             before.setdefault(key, {})[where] = first
             reached[where] = min(first, reached.get(where, first))
@@ -614,15 +731,18 @@ class _Replay:
         told, messages = list[Record](), list[Message]()
 
         def position(number: int) -> str:
-            behind = {(each[0], each[5]): each[6] + 1 for each in told[: number + 1]}
+            behind: dict[Where, int] = {
+                (each[0], each[5]): each[6] + 1 for each in told[: number + 1]
+            }
             return sign({**reached, **behind})
 
         for number, (record, content) in enumerate(self._contents(records)):
             message: ReplayedMessage = ReplayedMessage(content)
-            message.record, message.number, message.sign = record, number, position
+            message.record, message.number, message.sign = record[:7], number, position
             told.append(record)
             messages.append(message)
-        self._tracked.recovered(self._position, floors)
+        known = {(key, each.kept.name) for each in self.streams for key in each.known}
+        self._tracked.recovered(self._position, floors, known)
         return messages
 
     def _contents(self, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
@@ -632,25 +752,39 @@ class _Replay:
         names = {*self._tracked.names, *self._position.names}
         for record in records:
             # Most records have no headers.
-            if record[3]:
+            if record[3] and isinstance(record[0], Topic):
                 if is_command(record):
                     if self._around.is_flush(guard, record):
                         raise NotRecovered("flushed")
                     continue
                 if is_excluded(record, names) or self._around.is_duplicate(record):
                     continue
-            try:
-                payload = self._around.decrypt(guard, record)
-                content = self._around.decode(payload)
-            except UnreadableRecord as error:
-                if error.cause == "replayed":
-                    # A copy of a token is no message of the application.
-                    continue
-                raise NotRecovered("undecodable") from None
-            count, size = count + 1, size + len(payload)
+            content, length = self._content(record, guard)
+            if content is None:
+                continue
+            count, size = count + 1, size + length
             if count > self._limit or size > MAX_BYTES:
                 raise NotRecovered("limit")
             yield record, content
+
+    def _content(self, record: Record, guard: ReplayGuard) -> tuple[dict[str, Any] | None, int]:
+        """Return what was sent, None if it is nothing for the channel, and its bytes.
+
+        Raises:
+            NotRecovered: If it cannot be read.
+        """
+        if isinstance(record[0], StreamTopic):
+            # None if those who were there did not get it either.
+            found = self._of_streams.get(((record[0], record[5]), record[6]))
+            return found, len(record[2] or b"")
+        try:
+            payload = self._around.decrypt(guard, record)
+            return self._around.decode(payload), len(payload)
+        except UnreadableRecord as error:
+            if error.cause == "replayed":
+                # A copy of a token is no message of the application.
+                return None, 0
+            raise NotRecovered("undecodable") from None
 
     def records(self) -> list[Record]:
         """Return the records of the addresses that were missed, in the order of the log.
@@ -666,13 +800,29 @@ class _Replay:
                 # More than is kept.
                 raise NotRecovered("limit")
             found.append(records)
+        for stream in self.streams:
+            found += stream.records()
         return list(in_order(found))
+
+    def decode(self, records: Iterable[Record]) -> None:
+        """Decode the records of streams, until there are too many.
+
+        Raises:
+            NotRecovered: If one cannot be decoded at which its stream stops.
+            RegistryAway: If a schema registry is needed, and does not answer.
+        """
+        by_name = {each.kept.name: each for each in self.streams}
+        for record in records:
+            if isinstance(record[0], StreamTopic) and len(self._of_streams) <= self._limit:
+                content = by_name[record[0].stream].decoded(record)
+                if content is not None:
+                    self._of_streams[(record[0], record[5]), record[6]] = content
 
 
 def _first_keyed(records: Iterable[Record]) -> list[Record]:
     """Return the first record of each topic that has an idempotency key."""
     found: dict[Topic, Record] = {}
     for record in records:
-        if record[3] and has_key(record[3]):
+        if record[3] and isinstance(record[0], Topic) and has_key(record[3]):
             found.setdefault(record[0], record)
     return list(found.values())

@@ -14,7 +14,7 @@ from ..delivery.mailbox import Envelope, Mailbox
 from ..exceptions import UnreadableRecord
 from ..messages import Message, TakenMessage
 from ..wire.topics import Topic
-from .channel import READ_ON, Gap, TrackedChannel
+from .channel import READ_ON, Gap, SharedMailbox, TrackedChannel
 
 __all__ = ["Opening"]
 
@@ -59,6 +59,8 @@ class Opening:
                 return self._open_other(mailbox, envelope)
             if envelope.deadline + self._patience < now:
                 return _channel(mailbox).gap(envelope)
+            if mailbox.__class__ is SharedMailbox:
+                return _channel(mailbox).message(envelope, self._decode(envelope.payload))
             # It touches nothing but the mailbox; see TrackedMailbox.
             message: TakenMessage = TakenMessage(self._decode(envelope.payload))
         except UnreadableRecord as error:

@@ -14,10 +14,14 @@ from ..config.threads import RLock
 from ..transport import ReadFrom
 from ..wire.record_block import RECORD_BYTES, RecordBlock, size_of_headers
 from ..wire.records import Record, offset_of
-from ..wire.topics import Topic, topic_ids_differ
-from .epochs import LeaderEpochs, Where
+from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
+from .epochs import LeaderEpochs
 
-__all__ = ["TELLING", "Loss", "RecentLog", "Where"]
+__all__ = ["TELLING", "Key", "Loss", "RecentLog"]
+
+Key = tuple[Topic, str]
+"""An address: ``SEND_GROUP`` and a group, ``SEND_USER`` and a user, or that of everybody."""
+
 
 Loss = Literal["truncated", "epoch"]
 """How a partition lost records that were not read."""
@@ -82,7 +86,7 @@ class RecentLog:
     def __init__(self, most_bytes: int, seconds: float) -> None:
         self.ends: Mapping[Where, int] = {}
         self.routed: Mapping[Where, int] = {}
-        self.topic_ids: Mapping[Topic, str | None] = {}
+        self.topic_ids: Mapping[Topic | StreamTopic, str | None] = {}
         self.epochs = LeaderEpochs()
         self.size = 0
         self._most_bytes = most_bytes

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from ..wire.headers import EXCLUDE, excluded, has_command
 from ..wire.partitions import partitions_while_growing
-from ..wire.position_token import LogPosition, short_hash
+from ..wire.position_token import LogPosition, StreamPosition, lane_of, short_hash
 from ..wire.records import Record, offset_of, written_at
-from ..wire.topics import BROADCAST_TOPICS, Topic
-from .recent import Where
+from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where
+from .recent import Key
 
 __all__ = [
     "EVERYBODY",
@@ -20,16 +20,15 @@ __all__ = [
     "Part",
     "Reason",
     "counts_of",
+    "counts_of_streams",
     "in_order",
     "is_command",
     "is_excluded",
     "missed_keys",
     "missed_parts",
+    "missed_stream_parts",
     "partitions_of",
 ]
-
-Key = tuple[Topic, str]
-"""An address: ``SEND_GROUP`` and a group, ``SEND_USER`` and a user, or ``EVERYBODY``."""
 
 EVERYBODY: Key = (Topic.SEND_ALL, "")
 
@@ -127,11 +126,54 @@ def missed_parts(
     return parts
 
 
+def missed_stream_parts(
+    position: StreamPosition, keys: Iterable[Key], ends: Mapping[Where, int]
+) -> list[Part]:
+    """Return where the records of a stream lie that were missed.
+
+    Nothing tells in which partitions an address has its records: other programs write them. Topics
+    that the position does not know are new, and read from their beginning.
+
+    Args:
+        position: The position in the stream.
+        keys: The addresses that the stream may reach.
+        ends: For each partition the offset behind the last record that was read.
+
+    Raises:
+        NotRecovered: If a topic of the position is not read any more, or it is not known how far
+            it was read.
+    """
+    if position.topics is None:
+        raise NotRecovered("unavailable")
+    lanes = {topic: lane_of(topic) for topic in counts_of_streams(ends)}
+    if not position.topics.keys() <= set(lanes.values()):
+        raise NotRecovered("epoch")
+    parts = []
+    for where, end in ends.items():
+        topic, number = where
+        lane = lanes[topic] if isinstance(topic, StreamTopic) else ""
+        first = position.offset(lane, number)
+        for key in keys:
+            start = position.start(key[0], short_hash(key[1]), lane, number)
+            parts.append(Part(key, where, max(first, start), end))
+    return parts
+
+
+def counts_of_streams(ends: Iterable[Where]) -> dict[StreamTopic, int]:
+    """Return how many partitions each topic of a stream has, of all that are read."""
+    counts: dict[StreamTopic, int] = {}
+    for topic, number in ends:
+        if isinstance(topic, StreamTopic):
+            counts[topic] = max(counts.get(topic, 0), number + 1)
+    return counts
+
+
 def counts_of(ends: Iterable[Where]) -> dict[Topic, int]:
     """Return how many partitions each topic has, of all that are read."""
     counts = dict.fromkeys(BROADCAST_TOPICS, 0)
     for topic, number in ends:
-        counts[topic] = max(counts[topic], number + 1)
+        if isinstance(topic, Topic):
+            counts[topic] = max(counts[topic], number + 1)
     return counts
 
 
@@ -180,6 +222,6 @@ def is_excluded(record: Record, names: Collection[bytes]) -> bool:
         names: The hashes of the channel's names.
     """
     headers = record[3]
-    if not any(name == EXCLUDE for name, _ in headers):
+    if isinstance(record[0], StreamTopic) or not any(name == EXCLUDE for name, _ in headers):
         return False
     return any(short_hash(name) in names for name in excluded(headers))

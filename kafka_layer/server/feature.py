@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..exceptions import LayerClosed
 from ..wire.records import Record
-from ..wire.topics import Topic
+from ..wire.topics import Where
 
 __all__ = ["Feature", "Tap"]
 
@@ -18,7 +18,7 @@ class Tap(Protocol):
     def append(self, records: Sequence[Record]) -> None:
         """Take records before they are routed."""
 
-    def before(self, record: Record) -> Mapping[tuple[Topic, int], int]:
+    def before(self, record: Record) -> Mapping[Where, int]:
         """Return, for each partition, the offset behind the last record that came before one.
 
         Args:

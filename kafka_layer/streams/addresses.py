@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from ..exceptions import Cause, KafkaLayerError, UnreadableRecord
-from ..wire.names import is_group_name, user_key
+from ..wire.names import LONGEST_NAME, is_group_name, user_key
 from .record import StreamRecord
 from .template import PARTS, Template, group_template
 
@@ -23,6 +23,9 @@ class Addresser(Protocol):
     """
 
     needs: frozenset[str]
+
+    def may_give(self, name: str) -> bool:
+        """Tell whether some record may be for a name, as far as that tells."""
 
     def names(self, record: StreamRecord) -> Sequence[str]:
         """Return legal group names, or user keys as ``wire.names.user_key`` makes them.
@@ -48,6 +51,11 @@ class _Names:
         self._template = template
         # By the undecoded key, where nothing else counts: a topic has most keys many times.
         self._by_key: dict[bytes | None, tuple[str]] | None = {} if self.needs == {"key"} else None
+
+    def may_give(self, name: str) -> bool:
+        """As ``Addresser.may_give``."""
+        # One of full length may end in a hash.
+        return name.startswith(self._template.before) or len(name) == LONGEST_NAME
 
     def names(self, record: StreamRecord) -> Sequence[str]:
         """As ``Addresser.names``."""
@@ -130,6 +138,10 @@ class _Function:
         except ValueError:
             pass  # a function of C without a signature
         self._function = function
+
+    def may_give(self, name: str) -> bool:
+        """As ``Addresser.may_give``: a function may name anybody."""
+        return True
 
     def call(self, record: StreamRecord) -> Any:
         """Return what the function returns.

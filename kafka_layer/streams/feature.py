@@ -25,6 +25,9 @@ class Streams:
     Args:
         server: The server to which it is attached.
 
+
+    Attributes:
+        followed: The streams, which tracked channels follow.
     """
 
     needs_clock = False
@@ -44,6 +47,7 @@ class Streams:
             for name, settings in server.config.streams.items()
             if settings.is_read
         }
+        self.followed = tuple(self._streams.values())
         self._latest = [each.latest for each in self._streams.values() if each.latest is not None]
         decode = server.decode
 
@@ -75,6 +79,10 @@ class Streams:
                 yield from wait(ticket, max(0.0, deadline - monotonic()))
             # No channel that is opened later waits for it, either.
             ticket.resolve(None)
+
+    def get(self, name: str) -> Stream:
+        """Return a stream that this server reads."""
+        return self._streams[name]
 
     def reads(self, name: str) -> bool:
         """Tell whether there is a stream of this name."""

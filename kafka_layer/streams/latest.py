@@ -29,7 +29,8 @@ class LatestRecords(Generic[R]):
 
     Args:
         groups: The members of the groups.
-        answer: Gives a channel the last record of a group that it has joined; must not block.
+        answer: Gives a channel the last record of a group that it has joined; gets its mailbox, the
+            record and the group. Must not block.
 
     Attributes:
         lock: Held while a channel joins. Re-entrant: a signal handler may interrupt its holder and
@@ -37,7 +38,7 @@ class LatestRecords(Generic[R]):
         loading: Whether it is loading.
     """
 
-    def __init__(self, groups: Membership, answer: Callable[[Mailbox, R], object]) -> None:
+    def __init__(self, groups: Membership, answer: Callable[[Mailbox, R, str], object]) -> None:
         self.lock = RLock()
         self.loading = True
         self._groups = groups
@@ -98,7 +99,7 @@ class LatestRecords(Generic[R]):
         if mailbox in self._due and name in self._due_names:
             # It left the group while it was full, and still gets this record.
             return
-        self._answer(mailbox, record)
+        self._answer(mailbox, record, name)
 
     def load(self) -> None:
         """Begin to load: reading goes on after a while in which nobody was there."""
@@ -117,13 +118,13 @@ class LatestRecords(Generic[R]):
                 record = self._records.get(name)
                 if record is not None:
                     for mailbox in self._groups.members(name):
-                        self._answer(mailbox, record)
+                        self._answer(mailbox, record, name)
             for name, mailbox in joined:
                 if name in changed or name not in self._groups.names(mailbox):
                     continue
                 record = self._records.get(name)
                 if record is not None:
-                    self._answer(mailbox, record)
+                    self._answer(mailbox, record, name)
 
     def forget(self, is_gone: Callable[[R], bool]) -> None:
         """Forget records, because their topic was created again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..wire.topics import StreamTopic
 from .record import StreamRecord
 
 __all__ = ["StreamPayload"]
@@ -24,6 +25,13 @@ class StreamPayload(StreamRecord):
 
     stream: str
     type: str
+
+    @property
+    def record(self) -> Any:
+        """The record as it was read."""
+        topic = StreamTopic(self.stream, self.topic)
+        raw = self.raw_key, self.raw_value, self.raw_headers
+        return topic, *raw, self.timestamp, self.partition, self.offset
 
     def decode(self) -> None:
         """Decode the key and the value, so that no event loop finds an error or asks a registry.

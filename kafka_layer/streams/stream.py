@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +22,13 @@ from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket
 from ..exceptions import RegistryAway, UnreadableRecord
 from ..observe.counters import Stats
+from ..recovery.recent import Key
+from ..recovery.stream_log import Keeper, StreamLog
 from ..server.expiry import Expiry
 from ..server.full_mailboxes import FullMailboxes
-from ..transport import Streams, StreamSource, StreamStart
+from ..transport import ReadFrom, Streams, StreamSource, StreamStart
 from ..wire.records import Record
+from ..wire.topics import StreamTopic, Topic, Where
 from .latest import LatestRecords
 from .payload import StreamPayload
 from .rate import Rate
@@ -41,6 +44,8 @@ _LOG_INTERVAL = 60.0
 # Keys of which the names are remembered.
 _REMEMBERED_KEYS = 20_000
 
+_SEND_GROUP, _SEND_USER = Topic.SEND_GROUP, Topic.SEND_USER
+
 _Names = tuple[Sequence[str], Sequence[str]]
 """The groups and the users that a record is for."""
 
@@ -52,7 +57,8 @@ class Stream:
     """Reads a stream while its server has channels, and delivers its records; a ``StreamSink``.
 
     ``Situation`` says in which states it is. Any thread may call ``wake``, ``pause``, ``resume``,
-    ``seek``, ``describe``, ``close`` and ``answer``, and ask whether it is ``awake``.
+    ``seek``, ``describe``, ``close`` and ``answer``, and ask whether it is ``awake``; and what
+    ``Followed`` has for the tracked channels of the server.
 
     Args:
         settings: Those of the stream.
@@ -64,6 +70,8 @@ class Stream:
 
     Attributes:
         settings: As given.
+        name: See ``Followed``.
+        stops_at_errors: See ``Followed``.
         latest: The last record of each group; None unless the settings ask for it.
     """
 
@@ -77,6 +85,8 @@ class Stream:
         transport: Streams,
     ) -> None:
         self.settings = settings
+        self.name = settings.name
+        self.stops_at_errors = settings.on_error == "stop"
         self._registry = registry
         self._lifetime = config.expiry
         self._retry = config.timings.registry_retry
@@ -118,6 +128,10 @@ class Stream:
         self._start: Start = settings.start
         # Of the last ``wake`` that had an effect.
         self._woken: Ticket[None] = Ticket.resolved(None)
+        # Keeps the youngest records for tracked channels; None while none follows.
+        self._keeper: Keeper | None = None
+        # The same records, from when the keeper knows where reading goes on; the reading thread's.
+        self._log: StreamLog | None = None
         # From here on for the thread that reads.
         self._deadline = 0.0
         self._delivered = 0
@@ -200,7 +214,48 @@ class Stream:
             told["detail"] = told["detail"] or facts.trouble or None
         return told
 
-    def answer(self, mailbox: Mailbox, last: _Last) -> None:
+    def keep(self, keeper: Keeper) -> None:
+        """See ``Followed``."""
+        with self._lock:
+            self._keeper, self._log = keeper, None
+            if self._source is not None:
+                self._source.follow(self._on_positions, self._on_epoch)
+
+    def concerns(self, key: Key) -> bool:
+        """See ``Followed``."""
+        return self.settings.may_reach(*key)
+
+    def addresses(self, record: Record) -> Sequence[Key]:
+        """See ``Followed``."""
+        settings = self.settings
+        if record[2] is None and settings.tombstone is None:
+            return ()
+        payload = self.payload(record)
+        try:
+            if settings.where is not None and not settings.where(payload):
+                return ()
+            return _addresses(*self._names(payload))
+        except RegistryAway:
+            raise
+        except Exception as error:
+            if not self.stops_at_errors:
+                return ()
+            raise UnreadableRecord("undecodable", str(error)) from error
+
+    def payload(self, record: Record) -> StreamPayload:
+        """See ``Followed``."""
+        return self._view(record)
+
+    @property
+    def asks_registry(self) -> bool:
+        """See ``Followed``."""
+        return self.settings.key.blocking or self.settings.value.blocking
+
+    def count_error(self, record: Record, error: Exception) -> str:
+        """See ``Followed``."""
+        return self._count_error(record, error)
+
+    def answer(self, mailbox: Mailbox, last: _Last, group: str) -> None:
         """Give a channel the last record of a group that it has joined; does not block."""
         if mailbox.closed:
             return
@@ -215,7 +270,8 @@ class Stream:
                 return
         # Whatever its capacity: a consumer may join many groups before its first receive, and an
         # event loop cannot wait.
-        mailbox.refill([Envelope(payload, monotonic() + self._lifetime)])
+        key = ((_SEND_GROUP, group),)
+        mailbox.refill([Envelope(payload, monotonic() + self._lifetime, None, key)])
         mailbox.note()
         self._server_stats.count("delivered")
 
@@ -237,7 +293,10 @@ class Stream:
         source = self._transport.open_stream(self.settings, self, self._stats)
         self._source, self._key_of, self._record_of = source, source.key, source.record
         start: Start = "earliest" if self.latest is not None else self._start
-        return source.begin(_absolute(start))
+        begun = source.begin(_absolute(start))
+        if self._keeper is not None:
+            source.follow(self._on_positions, self._on_epoch)
+        return begun
 
     def _read_on(self) -> Ticket[None]:
         """Read after a time without channels; the lock is held."""
@@ -278,16 +337,28 @@ class Stream:
             self.latest.loaded()
             self._situation.loading = False
             self._wake_receives()
+            if self._keeper is not None:
+                self.keep(self._keeper)
 
     def sought(self) -> None:
         """See ``StreamSink``."""
+        if self._log is not None:
+            self._log.sought = True
         if self.latest is not None:
             self.latest.load()
             self.latest.clear()
             self._situation.loading = True
+            self._log = None
+
+    def missed(self, topic: str, partition: int) -> None:
+        """See ``StreamSink``."""
+        if self._log is not None:
+            self._log.lose((StreamTopic(self.name, topic), partition), "truncated")
 
     def made_anew(self, topic: str, partition: int) -> None:
         """See ``StreamSink``."""
+        if self._log is not None:
+            self._log.lose((StreamTopic(self.name, topic), partition), "epoch")
         if self.latest is not None:
             self.latest.forget(lambda last: _partition_of(last) == (topic, partition))
 
@@ -323,11 +394,13 @@ class Stream:
                 self._source.leave(concerned[number:])
         finally:
             self._records += len(messages) - len(concerned) + number
+            if self._log is not None:
+                self._log.note_routed()
             self._wake_receives()
 
     def _concerned(self, messages: Sequence[Any]) -> Sequence[Any]:
         """Leave out messages whose key is known to be for a group without a member here."""
-        if not self._has_one_name:
+        if not self._has_one_name or self._log is not None:
             return messages
         key_of, name_of, present = self._key_of, self._name_of.get, self._registry.groups.present
         return [
@@ -361,10 +434,14 @@ class Stream:
                 return
             names = self._names(view)
         groups, users = names
+        if self._log is not None:
+            has_message = record[2] is not None or self.settings.tombstone is not None
+            self._log.append(record, _addresses(groups, users) if has_message else ())
         if self.latest is None:
             members = self._members(groups, users)
             if members:
-                self._put(members, Envelope(self._decoded(record, view), self._deadline))
+                payload = self._decoded(record, view)
+                self._put(members, self._kept(payload, record, groups, users))
         else:
             self._put_latest(self.latest, groups, users, record, view)
 
@@ -397,7 +474,7 @@ class Stream:
     ) -> None:
         # Decoded before it is noted: a record that cannot be read is nobody's last one.
         payload = self._decoded(record, view)
-        envelope = Envelope(payload, self._deadline)
+        envelope = self._kept(payload, record, groups, users)
         delivers = record[2] is not None or self.settings.tombstone is not None
         last: _Last | None = payload if self._keeps_decoded else record
         if record[2] is None:
@@ -422,6 +499,21 @@ class Stream:
         payload = view or self._view(record)
         payload.decode()
         return payload
+
+    def _kept(
+        self,
+        payload: StreamPayload,
+        record: Record,
+        groups: Sequence[str],
+        users: Sequence[str],
+    ) -> Envelope:
+        """Return what is put into mailboxes, with its place while tracked channels follow."""
+        log = self._log
+        if log is None:
+            return Envelope(payload, self._deadline)
+        place = record[0], record[5], record[6], record[4]
+        addresses = _addresses(groups, users)
+        return Envelope(payload, self._deadline, place, addresses, log.before(record))
 
     def _put(self, members: Sequence[Mailbox], envelope: Envelope) -> None:
         delivered = 0
@@ -512,6 +604,28 @@ class Stream:
                     self._situation.idle = False
                 else:
                     self._read_as_decided()
+                    self._end_keeping()
+
+    def _end_keeping(self) -> None:
+        """Keep no records any more: no channel follows the stream; the lock is held."""
+        keeper, self._keeper, self._log = self._keeper, None, None
+        if keeper is not None:
+            keeper.ended()
+
+    def _on_positions(self, positions: Mapping[Where, ReadFrom], whole: bool) -> None:
+        """Take from where the partitions are read on."""
+        keeper = self._keeper
+        if keeper is None:
+            return
+        if self._log is not None:
+            keeper.moved(positions)
+        elif whole and not self._situation.loading:
+            keeper.begun(positions)
+            self._log = keeper.log
+
+    def _on_epoch(self, where: Where, offset: int, epoch: int) -> None:
+        if self._log is not None:
+            self._log.epochs.read(where, offset, epoch)
 
     def _read_clock(self) -> None:
         # The time of the source is its producers': a message lives from now on.
@@ -530,6 +644,15 @@ def _partition_of(last: _Last) -> tuple[str, int]:
     if isinstance(last, StreamPayload):
         return last.topic, last.partition
     return last[0].value, last[5]
+
+
+def _addresses(groups: Sequence[str], users: Sequence[str]) -> Sequence[Key]:
+    if not users and len(groups) == 1:
+        return ((_SEND_GROUP, groups[0]),)
+    return (
+        *((_SEND_GROUP, group) for group in groups),
+        *((_SEND_USER, user) for user in users),
+    )
 
 
 def _absolute(start: Start) -> StreamStart:

@@ -56,6 +56,7 @@ class Template:
     Attributes:
         needs: Which of ``key``, ``value``, ``headers``, ``topic`` and ``partition`` it reads.
         literal: What stands between the places.
+        before: What stands before the first place.
 
     Raises:
         ValueError: If the text is no template; it says why.
@@ -78,6 +79,7 @@ class Template:
         self._end = before
         self.needs = frozenset(place.part for _, place in self._places)
         self.literal = "".join(before for before, _ in self._places) + self._end
+        self.before = self._places[0][0] if self._places else self._end
 
     def fill(self, record: Parts) -> str:
         """Return the text for a record.

@@ -43,11 +43,12 @@ from ..wire.topics import (
     INBOX_TOPICS,
     StreamTopic,
     Topic,
+    Where,
     WorkTopic,
     topic_name,
 )
 from .jobs import JobServer, Waiting, WaitingJobs
-from .streams import InMemoryStream, StreamTopics
+from .streams import InMemoryStream, InMemoryStreamPast, StreamTopics
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
 
@@ -216,13 +217,22 @@ class InMemoryBackplane:
         """No topic ever changes here."""
 
     def ask_past(
-        self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
+        self,
+        key: Hashable,
+        question: Callable[[Past], Callable[[], T]],
+        deadline: float,
+        stream: str | None = None,
     ) -> Ticket[T]:
         """Carry out the question in a thread, each asker's by itself."""
         if self._closed:
             return Ticket.failed(LayerClosed("The channel layer is closed."))
-        counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
-        past = _InMemoryPast(self._log, counts, deadline)
+        past: Past
+        if stream is None:
+            counts = {topic: self.partitions(topic) for topic in BROADCAST_TOPICS}
+            past = _InMemoryPast(self._log, counts, deadline)
+        else:
+            settings = self._config.streams[stream]
+            past = InMemoryStreamPast(self._log.stream_topics, settings, deadline)
         return in_thread("kafka-layer-past", lambda: question(past)())
 
     def check(self) -> None:
@@ -321,27 +331,30 @@ class _InMemoryPast:
         self._log = log
         self._counts = counts
 
-    def extents(self, topics: Sequence[Topic]) -> dict[tuple[Topic, int], Extent]:
+    def topics(self) -> tuple[StreamTopic, ...]:
+        return ()
+
+    def extents(self, topics: Sequence[Any]) -> dict[tuple[Any, int], Extent]:
         return {
             (topic, number): self._log.extent(topic, number)
             for topic in topics
             for number in range(self._counts[topic])
         }
 
-    def first_since(self, where: tuple[Topic, int], extent: Extent, timestamp: float) -> int:
+    def first_since(self, where: tuple[Any, int], extent: Extent, timestamp: float) -> int:
         records = self._log.kept(*where)
         return next((each[6] for each in records if each[4] >= timestamp), extent.end)
 
     def read_blocks(
-        self, where: tuple[Topic, int], first: int, end: int
+        self, where: tuple[Any, int], first: int, end: int
     ) -> tuple[int, list[RecordBlock]]:
         start, records = self.read(where, first, end)
         return start, [RecordBlock.of(records)] if records else []
 
-    def epochs(self, offsets: Mapping[tuple[Topic, int], int]) -> dict[tuple[Topic, int], int]:
+    def epochs(self, offsets: Mapping[tuple[Any, int], int]) -> dict[tuple[Any, int], int]:
         return {}
 
-    def read(self, where: tuple[Topic, int], first: int, end: int) -> tuple[int, list[Record]]:
+    def read(self, where: tuple[Any, int], first: int, end: int) -> tuple[int, list[Record]]:
         kept = self._log.kept(*where)
         start = max(first, min(end, kept[0][6])) if kept else end
         return start, [record for record in kept if first <= record[6] < end]
@@ -413,8 +426,11 @@ class _Log:
         listener: OnPositions,
     ) -> None:
         with self._lock:
-            wheres = [(topic, number) for topic in counts for number in range(counts[topic])]
-            ends = {where: ReadFrom(self._ends.get(where, 0), None) for where in wheres}
+            ends: dict[Where, ReadFrom] = {
+                (topic, number): ReadFrom(self._ends.get((topic, number), 0), None)
+                for topic in counts
+                for number in range(counts[topic])
+            }
             unread.put(partial(listener, ends))
 
     def extent(self, topic: Topic, partition: int) -> Extent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -15,13 +15,22 @@ from ..config.threads import RLock, is_current, new_condition, new_event, new_th
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
-from ..transport import StreamFacts, StreamSink, StreamStart
+from ..transport import (
+    Extent,
+    OnEpoch,
+    OnStreamPositions,
+    ReadFrom,
+    StreamFacts,
+    StreamSink,
+    StreamStart,
+)
 from ..wire.partitions import partition_of_bytes
+from ..wire.record_block import RecordBlock
 from ..wire.records import Record
 from ..wire.topics import StreamTopic
 from .jobs import JobRecord
 
-__all__ = ["InMemoryStream", "StreamGroup", "StreamTopics"]
+__all__ = ["InMemoryStream", "InMemoryStreamPast", "StreamGroup", "StreamTopics"]
 
 # Records that a partition keeps.
 _KEPT = 10_000
@@ -141,13 +150,28 @@ class StreamTopics:
             since = float("-inf") if isinstance(start, str) else start.timestamp()
             return next((each[6] for each in kept.records if each[4] >= since), kept.end)
 
-    def read(self, where: _Partition, offset: int) -> list[Record]:
-        """Return the next records of a partition."""
+    def read(self, where: _Partition, offset: int, most: int = _BATCH) -> list[Record]:
+        """Return the next records of a partition; at most ``most``."""
         with self._lock:
             name, number = where
             kept = self._topics[name][number]
             first = max(0, offset - (kept.end - len(kept.records)))
-            return [kept.records[at] for at in range(first, len(kept.records))][:_BATCH]
+            return [kept.records[at] for at in range(first, len(kept.records))][:most]
+
+    def extent(self, where: _Partition) -> Extent:
+        """Return what is kept of a partition."""
+        with self._lock:
+            name, number = where
+            kept = self._topics[name][number]
+            return Extent(None, kept.end - len(kept.records), kept.end)
+
+    def delete_before(self, where: _Partition, offset: int) -> None:
+        """Delete the records of a partition before an offset, as retention does."""
+        with self._lock:
+            name, number = where
+            records = self._topics[name][number].records
+            while records and records[0][6] < offset:
+                records.popleft()
 
     def unread(self, where: _Partition, offset: int) -> int:
         """Return how many records of a partition follow an offset."""
@@ -229,10 +253,14 @@ class InMemoryStream:
         self._reads = True
         self._caught_up = False
         self._offsets: dict[_Partition, int] = {}
+        # Gets the offsets where they do not follow from what was read.
+        self._listener: OnStreamPositions | None = None
+        self._tells = False
 
     def record(self, message: Record) -> Record:
-        """Return the message, which is a record."""
-        return message
+        """Return the message, which is a record of whoever wrote it, as one of the stream."""
+        topic: Any = StreamTopic(self._settings.name, message[0].value)
+        return (topic, *message[1:])
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         """Begin to read, in the thread."""
@@ -258,6 +286,11 @@ class InMemoryStream:
             self._sink.sought()
 
         return self._command(carry_out)
+
+    def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
+        """Tell the offsets; there are no leaders here, and so no epochs."""
+        self._listener, self._tells = listener, True
+        self._news.set()
 
     def leave(self, messages: Sequence[Record]) -> None:
         """Take back the rest of a batch."""
@@ -318,8 +351,9 @@ class InMemoryStream:
             while self._commands:
                 carry_out, ticket = self._commands.popleft()
                 carry_out()
-                self._caught_up = False
+                self._caught_up, self._tells = False, True
                 ticket.resolve(None)
+            self._tell()
             if not (self._reads and self._deliver()):
                 if self._reads and not self._caught_up:
                     self._caught_up = True
@@ -329,13 +363,85 @@ class InMemoryStream:
             else:
                 self._sink.turn()
 
+    def _tell(self) -> None:
+        """Tell the offsets, if something but reading has changed them."""
+        partitions = self._topics.partitions(self._settings.takes)
+        new = [where for where in partitions if where not in self._offsets]
+        self._offsets.update(dict.fromkeys(new, 0))
+        for where in partitions:
+            start = self._topics.extent(where).start
+            if self._offsets[where] < start:
+                self._sink.missed(*where)
+                self._offsets[where], self._tells = start, True
+        if self._listener is not None and (self._tells or new):
+            self._tells = False
+            name = self._settings.name
+            told: dict[Any, ReadFrom] = {
+                (StreamTopic(name, topic), number): ReadFrom(offset, None)
+                for (topic, number), offset in self._offsets.items()
+            }
+            self._listener(told, True)
+
     def _deliver(self) -> bool:
         """Deliver a batch of each partition; return whether there was any."""
         found = False
-        for where in self._topics.partitions(self._settings.takes):
-            records = self._topics.read(where, self._offsets.get(where, 0))
+        for where in self._offsets:
+            records = self._topics.read(where, self._offsets[where])
             if records and not self._interrupted.is_set():
                 found = True
                 self._offsets[where] = records[-1][6] + 1
                 self._sink.deliver(records)
         return found
+
+
+class InMemoryStreamPast:
+    """``Past`` for one question about the topics of a stream.
+
+    Args:
+        topics: The topics.
+        settings: The settings of the stream.
+        deadline: As of ``Past``.
+    """
+
+    def __init__(self, topics: StreamTopics, settings: StreamSettings, deadline: float) -> None:
+        self.deadline = deadline
+        self._topics = topics
+        self._settings = settings
+
+    def topics(self) -> list[StreamTopic]:
+        """See ``Past``."""
+        found = {name: None for name, _ in self._topics.partitions(self._settings.takes)}
+        return [StreamTopic(self._settings.name, name) for name in found]
+
+    def extents(self, topics: Sequence[Any]) -> dict[tuple[Any, int], Extent]:
+        """See ``Past``."""
+        wanted = {topic.name: topic for topic in topics}
+        partitions = self._topics.partitions(wanted.__contains__)
+        return {(wanted[each[0]], each[1]): self._topics.extent(each) for each in partitions}
+
+    def first_since(self, where: tuple[Any, int], extent: Extent, timestamp: float) -> int:
+        """See ``Past``."""
+        since = datetime.datetime.fromtimestamp(timestamp, datetime.timezone.utc)
+        return self._topics.place((where[0].name, where[1]), since)
+
+    def read_blocks(
+        self, where: tuple[Any, int], first: int, end: int
+    ) -> tuple[int, list[RecordBlock]]:
+        """See ``Past``."""
+        start, records = self.read(where, first, end)
+        return start, [RecordBlock.of(records)] if records else []
+
+    def epochs(self, offsets: Mapping[tuple[Any, int], int]) -> dict[tuple[Any, int], int]:
+        """See ``Past``."""
+        return {}
+
+    def read(self, where: tuple[Any, int], first: int, end: int) -> tuple[int, list[Record]]:
+        """See ``Past``."""
+        partition = where[0].name, where[1]
+        start = max(first, min(end, self._topics.extent(partition).start))
+        found: list[Any] = [
+            (where[0], *record[1:])
+            for record in self._topics.read(partition, start, max(0, end - start))
+            if record[6] < end
+        ]
+        return start, found

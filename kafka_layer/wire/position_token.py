@@ -8,6 +8,9 @@ base64url has not: it can stand in a URL and in a websocket's subprotocol. Pure;
 A browser gets the places of the messages beside the position: short texts without a signature, such
 as ``g3.1042``. It appends those that it got since the position, each after a ``~``. A place can
 only raise the position, so a forged one hides messages from its browser and reveals none.
+
+The topics of streams have marks in place of their names, which are nobody's business: ``mark_of``
+and ``lane_of``. Their offsets are packed, because there may be hundreds of partitions.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import binascii
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,38 +29,66 @@ from django.core.signing import BadSignature, Signer
 
 from ..exceptions import InvalidPosition
 from .records import Place
-from .topics import Topic, WorkTopic
+from .topics import StreamTopic, Topic, WorkTopic
 
-__all__ = ["LogPosition", "TopicPosition", "place_text", "short_hash"]
+__all__ = [
+    "LogPosition",
+    "StreamPosition",
+    "TopicPosition",
+    "lane_of",
+    "mark_of",
+    "place_text",
+    "short_hash",
+]
 
-# The version of positions of groups and users, and that of positions of channels.
-_VERSION, _OF_CHANNELS = 1, 2
+# The version of positions of groups and users, that of positions of channels, and that of either
+# with streams.
+_VERSION, _OF_CHANNELS, _WITH_STREAMS = 1, 2, 3
 _SALT = "kafka_layer.position"
-# Characters of a text that is looked at: room for three topics of 200 partitions.
+# Characters of a text that is looked at: room for three topics of 200 partitions, or for streams of
+# 1,000 partitions. Headers of 8 KiB are the most that many proxies take.
 _LONGEST = 8192
 _HASH_BYTES = 8
 _ID_BYTES = 16
 _LARGEST_OFFSET = 2**63 - 1
+_MOST_PARTITIONS = 10_000
 
 # The numbers of topics in a token; they never change.
 _CODES: Mapping[Topic, int] = {Topic.SEND_GROUP: 0, Topic.SEND_USER: 1, Topic.SEND_ALL: 2}
 _TOPICS = {code: topic for topic, code in _CODES.items()}
 
 # The letters of topics in a place; they never change.
-_LETTERS: Mapping[Topic | WorkTopic, str] = {
+_LETTERS: Mapping[Topic | WorkTopic | StreamTopic, str] = {
     Topic.SEND_GROUP: "g",
     Topic.SEND_USER: "u",
     Topic.SEND_ALL: "a",
 }
 _TOPIC_OF_LETTER = {_LETTERS[topic]: topic for topic in _CODES}
-_PLACE = re.compile(r"([gua])([0-9]{1,4})\.([0-9]{1,18})", re.ASCII)
+# The lane of a stream's topic has a letter of its own, and a mark of this length behind it.
+_OF_STREAM, _MARK_LENGTH = "s", 6
+_PLACE = re.compile(r"([gua]|s[A-Za-z0-9_-]{6})([0-9]{1,4})\.([0-9]{1,18})", re.ASCII)
 
 
 def place_text(place: Place | None) -> str:
     """Return the place of a record as browsers get it; "" where positions do not cover it."""
-    if place is None or (letter := _LETTERS.get(place[0])) is None:
+    if place is None:
         return ""
-    return f"{letter}{place[1]}.{place[2]}"
+    topic = place[0]
+    lane = lane_of(topic) if isinstance(topic, StreamTopic) else _LETTERS.get(topic, "")
+    return f"{lane}{place[1]}.{place[2]}" if lane else ""
+
+
+@functools.lru_cache(maxsize=1000)
+def mark_of(*names: str) -> str:
+    """Return the mark of a stream, or of a topic of a stream, as positions have it."""
+    hashed = hashlib.blake2b("\0".join(names).encode(), digest_size=_HASH_BYTES).digest()
+    return base64.urlsafe_b64encode(hashed).decode()[:_MARK_LENGTH]
+
+
+@functools.lru_cache(maxsize=10_000)
+def lane_of(topic: StreamTopic) -> str:
+    """Return the lane of a stream's topic, as places have it before the partition's number."""
+    return _OF_STREAM + mark_of(topic.stream, topic.name)
 
 
 def short_hash(name: str) -> bytes:
@@ -94,6 +125,46 @@ class TopicPosition:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """The position in the topics of one stream.
+
+    Attributes:
+        topics: The position in each topic, by its lane; None if it is not known how far the stream
+            was read, because its brokers had not answered.
+        starts: Where a group's or a user's part begins later than the offsets say: by address and
+            lane the first offset of each partition; 0 where it is not later.
+        places: What the places say that follow the position, of topics that are newer than it: by
+            lane and partition the first offset that was not told.
+    """
+
+    topics: Mapping[str, TopicPosition] | None = field(default_factory=dict, hash=False)
+    starts: Mapping[tuple[Topic, bytes], Mapping[str, tuple[int, ...]]] = field(
+        default_factory=dict, hash=False
+    )
+    places: Mapping[str, Mapping[int, int]] = field(default_factory=dict, hash=False)
+
+    def offset(self, lane: str, partition: int) -> int:
+        """Return the first offset of a partition that was not told."""
+        place = None if self.topics is None else self.topics.get(lane)
+        if place is None or partition >= len(place.offsets):
+            # It was added since, and is read from its beginning.
+            return self.places.get(lane, {}).get(partition, 0)
+        return place.offsets[partition]
+
+    def start(self, topic: Topic, of: bytes, lane: str, partition: int) -> int:
+        """Return the first offset of an address in a partition, where that is later; otherwise 0.
+
+        Args:
+            topic: ``SEND_GROUP`` or ``SEND_USER``.
+            of: The hash of the group or the user.
+            lane: The lane of the topic.
+            partition: The partition.
+        """
+        offsets = self.starts.get((topic, of), {}).get(lane, ())
+        return offsets[partition] if partition < len(offsets) else 0
+
+
+@dataclass(frozen=True, slots=True)
 class LogPosition:
     """A position in the log of one layer.
 
@@ -107,6 +178,7 @@ class LogPosition:
             Empty for the position of a group or a user.
         starts: Where a group's or a user's part begins later than ``offsets`` say, because the
             channel joined later; by topic, hash and partition.
+        streams: The position in each stream that may reach these groups and users, by its mark.
     """
 
     prefix: str
@@ -116,12 +188,14 @@ class LogPosition:
     users: frozenset[bytes] = frozenset()
     names: tuple[bytes, ...] = ()
     starts: Mapping[tuple[Topic, bytes, int], int] = field(default_factory=dict, hash=False)
+    streams: Mapping[str, StreamPosition] = field(default_factory=dict, hash=False)
 
     def sign(self) -> str:
         """Return the position as a text."""
-        of_channel = bool(self.names)
+        of_channel = bool(self.names or self.streams)
+        version = _OF_CHANNELS if of_channel else _VERSION
         fields = [
-            _OF_CHANNELS if of_channel else _VERSION,
+            _WITH_STREAMS if self.streams else version,
             self.prefix,
             round(self.time * 1000),
             [
@@ -137,6 +211,8 @@ class LogPosition:
         if of_channel:
             starts = [[_CODES[where[0]], *where[1:], at] for where, at in self.starts.items()]
             fields += [self.names, starts]
+        if self.streams:
+            fields.append([[mark, *_packed_stream(each)] for mark, each in self.streams.items()])
         packed = base64.urlsafe_b64encode(ormsgpack.packb(fields)).rstrip(b"=")
         return Signer(sep=".", salt=_SALT).sign(packed.decode())
 
@@ -163,7 +239,7 @@ class LogPosition:
             ) from None
         try:
             fields = ormsgpack.unpackb(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
-            if fields[0] not in (_VERSION, _OF_CHANNELS):
+            if fields[0] not in (_VERSION, _OF_CHANNELS, _WITH_STREAMS):
                 raise InvalidPosition(f"The position is of version {fields[0]!r}, unknown here.")
             position = _from_fields(*fields[1:])
         except (ValueError, TypeError, LookupError, binascii.Error) as error:
@@ -179,26 +255,40 @@ class LogPosition:
 
     def _raised(self, places: Iterable[str]) -> LogPosition:
         """Return the position behind these places, too."""
-        raised: dict[Topic, dict[int, int]] = {}
+        raised: dict[str, dict[int, int]] = {}
         for place in places:
             found = _PLACE.fullmatch(place)
             if found is None:
                 raise InvalidPosition(f"The position is followed by {place!r}, which is no place.")
-            offsets_of = raised.setdefault(_TOPIC_OF_LETTER[found[1]], {})
+            offsets_of = raised.setdefault(found[1], {})
             partition, offset = int(found[2]), int(found[3])
             offsets_of[partition] = max(offset + 1, offsets_of.get(partition, 0))
-        topics = dict(self.topics)
-        for topic, offsets_of in raised.items():
-            covered = topics.get(topic)
-            if covered is not None:
-                # A partition that was added since the position is read from its beginning.
-                added = (0,) * (max(offsets_of) + 1 - len(covered.offsets))
-                offsets = [*covered.offsets, *added]
-                for partition, offset in offsets_of.items():
-                    offsets[partition] = max(offsets[partition], offset)
-                if tuple(offsets) != covered.offsets:
-                    topics[topic] = replace(covered, offsets=tuple(offsets), signed=covered.offsets)
-        return replace(self, topics=topics)
+        topics, streams = dict(self.topics), dict(self.streams)
+        for lane, offsets_of in raised.items():
+            if lane in _TOPIC_OF_LETTER:
+                topic = _TOPIC_OF_LETTER[lane]
+                if topic in topics:
+                    topics[topic] = _raise(topics[topic], offsets_of)
+                continue
+            for mark, stream in tuple(streams.items()):
+                if stream.topics is not None and lane in stream.topics:
+                    place_of = {**stream.topics, lane: _raise(stream.topics[lane], offsets_of)}
+                    streams[mark] = replace(stream, topics=place_of)
+                else:
+                    streams[mark] = replace(stream, places={**stream.places, lane: offsets_of})
+        return replace(self, topics=topics, streams=streams)
+
+
+def _raise(covered: TopicPosition, offsets_of: Mapping[int, int]) -> TopicPosition:
+    """Return the position in a topic, raised to offsets of some partitions."""
+    # A partition that was added since the position is read from its beginning.
+    added = (0,) * (max(offsets_of) + 1 - len(covered.offsets))
+    offsets = [*covered.offsets, *added]
+    for partition, offset in offsets_of.items():
+        offsets[partition] = max(offsets[partition], offset)
+    if tuple(offsets) == covered.offsets:
+        return covered
+    return replace(covered, offsets=tuple(offsets), signed=covered.offsets)
 
 
 def _from_fields(
@@ -209,6 +299,7 @@ def _from_fields(
     users: Any,
     names: Any = (),
     starts: Any = (),
+    streams: Any = (),
 ) -> LogPosition:
     if not isinstance(prefix, str) or not isinstance(milliseconds, int):
         raise ValueError("a field has a wrong type")
@@ -226,9 +317,7 @@ def _from_fields(
         _require_offsets([partition, offset])
         later[_TOPICS[code], of, partition] = offset
     users = users if isinstance(users, list) else [] if users is None else [users]
-    hashes = [*groups, *users, *names, *(each[1] for each in later)]
-    if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
-        raise ValueError("a hash is none")
+    _require_hashes([*groups, *users, *names, *(each[1] for each in later)])
     return LogPosition(
         prefix,
         milliseconds / 1000,
@@ -237,7 +326,90 @@ def _from_fields(
         frozenset(users),
         tuple(names),
         later,
+        {_mark(mark): _unpacked_stream(*packed) for mark, *packed in streams},
     )
+
+
+def _packed_stream(position: StreamPosition) -> list[Any]:
+    """Return the fields of a stream's position in a token."""
+    if position.topics is None:
+        return [None, []]
+    lanes = {lane: number for number, lane in enumerate(position.topics)}
+    topics = [
+        [
+            lane[1:],
+            _packed_id(place.topic_id),
+            len(place.offsets),
+            _packed_numbers(place.offsets),
+            _packed_numbers([epoch + 1 for epoch in place.epochs]) if place.epochs else b"",
+        ]
+        for lane, place in position.topics.items()
+    ]
+    # Channels mostly join their groups at the same moment.
+    joins: dict[tuple[Any, ...], list[Any]] = {}
+    for (topic, of), starts in position.starts.items():
+        at = tuple((lanes[lane], _packed_numbers(offsets)) for lane, offsets in starts.items())
+        joins.setdefault(at, []).append([_CODES[topic], of])
+    return [topics, [[addresses, at] for at, addresses in joins.items()]]
+
+
+def _unpacked_stream(topics: Any, joins: Any) -> StreamPosition:
+    if topics is None:
+        return StreamPosition(None)
+    found = {}
+    for mark, topic_id, count, packed, packed_epochs in topics:
+        if not 0 <= count <= _MOST_PARTITIONS:
+            raise ValueError("a number of partitions is none")
+        offsets = _unpacked_numbers(packed, count)
+        _require_offsets(offsets)
+        epochs = _unpacked_numbers(packed_epochs, count) if packed_epochs else ()
+        found[_OF_STREAM + _mark(mark)] = TopicPosition(
+            _unpacked_id(topic_id), offsets, tuple(epoch - 1 for epoch in epochs)
+        )
+    lanes, starts = list(found), {}
+    for addresses, at in joins:
+        of_lane = {}
+        for number, packed in at:
+            lane = lanes[number]
+            of_lane[lane] = _unpacked_numbers(packed, len(found[lane].offsets))
+            _require_offsets(of_lane[lane])
+        for code, of in addresses:
+            _require_hashes([of])
+            starts[_TOPICS[code], of] = of_lane
+    return StreamPosition(found, starts)
+
+
+def _packed_numbers(numbers: Sequence[int]) -> bytes:
+    """Return numbers in as many bytes each as the largest needs; one, where all are equal."""
+    if len(set(numbers)) == 1:
+        numbers = numbers[:1]
+    width = (max(numbers, default=0).bit_length() + 7) // 8
+    return bytes([width]) + b"".join(each.to_bytes(width, "big") for each in numbers)
+
+
+def _unpacked_numbers(packed: Any, count: int) -> tuple[int, ...]:
+    width, data = packed[0], packed[1:]
+    if not isinstance(data, bytes):
+        raise ValueError("numbers are none")
+    if not width:
+        return (0,) * count
+    numbers = tuple(
+        int.from_bytes(data[at : at + width], "big") for at in range(0, len(data), width)
+    )
+    if len(data) % width or len(numbers) not in (1, count):
+        raise ValueError("numbers are missing")
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _mark(mark: Any) -> str:
+    if not isinstance(mark, str) or len(mark) != _MARK_LENGTH:
+        raise ValueError("a mark is none")
+    return mark
+
+
+def _require_hashes(hashes: Iterable[Any]) -> None:
+    if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
+        raise ValueError("a hash is none")
 
 
 def _require_offsets(offsets: Any) -> None:

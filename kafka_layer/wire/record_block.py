@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from .records import Record
-from .topics import Topic
+from .topics import Where
 
 __all__ = ["RECORD_BYTES", "Columns", "RecordBlock", "size_of_headers"]
 
@@ -67,7 +67,7 @@ class RecordBlock:
 
     __slots__ = ("_columns", "_count", "_index", "_where", "end", "epochs", "size", "youngest")
 
-    def __init__(self, where: tuple[Topic, int], columns: Sequence[Columns]) -> None:
+    def __init__(self, where: Where, columns: Sequence[Columns]) -> None:
         self._where = where
         self._columns = columns
         self._index: _Index | None = None
@@ -114,9 +114,10 @@ class RecordBlock:
             index = self._index = _Index(self._columns)
             self._columns = ()
         topic, partition = self._where
+        of: Any = topic
         return [
             (
-                topic,
+                of,
                 index.keys[row],
                 index.values[row],
                 index.headers[row] or (),

@@ -43,9 +43,9 @@ Record = tuple[
 broker's timestamp in seconds since the epoch, its partition and its offset. Python makes and
 unpacks a plain tuple in half the time of a named one."""
 
-Place = tuple["Topic | WorkTopic", int, int, float]
+Place = tuple["Topic | WorkTopic | StreamTopic", int, int, float]
 """The place of a record in the log: topic, partition, offset, and the broker's timestamp in seconds
-since the epoch."""
+since the epoch; of a stream's record its own timestamp."""
 
 
 def offset_of(record: Record) -> int:

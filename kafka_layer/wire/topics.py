@@ -14,6 +14,7 @@ __all__ = [
     "AnyTopic",
     "StreamTopic",
     "Topic",
+    "Where",
     "WorkTopic",
     "topic_ids_differ",
     "topic_name",
@@ -96,6 +97,10 @@ class StreamTopic(NamedTuple):
 
 AnyTopic = Topic | WorkTopic | StreamTopic
 """A topic of any kind."""
+
+
+Where = tuple[Topic | StreamTopic, int]
+"""A partition of which servers read all that is written: its topic and its number."""
 
 
 def topic_ids_differ(one: str | None, other: str | None) -> bool:

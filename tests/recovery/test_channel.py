@@ -20,15 +20,16 @@ from kafka_layer.delivery.wakeups import Wakeups
 from kafka_layer.exceptions import LayerClosed, UnreadableRecord
 from kafka_layer.messages import Message
 from kafka_layer.recovery.channel import State, TrackedChannel
+from kafka_layer.recovery.kept_stream import KeptStream
 from kafka_layer.recovery.opening import Opening
-from kafka_layer.recovery.recent import RecentLog, Where
-from kafka_layer.recovery.replay import EVERYBODY, Key, missed_keys, missed_parts
+from kafka_layer.recovery.recent import Key, RecentLog
+from kafka_layer.recovery.replay import EVERYBODY, missed_keys, missed_parts
 from kafka_layer.transport import ReadFrom
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
-from kafka_layer.wire.topics import Topic
+from kafka_layer.wire.topics import Topic, Where
 
 GROUP, ALL = Topic.SEND_GROUP, Topic.SEND_ALL
 WHERES: list[Where] = [(GROUP, 0), (GROUP, 1), (ALL, 0)]
@@ -69,6 +70,9 @@ class Around:
     def hears_all(self) -> bool:
         return True
 
+    def streams_for(self, key: Key) -> Sequence[KeptStream]:
+        return ()
+
     def decode(self, payload: bytes) -> dict[str, Any]:
         if payload == b"unreadable":
             raise UnreadableRecord("undecodable", "made so")
@@ -98,7 +102,7 @@ class Scene:
 
     def __init__(self, most_bytes: int = 1 << 20) -> None:
         self.loop = asyncio.new_event_loop()
-        self.around = Around(most_bytes)
+        self.around = self.make_around(most_bytes)
         self.recent, self.membership = self.around.recent, self.around.membership
         self.wakeups = Wakeups()
         self.mailbox = Mailbox("specific.0-a!b", CAPACITY, self.wakeups)
@@ -109,6 +113,9 @@ class Scene:
         self.unrouted: deque[Record] = deque()
         self.received: list[Message] = []
         self.receive: asyncio.Task[Any] | None = None
+
+    def make_around(self, most_bytes: int) -> Around:
+        return Around(most_bytes)
 
     def close(self) -> None:
         if self.receive is not None:
@@ -152,7 +159,7 @@ class Scene:
     def lose(self, positions: dict[Where, ReadFrom]) -> None:
         """Do what the server does where the reader goes on elsewhere."""
         routed = self.recent.routed
-        self.tracked.lose(self.recent.move(positions), routed)
+        self.tracked.lose(self.recent, self.recent.move(positions), routed)
 
     def join(self, group: str) -> None:
         self.tracked.join("group_add", group)

@@ -32,7 +32,7 @@ class Site:
         self.full: set[Mailbox] = set()
         self.latest: LatestRecords[Any] = LatestRecords(self.groups, self.answer)
 
-    def answer(self, mailbox: Mailbox, record: Any) -> None:
+    def answer(self, mailbox: Mailbox, record: Any, group: str) -> None:
         self.got[mailbox].append(record[6])
 
     def mailbox(self) -> Mailbox:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -19,14 +19,21 @@ from kafka_layer.delivery.registry import Registry
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import RegistryAway, UnreadableRecord
 from kafka_layer.observe.counters import Stats
+from kafka_layer.recovery.stream_log import StreamLog
 from kafka_layer.server.clock import BrokerClock
 from kafka_layer.server.expiry import Expiry
 from kafka_layer.streams.record import StreamRecord
 from kafka_layer.streams.stream import Stream
-from kafka_layer.transport import StreamFacts, StreamStart
+from kafka_layer.transport import (
+    OnEpoch,
+    OnStreamPositions,
+    ReadFrom,
+    StreamFacts,
+    StreamStart,
+)
 from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.records import Record
-from kafka_layer.wire.topics import StreamTopic
+from kafka_layer.wire.topics import StreamTopic, Topic, Where
 from tests.support.registry import running_registry
 from tests.support.waiting import wait_until
 
@@ -60,6 +67,9 @@ class Source:
     def seek(self, start: StreamStart) -> Ticket[None]:
         self.calls.append(("seek", start))
         return Ticket.resolved(None)
+
+    def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
+        self.listener = listener
 
     def leave(self, messages: Sequence[Any]) -> None:
         self.left = [record[6] for record in messages]
@@ -489,3 +499,115 @@ class TestLastValue:
         channel = site.channel(*groups)
         site.stream.caught_up()
         assert len(site.taken(channel)) == 10
+
+
+class Keeper:
+    """What keeps the records of a stream for tracked channels."""
+
+    def __init__(self) -> None:
+        self.log = StreamLog(1 << 20, 300.0)
+        self.told: list[str] = []
+
+    def begun(self, positions: Mapping[Where, ReadFrom]) -> None:
+        self.told.append("begun")
+        self.log.move(positions)
+
+    def moved(self, positions: Mapping[Where, ReadFrom]) -> None:
+        self.told.append("moved")
+        self.log.move(positions)
+
+    def ended(self) -> None:
+        self.told.append("ended")
+
+
+SEVEN, EIGHT = (Topic.SEND_GROUP, "order-7"), (Topic.SEND_GROUP, "order-8")
+POSITIONS = {(TOPIC, 0): ReadFrom(0, None)}
+
+
+class TestKept:
+    """For tracked channels a stream keeps what it reads."""
+
+    def test_from_when_it_knows_where_it_is_and_whomever_it_is_for(self) -> None:
+        site = Site(group="order-{key}").awake()
+        channel = site.channel("order-7")
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.stream.deliver([site.record()])
+        assert keeper.log.ends == {}
+        site.source.listener(POSITIONS, False)
+        assert keeper.told == []
+        site.source.listener({(TOPIC, 0): ReadFrom(1, None)}, True)
+        site.stream.deliver([site.record(), site.record(key=b"8"), site.record(b"no json")])
+        log = keeper.log
+        assert (keeper.told, log.routed, log.ends) == (["begun"], {(TOPIC, 0): 4}, log.routed)
+        found = [log.find((TOPIC, 0), key, 1, 4) or [] for key in (SEVEN, EIGHT)]
+        # What cannot be decoded is for somebody, too: a replay skips it as well.
+        assert [[each[6] for each in records] for records in found] == [[1, 3], [2]]
+        mailbox = site.registry.mailbox(channel)
+        assert mailbox is not None
+        early, late = mailbox.waiting()
+        assert (early.place, early.before) == (None, None)
+        assert (late.place, late.key) == ((TOPIC, 0, 1, 1000.0), (SEVEN,))
+        assert late.before == {(TOPIC, 0): 1}
+        site.source.listener({(TOPIC, 0): ReadFrom(9, None)}, True)
+        assert keeper.told == ["begun", "moved"]
+
+    def test_not_while_it_learns_the_last_values(self) -> None:
+        site = Site(group="order-{key}", last_value=True).awake()
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.source.listener(POSITIONS, True)
+        site.stream.deliver([site.record()])
+        assert keeper.told == []
+        site.stream.caught_up()
+        site.source.listener({(TOPIC, 0): ReadFrom(1, None)}, True)
+        assert keeper.told == ["begun"]
+        channel = site.channel("order-7")
+        site.stream.answer(site.registry.open_mailbox(channel), site.record(), "order-7")
+        mailbox = site.registry.mailbox(channel)
+        assert mailbox is not None
+        [answer] = mailbox.waiting()
+        assert (answer.place, answer.key) == (None, (SEVEN,))
+
+    def test_until_the_server_has_no_channel(self) -> None:
+        site = Site(Timings(stream_idle=0.0), group="all").awake()
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.source.listener(POSITIONS, True)
+
+        def has_ended() -> bool:
+            site.stream.turn()
+            return keeper.told == ["begun", "ended"]
+
+        wait_until(has_ended, "the stream to be idle")
+        site.stream.deliver([site.record()])
+        assert keeper.log.ends == {(TOPIC, 0): 0}
+
+    @pytest.mark.parametrize(
+        ("settings", "reached"),
+        [
+            ({"group": "order-{key}"}, [True, False, False]),
+            ({"group": "{key}"}, [True, True, False]),
+            ({"user": "{key}"}, [False, False, True]),
+            ({"group": lambda record: "room"}, [True, True, False]),
+        ],
+    )
+    def test_whom_it_may_reach(self, settings: dict[str, Any], reached: list[bool]) -> None:
+        stream = Site(**settings).stream
+        addresses = (SEVEN, (Topic.SEND_GROUP, "room"), (Topic.SEND_USER, "7"))
+        assert [stream.concerns(each) for each in addresses] == reached
+        assert not stream.concerns((Topic.SEND_ALL, ""))
+
+    def test_whom_a_record_of_the_past_is_for(self) -> None:
+        def is_public(record: StreamRecord) -> bool:
+            return bool(record.value != "internal")
+
+        settings = {"group": "order-{key}", "where": is_public}
+        site = Site(**settings)
+        values = (b"1", b'"internal"', b"no json", None)
+        found = [site.stream.addresses(site.record(value)) for value in values]
+        assert found == [(SEVEN,), (), (), ()]
+        stops = Site(**settings, on_error="stop", tombstone="order.deleted").stream
+        assert stops.addresses(site.record(None)) == (SEVEN,)
+        with pytest.raises(UnreadableRecord):
+            stops.addresses(site.record(b"no json"))

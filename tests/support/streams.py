@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from kafka_layer.layer import KafkaChannelLayer
@@ -36,12 +36,12 @@ class ForeignTopic:
         self.name = f"foreign-{prefix}-{next(_numbers)}"
         self._layer = layer
         self.servers = layer.config.bootstrap_servers
-        self._in_memory = isinstance(server_of(layer).transport, InMemoryBackplane)
+        self.in_memory = isinstance(server_of(layer).transport, InMemoryBackplane)
         self._producer: Producer | None = None
 
     def create(self, partitions: int = 1, **config: str) -> ForeignTopic:
         """Create the topic; in memory it exists from its first record on."""
-        if not self._in_memory:
+        if not self.in_memory:
             admin = self._admin()
             topic = NewTopic(self.name, partitions, 1, config=config)
             admin.create_topics([topic])[self.name].result(_TIMEOUT)
@@ -63,11 +63,22 @@ class ForeignTopic:
         # The client of the deleted topic knows its leader epoch.
         self._producer = None
 
+    def delete_before(self, partition: int, offset: int) -> None:
+        """Have the topic lose the records of a partition before an offset."""
+        if self.in_memory:
+            transport = server_of(self._layer).transport
+            assert isinstance(transport, InMemoryBackplane)
+            transport.stream_topics.delete_before((self.name, partition), offset)
+            return
+        where = TopicPartition(self.name, partition, offset)
+        admin = self._admin()
+        admin.delete_records([where])[where].result(_TIMEOUT)
+
     def write(
         self, *values: bytes | None, key: bytes | None = b"7", partition: int = 0
     ) -> ForeignTopic:
         """Write records of one key, in order, as another program does; blocks."""
-        if self._in_memory:
+        if self.in_memory:
             transport = server_of(self._layer).transport
             assert isinstance(transport, InMemoryBackplane)
             for value in values:

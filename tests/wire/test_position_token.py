@@ -16,8 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_layer.exceptions import InvalidPosition
-from kafka_layer.wire.position_token import LogPosition, TopicPosition, place_text, short_hash
-from kafka_layer.wire.topics import BROADCAST_TOPICS, Topic
+from kafka_layer.wire.position_token import (
+    LogPosition,
+    StreamPosition,
+    TopicPosition,
+    lane_of,
+    mark_of,
+    place_text,
+    short_hash,
+)
+from kafka_layer.wire.topics import BROADCAST_TOPICS, StreamTopic, Topic
 
 OFFSETS = st.integers(0, 2**63 - 1)
 PLACES = st.builds(
@@ -50,6 +58,28 @@ OF_CHANNELS = st.builds(
         st.tuples(st.sampled_from(BROADCAST_TOPICS), HASHES, st.integers(0, 100)), OFFSETS
     ),
 )
+LANES = st.integers(0, 99).map(lambda number: lane_of(StreamTopic("orders", f"shop.{number}")))
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> StreamPosition:
+    if draw(st.booleans()):
+        return StreamPosition(None)
+    topics = draw(st.dictionaries(LANES, PLACES, max_size=3))
+    of_partitions = {lane: len(place.offsets) for lane, place in topics.items()}
+    starts = {
+        lane: st.tuples(*[st.just(0) | OFFSETS] * count) for lane, count in of_partitions.items()
+    }
+    addresses = st.tuples(st.sampled_from([Topic.SEND_GROUP, Topic.SEND_USER]), HASHES)
+    later = st.dictionaries(addresses, st.fixed_dictionaries(starts), max_size=3)
+    return StreamPosition(topics, draw(later) if topics else {})
+
+
+WITH_STREAMS = st.builds(
+    replace,
+    POSITIONS | OF_CHANNELS,
+    streams=st.dictionaries(st.text().map(mark_of), streams(), min_size=1, max_size=3),
+)
 USUAL = LogPosition(
     "channels",
     1_795_000_000.123,
@@ -61,12 +91,12 @@ USUAL = LogPosition(
 )
 
 
-@given(POSITIONS | OF_CHANNELS)
+@given(POSITIONS | OF_CHANNELS | WITH_STREAMS)
 def test_it_comes_back_as_it_was(position: LogPosition) -> None:
     assert LogPosition.read(position.sign(), position.prefix) == position
 
 
-@given(POSITIONS | OF_CHANNELS)
+@given(POSITIONS | OF_CHANNELS | WITH_STREAMS)
 def test_it_can_stand_in_a_url_and_in_a_subprotocol(position: LogPosition) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", position.sign())
 
@@ -81,6 +111,60 @@ def test_a_usual_one_is_short() -> None:
         names=(short_hash("a"), short_hash("b")),
     )
     assert len(of_channel.sign()) < 300
+
+
+ORDERS = StreamTopic("orders", "shop.orders.v1")
+
+
+def of_orders(partitions: int) -> LogPosition:
+    place = TopicPosition("SI3g7vEeQh+PKj5jL60x2Q", tuple(range(10**6, 10**6 + partitions)))
+    stream = StreamPosition({lane_of(ORDERS): place})
+    return replace(USUAL, names=(short_hash("a"),), streams={mark_of("orders"): stream})
+
+
+def test_a_stream_adds_few_characters_for_each_partition() -> None:
+    short, long = (len(of_orders(partitions).sign()) for partitions in (3, 303))
+    assert short < 350
+    assert long - short <= 4 * 300 + 4
+    assert len(of_orders(1000).sign()) < 8192
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        ["short", None, []],
+        ["abcdef", [["abcde", "id", 1, b"\x01\x01", b""]], []],
+        ["abcdef", [["abcdef", "id", -1, b"\x00", b""]], []],
+        ["abcdef", [["abcdef", "id", 10**9, b"\x00", b""]], []],
+        ["abcdef", [["abcdef", "id", 3, b"\x01\x01\x02", b""]], []],
+        ["abcdef", [["abcdef", "id", 1, b"\x02\x01", b""]], []],
+        ["abcdef", [["abcdef", "id", 1, b"\x08" + b"\xff" * 8, b""]], []],
+        ["abcdef", [["abcdef", "id", 1, "text", b""]], []],
+        ["abcdef", [["abcdef", "id", 1, b"\x00", b""]], [[[[0, b"short"]], [[0, b"\x00"]]]]],
+        ["abcdef", [["abcdef", "id", 1, b"\x00", b""]], [[[[0, b"12345678"]], [[7, b"\x00"]]]]],
+    ],
+)
+def test_each_field_of_a_stream_is_checked(stream: list[Any]) -> None:
+    good = ["abcdef", [["abcdef", "id", 1, b"\x01\x01", b""]], []]
+    assert LogPosition.read(signed([3, *OF_A_CHANNEL[1:], [good]]), "channels")
+    with pytest.raises(InvalidPosition, match="no content"):
+        LogPosition.read(signed([3, *OF_A_CHANNEL[1:], [stream]]), "channels")
+
+
+def test_places_in_a_stream_raise_it() -> None:
+    before = of_orders(3)
+    places = [place_text((ORDERS, *place, 0.0)) for place in ((0, 10**6 + 5), (2, 7), (3, 1))]
+    after = LogPosition.read("~".join([before.sign(), *places]), USUAL.prefix)
+    [stream] = after.streams.values()
+    assert stream.topics is not None
+    assert stream.topics[lane_of(ORDERS)].offsets == (10**6 + 6, 10**6 + 1, 10**6 + 2, 2)
+    # A topic that is newer than the position, such as a pattern finds.
+    newer = StreamTopic("orders", "another")
+    [stream] = LogPosition.read(
+        f"{before.sign()}~{place_text((newer, 1, 5, 0.0))}", USUAL.prefix
+    ).streams.values()
+    assert [stream.offset(lane_of(newer), number) for number in range(2)] == [0, 6]
+    assert stream.topics == before.streams[mark_of("orders")].topics
 
 
 @given(st.data())
@@ -114,7 +198,7 @@ OF_A_CHANNEL = [2, *FIELDS[1:3], [[0, b"1234567890123456", [1], [0]]], *FIELDS[4
 @pytest.mark.parametrize(
     ("at", "value", "told"),
     [
-        (0, 3, "version"),
+        (0, 4, "version"),
         (1, "other", "prefix"),
         (1, 7, "no content"),
         (2, "now", "no content"),

@@ -1,0 +1,254 @@
+"""How far a tracked channel got in one log: that of the layer, or that of a stream. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..delivery.mailbox import Envelope
+from ..wire.position_token import StreamPosition, TopicPosition, lane_of, short_hash
+from ..wire.topics import StreamTopic, Topic, Where
+from .epochs import UNKNOWN, LeaderEpochs
+from .kept_stream import KeptStream
+from .read_through import KeptLog
+from .recent import Key, Loss
+from .replay import EVERYBODY, counts_of_streams, partitions_of
+
+__all__ = ["LogPart", "Progress", "Vector", "covers", "highest", "is_of_log", "place_of"]
+
+Vector = Mapping[Where, int]
+"""An offset for each partition; replaced, never changed."""
+
+_SEND_CONN = Topic.SEND_CONN
+
+
+class LogIdentity(NamedTuple):
+    """The log in which a position lies; where it lost its end, another one follows.
+
+    Attributes:
+        topic_ids: The ids of its topics; empty before the reader told its positions.
+        epochs: The leader epochs of its records.
+    """
+
+    topic_ids: Mapping[Any, str | None]
+    epochs: LeaderEpochs
+
+
+class LogPart(NamedTuple):
+    """The part of a position that is of one log.
+
+    Attributes:
+        progress: That in the log.
+        vector: The position.
+        since: From where each address reaches the channel.
+        identity: The log, as it was there.
+    """
+
+    progress: Progress
+    vector: Vector
+    since: Mapping[Key, Vector]
+    identity: LogIdentity
+
+    def topics(self, counts: Mapping[Any, int]) -> dict[Any, TopicPosition]:
+        """Return the position in each topic; ``counts`` are its partitions."""
+        identity, ends = self.identity, self.progress.log.ends
+        topics = {}
+        for topic, count in counts.items():
+            wheres = [(topic, number) for number in range(count)]
+            offsets = tuple(self.vector.get(where, 0) for where in wheres)
+            epochs = tuple(
+                identity.epochs.at(where, offset - 1, ends.get(where, 0))
+                for where, offset in zip(wheres, offsets, strict=True)
+            )
+            if max(epochs, default=UNKNOWN) == UNKNOWN:
+                epochs = ()
+            topics[topic] = TopicPosition(identity.topic_ids.get(topic), offsets, epochs)
+        return topics
+
+    def starts(self, keys: Iterable[Key]) -> dict[Key, dict[Where, int]]:
+        """Return where addresses begin later than the position, by partition."""
+        found = {}
+        ends = self.progress.log.ends
+        for key in keys:
+            later = {}
+            for where in self.progress.partitions(key, ends) if key in self.since else ():
+                at = self.since[key].get(where, 0)
+                if at > self.vector.get(where, 0):
+                    later[where] = at
+            if later:
+                found[key] = later
+        return found
+
+    def of_stream(self, keys: Collection[Key]) -> StreamPosition:
+        """Return the position in the topics of the stream."""
+        stream = self.progress.stream
+        if stream is None or not stream.is_begun:
+            return StreamPosition(None)
+        counts = counts_of_streams(self.progress.log.ends)
+        starts = {}
+        for (kind, name), later in self.starts(filter(stream.concerns, keys)).items():
+            starts[kind, short_hash(name)] = {
+                lane_of(topic): tuple(later.get((topic, number), 0) for number in range(count))
+                for topic, count in counts.items()
+            }
+        topics = {lane_of(topic): place for topic, place in self.topics(counts).items()}
+        return StreamPosition(topics, starts)
+
+
+class Progress:
+    """How far one channel got in one log. The channel guards it.
+
+    Args:
+        log: The kept records of the log.
+        stream: The stream whose log it is; None for the layer's own.
+
+    Attributes:
+        log: As given.
+        stream: As given.
+        identity: The log in which the position lies.
+        since: From where each address reaches the channel; from its beginning where it is missing.
+        start: The position before messages that were routed before anything was tracked.
+        live_from: Where the channel became LIVE again.
+        overlap: Up to where the reader may bring messages a second time; empty if it does not.
+        read: Up to where it has read, while it is not LIVE.
+        lost: Why it cannot go on; None while nothing is lost.
+        last: The message that was taken last, where several logs fill the mailbox.
+        handed_over: The same of each partition, but behind what was handed over.
+        replayed: For each replayed address the end of what was replayed.
+        recovered: The addresses of which a position told how far they were known.
+    """
+
+    __slots__ = (
+        "handed_over",
+        "identity",
+        "last",
+        "live_from",
+        "log",
+        "lost",
+        "overlap",
+        "read",
+        "recovered",
+        "replayed",
+        "since",
+        "start",
+        "stream",
+    )
+
+    def __init__(self, log: KeptLog, stream: KeptStream | None = None) -> None:
+        self.log = log
+        self.stream = stream
+        self.since: dict[Key, Vector] = {}
+        self.start: Vector = {}
+        self.live_from: Vector = {}
+        self.overlap: Vector = {}
+        self.read: Vector = {}
+        self.lost: Loss | None = None
+        self.last: Envelope | None = None
+        self.handed_over: dict[Where, int] = {}
+        self.replayed: dict[Key, Vector] = {}
+        self.recovered: frozenset[Key] = frozenset()
+        self.identity = self.present()
+
+    def present(self) -> LogIdentity:
+        """Return the log as it is now."""
+        return LogIdentity(self.log.topic_ids, self.log.epochs)
+
+    def owns(self, where: Where) -> bool:
+        """Tell whether a partition is of this log."""
+        topic = where[0]
+        if self.stream is None:
+            return not isinstance(topic, StreamTopic)
+        return isinstance(topic, StreamTopic) and topic.stream == self.stream.name
+
+    def partitions(self, key: Key, ends: Vector) -> list[Where]:
+        """Return the partitions in which records of an address may lie.
+
+        Args:
+            key: The address.
+            ends: For each partition of the log the offset behind its last record.
+        """
+        if self.stream is not None:
+            return list(ends) if self.stream.concerns(key) else []
+        topic = key[0]
+        count = max((number for each, number in ends if each is topic), default=-1) + 1
+        return [(topic, number) for number in partitions_of(key, 1, count)]
+
+    def find(
+        self, key: Key, where: Where, first: int, end: int, most: int | None = None
+    ) -> list[Any] | None:
+        """Return the kept records of an address in a part of a partition; see ``Tails.find``."""
+        if self.stream is not None:
+            return self.log.find(where, key, first, end, most)
+        name = None if key == EVERYBODY else key[1].encode()
+        return self.log.find(where, name, first, end, most)
+
+    def join(self, key: Key) -> None:
+        """Note that an address reaches the channel from here on."""
+        self.since[key] = highest(self.log.routed, self.replayed.get(key, {}))
+
+    def begin(self, taken_or_waiting: Iterable[Envelope]) -> None:
+        """Let the position begin before the first of the messages that are not handed over."""
+        start = dict(self.log.routed)
+        for envelope in taken_or_waiting:
+            where, offset = place_of(envelope)
+            start[where] = min(start.get(where, offset), offset)
+        self.start, self.identity = start, self.present()
+
+    def before(self, envelope: Envelope) -> Vector:
+        """Return the position before a message of this log."""
+        return self.start if envelope.before is None else envelope.before
+
+    def behind(self, envelope: Envelope) -> dict[Where, int]:
+        """Return the position right behind a message of this log."""
+        where, offset = place_of(envelope)
+        return highest(self.before(envelope), self.live_from, {where: offset + 1})
+
+    def behind_last(self) -> Callable[[], Vector]:
+        """Return the function that gives the position behind the last message that was taken."""
+        last, start, live_from = self.last, self.start, self.live_from
+        if last is None:
+            return lambda: highest(start, live_from)
+        where, offset = place_of(last)
+        before = self.before(last)
+        return lambda: highest(before, live_from, {where: offset + 1})
+
+    def reach(self, routed: Vector) -> None:
+        """Note that the channel has all that was routed up to here."""
+        if self.overlap and covers(routed, self.overlap):
+            self.overlap, self.live_from = {}, {}
+            self.replayed, self.recovered = {}, frozenset()
+
+    def go_live(self, ends: Vector) -> None:
+        """Note that the channel has all that was read."""
+        # All else lies before the end, or in another log.
+        self.live_from, self.start, self.identity = ends, ends, self.present()
+        self.since = {key: at for key, at in self.since.items() if not covers(ends, at)}
+        self.overlap = highest(self.overlap, ends)
+        self.lost, self.last = None, None
+        self.handed_over = {}
+
+
+def place_of(envelope: Envelope) -> tuple[Where, int]:
+    """Return the partition and the offset of a message of the log."""
+    place: Any = envelope.place
+    return place[:2], place[2]
+
+
+def is_of_log(envelope: Envelope) -> bool:
+    """Tell whether a message can be read from a log again."""
+    return envelope.place is not None and envelope.place[0] is not _SEND_CONN
+
+
+def highest(*vectors: Vector) -> dict[Where, int]:
+    """Return the highest offset of each partition."""
+    found = dict(vectors[0])
+    for vector in vectors[1:]:
+        for where, offset in vector.items():
+            if offset > found.get(where, 0):
+                found[where] = offset
+    return found
+
+
+def covers(vector: Vector, other: Vector) -> bool:
+    """Tell whether a position lies nowhere before another."""
+    return all(vector.get(where, 0) >= offset for where, offset in other.items())

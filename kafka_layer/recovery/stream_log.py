@@ -1,0 +1,405 @@
+"""The youngest records of one stream, for replays. Pure.
+
+Hot path: while a tracked channel follows the stream, ``append`` gets every record of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..config.realtime import monotonic
+from ..config.threads import RLock
+from ..streams.payload import StreamPayload
+from ..transport import ReadFrom
+from ..wire.record_block import RECORD_BYTES, size_of_headers
+from ..wire.records import Record, offset_of, written_at
+from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
+from .epochs import LeaderEpochs
+from .recent import TELLING, Key, Loss
+
+__all__ = ["UNREADABLE", "Followed", "Keeper", "StreamLog"]
+
+# Records of a key that were dropped and still lie in its list, before the list is cut.
+_MOST_DROPPED = 64
+
+UNREADABLE: Key = (Topic.SEND_ALL, "unreadable")
+"""The address of records of which nobody can tell for whom they are."""
+
+
+class _Run:
+    """The records of one key in one partition, in its order; those before ``head`` are dropped."""
+
+    __slots__ = ("head", "records")
+
+    def __init__(self) -> None:
+        self.head = 0
+        self.records: list[Any] = []
+
+
+class _Tail:
+    """The kept part of one partition, without holes: all records from offset ``begin`` on."""
+
+    __slots__ = ("begin", "runs")
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self.runs: dict[Hashable, _Run] = {}
+
+
+class Tails:
+    """Keeps the tail of each partition, bounded in bytes, by the keys of its records.
+
+    Any thread may call any method; a subclass adds what is read.
+
+    Args:
+        most_bytes: Bytes that it keeps, roughly. What is prepended may exceed them until the next
+            record is added.
+
+    Attributes:
+        size: Bytes that are kept, roughly.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.size = 0
+        self._most_bytes = most_bytes
+        self._tails: dict[Where, _Tail] = {}
+        # All kept records; those of one partition are in its order.
+        self._order: deque[Any] = deque()
+        # Re-entrant: a signal handler may interrupt the holder and ask.
+        self._lock = RLock()
+
+    def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Any]]]) -> None:
+        """Add what lies before the kept records.
+
+        Args:
+            parts: For some partitions an offset, the offset where the kept records began a moment
+                ago, and all records between. A part is ignored if others were dropped since.
+        """
+        with self._lock:
+            added = []
+            for where, (first, end, records) in parts.items():
+                tail = self._tails.get(where)
+                if tail is not None and first < tail.begin <= end:
+                    older = records[: bisect_left(records, tail.begin, key=offset_of)]
+                    self._put_before(tail, first, older)
+                    added.append(older)
+            for record in reversed(list(heapq.merge(*added, key=written_at))):
+                self._order.appendleft(record)
+                self.size += _size(record)
+
+    @property
+    def room(self) -> int:
+        """For how many records before the kept ones there is room, as far as these tell."""
+        with self._lock:
+            kept, left = len(self._order), max(0, self._most_bytes - self.size)
+            if kept < TELLING:
+                return min(TELLING, left // RECORD_BYTES)
+            return left * kept // self.size
+
+    def begin(self, where: Where) -> int:
+        """Return the offset from which a partition is kept; 0 for one that is not read."""
+        tail = self._tails.get(where)
+        return 0 if tail is None else tail.begin
+
+    def find(
+        self, where: Where, key: Hashable, first: int, end: int, most: int | None = None
+    ) -> list[Any] | None:
+        """Return the records of a key in a part of a partition.
+
+        Args:
+            where: The partition.
+            key: The records' key.
+            first: The first offset.
+            end: The offset behind the last one; not beyond what was read.
+            most: How many of the first ones to return at most; None for all.
+
+        Returns:
+            The records; None if the part is not kept from its beginning.
+        """
+        with self._lock:
+            tail = self._tails.get(where)
+            if first >= end:
+                return []
+            if tail is None or first < tail.begin:
+                return None
+            run = tail.runs.get(key)
+            if run is None:
+                return []
+            records = run.records
+            low = bisect_left(records, first, run.head, key=offset_of)
+            high = bisect_left(records, end, low, key=offset_of)
+            return records[low : high if most is None else min(high, low + most)]
+
+    def _keys_of(self, record: Any) -> Sequence[Hashable]:
+        """Return the keys by which a record is found."""
+        raise NotImplementedError
+
+    def _add(self, tail: _Tail, record: Any) -> None:
+        """Add a record behind the others of its partition."""
+        for key in self._keys_of(record):
+            run = tail.runs.get(key)
+            if run is None:
+                run = tail.runs[key] = _Run()
+            run.records.append(record)
+        self._order.append(record)
+        self.size += _size(record)
+        while self.size > self._most_bytes:
+            self._drop_first()
+
+    def _begin(self, where: Where, offset: int) -> _Tail:
+        if where in self._tails:
+            kept: list[Any] = []
+            for record in self._order:
+                if (record[0], record[5]) == where:
+                    self.size -= _size(record)
+                else:
+                    kept.append(record)
+            self._order = deque(kept)
+        tail = self._tails[where] = _Tail(offset)
+        return tail
+
+    def _cut(self, where: Where, offset: int) -> None:
+        """Forget the records of a partition from an offset on."""
+        tail = self._tails[where]
+        if offset <= tail.begin:
+            self._begin(where, offset)
+            return
+        kept: deque[Any] = deque()
+        for record in self._order:
+            if (record[0], record[5]) == where and record[6] >= offset:
+                self.size -= _size(record)
+                for key in self._keys_of(record):
+                    run = tail.runs[key]
+                    del run.records[
+                        max(run.head, bisect_left(run.records, offset, key=offset_of)) :
+                    ]
+            else:
+                kept.append(record)
+        self._order = kept
+        tail.runs = {key: run for key, run in tail.runs.items() if run.head < len(run.records)}
+
+    def _put_before(self, tail: _Tail, first: int, records: Sequence[Any]) -> None:
+        by_key: dict[Hashable, list[Any]] = {}
+        for record in records:
+            for key in self._keys_of(record):
+                by_key.setdefault(key, []).append(record)
+        for key, older in by_key.items():
+            run = tail.runs.setdefault(key, _Run())
+            run.records[: run.head] = older
+            run.head = 0
+        tail.begin = first
+
+    def _drop_first(self) -> None:
+        record = self._order.popleft()
+        self.size -= _size(record)
+        tail = self._tails[record[0], record[5]]
+        tail.begin = record[6] + 1
+        for key in self._keys_of(record):
+            run = tail.runs[key]
+            run.head += 1
+            if run.head == len(run.records):
+                del tail.runs[key]
+            elif run.head > _MOST_DROPPED and run.head > len(run.records) // 2:
+                del run.records[: run.head]
+                run.head = 0
+
+
+def _size(record: Any) -> int:
+    headers = record[3]
+    return RECORD_BYTES + len(record[2] or b"") + (size_of_headers(headers) if headers else 0)
+
+
+class Keeper(Protocol):
+    """What keeps the youngest records of a stream; the thread that reads it calls the methods.
+
+    Attributes:
+        log: The records.
+    """
+
+    log: StreamLog
+
+    def begun(self, positions: Mapping[Where, ReadFrom]) -> None:
+        """Take note that what is read from these positions on will be appended."""
+
+    def moved(self, positions: Mapping[Where, ReadFrom]) -> None:
+        """Take note that partitions are read on from other positions."""
+
+    def ended(self) -> None:
+        """Take note that nothing more will be appended, until ``begun`` comes again."""
+
+
+class Followed(Protocol):
+    """A stream that tracked channels follow; any thread.
+
+    Attributes:
+        name: The stream's name in the settings.
+        stops_at_errors: Whether it stops at a record that cannot be delivered.
+    """
+
+    name: str
+    stops_at_errors: bool
+
+    def concerns(self, key: Key) -> bool:
+        """Tell whether a record may be for an address, as far as the settings alone tell."""
+
+    def addresses(self, record: Record) -> Sequence[Key]:
+        """Return the addresses that a record is for; none for one that is skipped.
+
+        Raises:
+            UnreadableRecord: If it cannot be told, and the stream stops at such a record.
+            RegistryAway: If a schema registry is needed, and does not answer.
+        """
+
+    def payload(self, record: Record) -> StreamPayload:
+        """Return what becomes a message for each receiver; not decoded yet."""
+
+    def count_error(self, record: Record, error: Exception) -> object:
+        """Count a record that cannot be decoded, and log it."""
+
+    @property
+    def asks_registry(self) -> bool:
+        """Whether ``payload(record).decode()`` may wait for a schema registry."""
+
+    def keep(self, keeper: Keeper) -> None:
+        """Have the thread that reads append each record from now on, once it has told so.
+
+        It ends when the server has no channel any more.
+        """
+
+
+class StreamLog(Tails):
+    """Keeps the tail of each partition of a stream, bounded in bytes and in time, by address.
+
+    A record is kept as it was read, with its addresses as a further item. Those that are for nobody
+    are left out: no replay needs them. The time is that of its arrival, because its own is its
+    producer's.
+
+    The thread that reads the stream appends each record before it puts it into a mailbox, and notes
+    after a batch that all are there. As in ``RecentLog``, a record below ``ends`` is found here,
+    and one below ``routed`` is in the mailboxes.
+
+    Args:
+        most_bytes: As for ``Tails``.
+        seconds: For how long a record is kept.
+
+    Attributes:
+        routed: For each partition the offset behind its last routed record. Replaced, never
+            changed.
+        topic_ids: As of ``RecentLog``.
+        epochs: As of ``RecentLog``.
+        sought: Whether somebody has sought another place, which ``move`` is about to tell.
+    """
+
+    def __init__(self, most_bytes: int, seconds: float) -> None:
+        super().__init__(most_bytes)
+        self.sought = False
+        self.routed: Mapping[Where, int] = {}
+        self.topic_ids: Mapping[StreamTopic, str | None] = {}
+        self.epochs = LeaderEpochs()
+        self._seconds = seconds
+        # The ends; the reading thread changes them with each record.
+        self._reached: dict[Where, int] = {}
+        # How many records were appended; and at some moments, how many by then.
+        self._appended = 0
+        self._arrivals: deque[tuple[float, int]] = deque()
+        # Partitions that go on elsewhere because records are lost.
+        self._losses: dict[Where, Loss] = {}
+
+    @property
+    def ends(self) -> Mapping[Where, int]:
+        """For each partition the offset behind its last record; a copy."""
+        with self._lock:
+            return dict(self._reached)
+
+    def append(self, record: Record, addresses: Sequence[Key]) -> None:
+        """Add a record that was read and is in no mailbox yet; the reading thread.
+
+        It is known already where a schema registry was away since.
+        """
+        where = record[0], record[5]
+        with self._lock:
+            if record[6] < self._reached.get(where, 0):
+                return
+            tail = self._tails.get(where) or self._begin(where, record[6])
+            if addresses:
+                self._add(tail, (*record, addresses))
+                self._appended += 1
+            self._reached[where] = record[6] + 1
+
+    def before(self, record: Record) -> Mapping[Where, int]:
+        """Return the ends before the record that was appended last; the reading thread."""
+        return {**self._reached, (record[0], record[5]): record[6]}
+
+    def note_routed(self) -> None:
+        """Note that all appended records are routed; the reading thread."""
+        now = monotonic()
+        with self._lock:
+            self.routed = dict(self._reached)
+            arrivals = self._arrivals
+            if not arrivals or arrivals[-1][1] < self._appended:
+                arrivals.append((now, self._appended))
+            while arrivals and arrivals[0][0] < now - self._seconds:
+                younger = self._appended - arrivals.popleft()[1]
+                while len(self._order) > younger:
+                    self._drop_first()
+
+    def lose(self, where: Where, loss: Loss) -> None:
+        """Note how a partition lost records, just before ``move`` says where it goes on."""
+        self._losses[where] = loss
+
+    def move(self, positions: Mapping[Where, ReadFrom]) -> dict[Where, Loss]:
+        """Note from where partitions are read on; the reading thread, between two batches.
+
+        A partition may go on elsewhere without a loss: behind markers of transactions, before
+        records that were left unread, or where somebody has sought another place.
+
+        Args:
+            positions: The next offset of each partition that is read.
+
+        Returns:
+            The partitions of which records were lost, and how. What was kept of these is dropped.
+        """
+        lost: dict[Where, Loss] = {}
+        with self._lock:
+            reached, ids = self._reached, dict(self.topic_ids)
+            for where, (offset, topic_id) in positions.items():
+                topic: Any = where[0]
+                known, end = self.topic_ids.get(topic), reached.get(where)
+                loss = "epoch" if topic_ids_differ(topic_id, known) else self._losses.get(where)
+                if end is not None and loss is not None:
+                    lost[where] = loss
+                if end is None or where in lost or (self.sought and offset != end):
+                    # What lies between was not read.
+                    self._begin(where, offset)
+                elif offset < end:
+                    self._cut(where, offset)
+                reached[where] = offset
+                ids[topic] = topic_id or known
+            self._losses, self.sought = {}, False
+            if lost:
+                former, self.epochs = self.epochs, self.epochs.without(lost)
+                former.end(reached)
+            self.routed = dict(reached)
+            self.topic_ids = ids
+        return lost
+
+    def clear(self) -> None:
+        """Forget all records, and how far the partitions are read."""
+        with self._lock:
+            self._tails.clear()
+            self._order.clear()
+            self._arrivals.clear()
+            self._losses.clear()
+            self._reached = {}
+            self.routed = {}
+            self.topic_ids = {}
+            self.epochs = LeaderEpochs()
+            self.size = self._appended = 0
+
+    def _keys_of(self, record: Any) -> Sequence[Key]:
+        addresses: Sequence[Key] = record[7]
+        return addresses

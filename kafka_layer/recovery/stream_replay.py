@@ -1,0 +1,192 @@
+"""What a channel missed of one stream, and whether all of it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from ..exceptions import UnreadableRecord
+from ..wire.position_token import StreamPosition, TopicPosition, lane_of
+from ..wire.records import Record
+from ..wire.topics import StreamTopic, Where, topic_ids_differ
+from .epochs import UNKNOWN
+from .kept_stream import KeptStream
+from .read_through import Extents
+from .recent import Key
+from .replay import NotRecovered, Part, missed_stream_parts
+from .stream_log import UNREADABLE
+
+__all__ = ["StreamReplay"]
+
+
+class StreamReplay:
+    """The part of a recovery that is of one stream.
+
+    Args:
+        kept: The stream.
+        covered: What the position says of it; None if nothing, because the stream reached none of
+            its groups and users.
+
+    Attributes:
+        kept: As given.
+        known: The addresses of which the position says how far they were told.
+        asks_registry: Whether ``decoded`` may wait for a schema registry.
+    """
+
+    def __init__(self, kept: KeptStream, covered: StreamPosition | None) -> None:
+        self.kept = kept
+        self.known: Sequence[Key] = ()
+        self.asks_registry = kept.stream.asks_registry
+        self._covered = covered
+        self._ends = kept.log.ends
+        self._parts: Sequence[Part] = ()
+        # Of the addresses that are new to the channel: what waits in the mailbox.
+        self._new_parts: Sequence[Part] = ()
+        self._compared = False
+
+    def covers(self, keys: Iterable[Key]) -> bool:
+        """Tell whether records for these addresses may be replayed."""
+        return self._covered is not None and any(map(self.kept.concerns, keys))
+
+    def fix(self) -> None:
+        """Fix up to where is replayed; before the channel's present position is asked for."""
+        self._ends = self.kept.log.ends
+
+    def begin(self, keys: Collection[Key], joined: Iterable[Key], present: StreamPosition) -> None:
+        """Find out where the records lie.
+
+        Args:
+            keys: The addresses of the position that reach the channel.
+            joined: All that reach it.
+            present: The channel's present position in the stream.
+
+        Raises:
+            NotRecovered: If the position is in other topics, or says that it does not know.
+        """
+        covered = self._covered
+        if covered is not None:
+            self.known = [key for key in keys if self.kept.concerns(key)]
+        if covered is not None and self.known:
+            self._parts = missed_stream_parts(covered, self.known, self._ends)
+        if present.topics is not None:
+            new = [key for key in joined if self.kept.concerns(key) and key not in self.known]
+            self._new_parts = missed_stream_parts(present, new, self._ends)
+        for topic in {part.where[0] for part in self._parts}:
+            place = self._place_in(topic)
+            ids = self.kept.log.topic_ids
+            if (
+                place is not None
+                and isinstance(topic, StreamTopic)
+                and topic_ids_differ(place.topic_id, ids.get(topic))
+            ):
+                raise NotRecovered("epoch")
+
+    @property
+    def all_parts(self) -> list[Part]:
+        """Where all records lie that are replayed."""
+        return [*self._parts, *self._new_parts]
+
+    def missing(self) -> dict[Where, int]:
+        """Return from where partitions have to be read, whose recent records begin later."""
+        missing: dict[Where, int] = {}
+        for _, where, first, end in self._parts:
+            if first < end and first < self.kept.log.begin(where):
+                missing[where] = min(first, missing.get(where, first))
+        return missing
+
+    def unknown_epochs(self) -> dict[Where, int]:
+        """Return the records whose leader epoch has to be asked for, once."""
+        if self._compared:
+            return {}
+        return {
+            where: offset
+            for where, (offset, _) in self._last_told().items()
+            if self._epoch(where, offset) == UNKNOWN
+        }
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the position lies beyond what this server has read."""
+        return not self._compared and any(part.first > part.end for part in self._parts)
+
+    def compare(self, extents: Extents) -> None:
+        """Compare the position with what the topics hold.
+
+        Raises:
+            NotRecovered: If they do not hold what was missed, or others are there.
+        """
+        self._compared = True
+        for _, where, first, end in self._parts:
+            extent, place = extents.get(where), self._place_in(where[0])
+            if extent is None:
+                raise NotRecovered("epoch")
+            if place is not None and topic_ids_differ(place.topic_id, extent.topic_id):
+                raise NotRecovered("epoch")
+            # What is shared may have been asked for before this server read on.
+            if first > max(extent.end, end):
+                raise NotRecovered("future")
+            if first < end and first < extent.start:
+                raise NotRecovered("truncated")
+
+    def compare_epochs(self) -> None:
+        """Compare the last records that the position knows with those that are there.
+
+        Raises:
+            NotRecovered: If a topic lost its end since, and other records took its place.
+        """
+        for where, (offset, epoch) in self._last_told().items():
+            if self._epoch(where, offset) not in (UNKNOWN, epoch):
+                raise NotRecovered("epoch")
+
+    def records(self) -> list[list[Record]]:
+        """Return the records of each partition, in its order.
+
+        Raises:
+            NotRecovered: If they are not all there, or of one nobody knows for whom it is.
+        """
+        found: dict[Where, dict[int, Record]] = {}
+        for key, where, first, end in self.all_parts:
+            records = self.kept.log.find(where, key, first, end)
+            if records is None:
+                # More than is kept.
+                raise NotRecovered("limit")
+            if self.kept.log.find(where, UNREADABLE, first, end):
+                raise NotRecovered("undecodable")
+            # One may be for several addresses.
+            found.setdefault(where, {}).update((record[6], record) for record in records)
+        return [[of_one[offset] for offset in sorted(of_one)] for of_one in found.values()]
+
+    def decoded(self, record: Record) -> dict[str, Any] | None:
+        """Return the message of a record; None if live readers did not get it either.
+
+        Raises:
+            NotRecovered: If it cannot be decoded, and the stream stops there.
+            RegistryAway: If a schema registry is needed, and does not answer.
+        """
+        payload = self.kept.stream.payload(record[:7])
+        try:
+            payload.decode()
+        except UnreadableRecord:
+            if self.kept.stream.stops_at_errors:
+                raise NotRecovered("undecodable") from None
+            return None
+        return payload.open()
+
+    def _last_told(self) -> dict[Where, tuple[int, int]]:
+        found = {}
+        for where in {part.where for part in self._parts}:
+            place = self._place_in(where[0])
+            told = None if place is None else place.last_told(where[1])
+            if told is not None:
+                found[where] = told
+        return found
+
+    def _epoch(self, where: Where, offset: int) -> int:
+        return self.kept.log.epochs.at(where, offset, self._ends.get(where, 0))
+
+    def _place_in(self, topic: object) -> TopicPosition | None:
+        """Return the position in a topic; None if the topic is newer."""
+        topics = None if self._covered is None else self._covered.topics
+        if topics is None or not isinstance(topic, StreamTopic):
+            return None
+        return topics.get(lane_of(topic))

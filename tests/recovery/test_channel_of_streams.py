@@ -1,0 +1,402 @@
+"""A tracked channel that follows a stream: exact in both logs, in whatever order they come."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kafka_layer.config.realtime import monotonic
+from kafka_layer.delivery.mailbox import Envelope
+from kafka_layer.delivery.tickets import Ticket
+from kafka_layer.exceptions import UnreadableRecord
+from kafka_layer.recovery.channel import SharedMailbox, State
+from kafka_layer.recovery.kept_stream import KeptStream
+from kafka_layer.recovery.recent import Key
+from kafka_layer.recovery.replay import EVERYBODY, missed_keys, missed_stream_parts
+from kafka_layer.recovery.stream_log import Keeper
+from kafka_layer.streams.payload import StreamPayload
+from kafka_layer.transport import ReadFrom
+from kafka_layer.wire.position_token import LogPosition
+from kafka_layer.wire.record_block import RECORD_BYTES
+from kafka_layer.wire.records import Record
+from kafka_layer.wire.topics import StreamTopic
+from tests.recovery.test_channel import ALL, CAPACITY, GROUP, GROUPS, NOW, Around, Scene, text
+
+TOPIC = StreamTopic("orders", "shop.orders")
+PARTITIONS = 2
+
+
+class Payload(StreamPayload):
+    """What is in an envelope of a stream."""
+
+    __slots__ = ("made_of",)
+
+    def __init__(self, record: Any) -> None:
+        self.made_of = record
+
+    @property
+    def record(self) -> Any:
+        return self.made_of
+
+    def decode(self) -> None:
+        if self.record[2] == b"unreadable":
+            raise UnreadableRecord("undecodable", "made so")
+
+
+class Stream:
+    """A stream whose records are for the groups that its values name, besides an offset."""
+
+    name = "orders"
+    stops_at_errors = False
+    asks_registry = False
+
+    def __init__(self) -> None:
+        self.keeper: Keeper | None = None
+        self.errors = 0
+
+    def concerns(self, key: Key) -> bool:
+        return key[0] is GROUP and key[1] != "d"
+
+    def addresses(self, record: Record) -> Sequence[Key]:
+        names = (record[1] or b"").decode()
+        return tuple((GROUP, name) for name in names)
+
+    def payload(self, record: Any) -> Any:
+        return Payload(record)
+
+    def count_error(self, record: Record, error: Exception) -> None:
+        self.errors += 1
+
+    def keep(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        keeper.begun({(TOPIC, number): ReadFrom(0, None) for number in range(PARTITIONS)})
+
+
+class AroundStreams(Around):
+    """What the tracked channels of a server with a stream share."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.stream = Stream()
+        self.kept = KeptStream(
+            self.stream, most_bytes, 300.0, 60.0, 0.5, lambda *question: Ticket(), lambda *at: None
+        )
+
+    def streams_for(self, key: Key) -> list[KeptStream]:
+        return [self.kept] if self.kept.concerns(key) else []
+
+    def decode(self, payload: Any) -> dict[str, Any]:
+        return super().decode(payload.record[2] if isinstance(payload, Payload) else payload)
+
+    def envelopes(self, records: Any) -> list[Envelope]:
+        found = []
+        for record in records:
+            if isinstance(record[0], StreamTopic):
+                envelope = self.kept.envelope(record)
+                found += [] if envelope is None else [envelope]
+            else:
+                found += super().envelopes([record])
+        return found
+
+
+class StreamScene(Scene):
+    """A scene with a second log, which a thread of its own reads and routes."""
+
+    def __init__(self, most_bytes: int = 1 << 20) -> None:
+        self.most_bytes = most_bytes
+        super().__init__()
+        self.kept = self.around.kept
+        self.stream_records: list[Record] = []
+        self.stream_ends = [0] * PARTITIONS
+        self.unrouted_stream: deque[Record] = deque()
+
+    def make_around(self, most_bytes: int) -> AroundStreams:
+        return AroundStreams(self.most_bytes)
+
+    around: AroundStreams
+
+    def write(self, records: Sequence[tuple[str, int]], value: bytes | None = None) -> None:
+        """Have the thread read a batch; each record is for some groups, in a partition."""
+        for names, number in records:
+            offset = self.stream_ends[number]
+            self.stream_ends[number] += 1
+            # Offsets of markers are missing.
+            record: Any = (
+                TOPIC,
+                names.encode(),
+                value or f"s{number}.{offset}".encode(),
+                (),
+                NOW - 1000 * number,
+                number,
+                offset,
+            )
+            self.stream_records.append(record)
+            self.unrouted_stream.append(record)
+
+    def deliver(self, number: int = 1000) -> None:
+        """Do what the stream does with the next records."""
+        log = self.kept.log
+        for _ in range(min(number, len(self.unrouted_stream))):
+            record: Any = self.unrouted_stream.popleft()
+            addresses = self.kept.stream.addresses(record)
+            if self.kept.is_begun:
+                log.append(record, addresses)
+            if any(self.mailbox in self.membership.members(name) for _, name in addresses):
+                envelope = Envelope(Payload(record), monotonic() + 60)
+                if self.kept.is_begun:
+                    envelope.place = record[0], record[5], record[6], record[4]
+                    envelope.key, envelope.before = addresses, log.before(record)
+                if not self.mailbox.put(envelope):
+                    self.tracked.pass_by(envelope)
+        if not self.unrouted_stream and self.kept.is_begun:
+            log.note_routed()
+        self.wakeups.flush()
+        self.turn()
+
+    def replayed(self, position: str) -> set[str]:
+        found = super().replayed(position)
+        read = LogPosition.read(position, "channels")
+        stream = read.streams.get(self.kept.mark)
+        if stream is None:
+            return found
+        keys = missed_keys(read, self.membership.names(self.mailbox), (), True)
+        keys = [key for key in keys if self.kept.concerns(key)]
+        for part in missed_stream_parts(stream, keys, self.kept.log.ends):
+            found |= {
+                text(record)
+                for record in self.stream_records
+                if record[5] == part.where[1]
+                and part.first <= record[6] < part.end
+                and part.key in self.kept.stream.addresses(record)
+            }
+        return found
+
+
+class Channel(RuleBasedStateMachine):
+    """Any course of reading and routing by two threads, joining and receiving."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = StreamScene()
+        self.addressed: set[str] = set()
+        self.doubtful: set[str] = set()
+        self.signed = 0
+
+    def teardown(self) -> None:
+        self.site.close()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.site.membership.names(self.site.mailbox)
+
+    def _is_ours(self, record: Record) -> bool:
+        if record[0] is ALL:
+            return True
+        return any(name in self.groups for name in (record[1] or b"").decode())
+
+    @precondition(lambda self: not self.site.unrouted)
+    @rule(
+        keys=st.lists(
+            st.sampled_from([*((GROUP, group) for group in GROUPS), EVERYBODY]),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def read(self, keys: list[Key]) -> None:
+        self.site.read(keys)
+        self.addressed |= {text(each) for each in self.site.unrouted if self._is_ours(each)}
+
+    @precondition(lambda self: self.site.unrouted)
+    @rule(number=st.integers(1, 6))
+    def route(self, number: int) -> None:
+        self.site.route(number)
+
+    @precondition(lambda self: not self.site.unrouted_stream)
+    @rule(
+        records=st.lists(
+            st.tuples(st.sampled_from(["a", "b", "ab", "bc", "", "x"]), st.integers(0, 1)),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    def write(self, records: list[tuple[str, int]]) -> None:
+        self.site.write(records)
+        self.addressed |= {text(each) for each in self.site.unrouted_stream if self._is_ours(each)}
+
+    @precondition(lambda self: self.site.unrouted_stream)
+    @rule(number=st.integers(1, 6))
+    def deliver(self, number: int) -> None:
+        self.site.deliver(number)
+
+    @rule(group=st.sampled_from(GROUPS))
+    def join(self, group: str) -> None:
+        if group not in self.groups:
+            # What was sent before, and is being routed, may come or not.
+            waiting = [*self.site.unrouted, *self.site.unrouted_stream]
+            known = {*self.site.recent.routed.items(), *self.site.kept.log.routed.items()}
+            routed = dict(known)
+            self.doubtful |= {
+                text(each)
+                for each in [*self.site.log, *self.site.stream_records]
+                if group in (each[1] or b"").decode()
+                and (each in waiting or each[6] >= routed.get((each[0], each[5]), 0))
+            }
+            self.signed = len(self.site.received)
+        self.site.tracked.prepare("group_add", group)
+        self.site.join(group)
+
+    @precondition(lambda self: self.site.receive is None)
+    @rule()
+    def receive(self) -> None:
+        self.site.begin_receive()
+
+    @invariant()
+    def each_message_came_once_and_in_order(self) -> None:
+        reached: dict[str, int] = {}
+        for message in self.site.received:
+            where, _, offset = message["n"].partition(".")
+            assert int(offset) > reached.get(where, -1), self.site.received
+            reached[where] = int(offset)
+        got = {message["n"] for message in self.site.received}
+        assert got <= self.addressed | self.doubtful
+        if (
+            self.site.receive is not None
+            and not self.site.unrouted
+            and not self.site.unrouted_stream
+        ):
+            assert self.addressed <= got | self.doubtful
+
+    @invariant()
+    def the_position_is_exact(self) -> None:
+        handed_over = {message["n"] for message in self.site.handed_over}
+        replayed = self.site.replayed(self.site.tracked.position().sign())
+        unread = {text(each) for each in self.site.unrouted_stream}
+        expected = self.addressed - handed_over - self.doubtful
+        assert replayed - self.doubtful - unread == expected - unread
+        assert not replayed & handed_over
+
+    @invariant()
+    def the_position_of_the_last_message_is_exact(self) -> None:
+        if len(self.site.received) > self.signed:
+            received = {message["n"] for message in self.site.received}
+            replayed = self.site.replayed(self.site.received[-1].position)
+            unread = {text(each) for each in self.site.unrouted_stream} | self.doubtful
+            assert replayed - unread == self.addressed - received - unread
+
+    @invariant()
+    def it_stays_within_its_capacity(self) -> None:
+        assert len(self.site.mailbox) <= CAPACITY
+        if self.site.tracked.state is State.LIVE:
+            assert self.site.mailbox.capacity == CAPACITY
+
+
+TestChannel = Channel.TestCase
+TestChannel.settings = settings(stateful_step_count=40)
+
+
+@pytest.fixture
+def scene() -> Any:
+    scene = StreamScene(most_bytes=20 * RECORD_BYTES)
+    yield scene
+    scene.close()
+
+
+def test_a_channel_that_no_stream_reaches_stays_as_it_was(scene: StreamScene) -> None:
+    scene.join("d")
+    assert not isinstance(scene.mailbox, SharedMailbox)
+    assert scene.tracked.position().streams == {}
+    assert scene.around.stream.keeper is None
+    scene.join("a")
+    assert isinstance(scene.mailbox, SharedMailbox)
+    assert [each.topics for each in scene.tracked.position().streams.values()] != [None]
+
+
+def test_that_of_a_message_stays_when_others_were_taken_since(scene: StreamScene) -> None:
+    scene.join("a")
+    for number in range(2):
+        scene.write([("a", number)])
+        scene.deliver()
+        scene.read([(GROUP, "a")])
+        scene.route()
+    for _ in range(4):
+        scene.begin_receive()
+    names = [each["n"] for each in scene.received]
+    for number, message in enumerate(scene.received):
+        assert scene.replayed(message.position) == {*names[number + 1 :]}
+
+
+def test_what_a_stream_lost_is_told(scene: StreamScene) -> None:
+    scene.join("a")
+    scene.write([("a", 0)] * 3)
+    scene.deliver()
+    log = scene.kept.log
+    log.lose((TOPIC, 0), "truncated")
+    routed = log.routed
+    scene.tracked.lose(log, log.move({(TOPIC, 0): ReadFrom(9, None)}), routed)
+    got = []
+    for _ in range(4):
+        scene.begin_receive()
+        got.append(scene.received[-1])
+    assert [each.get("n") for each in got] == ["s0.0", "s0.1", "s0.2", None]
+    assert got[-1] == {"type": "kafka.gap", "reason": "truncated"}
+
+
+def test_a_record_that_cannot_be_decoded_is_passed_by_where_it_reads_on(
+    scene: StreamScene,
+) -> None:
+    scene.join("a")
+    scene.write([("a", 0)] * 5)
+    scene.deliver()
+    scene.write([("a", 0)], value=b"unreadable")
+    scene.write([("a", 0)])
+    scene.deliver()
+    got = []
+    for _ in range(6):
+        scene.begin_receive()
+        got.append(scene.received[-1]["n"])
+    assert got == ["s0.0", "s0.1", "s0.2", "s0.3", "s0.4", "s0.6"]
+    assert scene.around.stream.errors == 1
+
+
+def test_what_was_handed_over_of_a_batch_is_not_read_again(scene: StreamScene) -> None:
+    scene.join("a")
+    scene.read([(GROUP, "a")] * 2)
+    scene.route(1)
+    scene.begin_receive()
+    scene.write([("a", 0)] * 6)
+    scene.deliver(1)
+    scene.begin_receive()
+    # The mailbox is full while the other thread is within its batch.
+    scene.deliver()
+    assert scene.tracked.state is State.BEHIND
+    scene.route()
+    for _ in range(6):
+        scene.begin_receive()
+    got = [each["n"] for each in scene.received]
+    assert sorted(got) == sorted([*map(text, scene.log), *map(text, scene.stream_records)])
+
+
+def test_what_came_before_the_stream_was_kept_has_its_place_afterwards(
+    scene: StreamScene,
+) -> None:
+    """A join that did not wait until the stream had told where it is."""
+    told: list[Keeper] = []
+    scene.around.stream.keep = told.append  # type: ignore[method-assign]
+    scene.join("a")
+    scene.write([("a", 0)] * 3)
+    scene.deliver()
+    scene.begin_receive()
+    assert [each.topics for each in scene.tracked.position().streams.values()] == [None]
+    told[0].begun({(TOPIC, number): ReadFrom(3 * (1 - number), None) for number in range(2)})
+    scene.tracked.begin(scene.kept.log)
+    # The first is in hand, the others wait.
+    assert scene.replayed(scene.tracked.position().sign()) == {"s0.0", "s0.1", "s0.2"}
+    for _ in range(2):
+        scene.begin_receive()
+    assert scene.replayed(scene.received[-1].position) == set()
