@@ -211,6 +211,11 @@ def _project() -> Any:
         async def room_message(self, event: dict[str, Any]) -> None:
             await self.send(text_data=event["text"])
 
+        async def chat_message(self, event: dict[str, Any]) -> None:
+            # What another process says; a record of a stream says it in its value.
+            said = event.get("value", event)
+            await self.send(text_data=json.dumps({name: said[name] for name in "snt"}))
+
     return ProtocolTypeRouter({"websocket": by_path(Room, spec.backend)})
 
 

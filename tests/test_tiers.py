@@ -76,7 +76,7 @@ TIERS: list[set[str]] = [
     {"history.flushes", "history.question", "recovery.recent"},
     {"history.scan", "recovery.epochs", "websocket.frames"},
     {"server.full_mailboxes"},
-    {"streams.latest"},
+    {"streams.interest", "streams.latest"},
     {"server.overflow"},
     {"jobs.stream_channel"},
     {"jobs.channel"},

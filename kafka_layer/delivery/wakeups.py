@@ -44,7 +44,7 @@ class Envelope:
 
     Attributes:
         payload: The serialized message; each receiver decodes its own copy. Of a stream's record an
-            ``Openable``.
+            ``Openable``, or the message itself if it has one receiver.
         deadline: When the message expires, on ``time.monotonic()``.
         place: Where its record stands in the log: topic, partition, offset and the broker's
             timestamp in seconds. None for a message that stayed within the process.
@@ -59,7 +59,7 @@ class Envelope:
 
     def __init__(
         self,
-        payload: bytes | Openable,
+        payload: bytes | Openable | dict[str, Any],
         deadline: float,
         place: Place | None = None,
         key: str | Sequence[tuple[Topic, str]] = "",

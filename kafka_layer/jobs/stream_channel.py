@@ -83,7 +83,7 @@ class StreamChannel(WorkChannel):
         """
         try:
             payload = self._payload(record, place)
-            message = None if payload is None else payload.open()
+            message = None if payload is None else payload.message()
         except UnreadableRecord as error:
             if self._stream.on_error == "stop":
                 raise
@@ -121,19 +121,16 @@ class StreamChannel(WorkChannel):
         _, partition, offset, timestamp = place
         stream = self._stream
         value = record.value()
-        kind = stream.tombstone if value is None else stream.type
-        if kind is None:
+        if value is None and stream.tombstone is None:
             return None
         try:
             headers = record.headers() or ()
         except Exception as error:
             # Names of headers that are no UTF-8.
             raise UnreadableRecord("undecodable", f"its headers: {error!r}") from error
-        key, name = record.key(), stream.topic or ""
-        payload = StreamPayload(
-            name, partition, offset, timestamp, key, value, headers, stream.key, stream.value
-        )
-        payload.stream, payload.type = stream.name, kind
+        topic = StreamTopic(stream.name, stream.topic or "")
+        read: Any = topic, record.key(), value, headers, timestamp, partition, offset
+        payload = StreamPayload(read, stream)
         if stream.where is not None and not stream.where(payload):
             return None
         payload.decode()

@@ -19,7 +19,7 @@ from ..streams.record import StreamRecord
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.headers import excluded, has_command
-from ..wire.topics import Topic
+from ..wire.topics import StreamTopic, Topic
 
 __all__ = [
     "Line",
@@ -152,7 +152,9 @@ def object_of(codec: StreamCodec, text: str) -> Any:
 
 def show_stream(settings: StreamSettings, record: TailedRecord) -> Shown:
     """Decode a record of a stream, and find whom it is for."""
-    seen = StreamRecord(*record, settings.key, settings.value)
+    name, partition, offset, timestamp, *rest = record
+    read: Any = (StreamTopic(settings.name, name), *rest, timestamp, partition, offset)
+    seen = StreamRecord(read, settings)
     errors: dict[str, None] = {}
     key = _try(lambda: seen.key, record.key, errors)
     value = _try(lambda: seen.value, record.value, errors)

@@ -44,13 +44,14 @@ class _Names:
 
     Attributes:
         needs: As in ``Addresser``.
+        by_key: By the undecoded key: the names of the last keys, because a topic has most keys many
+            times. None if more than the key counts.
     """
 
     def __init__(self, template: Template) -> None:
         self.needs = template.needs
+        self.by_key: dict[bytes | None, tuple[str]] | None = {} if self.needs == {"key"} else None
         self._template = template
-        # By the undecoded key, where nothing else counts: a topic has most keys many times.
-        self._by_key: dict[bytes | None, tuple[str]] | None = {} if self.needs == {"key"} else None
 
     def may_give(self, name: str) -> bool:
         """As ``Addresser.may_give``."""
@@ -59,15 +60,16 @@ class _Names:
 
     def names(self, record: StreamRecord) -> Sequence[str]:
         """As ``Addresser.names``."""
-        by_key = self._by_key
+        by_key = self.by_key
         if by_key is None:
             return (self._name(record),)
-        found = by_key.get(record.raw_key)
+        key = record.raw_key
+        found = by_key.get(key)
         if found is None:
             found = (self._name(record),)
             if len(by_key) >= _KEYS_KEPT:
                 by_key.clear()
-            by_key[record.raw_key] = found
+            by_key[key] = found
         return found
 
     def _name(self, record: StreamRecord) -> str:
@@ -84,12 +86,19 @@ class GroupNames(_Names):
     Args:
         text: The template.
 
+    Attributes:
+        key_of: Returns the text of the key to which the template gives a name, or None, as
+            ``GroupTemplate.filling``. Itself None if there is more in the template than one key and
+            the text around it.
+
     Raises:
         ValueError: If it can be none; the text says why.
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(group_template(text))
+        template = group_template(text)
+        super().__init__(template)
+        self.key_of = template.filling if template.is_one("key") else None
 
 
 class UserKeys(_Names):

@@ -52,7 +52,10 @@ class Streams:
         decode = server.decode
 
         def open_or_decode(payload: Any) -> dict[str, Any]:
-            return payload.open() if type(payload) is StreamPayload else decode(payload)
+            if type(payload) is StreamPayload:
+                return payload.open()
+            # What has one receiver is its message already.
+            return payload if type(payload) is dict else decode(payload)
 
         server.decode = open_or_decode
         if self._latest:

@@ -56,14 +56,18 @@ class LatestRecords(Generic[R]):
         return len(self._records)
 
     def note(
-        self, names: Sequence[str], record: R | None, put: Callable[[Mailbox], bool]
+        self,
+        names: Sequence[str],
+        record: R | None,
+        put: Callable[[Mailbox], bool] = lambda mailbox: True,
     ) -> list[Mailbox]:
         """Note a record of some groups, and put it into the mailboxes that have room.
 
         Args:
             names: The groups.
             record: The record; None: the groups have no last record any more.
-            put: Puts the record into the mailbox of a member; must not block.
+            put: Puts the record into the mailbox of a member; must not block. Not used while it is
+                loading.
 
         Returns:
             The mailboxes without room. Call ``delivered`` once they have it or lost it.
@@ -114,7 +118,8 @@ class LatestRecords(Generic[R]):
             self.loading = False
             changed, self._changed = self._changed, set()
             joined, self._joined = self._joined, {}
-            for name in changed:
+            # Of the names with members, which are few beside all that a topic may hold.
+            for name in changed.intersection(tuple(self._groups.present)):
                 record = self._records.get(name)
                 if record is not None:
                     for mailbox in self._groups.members(name):

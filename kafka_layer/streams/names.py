@@ -12,7 +12,7 @@ import re
 
 from ..wire.names import LONGEST_NAME
 
-__all__ = ["fitting", "quote", "unquote"]
+__all__ = ["fitting", "is_hashed", "quote", "unquote"]
 
 _PLAIN = re.compile(r"[a-zA-Z0-9\-.]*").fullmatch
 _QUOTED = re.compile(r"[^a-zA-Z0-9\-_.]|_(?=x|\Z)")
@@ -50,7 +50,11 @@ def fitting(name: str) -> str:
     The end of a longer one gives way to ``_xh`` and the SHA-256 of the whole, in hexadecimal
     digits. So does a name that looks like such a one, or somebody's key could claim another's name.
     """
-    length = len(name)
-    if length < LONGEST_NAME or (length == LONGEST_NAME and not name.startswith(_HASHED, _KEPT)):
+    if len(name) <= LONGEST_NAME and not is_hashed(name):
         return name
     return f"{name[:_KEPT]}{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def is_hashed(name: str) -> bool:
+    """Tell whether a name of a group is one that ``fitting`` has made shorter."""
+    return len(name) == LONGEST_NAME and name.startswith(_HASHED, _KEPT)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Protocol
 
+from ..wire.records import Record
 from .codecs import CodecContext, StreamCodec
 
-__all__ = ["StreamRecord"]
+__all__ = ["Codecs", "StreamRecord"]
+
+
+class Codecs(Protocol):
+    """The codecs of one stream; its settings are these."""
+
+    @property
+    def key(self) -> StreamCodec:
+        """Decodes the keys."""
+
+    @property
+    def value(self) -> StreamCodec:
+        """Decodes the values."""
 
 
 class StreamRecord:
@@ -19,65 +31,51 @@ class StreamRecord:
     ``new_key`` and ``new_value``.
 
     Args:
-        topic: Kafka's name of the topic.
-        partition: Number of the partition.
-        offset: The record's offset in it.
-        timestamp: The record's time, in seconds since the epoch.
+        record: The record as it was read, of a ``StreamTopic``.
+        stream: The settings of its stream.
+
+    Attributes:
         raw_key: The key as bytes, or None.
         raw_value: The value as bytes; None for a tombstone.
         raw_headers: Kafka's headers, in their order.
-        key_codec: Decodes the key.
-        value_codec: Decodes the value.
-
-    Attributes:
-        topic: As given.
-        partition: As given.
-        offset: As given.
-        timestamp: As given.
-        raw_key: As given.
-        raw_value: As given.
-        raw_headers: As given.
+        timestamp: The record's time, in seconds since the epoch.
+        partition: Number of the partition.
+        offset: The record's offset in it.
     """
 
     __slots__ = (
         "_key",
-        "_key_codec",
+        "_stream",
+        "_topic",
         "_unused",
         "_value",
-        "_value_codec",
         "offset",
         "partition",
         "raw_headers",
         "raw_key",
         "raw_value",
         "timestamp",
-        "topic",
     )
 
-    # Hot path: each record that a stream reads becomes one.
-    def __init__(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        timestamp: float,
-        raw_key: bytes | None,
-        raw_value: bytes | None,
-        raw_headers: Sequence[tuple[str, bytes | None]],
-        key_codec: StreamCodec,
-        value_codec: StreamCodec,
-    ) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.offset = offset
-        self.timestamp = timestamp
-        self.raw_key = raw_key
-        self.raw_value = raw_value
-        self.raw_headers = raw_headers
-        self._key_codec = key_codec
-        self._value_codec = value_codec
+    # Hot path: each record that may concern somebody becomes one.
+    def __init__(self, record: Record, stream: Codecs) -> None:
+        (
+            self._topic,
+            self.raw_key,
+            self.raw_value,
+            self.raw_headers,
+            self.timestamp,
+            self.partition,
+            self.offset,
+        ) = record
+        self._stream = stream
         self._key: Any = _NOT_DECODED
         self._value: Any = _NOT_DECODED
+
+    @property
+    def topic(self) -> str:
+        """Kafka's name of the topic."""
+        return self._topic.name
 
     @property
     def key(self) -> Any:
@@ -130,7 +128,7 @@ class StreamRecord:
             UnreadableRecord: As ``value``.
             RegistryAway: As ``value``.
         """
-        if self._value_codec.blocking:
+        if self._stream.value.blocking:
             return copy.deepcopy(self.value)
         try:
             # What was decoded for a template has no other use. One of two threads gets it.
@@ -142,24 +140,30 @@ class StreamRecord:
 
     def _decode_key(self) -> Any:
         raw = self.raw_key
-        return None if raw is None else self._key_codec.decode(raw, self._context("key"))
+        if raw is None:
+            return None
+        context = _key_context(self._topic.name)
+        if self.raw_headers:
+            context = context._replace(headers=self.raw_headers)
+        return self._stream.key.decode(raw, context)
 
     def _decode_value(self) -> Any:
         raw = self.raw_value
-        return None if raw is None else self._value_codec.decode(raw, self._context("value"))
-
-    def _context(self, part: Literal["key", "value"]) -> CodecContext:
+        if raw is None:
+            return None
+        context = _value_context(self._topic.name)
         if self.raw_headers:
-            return CodecContext(self.topic, part, self.raw_headers)
-        return _context_without_headers(self.topic, part)
+            context = context._replace(headers=self.raw_headers)
+        return self._stream.value.decode(raw, context)
 
 
 _NOT_DECODED = object()
 
 _UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
 
-# Most records have none, and to make the tuple takes as long as to decode a short text.
-_context_without_headers = functools.lru_cache(maxsize=1000)(CodecContext)
+# By topic: to make one takes as long as to decode a short text.
+_key_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="key"))
+_value_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="value"))
 
 
 def _as_text(value: bytes | None) -> str | bytes | None:

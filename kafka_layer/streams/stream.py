@@ -2,7 +2,7 @@
 
 Hot path: every record of the stream passes ``Stream.deliver``, in the thread that reads it. Of a
 record that concerns nobody here it decodes what ``where``, ``group`` and ``user`` need; where those
-need the key alone, nothing, because it remembers which names a key has given.
+need the key alone, ``interest`` leaves such records out before anything else is read of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..server.full_mailboxes import FullMailboxes
 from ..transport import ReadFrom, Streams, StreamSource, StreamStart
 from ..wire.records import Record
 from ..wire.topics import StreamTopic, Topic, Where
+from .interest import interest
 from .latest import LatestRecords
 from .payload import StreamPayload
 from .rate import Rate
@@ -41,13 +42,10 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds between two log lines about errors of one cause.
 _LOG_INTERVAL = 60.0
-# Keys of which the names are remembered.
-_REMEMBERED_KEYS = 20_000
 
 _SEND_GROUP, _SEND_USER = Topic.SEND_GROUP, Topic.SEND_USER
 
-_Names = tuple[Sequence[str], Sequence[str]]
-"""The groups and the users that a record is for."""
+_NOBODY: Sequence[str] = ()
 
 _Last = Record | StreamPayload
 """The last record of a group: undecoded, or decoded where no join may decode it."""
@@ -105,14 +103,13 @@ class Stream:
         # Whether to keep last records as they were decoded: a join may happen in an event loop,
         # which must not wait for a schema registry.
         self._keeps_decoded = settings.key.blocking or settings.value.blocking
-        needs = {part for each in (*settings.groups, *settings.users) for part in each.needs}
-        # By key: whom its records are for, where nothing but the key decides.
-        self._names_of: dict[bytes | None, _Names] = {}
-        # The same, where that is always one group.
-        self._name_of: dict[bytes | None, str] = {}
-        self._is_by_key = bool(needs <= {"key"} and settings.where is None and settings.topic)
-        self._has_one_name = self._is_by_key and self.latest is None and not settings.users
-        self._has_one_name &= len(settings.groups) == 1
+        # Other last records are decoded when a channel gets them, unless an error is to stop the
+        # stream.
+        self._decodes_at_once = self._keeps_decoded or settings.on_error == "stop"
+        self._interest = interest(settings, registry)
+        # Most streams have one setting of one kind.
+        has_one = len(settings.groups) == 1 and not settings.users
+        self._only_group = settings.groups[0] if has_one else None
         self._put_into_full = FullMailboxes(
             config.timings, registry, expiry, stats, self._wake_receives, self._read_clock
         ).put
@@ -244,7 +241,7 @@ class Stream:
 
     def payload(self, record: Record) -> StreamPayload:
         """See ``Followed``."""
-        return self._view(record)
+        return StreamPayload(record, self.settings)
 
     @property
     def asks_registry(self) -> bool:
@@ -263,7 +260,7 @@ class Stream:
             payload = last
         else:
             try:
-                payload = self._view(last)
+                payload = StreamPayload(last, self.settings)
                 payload.decode()
             except (UnreadableRecord, RegistryAway) as error:
                 self._count_error(last, error)
@@ -372,7 +369,9 @@ class Stream:
     def deliver(self, messages: Sequence[Any]) -> None:
         """See ``StreamSink``."""
         self._situation.missing = False
-        concerned = self._concerned(messages)
+        concerned = messages
+        if self._interest is not None and self._log is None:
+            concerned = self._interest.concerned(messages, self._key_of)
         route, size = self._route, self._slice
         number = 0
         try:
@@ -398,67 +397,45 @@ class Stream:
                 self._log.note_routed()
             self._wake_receives()
 
-    def _concerned(self, messages: Sequence[Any]) -> Sequence[Any]:
-        """Leave out messages whose key is known to be for a group without a member here."""
-        if not self._has_one_name or self._log is not None:
-            return messages
-        key_of, name_of, present = self._key_of, self._name_of.get, self._registry.groups.present
-        return [
-            message
-            for message in messages
-            if (name := name_of(key_of(message))) is None or name in present
-        ]
-
     def _route(self, message: Any) -> None:
         record = self._record_of(message)
+        settings, latest = self.settings, self.latest
+        has_message = record[2] is not None or settings.tombstone is not None
         # A record without a value ends what is known of a group, or has a handler.
-        if record[2] is None and self.settings.tombstone is None and self.latest is None:
+        if not has_message and latest is None:
             return
-        view: StreamPayload | None = None
-        if self._is_by_key:
-            names = self._names_of.get(record[1])
-            if names is None:
-                if len(self._names_of) >= _REMEMBERED_KEYS:
-                    self._names_of.clear()
-                    self._name_of.clear()
-                view = self._view(record)
-                names = self._names_of[record[1]] = self._names(view)
-                if self._has_one_name:
-                    self._name_of[record[1]] = names[0][0]
+        payload = StreamPayload(record, settings)
+        if settings.where is not None and has_message and not settings.where(payload):
+            self._filtered += 1
+            return
+        if self._only_group is not None:
+            groups, users = self._only_group.names(payload), _NOBODY
         else:
-            view = self._view(record)
-            where = self.settings.where
-            judged = record[2] is not None or self.settings.tombstone is not None
-            if where is not None and judged and not where(view):
-                self._filtered += 1
-                return
-            names = self._names(view)
-        groups, users = names
+            groups, users = self._names(payload)
         if self._log is not None:
-            has_message = record[2] is not None or self.settings.tombstone is not None
             self._log.append(record, _addresses(groups, users) if has_message else ())
-        if self.latest is None:
-            members = self._members(groups, users)
-            if members:
-                payload = self._decoded(record, view)
-                self._put(members, self._kept(payload, record, groups, users))
-        else:
-            self._put_latest(self.latest, groups, users, record, view)
+        if latest is not None:
+            self._put_latest(latest, groups, users, record, payload)
+            return
+        members = self._members(groups, users)
+        if len(members) == 1 and members[0].tracked is None:
+            # Fewer objects wait for the receiver, and Python's garbage collector looks at each.
+            self._put(members, Envelope(payload.message(), self._deadline))
+        elif members:
+            payload.decode()
+            self._put(members, self._kept(payload, record, groups, users))
 
-    def _names(self, view: StreamRecord) -> _Names:
-        settings = self.settings
-        groups, users = settings.groups, settings.users
-        # Most streams have one setting of one kind.
-        if not users and len(groups) == 1:
-            return groups[0].names(view), ()
+    def _names(self, record: StreamRecord) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the groups and the users that a record is for."""
+        groups, users = self.settings.groups, self.settings.users
         return (
-            list(dict.fromkeys(name for each in groups for name in each.names(view))),
-            list(dict.fromkeys(name for each in users for name in each.names(view))),
+            list(dict.fromkeys(name for each in groups for name in each.names(record))),
+            list(dict.fromkeys(name for each in users for name in each.names(record))),
         )
 
     def _members(self, groups: Sequence[str], users: Sequence[str]) -> Sequence[Mailbox]:
         registry = self._registry
-        if not users and len(groups) == 1:
+        if len(groups) == 1 and not users:
             return registry.groups.members(groups[0])
         found = [mailbox for name in groups for mailbox in registry.groups.members(name)]
         found += [mailbox for name in users for mailbox in registry.users.members(name)]
@@ -470,15 +447,21 @@ class Stream:
         groups: Sequence[str],
         users: Sequence[str],
         record: Record,
-        view: StreamPayload | None,
+        payload: StreamPayload,
     ) -> None:
-        # Decoded before it is noted: a record that cannot be read is nobody's last one.
-        payload = self._decoded(record, view)
-        envelope = self._kept(payload, record, groups, users)
-        delivers = record[2] is not None or self.settings.tombstone is not None
+        if self._decodes_at_once:
+            # Before it is noted: a record that cannot be read is nobody's last one.
+            payload.decode()
         last: _Last | None = payload if self._keeps_decoded else record
         if record[2] is None:
             last = None
+        if latest.loading:
+            latest.note(groups, last)
+            return
+        if self._members(groups, users):
+            payload.decode()
+        envelope = self._kept(payload, record, groups, users)
+        delivers = record[2] is not None or self.settings.tombstone is not None
 
         def put(mailbox: Mailbox) -> bool:
             if not delivers:
@@ -494,11 +477,6 @@ class Stream:
         if users and delivers and not latest.loading:
             reached = set(self._members(groups, ())) if groups else set()
             self._put([each for each in self._members((), users) if each not in reached], envelope)
-
-    def _decoded(self, record: Record, view: StreamPayload | None) -> StreamPayload:
-        payload = view or self._view(record)
-        payload.decode()
-        return payload
 
     def _kept(
         self,
@@ -523,24 +501,6 @@ class Stream:
                     delivered += 1
         finally:
             self._delivered += delivered
-
-    def _view(self, record: Record) -> StreamPayload:
-        topic, key, value, headers, timestamp, partition, offset = record
-        settings = self.settings
-        view = StreamPayload(
-            topic.value,
-            partition,
-            offset,
-            timestamp,
-            key,
-            value,
-            headers,
-            settings.key,
-            settings.value,
-        )
-        view.stream = settings.name
-        view.type = settings.type if value is not None else settings.tombstone or settings.type
-        return view
 
     def _pass(self, message: Any, error: Exception) -> bool:
         """Decide what becomes of a message that failed; return whether to go on with the next."""

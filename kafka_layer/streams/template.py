@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..exceptions import UnreadableRecord
 from ..wire.names import GROUP_NAME
-from .names import fitting, quote
+from .names import fitting, is_hashed, quote, unquote
 
 __all__ = ["PARTS", "GroupTemplate", "Parts", "Template", "group_template"]
 
@@ -136,6 +136,27 @@ class GroupTemplate(Template):
         if not name:
             raise UnreadableRecord("name", "the name of its group is empty")
         return name
+
+    def is_one(self, part: str) -> bool:
+        """Tell whether it has one place, which is a whole part."""
+        return [place.name for _, place in self._places] == [part]
+
+    def filling(self, name: str) -> str | None:
+        """Return the text with which the only place gives a name; None if no text does.
+
+        Raises:
+            ValueError: If the name does not tell, because it ends in a hash.
+        """
+        if is_hashed(name):
+            raise ValueError(f"{name} ends in a hash")
+        [(before, _)] = self._places
+        if not (name.startswith(before) and name.endswith(self._end)):
+            return None
+        try:
+            text = unquote(name[len(before) : len(name) - len(self._end)])
+        except ValueError:
+            return None
+        return text if f"{before}{quote(text)}{self._end}" == name else None
 
 
 @functools.lru_cache(maxsize=1000)

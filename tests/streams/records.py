@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from kafka_layer.streams.codecs import CODECS, CodecContext, StreamCodec
 from kafka_layer.streams.record import StreamRecord
+from kafka_layer.wire.topics import StreamTopic
 
 __all__ = ["CountingCodec", "record"]
 
@@ -40,4 +42,5 @@ def record(
     value_codec: StreamCodec = CODECS["json"],
     topic: str = "shop.orders",
 ) -> StreamRecord:
-    return StreamRecord(topic, 3, 42, 1000.0, key, value, headers, key_codec, value_codec)
+    read: Any = StreamTopic("orders", topic), key, value, headers, 1000.0, 3, 42
+    return StreamRecord(read, SimpleNamespace(key=key_codec, value=value_codec))

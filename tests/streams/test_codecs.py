@@ -33,6 +33,11 @@ def test_both_ways(codec: str, obj: Any, data: bytes) -> None:
     assert CODECS[codec].decode(data, VALUE) == obj
 
 
+def test_json_may_have_spaces_around_it() -> None:
+    for data in (b' {"a": 1}', b'{"a": 1}\r\n', b'\t{"a": 1}\n'):
+        assert CODECS["json"].decode(data, VALUE) == {"a": 1}
+
+
 def test_json_takes_what_djangos_encoder_takes() -> None:
     data = CODECS["json"].encode(
         {
@@ -55,6 +60,7 @@ def test_json_takes_what_djangos_encoder_takes() -> None:
         ("json", b"\xff"),
         ("json", b""),
         ("json", b"[" * 100_000),
+        ("json", b'{"a":1} {"b":2}'),
         ("msgpack", b""),
         ("msgpack", b"\xc1"),
         ("msgpack", b"\x91" * 5000),

@@ -143,8 +143,9 @@ class Site:
         assert mailbox is not None
         found = []
         while (envelope := mailbox.take()) is not None:
-            assert not isinstance(envelope.payload, bytes)
-            found.append(envelope.payload.open())
+            payload = envelope.payload
+            assert not isinstance(payload, bytes)
+            found.append(payload if isinstance(payload, dict) else payload.open())
         return found
 
     @property
@@ -461,12 +462,32 @@ class TestLastValue:
             )
         assert [(each["key"], each["value"]) for each in site.taken(late)] == [("8", 4)]
 
-    def test_a_record_that_cannot_be_read_is_nobodys_last_one(self) -> None:
-        site = Site(group="price-{key}", last_value=True).awake()
-        site.stream.deliver([site.record(b"1"), site.record(b"no json")])
-        channel = site.channel("price-7")
+    def test_a_record_is_decoded_when_a_channel_gets_it(self) -> None:
+        codec = Counting()
+        site = Site(group="price-{key}", last_value=True, value=codec).awake()
+        site.stream.deliver([site.record(key=b"%d" % number) for number in range(10)])
+        assert codec.decoded == 0
+        site.channel("price-7")
         site.stream.caught_up()
-        assert [each["value"] for each in site.taken(channel)] == [1]
+        assert codec.decoded == 1
+        site.stream.deliver([site.record(key=b"%d" % number) for number in range(10)])
+        assert codec.decoded == 2
+
+    def test_a_last_record_that_cannot_be_read_is_an_error_when_it_is_asked_for(self) -> None:
+        site = Site(group="price-{key}", last_value=True).awake()
+        site.stream.deliver([site.record(b"1"), site.record(b"no json"), site.record(b"2", b"8")])
+        assert site.told["errors"] == {}
+        seven, eight = site.channel("price-7"), site.channel("price-8")
+        site.stream.caught_up()
+        assert site.taken(seven) == []
+        assert [each["value"] for each in site.taken(eight)] == [2]
+        assert site.told["errors"] == {"undecodable": 1}
+
+    def test_a_stream_that_stops_at_errors_decodes_what_it_reads(self) -> None:
+        site = Site(group="price-{key}", last_value=True, on_error="stop").awake()
+        site.stream.deliver([site.record(b"1"), site.record(b"no json"), site.record(b"2")])
+        assert site.told["state"] == "stopped"
+        assert site.source.left == [1, 2]
 
     async def test_a_join_in_an_event_loop_asks_no_registry(self) -> None:
         with running_registry() as registry:

@@ -1,0 +1,122 @@
+"""Which records of a stream concern nobody on this server, as far as their keys alone tell.
+
+Hot path: the key of each record passes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..config.streams import StreamSettings
+from ..delivery.membership import Membership
+from ..delivery.registry import Registry
+from .addresses import GroupNames, UserKeys
+from .codecs import CODECS
+
+__all__ = ["Interest", "interest"]
+
+
+class Interest(Protocol):
+    """Tells which records may concern somebody on this server."""
+
+    def concerned(
+        self, messages: Sequence[Any], key: Callable[[Any], bytes | None]
+    ) -> Sequence[Any]:
+        """Leave out messages that concern nobody; those whose key is an error stay.
+
+        Args:
+            messages: As the source of the stream has them.
+            key: Returns the raw key of a message.
+        """
+
+
+def interest(settings: StreamSettings, registry: Registry) -> Interest | None:
+    """Return what tells by the key for whom the records of a stream are; None if more decides."""
+    names: GroupNames | UserKeys
+    match settings.groups, settings.users:
+        case (GroupNames() as names,), ():
+            membership = registry.groups
+        case (), (UserKeys() as names,):
+            membership = registry.users
+        case _:
+            return None
+    if names.by_key is None or settings.where is not None or settings.last_value:
+        return None
+    is_text = settings.key in (CODECS["str"], CODECS["bytes"])
+    if is_text and isinstance(names, GroupNames) and names.key_of is not None:
+        return _TextKeys(names.key_of, membership)
+    return _KnownKeys(names.by_key, membership.present)
+
+
+class _TextKeys:
+    """Knows the keys of the groups that have a member: it remembers none of those that come.
+
+    Args:
+        key_of: As ``GroupNames.key_of``.
+        groups: The members of groups.
+    """
+
+    def __init__(self, key_of: Callable[[str], str | None], groups: Membership) -> None:
+        self._key_of = key_of
+        # An empty key may give no name at all.
+        self._keys = {""}
+        # The groups with a member of which only a hash is known.
+        self._hashed: set[str] = set()
+        groups.listen(self)
+
+    def first_in(self, name: str) -> None:
+        """See ``MembershipListener``."""
+        self._note(name, set.add)
+
+    def last_out(self, name: str) -> None:
+        """See ``MembershipListener``."""
+        self._note(name, set.discard)
+
+    def _note(self, name: str, change: Callable[[set[str], str], None]) -> None:
+        try:
+            key = self._key_of(name)
+        except ValueError:
+            change(self._hashed, name)
+        else:
+            if key:
+                change(self._keys, key)
+
+    def concerned(
+        self, messages: Sequence[Any], key: Callable[[Any], bytes | None]
+    ) -> Sequence[Any]:
+        """See ``Interest``."""
+        if self._hashed:
+            return messages
+        keys = self._keys
+        try:
+            return [message for message in messages if key(message).decode() in keys]  # type: ignore[union-attr]
+        except (AttributeError, UnicodeDecodeError):
+            # Without a key, or one that is no text.
+            return messages
+
+
+class _KnownKeys:
+    """Knows the keys that gave names lately.
+
+    Args:
+        by_key: The names by raw keys, of an addresser that remembers them.
+        present: The names that have a member.
+    """
+
+    def __init__(
+        self, by_key: Mapping[bytes | None, Sequence[str]], present: Collection[str]
+    ) -> None:
+        self._names_of = by_key.get
+        self._present = present
+
+    def concerned(
+        self, messages: Sequence[Any], key: Callable[[Any], bytes | None]
+    ) -> Sequence[Any]:
+        """See ``Interest``."""
+        names_of, present = self._names_of, self._present
+        return [
+            message
+            for message in messages
+            if (names := names_of(key(message))) is None or names[0] in present
+        ]
