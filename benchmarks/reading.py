@@ -26,7 +26,7 @@ _PLAIN = {"group.id": "bare", "enable.auto.commit": False, "fetch.queue.backoff.
 
 class Read(NamedTuple):
     """How long it took to read so many records, how much more memory was used, in MB, and the
-    seconds of processor by threads: ``stream`` reads it, ``loop`` receives.
+    seconds of processor by threads: ``stream`` reads them, ``loop`` receives them.
     """
 
     seconds: float
@@ -39,9 +39,9 @@ class Read(NamedTuple):
         """Records a second."""
         return self.records / self.seconds
 
-    def each(self, thread: str) -> float:
-        """Microseconds of processor that a thread took for a record."""
-        return self.cpu[thread] * 1e6 / self.records
+    def each(self, *threads: str) -> float:
+        """Microseconds of processor that these threads, or all, took for a record."""
+        return sum(self.cpu[name] for name in threads or self.cpu) * 1e6 / self.records
 
 
 async def create(context: Context, topic: str, partitions: int, compact: bool = False) -> None:
@@ -151,14 +151,14 @@ async def read_smallest(context: Context, topic: str, count: int, keys: int) -> 
                 done.set()
 
     listeners = [asyncio.create_task(listen(*each)) for each in queues.items()]
-    began = time.monotonic()
+    began, used = time.monotonic(), time.thread_time()
     read = await asyncio.to_thread(_consume, context, topic, count, take)
     started = time.monotonic() - read.seconds - began
     await asyncio.wait_for(done.wait(), _PATIENCE)
     took = time.monotonic() - began - started
     for each in listeners:
         each.cancel()
-    return read._replace(seconds=took)
+    return read._replace(seconds=took, cpu={**read.cpu, "loop": time.thread_time() - used})
 
 
 async def decode(context: Context, count: int) -> float:
@@ -204,7 +204,7 @@ def _consume(
     consumer = Consumer({**_PLAIN, "bootstrap.servers": servers})
     partitions = consumer.list_topics(topic, 10).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-    deadline, read, began = time.monotonic() + _PATIENCE, 0, 0.0
+    deadline, read, began, used = time.monotonic() + _PATIENCE, 0, 0.0, 0.0
     while read < count:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{read} of {count} were read")
@@ -212,14 +212,14 @@ def _consume(
         if first is None:
             continue
         if not read:
-            began = time.monotonic()
+            began, used = time.monotonic(), time.thread_time()
         records = [first, *consumer.consume(_BATCH, 0)]
         records = [record for record in records if record.error() is None]
         take(records)
         read += len(records)
-    took = time.monotonic() - began
+    took, used = time.monotonic() - began, time.thread_time() - used
     consumer.close()
-    return Read(took, read)
+    return Read(took, read, cpu={"stream": used})
 
 
 def _producer(context: Context) -> Producer:

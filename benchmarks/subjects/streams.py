@@ -46,6 +46,9 @@ _TURNS = 3
     "cpu_decode: processor: decoding (µs/record)",
     "cpu_put: processor: message, mailbox and note (µs/record)",
     "cpu_receive: processor: waking and receiving (µs/record)",
+    "cpu_smallest: processor: all of this, the smallest (µs/record)",
+    "cpu_decoded: processor: bare consumer, decoding (µs/record)",
+    "cpu_bare: processor: bare consumer, not decoding (µs/record)",
     f"answer: last value of {KEYS:,} keys, from the first channel on (s)",
     "memory: more memory for these keys (MB)",
 )
@@ -92,6 +95,9 @@ def streams(bench: Bench) -> Rounds:
             "cpu_decode": decoding,
             "cpu_put": read.each("stream") - looked.each("stream") - decoding,
             "cpu_receive": read.each("loop"),
+            "cpu_smallest": smallest.each(),
+            "cpu_decoded": decoded.each(),
+            "cpu_bare": counted.each(),
         }
         with bench.workers(1, _reading(bench, latest), fresh=True) as [reader]:
             answer = reader.call(reading.first_answer, f"order-{KEYS // 2}")
