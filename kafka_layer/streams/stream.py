@@ -418,7 +418,7 @@ class Stream:
             self._put_latest(latest, groups, users, record, payload)
             return
         members = self._members(groups, users)
-        if len(members) == 1 and members[0].tracked is None:
+        if len(members) == 1 and self._log is None and members[0].tracked is None:
             # Fewer objects wait for the receiver, and Python's garbage collector looks at each.
             self._put(members, Envelope(payload.message(), self._deadline))
         elif members:
