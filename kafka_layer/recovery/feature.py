@@ -244,7 +244,9 @@ class Recoveries:
                     raise
                 # All is here; only whether the log is another one by now cannot be asked.
                 break
-            replay.compare(extents)
+            # Nothing was asked for if another one's question was answered just now.
+            if extents:
+                replay.compare(extents)
         replay.compare_epochs()
         records = replay.records()
         for record in _first_keyed(records):
@@ -255,7 +257,7 @@ class Recoveries:
         return replay.finish(records)
 
     def _read_past(self, replay: _Replay, deadline: float) -> Steps[Extents]:
-        """Have the log read for a recovery; returns what it holds.
+        """Have the log read for a recovery; returns what it holds, nothing if all is here by now.
 
         Each partition is a question of its own: who needs one does not wait for the others. All who
         need as much of it share the question, also while it is carried out.
