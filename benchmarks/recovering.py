@@ -54,7 +54,7 @@ class RecoveringClient:
         self.inbox = Inbox()
         self._path = path
         self._connection: web.Client | None = None
-        # The position that the server told last, and the highest offset of each lane since then.
+        # The position that the server told last, and the highest offset of each lane.
         self._position = ""
         self._places: dict[str, int] = {}
         # The verdict; where none is asked for, empty once the first position came.
@@ -85,9 +85,8 @@ class RecoveringClient:
             lane, _, offset = frame["p"].rpartition(".")
             self._places[lane] = max(int(offset), self._places.get(lane, 0))
         elif "t" in frame:
-            self._position, *places = frame["t"].split("~")
-            split = (each.rpartition(".") for each in places)
-            self._places = {lane: int(offset) for lane, _, offset in split}
+            # The places stay: the last message may be one that its server still has in hand.
+            self._position = frame["t"]
         # The verdict comes before the position.
         if ("r" in frame or "t" in frame) and self._told is not None and not self._told.done():
             self._told.set_result(frame.get("r", {}))

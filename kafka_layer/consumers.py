@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
-from channels.consumer import AsyncConsumer, get_handler_name
+from channels.consumer import AsyncConsumer, SyncConsumer, get_handler_name
 from channels.db import database_sync_to_async
 
 from .history.question import require_limit
@@ -32,6 +32,30 @@ __all__ = [
     "UserConsumerMixin",
 ]
 
+
+class _Mixin:
+    """Refuses a class in which a mixin would have no effect, or break every connection."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if not issubclass(cls, AsyncConsumer):
+            return
+        classes = cls.__mro__
+        names = [each.__name__ for each in classes if each.__module__ == __name__]
+        mixins = [name for name in names if name in __all__]
+        if classes.index(AsyncConsumer) < classes.index(_Mixin):
+            raise TypeError(
+                f"{cls.__name__} has to name {' and '.join(mixins)} before its consumer class: "
+                "behind it a mixin has no effect."
+            )
+        is_sync = issubclass(cls, SyncConsumer)
+        for name in mixins:
+            if name.startswith("Async") == is_sync:
+                other = name.removeprefix("Async") if is_sync else f"Async{name}"
+                kind = "a synchronous" if is_sync else "an asynchronous"
+                raise TypeError(f"{cls.__name__} is {kind} consumer; take {other}, not {name}.")
+
+
 if TYPE_CHECKING:
     from asgiref.typing import WebSocketConnectEvent, WebSocketDisconnectEvent
     from channels.consumer import AsyncConsumer as _AnyConsumer
@@ -42,7 +66,7 @@ if TYPE_CHECKING:
 
 else:
     # A consumer class follows the mixin; only type checkers need its type.
-    _AnyConsumer = _AsyncConsumer = _Consumer = object
+    _AnyConsumer = _AsyncConsumer = _Consumer = _Mixin
 
 # So many messages of a replay are handled before the event loop serves others.
 _SLICE = 20

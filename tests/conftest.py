@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turns(items))
 
 
-def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[bool, int, float, str]]:
+def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[object, ...]]:
     """Return the key that orders files for several processes.
 
     Long lanes come first, and the short files without a broker last, so that no process works alone
@@ -107,7 +107,7 @@ def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[bool, int,
     for item in items:
         marked = item.get_closest_marker("broker") is not None
         needs_broker[item.path] = needs_broker.get(item.path, False) or marked
-    key: dict[Path, tuple[bool, int, float, str]] = {}
+    key: dict[Path, tuple[object, ...]] = {}
     for folder in {path.parent for path in needs_broker}:
         inside = [path for path in needs_broker if path.parent == folder]
         for number, path in enumerate(inside):

@@ -293,7 +293,9 @@ class Recoveries:
                     raise
                 # All is here; only whether the log is another one by now cannot be asked.
                 break
-            replay.compare(extents)
+            # Nothing was asked for if another one's question was answered just now.
+            if extents:
+                replay.compare(extents)
         replay.compare_epochs()
         for stream in replay.streams:
             stream.compare_epochs()
@@ -337,7 +339,7 @@ class Recoveries:
             stream.compare(extents)
 
     def _read_past(self, replay: _Replay, deadline: float) -> Steps[Extents]:
-        """Have the log read for a recovery; returns what it holds.
+        """Have the log read for a recovery; returns what it holds, nothing if all is here by now.
 
         Each partition is a question of its own: who needs one does not wait for the others. All who
         need as much of it share the question, also while it is carried out.

@@ -195,15 +195,12 @@ def in_order(parts: Iterable[Sequence[Record]]) -> Iterator[Record]:
     """Return the records of several parts: by the broker's time, each partition in its order.
 
     Args:
-        parts: Records, each of one partition in its order; several may be of the same one.
+        parts: Records in any order, each part of one partition; several may be of the same one.
     """
-    parts = [records for records in parts if records]
-    if len(parts) == 1:
-        # As for most channels, which have one group.
-        return iter(parts[0])
     by_partition: dict[Where, list[Record]] = {}
     for records in parts:
-        by_partition.setdefault((records[0][0], records[0][5]), []).extend(records)
+        if records:
+            by_partition.setdefault((records[0][0], records[0][5]), []).extend(records)
     for merged in by_partition.values():
         merged.sort(key=offset_of)
     return heapq.merge(*by_partition.values(), key=written_at)

@@ -148,7 +148,7 @@ class _Index:
         self.keys = tuple(joined(each.keys for each in columns))
         self.values = tuple(joined(each.values for each in columns))
         self.headers = tuple(joined(each.headers for each in columns))
-        self.times = array("d", joined(each.times for each in columns))
+        self.times = array("d", b"".join(each.times.tobytes() for each in columns))
         # The last row of each key; and for each row the one before it with its key, -1 without one.
         self._last: dict[bytes | None, int] = {}
         before, last = [], self._last

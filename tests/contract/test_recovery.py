@@ -122,6 +122,9 @@ class TestRecovery:
         here, there = make_layer(), make_layer()
         channel = await tracked(here, group)
         position = here.position(channel)
+        # To the channel alone: its name ends with it.
+        await there.send(channel, {"n": "direct"})
+        await settled(there)
         await send(here, group, 1)
         again = await tracked(there, group)
         assert numbers(await there.recover(again, position)) == [1]

@@ -53,20 +53,12 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module", name="chromium")
-def running_chromium() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
 def all_pages() -> list[str]:
     return ["", *sorted(f"{path.stem}/" for path in DOCS.glob("*.md") if path.stem != "index")]
 
 
-def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(
-    chromium: Any, address: str
-) -> None:
-    page = chromium.new_page(viewport=DESKTOP)
+def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(address: str) -> None:
+    page = chromium().new_page(viewport=DESKTOP)
     nothing = {"page": False, "tables": [], "beside": []}
     found = {}
     for each in all_pages():

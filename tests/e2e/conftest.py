@@ -18,10 +18,9 @@ from .demo import Demo
 
 
 @pytest.fixture(scope="module", name="chromium")
-def running_chromium() -> Iterator[Browser]:
+def running_chromium() -> Browser:
     expect.set_options(timeout=TIMEOUT)
-    with chromium() as browser:
-        yield browser
+    return chromium()
 
 
 @pytest.fixture(scope="module")

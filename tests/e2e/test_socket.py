@@ -259,6 +259,12 @@ def test_an_event_in_which_the_page_closes_or_reconnects(
     assert page.evaluate(ALIVE) == alive
 
 
+def test_what_is_sent_while_the_connection_closes(page: Page, server: PlayedServer) -> None:
+    page.evaluate(COUNTED)
+    opened(page, server)
+    assert page.evaluate("made[0].close(), [socket.state, socket.send('lost')]") == ["open", False]
+
+
 def test_a_page_that_reconnects_as_soon_as_it_is_connected(
     page: Page, server: PlayedServer
 ) -> None:

@@ -125,8 +125,7 @@ async def two_workers_go_on(
     workers = [Inbox(layer, channel) for layer in layers]
     for worker in workers:
         worker.begin()
-    # A commit is made for each job.
-    stream = Stream(make_layer(), "nobody", workers[:1], rate=50)
+    stream = Stream(make_layer(), "nobody", workers[:1])
     stream.start()
     await wait_until_async(
         lambda: all(len(worker.arrived) >= 25 for worker in workers),

@@ -61,7 +61,7 @@ async def test_cut_three_times(proxy: Proxy, make_layer: Callable[..., KafkaChan
             lambda: all(i.layer.stats().state == "disconnected" for i in inboxes),
             "the servers to notice the cut",
         )
-        await stream.goes_on(50)
+        await stream.goes_on(25)
         proxy.mend()
         await all_so_far_arrives(stream, inboxes)
         await wait_until_async(
@@ -86,7 +86,7 @@ async def test_nothing_passes_for_3_s_and_nothing_is_closed(
 ) -> None:
     stream, inboxes = await streaming(make_layer)
     proxy.stall()
-    await stream.goes_on(300)
+    await stream.goes_on(150)
     proxy.mend()
     await all_so_far_arrives(stream, inboxes)
     await stream.settled(inboxes)
@@ -112,7 +112,7 @@ async def test_connections_that_die_in_silence(
 async def test_slow(proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]) -> None:
     stream, inboxes = await streaming(make_layer)
     proxy.delay = 0.05
-    await stream.goes_on(300)
+    await stream.goes_on(150)
     await all_so_far_arrives(stream, inboxes)
     await stream.settled(inboxes)
     assert_nothing_lost(stream, inboxes)

@@ -38,7 +38,7 @@ CLOSE_LIMIT = 5.5
 DEADLINE = 30.0
 
 
-async def streaming(layers: Layers, rate: float = 100) -> tuple[Stream, list[Inbox]]:
+async def streaming(layers: Layers, rate: float = 50) -> tuple[Stream, list[Inbox]]:
     sender, *receivers = (layers() for _ in range(3))
     inboxes = [await Inbox.opened(each, "room") for each in receivers]
     stream = Stream(sender, "room", inboxes, rate)
@@ -113,12 +113,12 @@ class TestOneBroker:
     ) -> None:
         stream, inboxes = await streaming(make_layer)
         await outage.begins()
-        await stream.goes_on(500)  # 5 s
+        await stream.goes_on(250)  # 5 s
         lost_at = max(inbox.arrived[-1][0] for inbox in inboxes)
         with answers_at(broker.bootstrap_servers) as answered:
             await outage.ends()
             ready = time.monotonic()
-            await stream.goes_on(100)
+            await stream.goes_on(50)
             await stream.settled(inboxes)
         assert_nothing_lost(stream, inboxes)
         back = [next(at for at, _ in inbox.arrived if at > lost_at) for inbox in inboxes]
@@ -302,7 +302,7 @@ class TestOneBroker:
         await outage.ends()
 
     async def test_stopped_for_12_s(self, broker: RealBroker, make_layer: Layers) -> None:
-        stream, inboxes = await streaming(make_layer, rate=50)
+        stream, inboxes = await streaming(make_layer)
         await asyncio.to_thread(broker.halt)
         stopped = time.monotonic()
         await stream.goes_on(600)  # 12 s: longer than a request may stay unanswered
@@ -324,7 +324,7 @@ class TestOneBroker:
         stream, inboxes = await streaming(make_layer)
         for _ in range(2):
             broker.freeze()
-            await stream.goes_on(300)  # 3 s; the session is 1.5 s
+            await stream.goes_on(150)  # 3 s; the session is 1.5 s
             broker.thaw()
             thawed = time.monotonic()
             number = stream.accepted[-1]

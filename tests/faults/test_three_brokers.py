@@ -54,7 +54,7 @@ async def test_servers_start_on_fresh_topics_and_reach_each_other(
     """Some brokers learn of the topics later than the one that is asked."""
     for _ in range(ROUNDS):
         prefix = f"fresh-{secrets.token_hex(4)}"
-        layers = [make_layer(prefix=prefix) for _ in range(2)]
+        layers = [make_layer(prefix=prefix, default_partitions=2) for _ in range(2)]
         channels = await asyncio.gather(*(each.new_channel() for each in layers))
         for layer, channel in zip(layers, channels, strict=True):
             await layer.group_add("room", channel)
@@ -162,8 +162,7 @@ def leader_of(cluster: RealCluster, layer: KafkaChannelLayer, group: str) -> Nod
 
 
 async def test_leaders_killed_one_after_another(cluster: RealCluster, make_layer: Layers) -> None:
-    # Each message is a dozen requests of three brokers.
-    stream, inboxes = await streaming(make_layer, rate=50)
+    stream, inboxes = await streaming(make_layer)
     topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
     killed = []
     while len(killed) < 2:

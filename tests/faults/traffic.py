@@ -112,7 +112,7 @@ class Stream:
     _running: ClassVar[set[Stream]] = set()
 
     def __init__(
-        self, layer: KafkaChannelLayer, group: str, inboxes: Sequence[Inbox], rate: float = 100
+        self, layer: KafkaChannelLayer, group: str, inboxes: Sequence[Inbox], rate: float = 50
     ) -> None:
         self.accepted: list[int] = []
         self.refused = 0

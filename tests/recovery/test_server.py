@@ -16,6 +16,7 @@ from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import BrokerUnavailable, TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message, Recovery
+from kafka_layer.recovery.feature import _Replay
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.transport import OnEpoch, OnPositions, Past, ReadFrom
 from kafka_layer.wire.partitions import partition_of
@@ -240,6 +241,29 @@ async def test_each_partition_is_read_by_itself_and_once(
             [slow],
             ["earlier", slow, "all"],
         ]
+    finally:
+        await there.close()
+
+
+async def test_what_it_needs_was_read_for_another_one_just_now(
+    layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at what is missing and its question."""
+    position = await layer.group_position("room")
+    await layer.group_send("room", {"n": "missed"})
+    there = Layer(prefix="recoveries-of-one-server")
+    try:
+        one, other = await there.new_channel(), await there.new_channel()
+        for channel in (one, other):
+            there.track(channel)
+            await there.group_add("room", channel)
+        assert (await there.recover(one, position)).messages == [{"n": "missed"}]
+        missing, looks = _Replay.missing, [{(Topic.SEND_GROUP, 0): 0}]
+        monkeypatch.setattr(
+            _Replay, "missing", lambda replay: looks.pop() if looks else missing(replay)
+        )
+        found = await there.recover(other, position)
+        assert (found.reason, found.messages, looks) == (None, [{"n": "missed"}], [])
     finally:
         await there.close()
 

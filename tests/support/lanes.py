@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["at_end", "end", "lane_of", "scheduler", "turn_of"]
 
-# Files that share what takes long to start: a demo, or a broker of a kind.
+# Files that share what takes long to start, in their order: a demo, a browser, or a broker of a
+# kind. No event loop can run in a process that has a browser.
 _SHARED: Mapping[str, tuple[str, ...]] = {
     "demo": (
-        "tests/e2e/test_board.py",
-        "tests/e2e/test_browser.py",
-        "tests/e2e/test_failures.py",
         "tests/e2e/test_features.py",
+        "tests/e2e/test_browser.py",
+        "tests/e2e/test_board.py",
+        "tests/e2e/test_failures.py",
         "tests/e2e/test_looks.py",
+    ),
+    "pages": (
+        "tests/e2e/test_recovery.py",
+        "tests/e2e/test_socket.py",
+        "tests/docs/test_docs_pages.py",
+        "tests/e2e/test_streams_tutorial.py",
     ),
     "secure": ("tests/security/*", "tests/django/test_setup_topics.py"),
     "faults": (
@@ -62,7 +69,7 @@ _FIRST = (
     "tests/e2e/test_demo.py",
     "tests/faults/test_network.py",
     "tests/testing/test_support_kafka.py",
-    "tests/docs/test_docs_pages.py",
+    "pages",
     "tests/docs/test_types.py",
     "tests/docs/test_quickstart.py",
 )
@@ -104,10 +111,12 @@ def _lane_of_file(path: str) -> str:
     return path
 
 
-def turn_of(path: str) -> int:
-    """Return the place of a file among those whose lanes come first; they have lower ones."""
+def turn_of(path: str) -> tuple[int, int]:
+    """Return the place of a file's lane, lower for those that come first, and its place there."""
     lane = _lane_of_file(path)
-    return _FIRST.index(lane) if lane in _FIRST else len(_FIRST)
+    turn = _FIRST.index(lane) if lane in _FIRST else len(_FIRST)
+    inside = [fnmatch(path, pattern) for pattern in _SHARED.get(lane, (path,))]
+    return turn, inside.index(True)
 
 
 def scheduler(config: Any, log: Any) -> LoadScopeScheduling:

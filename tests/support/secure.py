@@ -47,7 +47,13 @@ _KINDS: Final = {
     "group": ResourceType.GROUP,
     "cluster": ResourceType.BROKER,
 }
-_LISTENERS: Final = {"TLS": "SSL", "MTLS": "SSL", "LOGIN": "SASL_SSL"}
+_LISTENERS: Final = {
+    "TLS": "SSL",
+    "MTLS": "SSL",
+    "LOGIN": "SASL_SSL",
+    "PASSWORD": "SASL_PLAINTEXT",
+}
+_BY_PASSWORD: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 class SecureBroker:
@@ -88,11 +94,13 @@ class SecureBroker:
                     f"{jaas}.oauthbearer.OAuthBearerLoginModule required "
                     'unsecuredLoginStringClaim_sub="broker";'
                 ),
+                "listener.name.password.sasl.enabled.mechanisms": ",".join(_BY_PASSWORD),
                 **{
-                    f"listener.name.login.scram-sha-{bits}.sasl.jaas.config": (
+                    f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config": (
                         f"{jaas}.scram.ScramLoginModule required;"
                     )
-                    for bits in (256, 512)
+                    for listener in ("login", "password")
+                    for mechanism in _BY_PASSWORD
                 },
             },
             listeners=_LISTENERS,
@@ -140,6 +148,20 @@ class SecureBroker:
         own = {"sasl.mechanism": mechanism, "sasl.username": user, "sasl.password": password}
         return self._config("LOGIN", {"security.protocol": "SASL_SSL", **own, **properties})
 
+    def password(
+        self, user: str, password: str, mechanism: str = "SCRAM-SHA-256"
+    ) -> dict[str, Any]:
+        """Return CONFIG keywords for a user with a password, without TLS."""
+        return {
+            "bootstrap_servers": self._broker.address("PASSWORD"),
+            "client_config": {
+                "security.protocol": "SASL_PLAINTEXT",
+                "sasl.mechanism": mechanism,
+                "sasl.username": user,
+                "sasl.password": password,
+            },
+        }
+
     def token(self, user: str, seconds: float = 600.0) -> tuple[str, float]:
         """Return what an ``oauth_cb`` returns: a token for a user, and until when it is good."""
         now = time.time()
@@ -155,16 +177,22 @@ class SecureBroker:
         own = {"sasl.mechanism": "OAUTHBEARER", "oauth_cb": oauth_cb}
         return self._config("LOGIN", {"security.protocol": "SASL_SSL", **own})
 
-    def new_user(
-        self, rules: Sequence[Rule] = (), mechanism: str = "SCRAM-SHA-256"
-    ) -> dict[str, Any]:
-        """Make a user with some rights; returns the CONFIG keywords of its login."""
+    def new_user(self, rules: Sequence[Rule] = (), mechanism: str | None = None) -> dict[str, Any]:
+        """Make a user with some rights; returns the CONFIG keywords of its login.
+
+        Args:
+            rules: The rights.
+            mechanism: That of a login by TLS. Where none is named, the login is by SCRAM without
+                TLS: the handshakes of a layer take longer than all else that it does.
+        """
         if mechanism == "PLAIN":
             user, password = _PLAIN_USER, self._password
         else:
             user, password = f"user-{secrets.token_hex(4)}", secrets.token_urlsafe(12)
-            self.set_password(user, password, mechanism)
+            self.set_password(user, password, mechanism or _BY_PASSWORD[0])
         self.allow(user, rules)
+        if mechanism is None:
+            return self.password(user, password)
         return self.login(user, password, mechanism)
 
     def allow(self, user: str, rules: Sequence[Rule]) -> None:
@@ -218,7 +246,7 @@ class SecureBroker:
         )
         self.admin.alter_user_scram_credentials([change])[user].result(_TIMEOUT)
 
-        login = self.login(user, password, mechanism)
+        login = self.password(user, password, mechanism)
         properties = {
             "bootstrap.servers": login["bootstrap_servers"],
             **login["client_config"],

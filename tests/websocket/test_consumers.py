@@ -613,6 +613,20 @@ class TestPositions:
             ]
 
 
+@pytest.mark.parametrize(
+    ("bases", "told"),
+    [
+        ((AsyncWebsocketConsumer, AsyncRecoveryConsumerMixin), "AsyncRecoveryConsumerMixin before"),
+        ((WebsocketConsumer, UserConsumerMixin), "UserConsumerMixin before"),
+        ((AsyncRecoveryConsumerMixin, WebsocketConsumer), "take RecoveryConsumerMixin, not"),
+        ((UserConsumerMixin, AsyncWebsocketConsumer), "take AsyncUserConsumerMixin, not"),
+    ],
+)
+def test_a_class_in_which_a_mixin_has_no_effect(bases: tuple[type, ...], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        type("Room", bases, {})
+
+
 @pytest.mark.parametrize("mixin", [AsyncRecoveryConsumerMixin, RecoveryConsumerMixin])
 def test_applications_have_private_names_of_their_own(mixin: type) -> None:
     """A consumer may well have a ``_session``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -111,6 +112,8 @@ class Browser:
 
     @property
     def position(self) -> str:
+        if not self._token:
+            return "" if self._socket is None else "lost"
         places = (f"{lane}.{offset}" for lane, offset in self._places.items())
         return "~".join([self._token, *places])
 
@@ -149,6 +152,12 @@ class Browser:
         assert self._socket is not None
         await self._socket.send_json_to(content)
 
+    async def break_off(self) -> None:
+        """Hear all until the application fails."""
+        with contextlib.suppress(LookupError):
+            while True:
+                await self._receive()
+
     async def leave(self) -> None:
         assert self._socket is not None
         await self._socket.disconnect(timeout=TIMEOUT)
@@ -171,6 +180,7 @@ class Browser:
         if "r" in frame:
             self.verdicts.append(frame["r"]["reason"])
             if not frame["r"]["recovered"]:
+                self._token = ""
                 self._places.clear()
         self._token = frame.get("t", self._token)
 
@@ -284,6 +294,26 @@ async def test_state_that_is_loaded_anew_and_live_messages_fit_together(
     await say(sender, "room 6")
     assert (await browser.hear(4))[3] == "room 6"
     assert browser.verdicts == ["invalid"]
+    await browser.leave()
+
+
+@pytest.mark.parametrize("backend", ["memory"], indirect=True)
+async def test_state_that_cannot_be_loaded_is_loaded_when_the_browser_comes_back(
+    room: Any, server: KafkaChannelLayer, sender: KafkaChannelLayer
+) -> None:
+    """Such as where no broker answers when the history is asked for."""
+
+    class Failing(room):  # type: ignore[misc]
+        async def _recovery_hook(self, hook: Any, recovery: Recovery) -> None:
+            raise LookupError("a fault of the application's")
+
+    await say(sender, "room 1", "room 2")
+    browser = Browser()
+    await browser.connect(Failing, "forged")
+    await browser.break_off()
+    assert (browser.data, browser.verdicts) == ([], ["invalid"])
+    await browser.connect(room)
+    assert await browser.hear(2) == ["room 1", "room 2"]
     await browser.leave()
 
 

@@ -63,7 +63,7 @@ export class RecoveringSocket extends EventTarget {
   constructor(url: string | URL, options?: RecoveringSocketOptions);
 
   readonly url: string;
-  readonly readyState: 0 | 1 | 3;
+  readonly readyState: number;
   readonly state: ConnectionState;
   /** That of the present connection: "kafka-layer.v1" if the server keeps positions. */
   readonly protocol: string;

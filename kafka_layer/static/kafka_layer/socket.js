@@ -118,7 +118,8 @@ export class RecoveringSocket extends EventTarget {
 
   /** Sends to the server; returns false, and drops it, while there is no connection. */
   send(data) {
-    if (this.#state !== "open") {
+    // A WebSocket that is closing takes it, and drops it.
+    if (this.#socket?.readyState !== WebSocket.OPEN) {
       return false;
     }
     this.#socket.send(data);

@@ -88,15 +88,15 @@ async def test_processes_that_are_blocked_at_any_moment_do_every_job_once(
     sender = make_layer(**config)
     with Crew(tmp_path, [slow, channel], config) as crew:
         crew.add(), crew.add()
-        for number in range(2_000):
+        for number in range(1_000):
             await sender.send(channel, {"type": "job", "n": number})
-            if number % 100 == 0:
+            if number % 50 == 0:
                 seconds = chance.choice([0.05, 0.15, 0.4, 1.2, 2.5])
                 await sender.send(
                     slow, {"type": "blocking", "n": 10_000 + number, "seconds": seconds}
                 )
                 await asyncio.sleep(0.3)
-        jobs = {*range(2_000), *range(10_000, 12_000, 100)}
+        jobs = {*range(1_000), *range(10_000, 11_000, 50)}
         diary = crew.wait_done(jobs, 90)
         assert set(diary.ended.values()) == {1}
 

@@ -18,9 +18,7 @@ from tests.cluster.workers.processes import CHANNELS_OWN, Crew, RunWorker
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until
 
-JOBS = 4_000
-# Where the workers that are left do the work of three, each job with a commit of its own.
-FEWER_JOBS = 2_000
+JOBS = 1_600
 PARTITIONS = 12
 
 
@@ -48,20 +46,20 @@ async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
         await send(make_layer, config, channel, range(sent))
 
         def behind() -> bool:
-            return sent - sum(each.done for each in crew.workers) < 500
+            return sent - sum(each.done for each in crew.workers) < 200
 
         for _ in range(3):
             worker = crew.add()
             # Jobs come until the new one has its share: those before it must not end the work.
-            while worker.done < 100:
+            while worker.done < 50:
                 wait_until(
-                    lambda: worker.done >= 100 or behind(),  # noqa: B023
-                    f"{sent} jobs to be done, all but 500",
+                    lambda: worker.done >= 50 or behind(),  # noqa: B023
+                    f"{sent} jobs to be done, all but 200",
                     30,
                 )
-                await send(make_layer, config, channel, range(sent, sent + 500))
-                sent += 500
-                assert sent < 5 * JOBS, f"worker {worker.process.pid} got no share"
+                await send(make_layer, config, channel, range(sent, sent + 200))
+                sent += 200
+                assert sent < 10 * JOBS, f"worker {worker.process.pid} got no share"
         before = [each.done for each in crew.workers]
         await send(make_layer, config, channel, range(sent, sent + JOBS // 2))
         sent += JOBS // 2
@@ -72,27 +70,33 @@ async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
         assert min(shares) > JOBS / 2 / 3 * 0.5
 
 
+# So many that there are some left when the first two workers have ended.
 @pytest.mark.parametrize(
-    ("protocol", "prefetch"),
-    [("classic", 10), ("classic", 1), ("consumer", 1)],
+    ("protocol", "prefetch", "jobs"),
+    [("classic", 10, 4_000), ("classic", 1, 1_200), ("consumer", 1, 1_200)],
     indirect=["protocol"],
 )
 async def test_a_killed_worker_costs_what_it_has_taken_and_a_stopped_one_none(
-    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path, prefetch: int
+    make_layer: Layers,
+    config: dict[str, Any],
+    channel: str,
+    tmp_path: Path,
+    prefetch: int,
+    jobs: int,
 ) -> None:
     config["worker_channels"] = {channel: {"prefetch_count": prefetch}}
     with Crew(tmp_path, [channel], config) as crew:
         killed, stopped, _ = crew.add(), crew.add(), crew.add()
-        await send(make_layer, config, channel, range(FEWER_JOBS))
-        begun(stopped, 300)
+        await send(make_layer, config, channel, range(jobs))
+        begun(stopped, 100)
         assert stopped.end(signal.SIGTERM) == 0
-        begun(killed, 300)
+        begun(killed, 100)
         killed.end(signal.SIGKILL)
-        diary = crew.wait_done(range(FEWER_JOBS), but=prefetch)
+        diary = crew.wait_done(range(jobs), but=prefetch)
         assert set(diary.began.values()) == {1}
-        lost = set(range(FEWER_JOBS)) - diary.ended.keys()
+        lost = set(range(jobs)) - diary.ended.keys()
         # Lost is at most what one commit had taken: the job that it had begun, or was about to.
-        assert lost <= set(range(FEWER_JOBS)) - stopped.diary.began.keys()
+        assert lost <= set(range(jobs)) - stopped.diary.began.keys()
         assert lost >= diary.began.keys() - diary.ended.keys()
         assert len(lost) <= prefetch
 
