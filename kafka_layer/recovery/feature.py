@@ -283,19 +283,7 @@ class Recoveries:
         replay.begin()
         for stream in replay.streams:
             yield from self._read_stream(stream, deadline)
-        for _ in range(_ROUNDS):
-            if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
-                break
-            try:
-                extents = yield from self._read_past(replay, deadline)
-            except (BrokerUnavailable, TimeoutError):
-                if replay.missing() or replay.is_ahead:
-                    raise
-                # All is here; only whether the log is another one by now cannot be asked.
-                break
-            # Nothing was asked for if another one's question was answered just now.
-            if extents:
-                replay.compare(extents)
+        yield from self._read_log(replay, deadline)
         replay.compare_epochs()
         for stream in replay.streams:
             stream.compare_epochs()
@@ -312,6 +300,22 @@ class Recoveries:
         else:
             replay.decode(records)
         return replay.finish(records)
+
+    def _read_log(self, replay: _Replay, deadline: float) -> Steps[None]:
+        """Have the layer's own topics read for a recovery, as far as it needs them."""
+        for _ in range(_ROUNDS):
+            if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
+                return
+            try:
+                extents = yield from self._read_past(replay, deadline)
+            except (BrokerUnavailable, TimeoutError):
+                if replay.missing() or replay.is_ahead:
+                    raise
+                # All is here; only whether the log is another one by now cannot be asked.
+                return
+            # Nothing was asked for if another one's question was answered just now.
+            if extents:
+                replay.compare(extents)
 
     def _await_streams(self, replay: _Replay, deadline: float) -> Steps[None]:
         """Wait until the streams of a position are read, for as long as brokers have to answer."""
