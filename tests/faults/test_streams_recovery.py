@@ -170,16 +170,15 @@ async def test_the_brokers_of_a_stream_go_away(
 
 
 async def test_markers_of_transactions_are_no_loss(make_layer: Layers, prefix: str) -> None:
-    layer = make_layer(prefix, streams=(settings := streams("")))
-    topic = await asyncio.to_thread(ForeignTopic(layer, prefix).create, 1)
-    settings["orders"]["topic"] = topic.name
-    layer, late = (make_layer(prefix, streams=settings) for _ in range(2))
+    topic = await asyncio.to_thread(ForeignTopic(make_layer(prefix), prefix).create, 1)
+    layer, late = (make_layer(prefix, streams=streams(topic.name)) for _ in range(2))
     channel = await tracked(layer, GROUP)
     position = layer.position(channel)
     servers = layer.config.bootstrap_servers
     await asyncio.to_thread(write_in_transactions, servers, topic.name, 3)
-    assert [each["value"] for each in await next_messages(layer, channel, 3)] == [0, 1, 2]
-    behind = layer.position(channel)
+    messages: list[Any] = await next_messages(layer, channel, 3)
+    assert [each["value"] for each in messages] == [0, 1, 2]
+    behind = messages[-1].position
     # It goes on behind the last marker, which no reader gets.
     await layer.pause_stream("orders")
     await layer.resume_stream("orders")
