@@ -135,7 +135,6 @@ def test_the_last_price_comes_first_and_then_each_change(
     assert cells(second, label)[0] == "3.10"
 
 
-@pytest.mark.xfail(reason="streams are not recovered yet")
 def test_a_killed_worker_costs_no_change(
     people: People, demo: Demo, name: str, sell: Write
 ) -> None:
@@ -155,7 +154,6 @@ def test_a_killed_worker_costs_no_change(
     wait_until(lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0)
 
 
-@pytest.mark.xfail(reason="streams are not recovered yet")
 def test_who_disconnects_and_comes_back_gets_what_changed_meanwhile(
     people: People, name: str, sell: Write
 ) -> None:
