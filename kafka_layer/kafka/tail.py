@@ -11,7 +11,8 @@ from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.streams import Start
-from .clients import new_client
+from ..config.threads import new_thread
+from .clients import abandon, new_client
 from .errors import is_refusal, kafka_error, topic_error
 from .log import client_logger
 from .properties import consumer_properties
@@ -22,6 +23,8 @@ __all__ = ["Tail", "TailedRecord"]
 # Seconds within which an interrupt gets through.
 _POLL = 0.2
 _MOST = 500
+# Seconds for the client's close.
+_CLOSE_PATIENCE = 2.0
 
 _REFUSALS = frozenset(
     {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
@@ -103,7 +106,12 @@ class Tail:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._client.close()
+        # In a thread of its own, because close() may block for long, or for ever.
+        closing = new_thread(target=self._client.close, name="kafka-layer-closing")
+        closing.start()
+        closing.join(_CLOSE_PATIENCE)
+        if closing.is_alive():
+            abandon(self._client)
 
     @property
     def partitions(self) -> Collection[tuple[str, int]]:

@@ -108,8 +108,10 @@ class TestRecovery:
             found = await until_recovered(late, group, position)
             assert contract.numbers(found) == list(range(100))
             # The new leader takes what comes, and a position from before it leads there.
+            witness = await contract.tracked(late, group)
             await contract.send(here, group, 100)
-            assert contract.numbers([await next_message(here, channel)]) == [100]
+            for layer, member in ((here, channel), (late, witness)):
+                assert contract.numbers([await next_message(layer, member)]) == [100]
             found = await until_recovered(late, group, found.messages[-2].position)
             assert contract.numbers(found) == [99, 100]
         finally:
