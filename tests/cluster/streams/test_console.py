@@ -113,9 +113,11 @@ def test_a_topic_that_comes_later_is_read_from_its_first_record(kafka: str) -> N
         assert record.value == b"first"
 
 
+# What a shell starts in the background ignores SIGINT, and so do its children.
 PROGRAM = """
-import sys, django
+import signal, sys, django
 from django.conf import settings
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.configure(
     INSTALLED_APPS=["kafka_layer"],
     CHANNEL_LAYERS={"default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer", "CONFIG": {

@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import secrets
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,8 +23,8 @@ from kafka_layer.exceptions import RegistryAway, TopicError, UnreadableRecord
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages
-from tests.support.records import console_produce, create_topic, produce
-from tests.support.waiting import wait_until_async
+from tests.support.records import console_produce, create_topic, leader_of, produce
+from tests.support.waiting import wait_until, wait_until_async
 
 PARTITIONS = 4
 
@@ -121,6 +122,9 @@ async def test_a_partition_that_is_added_is_read_from_its_first_record(
     admin = AdminClient({"bootstrap.servers": kafka})
     future = admin.create_partitions([NewPartitions(topic, PARTITIONS + 1)])[topic]
     await asyncio.to_thread(future.result, 30)
+    # A broker may not show a new partition at once.
+    led = partial(leader_of, kafka, topic, PARTITIONS)
+    await asyncio.to_thread(wait_until, led, "a leader of the new partition", 30)
     await asyncio.to_thread(produce, kafka, topic, [b'"new"'], PARTITIONS)
     again = make_layer(streams=streams(topic, channel))
     assert (await next_message(again, channel, 60))["value"] == "new"
