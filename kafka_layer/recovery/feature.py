@@ -34,7 +34,7 @@ from .channel import State, TrackedChannel
 from .epochs import UNKNOWN
 from .kept_stream import KeptStream
 from .opening import Opening
-from .read_through import Extents
+from .read_through import ROUNDS, Extents, learn_epochs, parts_to_read
 from .recent import TELLING, Key, Loss, RecentLog
 from .replay import (
     EVERYBODY,
@@ -55,9 +55,6 @@ __all__ = ["MAX_BYTES", "Recoveries"]
 MAX_BYTES = 1024 * 1024
 """How many bytes of messages one recovery replays."""
 
-# How often a recovery reads what the log holds and the recent records do not, because they dropped
-# it meanwhile.
-_ROUNDS = 3
 # Seconds in which what is learnt of idempotency keys is rounded down.
 _STEP = 60.0
 # Seconds that an answer may take from the backplane's thread to the asker.
@@ -303,7 +300,7 @@ class Recoveries:
 
     def _read_log(self, replay: _Replay, deadline: float) -> Steps[None]:
         """Have the layer's own topics read for a recovery, as far as it needs them."""
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
                 return
             try:
@@ -328,7 +325,7 @@ class Recoveries:
 
     def _read_stream(self, stream: StreamReplay, deadline: float) -> Steps[None]:
         """Have the topics of a stream read for a recovery, as far as it needs them."""
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             missing, unknown = stream.missing(), stream.unknown_epochs()
             if not missing and not unknown and not stream.is_ahead:
                 return
@@ -382,7 +379,7 @@ class Recoveries:
         try:
             extents = past.extents(BROADCAST_TOPICS)
             self._read_part(where, wanted, past, extents)
-            self._learn_epochs(past, extents, {where: self._end_reading(where)})
+            learn_epochs(self.recent, past, extents, {where: self._end_reading(where)})
         except Exception as error:
             self._end_reading(where)
             reading.ticket.fail(error)
@@ -399,8 +396,8 @@ class Recoveries:
     def _read_part(
         self, where: Where, wanted: Mapping[Where, int], past: Past, extents: Extents
     ) -> None:
-        for _ in range(_ROUNDS):
-            parts = self._parts(wanted, extents)
+        for _ in range(ROUNDS):
+            parts = parts_to_read(self.recent, wanted, extents)
             if where not in parts:
                 return
             first, end = parts[where]
@@ -426,54 +423,13 @@ class Recoveries:
                 for where in list(self._wanted_epochs)
                 if where not in self._wanted
             }
-        self._learn_epochs(past, extents, wanted)
+        learn_epochs(self.recent, past, extents, wanted)
         return lambda: extents
-
-    def _learn_epochs(self, past: Past, extents: Extents, wanted: Mapping[Where, set[int]]) -> None:
-        """Learn the leader epochs of records; the backplane's thread.
-
-        The first and the last one of a partition tell those between, unless its leader changed.
-        """
-        recent, ends = self.recent, self.recent.ends
-        for round_ in range(2 * _ROUNDS):
-            asked = {}
-            for where, offsets in wanted.items():
-                extent = extents.get(where)
-                unknown = [
-                    offset
-                    for offset in offsets
-                    if extent is not None
-                    and extent.start <= offset < extent.end
-                    and recent.epochs.at(where, offset, ends.get(where, 0)) == UNKNOWN
-                ]
-                if unknown:
-                    asked[where] = max(unknown) if round_ % 2 else min(unknown)
-            if not asked:
-                return
-            told = past.epochs(asked)
-            if not told:
-                return
-            for where, epoch in told.items():
-                recent.epochs.note(where, asked[where], epoch)
 
     def _figures(self) -> dict[str, int]:
         behind = sum(tracked.state is not State.LIVE for tracked in self._channels())
         kept = self.recent.size + sum(each.log.size for each in self._streams)
         return {"behind": behind, "recent_bytes": kept}
-
-    def _parts(self, wanted: Mapping[Where, int], extents: Extents) -> dict[Where, tuple[int, int]]:
-        """Return the parts of the log that are wanted and not kept."""
-        parts = {}
-        for where, first in wanted.items():
-            extent, begin = extents.get(where), self.recent.begin(where)
-            if extent is None or topic_ids_differ(
-                extent.topic_id, self.recent.topic_ids.get(where[0])
-            ):
-                continue
-            first = max(first, extent.start)
-            if first < begin <= extent.end:
-                parts[where] = first, begin
-        return parts
 
     # For the tracked channels
 

@@ -13,7 +13,15 @@ from ..wire.topics import Where, topic_ids_differ
 from .epochs import UNKNOWN, LeaderEpochs
 from .stream_log import StreamLog
 
-__all__ = ["ROUNDS", "Ask", "Extents", "KeptLog", "ReadThrough"]
+__all__ = [
+    "ROUNDS",
+    "Ask",
+    "Extents",
+    "KeptLog",
+    "ReadThrough",
+    "learn_epochs",
+    "parts_to_read",
+]
 
 ROUNDS = 3
 """How often a recovery reads what the log holds and the recent records do not, because they dropped
@@ -106,9 +114,9 @@ class ReadThrough:
         with self._lock:
             wanted, self._wanted = self._wanted, {}
             epochs, self._wanted_epochs = self._wanted_epochs, {}
-        self._learn_epochs(past, extents, epochs)
+        learn_epochs(self._log, past, extents, epochs)
         for _ in range(ROUNDS):
-            parts = self._parts(wanted, extents)
+            parts = parts_to_read(self._log, wanted, extents)
             records, room = sum(end - first for first, end in parts.values()), self._log.room
             if records > room:
                 # The youngest of them, which do for most of those who ask.
@@ -125,43 +133,60 @@ class ReadThrough:
                 self._log.prepend({where: (start, end, self._kept(found))})
         return lambda: extents
 
-    def _learn_epochs(self, past: Past, extents: Extents, wanted: Mapping[Where, set[int]]) -> None:
-        """Learn the leader epochs of records.
 
-        The first and the last one of a partition tell those between, unless its leader changed.
-        """
-        log, ends = self._log, self._log.ends
-        for round_ in range(2 * ROUNDS):
-            asked = {}
-            for where, offsets in wanted.items():
-                extent = extents.get(where)
-                unknown = [
-                    offset
-                    for offset in offsets
-                    if extent is not None
-                    and extent.start <= offset < extent.end
-                    and log.epochs.at(where, offset, ends.get(where, 0)) == UNKNOWN
-                ]
-                if unknown:
-                    asked[where] = max(unknown) if round_ % 2 else min(unknown)
-            if not asked:
-                return
-            told = past.epochs(asked)
-            if not told:
-                return
-            for where, epoch in told.items():
-                log.epochs.note(where, asked[where], epoch)
+def learn_epochs(
+    log: KeptLog, past: Past, extents: Extents, wanted: Mapping[Where, set[int]]
+) -> None:
+    """Learn the leader epochs of records; the backplane's thread.
 
-    def _parts(self, wanted: Mapping[Where, int], extents: Extents) -> dict[Where, tuple[int, int]]:
-        """Return the parts of the log that are wanted and not kept."""
-        parts = {}
-        for where, first in wanted.items():
-            topic: Any = where[0]
-            extent, begin = extents.get(where), self._log.begin(where)
-            known = self._log.topic_ids.get(topic)
-            if extent is None or topic_ids_differ(extent.topic_id, known):
-                continue
-            first = max(first, extent.start)
-            if first < begin <= extent.end:
-                parts[where] = first, begin
-        return parts
+    The first and the last one of a partition tell those between, unless its leader changed.
+
+    Args:
+        log: Gets the epochs.
+        past: The past of the log.
+        extents: What the log holds.
+        wanted: For some partitions the offsets of records.
+    """
+    ends = log.ends
+    for round_ in range(2 * ROUNDS):
+        asked = {}
+        for where, offsets in wanted.items():
+            extent = extents.get(where)
+            unknown = [
+                offset
+                for offset in offsets
+                if extent is not None
+                and extent.start <= offset < extent.end
+                and log.epochs.at(where, offset, ends.get(where, 0)) == UNKNOWN
+            ]
+            if unknown:
+                asked[where] = max(unknown) if round_ % 2 else min(unknown)
+        if not asked:
+            return
+        told = past.epochs(asked)
+        if not told:
+            return
+        for where, epoch in told.items():
+            log.epochs.note(where, asked[where], epoch)
+
+
+def parts_to_read(
+    log: KeptLog, wanted: Mapping[Where, int], extents: Extents
+) -> dict[Where, tuple[int, int]]:
+    """Return the parts of a log that are wanted and not kept.
+
+    Args:
+        log: What is kept.
+        wanted: For some partitions the first offset.
+        extents: What the log holds.
+    """
+    parts = {}
+    for where, first in wanted.items():
+        extent, begin = extents.get(where), log.begin(where)
+        known = log.topic_ids.get(where[0])
+        if extent is None or topic_ids_differ(extent.topic_id, known):
+            continue
+        first = max(first, extent.start)
+        if first < begin <= extent.end:
+            parts[where] = first, begin
+    return parts
