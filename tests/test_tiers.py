@@ -70,7 +70,7 @@ TIERS: list[set[str]] = [
     {"recovery.channel"},
     {"recovery.progress"},
     {"recovery.stream_replay"},
-    {"recovery.kept_stream"},
+    {"recovery.kept_stream", "recovery.log_replay"},
     {"recovery.read_through"},
     {"recovery.replay", "recovery.stream_log"},
     {"history.flushes", "history.question", "recovery.recent"},

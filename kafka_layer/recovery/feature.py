@@ -29,17 +29,16 @@ from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
 from ..wire.position_token import LogPosition, TopicPosition
 from ..wire.records import Record, unreadable_key
-from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where, topic_ids_differ
+from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where
 from .channel import State, TrackedChannel
-from .epochs import UNKNOWN
 from .kept_stream import KeptStream
+from .log_replay import LogReplay
 from .opening import Opening
 from .read_through import ROUNDS, Extents, learn_epochs, parts_to_read
 from .recent import TELLING, Key, Loss, RecentLog
 from .replay import (
     EVERYBODY,
     NotRecovered,
-    Part,
     Reason,
     in_order,
     is_command,
@@ -525,7 +524,7 @@ class Recoveries:
         self._streams = ()
 
 
-class _Replay:
+class _Replay(LogReplay):
     """One recovery: which records were missed, and whether all of them are there.
 
     Args:
@@ -547,16 +546,12 @@ class _Replay:
         position: LogPosition,
         limit: int,
     ) -> None:
+        super().__init__(recoveries.recent)
         self._around = recoveries
-        self._recent = recoveries.recent
         self._tracked = tracked
         self._mailbox = mailbox
         self._position = position
         self._limit = limit
-        self._parts: Sequence[Part] = ()
-        # Of the addresses that are new to the channel: what waits in the mailbox.
-        self._new_parts: Sequence[Part] = ()
-        self._compared = False
         self.streams = [
             StreamReplay(stream, position.streams.get(stream.mark)) for stream in tracked.follows
         ]
@@ -591,7 +586,7 @@ class _Replay:
         around, mailbox, position = self._around, self._mailbox, self._position
         groups, users = around.groups(mailbox), around.users(mailbox)
         keys = self._missed_keys()
-        ends = self._recent.ends
+        ends = self._log.ends
         for stream in self.streams:
             stream.fix()
         self._parts = missed_parts(position, keys, ends)
@@ -604,73 +599,13 @@ class _Replay:
         self._new_parts = missed_parts(present, new, ends) if new else ()
         for stream in self.streams:
             stream.begin(keys, joined, present.streams[stream.kept.mark])
-        topics: set[Any] = {part.where[0] for part in self._parts}
-        for topic in topics:
-            if topic_ids_differ(position.topics[topic].topic_id, self._recent.topic_ids.get(topic)):
-                raise NotRecovered("epoch")
+        self._require_same_topics()
 
-    def missing(self) -> dict[Where, int]:
-        """Return from where partitions have to be read, whose recent records begin later."""
-        missing: dict[Where, int] = {}
-        for _, where, first, end in self._parts:
-            if first < end and first < self._recent.begin(where):
-                missing[where] = min(first, missing.get(where, first))
-        return missing
-
-    def unknown_epochs(self) -> dict[Where, int]:
-        """Return the records whose leader epoch has to be asked for, once."""
-        if self._compared:
-            return {}
-        return {
-            where: offset
-            for where, (offset, _) in self._last_told().items()
-            if self._epoch(where, offset) == UNKNOWN
-        }
-
-    def compare_epochs(self) -> None:
-        """Compare the last records that the position knows with those that are there.
-
-        Where the log holds none of them any more, the epoch stays unknown and says nothing.
-
-        Raises:
-            NotRecovered: If the log lost its end since, and other records took its place.
-        """
-        for where, (offset, epoch) in self._last_told().items():
-            if self._epoch(where, offset) not in (UNKNOWN, epoch):
-                raise NotRecovered("epoch")
-
-    def _last_told(self) -> dict[Where, tuple[int, int]]:
-        topics: Mapping[Any, TopicPosition] = self._position.topics
-        found = {part.where: topics[part.where[0]].last_told(part.where[1]) for part in self._parts}
-        return {where: told for where, told in found.items() if told is not None}
+    def _place_in(self, topic: object) -> TopicPosition | None:
+        return self._position.topics.get(topic) if isinstance(topic, Topic) else None
 
     def _epoch(self, where: Where, offset: int) -> int:
-        return self._recent.epochs.at(where, offset, self._recent.ends.get(where, 0))
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether the position lies beyond what this server has read."""
-        return not self._compared and any(part.first > part.end for part in self._parts)
-
-    def compare(self, extents: Extents) -> None:
-        """Compare the position with what the log holds.
-
-        Raises:
-            NotRecovered: If the log does not hold what was missed, or another topic is there.
-        """
-        self._compared = True
-        topics: Mapping[Any, TopicPosition] = self._position.topics
-        for _, where, first, end in self._parts:
-            extent = extents.get(where)
-            if extent is None:
-                raise NotRecovered("epoch")
-            if topic_ids_differ(topics[where[0]].topic_id, extent.topic_id):
-                raise NotRecovered("epoch")
-            # What is shared may have been asked for before this server read on.
-            if first > max(extent.end, end):
-                raise NotRecovered("future")
-            if first < end and first < extent.start:
-                raise NotRecovered("truncated")
+        return self._log.epochs.at(where, offset, self._log.ends.get(where, 0))
 
     def finish(self, records: Iterable[Record]) -> list[Message]:
         """Return the missed messages, and have the channel skip them where they come again.
@@ -685,7 +620,7 @@ class _Replay:
         before: dict[Key, dict[Where, int]] = {}
         reached: dict[Where, int] = {}
         of_streams = [part for stream in self.streams for part in stream.all_parts]
-        for key, where, first, end in (*self._parts, *self._new_parts, *of_streams):
+        for key, where, first, end in (*self.all_parts, *of_streams):
             floors.setdefault(key, {})[where] = max(first, end)
             before.setdefault(key, {})[where] = first
             reached[where] = min(first, reached.get(where, first))
@@ -755,9 +690,9 @@ class _Replay:
             NotRecovered: If they are not all there.
         """
         found = []
-        for key, where, first, end in (*self._parts, *self._new_parts):
+        for key, where, first, end in self.all_parts:
             name = None if key == EVERYBODY else key[1].encode()
-            records = self._recent.find(where, name, first, end)
+            records = self._log.find(where, name, first, end)
             if records is None:
                 # More than is kept.
                 raise NotRecovered("limit")

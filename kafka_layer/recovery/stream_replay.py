@@ -8,18 +8,17 @@ from typing import Any
 from ..exceptions import UnreadableRecord
 from ..wire.position_token import StreamPosition, TopicPosition, lane_of
 from ..wire.records import Record
-from ..wire.topics import StreamTopic, Where, topic_ids_differ
-from .epochs import UNKNOWN
+from ..wire.topics import StreamTopic, Where
 from .kept_stream import KeptStream
-from .read_through import Extents
+from .log_replay import LogReplay
 from .recent import Key
-from .replay import NotRecovered, Part, missed_stream_parts
+from .replay import NotRecovered, missed_stream_parts
 from .stream_log import UNREADABLE
 
 __all__ = ["StreamReplay"]
 
 
-class StreamReplay:
+class StreamReplay(LogReplay):
     """The part of a recovery that is of one stream.
 
     Args:
@@ -34,15 +33,12 @@ class StreamReplay:
     """
 
     def __init__(self, kept: KeptStream, covered: StreamPosition | None) -> None:
+        super().__init__(kept.log)
         self.kept = kept
         self.known: Sequence[Key] = ()
         self.asks_registry = kept.stream.asks_registry
         self._covered = covered
         self._ends = kept.log.ends
-        self._parts: Sequence[Part] = ()
-        # Of the addresses that are new to the channel: what waits in the mailbox.
-        self._new_parts: Sequence[Part] = ()
-        self._compared = False
 
     def covers(self, keys: Iterable[Key]) -> bool:
         """Tell whether records for these addresses may be replayed."""
@@ -71,72 +67,7 @@ class StreamReplay:
         if present.topics is not None:
             new = [key for key in joined if self.kept.concerns(key) and key not in self.known]
             self._new_parts = missed_stream_parts(present, new, self._ends)
-        for topic in {part.where[0] for part in self._parts}:
-            place = self._place_in(topic)
-            ids = self.kept.log.topic_ids
-            if (
-                place is not None
-                and isinstance(topic, StreamTopic)
-                and topic_ids_differ(place.topic_id, ids.get(topic))
-            ):
-                raise NotRecovered("epoch")
-
-    @property
-    def all_parts(self) -> list[Part]:
-        """Where all records lie that are replayed."""
-        return [*self._parts, *self._new_parts]
-
-    def missing(self) -> dict[Where, int]:
-        """Return from where partitions have to be read, whose recent records begin later."""
-        missing: dict[Where, int] = {}
-        for _, where, first, end in self._parts:
-            if first < end and first < self.kept.log.begin(where):
-                missing[where] = min(first, missing.get(where, first))
-        return missing
-
-    def unknown_epochs(self) -> dict[Where, int]:
-        """Return the records whose leader epoch has to be asked for, once."""
-        if self._compared:
-            return {}
-        return {
-            where: offset
-            for where, (offset, _) in self._last_told().items()
-            if self._epoch(where, offset) == UNKNOWN
-        }
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether the position lies beyond what this server has read."""
-        return not self._compared and any(part.first > part.end for part in self._parts)
-
-    def compare(self, extents: Extents) -> None:
-        """Compare the position with what the topics hold.
-
-        Raises:
-            NotRecovered: If they do not hold what was missed, or others are there.
-        """
-        self._compared = True
-        for _, where, first, end in self._parts:
-            extent, place = extents.get(where), self._place_in(where[0])
-            if extent is None:
-                raise NotRecovered("epoch")
-            if place is not None and topic_ids_differ(place.topic_id, extent.topic_id):
-                raise NotRecovered("epoch")
-            # What is shared may have been asked for before this server read on.
-            if first > max(extent.end, end):
-                raise NotRecovered("future")
-            if first < end and first < extent.start:
-                raise NotRecovered("truncated")
-
-    def compare_epochs(self) -> None:
-        """Compare the last records that the position knows with those that are there.
-
-        Raises:
-            NotRecovered: If a topic lost its end since, and other records took its place.
-        """
-        for where, (offset, epoch) in self._last_told().items():
-            if self._epoch(where, offset) not in (UNKNOWN, epoch):
-                raise NotRecovered("epoch")
+        self._require_same_topics()
 
     def records(self) -> list[list[Record]]:
         """Return the records of each partition, in its order.
@@ -172,20 +103,10 @@ class StreamReplay:
             return None
         return payload.open()
 
-    def _last_told(self) -> dict[Where, tuple[int, int]]:
-        found = {}
-        for where in {part.where for part in self._parts}:
-            place = self._place_in(where[0])
-            told = None if place is None else place.last_told(where[1])
-            if told is not None:
-                found[where] = told
-        return found
-
     def _epoch(self, where: Where, offset: int) -> int:
         return self.kept.log.epochs.at(where, offset, self._ends.get(where, 0))
 
     def _place_in(self, topic: object) -> TopicPosition | None:
-        """Return the position in a topic; None if the topic is newer."""
         topics = None if self._covered is None else self._covered.topics
         if topics is None or not isinstance(topic, StreamTopic):
             return None
