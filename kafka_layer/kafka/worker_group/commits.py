@@ -3,8 +3,8 @@
 A group keeps positions by the name of a topic. Kafka deletes them with the topic, but not where the
 group's coordinator is still loading, and a member that has not noticed may commit one afterwards.
 In a topic that was made anew they would skip jobs. So each commit carries, as metadata, a time that
-no message before its position is later than. If a later message lies before the position, the
-position is one of another log.
+no message before its position is later than. If a later message lies before the position, or the
+log ends before it, the position is one of another log.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 from ...config.realtime import monotonic
 from ...config.threads import sleep
 from ...observe.counters import Stats
+from ..clients import ends_of
 from ..errors import kafka_error
 from .client import GroupClient
 from .pacing import CommitCost
@@ -120,15 +121,20 @@ class Commits:
                 self._read_until[each.partition] = int(known[1])
             else:
                 unchecked.discard(each.partition)
+        if not positions:
+            return set()
+        # First, because a log that is too short now may be long enough at the first fetch.
+        ends = ends_of(self._consumer, [(self._topic, each) for each in positions], timeout)
         later = [
             TopicPartition(self._topic, partition, self._read_until[partition] + 1)
             for partition in positions
         ]
         foreign = set()
-        for each in self._consumer.offsets_for_times(later, timeout) if later else ():
-            if each.error is None:
+        for each in self._consumer.offsets_for_times(later, timeout):
+            position, end = positions[each.partition], ends.get((self._topic, each.partition))
+            if each.error is None and end is not None:
                 unchecked.discard(each.partition)
-                if 0 <= each.offset < positions[each.partition]:
+                if end < position or 0 <= each.offset < position:
                     foreign.add(each.partition)
                     del self._read_until[each.partition]
         return foreign

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from kafka_layer.kafka.worker_group.commits import Commits
 from kafka_layer.kafka.worker_group.pacing import CommitCost
@@ -42,6 +42,8 @@ class Group:
         self, partitions: list[TopicPartition], timeout: float
     ) -> list[TopicPartition]:
         [asked] = partitions
+        if asked.offset == OFFSET_END:
+            return [TopicPartition(TOPIC, 0, len(self.times))]
         later = (at for at, time in enumerate(self.times) if time >= asked.offset)
         return [TopicPartition(TOPIC, 0, next(later, -1))]
 
@@ -80,6 +82,15 @@ def test_a_position_of_another_log_is_found(position: int, new: tuple[int, ...])
     member.note_message(0, new[0])
     member.commit({0: 1})
     assert not member_of(group).begin([0])
+
+
+@pytest.mark.parametrize("new", [(), (10,)])
+def test_a_position_behind_the_end_is_of_another_log(new: tuple[int, ...]) -> None:
+    """Its messages may all be written between the check and the first fetch."""
+    group = Group(1, 2, 3, 4)
+    do(group, 4)
+    group.times = list(new)
+    assert member_of(group).begin([0]) == {0: OFFSET_BEGINNING}
 
 
 def test_a_position_that_was_committed_without_a_time_is_kept() -> None:
