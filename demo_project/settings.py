@@ -5,6 +5,9 @@ DEMO_PREFIX              first part of the topics' names, `demo` by default
 DEMO_WORKER              what this worker process is called on the page
 DEMO_STAFF_TOKEN         who knows it may announce and post; without it nobody may
 DEMO_EMBEDDED_BROKER     set by `manage.py demo` when it runs a broker of its own
+KAFKA_CA_FILE            the authority of a Kafka with TLS, which wants a client's certificate
+KAFKA_CERTIFICATE_FILE   this process's certificate
+KAFKA_KEY_FILE           the key of that certificate
 DJANGO_ALLOWED_HOSTS     host names to answer to besides localhost, separated by commas
 DJANGO_SECRET_KEY        must be the same in all workers; made up when it is missing
 DJANGO_DEBUG             `1` for Django's error pages and the button that ends a worker
@@ -91,6 +94,13 @@ KAFKA_LAYER: dict[str, Any] = {
         },
     },
 }
+if "KAFKA_CA_FILE" in os.environ:
+    KAFKA_LAYER["client_config"] = {
+        "security.protocol": "SSL",
+        "ssl.ca.location": os.environ["KAFKA_CA_FILE"],
+        "ssl.certificate.location": os.environ["KAFKA_CERTIFICATE_FILE"],
+        "ssl.key.location": os.environ["KAFKA_KEY_FILE"],
+    }
 if DEMO_EMBEDDED_BROKER:
     from kafka_layer.testing import EmbeddedBroker
 
