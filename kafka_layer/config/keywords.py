@@ -42,7 +42,9 @@ _LEAST_RECENT_BYTES = 1024 * 1024
 _MAX_PARTITIONS = 100_000
 _MAX_REPLICAS = 10_000
 
-EXTRA_KEYWORDS = frozenset({"default_partitions", "default_replication_factor"})
+EXTRA_KEYWORDS = frozenset(
+    {"default_partitions", "default_replication_factor", "default_topic_config"}
+)
 """Keywords that only set defaults of other settings; ``LayerConfig`` has no field for them."""
 
 FROM_CHANNELS_REDIS = {

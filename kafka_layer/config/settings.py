@@ -128,6 +128,7 @@ class LayerConfig:
             keywords.get("default_partitions"),
             keywords.get("default_replication_factor", -1),
             values.get("recovery_window", cls.recovery_window),
+            keywords.get("default_topic_config", {}),
         )
         values["topics"] = read_topics(keywords.get("topics", {}), defaults)
         values["worker_channels"] = read_worker_channels(

@@ -6,7 +6,7 @@ import fnmatch
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from django.core.exceptions import ImproperlyConfigured
@@ -101,6 +101,8 @@ class TopicDefaults:
         broadcast_partitions: Partitions of a topic that every server reads.
         replication_factor: Copies of each partition; -1 means the broker's default.
         recovery_window: For how many seconds a channel that came back may be recovered.
+        config: Kafka's topic configs of all topics, over the layer's own; None leaves one to the
+            broker.
     """
 
     expiry: float
@@ -108,6 +110,7 @@ class TopicDefaults:
     broadcast_partitions: int = _BROADCAST_PARTITIONS
     replication_factor: int = -1
     recovery_window: float = 0
+    config: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def broadcast_retention(self) -> float:
@@ -121,17 +124,20 @@ class TopicDefaults:
         default_partitions: object,
         default_replication_factor: object,
         recovery_window: float,
+        default_topic_config: object,
     ) -> TopicDefaults:
-        """Read ``default_partitions`` (None if not set) and ``default_replication_factor``.
+        """Read the keywords ``default_…``; ``default_partitions`` is None if not set.
 
         Raises:
-            ImproperlyConfigured: If a value is no number that Kafka takes.
+            ImproperlyConfigured: If a value is none that Kafka takes.
         """
         replication = read_replication("default_replication_factor", default_replication_factor)
-        if default_partitions is None:
-            return cls(expiry, replication_factor=replication, recovery_window=recovery_window)
-        partitions = read_partitions("default_partitions", default_partitions)
-        return cls(expiry, partitions, partitions, replication, recovery_window)
+        config = _read_config("default_topic_config", default_topic_config)
+        partitions, broadcast_partitions = cls.partitions, cls.broadcast_partitions
+        if default_partitions is not None:
+            partitions = read_partitions("default_partitions", default_partitions)
+            broadcast_partitions = partitions
+        return cls(expiry, partitions, broadcast_partitions, replication, recovery_window, config)
 
 
 def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicSettings]:
@@ -157,9 +163,9 @@ def read_topics(value: object, defaults: TopicDefaults) -> Mapping[Topic, TopicS
             topic: _read_topic(
                 f"topics[{topic.value!r}]",
                 value.get(topic.value, {}),
+                defaults,
                 defaults.expiry,
                 defaults.broadcast_partitions if topic in BROADCAST_TOPICS else defaults.partitions,
-                defaults.replication_factor,
                 least_retention=defaults.broadcast_retention if topic in BROADCAST_TOPICS else 0.0,
             )
             for topic in Topic
@@ -199,9 +205,9 @@ def read_worker_channels(
         topic = _read_topic(
             where,
             settings,
+            defaults,
             expiry,
             defaults.partitions,
-            defaults.replication_factor,
             other=_ONLY_OF_WORKERS,
         )
         compiled = re.compile(fnmatch.translate(pattern))
@@ -212,54 +218,51 @@ def read_worker_channels(
 def _read_topic(
     where: str,
     value: object,
+    defaults: TopicDefaults,
     expiry: float,
     partitions: int,
-    replication_factor: int,
     other: frozenset[str] = frozenset(),
     least_retention: float = 0.0,
 ) -> TopicSettings:
     if not isinstance(value, Mapping):
         raise wrong_value(where, value, "a dict")
-    if not value:
-        return _default_topic(expiry, partitions, replication_factor, least_retention)
+    if not value and not defaults.config:
+        return _default_topic(expiry, partitions, defaults.replication_factor, least_retention)
     known = {"partitions", "replication_factor", "config"} | other
     for name in value:
         if name not in known:
             reject_unknown(f"setting in {where}:", name, known)
-    config = value.get("config", {})
-    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
-        raise wrong_value(f"{where}['config']", config, "a dict of Kafka's topic configs")
-    given = {
-        name: _read_config_value(f"{where}['config'][{name!r}]", value)
-        for name, value in config.items()
-    }
+    given = _read_config(f"{where}['config']", value.get("config", {}))
     default = _default_topic(expiry, 1, -1, least_retention)
+    every = {**default.config, **defaults.config, **given}
     # None leaves a config to the broker: it is neither sent nor compared.
-    merged = {
-        name: value for name, value in {**default.config, **given}.items() if value is not None
-    }
-    retention = _read_config_integer(where, merged, "retention.ms", minimum=-1)
+    merged = {name: each for name, each in every.items() if each is not None}
+
+    def integer(name: str, minimum: int, maximum: int = 2**63 - 1) -> int | None:
+        place = f"{where}['config']" if name in given else "default_topic_config"
+        return _read_config_integer(place, merged, name, minimum, maximum)
+
+    retention = integer("retention.ms", minimum=-1)
     if retention is not None and 0 <= retention < expiry * 1000:
         raise ImproperlyConfigured(
             f"{where} keeps records for retention.ms={retention}, shorter than expiry "
             f"({expiry} s): messages would be lost before they expire. Raise it, or lower expiry."
         )
-    largest = _read_config_integer(
-        where, merged, "max.message.bytes", minimum=1024, maximum=_MAX_MESSAGE_BYTES
-    )
+    largest = integer("max.message.bytes", minimum=1024, maximum=_MAX_MESSAGE_BYTES)
     if largest is None:
         largest = _BROKERS_MAX_MESSAGE_BYTES
     # A segment has to hold the largest batch.
-    _read_config_integer(where, merged, "segment.bytes", minimum=largest)
+    integer("segment.bytes", minimum=largest)
     if "compact" in merged.get("cleanup.policy", ""):
         raise ImproperlyConfigured(
             f"{where} sets cleanup.policy={merged['cleanup.policy']}: compaction would drop "
             "messages that share a key. Use 'delete'."
         )
     replicas = read_replication(
-        f"{where}['replication_factor']", value.get("replication_factor", replication_factor)
+        f"{where}['replication_factor']",
+        value.get("replication_factor", defaults.replication_factor),
     )
-    in_sync = _read_config_integer(where, merged, "min.insync.replicas", minimum=1)
+    in_sync = integer("min.insync.replicas", minimum=1)
     if in_sync is not None and replicas != -1 and in_sync > replicas:
         raise ImproperlyConfigured(
             f"{where} has min.insync.replicas={in_sync}, more than its replication_factor "
@@ -290,6 +293,13 @@ def _default_topic(
     return TopicSettings(partitions, replication_factor, MappingProxyType(config))
 
 
+def _read_config(where: str, value: object) -> dict[str, str | None]:
+    """Read topic configs, with values as Kafka writes them; None leaves one to the broker."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise wrong_value(where, value, "a dict of Kafka's topic configs")
+    return {name: _read_config_value(f"{where}[{name!r}]", each) for name, each in value.items()}
+
+
 def _read_config_value(where: str, value: object) -> str | None:
     if value is None:
         return None
@@ -299,7 +309,7 @@ def _read_config_value(where: str, value: object) -> str | None:
 
 
 def _read_config_integer(
-    where: str, config: Mapping[str, str], name: str, minimum: int, maximum: int = 2**63 - 1
+    where: str, config: Mapping[str, str], name: str, minimum: int, maximum: int
 ) -> int | None:
     """Return a topic config that is an integer; None if it is left to the broker."""
     if name not in config:
@@ -310,5 +320,5 @@ def _read_config_integer(
         number = minimum - 1
     if not minimum <= number <= maximum:
         wanted = f"{minimum} or more" if maximum == 2**63 - 1 else f"{minimum} to {maximum}"
-        raise wrong_value(f"{where}['config'][{name!r}]", config[name], f"an integer, {wanted}")
+        raise wrong_value(f"{where}[{name!r}]", config[name], f"an integer, {wanted}")
     return number

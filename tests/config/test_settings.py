@@ -116,6 +116,29 @@ def test_all_topic_configs_may_be_left_to_the_broker() -> None:
     assert config.topics[Topic.ACK].config == {}
 
 
+def test_the_default_topic_config_is_for_all_topics_and_theirs_stand_over_it() -> None:
+    config = make(
+        default_topic_config={
+            "segment.ms": None,
+            "min.insync.replicas": 2,
+            "retention.ms": 900_000,
+        },
+        topics={"ack": {"config": {"segment.ms": 60_000}}},
+        worker_channels={"mail": {"config": {"retention.ms": None}}},
+    )
+
+    every = [*config.topics.values(), config.worker_settings("x").topic]
+    assert [topic.config["min.insync.replicas"] for topic in every] == ["2"] * 7
+    assert [topic.config["retention.ms"] for topic in every] == ["900000"] * 7
+    assert [topic.config.get("segment.ms") for topic in every].count(None) == 6
+    assert config.topics[Topic.ACK].config["segment.ms"] == "60000"
+    assert config.worker_settings("mail").topic.config.keys() == {
+        *("cleanup.policy", "message.timestamp.type", "max.message.bytes", "min.insync.replicas"),
+    }
+    # It names no worker channel: the limit of those that nothing names holds.
+    assert not config.names_worker_channel("x")
+
+
 @pytest.mark.parametrize(("given", "limit"), [({}, 2_097_152), (5000, 5000), (None, 1_048_588)])
 def test_the_largest_message_of_a_topic(given: Any, limit: int) -> None:
     config = {} if given == {} else {"max.message.bytes": given}
@@ -262,6 +285,16 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"default_partitions": 100_001}, "default_partitions is 100001"),
     ({"default_replication_factor": 0}, "integer of 1 or more, or -1 for the broker's default"),
     ({"default_replication_factor": -1.0}, "default_replication_factor is -1.0"),
+    ({"default_topic_config": []}, "default_topic_config is []; it must be a dict of Kafka's"),
+    ({"default_topic_config": {"segment.ms": []}}, "default_topic_config['segment.ms'] is []"),
+    (
+        {"default_topic_config": {"segment.bytes": 1}, "topics": {"ack": {"partitions": 1}}},
+        "default_topic_config['segment.bytes'] is '1'; it must be an integer, 2097152 or more",
+    ),
+    (
+        {"default_topic_config": {"retention.ms": 59_999}},
+        "topics['send-group'] keeps records for retention.ms=59999, shorter than expiry (60 s)",
+    ),
     ({"topics": []}, "topics is []; it must be a dict of topic names"),
     ({"topics": {"send-groups": {}}}, "Unknown topic in topics: 'send-groups'; did you mean"),
     ({"topics": {"ack": []}}, "topics['ack'] is []; it must be a dict"),

@@ -28,6 +28,7 @@ SERVERS = {"bootstrap_servers": "localhost:9092"}
 KEYWORDS = ({each.name for each in fields(LayerConfig)} - {"timings"}) | {
     "default_partitions",
     "default_replication_factor",
+    "default_topic_config",
 }
 
 
@@ -80,6 +81,7 @@ def test_the_comparison_of_defaults_sees_a_difference() -> None:
         "expiry": 61,
         "default_partitions": 11,
         "default_replication_factor": 1,
+        "default_topic_config": {"segment.ms": None},
         "channel_capacity": {"a": 1},
         "topics": {"ack": {"partitions": 1}},
         "worker_channels": {"a": {}},
