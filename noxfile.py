@@ -1,0 +1,196 @@
+"""All checks of the project, each in an environment of its own: ``nox --list`` names them.
+
+``nox`` alone runs what a change has to pass. ``nox -s matrix`` runs the tests of units and of the
+contract with all versions that the project supports, ``nox -s matrix -k "Kafka 3.3"`` with one of
+them. Versions of Python that this machine does not have are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "tests", "build"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+
+# The commands of pyenv are there for all versions, and work for those that are selected alone.
+PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+os.environ["PATH"] = os.pathsep.join(
+    [
+        *(each for each in os.environ["PATH"].split(os.pathsep) if Path(each).name != "shims"),
+        *map(str, sorted(PYENV.glob("versions/3.*/bin"), reverse=True)),
+    ]
+)
+
+PYTHONS = nox.project.python_versions(PYPROJECT)
+HERE = [each for each in PYTHONS if shutil.which(f"python{each}")] or PYTHONS
+# All versions of Django that are supported run on it.
+USUAL_PYTHON = "3.12"
+DJANGO = ("4.2", "5.2", "6.0")
+CHANNELS = ("4.2.1", "4.2.2", "4.3.0", "4.3.1", "4.3.2")
+KAFKA = ("3.3.2", "3.7.2", "3.9.1", "4.0.0", "4.3.0")
+
+# What a project can install beside the package: not the demo, and no tools.
+FEATURES = sorted(EXTRAS.keys() - {"bench", "demo", "dev", "docs"})
+TEST_TOOLS = (
+    *("daphne", "freezegun", "hypothesis", "psutil", "pytest", "pytest-asyncio", "pytest-django"),
+    *("pytest-timeout", "pytest-xdist", "PyYAML"),
+)
+
+RUNS = [
+    nox.param(HERE[0], {"lowest": True}, id="lowest", tags=["ci"]),
+    *(
+        nox.param(each, {}, id=f"Python {each}", tags=["ci"] if each == HERE[-1] else [])
+        for each in PYTHONS
+    ),
+    *(
+        nox.param(USUAL_PYTHON, {"pins": [f"Django=={each}.*"]}, id=f"Django {each}")
+        for each in DJANGO
+    ),
+    *(
+        nox.param(USUAL_PYTHON, {"pins": [f"channels=={each}"]}, id=f"Channels {each}")
+        for each in CHANNELS
+    ),
+    *(nox.param(USUAL_PYTHON, {"kafka": each}, id=f"Kafka {each}") for each in KAFKA),
+]
+
+
+def dev(*names: str) -> list[str]:
+    """Return the requirements of the extra "dev" for some packages."""
+    wanted = [each for each in EXTRAS["dev"] + EXTRAS["demo"] if Requirement(each).name in names]
+    if len(wanted) != len(names):
+        raise KeyError(f"pyproject.toml has {wanted} of {names}")
+    return wanted
+
+
+def requirements() -> list[str]:
+    """Return what the package requires, with all that its features do."""
+    features = [each for name in FEATURES for each in EXTRAS[name]]
+    return [*PYPROJECT["project"]["dependencies"], *features]
+
+
+def lowest(requirement: str) -> str:
+    """Return a requirement of the lowest version that it allows."""
+    return re.sub(r">=([^,;\s]+)[^;]*", r"==\1", requirement)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*dev("ruff"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    session.install("-e", ".[dev]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, with the newest versions, on a broker and in a browser."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "-n", "4", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; run its code, and check its types."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist: with all files and no others; try the wheel alone."""
+    session.install("build", "twine")
+    folder, dist = Path(session.create_tmp()).resolve(), ROOT / "dist"
+    source, clean = folder / "source", folder / "clean"
+    for each in (source, clean, dist):
+        shutil.rmtree(each, ignore_errors=True)
+    listed = session.run("git", "ls-files", external=True, silent=True, log=False)
+    known = {each for each in str(listed).splitlines() if (ROOT / each).is_file()}
+    # A copy: a build writes beside its source, where another one may build at the same time.
+    for each in known:
+        (source / each).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / each, source / each)
+    # The wheel is built from the sdist.
+    session.run("python", "-m", "build", "--outdir", str(dist), str(source), silent=True)
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    in_wheel = {each for each in known if each.startswith("kafka_layer/")}
+    in_sdist = {each for each in known if not each.startswith(".")}
+    require_same(session, wheel, files_of_wheel(wheel), in_wheel)
+    require_same(session, sdist, files_of_sdist(sdist), in_sdist)
+    session.run(sys.executable, "-m", "venv", str(clean), external=True)
+    python = str(clean / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    program = ROOT / "tests" / "support" / "programs" / "installed.py"
+    with session.chdir(folder):
+        session.run(python, "-I", "-c", "import kafka_layer", external=True)
+        session.run(python, "-I", str(program), external=True)
+
+
+@nox.session
+@nox.parametrize("python,versions", RUNS)
+def matrix(session: nox.Session, versions: dict[str, Any]) -> None:
+    """Test units and the contract with one of the supported versions."""
+    wanted = [*requirements(), *dev(*TEST_TOOLS)]
+    if versions.get("lowest"):
+        wanted = [*map(lowest, requirements()), *dev(*TEST_TOOLS)]
+    session.install("--no-compile", *wanted, *versions.get("pins", ()))
+    told = session.run("python", "-m", "pip", "list", "--format=freeze", silent=True, log=False)
+    named = {Requirement(each).name.lower() for each in requirements()}
+    session.log(
+        "Python %s, %s",
+        session.python,
+        ", ".join(each for each in str(told).split() if each.partition("==")[0].lower() in named),
+    )
+    pytest = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    if "kafka" in versions:
+        environment = {
+            "KAFKA_LAYER_KAFKA_VERSION": versions["kafka"],
+            "KAFKA_LAYER_REQUIRE_BROKER": "1",
+        }
+        session.run(*pytest, "-k", "kafka", "tests/contract", *session.posargs, env=environment)
+        return
+    # The tests of the documentation need the tools of development.
+    session.run(*pytest, "-m", "not broker", "--ignore", "tests/docs", "tests", *session.posargs)
+
+
+def files_of_wheel(path: Path) -> set[str]:
+    """Return the files of a wheel but what tells of it."""
+    with zipfile.ZipFile(path) as archive:
+        return {each for each in archive.namelist() if ".dist-info/" not in each}
+
+
+def files_of_sdist(path: Path) -> set[str]:
+    """Return the files of an sdist but what tells of it."""
+    with tarfile.open(path) as archive:
+        every = [each.name.partition("/")[2] for each in archive if each.isfile()]
+    told = {"PKG-INFO", "setup.cfg"}
+    return {each for each in every if each not in told and ".egg-info/" not in each}
+
+
+def require_same(session: nox.Session, path: Path, found: set[str], wanted: set[str]) -> None:
+    """End the session where an archive lacks files or has others."""
+    if found != wanted:
+        missing, more = sorted(wanted - found), sorted(found - wanted)
+        session.error(f"{path.name} lacks {missing}, and has {more}, which git does not know")
+    session.log("%s has all %d files, and no others", path.name, len(wanted))
