@@ -495,6 +495,18 @@ class StreamFacts(NamedTuple):
     trouble: str = ""
 
 
+class BatchFacts(NamedTuple):
+    """What is known of messages without reading each.
+
+    Attributes:
+        ends: For each of their partitions the offset behind the last one.
+        size: Bytes of their values and headers.
+    """
+
+    ends: Mapping[Where, int]
+    size: int
+
+
 class StreamSink(Protocol):
     """Takes the records of one stream; the thread that reads it calls every method."""
 
@@ -536,9 +548,20 @@ class StreamSource(Protocol):
     Attributes:
         key: Returns the raw key of a message; most concern nobody, and nothing else is read of
             those.
+        value: Returns the raw value of a message.
     """
 
     key: Callable[[Any], bytes | None]
+    value: Callable[[Any], bytes | None]
+
+    def where(self, message: Any) -> tuple[StreamTopic, int]:
+        """Return the partition of a message."""
+
+    def offset(self, message: Any) -> int:
+        """Return the offset of a message."""
+
+    def facts_of(self, messages: Sequence[Any]) -> BatchFacts:
+        """Return what is known of messages at once."""
 
     def record(self, message: Any) -> Record:
         """Return the record that a message carries, with a ``StreamTopic`` and its own timestamp.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -104,6 +104,29 @@ class StreamSettings:
     def is_read(self) -> bool:
         """Whether every server reads it: False if it is for producing or for workers alone."""
         return bool(self.groups or self.users)
+
+    @property
+    def asks_registry(self) -> bool:
+        """Whether decoding a record may wait for a schema registry."""
+        return self.key.blocking or self.value.blocking
+
+    def forget_unknown_schemas(self) -> None:
+        """Have the registry asked again for schemas that it did not know a moment ago."""
+        for codec in (self.key, self.value):
+            if isinstance(codec, RegistryCodec):
+                codec.forget_unknown()
+
+    def names(self, record: StreamRecord) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the groups and the keys of the users that a record is for, each of them once.
+
+        Raises:
+            UnreadableRecord: As ``Addresser.names``.
+            RegistryAway: As ``Addresser.names``.
+        """
+        return (
+            list(dict.fromkeys(name for each in self.groups for name in each.names(record))),
+            list(dict.fromkeys(name for each in self.users for name in each.names(record))),
+        )
 
     def may_reach(self, kind: Topic, name: str) -> bool:
         """Tell whether a record may be for a group or a user, as far as the settings alone tell.

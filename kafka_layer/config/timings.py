@@ -84,6 +84,7 @@ class Timings:
         stream_idle: Without a channel, after which a server reads no stream any more.
         registry_retry: Between two attempts while a schema registry is away.
         registry: The longest that one question to a schema registry takes.
+        registry_unknown: For which a registry is not asked again for a schema that it did not know.
         position_frame: The longest between two positions that a browser is told.
     """
 
@@ -135,6 +136,7 @@ class Timings:
     position_frame: float = 25.0
     recovery: float = 4.0
     registry: float = 4.0
+    registry_unknown: float = 1.0
     roll_call: float = 0.5
     stream_start: float = 1.0
     stream_idle: float = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, LayerClosed
 from ..observe.counters import Stats
 from ..transport import (
+    BatchFacts,
     OnEpoch,
     OnStreamPositions,
     ReadFrom,
@@ -24,6 +26,7 @@ from ..transport import (
     StreamSink,
     StreamStart,
 )
+from ..wire.record_block import size_of_headers
 from ..wire.topics import StreamTopic, topic_ids_differ
 from .connection import Connection
 from .errors import kafka_error
@@ -90,6 +93,7 @@ class StreamReader:
             on_missed=sink.missed,
         )
         self.key: Callable[[Any], bytes | None] = Message.key
+        self.value: Callable[[Any], bytes | None] = Message.value
         self.record = self._reader.record
         # What callers want, with their tickets; the thread takes it.
         self._commands: deque[tuple[Callable[[], None], Ticket[None]]] = deque()
@@ -159,6 +163,27 @@ class StreamReader:
     def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
         self._listener, self._on_epoch = listener, on_epoch
         self._reader.follow(self._on_positions, on_epoch)
+
+    def where(self, message: Message) -> tuple[StreamTopic, int]:
+        return self._names[message.topic() or ""], message.partition() or 0
+
+    def offset(self, message: Message) -> int:
+        return message.offset() or 0
+
+    def facts_of(self, messages: Sequence[Message]) -> BatchFacts:
+        # Hot path, while the stream is kept for tracked channels.
+        size = sum(map(len, messages))
+        # A header whose name is no text is an error of its record.
+        with contextlib.suppress(Exception):
+            found: Any = filter(None, map(Message.headers, messages))
+            size += sum(map(size_of_headers, found))
+        if len(self._names) > 1:
+            return BatchFacts({self.where(each): self.offset(each) + 1 for each in messages}, size)
+        [topic] = self._names.values()
+        last = {each.partition(): each.offset() for each in messages}
+        return BatchFacts(
+            {(topic, number or 0): (at or 0) + 1 for number, at in last.items()}, size
+        )
 
     def leave(self, messages: Sequence[Message]) -> None:
         for message in messages:

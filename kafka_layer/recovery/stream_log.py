@@ -1,6 +1,7 @@
 """The youngest records of one stream, for replays. Pure.
 
-Hot path: while a tracked channel follows the stream, ``append`` gets every record of it.
+Hot path: while a tracked channel follows the stream, every record of it passes ``extend`` or
+``append``.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ from typing import Any, Protocol
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..streams.payload import StreamPayload
-from ..transport import ReadFrom
+from ..transport import BatchFacts, ReadFrom
 from ..wire.record_block import RECORD_BYTES, size_of_headers
 from ..wire.records import Record, offset_of, written_at
 from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
 from .epochs import LeaderEpochs
 from .recent import TELLING, Key, Loss
 
-__all__ = ["UNREADABLE", "Followed", "Keeper", "StreamLog"]
+__all__ = ["UNREADABLE", "Followed", "Keeper", "StreamLog", "Unread"]
 
 # Records of a key that were dropped and still lie in its list, before the list is cut.
 _MOST_DROPPED = 64
+
+# Messages of one block, and the part of the time for which records are kept that they may span.
+_BLOCK = 1000
+_SPAN = 1 / 16
 
 UNREADABLE: Key = (Topic.SEND_ALL, "unreadable")
 """The address of records of which nobody can tell for whom they are."""
@@ -95,10 +100,13 @@ class Tails:
     def room(self) -> int:
         """For how many records before the kept ones there is room, as far as these tell."""
         with self._lock:
-            kept, left = len(self._order), max(0, self._most_bytes - self.size)
-            if kept < TELLING:
-                return min(TELLING, left // RECORD_BYTES)
-            return left * kept // self.size
+            return self._room(len(self._order))
+
+    def _room(self, kept: int) -> int:
+        left = max(0, self._most_bytes - self.size)
+        if kept < TELLING:
+            return min(TELLING, left // RECORD_BYTES)
+        return left * kept // self.size
 
     def begin(self, where: Where) -> int:
         """Return the offset from which a partition is kept; 0 for one that is not read."""
@@ -271,16 +279,118 @@ class Followed(Protocol):
         """
 
 
+class Unread(Protocol):
+    """Reads the messages of a stream as its source has them, where their keys alone address them.
+
+    Any thread may ask.
+    """
+
+    def facts(self, messages: Sequence[Any]) -> BatchFacts:
+        """Return what is known of messages at once."""
+
+    def where(self, message: Any) -> Where:
+        """Return the partition of a message."""
+
+    def offset(self, message: Any) -> int:
+        """Return the offset of a message."""
+
+    def addresses(self, message: Any) -> Sequence[Key]:
+        """Return the addresses that a message is for; none for one that is skipped."""
+
+    def record(self, message: Any) -> Record | None:
+        """Return the record of a message; None if it cannot be read."""
+
+
+class _Block:
+    """Some messages that were read one after another; one at least.
+
+    Nothing is made of them: most are never asked for. The index is made by the first ``find``, and
+    goes on with each further one.
+
+    Args:
+        unread: Reads the messages.
+        now: When the first one came, on ``monotonic()``.
+
+    Attributes:
+        ends: For each partition in it the offset behind its last message.
+        size: Bytes, roughly.
+        began: As ``now``.
+        arrived: When the last one came.
+    """
+
+    __slots__ = ("_index", "_indexed", "_messages", "_unread", "arrived", "began", "ends", "size")
+
+    def __init__(self, unread: Unread, now: float) -> None:
+        self.ends: dict[Where, int] = {}
+        self.size = 0
+        self.began = self.arrived = now
+        self._unread = unread
+        self._messages: list[Any] = []
+        # The messages of an address in a partition; and how many messages it has seen.
+        self._index: dict[tuple[Where, Key], list[Any]] = {}
+        self._indexed = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def is_of(self, unread: Unread) -> bool:
+        """Tell whether these read its messages."""
+        return self._unread is unread
+
+    def add(self, messages: Sequence[Any], facts: BatchFacts) -> None:
+        """Add messages behind the others."""
+        self._messages += messages
+        self.ends.update(facts.ends)
+        self.size += RECORD_BYTES * len(messages) + facts.size
+
+    def find(self, where: Where, key: Key, first: int, end: int) -> list[Any]:
+        """Return the records of an address in a part of a partition, with their addresses."""
+        if self.ends.get(where, 0) <= first:
+            return []
+        if self._indexed < len(self._messages):
+            self._go_on_indexing()
+        unread = self._unread
+        return [
+            (*record, unread.addresses(message))
+            for message in self._index.get((where, key), ())
+            if first <= unread.offset(message) < end
+            and (record := unread.record(message)) is not None
+        ]
+
+    def cut(self, where: Where, offset: int) -> None:
+        """Forget the messages of a partition from an offset on."""
+        if self.ends.get(where, 0) <= offset:
+            return
+        unread = self._unread
+        kept = [
+            each
+            for each in self._messages
+            if unread.where(each) != where or unread.offset(each) < offset
+        ]
+        self._messages, self._index, self._indexed = [], {}, 0
+        self.ends, self.size = {}, 0
+        if kept:
+            self.add(kept, unread.facts(kept))
+
+    def _go_on_indexing(self) -> None:
+        index, where, addresses = self._index, self._unread.where, self._unread.addresses
+        for message in self._messages[self._indexed :]:
+            for key in addresses(message):
+                index.setdefault((where(message), key), []).append(message)
+        self._indexed = len(self._messages)
+
+
 class StreamLog(Tails):
     """Keeps the tail of each partition of a stream, bounded in bytes and in time, by address.
 
-    A record is kept as it was read, with its addresses as a further item. Those that are for nobody
-    are left out: no replay needs them. The time is that of its arrival, because its own is its
-    producer's.
+    A record is found with its addresses as a further item. Those that are for nobody are not found:
+    no replay needs them. The time is that of its arrival, because its own is its producer's.
 
-    The thread that reads the stream appends each record before it puts it into a mailbox, and notes
+    The thread that reads the stream adds records before it puts them into mailboxes, and notes
     after a batch that all are there. As in ``RecentLog``, a record below ``ends`` is found here,
-    and one below ``routed`` is in the mailboxes.
+    and one below ``routed`` is in the mailboxes. Where the keys alone tell for whom records are,
+    whole batches are added as they were read (``extend``), otherwise each record with its addresses
+    (``append``): one log gets all in one way.
 
     Args:
         most_bytes: As for ``Tails``.
@@ -308,6 +418,14 @@ class StreamLog(Tails):
         self._arrivals: deque[tuple[float, int]] = deque()
         # Partitions that go on elsewhere because records are lost.
         self._losses: dict[Where, Loss] = {}
+        # What was added by ``extend``; all of it is younger than what lies in _order.
+        self._blocks: deque[_Block] = deque()
+        # The last batch: who reads it, how many of its messages ``before_in_batch`` passed, and the
+        # ends there.
+        self._batch: Sequence[Any] = ()
+        self._unread: Unread
+        self._passed = 0
+        self._passed_ends: dict[Where, int] = {}
 
     @property
     def ends(self) -> Mapping[Where, int]:
@@ -330,6 +448,68 @@ class StreamLog(Tails):
                 self._appended += 1
             self._reached[where] = record[6] + 1
 
+    def extend(self, messages: Sequence[Any], unread: Unread) -> None:
+        """Add a batch that was read, of which nothing is in a mailbox yet; the reading thread.
+
+        Args:
+            messages: At least one, each partition in its order.
+            unread: Reads them.
+        """
+        facts, now = unread.facts(messages), monotonic()
+        with self._lock:
+            self._batch, self._unread, self._passed = messages, unread, 0
+            self._passed_ends = dict(self._reached)
+            for where in facts.ends:
+                if where not in self._tails:
+                    self._begin(where, min(_offsets_in(where, messages, unread)))
+            block = self._blocks[-1] if self._blocks else None
+            if (
+                block is None
+                or len(block) >= _BLOCK
+                or now - block.began > self._seconds * _SPAN
+                or not block.is_of(unread)
+            ):
+                block = _Block(unread, now)
+                self._blocks.append(block)
+            self.size -= block.size
+            block.add(messages, facts)
+            self.size += block.size
+            self._reached.update(facts.ends)
+            while self.size > self._most_bytes and (self._order or self._blocks):
+                self._drop_oldest()
+
+    def before_in_batch(self, message: Any) -> Mapping[Where, int]:
+        """Return the ends before a message of the last batch; the reading thread.
+
+        Args:
+            message: Not before the one of the last call.
+        """
+        batch, unread, ends = self._batch, self._unread, self._passed_ends
+        while batch[self._passed] is not message:
+            passed = batch[self._passed]
+            ends[unread.where(passed)] = unread.offset(passed) + 1
+            self._passed += 1
+        return {**ends, unread.where(message): unread.offset(message)}
+
+    def leave(self, message: Any) -> int:
+        """Forget a message of the last batch and those behind it: they stay unread for now.
+
+        The reading thread.
+
+        Args:
+            message: As for ``before_in_batch``.
+
+        Returns:
+            How many these are.
+        """
+        ends = self.before_in_batch(message)
+        with self._lock:
+            for where, end in ends.items():
+                if end < self._reached[where]:
+                    self._cut(where, end)
+            self._reached.update(ends)
+        return len(self._batch) - self._passed
+
     def before(self, record: Record) -> Mapping[Where, int]:
         """Return the ends before the record that was appended last; the reading thread."""
         return {**self._reached, (record[0], record[5]): record[6]}
@@ -339,6 +519,11 @@ class StreamLog(Tails):
         now = monotonic()
         with self._lock:
             self.routed = dict(self._reached)
+            if self._blocks:
+                self._blocks[-1].arrived = now
+                while self._blocks and self._blocks[0].arrived < now - self._seconds:
+                    self._drop_block()
+                return
             arrivals = self._arrivals
             if not arrivals or arrivals[-1][1] < self._appended:
                 arrivals.append((now, self._appended))
@@ -394,12 +579,67 @@ class StreamLog(Tails):
             self._order.clear()
             self._arrivals.clear()
             self._losses.clear()
+            self._blocks.clear()
+            self._batch = ()
             self._reached = {}
             self.routed = {}
             self.topic_ids = {}
             self.epochs = LeaderEpochs()
             self.size = self._appended = 0
 
+    @property
+    def room(self) -> int:
+        """As of ``Tails``."""
+        with self._lock:
+            return self._room(len(self._order) + sum(map(len, self._blocks)))
+
+    def find(
+        self, where: Where, key: Hashable, first: int, end: int, most: int | None = None
+    ) -> list[Any] | None:
+        """As ``Tails.find``."""
+        with self._lock:
+            found = super().find(where, key, first, end, most)
+            if found is None or first >= end:
+                return found
+            wanted: Any = key
+            for block in self._blocks:
+                if most is not None and len(found) >= most:
+                    break
+                found += block.find(where, wanted, first, end)
+            return found if most is None else found[:most]
+
+    def _begin(self, where: Where, offset: int) -> _Tail:
+        self._cut_blocks(where, 0)
+        return super()._begin(where, offset)
+
+    def _cut(self, where: Where, offset: int) -> None:
+        self._cut_blocks(where, offset)
+        super()._cut(where, offset)
+
+    def _cut_blocks(self, where: Where, offset: int) -> None:
+        for block in self._blocks:
+            self.size -= block.size
+            block.cut(where, offset)
+            self.size += block.size
+
+    def _drop_oldest(self) -> None:
+        if self._order:
+            self._drop_first()
+        else:
+            self._drop_block()
+
+    def _drop_block(self) -> None:
+        while self._order:
+            self._drop_first()
+        block = self._blocks.popleft()
+        self.size -= block.size
+        for where, end in block.ends.items():
+            self._tails[where].begin = max(end, self._tails[where].begin)
+
     def _keys_of(self, record: Any) -> Sequence[Key]:
         addresses: Sequence[Key] = record[7]
         return addresses
+
+
+def _offsets_in(where: Where, messages: Sequence[Any], unread: Unread) -> list[int]:
+    return [unread.offset(each) for each in messages if unread.where(each) == where]

@@ -90,6 +90,8 @@ class GroupNames(_Names):
         key_of: Returns the text of the key to which the template gives a name, or None, as
             ``GroupTemplate.filling``. Itself None if there is more in the template than one key and
             the text around it.
+        of_key: Returns the name for the text of a key, as ``GroupTemplate.naming``; None where
+            ``key_of`` is.
 
     Raises:
         ValueError: If it can be none; the text says why.
@@ -98,7 +100,9 @@ class GroupNames(_Names):
     def __init__(self, text: str) -> None:
         template = group_template(text)
         super().__init__(template)
-        self.key_of = template.filling if template.is_one("key") else None
+        is_one = template.is_one("key")
+        self.key_of = template.filling if is_one else None
+        self.of_key = template.naming() if is_one else None
 
 
 class UserKeys(_Names):

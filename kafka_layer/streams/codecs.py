@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from json.scanner import make_scanner
 from typing import Any, Literal, NamedTuple, Protocol
 
 import ormsgpack
@@ -66,7 +67,9 @@ def _json_encoder() -> type[json.JSONEncoder]:
     return DjangoJSONEncoder
 
 
-_decode_json = json.JSONDecoder().raw_decode
+# In C; JSONDecoder.raw_decode() calls the same.
+_json_decoder: Any = json.JSONDecoder()
+_scan_json = make_scanner(_json_decoder)
 
 
 class _Json:
@@ -80,8 +83,8 @@ class _Json:
             # takes half of the rest to look for spaces around the text.
             text = data.decode()
             try:
-                found, end = _decode_json(text)
-            except ValueError:
+                found, end = _scan_json(text, 0)
+            except (ValueError, StopIteration):
                 end = -1
             return found if end == len(text) else json.loads(text)
         except (ValueError, RecursionError) as error:

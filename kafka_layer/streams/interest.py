@@ -6,7 +6,7 @@ Hot path: the key of each record passes here.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..config.streams import StreamSettings
 from ..delivery.membership import Membership
@@ -14,7 +14,7 @@ from ..delivery.registry import Registry
 from .addresses import GroupNames, UserKeys
 from .codecs import CODECS
 
-__all__ = ["Interest", "interest"]
+__all__ = ["ByKey", "Interest", "by_key", "interest"]
 
 
 class Interest(Protocol):
@@ -31,8 +31,24 @@ class Interest(Protocol):
         """
 
 
-def interest(settings: StreamSettings, registry: Registry) -> Interest | None:
-    """Return what tells by the key for whom the records of a stream are; None if more decides."""
+class ByKey(NamedTuple):
+    """Where the key alone tells for whom the records of a stream are.
+
+    Attributes:
+        names: The names by raw keys, as ``by_key`` of the only addresser.
+        membership: Their members.
+        key_of: As ``GroupNames.key_of``; None also where the codec of the keys gives no text.
+        of_key: As ``GroupNames.of_key``; None where ``key_of`` is.
+    """
+
+    names: Mapping[bytes | None, Sequence[str]]
+    membership: Membership
+    key_of: Callable[[str], str | None] | None
+    of_key: Callable[[str], str] | None
+
+
+def by_key(settings: StreamSettings, registry: Registry) -> ByKey | None:
+    """Return how the key tells for whom the records of a stream are; None if more decides."""
     names: GroupNames | UserKeys
     match settings.groups, settings.users:
         case (GroupNames() as names,), ():
@@ -41,12 +57,21 @@ def interest(settings: StreamSettings, registry: Registry) -> Interest | None:
             membership = registry.users
         case _:
             return None
-    if names.by_key is None or settings.where is not None or settings.last_value:
+    if names.by_key is None or settings.where is not None:
         return None
-    is_text = settings.key in (CODECS["str"], CODECS["bytes"])
-    if is_text and isinstance(names, GroupNames) and names.key_of is not None:
-        return _TextKeys(names.key_of, membership)
-    return _KnownKeys(names.by_key, membership.present)
+    if isinstance(names, GroupNames) and settings.key in (CODECS["str"], CODECS["bytes"]):
+        return ByKey(names.by_key, membership, names.key_of, names.of_key)
+    return ByKey(names.by_key, membership, None, None)
+
+
+def interest(settings: StreamSettings, registry: Registry) -> Interest | None:
+    """Return what tells by the key whom the records of a stream concern; None if more decides."""
+    found = by_key(settings, registry)
+    if found is None or settings.last_value:
+        return None
+    if found.key_of is not None:
+        return _TextKeys(found.key_of, found.membership)
+    return _KnownKeys(found.names, found.membership.present)
 
 
 class _TextKeys:

@@ -87,6 +87,22 @@ class LatestRecords(Generic[R]):
                 self._due_names, self._due = names, set(full)
         return full
 
+    def fill(self, names: Sequence[str], records: Sequence[R | None]) -> None:
+        """Do what ``note`` does, for many records of one group each, while it is loading.
+
+        Args:
+            names: The groups.
+            records: The records.
+        """
+        with self.lock:
+            self._changed.update(names)
+            known = self._records
+            known.update(zip(names, records, strict=True))  # type: ignore[arg-type]
+            for name, record in zip(names, records, strict=True):
+                # Of several of a group the last one counts.
+                if record is None and known.get(name) is None:
+                    known.pop(name, None)
+
     def delivered(self) -> None:
         """Take note that the last record is in all mailboxes that it goes to."""
         with self.lock:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from .record import Codecs, StreamRecord
+from ..wire.records import Record
+from .record import (
+    Codecs,
+    StreamRecord,
+    decode_part,
+    headers_by_name,
+    key_context,
+    value_context,
+)
 
-__all__ = ["Messages", "StreamPayload"]
+__all__ = ["Messages", "StreamPayload", "message_of"]
 
 
 class Messages(Codecs, Protocol):
@@ -59,19 +68,39 @@ class StreamPayload(StreamRecord):
             UnreadableRecord: As ``key`` and ``value``.
             RegistryAway: As ``key`` and ``value``.
         """
-        return self._message(self.key, self.value)
+        return self._made(self.key, self.value)
 
     def open(self) -> dict[str, Any]:
         """Return the message, a copy of its own for each receiver."""
-        return self._message(self.new_key(), self.new_value())
+        return self._made(self.new_key(), self.new_value())
 
-    def _message(self, key: Any, value: Any) -> dict[str, Any]:
-        stream = self._stream
-        is_tombstone = self.raw_value is None
-        return {
-            "type": stream.tombstone or stream.type if is_tombstone else stream.type,
-            "stream": stream.name,
-            "key": key,
-            "value": value,
-            "headers": self.headers if self.raw_headers else {},
-        }
+    def _made(self, key: Any, value: Any) -> dict[str, Any]:
+        return _message(self._stream, key, value, self.raw_value is None, self.raw_headers)
+
+
+def message_of(record: Record, stream: Messages) -> dict[str, Any]:
+    """Return the message of a record for its only receiver, as ``StreamPayload.message``.
+
+    Hot path: each record that a key alone addresses to one channel.
+    """
+    topic, raw_key, raw_value, headers, _, _, _ = record
+    name: str = topic.name
+    key = decode_part(stream.key, raw_key, headers, key_context(name))
+    value = decode_part(stream.value, raw_value, headers, value_context(name))
+    return _message(stream, key, value, raw_value is None, headers)
+
+
+def _message(
+    stream: Messages,
+    key: Any,
+    value: Any,
+    is_tombstone: bool,
+    headers: Sequence[tuple[str, bytes | None]],
+) -> dict[str, Any]:
+    return {
+        "type": stream.tombstone or stream.type if is_tombstone else stream.type,
+        "stream": stream.name,
+        "key": key,
+        "value": value,
+        "headers": headers_by_name(headers) if headers else {},
+    }

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..wire.records import Record
 from .codecs import CodecContext, StreamCodec
 
-__all__ = ["Codecs", "StreamRecord"]
+__all__ = [
+    "Codecs",
+    "StreamRecord",
+    "decode_part",
+    "headers_by_name",
+    "key_context",
+    "value_context",
+]
 
 
 class Codecs(Protocol):
@@ -107,7 +115,7 @@ class StreamRecord:
     @property
     def headers(self) -> dict[str, str | bytes | None]:
         """A new dict of the headers: text where they are UTF-8; of several of a name the last."""
-        return {name: _as_text(value) for name, value in self.raw_headers}
+        return headers_by_name(self.raw_headers)
 
     def new_key(self) -> Any:
         """Return the key as an object of the caller's own, which may be changed.
@@ -139,22 +147,35 @@ class StreamRecord:
         return value
 
     def _decode_key(self) -> Any:
-        raw = self.raw_key
-        if raw is None:
-            return None
-        context = _key_context(self._topic.name)
-        if self.raw_headers:
-            context = context._replace(headers=self.raw_headers)
-        return self._stream.key.decode(raw, context)
+        context = key_context(self._topic.name)
+        return decode_part(self._stream.key, self.raw_key, self.raw_headers, context)
 
     def _decode_value(self) -> Any:
-        raw = self.raw_value
-        if raw is None:
-            return None
-        context = _value_context(self._topic.name)
-        if self.raw_headers:
-            context = context._replace(headers=self.raw_headers)
-        return self._stream.value.decode(raw, context)
+        context = value_context(self._topic.name)
+        return decode_part(self._stream.value, self.raw_value, self.raw_headers, context)
+
+
+def decode_part(
+    codec: StreamCodec,
+    raw: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+    context: CodecContext,
+) -> Any:
+    """Return the key or the value of a record, decoded; None where it has none.
+
+    Args:
+        codec: Its codec.
+        raw: Its bytes.
+        headers: The record's headers.
+        context: The part and the topic.
+
+    Raises:
+        UnreadableRecord: If the codec cannot decode it.
+        RegistryAway: If the codec needs a schema registry, which does not answer.
+    """
+    if raw is None:
+        return None
+    return codec.decode(raw, context._replace(headers=headers) if headers else context)
 
 
 _NOT_DECODED = object()
@@ -162,8 +183,15 @@ _NOT_DECODED = object()
 _UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
 
 # By topic: to make one takes as long as to decode a short text.
-_key_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="key"))
-_value_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="value"))
+key_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="key"))
+value_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="value"))
+
+
+def headers_by_name(
+    headers: Sequence[tuple[str, bytes | None]],
+) -> dict[str, str | bytes | None]:
+    """Return a new dict of headers: text where they are UTF-8; of several of a name the last."""
+    return {name: _as_text(value) for name, value in headers}
 
 
 def _as_text(value: bytes | None) -> str | bytes | None:

@@ -1,7 +1,8 @@
 """Codecs that ask a schema registry: Avro, Protobuf and JSON Schema, by confluent-kafka's own.
 
 They need the extra ``kafka-layer[schema-registry]``. A registry is asked once for each schema; the
-clients keep what it answered. No call runs on an event loop.
+clients keep what it answered, and ``_Unknown`` for a moment what it does not know. No call runs on
+an event loop.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from ..config.realtime import monotonic
 from ..config.timings import Timings
 from ..exceptions import KafkaLayerError, RegistryAway, TopicError, UnreadableRecord
 from .codecs import CodecContext
@@ -26,10 +28,8 @@ _WRITE = {**_READ, "auto.register.schemas": False, "use.latest.version": True}
 # without one of them comes from another server, such as a proxy.
 _UNKNOWN = (40401, 40402, 40403)
 
-_ASKING = (
-    *("get_schema", "get_schema_by_guid", "get_version", "get_latest_version"),
-    *("get_latest_with_metadata", "lookup_schema"),
-)
+_READING = ("get_schema", "get_schema_by_guid", "get_version")
+_WRITING = ("get_latest_version", "get_latest_with_metadata", "lookup_schema")
 
 
 class Registry:
@@ -38,17 +38,25 @@ class Registry:
     Args:
         settings: ``url`` and other properties of confluent-kafka's ``SchemaRegistryClient``.
         timeout: Seconds that an answer may take, over all of its servers.
+        unknown: Seconds for which a schema that it does not know is not asked for again, to read a
+            record: each of a topic may name it.
 
     Raises:
         ImportError: If the extra is not installed.
         ValueError: If a property is unknown or cannot work; the text says why.
     """
 
-    def __init__(self, settings: Mapping[str, Any], timeout: float = Timings.registry) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        timeout: float = Timings.registry,
+        unknown: float = Timings.registry_unknown,
+    ) -> None:
         servers = str(settings.get("url", "")).count(",") + 1
         # Half for the connection, half for the answer. The stream itself tries again.
         times = {"timeout": timeout / servers / 2, "max.retries": 0}
         self._properties = {**times, **settings}
+        self._unknown = _Unknown(unknown)
         self._made = (os.getpid(), self._new_client())
 
     def client(self) -> Any:
@@ -58,26 +66,79 @@ class Registry:
             made = self._made = (os.getpid(), self._new_client())
         return made[1]
 
+    def forget_unknown(self) -> None:
+        """Ask for each schema again, also for one that it did not know a moment ago."""
+        self._unknown.clear()
+
     def _new_client(self) -> Any:
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
-        client = SchemaRegistryClient(dict(self._properties))
-        for name in _ASKING:
-            setattr(client, name, _asking(getattr(client, name), str(self._properties["url"])))
+        client, url = SchemaRegistryClient(dict(self._properties)), str(self._properties["url"])
+        for name in _READING:
+            setattr(client, name, _asking(getattr(client, name), url, self._unknown))
+        # Whoever has a schema registered may write with it at once.
+        for name in _WRITING:
+            setattr(client, name, _asking(getattr(client, name), url))
         return client
 
 
-def _asking(ask: Callable[..., Any], url: str) -> Callable[..., Any]:
-    """Return a method of the client that raises this package's errors."""
+class _Unknown:
+    """What a registry did not know a moment ago; any thread.
+
+    Args:
+        seconds: For how long that is remembered.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        # By the question: what the registry said, and until when that is remembered.
+        self._answers: dict[Hashable, tuple[str, float]] = {}
+
+    def note(self, question: Hashable, said: str) -> None:
+        """Note that it does not know the answer."""
+        if len(self._answers) >= _MOST_UNKNOWN:
+            self._answers.clear()
+        self._answers[question] = said, monotonic() + self._seconds
+
+    def said(self, question: Hashable) -> str | None:
+        """Return what it said a moment ago; None if it is to be asked."""
+        said, until = self._answers.get(question, (None, 0.0))
+        return said if monotonic() < until else None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._answers.clear()
+
+
+_MOST_UNKNOWN = 1000
+
+
+def _asking(
+    ask: Callable[..., Any], url: str, unknown: _Unknown | None = None
+) -> Callable[..., Any]:
+    """Return a method of the client that raises this package's errors.
+
+    Args:
+        ask: The method.
+        url: The registry's address, for errors.
+        unknown: Remembers what the registry does not know; None if it is asked each time.
+    """
     from confluent_kafka.schema_registry.error import SchemaRegistryError
 
     @functools.wraps(ask)
     def asking(*args: Any, **kwargs: Any) -> Any:
+        question = ask.__name__, args, *sorted(kwargs.items())
+        said = None if unknown is None else unknown.said(question)
+        if said is not None:
+            raise UnreadableRecord("schema", said)
         try:
             return ask(*args, **kwargs)
         except SchemaRegistryError as error:
             if error.error_code in _UNKNOWN:
-                raise UnreadableRecord("schema", f"the schema registry says: {error}") from None
+                said = f"the schema registry says: {error}"
+                if unknown is not None:
+                    unknown.note(question, said)
+                raise UnreadableRecord("schema", said) from None
             raise RegistryAway(f"The schema registry {_shown(url)} answers: {error}") from None
         except KafkaLayerError:
             raise  # a method of the client that calls another one
@@ -168,6 +229,10 @@ class RegistryCodec:
         self._message = message
         self._coders_of = registry.client()
         self._coders = REGISTRY_CODECS[kind](self._coders_of, message)
+
+    def forget_unknown(self) -> None:
+        """As ``Registry.forget_unknown``."""
+        self._registry.forget_unknown()
 
     def decode(self, data: bytes, context: CodecContext) -> Any:
         """As ``StreamCodec.decode``; Protobuf as its JSON form, with all fields by their names."""

@@ -21,7 +21,7 @@ class StreamState(str, enum.Enum):
     CLOSED = "closed"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Situation:
     """What is known of a stream; the first row that holds is its state.
 
@@ -40,7 +40,8 @@ class Situation:
     ======== ==================================================== ============================
 
     Records are read in WAITING (once there are any), HELD_UP, LOADING and READING, and reach
-    channels in READING alone.
+    channels in READING alone. ``Reading`` decides on the first four states, the source of the
+    stream on WAITING, ``Delivery`` on HELD_UP, and ``LatestRecords`` on LOADING.
 
     Attributes:
         closed: Whether its server was closed.

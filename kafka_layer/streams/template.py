@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..exceptions import UnreadableRecord
-from ..wire.names import GROUP_NAME
+from ..wire.names import GROUP_NAME, LONGEST_NAME
 from .names import fitting, is_hashed, quote, unquote
 
 __all__ = ["PARTS", "GroupTemplate", "Parts", "Template", "group_template"]
@@ -134,8 +134,27 @@ class GroupTemplate(Template):
         except UnicodeEncodeError:
             raise UnreadableRecord("name", "a name that UTF-8 cannot carry") from None
         if not name:
-            raise UnreadableRecord("name", "the name of its group is empty")
+            raise _nameless()
         return name
+
+    def naming(self) -> Callable[[str], str]:
+        """Return the function that gives the name for the text of the only place.
+
+        It raises as ``fill``, where UTF-8 carries the text. Hot path: each record of a compacted
+        topic, while the last ones are learnt.
+        """
+        [(before, _)] = self._places
+        end = self._end
+
+        def named(text: str) -> str:
+            name = f"{before}{quote(text)}{end}"
+            if len(name) < LONGEST_NAME:
+                if not name:
+                    raise _nameless()
+                return name
+            return fitting(name)
+
+        return named
 
     def is_one(self, part: str) -> bool:
         """Tell whether it has one place, which is a whole part."""
@@ -157,6 +176,10 @@ class GroupTemplate(Template):
         except ValueError:
             return None
         return text if f"{before}{quote(text)}{self._end}" == name else None
+
+
+def _nameless() -> UnreadableRecord:
+    return UnreadableRecord("name", "the name of its group is empty")
 
 
 @functools.lru_cache(maxsize=1000)

@@ -16,6 +16,7 @@ from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..transport import (
+    BatchFacts,
     Extent,
     OnEpoch,
     OnStreamPositions,
@@ -25,7 +26,7 @@ from ..transport import (
     StreamStart,
 )
 from ..wire.partitions import partition_of_bytes
-from ..wire.record_block import RecordBlock
+from ..wire.record_block import RecordBlock, size_of_headers
 from ..wire.records import Record
 from ..wire.topics import StreamTopic
 from .jobs import JobRecord
@@ -242,6 +243,7 @@ class InMemoryStream:
 
     def __init__(self, topics: StreamTopics, settings: StreamSettings, sink: StreamSink) -> None:
         self.key: Callable[[Any], bytes | None] = itemgetter(1)
+        self.value: Callable[[Any], bytes | None] = itemgetter(2)
         self._topics = topics
         self._settings = settings
         self._sink = sink
@@ -261,6 +263,19 @@ class InMemoryStream:
         """Return the message, which is a record of whoever wrote it, as one of the stream."""
         topic: Any = StreamTopic(self._settings.name, message[0].value)
         return (topic, *message[1:])
+
+    def where(self, message: Record) -> tuple[StreamTopic, int]:
+        """Return the partition of a message."""
+        return StreamTopic(self._settings.name, message[0].value), message[5]
+
+    def offset(self, message: Record) -> int:
+        """Return the offset of a message."""
+        return message[6]
+
+    def facts_of(self, messages: Sequence[Record]) -> BatchFacts:
+        """Return what is known of messages at once."""
+        size = sum(len(each[2] or b"") + size_of_headers(each[3]) for each in messages)
+        return BatchFacts({self.where(each): each[6] + 1 for each in messages}, size)
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         """Begin to read, in the thread."""

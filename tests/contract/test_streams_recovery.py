@@ -281,6 +281,31 @@ class TestRecovery:
         again = await tracked(here, "order-7")
         assert values(await here.recover(again, position)) == [1, 2]
 
+    async def test_a_position_beyond_the_end_of_the_topic(self, shop: Shop) -> None:
+        """Such as that of a topic that lost its end since."""
+        layer = shop.layer()
+        channel = await tracked(layer, "order-7")
+        await shop.write(b"1", partition=1)
+        message = await next_message(layer, channel)
+        assert isinstance(message, Message)
+        lane = message.place.rpartition(".")[0]
+        again = await tracked(layer, "order-7")
+        ahead = f"{layer.position(channel)}~{lane}.999999"
+        assert (await layer.recover(again, ahead)).reason == "future"
+
+    async def test_a_position_of_long_ago(self, shop: Shop) -> None:
+        layer = shop.layer()
+        channel = await tracked(layer, "order-7")
+        await shop.write(b"1", b"2")
+        first, _ = await next_messages(layer, channel, 2)
+        assert isinstance(first, Message)
+        position = first.position
+        await asyncio.sleep(0.02)
+        again = await tracked(layer, "order-7")
+        found = await layer.recover(again, position, window=0.01)
+        assert found[:3] == (False, "expired", [])
+        assert values(await layer.recover(again, position)) == [2]
+
     async def test_too_many(self, shop: Shop) -> None:
         layer = shop.layer()
         channel = await tracked(layer, "order-7")

@@ -347,6 +347,23 @@ def test_what_a_stream_lost_is_told(scene: StreamScene) -> None:
     assert got[-1] == {"type": "kafka.gap", "reason": "truncated"}
 
 
+def test_what_waits_in_a_mailbox_for_too_long(scene: StreamScene) -> None:
+    scene.join("a")
+    scene.write([("a", 0)] * 3)
+    scene.deliver()
+    for envelope in scene.mailbox.waiting()[:2]:
+        envelope.deadline -= 360.0
+    got = []
+    for _ in range(2):
+        scene.begin_receive()
+        got.append(scene.received[-1])
+    assert got[0] == {"type": "kafka.gap", "reason": "expired"}
+    # The position stays before what was lost, until that is handled.
+    assert scene.replayed(got[0].position) == {"s0.0", "s0.1", "s0.2"}
+    assert got[1]["n"] == "s0.2"
+    assert scene.around.gaps == ["expired"]
+
+
 def test_a_record_that_cannot_be_decoded_is_passed_by_where_it_reads_on(
     scene: StreamScene,
 ) -> None:

@@ -24,6 +24,7 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
+from tests.support.waiting import wait_until_async
 
 DEADLINE = 10.0
 
@@ -137,7 +138,7 @@ async def test_a_log_that_lost_its_end_and_went_on(
         assert (found.reason, found.messages) == (reason, [] if reason else missed)
 
 
-@pytest.mark.parametrize(
+NO_ANSWERS = pytest.mark.parametrize(
     ("answer", "reason"),
     [
         (Ticket.failed(BrokerUnavailable("away")), "unavailable"),
@@ -146,6 +147,9 @@ async def test_a_log_that_lost_its_end_and_went_on(
     ],
     ids=["away", "refused", "silent"],
 )
+
+
+@NO_ANSWERS
 async def test_a_log_that_cannot_be_read(
     layer: KafkaChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,6 +169,46 @@ async def test_a_log_that_cannot_be_read(
         assert (found.recovered, found.reason, found.messages) == (False, reason, [])
     finally:
         await there.close()
+
+
+@NO_ANSWERS
+async def test_a_stream_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, answer: Ticket[Any], reason: str
+) -> None:
+    streams = {"orders": {"topic": "shop.orders", "group": "order-{key}", "type": "order.changed"}}
+    layers = [
+        made(prefix="recoveries-of-one-server", streams=streams) for made in (Layer, HastyLayer)
+    ]
+
+    async def follow(layer: KafkaChannelLayer) -> str:
+        channel = await layer.new_channel()
+        layer.track(channel)
+        await layer.group_add("order-7", channel)
+
+        def is_covered() -> bool:
+            position = LogPosition.read(layer.position(channel), layer.config.prefix)
+            return any(each.topics is not None for each in position.streams.values())
+
+        await wait_until_async(is_covered, "the position to cover the stream")
+        return channel
+
+    here, there = layers
+    try:
+        position = here.position(await follow(here))
+        await here.produce("orders", "missed", key="7")
+        # Its stream begins behind the record.
+        channel = await follow(there)
+        transport = server_of(there).transport
+        ask = transport.ask_past
+
+        def ask_past(key: Any, question: Any, deadline: float, stream: str | None = None) -> Any:
+            return answer if stream else ask(key, question, deadline)
+
+        monkeypatch.setattr(transport, "ask_past", ask_past)
+        found = await asyncio.wait_for(there.recover(channel, position), 10.0)
+        assert (found.recovered, found.reason, found.messages) == (False, reason, [])
+    finally:
+        await asyncio.gather(*(layer.close() for layer in layers))
 
 
 async def test_each_partition_is_read_by_itself_and_once(

@@ -14,7 +14,7 @@ from kafka_layer.exceptions import RegistryAway, UnreadableRecord
 from kafka_layer.recovery.kept_stream import KeptStream
 from kafka_layer.recovery.recent import Key
 from kafka_layer.recovery.stream_log import UNREADABLE, StreamLog
-from kafka_layer.transport import Extent, ReadFrom
+from kafka_layer.transport import BatchFacts, Extent, ReadFrom
 from kafka_layer.wire.record_block import RECORD_BYTES, RecordBlock
 from kafka_layer.wire.topics import StreamTopic, Topic
 
@@ -47,18 +47,27 @@ class Log(RuleBasedStateMachine):
         )
     )
     def read(self, batch: list[tuple[Any, set[Key], int]]) -> None:
+        made = []
+        ends = dict(self.ends)
         for where, keys, step in batch:
             # Offsets may be missing, such as those of transactions, or of compaction.
-            offset = self.ends[where] + step - 1
-            made, addresses = record(where, offset), tuple(sorted(keys))
-            self.kept.append(made, addresses)
-            assert self.kept.before(made) == {**self.ends, where: offset}
-            self.log[where].append((made, addresses))
+            offset = ends[where] + step - 1
+            made.append((record(where, offset), tuple(sorted(keys))))
+            ends[where] = offset + 1
+        self.add(made)
+        self.kept.note_routed()
+        assert self.kept.routed == self.ends
+
+    def add(self, made: list[tuple[Any, tuple[Key, ...]]]) -> None:
+        """Add records with their addresses, one by one."""
+        for each, addresses in made:
+            where, offset = (each[0], each[5]), each[6]
+            self.kept.append(each, addresses)
+            assert self.kept.before(each) == {**self.ends, where: offset}
+            self.log[where].append((each, addresses))
             self.ends[where] = offset + 1
             # What was prepended stays until the next record that is kept.
             assert not addresses or self.kept.size <= MOST_BYTES
-        self.kept.note_routed()
-        assert self.kept.routed == self.ends
 
     @rule(data=st.data())
     def read_the_past(self, data: st.DataObject) -> None:
@@ -123,8 +132,78 @@ class Log(RuleBasedStateMachine):
                         assert [each[6] for each in found] == wanted
 
 
+class LogOfBatches(Log):
+    """The same, where the records of a batch are added at once, and some of it may be left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread = Messages()
+
+    def add(self, made: list[tuple[Any, tuple[Key, ...]]], left: int = 0) -> None:
+        if not made:
+            return
+        self.unread.of.update({id(each): (each, addresses) for each, addresses in made})
+        batch = [each for each, _ in made]
+        self.kept.extend(batch, self.unread)
+        assert self.kept.size <= MOST_BYTES
+        for number, (each, addresses) in enumerate(made):
+            where, offset = (each[0], each[5]), each[6]
+            if number == len(made) - left:
+                assert self.kept.leave(each) == left
+                # From here on it is read again, also where nothing was read of a partition.
+                self.ends[where] = offset
+                break
+            if number % 2:
+                assert self.kept.before_in_batch(each) == {**self.ends, where: offset}
+            self.log[where].append((each, addresses))
+            self.ends[where] = offset + 1
+
+    @rule(
+        batch=st.lists(
+            st.tuples(st.sampled_from(WHERES), st.sets(st.sampled_from(KEYS))), min_size=1
+        ),
+        data=st.data(),
+    )
+    def read_a_part(self, batch: list[tuple[Any, set[Key]]], data: st.DataObject) -> None:
+        """The stream is paused within a batch."""
+        made, ends = [], dict(self.ends)
+        for where, keys in batch:
+            made.append((record(where, ends[where]), tuple(sorted(keys))))
+            ends[where] += 1
+        self.add(made, data.draw(st.integers(1, len(made))))
+        self.kept.note_routed()
+        assert self.kept.routed == self.ends
+
+
+class Messages:
+    """Reads the messages of a source: here records, with the addresses that a test gave them."""
+
+    def __init__(self) -> None:
+        # By their ids: the messages, so that the ids stay theirs, and the addresses.
+        self.of: dict[int, tuple[Any, tuple[Key, ...]]] = {}
+
+    def facts(self, messages: Any) -> BatchFacts:
+        size = sum(len(each[2]) for each in messages)
+        return BatchFacts({self.where(each): each[6] + 1 for each in messages}, size)
+
+    def where(self, message: Any) -> Any:
+        return message[0], message[5]
+
+    def offset(self, message: Any) -> int:
+        offset: int = message[6]
+        return offset
+
+    def addresses(self, message: Any) -> tuple[Key, ...]:
+        return self.of[id(message)][1]
+
+    def record(self, message: Any) -> Any:
+        return message
+
+
 TestLog = Log.TestCase
 TestLog.settings = settings(stateful_step_count=30)
+TestLogOfBatches = LogOfBatches.TestCase
+TestLogOfBatches.settings = settings(stateful_step_count=30)
 
 
 def test_a_topic_that_was_made_anew() -> None:
@@ -147,6 +226,41 @@ def test_a_record_that_is_tried_again_is_kept_once() -> None:
     found = log.find(WHERES[0], A, 0, 1)
     assert found is not None
     assert len(found) == 1
+
+
+def test_batches_that_arrived_long_ago_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("kafka_layer.recovery.stream_log.monotonic", lambda: now)
+    log, unread = StreamLog(1 << 20, 300.0), Messages()
+    log.move({WHERES[0]: ReadFrom(5, None)})
+    # What was read of the past goes first.
+    log.prepend({WHERES[0]: (0, 5, [(*record(WHERES[0], 4), (A,))])})
+    for offset in range(5, 9):
+        message = record(WHERES[0], offset)
+        unread.of[id(message)] = message, (A,)
+        log.extend([message], unread)
+        log.note_routed()
+        now += 101.0
+    assert log.begin(WHERES[0]) == 6
+    found = log.find(WHERES[0], A, 6, 9)
+    assert found is not None
+    assert [each[6] for each in found] == [6, 7, 8]
+    assert log.size == sum(RECORD_BYTES + offset % 7 for offset in (6, 7, 8))
+
+
+def test_a_message_that_cannot_be_read_is_not_found() -> None:
+    class Unreadable(Messages):
+        def record(self, message: Any) -> Any:
+            return None if message[6] == 1 else message
+
+    log, unread = StreamLog(1 << 20, 300.0), Unreadable()
+    log.move({WHERES[0]: ReadFrom(0, None)})
+    messages = [record(WHERES[0], offset) for offset in range(3)]
+    unread.of.update({id(each): (each, (A,)) for each in messages})
+    log.extend(messages, unread)
+    found = log.find(WHERES[0], A, 0, 3)
+    assert found is not None
+    assert [each[6] for each in found] == [0, 2]
 
 
 def test_what_arrived_long_ago_is_dropped_whatever_its_own_time(

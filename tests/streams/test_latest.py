@@ -108,6 +108,19 @@ def test_members_get_one_record_when_it_is_loaded_and_nothing_before() -> None:
     assert site.got[early] == site.got[late] == [4]
 
 
+def test_many_are_noted_at_once_while_it_is_loading() -> None:
+    site = Site()
+    early = site.mailbox()
+    for name in "abc":
+        site.join(name, early)
+    site.latest.fill("abab", [record(0), record(1), record(2), None])
+    site.latest.fill("c", [None])
+    site.latest.fill("b", [record(5)])
+    site.latest.loaded()
+    assert sorted(site.got[early]) == [2, 5]
+    assert len(site.latest) == 2
+
+
 def test_a_topic_that_was_created_again_has_no_last_records_yet() -> None:
     site = loaded()
     site.write("a", record(7))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.streams.codecs import CODECS
+from kafka_layer.streams.payload import StreamPayload, message_of
+from kafka_layer.wire.topics import StreamTopic
 
 from .records import CountingCodec, record
 
@@ -79,3 +84,24 @@ def test_a_receiver_on_an_event_loop_asks_no_registry_again() -> None:
 
     assert came.new_value() == came.new_value() == {"a": 1}
     assert values.decoded == 1
+
+
+@pytest.mark.parametrize("value", [b'{"a":[1]}', None])
+@pytest.mark.parametrize("key", [b"7", None])
+@pytest.mark.parametrize("headers", [(), [("h", b"x"), ("h", b"\xff"), ("n", None)]])
+@pytest.mark.parametrize("tombstone", ["order.deleted", None])
+def test_the_message_of_an_only_receiver_is_that_of_each(
+    value: bytes | None, key: bytes | None, headers: Any, tombstone: str | None
+) -> None:
+    read: Any = StreamTopic("orders", "shop.orders"), key, value, headers, 1000.0, 3, 42
+    stream = SimpleNamespace(
+        name="orders",
+        type="order.changed",
+        tombstone=tombstone,
+        key=CODECS["str"],
+        value=CODECS["json"],
+    )
+    message = message_of(read, stream)
+    assert message == StreamPayload(read, stream).open()
+    assert message["headers"] == ({"h": b"\xff", "n": None} if headers else {})
+    assert message["type"] == ("order.deleted" if tombstone and not value else "order.changed")

@@ -14,6 +14,7 @@ from kafka_layer.exceptions import RegistryAway, TopicError, UnreadableRecord
 from kafka_layer.streams.codecs import CodecContext
 from kafka_layer.streams.registry import Registry, RegistryCodec
 from tests.support.registry import SchemaRegistry, running_registry
+from tests.support.waiting import wait_until
 
 from .records import record
 from .shop_pb2 import SCHEMA, Order
@@ -61,11 +62,13 @@ def register(registry: SchemaRegistry, kind: str, subject: str = "orders-value")
     return CodecContext(topic, "value" if part == "value" else "key")
 
 
-def codec(registry: SchemaRegistry, kind: str = "avro", timeout: float = 5.0) -> RegistryCodec:
+def codec(
+    registry: SchemaRegistry, kind: str = "avro", timeout: float = 5.0, unknown: float = 3600.0
+) -> RegistryCodec:
     message = Order if kind == "protobuf" else None
     # Without certificates, whose loading would take longer than the tests.
     settings = {"url": registry.url, "ssl.ca.location": False}
-    return RegistryCodec(kind, Registry(settings, timeout), message)
+    return RegistryCodec(kind, Registry(settings, timeout, unknown), message)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +167,73 @@ def test_an_unknown_schema_has_a_cause_of_its_own(registry: SchemaRegistry, kind
         codec(registry, kind).decode(b"\0\0\0\0\x63\0\0", VALUE)
 
     assert caught.value.cause == "schema"
+
+
+class TestUnknown:
+    """A schema that the registry does not know is not asked for with each record that names it."""
+
+    # With a body that fits whatever schema 2 will be.
+    RECORD = b"\0\0\0\0\x02" + b"\0\0\0\0"
+
+    def decode(self, asking: RegistryCodec, data: bytes = RECORD) -> Any:
+        try:
+            return asking.decode(data, VALUE)
+        except UnreadableRecord as error:
+            return f"{error.cause}: {error}"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_it_is_asked_once_for_many_records(self, registry: SchemaRegistry, kind: str) -> None:
+        asking = codec(registry, kind)
+        said = {self.decode(asking) for _ in range(3)}
+        assert [each[:8] for each in said] == ["schema: "]
+        assert "40403" in said.pop()
+        assert len(registry.asked) == 1
+        # Another schema is another question.
+        self.decode(asking, b"\0\0\0\0\x63\0\0")
+        assert len(registry.asked) == 2
+
+    def test_it_is_asked_again_after_a_while(self, registry: SchemaRegistry) -> None:
+        asking = codec(registry, unknown=0.05)
+        self.decode(asking)
+        newer = json.loads(AVRO)
+        newer["fields"].append({"name": "note", "type": "string", "default": ""})
+        registry.register("shop.orders-value", json.dumps(newer))
+        wait_until(
+            lambda: isinstance(self.decode(asking), dict), "the schema to be asked for again"
+        )
+
+    def test_it_is_asked_again_where_somebody_wants_that(self, registry: SchemaRegistry) -> None:
+        asking = codec(registry)
+        for _ in range(2):
+            self.decode(asking)
+            asking.forget_unknown()
+        assert len(registry.asked) == 2
+
+    def test_so_many_are_remembered_at_most(
+        self, registry: SchemaRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kafka_layer.streams.registry._MOST_UNKNOWN", 2)
+        asking = codec(registry)
+        for number in (2, 3, 3, 4, 2):
+            self.decode(asking, b"\0\0\0\0" + bytes([number, 0]))
+        assert [each.rpartition("/")[2] for each in registry.asked] == ["2", "3", "4", "2"]
+
+    def test_who_writes_asks_each_time(self, registry: SchemaRegistry) -> None:
+        bills = CodecContext("bills", "value")
+        writing = codec(registry)
+        with pytest.raises(TopicError, match="register it"):
+            writing.encode({"owner_id": "a"}, bills)
+        registry.register("bills-value", AVRO)
+        assert writing.encode({"owner_id": "a"}, bills)
+
+    def test_a_registry_that_is_away_is_asked_each_time(self, registry: SchemaRegistry) -> None:
+        asking = codec(registry)
+        registry.status = 503
+        for _ in range(2):
+            with pytest.raises(RegistryAway):
+                asking.decode(b"\0\0\0\0\x01\x02a\0\0", VALUE)
+        registry.status = None
+        assert self.decode(asking, b"\0\0\0\0\x01\x02a\0\0")["owner_id"] == "a"
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,11 @@ from kafka_layer.observe.counters import Stats
 from kafka_layer.recovery.stream_log import StreamLog
 from kafka_layer.server.clock import BrokerClock
 from kafka_layer.server.expiry import Expiry
+from kafka_layer.streams import group_name
 from kafka_layer.streams.record import StreamRecord
 from kafka_layer.streams.stream import Stream
 from kafka_layer.transport import (
+    BatchFacts,
     OnEpoch,
     OnStreamPositions,
     ReadFrom,
@@ -46,6 +48,7 @@ class Source:
 
     def __init__(self) -> None:
         self.key: Callable[[Any], bytes | None] = itemgetter(1)
+        self.value: Callable[[Any], bytes | None] = itemgetter(2)
         self.calls: list[object] = []
         self.left: list[int] = []
         self.waits = 0
@@ -55,6 +58,16 @@ class Source:
     def record(self, message: Any) -> Record:
         record: Record = message
         return record
+
+    def where(self, message: Any) -> tuple[StreamTopic, int]:
+        return message[0], message[5]
+
+    def offset(self, message: Any) -> int:
+        offset: int = message[6]
+        return offset
+
+    def facts_of(self, messages: Sequence[Any]) -> BatchFacts:
+        return BatchFacts({self.where(each): each[6] + 1 for each in messages}, 0)
 
     def begin(self, start: StreamStart) -> Ticket[None]:
         self.calls.append(("begin", start))
@@ -462,6 +475,18 @@ class TestLastValue:
             )
         assert [(each["key"], each["value"]) for each in site.taken(late)] == [("8", 4)]
 
+    def test_a_record_without_a_name_costs_no_other(self) -> None:
+        site = Site(group="price-{key}", last_value=True).awake()
+        channel = site.channel("price-7", group_name("price-{key}", key="ü/"))
+        good = [site.record(b"1"), site.record(b"4", "ü/".encode())]
+        bad = [site.record(b"2", None), site.record(b"3", b"\xff")]
+        site.stream.deliver(good)
+        site.stream.deliver([site.record(b"5"), *bad, site.record(b"6", b"8")])
+        site.stream.caught_up()
+        assert [each["value"] for each in site.taken(channel)] == [5, 4]
+        assert site.told["errors"] == {"template": 1, "undecodable": 1}
+        assert site.told["records"] == 6
+
     def test_a_record_is_decoded_when_a_channel_gets_it(self) -> None:
         codec = Counting()
         site = Site(group="price-{key}", last_value=True, value=codec).awake()
@@ -572,6 +597,57 @@ class TestKept:
         assert late.before == {(TOPIC, 0): 1}
         site.source.listener({(TOPIC, 0): ReadFrom(9, None)}, True)
         assert keeper.told == ["begun", "moved"]
+
+    def test_nothing_is_read_of_what_is_kept_and_for_nobody_here(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site = Site(group="order-{key}").awake()
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.source.listener(POSITIONS, True)
+        with monkeypatch.context() as patched:
+            patched.setattr(site.source, "record", None)
+            site.stream.deliver([site.record(key=b"%d" % number) for number in range(9)])
+        assert keeper.log.routed == {(TOPIC, 0): 9}
+        found = keeper.log.find((TOPIC, 0), SEVEN, 0, 9)
+        assert found is not None
+        assert [each[6] for each in found] == [7]
+
+    def test_but_not_what_a_pause_leaves_of_a_batch(self) -> None:
+        def decode(data: bytes) -> bytes:
+            if data == b"2":
+                site.stream.pause()
+            return data
+
+        site = Site(group="order-{key}", value=decode).awake()
+        channel = site.channel("order-7")
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.source.listener(POSITIONS, True)
+        records = [site.record(b"%d" % (each // 2 + 1), b"78"[each % 2 :][:1]) for each in range(8)]
+        site.stream.deliver(records)
+        # Each second one is for nobody here. It stops where receives are woken: behind two.
+        assert [each["value"] for each in site.taken(channel)] == [b"1", b"2"]
+        assert site.source.left == [4, 5, 6, 7]
+        assert keeper.log.ends == keeper.log.routed == {(TOPIC, 0): 4}
+        assert site.told["records"] == 4
+        site.stream.resume()
+        site.stream.deliver(records[4:])
+        assert [each["value"] for each in site.taken(channel)] == [b"3", b"4"]
+        for key, offsets in ((SEVEN, [0, 2, 4, 6]), (EIGHT, [1, 3, 5, 7])):
+            found = keeper.log.find((TOPIC, 0), key, 0, 8)
+            assert found is not None
+            assert [each[6] for each in found] == offsets
+
+    def test_each_by_itself_where_an_error_stops_the_stream(self) -> None:
+        site = Site(group="order-{key}", on_error="stop").awake()
+        site.channel("order-7")
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.source.listener(POSITIONS, True)
+        site.stream.deliver([site.record(b"1"), site.record(b"no json"), site.record(b"2")])
+        # The one that stopped it is known to be there.
+        assert keeper.log.ends == {(TOPIC, 0): 2}
 
     def test_not_while_it_learns_the_last_values(self) -> None:
         site = Site(group="order-{key}", last_value=True).awake()

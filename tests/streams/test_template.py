@@ -11,6 +11,8 @@ from typing import Any
 
 import ormsgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.streams import group_name
@@ -214,3 +216,19 @@ class TestGroups:
             group_name("order-{key}", value={})
         with pytest.raises(TypeError, match="no part 'kye'"):
             group_name("order-{key}", kye="1")
+
+
+@given(
+    st.text(max_size=60) | st.text("_xh7é/", min_size=20, max_size=120),
+    st.sampled_from(["{key}", "order-{key}", "{key}.x", "a_{key}_xh"]),
+)
+def test_the_name_for_a_text_alone_is_that_of_a_record(key: str, text: str) -> None:
+    template = GroupTemplate(text)
+
+    def of(name: Any) -> str:
+        try:
+            return str(name())
+        except UnreadableRecord as error:
+            return error.cause
+
+    assert of(lambda: template.naming()(key)) == of(lambda: template.fill(record(key=key.encode())))

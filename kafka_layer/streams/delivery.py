@@ -1,0 +1,426 @@
+"""From the records of a stream to the mailboxes of those that they are for.
+
+Hot path: every record of the stream passes ``Delivery.deliver``, in the thread that reads it. Of a
+record that concerns nobody here it decodes what ``where``, ``group`` and ``user`` need; where those
+need the key alone, ``interest`` leaves such records out before anything else is read of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ..config.realtime import monotonic
+from ..config.settings import LayerConfig
+from ..config.streams import StreamSettings
+from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.registry import Registry
+from ..exceptions import RegistryAway, UnreadableRecord
+from ..observe.counters import Stats
+from ..recovery.recent import Key
+from ..recovery.stream_log import StreamLog
+from ..server.expiry import Expiry
+from ..server.full_mailboxes import FullMailboxes
+from ..transport import StreamSource
+from ..wire.records import Record
+from ..wire.topics import Topic
+from .following import Following
+from .interest import by_key, interest
+from .latest import LatestRecords
+from .payload import StreamPayload, message_of
+from .reading import Reading
+from .unread import UnreadMessages
+
+__all__ = ["Delivery", "Last", "addresses"]
+
+logger = logging.getLogger("kafka_layer")
+
+_SEND_GROUP, _SEND_USER = Topic.SEND_GROUP, Topic.SEND_USER
+
+_NOBODY: Sequence[str] = ()
+
+Last = Any
+"""The last record of a group: as the source has it; a ``StreamPayload`` where no join may decode
+it."""
+
+
+class Delivery:
+    """Delivers the records of one stream; the thread that reads it calls every method.
+
+    Any thread may call ``answer`` and ``count_error``, and look at the figures.
+
+    It *delivers*; or it is *held up*: a schema registry is away, and the thread waits at the record
+    that needs it, until the registry answers or the source has something else to do.
+
+    Args:
+        settings: Those of the stream.
+        config: The layer's settings.
+        registry: The server's channels.
+        expiry: Judges the age of messages that wait.
+        stats: Counts the deliveries of the server.
+        errors: Counts the errors of the stream.
+        latest: The last record of each group; None unless the settings ask for it.
+        reading: Whether records are read; it stops where an error is to stop them.
+        following: Has the log for tracked channels.
+        addresses_of: Returns the addresses of a record, as ``Followed.addresses``.
+
+    Attributes:
+        source: What reads the stream.
+        held_up: What the registry answered; empty while it delivers.
+        records: How many records were read.
+        filtered: How many of them ``where`` left out.
+        delivered: How many messages were put into mailboxes.
+    """
+
+    source: StreamSource
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        config: LayerConfig,
+        registry: Registry,
+        expiry: Expiry,
+        stats: Stats,
+        errors: Stats,
+        latest: LatestRecords[Last] | None,
+        reading: Reading,
+        following: Following,
+        addresses_of: Callable[[Record], Sequence[Key]],
+    ) -> None:
+        self.held_up = ""
+        self.records = self.filtered = self.delivered = 0
+        self._settings = settings
+        self._lifetime = config.expiry
+        self._retry = config.timings.registry_retry
+        self._slice = max(1, config.capacity // 2)
+        self._registry = registry
+        self._server_stats = stats
+        self._errors = errors
+        self._latest = latest
+        self._reading = reading
+        self._following = following
+        # Whether to keep last records as they were decoded: a join may happen in an event loop,
+        # which must not wait for a schema registry.
+        self._keeps_decoded = settings.asks_registry
+        # Other last records are decoded when a channel gets them, unless an error is to stop the
+        # stream.
+        self._decodes_at_once = self._keeps_decoded or settings.on_error == "stop"
+        self._interest = interest(settings, registry)
+        self._by_key = by_key(settings, registry)
+        # Most streams have one setting of one kind.
+        has_one = len(settings.groups) == 1 and not settings.users
+        self._only_group = settings.groups[0] if has_one else None
+        self._put_into_full = FullMailboxes(
+            config.timings, registry, expiry, stats, self._wake_receives, self._read_clock
+        ).put
+        self._addresses_of = addresses_of
+        # What reads the messages that are kept where their keys alone address them; None if more
+        # has to be read of each.
+        self._unread: UnreadMessages | None = None
+        # Until when messages that are put now live.
+        self._deadline = 0.0
+        # Messages that are in a mailbox and not counted yet.
+        self._uncounted = 0
+        self._route_one: Callable[[Any], None] = (
+            self._route if latest is None else partial(self._route_last, latest)
+        )
+
+    def read_from(self, source: StreamSource) -> None:
+        """Take note of what reads the stream from now on."""
+        self.source = source
+        settings = self._settings
+        # One that stops at errors keeps no record behind the one that stopped it.
+        if self._interest is not None and not settings.key.blocking and settings.on_error == "skip":
+            takes_tombstones = settings.tombstone is not None
+            self._unread = UnreadMessages(source, self._addresses_of, takes_tombstones)
+
+    def deliver(self, messages: Sequence[Any]) -> None:
+        """See ``StreamSink``."""
+        log = self._following.log
+        concerned = self._concerned(messages, log)
+        route, size = self._route_one, self._slice
+        number = left = 0
+        try:
+            for number, message in enumerate(concerned):
+                if not number % size:
+                    if not self._reading.situation.reads:
+                        break
+                    # Receivers start on the first half while this thread delivers the second.
+                    self._wake_receives()
+                    self._read_clock()
+                try:
+                    route(message)
+                except Exception as error:
+                    if not self._pass(message, route, error):
+                        break
+            else:
+                number = len(concerned)
+            if number < len(concerned):
+                rest = concerned[number:]
+                if log is not None and self._unread is not None:
+                    # Also those for nobody: the log would else have a hole.
+                    rest = messages[len(messages) - log.leave(concerned[number]) :]
+                left = len(rest)
+                self.source.leave(rest)
+        finally:
+            self.records += len(messages) - left
+            if log is not None:
+                log.note_routed()
+            self._wake_receives()
+
+    def _concerned(self, messages: Sequence[Any], log: StreamLog | None) -> Sequence[Any]:
+        """Return the messages that have to be looked at one by one."""
+        if log is not None:
+            if self._unread is None:
+                return messages
+            log.extend(messages, self._unread)
+        if self._interest is not None:
+            return self._interest.concerned(messages, self.source.key)
+        latest = self._latest
+        if latest is not None and latest.loading and self._reading.situation.reads:
+            return () if self._load(latest, messages) else messages
+        return messages
+
+    def loaded(self) -> None:
+        """Take note that the last record of each group is known: members get them."""
+        if self._latest is not None:
+            self._latest.loaded()
+            self._wake_receives()
+
+    def answer(self, mailbox: Mailbox, last: Last, group: str) -> None:
+        """Give a channel the last record of a group that it has joined; does not block."""
+        if mailbox.closed:
+            return
+        payload = last
+        if not isinstance(last, StreamPayload):
+            try:
+                payload = StreamPayload(self.source.record(last), self._settings)
+                payload.decode()
+            except (UnreadableRecord, RegistryAway) as error:
+                self._count_failed(last, error)
+                return
+        # Whatever its capacity: a consumer may join many groups before its first receive, and an
+        # event loop cannot wait.
+        key = ((_SEND_GROUP, group),)
+        mailbox.refill([Envelope(payload, monotonic() + self._lifetime, None, key)])
+        mailbox.note()
+        self._server_stats.count("delivered")
+
+    def partition_of(self, last: Last) -> tuple[str, int]:
+        """Return Kafka's name of the topic of a last record, and the number of its partition."""
+        if isinstance(last, StreamPayload):
+            return last.topic, last.partition
+        topic, number = self.source.where(last)
+        return topic.name, number
+
+    def count_error(self, record: Record, error: Exception) -> str:
+        """Count the error of a record; return it in words."""
+        topic, _, _, _, _, partition, offset = record
+        told = f"{topic.value}[{partition}] at offset {offset}: {error}"
+        if isinstance(error, UnreadableRecord):
+            self._errors.dropped(error.cause, told)
+        else:
+            self._errors.dropped("function", f"{told} ({type(error).__name__})")
+            logger.error("A record of the stream %s failed", self._settings.name, exc_info=error)
+        return told
+
+    def _load(self, latest: LatestRecords[Last], messages: Sequence[Any]) -> bool:
+        """Note the last record of each group while they are learnt, by the keys alone.
+
+        Returns:
+            False, and none is noted, where each record has to be looked at by itself.
+        """
+        if self._decodes_at_once or self._by_key is None or self._by_key.of_key is None:
+            return False
+        of_key, key, value = self._by_key.of_key, self.source.key, self.source.value
+        try:
+            names = [of_key(key(message).decode()) for message in messages]  # type: ignore[union-attr]
+        except (AttributeError, UnicodeDecodeError, UnreadableRecord):
+            # Without a key, or one that gives no name.
+            return False
+        latest.fill(names, [None if value(each) is None else each for each in messages])
+        return True
+
+    def _route(self, message: Any) -> None:
+        record = self.source.record(message)
+        settings, log = self._settings, self._following.log
+        if (record[2] is None and settings.tombstone is None) or self._put_by_key(record, log):
+            return
+        payload = StreamPayload(record, settings)
+        if settings.where is not None and not settings.where(payload):
+            self.filtered += 1
+            return
+        if self._only_group is not None:
+            groups, users = self._only_group.names(payload), _NOBODY
+        else:
+            groups, users = settings.names(payload)
+        if log is not None and self._unread is None:
+            log.append(record, addresses(groups, users))
+        members = self._members(groups, users)
+        if len(members) == 1 and log is None and members[0].tracked is None:
+            self._put(members, Envelope(payload.message(), self._deadline))
+        elif members:
+            payload.decode()
+            self._put(members, self._envelope(payload, record, groups, users, message))
+
+    def _put_by_key(self, record: Record, log: StreamLog | None) -> bool:
+        """Do what ``_route`` does, with fewer objects, where a known key addresses one channel.
+
+        Python's garbage collector looks at each object that waits for the receiver.
+
+        Returns:
+            Whether it is done.
+        """
+        if self._by_key is None or log is not None:
+            return False
+        names = self._by_key.names.get(record[1])
+        if names is None:
+            return False
+        members = self._by_key.membership.members(names[0])
+        if len(members) != 1 or members[0].tracked is not None:
+            return not members
+        self._put(members, Envelope(message_of(record, self._settings), self._deadline))
+        return True
+
+    def _route_last(self, latest: LatestRecords[Last], message: Any) -> None:
+        """Do what ``_route`` does, where the last record of each group is kept."""
+        record = self.source.record(message)
+        settings, log = self._settings, self._following.log
+        payload = StreamPayload(record, settings)
+        # A record without a value ends what is known of a group, and may have a handler.
+        delivers = record[2] is not None or settings.tombstone is not None
+        if delivers and settings.where is not None and not settings.where(payload):
+            self.filtered += 1
+            return
+        groups, users = settings.names(payload)
+        if log is not None:
+            log.append(record, addresses(groups, users) if delivers else ())
+        if self._decodes_at_once:
+            # Before it is noted: a record that cannot be read is nobody's last one.
+            payload.decode()
+        last: Last | None = payload if self._keeps_decoded else message
+        if record[2] is None:
+            last = None
+        if latest.loading or not delivers:
+            latest.note(groups, last)
+            return
+        if self._members(groups, users):
+            payload.decode()
+        envelope = self._envelope(payload, record, groups, users, message)
+        self._put_last(latest, groups, users, last, envelope)
+
+    def _put_last(
+        self,
+        latest: LatestRecords[Last],
+        groups: Sequence[str],
+        users: Sequence[str],
+        last: Last | None,
+        envelope: Envelope,
+    ) -> None:
+        """Note the last record of groups, and put it into mailboxes, in one step for joins."""
+
+        def put(mailbox: Mailbox) -> bool:
+            has_room = mailbox.put(envelope)
+            self._uncounted += has_room
+            return has_room
+
+        full = latest.note(groups, last, put)
+        if full:
+            self._put(full, envelope)
+            latest.delivered()
+        if users:
+            reached = set(self._members(groups, ())) if groups else set()
+            self._put([each for each in self._members((), users) if each not in reached], envelope)
+
+    def _members(self, groups: Sequence[str], users: Sequence[str]) -> Sequence[Mailbox]:
+        registry = self._registry
+        if len(groups) == 1 and not users:
+            return registry.groups.members(groups[0])
+        found = [mailbox for name in groups for mailbox in registry.groups.members(name)]
+        found += [mailbox for name in users for mailbox in registry.users.members(name)]
+        return list(dict.fromkeys(found))
+
+    def _envelope(
+        self,
+        payload: StreamPayload,
+        record: Record,
+        groups: Sequence[str],
+        users: Sequence[str],
+        message: Any,
+    ) -> Envelope:
+        """Return what is put into mailboxes, with the record's place while it is kept."""
+        log = self._following.log
+        if log is None:
+            return Envelope(payload, self._deadline)
+        place = record[0], record[5], record[6], record[4]
+        before = log.before(record) if self._unread is None else log.before_in_batch(message)
+        return Envelope(payload, self._deadline, place, addresses(groups, users), before)
+
+    def _put(self, members: Sequence[Mailbox], envelope: Envelope) -> None:
+        delivered = 0
+        try:
+            for mailbox in members:
+                if mailbox.put(envelope) or self._put_into_full(mailbox, envelope):
+                    delivered += 1
+        finally:
+            self._uncounted += delivered
+
+    def _pass(self, message: Any, route: Callable[[Any], None], error: Exception) -> bool:
+        """Decide what becomes of a message that failed; return whether to go on with the next."""
+        try:
+            while isinstance(error, RegistryAway):
+                # It delays records, and drops none.
+                if not self.held_up:
+                    logger.warning("The stream %s waits: %s", self._settings.name, error)
+                self.held_up = str(error)
+                self._wake_receives()
+                if not self.source.wait(self._retry):
+                    # A pause, a seek or the end: what comes next says whether it waits again.
+                    return False
+                self._read_clock()
+                try:
+                    route(message)
+                except Exception as another:
+                    error = another
+                else:
+                    return True
+        finally:
+            self.held_up = ""
+        told = self._count_failed(message, error)
+        if self._settings.on_error == "skip":
+            return True
+        self._reading.stop(told)
+        logger.error("The stream %s stops at %s", self._settings.name, told)
+        return False
+
+    def _count_failed(self, message: Any, error: Exception) -> str:
+        """Do what ``count_error`` does, for a message of the source."""
+        try:
+            return self.count_error(self.source.record(message), error)
+        except UnreadableRecord as unread:
+            self._errors.dropped(unread.cause, str(unread))
+            return str(unread)
+
+    def _read_clock(self) -> None:
+        # The time of the source is its producers': a message lives from now on.
+        self._deadline = monotonic() + self._lifetime
+
+    def _wake_receives(self) -> None:
+        """Count delivered messages, then wake their receives."""
+        delivered, self._uncounted = self._uncounted, 0
+        if delivered:
+            self.delivered += delivered
+            self._server_stats.count("delivered", delivered)
+        self._registry.wakeups.flush()
+
+
+def addresses(groups: Sequence[str], users: Sequence[str]) -> Sequence[Key]:
+    """Return the addresses of some groups and users."""
+    if not users and len(groups) == 1:
+        return ((_SEND_GROUP, groups[0]),)
+    return (
+        *((_SEND_GROUP, group) for group in groups),
+        *((_SEND_USER, user) for user in users),
+    )

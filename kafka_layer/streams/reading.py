@@ -1,0 +1,218 @@
+"""Whether a stream is read on one server, and from where."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..config.realtime import wall_clock
+from ..config.streams import Start
+from ..config.threads import RLock
+from ..delivery.registry import Registry
+from ..delivery.tickets import Ticket
+from ..transport import OnEpoch, OnStreamPositions, StreamSource, StreamStart
+from .latest import LatestRecords
+from .state import Situation
+
+__all__ = ["Reading"]
+
+
+class Reading:
+    """Has a stream read while its server has channels, unless it was paused or stopped; any thread.
+
+    ======== ============================================= ===================================
+    state    begins with                                   ends with
+    ======== ============================================= ===================================
+    CLOSED   ``close``, ``abandon``                        nothing
+    PAUSED   ``pause``                                     ``resume``
+    STOPPED  ``stop``: a record failed; ``fail``: the      ``resume``, ``seek``; both open another
+             client did, and is gone                       client if it is gone
+    IDLE     the constructor; ``look_for_channels`` where  ``wake``
+             there was none for a while
+    ======== ============================================= ===================================
+
+    Several may hold at the same time; ``Situation`` says which one is shown. Where none does,
+    records are read.
+
+    Args:
+        open_source: Returns what reads the stream; called with the first channel.
+        start: Where the stream begins; without effect for one with last records, which begins at
+            the oldest record.
+        latest: The last records of the stream; None unless the settings ask for them.
+        registry: The server's channels.
+        idle_after: Seconds without a channel until it is IDLE.
+        on_idle: Called when it becomes IDLE, with the lock held; must not block.
+
+    Attributes:
+        situation: What decides whether records are read: of its fields those of the states above.
+            Replaced, never changed, so that any thread may look.
+        source: What reads the stream; None until it is open, and after it failed.
+        lock: Guards it. Re-entrant: a signal handler may interrupt the holder and use the layer.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[], StreamSource],
+        start: Start,
+        latest: LatestRecords[Any] | None,
+        registry: Registry,
+        idle_after: float,
+        on_idle: Callable[[], object],
+    ) -> None:
+        self.situation = Situation()
+        self.source: StreamSource | None = None
+        self.lock = RLock()
+        self._open_source = open_source
+        # Where it begins if it is not open yet.
+        self._start = start
+        self._latest = latest
+        self._registry = registry
+        self._idle_after = idle_after
+        self._on_idle = on_idle
+        # Of the last ``wake`` that had an effect.
+        self._woken: Ticket[None] = Ticket.resolved(None)
+        # Who is told from where the partitions are read on, also by a source that is opened later.
+        self._listener: tuple[OnStreamPositions, OnEpoch] | None = None
+        # Since when the thread that reads has found no channel; None while there is one.
+        self._empty_since: float | None = None
+
+    @property
+    def awake(self) -> bool:
+        """Whether it is read while the server has channels, and nobody has to wait for its start.
+
+        To be asked after a channel was opened: then either this is False, or the stream has seen
+        the channel.
+        """
+        with self.lock:
+            return not self.situation.idle and self._woken.done
+
+    def wake(self) -> Ticket[None]:
+        """Read, because the server has a channel.
+
+        Returns:
+            A ticket, the same one for all who call while it is open. It is resolved once every
+            later record is read, or where that can take long; or by a caller who waits no longer.
+        """
+        with self.lock:
+            if self.situation.idle:
+                self._note(idle=False)
+                self._empty_since = None
+                self._woken = self._read_on()
+            return self._woken
+
+    def pause(self) -> Ticket[None]:
+        """Read no more; returns a ticket, resolved when no record is delivered any more."""
+        with self.lock:
+            self._note(paused=True)
+            return self._read_as_decided()
+
+    def resume(self) -> Ticket[None]:
+        """Go on where reading stopped, also behind an error; returns a ticket as ``wake``."""
+        with self.lock:
+            self._note(paused=False, failure="")
+            return self._read_as_decided()
+
+    def seek(self, start: Start) -> Ticket[None]:
+        """Go on elsewhere; returns a ticket, resolved when all partitions begin there."""
+        with self.lock:
+            self._note(failure="")
+            if self.source is None:
+                self._start = start
+                return self._read_as_decided()
+            sought = self.source.seek(_absolute(start))
+            self._read_as_decided()
+            return sought
+
+    def stop(self, failure: str) -> None:
+        """Read no more, because a record failed; the thread that reads.
+
+        Args:
+            failure: What happened, in words.
+        """
+        with self.lock:
+            self._note(failure=failure)
+            self._read_as_decided()
+
+    def fail(self, failure: str) -> None:
+        """Take note that the source has ended; its thread. As ``stop``."""
+        with self.lock:
+            self.source = None
+            self._note(failure=failure)
+
+    def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
+        """Tell from where the partitions are read on, from now on; see ``StreamSource.follow``."""
+        with self.lock:
+            self._listener = listener, on_epoch
+            if self.source is not None:
+                self.source.follow(listener, on_epoch)
+
+    def look_for_channels(self, now: float) -> None:
+        """Become IDLE if the server has had no channel for a while; the thread that reads.
+
+        Args:
+            now: The time on ``monotonic()``.
+        """
+        if len(self._registry):
+            self._empty_since = None
+            if self.situation.idle:
+                self.wake()
+        elif self._empty_since is None:
+            self._empty_since = now
+        elif now - self._empty_since >= self._idle_after and not self.situation.idle:
+            with self.lock:
+                # In this order: whoever opens a channel sees that the stream is idle and wakes it,
+                # or the channel is seen here.
+                self._note(idle=True)
+                if len(self._registry):
+                    self._note(idle=False)
+                else:
+                    self._read_as_decided()
+                    self._on_idle()
+
+    def close(self) -> None:
+        """End for good; the transport ends the source."""
+        with self.lock:
+            self._note(closed=True)
+            if self.source is not None:
+                self.source.stop()
+
+    def abandon(self) -> None:
+        """Read no more, in a forked child."""
+        self.lock = RLock()
+        self._note(closed=True)
+        self.source = None
+
+    def _note(self, **known: Any) -> None:
+        self.situation = replace(self.situation, **known)
+
+    def _read_on(self) -> Ticket[None]:
+        """Read after a time without channels; the lock is held."""
+        if self.source is not None and self.situation.reads:
+            # What came while nobody was here is for nobody.
+            if self._latest is not None:
+                self._latest.load()
+            elif self._start == "latest":
+                self.source.seek("latest")
+        return self._read_as_decided()
+
+    def _read_as_decided(self) -> Ticket[None]:
+        """Have the source read or not; the lock is held."""
+        reads = self.situation.reads
+        if self.source is None:
+            return self._open() if reads else Ticket.resolved(None)
+        return self.source.read(reads)
+
+    def _open(self) -> Ticket[None]:
+        source = self.source = self._open_source()
+        begun = source.begin(_absolute("earliest" if self._latest is not None else self._start))
+        if self._listener is not None:
+            source.follow(*self._listener)
+        return begun
+
+
+def _absolute(start: Start) -> StreamStart:
+    if isinstance(start, datetime.timedelta):
+        return datetime.datetime.fromtimestamp(wall_clock(), datetime.timezone.utc) - start
+    return start
