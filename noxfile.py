@@ -46,8 +46,8 @@ KAFKA = ("3.3.2", "3.7.2", "3.9.1", "4.0.0", "4.3.0")
 # What a project can install beside the package: not the demo, and no tools.
 FEATURES = sorted(EXTRAS.keys() - {"bench", "demo", "dev", "docs"})
 TEST_TOOLS = (
-    *("daphne", "freezegun", "hypothesis", "psutil", "pytest", "pytest-asyncio", "pytest-django"),
-    *("pytest-timeout", "pytest-xdist", "PyYAML"),
+    *("daphne", "freezegun", "hypothesis", "opentelemetry-sdk", "psutil", "pytest"),
+    *("pytest-asyncio", "pytest-django", "pytest-timeout", "pytest-xdist", "PyYAML"),
 )
 
 RUNS = [

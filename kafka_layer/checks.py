@@ -6,6 +6,7 @@ They contact no broker; ``manage.py kafka_setup_topics --check`` does.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from urllib.parse import urlsplit
@@ -54,6 +55,7 @@ def check_settings(
             found += _all_clients(alias, config) if is_on_kafka(backend) else []
             found += _risky_topics(alias, config)
             found += _short_retention(alias, config)
+            found += _metrics_of_one(alias, config)
             configs[alias] = config
     found += _shared_prefixes(configs)
     return found
@@ -169,6 +171,8 @@ _BACKEND_HINT = f'The backend of this package is "{BACKEND}".'
 _EXTRAS = {
     "cryptography is not installed": "encryption",
     "kafka-layer[schema-registry]": "schema-registry",
+    "kafka-layer[prometheus]": "prometheus",
+    "kafka-layer[opentelemetry]": "opentelemetry",
 }
 """By a part of the problem's text: the extra that is missing."""
 
@@ -260,6 +264,18 @@ def _short_retention(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
             hint="Raise retention.ms, or lower recovery_window.",
             obj=_where(alias),
             id="kafka_layer.W007",
+        )
+
+
+def _metrics_of_one(alias: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    if config.metrics and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        yield Warning(
+            "metrics is True, and PROMETHEUS_MULTIPROC_DIR is set: several processes answer at one "
+            "address, each with the layer's figures of its own, so that the counters jump.",
+            hint="Give each process an address of its own: see docs/operations.md, 'Several "
+            "processes'; or silence this warning where there is one process.",
+            obj=_where(alias),
+            id="kafka_layer.W008",
         )
 
 

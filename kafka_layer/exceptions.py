@@ -19,6 +19,7 @@ __all__ = [
     "KafkaLayerError",
     "LayerClosed",
     "ProduceFailed",
+    "Reason",
     "RegistryAway",
     "TopicError",
     "UnreadableRecord",
@@ -114,6 +115,22 @@ Cause = Literal[
 These are the keys of ``LayerStats.dropped`` and ``LayerStats.refused``, the ``cause`` of the signal
 ``messages_dropped`` and the word in brackets in the log.
 """
+
+
+Reason = Literal[
+    "expired",
+    "truncated",
+    "epoch",
+    "future",
+    "limit",
+    "undecodable",
+    "flushed",
+    "user",
+    "invalid",
+    "timeout",
+    "unavailable",
+]
+"""Why a recovery replays nothing; docs/recovery.md tells what each means."""
 
 
 class UnreadableRecord(KafkaLayerError, ValueError):

@@ -637,6 +637,14 @@ class KafkaChannelLayer(SyncTwins):
         """
         return self._server.describe()
 
+    def measure(self) -> None:
+        """Have ``stats()`` tell ``ages`` and ``backlog``, too, until the layer is closed; no I/O.
+
+        It costs 0.3 µs for each message that a receive takes, and two requests to Kafka in 3
+        seconds for each worker channel. Idempotent; any thread. What collects metrics calls it.
+        """
+        self._server.measure()
+
     def servers_sync(self, seconds: float = 1.0) -> list[dict[str, Any]]:
         """Ask the running servers of this prefix for their figures; blocks.
 

@@ -36,7 +36,11 @@ class Message(dict[str, Any]):
             empty for a message to a single channel.
     """
 
-    __slots__ = ("_place", "_position", "_replayed", "_timestamp")
+    __slots__ = ("_place", "_position", "_replayed", "_timestamp", "envelope", "traced_by")
+
+    # What it was made of, and what makes the span of its handler; set where somebody needs them.
+    envelope: Any
+    traced_by: Any
 
     def __init__(
         self,
@@ -88,12 +92,11 @@ class TakenMessage(Message):
         envelope: What it was made of.
     """
 
-    __slots__ = ("envelope", "mailbox")
+    __slots__ = ("mailbox",)
 
     __init__ = dict.__init__
 
     mailbox: Any
-    envelope: Any
 
     @property
     def position(self) -> str:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["LayerStats"]
+__all__ = ["Ages", "LayerStats"]
+
+
+class Ages(NamedTuple):
+    """How old messages were when receives took them, since the broker appended their records.
+
+    Attributes:
+        bounds: Upper bounds, in seconds.
+        counts: For each bound how many messages were not older, and at the end how many there were.
+        total: The sum of their ages, in seconds.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,17 @@ class LayerStats:
         streams: The figures of each stream that this server reads, by its name: ``state`` and
             ``detail``, ``topics``, ``partitions``, ``lag``, ``records``, ``records_per_second``,
             ``delivered``, ``filtered``, ``errors`` by cause, ``replaced``.
+        sent_by_kind: ``sent`` by kind: ``group``, ``user``, ``all``, ``channel``, ``job``,
+            ``stream``, and ``command`` for what servers tell each other.
+        delivered_by_kind: ``delivered`` by kind.
+        lag_by_topic: ``lag`` by Kafka's name of the topic.
+        recovered_messages: Messages that recoveries replayed.
+        jobs: How the jobs of this process ended, by worker channel: ``done`` and ``failed``.
+        backlog: By worker channel: records in this process's share of the partitions that no worker
+            has taken, some seconds ago. Empty before ``measure()``.
+        ages: The ages of messages that receives took; None before ``measure()``. Without jobs,
+            records of streams, and what stayed within the process.
+        since: When the counters began, in seconds since the epoch.
     """
 
     server: str | None = None
@@ -65,3 +90,11 @@ class LayerStats:
     behind: int = 0
     recent_bytes: int = 0
     streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sent_by_kind: Mapping[str, int] = field(default_factory=dict)
+    delivered_by_kind: Mapping[str, int] = field(default_factory=dict)
+    lag_by_topic: Mapping[str, int] = field(default_factory=dict)
+    recovered_messages: int = 0
+    jobs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    backlog: Mapping[str, int] = field(default_factory=dict)
+    ages: Ages | None = None
+    since: float = 0.0

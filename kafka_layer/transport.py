@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .delivery.tickets import Ticket
@@ -62,6 +63,7 @@ class Health(NamedTuple):
         lag: Records in the log that were not read yet, some seconds ago.
         addressable: Whether records for this server alone can reach it; False for good once its
             inbox partition is gone.
+        lags: ``lag`` by Kafka's name of the topic.
     """
 
     connected: bool
@@ -69,6 +71,7 @@ class Health(NamedTuple):
     lag: int
     doubtful: bool = False
     addressable: bool = True
+    lags: Mapping[str, int] = MappingProxyType({})
 
 
 class ReadFrom(NamedTuple):
@@ -150,12 +153,18 @@ class JobSink(Protocol[J]):
         changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
         on_demand: Called in an event loop when ``demand`` may have risen; must not block. A
             backplane sets it while no thread serves the sink; otherwise None.
+        measured: Whether the thread that serves the sink is to keep ``backlog``, which costs
+            requests.
+        backlog: Records of this process's share of the partitions that no receive has got, at the
+            thread's last look; None before, and where this process has no share.
     """
 
     topic: WorkTopic
     source: StreamTopic | None
     changed: threading.Event
     on_demand: Callable[[], None] | None
+    measured: bool
+    backlog: int | None
 
     @property
     def demand(self) -> int:

@@ -6,6 +6,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -13,12 +14,13 @@ from channels.layers import BaseChannelLayer, channel_layers
 
 from ..config.settings import LayerConfig
 from ..config.threads import new_event
-from ..delivery.mailbox import Mailbox
+from ..delivery.mailbox import Mailbox, Read
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..jobs.feature import Jobs
 from ..observe.counters import Stats
 from ..server.server import Server
+from ..stats import LayerStats
 from ..transport import Backplane
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
@@ -41,10 +43,13 @@ class LayerServer(Server):
     Attributes:
         jobs: Its worker channels.
         streams: The streams that it reads; None where the settings name none.
+        jobs_class: The class of ``jobs``.
     """
 
+    jobs_class: ClassVar[type[Jobs]] = Jobs
+
     def _attach_features(self) -> None:
-        self.jobs = self.attach(Jobs)
+        self.jobs = self.attach(self.jobs_class)
         self._histories: Histories | None = None
         self.router.look_back = self._look_back
         self._recoveries: Recoveries | None = None
@@ -59,13 +64,16 @@ class LayerServer(Server):
     @property
     def producing(self) -> Producing:
         """What it writes to the topics of streams; the first access makes it."""
+        with self.lifecycle.lock:
+            if self._producing is None:
+                self._producing = self._new_producing()
+        return self._producing
+
+    def _new_producing(self) -> Producing:
         # Imported by the first call: most processes produce nothing.
         from ..streams.producing import Producing
 
-        with self.lifecycle.lock:
-            if self._producing is None:
-                self._producing = Producing(self)
-        return self._producing
+        return Producing(self)
 
     @property
     def histories(self) -> Histories:
@@ -99,7 +107,31 @@ class LayerServer(Server):
                 self._recoveries = self.attach(
                     lambda server: Recoveries(server, self.codec, self._learn_keys, streams)
                 )
+                self._recoveries.open = self._opened_by(self._recoveries.open)
         return self._recoveries
+
+    def _opened_by(self, read: Read) -> Read:
+        """Return what makes messages for tracked channels, from what would make them."""
+        return read if self.stats.ages is None else self.noting_age(read)
+
+    def measure(self) -> None:
+        """Have ``describe`` tell the ages of messages, too, and backlogs. Idempotent."""
+        with self.lifecycle.lock:
+            measured = self.stats.ages is not None
+            super().measure()
+            if measured:
+                return
+            self.jobs.measure()
+            if self._recoveries is not None:
+                self._recoveries.open = self.noting_age(self._recoveries.open)
+                for mailbox in self.registry.open_channels():
+                    if mailbox.open_tracked is not None:
+                        mailbox.open_tracked = self._recoveries.open
+
+    def describe(self) -> LayerStats:
+        """Return the counters and the state; no I/O. Empty after a close."""
+        backlog = self.jobs.backlogs()
+        return replace(super().describe(), backlog=backlog) if backlog else super().describe()
 
     def reopen(self, mailbox: Mailbox) -> Mailbox:
         """Open a forgotten channel again, on which a receive waits; return its new mailbox."""
@@ -135,6 +167,15 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
             channel_capacity=self.config.channel_capacity,  # type: ignore[arg-type, unused-ignore]
         )
         self.group_expiry = self.config.group_expiry
+        if self.config.metrics:
+            # Imported by the first layer that has them.
+            from ..metrics import register
+
+            register()
+        if self.config.tracing:
+            from ..tracing import trace_consumers
+
+            trace_consumers()
         self._codec = Codec(self.config.serializer_format, self.config.serializer)
         self._encryption = Encryption(self.config.symmetric_encryption_keys)
         # The names of closed servers of this layer: their channels are gone for good.
@@ -222,7 +263,8 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
 
     def _begin(self) -> None:
         """Make a server, which starts nothing yet."""
-        server = LayerServer(self.config, self._codec, self._encryption, self._make_backplane)
+        make = self._server_class()
+        server = make(self.config, self._codec, self._encryption, self._make_backplane)
         server.registry.hears_all = self._hears_all.is_set
         # The server of a collected layer closes in the background; at exit it closes itself.
         if self._finalizer is not None:
@@ -231,6 +273,10 @@ class ServerHolder(BaseChannelLayer):  # type: ignore[misc, unused-ignore]
         self._finalizer.atexit = False
         self._server = server
         self._try_publish = server.sender.try_publish
+
+    def _server_class(self) -> type[LayerServer]:
+        """Return the class of its servers."""
+        return LayerServer
 
     def _warn_in_tests(self) -> None:
         """Warn if tests use the brokers of the settings, which they hardly mean to."""

@@ -20,7 +20,7 @@ from ..wire.names import (
 )
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
-from .current_server import ServerHolder
+from .current_server import LayerServer, ServerHolder
 
 __all__ = ["Records"]
 
@@ -69,6 +69,14 @@ class Records(ServerHolder):
             TypeError: If it is not a dict or holds a type that the specification does not allow.
         """
         self._codec.encode(message)
+
+    def _server_class(self) -> type[LayerServer]:
+        if not self.config.tracing:
+            return LayerServer
+        # Imported by the first layer that traces.
+        from .traced import TracedServer
+
+        return TracedServer
 
     # From arguments to records
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeGuard, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -148,6 +149,24 @@ def read_boolean(name: str, value: object) -> bool:
     return value
 
 
+def _read_switch_of(extra: str, module: str) -> Callable[[str, object], bool]:
+    """Return a reader of True or False; True needs a module, which an extra installs."""
+
+    def read(name: str, value: object) -> bool:
+        on = read_boolean(name, value)
+        if on:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ImproperlyConfigured(
+                    f"{name} is True, and {error.name or module} is not installed. "
+                    f"Run: pip install 'kafka-layer[{extra}]'"
+                ) from None
+        return on
+
+    return read
+
+
 def read_one_of(*choices: str) -> Any:
     """Return a function of a name and a value that returns the value if it is a choice.
 
@@ -274,5 +293,7 @@ READERS: Mapping[str, Any] = {
     "producer_config": read_properties,
     "consumer_config": read_properties,
     "admin_config": read_properties,
+    "metrics": _read_switch_of("prometheus", "prometheus_client"),
+    "tracing": _read_switch_of("opentelemetry", "opentelemetry.trace"),
 }
 """For each keyword that can be read alone: a function of its name and value."""

@@ -60,6 +60,8 @@ class LayerConfig:
         producer_config: librdkafka properties of the producer.
         consumer_config: librdkafka properties of the consumers.
         admin_config: librdkafka properties of the admin client.
+        metrics: Whether prometheus_client's registry gets the layer's figures.
+        tracing: Whether records carry the context of traces, and spans are made.
         timings: Time-outs and intervals; no keyword, ``KafkaChannelLayer.timings`` sets them.
     """
 
@@ -87,6 +89,8 @@ class LayerConfig:
     producer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     consumer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     admin_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metrics: bool = False
+    tracing: bool = False
     timings: Timings = field(default=Timings(), repr=False)
 
     def timed(self, timings: Timings) -> LayerConfig:

@@ -18,7 +18,7 @@ from .backpressure import Congestion
 from .tickets import Ticket
 from .wakeups import Envelope, Loop, Receives, Wakeups
 
-__all__ = ["Envelope", "Mailbox", "Tracked"]
+__all__ = ["Envelope", "Mailbox", "Read", "Tracked"]
 
 
 class Tracked(Protocol):
@@ -251,3 +251,7 @@ class Mailbox(Receives):
 
     def _clocks(self) -> dict[Loop, float]:
         return {loop: loop.ran for loop in self.loops}
+
+
+Read = Callable[[Mailbox, Envelope], "dict[str, Any] | None"]
+"""Makes a message of what was taken from a mailbox; None, counted, if it is none."""

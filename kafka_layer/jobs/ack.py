@@ -29,22 +29,24 @@ class AtMostOnce:
     Whichever process dies, no job is done twice; a job that fails, or whose process dies, is gone.
 
     Args:
-        stats: Counts the ends of jobs, as ``jobs.done`` and ``jobs.failed``.
+        stats: Counts the ends of jobs, as ``jobs.done.{channel}`` and ``jobs.failed.{channel}``.
+        channel: The worker channel's name.
     """
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: Stats, channel: str) -> None:
         self._stats = stats
+        self._done, self._failed = f"jobs.done.{channel}", f"jobs.failed.{channel}"
 
     def taken(self, job: Job) -> None:
         """Do nothing: the job is committed."""
 
     def done(self, job: Job) -> None:
         """Count the job as done."""
-        self._stats.count("jobs.done")
+        self._stats.count(self._done)
 
     def failed(self, job: Job, error: BaseException) -> None:
         """Count the job as failed."""
-        self._stats.count("jobs.failed")
+        self._stats.count(self._failed)
 
 
 class JobInHand:
@@ -53,12 +55,15 @@ class JobInHand:
     Args:
         job: The job.
         policy: Gets the report.
+
+    Attributes:
+        job: As given.
     """
 
-    __slots__ = ("_ended", "_job", "_policy")
+    __slots__ = ("_ended", "_policy", "job")
 
     def __init__(self, job: Job, policy: AckPolicy) -> None:
-        self._job = job
+        self.job = job
         self._policy = policy
         self._ended = False
 
@@ -66,10 +71,10 @@ class JobInHand:
         """Report that the job's handler returned; any thread. A second report does nothing."""
         if not self._ended:
             self._ended = True
-            self._policy.done(self._job)
+            self._policy.done(self.job)
 
     def failed(self, error: BaseException) -> None:
         """Report that the job's handler raised ``error``, or was cancelled; like ``done``."""
         if not self._ended:
             self._ended = True
-            self._policy.failed(self._job, error)
+            self._policy.failed(self.job, error)

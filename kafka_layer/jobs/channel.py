@@ -12,7 +12,7 @@ from typing import Any
 from ..config.realtime import monotonic
 from ..config.threads import new_event
 from ..config.topics import WorkerSettings
-from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.mailbox import Mailbox, Read
 from ..delivery.wakeups import Wakeups
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
@@ -26,8 +26,6 @@ from .ack import AckPolicy, JobInHand
 from .job import Job
 
 __all__ = ["WorkChannel"]
-
-Read = Callable[[Mailbox, Envelope], "dict[str, Any] | None"]
 
 # A mailbox of jobs holds no more than receives wait for, so it refuses none.
 _UNBOUNDED = 1 << 30
@@ -81,6 +79,8 @@ class WorkChannel:
         mailbox: The mailbox on which the receives wait.
         changed: Set when a receive begins to wait; the thread that serves the channel clears it.
         on_demand: Called at the same time; None while a thread serves the channel.
+        measured: As in ``JobSink``.
+        backlog: As in ``JobSink``.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class WorkChannel:
         self.policy = policy
         self.changed = new_event()
         self.on_demand: Callable[[], None] | None = None
+        self.measured = False
+        self.backlog: int | None = None
         self.mailbox = _JobMailbox(topic.channel, wakeups, self._on_wait, policy)
         self._waited_at = 0.0
         self._expiry = Expiry(settings.expiry, stats, clock)
@@ -179,10 +181,10 @@ class WorkChannel:
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
         # Count first: a receive may take a job before the last one is put.
-        self._stats.count("delivered", len(wanted))
+        self._stats.count("delivered.job", len(wanted))
         dropped = self._put(wanted)
         if dropped:
-            self._stats.count("delivered", -dropped)
+            self._stats.count("delivered.job", -dropped)
 
     def stop(self, error: UnreadableRecord, place: Place) -> None:
         """Let every receive, from now on, raise ``error``; see ``JobSink``."""
@@ -210,7 +212,7 @@ class WorkChannel:
         kept: list[Job] = []
         while (job := self.mailbox.remove()) is not None:
             (returned if which(job) else kept).append(job)
-        self._stats.count("delivered", -len(returned) - self._put(kept))
+        self._stats.count("delivered.job", -len(returned) - self._put(kept))
         return returned
 
     def _open(self, read: Read, job: Job) -> dict[str, Any] | None:

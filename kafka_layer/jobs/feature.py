@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
@@ -31,17 +31,34 @@ class Jobs:
 
     Args:
         server: The server to which it is attached.
+
+    Attributes:
+        channel_class: The class of the worker channels that are not of streams.
     """
+
+    channel_class: ClassVar[type[WorkChannel]] = WorkChannel
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._channels: dict[str, WorkChannel] = {}
         self._error: LayerClosed | None = None
+        self._measured = False
 
     @property
     def needs_clock(self) -> bool:
         """Whether this process receives on a worker channel whose messages expire."""
         return any(channel.source is None for channel in list(self._channels.values()))
+
+    def measure(self) -> None:
+        """Keep the backlogs of the worker channels from now on."""
+        self._measured = True
+        for channel in list(self._channels.values()):
+            channel.measured = True
+
+    def backlogs(self) -> dict[str, int]:
+        """Return the backlogs of the worker channels, as far as they are known; no I/O."""
+        known = {name: channel.backlog for name, channel in list(self._channels.items())}
+        return {name: backlog for name, backlog in known.items() if backlog is not None}
 
     def mailbox(self, channel: str) -> Mailbox | None:
         """Return the mailbox of a worker channel; None if the channel is not open here."""
@@ -109,6 +126,7 @@ class Jobs:
         deadline = monotonic() + server.config.timings.start
         server.start_sending().result()
         channel = self._channel_of_stream(topic) or self._own_channel(topic)
+        channel.measured = self._measured
         server.transport.open_work_channel(channel, deadline - monotonic())
         self._channels[topic.channel] = channel
         if self._error is not None:
@@ -130,7 +148,7 @@ class Jobs:
             server.config.worker_settings(topic.channel),
             server.stats,
             server.registry.wakeups,
-            AtMostOnce(server.stats),
+            AtMostOnce(server.stats, topic.channel),
         )
 
     def _own_channel(self, topic: WorkTopic) -> WorkChannel:
@@ -138,14 +156,14 @@ class Jobs:
         # Set the clock before the first message's age is judged: this machine's may be wrong.
         with contextlib.suppress(TimeoutError, ProduceFailed):
             server.commands.probe_clock().result(_CLOCK_TIMEOUT)
-        return WorkChannel(
+        return self.channel_class(
             topic,
             server.config.worker_settings(topic.channel),
             ReplayGuard(server.encryption, server.config.expiry),
             server.stats,
             server.clock,
             server.registry.wakeups,
-            AtMostOnce(server.stats),
+            AtMostOnce(server.stats, topic.channel),
         )
 
     def _drop(self, name: str, error: LayerClosed) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from ..config.realtime import monotonic
 from ..config.streams import StreamSettings
 from ..config.topics import WorkerSettings
+from ..delivery.mailbox import Read
 from ..delivery.wakeups import Wakeups
 from ..exceptions import UnreadableRecord
 from ..observe.counters import Stats
@@ -22,7 +23,7 @@ from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.records import Place
 from ..wire.topics import StreamTopic, WorkTopic
 from .ack import AckPolicy
-from .channel import Read, WorkChannel
+from .channel import WorkChannel
 from .job import Job
 
 __all__ = ["StreamChannel"]

@@ -240,12 +240,14 @@ class KafkaBackplane:
             self._topics.look(self._config.timings.request)
 
     def health(self) -> Health:
-        lag = sum(reader.lag for reader, _ in self._readers)
+        # No two readers read the same topic.
+        lags = {topic: lag for reader, _ in self._readers for topic, lag in reader.lags.items()}
         connected, doubtful = not self._connection.lost, self._connection.doubtful
         queued = self._producer.queued
         if self._stream_producers is not None:
             queued += self._stream_producers.queued
-        return Health(connected, queued, lag, doubtful, self._addressable)
+        lag = sum(lags.values())
+        return Health(connected, queued, lag, doubtful, self._addressable, lags)
 
     def close(self, timeout: float) -> None:
         deadline = monotonic() + timeout

@@ -24,7 +24,7 @@ from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
 from ..wire.records import ProducerRecord, StreamProducerRecord
-from ..wire.topics import AnyTopic, StreamTopic, Topic, WorkTopic
+from ..wire.topics import AnyTopic, StreamTopic, Topic, WorkTopic, kind_of
 from .batching import Batcher
 from .connection import Connection
 from .liveness import Evidence, Liveness, Verdict
@@ -85,12 +85,13 @@ class RecordProducer:
         on_unknown_topic: Callable[[], None],
     ) -> None:
         self.keyless_partition = 0
-        # Kafka's names of the topics that it writes to.
-        self._names: dict[AnyTopic, str] = dict(topics.items())
+        # By topic that it writes to: Kafka's name, and what counts its records.
+        self._ways: dict[AnyTopic, tuple[str, Callable[[], object]]] = {}
         # By worker topic: the turns so far, and the number of partitions.
         self._turns: dict[WorkTopic, tuple[itertools.count[int], int]] = {}
         self._stats = stats
-        self._count_sent = stats.sent.add
+        for topic, name in topics.items():
+            self._write_to(topic, name)
         self._timings = config.timings
         # Ends the thread's rest.
         self._roused = new_event()
@@ -159,6 +160,7 @@ class RecordProducer:
     ) -> None:
         """Queue a record; see ``kafka_layer.transport.Backplane.produce``."""
         topic, key, value, partition, headers = record
+        name, count_sent = self._ways[topic]
         if partition is None:
             if key is not None:
                 partition = _PARTITIONER_DECIDES
@@ -168,8 +170,8 @@ class RecordProducer:
                 partition = _PARTITIONER_DECIDES
             else:
                 partition = self.keyless_partition
-        self._put((self._names[topic], value, key, partition, headers, ticket), waited)
-        self._count_sent()
+        self._put((name, value, key, partition, headers, ticket), waited)
+        count_sent()
 
     def flush(self, timeout: float) -> bool:
         """Wait until every record so far is written or has failed.
@@ -203,11 +205,11 @@ class RecordProducer:
         present = self._turns.get(topic)
         if present is None or present[1] != partitions:
             self._turns[topic] = (itertools.count(random.randrange(partitions)), partitions)
-            self._names[topic] = name
+            self._write_to(topic, name)
 
     def open_stream(self, topic: StreamTopic) -> None:
         """Write records for the topic of a stream, too; its partitioner is Kafka's default."""
-        self._names[topic] = topic.name
+        self._write_to(topic, topic.name)
 
     def judge(self, evidence: Evidence, is_answered_elsewhere: Callable[[], bool]) -> None:
         """Replace the client if it does not work; one thread alone.
@@ -245,6 +247,9 @@ class RecordProducer:
     def abandon(self) -> None:
         """Leak the parent's clients, in a forked child: freeing them aborts the process."""
         self._client.abandon()
+
+    def _write_to(self, topic: AnyTopic, name: str) -> None:
+        self._ways[topic] = name, self._stats.sent(kind_of(topic)).add
 
     def _next_in_turn(self, topic: WorkTopic) -> int:
         turns, partitions = self._turns[topic]

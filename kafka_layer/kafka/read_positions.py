@@ -343,12 +343,18 @@ class Positions:
         for where, end in ends.items():
             if where in self._entries:
                 self._entries[where].end = end
-        return sum(
+        return sum(self.lags().values())
+
+    def lags(self) -> dict[str, int]:
+        """Return by topic how many records were there at the last ``note_ends`` and not read."""
+        lags: dict[str, int] = {}
+        for (topic, _), entry in self._entries.items():
+            if entry.end is None:
+                continue
             # Nothing was read of a log that ends before the position: it was replaced or cut.
-            entry.end if (entry.position or 0) > entry.end else self._unread(entry)
-            for entry in self._entries.values()
-            if entry.end is not None
-        )
+            lag = entry.end if (entry.position or 0) > entry.end else self._unread(entry)
+            lags[topic] = lags.get(topic, 0) + lag
+        return lags
 
     def take_changes(self) -> Changes:
         """Return the changes to the client's assignment; the caller applies them."""

@@ -81,6 +81,7 @@ class Reader:
 
     Attributes:
         lag: Records in the log that this reader had not read, at the thread's last look.
+        lags: The same, by Kafka's name of the topic.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Reader:
         on_missed: Callable[[str, int], None] | None = None,
     ) -> None:
         self.lag = 0
+        self.lags: Mapping[str, int] = {}
         self._on_turn = on_turn
         self._on_anew = on_anew
         self._on_missed = on_missed
@@ -570,6 +572,7 @@ class Reader:
         emptied, self._emptied = self._emptied, False
         behind = self._positions.behind(ends)
         self.lag = self._positions.note_ends(ends)
+        self.lags = self._positions.lags()
         return Behind(behind) if emptied else PROGRESSED
 
     def _is_answered(self, spare: Consumer, evidence: Evidence) -> bool:

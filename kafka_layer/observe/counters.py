@@ -9,11 +9,12 @@ from typing import Any
 
 from django.dispatch import Signal
 
-from ..config.realtime import monotonic
+from ..config.realtime import monotonic, wall_clock
 from ..config.threads import RLock
 from ..config.timings import Timings
 from ..exceptions import Cause
 from ..signals import messages_dropped
+from .ages import AgeCounts
 from .dispatch import SignalDispatch
 from .events import Observer
 from .log import DropLog
@@ -22,6 +23,9 @@ __all__ = ["AtomicCounter", "Counters", "Stats"]
 
 # Ages that the percentiles are computed from.
 _SAMPLES = 1000
+
+# What is counted by kind, as ``{total}.{kind}``.
+_TOTALS = ("delivered", "jobs.done", "jobs.failed")
 
 
 class AtomicCounter:
@@ -51,17 +55,40 @@ class Counters(Observer):
     """Counts by name; any thread.
 
     Attributes:
-        sent: Counts the records handed to the producer.
         arrived: Notes the age of a record that arrives, in seconds.
+        since: When counting began, in seconds since the epoch.
+        ages: Counts the ages of messages that receives take; None before ``measure_ages``.
     """
 
     def __init__(self) -> None:
-        self.sent = AtomicCounter()
+        self.since = wall_clock()
+        self.ages: AgeCounts | None = None
+        self._sent: dict[str, AtomicCounter] = {}
         self._ages: deque[float] = deque(maxlen=_SAMPLES)
         self.arrived = self._ages.append
         # Re-entrant: a signal handler or a finalizer may interrupt a count and call the layer.
         self._lock = RLock()
         self._counts: Counter[str] = Counter()
+
+    def sent(self, kind: str) -> AtomicCounter:
+        """Return the counter of the records of a kind that are handed to the producer."""
+        return self._sent.setdefault(kind, AtomicCounter())
+
+    def sent_by_kind(self) -> dict[str, int]:
+        """Return how many records were handed to the producer, by kind."""
+        counts = {kind: counter.value() for kind, counter in self._sent.copy().items()}
+        return {kind: number for kind, number in counts.items() if number}
+
+    def measure_ages(self, offset: float) -> AgeCounts:
+        """Count the ages of messages that receives take; see ``AgeCounts``."""
+        if self.ages is None:
+            self.ages = AgeCounts(offset)
+        return self.ages
+
+    def tick(self) -> None:
+        """Count the ages that were noted."""
+        if self.ages is not None:
+            self.ages.count()
 
     def on_count(self, name: str, number: int = 1) -> None:
         """Add to a counter."""
@@ -81,7 +108,7 @@ class Counters(Observer):
     def by_name(self, kind: str) -> dict[str, int]:
         """Return the counters ``{kind}.{name}`` by name."""
         return {
-            name.partition(".")[2]: number
+            name.removeprefix(f"{kind}."): number
             for name, number in self._copy().items()
             if name.startswith(f"{kind}.")
         }
@@ -95,9 +122,13 @@ class Counters(Observer):
         }
 
     def snapshot(self) -> dict[str, int]:
-        """Return a copy of all counters."""
+        """Return a copy of all counters; what is counted by kind, in one sum."""
         counts = self._copy()
-        sent = self.sent.value()
+        for total in _TOTALS:
+            parts = [name for name in counts if name.startswith(f"{total}.")]
+            if parts:
+                counts[total] = counts.get(total, 0) + sum(map(counts.pop, parts))
+        sent = sum(self.sent_by_kind().values())
         return {**counts, "sent": sent} if sent else counts
 
     def _copy(self) -> dict[str, int]:
@@ -119,7 +150,8 @@ class Stats:
 
     Attributes:
         prefix: The layer's prefix.
-        sent: Counts the records handed to the producer, as ``sent`` of the snapshot.
+        sent: Returns the counter of the records of a kind (``kind_of``) that are handed to the
+            producer; together they are ``sent`` of the snapshot.
         arrived: Notes the age of a record that arrives, in seconds.
         count: Adds to a counter: its name, and by how much (1 if left out).
     """
@@ -150,6 +182,18 @@ class Stats:
         self.by_name = self._counters.by_name
         self.replaced = self._counters.replaced
         self.snapshot = self._counters.snapshot
+        self.sent_by_kind = self._counters.sent_by_kind
+        self.measure_ages = self._counters.measure_ages
+
+    @property
+    def ages(self) -> AgeCounts | None:
+        """Counts the ages of messages that receives take; None before ``measure_ages``."""
+        return self._counters.ages
+
+    @property
+    def since(self) -> float:
+        """When counting began, in seconds since the epoch."""
+        return self._counters.since
 
     def dropped(self, cause: Cause, detail: str, number: int = 1) -> None:
         """Count, log and signal messages that reach no receiver.

@@ -29,8 +29,9 @@ class Observer:
         """Note that a counter grew.
 
         Args:
-            name: ``delivered``, ``failed``, ``reconnects``, ``errors.{name}``, ``refused.{cause}``,
-                ``{client}.replaced``, or ``dropped.{cause}`` where messages are counted only.
+            name: ``delivered.{kind}``, ``failed``, ``reconnects``, ``errors.{name}``,
+                ``refused.{cause}``, ``jobs.{outcome}.{channel}``, ``{client}.replaced``, or
+                ``dropped.{cause}`` where messages are counted only.
             number: By how much; negative to take a count back.
         """
 

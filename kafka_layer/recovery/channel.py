@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
-from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.mailbox import Envelope, Mailbox, Read
 from ..delivery.tickets import Ticket
 from ..messages import Message
 from ..streams.payload import StreamPayload
@@ -86,7 +86,7 @@ class Surroundings(Protocol):
     window: float
     patience: float
     pause: float
-    open: Callable[[Mailbox, Envelope], Message | None]
+    open: Read
 
     def now(self) -> float:
         """Return the broker's time."""

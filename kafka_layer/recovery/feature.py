@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..config.realtime import monotonic
 from ..config.threads import RLock
-from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.mailbox import Envelope, Mailbox, Read
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
 from ..exceptions import (
     BrokerUnavailable,
@@ -29,7 +30,7 @@ from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
 from ..wire.position_token import LogPosition, TopicPosition
 from ..wire.records import Record, unreadable_key
-from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where
+from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where, kind_of
 from .channel import State, TrackedChannel
 from .kept_stream import KeptStream
 from .log_replay import LogReplay
@@ -129,7 +130,7 @@ class Recoveries:
         self.now = server.clock.now
         self.groups = server.registry.groups.names
         self.users = server.registry.users.names
-        self.open: Callable[[Mailbox, Envelope], Message | None] = Opening(
+        self.open: Read = Opening(
             server.decode,
             self.patience,
             self.now,
@@ -268,6 +269,7 @@ class Recoveries:
             reason = "unavailable"
         else:
             self._stats.count("recovered")
+            self._stats.count("recovered_messages", len(messages))
             return Recovery(True, None, messages, away)
         self._stats.count(f"not_recovered.{reason}")
         return Recovery(False, reason, [], away)
@@ -453,7 +455,7 @@ class Recoveries:
                 made = kept.envelope(record)
                 envelopes += [] if made is None else [made]
                 continue
-            topic, key, _, _, written, partition, offset = record
+            topic, key, _, headers, written, partition, offset = record
             if written <= expiry.flushed_until:
                 self._stats.count("dropped.flushed")
                 continue
@@ -467,9 +469,12 @@ class Recoveries:
                 continue
             place = topic, partition, offset, written
             deadline = latest - max(0.0, now - written)
-            envelopes.append(Envelope(payload, deadline, place, name))
-        if envelopes:
-            self._stats.count("delivered", len(envelopes))
+            envelope = Envelope(payload, deadline, place, name)
+            if headers:
+                envelope.trace = headers
+            envelopes.append(envelope)
+        for kind, number in Counter(map(_kind_of, envelopes)).items():
+            self._stats.count(f"delivered.{kind}", number)
         return envelopes
 
     def decrypt(self, guard: ReplayGuard, record: Record) -> bytes:
@@ -714,6 +719,10 @@ class _Replay(LogReplay):
                 content = by_name[record[0].stream].decoded(record)
                 if content is not None:
                     self._of_streams[(record[0], record[5]), record[6]] = content
+
+
+def _kind_of(envelope: Envelope) -> str:
+    return "stream" if envelope.place is None else kind_of(envelope.place[0])
 
 
 def _first_keyed(records: Iterable[Record]) -> list[Record]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from ..exceptions import Reason
 from ..wire.headers import EXCLUDE, excluded, has_command
 from ..wire.partitions import partitions_while_growing
 from ..wire.position_token import LogPosition, StreamPosition, lane_of, short_hash
@@ -31,22 +32,6 @@ __all__ = [
 ]
 
 EVERYBODY: Key = (Topic.SEND_ALL, "")
-
-
-Reason = Literal[
-    "expired",
-    "truncated",
-    "epoch",
-    "future",
-    "limit",
-    "undecodable",
-    "flushed",
-    "user",
-    "invalid",
-    "timeout",
-    "unavailable",
-]
-"""Why nothing is replayed; docs/recovery.md tells what each means."""
 
 
 class NotRecovered(Exception):

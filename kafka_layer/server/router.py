@@ -20,7 +20,7 @@ from ..wire.encryption import Encryption, ReplayGuard
 from ..wire.headers import excluded, has_command
 from ..wire.idempotency import Duplicates, has_key
 from ..wire.records import Record, unreadable_key
-from ..wire.topics import Topic
+from ..wire.topics import Topic, kind_of
 from .expiry import Expiry
 from .feature import Tap
 from .full_mailboxes import FullMailboxes
@@ -81,9 +81,11 @@ class Router:
             encryption.active, lambda number: stats.count("errors.idempotency_keys", number)
         )
         self.look_back: Callable[[Record], Callable[[], None] | None] = lambda record: None
-        self._routes: dict[Topic, tuple[Resolve, OnCommand | None]] = {}
-        # Messages that are in a mailbox and not counted yet.
-        self._delivered = 0
+        # By topic: whom to ask, and its messages that are in a mailbox and not counted yet, a list
+        # of one number.
+        self._routes: dict[Topic, tuple[Resolve, OnCommand | None, list[int]]] = {}
+        # The names of the counters, each with such a number.
+        self._delivered: list[tuple[str, list[int]]] = []
 
     def register(self, topic: Topic, resolve: Resolve, on_command: OnCommand | None = None) -> None:
         """Say how to deliver the records of a topic; before its first record.
@@ -94,7 +96,9 @@ class Router:
             on_command: Gets the records with a header ``command``; None if the topic carries
                 messages only.
         """
-        self._routes[topic] = resolve, on_command
+        delivered = [0]
+        self._routes[topic] = resolve, on_command, delivered
+        self._delivered.append((f"delivered.{kind_of(topic)}", delivered))
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Deliver records in order; the reading thread. Blocks while a mailbox is full.
@@ -126,9 +130,10 @@ class Router:
 
     def _wake(self) -> None:
         """Count delivered messages, then wake their receives."""
-        delivered, self._delivered = self._delivered, 0
-        if delivered:
-            self._stats.count("delivered", delivered)
+        for name, delivered in self._delivered:
+            if delivered[0]:
+                number, delivered[0] = delivered[0], 0
+                self._stats.count(name, number)
         self._registry.wakeups.flush()
 
     def _route(self, record: Record) -> None:
@@ -137,19 +142,14 @@ class Router:
             key = raw_key.decode() if raw_key else ""
         except UnicodeDecodeError:
             raise unreadable_key(raw_key) from None
-        resolve, on_command = self._routes[topic]
+        resolve, on_command, counted = self._routes[topic]
         if on_command is not None and has_command(headers):
             place = topic, partition, offset, timestamp
             on_command(key, self._decrypt(topic, key, value, timestamp, place), timestamp)
             return
         mailboxes = resolve(key)
         if headers:
-            left_out = excluded(headers)
-            mailboxes = [each for each in mailboxes if each.channel not in left_out]
-            if has_key(headers) and topic is not Topic.SEND_CONN and self._is_duplicate(record):
-                if mailboxes:
-                    self._stats.count("dropped.duplicate", len(mailboxes))
-                return
+            mailboxes = self._narrowed(record, mailboxes)
         if not mailboxes:
             return
         deadline = self._expiry.deadline(timestamp, topic, key, mailboxes)
@@ -160,13 +160,26 @@ class Router:
         payload = self._decrypt(topic, key, value, timestamp, place)
         before = None if self._tap is None else self._tap.before(record)
         envelope = Envelope(payload, deadline, place, key, before)
+        if headers:
+            envelope.trace = headers
         delivered = 0
         try:
             for mailbox in mailboxes:
                 if mailbox.put(envelope) or self._put_into_full(mailbox, envelope):
                     delivered += 1
         finally:
-            self._delivered += delivered
+            counted[0] += delivered
+
+    def _narrowed(self, record: Record, mailboxes: Sequence[Mailbox]) -> Sequence[Mailbox]:
+        """Return those of the addressed mailboxes that a record with headers is for."""
+        topic, headers = record[0], record[3]
+        left_out = excluded(headers)
+        mailboxes = [each for each in mailboxes if each.channel not in left_out]
+        if has_key(headers) and topic is not Topic.SEND_CONN and self._is_duplicate(record):
+            if mailboxes:
+                self._stats.count("dropped.duplicate", len(mailboxes))
+            return ()
+        return mailboxes
 
     def _is_duplicate(self, record: Record) -> bool:
         # Also where nobody is addressed: a channel may join before the copy comes.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from channels.exceptions import ChannelFull
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
-from ..delivery.mailbox import Envelope, Mailbox
+from ..delivery.mailbox import Envelope, Mailbox, Read
 from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket, in_thread, run_blocking
 from ..exceptions import BrokerUnavailable, UnreadableRecord
@@ -24,6 +24,7 @@ from ..stats import LayerStats
 from ..transport import Backplane
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
+from ..wire.headers import Headers
 from ..wire.topics import Topic
 from . import live
 from .clock import BrokerClock
@@ -72,7 +73,10 @@ class Server:
         ordering: Reads this process's own messages back before a membership changes.
         transport: Carries its records.
         stats: Counts, logs and signals.
+        sender_class: The class of ``sender``.
     """
+
+    sender_class: ClassVar[type[Sender]] = Sender
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class Server:
         self.expiry = Expiry(config.expiry, self.stats, self.clock, self.stats.arrived)
         self.identity = Identity()
         self.transport = transport(self.stats)
-        self.sender = Sender(config, self.transport, self.stats)
+        self.sender = self.sender_class(config, self.transport, self.stats)
         self.receiving = False
         self.reads_since = float("inf")
         self.lifecycle = Lifecycle(self._on_state)
@@ -185,8 +189,15 @@ class Server:
 
     # Messages within the process
 
-    def deliver_locally(self, mailbox: Mailbox, payload: bytes) -> None:
+    def deliver_locally(
+        self, mailbox: Mailbox, payload: bytes, headers: Headers | tuple[()] = ()
+    ) -> None:
         """Deliver a message to a channel of this server, without Kafka.
+
+        Args:
+            mailbox: The channel's.
+            payload: The message.
+            headers: As a record of it would have.
 
         Raises:
             ChannelFull: If the channel holds ``capacity`` messages.
@@ -196,6 +207,8 @@ class Server:
         if len(payload) > self.sender.channel_limit:
             self.sender.require_size(Topic.SEND_CONN, payload)
         envelope = Envelope(payload, monotonic() + self.expiry.seconds)
+        if headers:
+            envelope.trace = headers
         if not mailbox.put(envelope) and not self._put_into_full(mailbox, envelope):
             if mailbox.closed:
                 # The channel was forgotten after its look-up: nobody can receive on it.
@@ -204,7 +217,7 @@ class Server:
             self.stats.count("refused.full")
             raise ChannelFull(mailbox.channel)
         self.registry.wakeups.flush()
-        self.stats.count("delivered")
+        self.stats.count("delivered.channel")
 
     def _put_into_full(self, mailbox: Mailbox, envelope: Envelope) -> bool:
         if mailbox.tracked is not None:
@@ -246,6 +259,8 @@ class Server:
         )
         mailboxes = self.registry.open_channels()
         name = self.identity.name
+        ages = self.stats.ages
+        tracking = self.commands.tracking()
         return LayerStats(
             server=None if name is None else str(name),
             state=state if self.lifecycle.started else "idle",
@@ -258,7 +273,8 @@ class Server:
             replaced=self.stats.replaced(),
             recovered=counts.get("recovered", 0),
             not_recovered=self.stats.by_name("not_recovered"),
-            **self.commands.tracking(),
+            behind=tracking.get("behind", 0),
+            recent_bytes=tracking.get("recent_bytes", 0),
             reconnects=counts.get("reconnects", 0),
             channels=len(mailboxes),
             groups=len(self.registry.groups),
@@ -269,7 +285,41 @@ class Server:
             lag=health.lag,
             latency_p50=self.stats.percentile(0.5),
             latency_p99=self.stats.percentile(0.99),
+            sent_by_kind=self.stats.sent_by_kind(),
+            delivered_by_kind=self.stats.by_name("delivered"),
+            lag_by_topic=health.lags,
+            recovered_messages=counts.get("recovered_messages", 0),
+            jobs=self._ended_jobs(),
+            ages=None if ages is None else ages.ages(),
+            since=self.stats.since,
         )
+
+    def measure(self) -> None:
+        """Have ``describe`` tell the ages of messages, too, from now on. Idempotent."""
+        with self.lifecycle.lock:
+            if self.stats.ages is None:
+                self.stats.measure_ages(self.expiry.seconds)
+                self.decode_for_receive = self.noting_age(  # type: ignore[assignment,method-assign]
+                    self.decode_for_receive
+                )
+
+    def noting_age(self, read: Read) -> Read:
+        """Return a function that does what ``read`` does, and notes how old the message is.
+
+        Not of jobs, which may well wait, nor of records of streams, which are as old as their
+        producers say.
+        """
+        note = self.stats.measure_ages(self.expiry.seconds).note
+
+        def read_and_note(mailbox: Mailbox, envelope: Envelope) -> dict[str, Any] | None:
+            message = read(mailbox, envelope)
+            place = envelope.place
+            if message is not None and place is not None and type(place[0]) is Topic:
+                # It expires ``expiry`` seconds after the broker took it.
+                note(mailbox.last_seen - envelope.deadline)
+            return message
+
+        return read_and_note
 
     def flush(self, timeout: float) -> None:
         """Drop everything, here, on the other servers and in the worker channels; blocks.
@@ -383,6 +433,13 @@ class Server:
         dropped += sum(feature.flush(until) for feature in self._features)
         if dropped:
             self.stats.count("dropped.flushed", dropped)
+
+    def _ended_jobs(self) -> dict[str, dict[str, int]]:
+        ended: dict[str, dict[str, int]] = {}
+        for outcome in ("done", "failed"):
+            for channel, number in self.stats.by_name(f"jobs.{outcome}").items():
+                ended.setdefault(channel, {"done": 0, "failed": 0})[outcome] = number
+        return ended
 
     # Upkeep
 

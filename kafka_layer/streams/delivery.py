@@ -206,7 +206,7 @@ class Delivery:
         key = ((_SEND_GROUP, group),)
         mailbox.refill([Envelope(payload, monotonic() + self._lifetime, None, key)])
         mailbox.note()
-        self._server_stats.count("delivered")
+        self._server_stats.count("delivered.stream")
 
     def partition_of(self, last: Last) -> tuple[str, int]:
         """Return Kafka's name of the topic of a last record, and the number of its partition."""
@@ -412,7 +412,7 @@ class Delivery:
         delivered, self._uncounted = self._uncounted, 0
         if delivered:
             self.delivered += delivered
-            self._server_stats.count("delivered", delivered)
+            self._server_stats.count("delivered.stream", delivered)
         self._registry.wakeups.flush()
 
 

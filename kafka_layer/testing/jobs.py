@@ -71,12 +71,14 @@ class WaitingJobs:
         self._records: deque[JobRecord] = deque()
         self._sent = 0
 
-    def send(self, value: bytes, timestamp: float) -> int:
+    def send(
+        self, value: bytes, timestamp: float, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> int:
         """Add a job; returns its offset."""
         with self._changed:
             number = self._sent
             self._sent += 1
-            self._records.append(JobRecord(number, 0, number, timestamp, None, value, ()))
+            self._records.append(JobRecord(number, 0, number, timestamp, None, value, headers))
             self._changed.notify()
         return number
 

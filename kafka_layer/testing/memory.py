@@ -45,6 +45,7 @@ from ..wire.topics import (
     Topic,
     Where,
     WorkTopic,
+    kind_of,
     topic_name,
 )
 from .jobs import JobServer, Waiting, WaitingJobs
@@ -174,7 +175,7 @@ class InMemoryBackplane:
         if partition is None:
             partition = partition_of(key or "", self._config.topic_settings(topic).partitions)
         offset, timestamp = self._log.append(record, partition)
-        self._stats.sent.add()
+        self._stats.sent(kind_of(topic)).add()
         if ticket is not None:
             name = topic_name(self._config.prefix, topic)
             ticket.resolve(Position(name, partition, offset, timestamp))
@@ -189,7 +190,7 @@ class InMemoryBackplane:
             raise LayerClosed("The channel layer is closed.")
         topic, key, value, partition, headers = record
         position = self._log.stream_topics.write(topic, key, value, partition, list(headers))
-        self._stats.sent.add()
+        self._stats.sent(kind_of(topic)).add()
         if ticket is not None:
             ticket.resolve(position)
 
@@ -402,7 +403,7 @@ class _Log:
         topic, key, value, _, headers = outgoing
         timestamp = self._clock.now()
         if isinstance(topic, WorkTopic):
-            return self.jobs(topic).send(value, timestamp), timestamp
+            return self.jobs(topic).send(value, timestamp, headers), timestamp
         raw_key = None if key is None else key.encode()
         with self._lock:
             offset = self._ends.get((topic, partition), 0)

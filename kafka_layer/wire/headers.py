@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 __all__ = [
     "COMMAND",
     "EXCLUDE",
+    "TRACEPARENT",
+    "TRACE_HEADERS",
     "Headers",
     "Produced",
     "ProducedHeaders",
@@ -24,6 +26,12 @@ COMMAND = "command"
 
 EXCLUDE = "exclude"
 """Header: names of channels that do not get the message, comma-separated."""
+
+TRACEPARENT = "traceparent"
+"""Header: the span that sent the record, as W3C Trace Context says."""
+
+TRACE_HEADERS = frozenset({TRACEPARENT, "tracestate"})
+"""Headers: the context of a trace, as W3C Trace Context says."""
 
 
 class Produced(NamedTuple):

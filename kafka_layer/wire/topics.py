@@ -16,6 +16,7 @@ __all__ = [
     "Topic",
     "Where",
     "WorkTopic",
+    "kind_of",
     "topic_ids_differ",
     "topic_name",
 ]
@@ -97,6 +98,23 @@ class StreamTopic(NamedTuple):
 
 AnyTopic = Topic | WorkTopic | StreamTopic
 """A topic of any kind."""
+
+
+_KINDS = {
+    Topic.SEND_GROUP: "group",
+    Topic.SEND_USER: "user",
+    Topic.SEND_ALL: "all",
+    Topic.SEND_CONN: "channel",
+    Topic.GROUP_MGMT: "command",
+    Topic.ACK: "command",
+}
+
+
+def kind_of(topic: AnyTopic) -> str:
+    """Return the kind under which the records of a topic are counted."""
+    if isinstance(topic, Topic):
+        return _KINDS[topic]
+    return "job" if isinstance(topic, WorkTopic) else "stream"
 
 
 Where = tuple[Topic | StreamTopic, int]

@@ -47,9 +47,10 @@ def test_a_failure_is_told_with_its_error() -> None:
 
 def test_at_most_once_counts_how_jobs_ended() -> None:
     stats = Stats("channels")
-    policy = AtMostOnce(stats)
+    policy = AtMostOnce(stats, "a.channel")
     policy.taken(a_job())
     policy.done(a_job())
     policy.done(a_job())
     policy.failed(a_job(), ValueError())
     assert stats.snapshot() == {"jobs.done": 2, "jobs.failed": 1}
+    assert stats.by_name("jobs.done") == {"a.channel": 2}

@@ -22,13 +22,15 @@ def test_counters() -> None:
     stats.count("delivered")
     stats.count("delivered", 4)
     stats.dropped("full", "detail", 3)
-    stats.sent.add()
+    stats.sent("group").add()
     snapshot = stats.snapshot()
     assert snapshot == {"delivered": 5, "dropped.full": 3, "sent": 1}
-    stats.count("delivered")
-    stats.sent.add()
+    stats.count("delivered.group")
+    stats.sent("all").add()
     assert snapshot["delivered"] == 5
     assert stats.snapshot() == {"delivered": 6, "dropped.full": 3, "sent": 2}
+    assert stats.sent_by_kind() == {"group": 1, "all": 1}
+    assert stats.by_name("delivered") == {"group": 1}
 
 
 def test_threads_lose_no_count() -> None:
@@ -37,7 +39,7 @@ def test_threads_lose_no_count() -> None:
     def count() -> None:
         for _ in range(5000):
             stats.count("delivered")
-            stats.sent.add()
+            stats.sent("group").add()
 
     threads: list[Any] = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

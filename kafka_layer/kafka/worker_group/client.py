@@ -137,6 +137,30 @@ class GroupClient:
             return None
         return behind
 
+    def backlog(self, partitions: Collection[int]) -> int | None:
+        """Return how many records of partitions are not committed; blocks.
+
+        Args:
+            partitions: The partitions to ask for.
+
+        Returns:
+            Their number; None if the broker did not answer.
+        """
+        timeout = self._config.timings.worker_answer
+        asked = [(self._topic, partition) for partition in partitions]
+        try:
+            ends = ends_of(self.consumer, asked, timeout)
+            committed = self.consumer.committed([TopicPartition(*it) for it in asked], timeout)
+        except KafkaException:
+            return None
+        waiting = 0
+        for each in committed:
+            # What the client knows; records that retention has deleted wait for nobody.
+            low, _ = self.consumer.get_watermark_offsets(each, cached=True) or (0, 0)
+            begun = max(each.offset, self.ends.get(each.partition, 0), low, 0)
+            waiting += max(0, ends.get((each.topic, each.partition), 0) - begun)
+        return waiting
+
     def close(self) -> None:
         """Close the client; the thread that owns it."""
         self.consumer.close()

@@ -155,6 +155,8 @@ class Membership:
             )
             return self._serve()
         finally:
+            if not self.deserted:
+                self._sink.backlog = None
             try:
                 self._leave()
             finally:
@@ -458,4 +460,9 @@ class Membership:
         if evidence is UNANSWERED:
             # After a first look without an answer the second one comes soon.
             self._replacement.alert()
+        elif self._sink.measured:
+            assigned = self._positions.assigned
+            backlog = self.client.backlog(list(assigned)) if assigned else None
+            if not self.deserted:
+                self._sink.backlog = backlog
         return evidence

@@ -126,6 +126,8 @@ class Sink:
         self.topic = WorkTopic("jobs")
         self.changed = threading.Event()
         self.on_demand: Any = None
+        self.measured = False
+        self.backlog: int | None = None
         self.demand = demand
         self.last_seen = time.monotonic()
         self.jobs: list[FakeJob] = []

@@ -1,17 +1,29 @@
 """A layer in a process of its own: reads calls from standard input, a JSON array a line.
 
 ``["group_add", ["room", "…"], {}]`` is answered with ``{"result": …}`` or ``{"error": "…"}``.
-The first argument is the layer's CONFIG, as JSON.
+The first argument is the layer's CONFIG, as JSON. Its spans go to ``OTEL_EXPORTER_OTLP_ENDPOINT``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
 from tests.support.patience import PatientLayer
+
+
+def export_spans() -> None:
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
 
 
 async def main() -> None:
@@ -34,4 +46,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+        export_spans()
     asyncio.run(main())
