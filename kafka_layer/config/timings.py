@@ -36,6 +36,7 @@ class Timings:
         trouble: How long the checks are frequent after an error of a client.
         request: The time-out of a small request that can be repeated.
         repair: The longest that one attempt to create missing topics may take.
+        repair_pause: Between two such attempts, so that the first one has taken effect.
         drop_summary: The least time between two log lines about drops of one cause.
         signals_linger: How long the thread that sends signals waits for another before it ends.
         close_signals: The least that a close waits for receivers of signals, however long the rest
@@ -106,6 +107,7 @@ class Timings:
     trouble: float = 30.0
     request: float = 1.0
     repair: float = 5.0
+    repair_pause: float = 1.0
     drop_summary: float = 10.0
     signals_linger: float = 1.0
     close_signals: float = 0.5

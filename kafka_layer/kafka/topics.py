@@ -44,9 +44,6 @@ _PLAIN_NAME = (
     "is meant, name it in worker_channels."
 )
 
-# Seconds between two attempts of a repair, and from its end to the next one, so that it has taken
-# effect.
-_RETRY = 1.0
 # What brokers older than 2.8, which have no ids, report instead.
 _NO_ID = frozenset({"None", "AAAAAAAAAAAAAAAAAAAAAA"})
 # Seconds for which a topic's partition count is not read again.
@@ -235,9 +232,13 @@ class LayerTopics:
         self._warned: set[WorkTopic] = set()
         # Topics that were missing at the watch's last look.
         self._missing: frozenset[str] = frozenset()
+        # Those of them that a repair could not create: the looks leave them alone.
+        self._given_up: frozenset[str] = frozenset()
         self._closed = new_event()
         # Held while a repair runs or is about to: one at a time.
         self._repairing = Lock()
+        # Whether a repair was asked for since the present one began to look.
+        self._repair_again = False
 
     @property
     def known(self) -> Mapping[str, KnownTopic]:
@@ -307,23 +308,26 @@ class LayerTopics:
     def look(self, timeout: float) -> None:
         """Learn counts and ids from the watch, if it is open; does nothing without an answer.
 
-        Repairs topics in the background that were not missing at the look before.
+        Repairs missing topics in the background, at each look until they are there: a repair may
+        have asked a broker that still showed them. Those that it could not create are left alone.
 
         Args:
             timeout: Seconds that this may block.
         """
+        self._look(timeout)
+        if self._missing - self._given_up:
+            self.repair()
+
+    def _look(self, timeout: float) -> None:
+        """Do what ``look`` does, and repair nothing."""
         with self._lock:
             watch = self._watch
         if watch is None or self._closed.is_set():
             return
         names = [self.name(topic) for topic in tuple(self._topics)]
-        try:
-            missing = self.learn(watch.ask(names, timeout), timeout)
-        except KafkaException:
-            return
-        before, self._missing = self._missing, missing
-        if missing - before:
-            self.repair()
+        with contextlib.suppress(KafkaException):
+            self._missing = self.learn(watch.ask(names, timeout), timeout)
+            self._given_up &= self._missing
 
     def learn(self, answers: Mapping[str, Future[Any]], timeout: float) -> frozenset[str]:
         """Take the answers of the watch.
@@ -381,7 +385,11 @@ class LayerTopics:
         return False
 
     def repair(self) -> None:
-        """Create missing topics, in a thread; one repair at a time."""
+        """Create missing topics, in a thread; one repair at a time.
+
+        If one runs, another one follows: a topic may be gone since the first one looked for it.
+        """
+        self._repair_again = True
         if self._closed.is_set() or not self._repairing.acquire(blocking=False):
             return
         try:
@@ -435,7 +443,7 @@ class LayerTopics:
         made = [each for each in missing if each not in refused]
         self._read_until_there(made, ", ".join(map(self.name, made)), deadline)
         # The readers have to know the new ids before they read on.
-        self.look(self._config.timings.request)
+        self._look(self._config.timings.request)
         if refused:
             raise TopicError(" ".join(map(str, refused.values())))
 
@@ -543,19 +551,24 @@ class LayerTopics:
     def _repair(self) -> None:
         try:
             while not (self._closed.is_set() or self._was_repaired()):
-                self._closed.wait(_RETRY)
-            self._closed.wait(_RETRY)
+                self._closed.wait(self._config.timings.repair_pause)
+            self._closed.wait(self._config.timings.repair_pause)
         finally:
             self._repairing.release()
+        if self._repair_again:
+            self.repair()
 
     def _was_repaired(self) -> bool:
         """Create missing topics; return False if no broker answers, for another try."""
+        self._repair_again = False
+        missing = self._missing
         try:
             # Also asks the producer's client, which would take them for missing for minutes.
             self._ensure(tuple(self._topics), self._config.timings.repair)
         except BrokerUnavailable:
             return False
         except Exception as error:
+            self._given_up = missing
             if not self._closed.is_set():
                 logger.error("%s", error)
                 self._closed.wait(self._config.timings.repair)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
@@ -160,11 +162,12 @@ class TestCreation:
     def admin(self, monkeypatch: pytest.MonkeyPatch) -> MagicMock:
         """An admin client whose broker refuses ``work.refused``, and no other topic."""
         made: dict[str, int] = {}
-        admin = MagicMock(made=made)
+        admin = MagicMock(made=made, tries=[])
         admin.__enter__.return_value = admin
         admin.topic_names.return_value = []
 
         def create(specs: Sequence[TopicSpec]) -> None:
+            admin.tries.append(specs)
             if any(spec.name.endswith("work.refused") for spec in specs):
                 raise TopicError("work.refused: a policy of the broker")
             made.update({spec.name: spec.partitions for spec in specs})
@@ -181,7 +184,7 @@ class TestCreation:
     def topics(self, **config: int) -> LayerTopics:
         settings = LayerConfig.from_keywords(
             prefix="test", bootstrap_servers=NO_BROKER, auto_create_topics=True, **config
-        )
+        ).timed(Timings(repair=0.01, repair_pause=0.2))
         connection = Connection(NO_BROKER, Stats("test"))
         return LayerTopics(settings, MagicMock(), connection, lambda known: None)
 
@@ -197,6 +200,59 @@ class TestCreation:
         wait_until(lambda: len(admin.made) == 2, "the topic to be made anew")
         topics.close()
         assert admin.made == {"test-ack": 9, "test-group-mgmt": 4}
+
+    def test_of_one_that_was_deleted_in_the_pause_behind_a_repair(self, admin: MagicMock) -> None:
+        """Nobody repaired it then, until a message had failed after 30 s."""
+        topics = self.topics()
+        topics.ensure([Topic.ACK, Topic.GROUP_MGMT], 5)
+        for name in ("test-ack", "test-group-mgmt"):
+            del admin.made[name]
+            topics.repair()
+            wait_until(partial(admin.made.__contains__, name), f"{name} to be made anew")
+        topics.close()
+
+    def test_of_one_that_a_repair_still_saw(
+        self, admin: MagicMock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Some brokers learn later than others that a topic is gone."""
+        topics = self.looking(monkeypatch)
+        topics.ensure([Topic.ACK], 5)
+        self.look(topics)
+        del admin.made["test-ack"]
+        self.look(topics)
+        assert "test-ack" in admin.made
+
+    def test_of_one_that_a_broker_refuses_is_tried_once(
+        self, admin: MagicMock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        topics = self.looking(monkeypatch)
+        with pytest.raises(TopicError):
+            topics.ensure([WorkTopic("refused")], 5)
+        tries = []
+        for _ in range(3):
+            self.look(topics)
+            tries.append(len(admin.tries))
+        assert tries[0] == tries[1] == tries[2] > 2
+
+    def looking(self, monkeypatch: pytest.MonkeyPatch) -> LayerTopics:
+        """Topics with a watch whose broker shows none of them."""
+        gone = KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+        def ask(names: Sequence[str], timeout: float) -> dict[str, Future[Any]]:
+            answers: dict[str, Future[Any]] = {name: Future() for name in names}
+            for each in answers.values():
+                each.set_exception(gone)
+            return answers
+
+        monkeypatch.setattr(topics_module, "TopicWatch", lambda _: MagicMock(ask=ask))
+        topics = self.topics()
+        topics.watch()
+        return topics
+
+    def look(self, topics: LayerTopics) -> None:
+        """Look, and return when a repair that this calls for is over."""
+        topics.look(1)
+        wait_until(lambda: not repairs(), "the repair to end")
 
     def test_of_the_others_where_a_broker_refuses_one(self, admin: MagicMock) -> None:
         with pytest.raises(TopicError, match=r"work.refused: a policy"):
