@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config.realtime import monotonic
@@ -32,6 +33,7 @@ from .producer import RecordProducer
 from .properties import consumer_properties
 from .read_positions import From
 from .reader import Reader
+from .topic_ids import OnTold, TopicIds
 from .topics import KnownTopic, LayerTopics, TopicWatch, read_answers
 from .worker_group.client import GroupSource
 from .worker_group.member import GroupMember
@@ -84,6 +86,8 @@ class KafkaBackplane:
         self._streams: list[StreamReader] = []
         # Clients that look at the topics of streams with client settings of their own, by stream.
         self._stream_watches: dict[str, TopicWatch] = {}
+        # Tell of topics that are written to, or whose work is shared, by stream.
+        self._topic_ids: dict[str, TopicIds] = {}
         # Writes to the topics of streams; None until the first record for one.
         self._stream_producers: StreamProducers | None = None
         # Whether records that are addressed to this server alone can reach it.
@@ -149,6 +153,8 @@ class KafkaBackplane:
             with self._lock:
                 del self._workers[topic]
             raise
+        if channel.source is not None:
+            self._follow(channel.source, lambda told, _: worker.learn_id(told.topic_id))
 
     def open_stream_writer(self, topic: StreamTopic, timeout: float) -> RecordProducer:
         # Imported by the first record for a stream: most processes send none.
@@ -162,7 +168,11 @@ class KafkaBackplane:
                     self._config, self._producer, self._connection, self._stats
                 )
             producers = self._stream_producers
-        return producers.open(topic, timeout)
+        producer = producers.open(topic, timeout)
+        self._follow(
+            topic, lambda _, moved: producer.leave_leaders([topic.name]) if moved else None
+        )
+        return producer
 
     def partitions(self, topic: Topic) -> int:
         known = self._topics.known.get(self._names[topic])
@@ -215,16 +225,7 @@ class KafkaBackplane:
 
         config = self._config.for_stream(settings)
         connection = self._connection_of(config, stats)
-        if config is self._config:
-            watch = self._topics.watch
-        else:
-
-            def watch() -> TopicWatch:
-                with self._lock:
-                    if settings.name not in self._stream_watches:
-                        self._stream_watches[settings.name] = TopicWatch(config)
-                    return self._stream_watches[settings.name]
-
+        watch = partial(self._watch_of, settings)
         reader = StreamReader(config, settings, sink, stats, connection, watch)
         with self._lock:
             self._streams.append(reader)
@@ -235,6 +236,8 @@ class KafkaBackplane:
     def check(self) -> None:
         for worker in tuple(self._workers.values()):
             worker.check()
+        for topic_ids in tuple(self._topic_ids.values()):
+            topic_ids.look()
         if monotonic() >= self._next_look and not self._connection.lost:
             self._next_look = monotonic() + self._config.timings.topics
             self._topics.look(self._config.timings.request)
@@ -289,20 +292,36 @@ class KafkaBackplane:
         """
         stream = self._config.streams[source.stream]
         config = self._config.for_stream(stream)
-        watch = TopicWatch(config)
-        try:
-            answers = watch.ask([source.name], timeout, rights=True)
-            told, missing = read_answers(answers, timeout)
-            require_read(answers, 0.0)
-        finally:
-            watch.close()
+        answers = self._watch_of(stream).ask([source.name], timeout, rights=True)
+        told, missing = read_answers(answers, timeout)
+        require_read(answers, 0.0)
         if missing:
             raise no_topic(source, config.bootstrap_servers)
         if not told:
             raise unavailable(config.bootstrap_servers, f"look at {source.name}")
         connection = self._connection_of(config, self._stats)
         group = GroupSource(source.name, channel.topic.channel, stream)
-        return GroupMember(config, group, channel, self._stats, connection)
+        worker = GroupMember(config, group, channel, self._stats, connection)
+        worker.learn_id(told[source.name].topic_id)
+        return worker
+
+    def _watch_of(self, stream: StreamSettings) -> TopicWatch:
+        """Return the client that looks at the topics of a stream; the first call opens it."""
+        config = self._config.for_stream(stream)
+        if config is self._config:
+            return self._topics.watch()
+        with self._lock:
+            if stream.name not in self._stream_watches:
+                self._stream_watches[stream.name] = TopicWatch(config)
+            return self._stream_watches[stream.name]
+
+    def _follow(self, topic: StreamTopic, listener: OnTold) -> None:
+        """Tell a listener of the topic of a stream; see ``TopicIds.follow``."""
+        watch = self._watch_of(self._config.streams[topic.stream])
+        with self._lock:
+            if topic.stream not in self._topic_ids:
+                self._topic_ids[topic.stream] = TopicIds(watch, self._config.timings)
+            self._topic_ids[topic.stream].follow(topic.name, listener)
 
     def _connection_of(self, config: LayerConfig, stats: Stats) -> Connection:
         """Return the connection of clients with these settings."""

@@ -12,7 +12,7 @@ import itertools
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import Producer
 
@@ -222,6 +222,18 @@ class RecordProducer:
         if verdict is Verdict.REPLACE:
             logger.error("The Kafka producer reaches no broker, as another client does")
             self.replace()
+
+    def leave_leaders(self, topics: Iterable[str]) -> None:
+        """Go on with a new client, where topics were made anew with their leaders on other brokers.
+
+        The old one takes the new leaders' lower epochs for outdated, and would write to the old
+        leaders until every record expires.
+
+        Args:
+            topics: Kafka's names of them.
+        """
+        logger.warning("%s: made anew on other brokers", ", ".join(sorted(topics)))
+        self.replace()
 
     def replace(self) -> None:
         """Go on with a new client; report what the old one still holds as failed."""

@@ -420,10 +420,7 @@ class LayerTopics:
             moved = self._known.learn(told)
             self._on_change(dict(self._known.topics))
         if moved and not self._closed.is_set():
-            # The producer's client takes the new leaders' lower epochs for outdated, and would
-            # write to the old leaders until every record expires.
-            logger.warning("%s: made anew on other brokers", ", ".join(sorted(moved)))
-            self._producer.replace()
+            self._producer.leave_leaders(moved)
 
     def _ensure(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
         deadline = monotonic() + timeout

@@ -172,7 +172,10 @@ class GroupMember:
         if topic_id is None or topic_id == before:
             return
         self._topic_id = topic_id
-        if before is not None and membership is not None:
+        if before is None:
+            return
+        self._source = self._source._replace(made_anew=True)
+        if membership is not None:
             membership.outdate()
 
     def check(self) -> None:

@@ -133,7 +133,9 @@ class Membership:
         self._commits = Commits(client, topic, stats, cost)
         if source.stream is not None:
             start, timeout = source.stream.start, config.timings.worker_begin
-            self._commits = StreamCommits(client, topic, stats, cost, start, timeout)
+            self._commits = StreamCommits(
+                client, topic, stats, cost, start, timeout, had_positions=source.made_anew
+            )
         self._evidence = GroupEvidence(client, self._positions)
         self._paused = False
         self._partitions = 0

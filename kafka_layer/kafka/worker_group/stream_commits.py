@@ -3,7 +3,8 @@
 A partition without a committed position is either one of a new group, which begins where the
 setting ``start`` says, or one that was added since, of which no record may be missed. To tell them
 apart, each commit of the group carries, as metadata, how many partitions the topic had when the
-group began.
+group began. A group that had positions and has none any more lost them with its topic, which was
+deleted and made anew: no record of the new one may be missed.
 
 Producers of such a topic may set the times of records as they like, so that these tell nothing of
 a topic that was made anew.
@@ -48,6 +49,7 @@ class StreamCommits(Commits):
         cost: The cost of commits; it outlives the client.
         start: Where a new group begins.
         timeout: Seconds within which the places to begin at have to be found.
+        had_positions: Whether the group is known to have had positions.
     """
 
     def __init__(
@@ -58,12 +60,16 @@ class StreamCommits(Commits):
         cost: CommitCost,
         start: Start,
         timeout: float,
+        *,
+        had_positions: bool = False,
     ) -> None:
         super().__init__(client, topic, stats, cost)
         self._start = start
         self._timeout = timeout
         # How many partitions the topic had when the group began; None: not known (yet).
         self._began_with: int | None = None
+        # Whether the group is known to have (had) positions.
+        self._had_positions = had_positions
 
     def begin(self, partitions: Iterable[int]) -> Positions:
         """Find where to read partitions that have no position, and commit that; blocks for a while.
@@ -89,7 +95,7 @@ class StreamCommits(Commits):
         if places:
             # If the broker does not take them, another member finds the same places, or (with
             # "latest") later ones.
-            self.give_back(places)
+            self._had_positions |= bool(self.give_back(places))
         return places
 
     def note_message(self, partition: int, timestamp: int) -> None:
@@ -113,8 +119,11 @@ class StreamCommits(Commits):
                 began = _BEGAN.fullmatch(each.metadata or "")
                 if began:
                     self._began_with = int(began[1])
-        if not positions:
-            self._began_with = len(known)
+        if positions:
+            self._had_positions = True
+        else:
+            # Of a topic that was made anew every partition counts as added.
+            self._began_with = 0 if self._had_positions else len(known)
         began_with = self._began_with or 0
         unplaced -= positions.keys()
         first = [(self._topic, number) for number in unplaced if number < began_with]

@@ -28,6 +28,7 @@ class Group:
         committed_as: The positions of the group, with their metadata.
         refusals: How many of the next requests get no answer.
         untold: How many of the next answers have the topic without its partitions.
+        refuses_commits: Whether it takes no positions.
     """
 
     def __init__(self, *logs: tuple[int, int]) -> None:
@@ -36,6 +37,7 @@ class Group:
         self.committed_as: dict[int, tuple[int, str]] = {}
         self.refusals = 0
         self.untold = 0
+        self.refuses_commits = False
         self.consumer = self
 
     def list_topics(self, topic: str, timeout: float) -> Any:
@@ -47,6 +49,8 @@ class Group:
         return SimpleNamespace(topics={topic: SimpleNamespace(partitions=partitions, error=error)})
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
+        if self.refuses_commits:
+            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
         for each in offsets:
             self.committed_as[each.partition] = each.offset, each.metadata or ""
         return offsets
@@ -75,8 +79,11 @@ class Group:
         return [TopicPartition(TOPIC, each.partition, answer(each)) for each in partitions]
 
 
-def member_of(group: Any, start: Start = "latest", timeout: float = 10.0) -> StreamCommits:
-    return StreamCommits(group, TOPIC, Stats(), CommitCost(), start, timeout)
+def member_of(
+    group: Any, start: Start = "latest", timeout: float = 10.0, had_positions: bool = False
+) -> StreamCommits:
+    stats, cost = Stats(), CommitCost()
+    return StreamCommits(group, TOPIC, stats, cost, start, timeout, had_positions=had_positions)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +122,34 @@ def test_a_partition_that_was_added_is_read_from_its_oldest_record() -> None:
     group.logs.append((2, 5))
     assert member_of(group).begin([0, 1]) == {1: 2}
     assert group.committed_as[1] == (2, "began-with=1")
+
+
+@pytest.mark.parametrize("noticed_by", ["the member that began", "a later one", "its process"])
+def test_a_topic_that_was_made_anew_is_read_from_its_oldest_record(noticed_by: str) -> None:
+    """Its group has no positions, as a new one; and begins at its end, as a new one may."""
+    group = Group((0, 10), (0, 20))
+    member = member_of(group)
+    member.begin([0, 1])
+    if noticed_by == "a later one":
+        member = member_of(group)
+        member.begin([0, 1])
+    elif noticed_by == "its process":
+        member = member_of(group, had_positions=True)
+    # Kafka deletes them with the topic.
+    group.committed_as.clear()
+    group.logs = [(0, 3), (0, 30)]
+    assert member.begin([0]) == {0: 0}
+    # Members that know nothing of it find that out.
+    assert member_of(group).begin([1]) == {1: 0}
+
+
+def test_a_new_group_whose_first_positions_a_broker_refused_is_a_new_one() -> None:
+    group = Group((0, 10))
+    group.refuses_commits = True
+    member = member_of(group)
+    assert member.begin([0]) == {0: 10}
+    group.logs = [(0, 12)]
+    assert member.begin([0]) == {0: 12}
 
 
 def test_positions_of_another_tool_are_kept_and_further_partitions_read_from_their_oldest() -> None:
