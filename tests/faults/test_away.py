@@ -142,7 +142,7 @@ async def two_workers_go_on(
             len(worker.arrived) > number for worker, number in zip(workers, before, strict=True)
         ),
         "both to work again",
-        30,
+        60,
     )
     await stream.stop()
 

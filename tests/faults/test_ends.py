@@ -20,7 +20,7 @@ from tests.faults.traffic import Inbox, Tally, tally
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers
 from tests.support.serving import serving
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -91,7 +91,7 @@ async def test_sigterm_to_daphne_while_it_sends(
     inbox = await Inbox.opened(make_layer(), "room")
     with daphne(config_of(make_layer), tmp_path) as server:
         await asyncio.to_thread(server.begin)
-        await wait_until_async(lambda: len(inbox.arrived) >= 100, "100 messages", 20)
+        await wait_until_async(lambda: len(inbox.arrived) >= 100, "100 messages")
         # While the broker stands still everything waits in daphne's queue.
         broker.freeze()
         try:
@@ -101,7 +101,7 @@ async def test_sigterm_to_daphne_while_it_sends(
             server.process.send_signal(signal.SIGTERM)
         finally:
             broker.thaw()
-        status = await asyncio.to_thread(server.process.wait, 20)
+        status = await asyncio.to_thread(server.process.wait, PATIENCE)
         accepted = server.accepted
     assert status in (0, -signal.SIGTERM)
     await inbox.has("group", accepted[-1])
@@ -130,6 +130,6 @@ async def test_sigterm_to_a_server_while_the_broker_is_away_for_two_seconds(
                 broker.thaw()
 
     await asyncio.to_thread(serve)
-    await wait_until_async(lambda: len(inbox.arrived) >= 300, "what was sent", 20)
+    await wait_until_async(lambda: len(inbox.arrived) >= 300, "what was sent")
     await inbox.close()
     assert [message["n"] for _, message in inbox.arrived] == list(range(300))

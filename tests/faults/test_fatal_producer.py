@@ -17,7 +17,7 @@ from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.faults.traffic import figure
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, decoded, embedded_backend, next_messages, stats_of
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 PRODUCE = 0
 INIT_PRODUCER_ID = 22
@@ -171,8 +171,8 @@ async def test_an_awaited_send_raises(broker: EmbeddedBroker, make_layer: Layers
     await here.group_send("room", {"n": 0})
     answer_with(broker, PRODUCE, OUT_OF_ORDER)
     with pytest.raises(Exception, match="out of order"):
-        await asyncio.wait_for(here.group_send("room", {"n": 1}), 10)
-    position = await asyncio.wait_for(here.group_send("room", {"n": 2}), 10)
+        await asyncio.wait_for(here.group_send("room", {"n": 1}), PATIENCE)
+    position = await asyncio.wait_for(here.group_send("room", {"n": 2}), PATIENCE)
     assert position is not None
 
 
@@ -209,5 +209,6 @@ async def test_closing_with_a_failed_producer_returns(
     here, *_ = await pair(make_layer)
     answer_with(broker, PRODUCE, OUT_OF_ORDER)
     await here.group_send("room", {"n": 0})
-    await asyncio.wait_for(here.close(), 6)
+    # It may take 5 s.
+    await asyncio.wait_for(here.close(), 15)
     await wait_until_async(lambda: len(failed) == 1, "the failure to be signalled")

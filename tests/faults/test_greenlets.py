@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).parents[2]
 NO_BROKER = "127.0.0.1:1"
 # Seconds without a turn for other greenlets. It was 1 s of each 2 s, or for ever; once it may be
 # more on a machine that runs other tests.
-GAP = 0.1
-LONGEST_GAP = 0.4
+GAP = 0.3
+LONGEST_GAP = 0.6
 
 
 def run(servers: str, prefix: str, scenario: str, order: str) -> dict[str, Any]:

@@ -31,10 +31,13 @@ from tests.support.layers import (
 )
 from tests.support.waiting import wait_until_async
 
-RECOVERED = 5.0
-"""Seconds from a broker's being ready to the first message, on such a machine; see the figures."""
+RECOVERED = 15.0
+"""Seconds from a broker's being ready to the first message: half a second on an idle machine, as
+the figures show, and far less than the minute for which messages live."""
 
-CLOSE_LIMIT = 5.5
+CLOSE_LIMIT = 10.0
+"""Seconds: a close takes 5 at most, and librdkafka's own would last as long as the outage."""
+
 DEADLINE = 30.0
 
 
@@ -150,7 +153,7 @@ class TestOneBroker:
         await outage.begins()
         await send(range(10, 20))
         failed = functools.partial(lambda: stats_of(sender)["dropped.produce"] == 10)
-        await wait_until_async(failed, "10 records to be given up after 3 s", 20)
+        await wait_until_async(failed, "10 records to be given up after 3 s")
         await outage.ends()
         await send(range(20, 31))
         await inbox.has("group", 30)
@@ -248,7 +251,7 @@ class TestOneBroker:
         started = time.monotonic()
         assert await other.group_send("room", {"n": 1}, exclude=["somebody"]) is None
         assert await asyncio.to_thread(other.group_send_sync, "room", {"n": 2}) is None
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < NO_BLOCKING
         results = await asyncio.gather(
             awaiting.group_send("room", {"n": 0}),
             awaiting.send(channel, {"n": 0}),

@@ -137,8 +137,9 @@ async def test_an_event_loop_that_stands_still_while_40000_messages_arrive(
         f"{(peak - before) / 2**20:.0f} MiB, latency afterwards {latency * 1000:.0f} ms"
     )
     assert peak - before < MEMORY
-    assert max(gaps) < 3.0
-    assert latency < 1.0
+    # None of the others waited for that loop.
+    assert max(gaps) < STALL
+    assert latency < STALL
 
 
 # Of 400 records some are held back before they get to the client.

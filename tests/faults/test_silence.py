@@ -38,10 +38,12 @@ async def test_a_reader_is_replaced_and_nothing_is_lost_or_comes_twice(
     stream = Stream(make_layer(), "room", [inbox])
     stream.start()
     await stream.goes_on(20)
-    for times in (1, 2):
+    for _ in range(2):
+        # A busy machine may make a client look silent, too.
+        before = stats_of(receiver)["consumer.replaced"]
         await consumer_of(receiver, Topic.SEND_GROUP).mute()
         await wait_until_async(
-            lambda: stats_of(receiver)["consumer.replaced"] == times,  # noqa: B023
+            lambda: stats_of(receiver)["consumer.replaced"] > before,  # noqa: B023
             "the client to be replaced",
         )
         await stream.goes_on(20)
@@ -59,9 +61,10 @@ async def test_a_reader_of_commands_is_replaced_and_they_are_carried_out(
     channel = await receiver.new_channel()
     await asker.new_channel()
     for times in (1, 2):
+        before = stats_of(receiver)["consumer.replaced"]
         await consumer_of(receiver, Topic.GROUP_MGMT).mute()
         await asker.group_add(f"room-{times}", channel)
-        assert stats_of(receiver)["consumer.replaced"] == times
+        assert stats_of(receiver)["consumer.replaced"] > before
 
 
 class DyingConsumer(Consumer):
@@ -115,7 +118,7 @@ async def test_a_reader_that_never_finds_a_broker_again_is_replaced(
     await stream.goes_on(20)
     consumer_of(receiver, Topic.SEND_GROUP).die()
     await wait_until_async(
-        lambda: stats_of(receiver)["consumer.replaced"] == 1, "the client to be replaced", 25
+        lambda: stats_of(receiver)["consumer.replaced"] == 1, "the client to be replaced"
     )
     await inbox.has("group", await stream.stop())
     assert inbox.numbers("group") == stream.accepted

@@ -17,7 +17,7 @@ from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.counting import Tally, tally
 from tests.support.layers import stats_of
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 __all__ = [
     "NO_BLOCKING",
@@ -67,7 +67,7 @@ class Inbox:
         """The numbers of a kind of messages, in the order of their arrival."""
         return [message["n"] for _, message in self.arrived if message["kind"] == kind]
 
-    async def has(self, kind: str, number: int, timeout: float = 30.0) -> None:
+    async def has(self, kind: str, number: int, timeout: float = PATIENCE) -> None:
         """Return when a number has arrived, and so all that can still arrive before it."""
 
         what = f"{kind} {number} on {self.channel}; counted: {stats_of(self.layer)}"
@@ -157,7 +157,7 @@ class Stream:
         for each in running:
             each._thread.join(30)
 
-    async def settled(self, inboxes: Sequence[Inbox], timeout: float = 30.0) -> None:
+    async def settled(self, inboxes: Sequence[Inbox], timeout: float = PATIENCE) -> None:
         """Stop, and return when the last message of each kind has arrived everywhere."""
         last = await self.stop()
         for inbox in inboxes:

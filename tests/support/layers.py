@@ -22,7 +22,7 @@ from kafka_layer.testing.embedded import EmbeddedBroker
 from kafka_layer.wire.codec import Codec
 from tests.support.inspect import server_of
 from tests.support.patience import START
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 __all__ = [
     "PARTITIONS",
@@ -164,7 +164,9 @@ class Layers:
         self._layers.clear()
 
 
-async def next_message(layer: KafkaChannelLayer, channel: str, timeout: float = 10.0) -> Message:
+async def next_message(
+    layer: KafkaChannelLayer, channel: str, timeout: float = PATIENCE
+) -> Message:
     """Receive one message, or fail in ``timeout`` seconds."""
     try:
         message: Message = await asyncio.wait_for(layer.receive(channel), timeout)
@@ -176,7 +178,7 @@ async def next_message(layer: KafkaChannelLayer, channel: str, timeout: float = 
 
 
 async def next_messages(
-    layer: KafkaChannelLayer, channel: str, count: int, timeout: float = 30.0
+    layer: KafkaChannelLayer, channel: str, count: int, timeout: float = PATIENCE
 ) -> list[Message]:
     """Receive ``count`` messages, or fail in ``timeout`` seconds and say how many there were."""
     messages: list[Message] = []

@@ -7,15 +7,19 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["wait_until", "wait_until_async"]
+__all__ = ["PATIENCE", "wait_until", "wait_until_async"]
 
 T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds until a wait fails where a test does not say it: machines stand still for some, and only
+a test that fails waits so long."""
 
 _PAUSE = 0.01
 
 
 def wait_until(
-    predicate: Callable[[], T], what: str, timeout: float = 10.0, *, pause: float = _PAUSE
+    predicate: Callable[[], T], what: str, timeout: float = PATIENCE, *, pause: float = _PAUSE
 ) -> T:
     """Call ``predicate`` until it returns something true, and return that.
 
@@ -41,7 +45,7 @@ def wait_until(
 
 
 async def wait_until_async(
-    predicate: Callable[[], T], what: str, timeout: float = 10.0, *, pause: float = _PAUSE
+    predicate: Callable[[], T], what: str, timeout: float = PATIENCE, *, pause: float = _PAUSE
 ) -> T:
     """Do what :func:`wait_until` does, and let the event loop run in between."""
     deadline = time.monotonic() + timeout

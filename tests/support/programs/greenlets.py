@@ -89,10 +89,11 @@ def receives() -> dict[str, Any]:
     for number in range(3):
         here.group_send_sync("room", {"n": number})
     received = [async_to_sync(there.receive)(channel)["n"] for _ in range(3)]
-    servers = len(here.servers_sync(0.3))
+    # Patiently only where the machine is slow: a question takes all of its time.
+    servers = next((n for seconds in (0.3, 1, 5) if (n := len(here.servers_sync(seconds))) == 2), 0)
     awaited = layer(await_produce=True)
     greenlets = [gevent.spawn(awaited.group_send_sync, "room", {"n": n}) for n in range(50)]
-    gevent.joinall(greenlets, timeout=10)
+    gevent.joinall(greenlets, timeout=30)
     positions = len({greenlet.value for greenlet in greenlets})
     ends = [outcome(each.close_sync) for each in (here, there, awaited)]
     return {
