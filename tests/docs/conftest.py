@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built with every warning an error."""
-    missing = [each for each in ("mkdocs", "mkdocstrings_handlers") if not _is_installed(each)]
+    missing = [each for each in ("material", "mkdocstrings_handlers") if not _is_installed(each)]
     if missing:
-        reason = "the documentation needs mkdocs and mkdocstrings[python]: pip install -e '.[docs]'"
+        reason = "the site needs mkdocs-material and mkdocstrings: pip install -e '.[docs]'"
         if os.environ.get("KAFKA_LAYER_REQUIRE_BROKER") == "1":
             pytest.fail(f"{reason} (KAFKA_LAYER_REQUIRE_BROKER=1)", pytrace=False)
         pytest.skip(reason)

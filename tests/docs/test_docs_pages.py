@@ -1,7 +1,8 @@
-"""The pages of the documentation in headless Chromium: nothing is cut, on a desk and on a phone."""
+"""The site in headless Chromium: nothing is cut, on a desk and on a phone; search; dark mode."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -10,23 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.support.browsers import chromium
 
 DOCS = Path(__file__).parents[2] / "docs"
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
+DRAWINGS = sorted(set(DOCS.glob("images/*.svg")) - {DOCS / "images" / "logo.svg"})
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+TIMEOUT = 30_000
+"""Milliseconds; the machine may have other things to do."""
 
 # What is wider than its place: the page, tables, and anything that stands beside the window.
 TOO_WIDE = """
 () => {
-  const frame = (node) => node.closest(".wy-table-responsive, pre, .highlight");
+  const frame = (node) => node.closest(".md-typeset__scrollwrap, pre, .highlight");
   return {
     page: document.documentElement.scrollWidth > innerWidth,
-    tables: [...document.querySelectorAll(".rst-content table")]
-      .filter((table) => table.scrollWidth > table.parentElement.clientWidth + 1)
+    tables: [...document.querySelectorAll(".md-typeset table")]
+      .filter((table) => table.scrollWidth > frame(table).clientWidth + 1)
       .map((table) => [table.rows[0].cells.length, table.innerText.slice(0, 60)]),
-    beside: [...document.querySelectorAll(".rst-content *")]
+    beside: [...document.querySelectorAll(".md-content *")]
       .filter((node) => node.getBoundingClientRect().right > innerWidth + 1 && !frame(node))
       .map((node) => node.outerHTML.slice(0, 100)),
   };
@@ -34,9 +39,39 @@ TOO_WIDE = """
 """
 
 NARROWEST_COLUMN = """
-() => Math.min(999, ...[...document.querySelectorAll(".rst-content td")]
+() => Math.min(999, ...[...document.querySelectorAll(".md-typeset td")]
   .filter((cell) => cell.innerText.length > 20)
   .map((cell) => cell.getBoundingClientRect().width))
+"""
+
+# Texts of a drawing that leave it, and texts that lie on each other.
+CLASHES = """
+() => {
+  const paper = document.documentElement.getBoundingClientRect();
+  const texts = [...document.querySelectorAll("text")].map((text) => {
+    const { left, right, top, bottom } = text.getBoundingClientRect();
+    return { text: text.textContent, left, right, top: top + 3, bottom: bottom - 3 };
+  });
+  const meet = (one, other) => one.left < other.right && other.left < one.right &&
+    one.top < other.bottom && other.top < one.bottom;
+  const outside = ({ left, right, top, bottom }) => left < paper.left || right > paper.right ||
+    top < paper.top || bottom > paper.bottom;
+  return [
+    ...texts.filter(outside).map(({ text }) => text),
+    ...texts.flatMap((one, number) => texts.slice(number + 1)
+      .filter((other) => meet(one, other)).map((other) => [one.text, other.text])),
+  ];
+}
+"""
+
+# The colour of a picture's corner, which is its paper.
+PAPER = """
+(image) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 480, height: 480 });
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0, 480, 480);
+  return [...context.getImageData(240, 2, 1, 1).data];
+}
 """
 
 
@@ -53,12 +88,24 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    """A page that asks no other host for anything."""
+    expect.set_options(timeout=TIMEOUT)
+    context = chromium().new_context(viewport=DESKTOP, color_scheme="light")
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    context.close()
+    assert [each for each in asked if not each.startswith((f"{address}/", "blob:", "data:"))] == []
+
+
 def all_pages() -> list[str]:
     return ["", *sorted(f"{path.stem}/" for path in DOCS.glob("*.md") if path.stem != "index")]
 
 
-def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(address: str) -> None:
-    page = chromium().new_page(viewport=DESKTOP)
+def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(address: str, page: Page) -> None:
     nothing = {"page": False, "tables": [], "beside": []}
     found = {}
     for each in all_pages():
@@ -74,3 +121,36 @@ def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(address: str) 
         assert wide["beside"] == [], each
         assert page.evaluate(NARROWEST_COLUMN) > 60, each
     assert found == dict.fromkeys(found, nothing)
+
+
+def test_the_search_finds_a_setting(address: str, page: Page) -> None:
+    page.goto(address)
+    page.get_by_role("textbox", name="Search").press_sequentially("recent_bytes")
+    page.locator(".md-search-result__link").first.click()
+    expect(page).to_have_url(re.compile(f"^{address}/settings/"))
+
+
+def test_the_texts_of_the_drawings_have_room(address: str, page: Page) -> None:
+    assert len(DRAWINGS) == 6
+    for each in DRAWINGS:
+        page.goto(f"{address}/images/{each.name}")
+        assert page.locator("text").count() > 5
+        assert page.evaluate(CLASHES) == [], each
+
+
+def test_dark_mode_switches_the_pages_and_their_drawings(address: str, page: Page) -> None:
+    page.goto(f"{address}/design/")
+    drawing = page.locator(".md-content img[src$='.svg']").first
+    body = page.locator("body")
+    expect(body).to_have_css("background-color", "rgb(255, 255, 255)")
+    light = drawing.evaluate(PAPER)
+
+    page.get_by_title("Switch to dark mode").click()
+
+    expect(body).to_have_attribute("data-md-color-scheme", "slate")
+    expect(body).not_to_have_css("background-color", "rgb(255, 255, 255)")
+    assert drawing.evaluate(PAPER) != light
+    page.goto(address)
+    expect(body).to_have_attribute("data-md-color-scheme", "slate")
+    expect(page.locator("img[src$='demo-dark.png#only-dark']")).to_be_visible()
+    expect(page.locator("img[src$='demo.png#only-light']")).to_be_hidden()

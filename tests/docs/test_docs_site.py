@@ -96,6 +96,20 @@ def test_it_builds_and_has_every_page(site: Path) -> None:
     assert {path.parent.name for path in site.glob("*/index.html")} == pages
 
 
+def test_drawings_tell_in_words_what_they_show_and_know_dark_mode() -> None:
+    pages = "".join(path.read_text() for path in DOCS.glob("*.md"))
+    drawings = set(DOCS.glob("images/*.svg")) - {DOCS / "images" / "logo.svg"}
+    for path in drawings:
+        drawing = path.read_text()
+        assert re.search(r'<svg[^>]* role="img" aria-labelledby="title desc"', drawing), path
+        assert re.search(r'<title id="title">.+</title>', drawing), path
+        assert re.search(r'<desc id="desc">.{100,}</desc>', drawing), path
+        assert "@media (prefers-color-scheme: dark)" in drawing, path
+        [words] = re.findall(rf"!\[([^]]+)\]\(images/{path.name}\)", pages)
+        assert len(words) > 100, path
+    assert len(drawings) == 6
+
+
 def test_its_pages_load_nothing_from_other_hosts(site: Path) -> None:
     for path in site.rglob("*.html"):
         loaded = Loaded()
