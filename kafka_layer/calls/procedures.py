@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from channels.exceptions import ChannelFull
 
 from ..config.realtime import monotonic, wall_clock
-from ..config.streams import Start
+from ..config.streams import Start, place_at
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
 from ..exceptions import (
@@ -323,25 +323,24 @@ class Procedures(Records):
     ) -> Steps[None]:
         """Pause, resume or seek a stream; with the errors of ``seek_stream``."""
         self._require_read_stream(stream)
-        if isinstance(start, datetime.timedelta):
-            start = datetime.datetime.fromtimestamp(wall_clock(), datetime.timezone.utc) - start
         if isinstance(start, datetime.datetime):
             if start.tzinfo is None:
                 raise ValueError(f"start must be an aware datetime, not {start!r}.")
-        elif start not in ("latest", "earliest"):
+        elif not isinstance(start, datetime.timedelta) and start not in ("latest", "earliest"):
             raise ValueError(
                 f"start must be 'latest', 'earliest', a timedelta or a datetime, not {start!r}."
             )
+        place = place_at(start, wall_clock())
         if everywhere:
             receiving = yield from self._receiving_server()
-            place = start if isinstance(start, str) else start.timestamp()
-            order = {"action": action, "stream": stream, "start": place}
+            told = place if isinstance(place, str) else place.timestamp()
+            order = {"action": action, "stream": stream, "start": told}
             return (yield from receiving.commands.steer_streams(order))
         server = yield from self._present_server()
         if server.streams is None:
             return None
         try:
-            yield from wait(server.streams.steer(action, stream, start), self.config.ack_timeout)
+            yield from wait(server.streams.steer(action, stream, place), self.config.ack_timeout)
         except TimeoutError:
             raise GroupAckTimeout(
                 f"{action} of the stream {stream!r} did not take effect within "

@@ -28,10 +28,32 @@ from ..wire.topics import Topic
 from .keywords import read_boolean, read_one_of, read_servers, reject_unknown, wrong_value
 from .librdkafka import Properties, read_properties
 
-__all__ = ["STREAM_SETTINGS", "Start", "StreamSettings", "read_streams"]
+__all__ = ["STREAM_SETTINGS", "Start", "StreamSettings", "place_at", "read_streams"]
 
 Start = Literal["latest", "earliest"] | datetime.timedelta | datetime.datetime
 """Where reading begins: at the end, at the beginning, so long ago, or at an aware time."""
+
+
+def place_at(start: Start, now: float) -> Literal["latest", "earliest"] | datetime.datetime:
+    """Return where reading begins at a moment.
+
+    Args:
+        start: As the settings or a caller say.
+        now: The moment, in seconds since the epoch.
+
+    Returns:
+        The same, with a time in place of "so long ago". What lies before 1970, where the times of
+        records begin, is the oldest record.
+    """
+    try:
+        if isinstance(start, datetime.timedelta):
+            start = datetime.datetime.fromtimestamp(now, datetime.timezone.utc) - start
+        if isinstance(start, datetime.datetime) and start.timestamp() < 0:
+            return "earliest"
+    except OverflowError:
+        return "earliest"
+    return start
+
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -225,12 +247,20 @@ def _read_stream(name: object, value: object, own_topics: Collection[str]) -> St
         last_value=read_boolean(at("last_value"), value.get("last_value", False)),
         on_error=read_one_of("skip", "stop")(at("on_error"), value.get("on_error", "skip")),
         bootstrap_servers=servers,
-        client_config=read_properties(
-            "client_config", value.get("client_config", {}), at("client_config")
-        ),
+        client_config=_read_client_config(at("client_config"), value.get("client_config", {})),
         schema_registry=registry,
         worker_channel=worker_channel,
     )
+
+
+def _read_client_config(where: str, value: object) -> Mapping[str, Any]:
+    properties = read_properties("client_config", value, where)
+    if "isolation.level" in properties:
+        raise ImproperlyConfigured(
+            f"{where} must not set 'isolation.level': a stream reads committed records alone. "
+            "Remove it."
+        )
+    return properties
 
 
 def _require_sense(

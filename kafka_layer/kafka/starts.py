@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Collection
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer
 
 from ..config.realtime import monotonic, wall_clock
-from ..config.streams import Start
+from ..config.streams import Start, place_at
 from .clients import ask_for_times, ends_of
 
 __all__ = ["start_offsets"]
@@ -36,16 +35,9 @@ def start_offsets(
     """
     if start == "latest":
         return ends_of(client, partitions, timeout)
-    deadline = monotonic() + timeout
-    found = ask_for_times(client, dict.fromkeys(partitions, _milliseconds(start)), timeout)
+    place, deadline = place_at(start, wall_clock()), monotonic() + timeout
+    since = OFFSET_BEGINNING if isinstance(place, str) else int(place.timestamp() * 1000)
+    found = ask_for_times(client, dict.fromkeys(partitions, since), timeout)
     nothing_since = [where for where, offset in found.items() if offset is None]
     ends = ends_of(client, nothing_since, max(_LEAST_TIMEOUT, deadline - monotonic()))
     return {**{where: offset for where, offset in found.items() if offset is not None}, **ends}
-
-
-def _milliseconds(start: Start) -> int:
-    if isinstance(start, datetime.datetime):
-        return int(start.timestamp() * 1000)
-    if isinstance(start, datetime.timedelta):
-        return int((wall_clock() - start.total_seconds()) * 1000)
-    return OFFSET_BEGINNING

@@ -296,7 +296,11 @@ def _headers(headers: StreamHeaders) -> Headers:
         name, value = pair
         if not isinstance(name, str) or not isinstance(value, (str, bytes)):
             raise TypeError(f"{wanted}; {name!r} is {value!r}.")
-        found.append((name, value.encode() if isinstance(value, str) else value))
+        try:
+            name.encode()
+            found.append((name, value.encode() if isinstance(value, str) else value))
+        except UnicodeEncodeError:
+            raise TypeError(f"{wanted}; UTF-8 cannot carry {name!r}: {value!r}.") from None
     return found
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ..config.realtime import wall_clock
-from ..config.streams import Start
+from ..config.streams import Start, place_at
 from ..config.threads import RLock
 from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket
-from ..transport import OnEpoch, OnStreamPositions, StreamSource, StreamStart
+from ..transport import OnEpoch, OnStreamPositions, StreamSource
 from .latest import LatestRecords
 from .state import Situation
 
@@ -121,7 +120,7 @@ class Reading:
             if self.source is None:
                 self._start = start
                 return self._read_as_decided()
-            sought = self.source.seek(_absolute(start))
+            sought = self.source.seek(place_at(start, wall_clock()))
             self._read_as_decided()
             return sought
 
@@ -206,13 +205,8 @@ class Reading:
 
     def _open(self) -> Ticket[None]:
         source = self.source = self._open_source()
-        begun = source.begin(_absolute("earliest" if self._latest is not None else self._start))
+        start: Start = "earliest" if self._latest is not None else self._start
+        begun = source.begin(place_at(start, wall_clock()))
         if self._listener is not None:
             source.follow(*self._listener)
         return begun
-
-
-def _absolute(start: Start) -> StreamStart:
-    if isinstance(start, datetime.timedelta):
-        return datetime.datetime.fromtimestamp(wall_clock(), datetime.timezone.utc) - start
-    return start

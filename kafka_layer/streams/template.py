@@ -208,13 +208,13 @@ class _Place:
     def __init__(self, name: str) -> None:
         self.name = name
         self.part, *path = name.split(".")
+        if "[" in name:
+            raise ValueError(f"{{{name}}} has brackets; write {{value.items.0.id}}")
         if self.part not in PARTS:
             known = ", ".join(f"{{{part}}}" for part in PARTS)
             raise ValueError(f"it names {{{name}}}; a template may name {known}")
         if "" in path:
             raise ValueError(f"{{{name}}} has an empty name between its periods")
-        if "[" in name:
-            raise ValueError(f"{{{name}}} has brackets; write {{value.items.0.id}}")
         if path and self.part in ("topic", "partition"):
             raise ValueError(f"{{{name}}} looks into the {self.part}; write {{{self.part}}}")
         if self.part == "headers":

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from ..config.realtime import wall_clock
-from ..config.streams import Start, StreamSettings
+from ..config.streams import Start, StreamSettings, place_at
 from ..config.threads import RLock, is_current, new_condition, new_event, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
@@ -191,14 +191,13 @@ class StreamGroup:
     """
 
     def __init__(self, topics: StreamTopics, topic: str, start: Start) -> None:
-        if isinstance(start, datetime.timedelta):
-            start = datetime.datetime.now(datetime.timezone.utc) - start
+        place = place_at(start, wall_clock())
         self._topics = topics
         self._takes = topic.__eq__
         self._changed = new_condition()
         self._taken = 0
         self._given_back: deque[JobRecord] = deque()
-        self._offsets = {each: topics.place(each, start) for each in topics.partitions(self._takes)}
+        self._offsets = {each: topics.place(each, place) for each in topics.partitions(self._takes)}
 
     def look(self) -> None:
         """Take note that there are new records."""

@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from kafka_layer.config.settings import LayerConfig
-from kafka_layer.config.streams import StreamSettings
+from kafka_layer.config.streams import StreamSettings, place_at
 from kafka_layer.streams.codecs import CODECS, CodecContext
 
 UTC = datetime.timezone.utc
@@ -247,6 +247,10 @@ def test_an_unknown_setting_suggests_the_similar_one() -> None:
             {"client_config": {"group.id": "x"}},
             "streams['orders']['client_config'] must not set 'group.id'",
         ),
+        (
+            {"client_config": {"isolation.level": "read_uncommitted"}},
+            "must not set 'isolation.level': a stream reads committed records alone",
+        ),
         ({"client_config": {"client.id": None}}, "['client_config']['client.id'] is None"),
         # codecs
         ({"value": "jsno"}, "Unknown codec in streams['orders']['value']: 'jsno'; did you mean"),
@@ -322,3 +326,21 @@ def test_a_registry_without_its_extra(
 
     assert "needs a package that is not installed" in problem
     assert "pip install 'kafka-layer[schema-registry]'" in problem
+
+
+@pytest.mark.parametrize(
+    ("start", "place"),
+    [
+        ("latest", "latest"),
+        ("earliest", "earliest"),
+        (datetime.timedelta(seconds=60), datetime.datetime.fromtimestamp(40, UTC)),
+        # Kafka would take a negative time for the end or the beginning, or refuse it.
+        (datetime.timedelta(seconds=101), "earliest"),
+        (datetime.timedelta(days=10**6), "earliest"),
+        (datetime.timedelta.max, "earliest"),
+        (datetime.datetime.min.replace(tzinfo=UTC), "earliest"),
+        (datetime.datetime.max.replace(tzinfo=UTC), datetime.datetime.max.replace(tzinfo=UTC)),
+    ],
+)
+def test_where_reading_begins_at_a_moment(start: Any, place: Any) -> None:
+    assert place_at(start, 100.0) == place

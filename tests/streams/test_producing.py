@@ -77,6 +77,8 @@ class TestArguments:
             ({"headers": {"trace": 7}}, TypeError, "'trace' is 7"),
             ({"headers": "trace"}, TypeError, "not 'trace'"),
             ({"headers": [("trace",)]}, TypeError, r"one of them is \('trace',\)"),
+            ({"headers": {"\ud800": "a"}}, TypeError, "UTF-8 cannot carry"),
+            ({"headers": {"a": "\ud800"}}, TypeError, "UTF-8 cannot carry"),
         ],
     )
     def test_what_kafka_cannot_carry_is_refused(

@@ -128,6 +128,7 @@ def test_a_template_that_finds_nothing(text: str, parts: dict[str, Any], said: s
         ("{value..a}", "empty name"),
         ("{value.}", "empty name"),
         ("{value.items[0]}", "brackets"),
+        ("{value[0]}", "brackets"),
         ("{key!r}", "a format or a conversion"),
         ("{key:>5}", "a format or a conversion"),
         ("{topic.x}", "looks into the topic"),
