@@ -483,7 +483,7 @@ class TestLastValue:
         site.stream.deliver(good)
         site.stream.deliver([site.record(b"5"), *bad, site.record(b"6", b"8")])
         site.stream.caught_up()
-        assert [each["value"] for each in site.taken(channel)] == [5, 4]
+        assert sorted(each["value"] for each in site.taken(channel)) == [4, 5]
         assert site.told["errors"] == {"template": 1, "undecodable": 1}
         assert site.told["records"] == 6
 
