@@ -53,12 +53,13 @@ class Envelope:
         before: For each partition the offset behind the last record that was routed before it; None
             while no channel is tracked.
         unreadable: Whether decoding it failed, so that only the first failure is reported.
-        trace: Its record's Kafka headers, where there are any; else not set. For traces alone.
+        trace: Its record's Kafka headers, where there are any; else not set. For traces alone,
+            which put what they found there in their place.
     """
 
     __slots__ = ("before", "deadline", "key", "payload", "place", "trace", "unreadable")
 
-    trace: Sequence[tuple[str, bytes | None]]
+    trace: Any
 
     def __init__(
         self,

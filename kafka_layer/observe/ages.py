@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
-from itertools import accumulate
 
 from ..config.threads import RLock
 from ..stats import Ages
@@ -33,6 +32,7 @@ class AgeCounts:
         self._offset = offset
         self._noted: deque[float] = deque(maxlen=_MOST)
         self.note = self._noted.append
+        # For each bound how many were not older, and how many there were.
         self._counts = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
         # Re-entrant: a signal handler may interrupt the holder and use the layer.
@@ -40,18 +40,17 @@ class AgeCounts:
 
     def count(self) -> None:
         """Count what was noted since the last call; the upkeep calls it about once a second."""
-        noted, counts = self._noted, self._counts
         with self._lock:
-            for _ in range(len(noted)):
-                try:
-                    age = max(0.0, noted.popleft() + self._offset)
-                except IndexError:  # pushed out meanwhile
-                    break
-                counts[bisect_left(BOUNDS, age)] += 1
-                self._sum += age
+            # Sorted, because nearly all of it is done in C then.
+            noted = sorted(self._noted.popleft() for _ in range(len(self._noted)))
+            for number, bound in enumerate(BOUNDS):
+                self._counts[number] += bisect_right(noted, bound - self._offset)
+            self._counts[-1] += len(noted)
+            # The clocks differ a little, so that a message may seem to be younger than 0.
+            self._sum += max(0.0, sum(noted) + self._offset * len(noted))
 
     def ages(self) -> Ages:
         """Return all that was noted."""
         with self._lock:
             self.count()
-            return Ages(BOUNDS, tuple(accumulate(self._counts)), self._sum)
+            return Ages(BOUNDS, tuple(self._counts), self._sum)

@@ -86,8 +86,16 @@ class Tracing:
         Args:
             message: What a receive returned.
         """
-        source = self._source(message.envelope, message)
-        origin = _origin(source.headers)
+        envelope = message.envelope
+        source = self._source(envelope, message)
+        origin: SpanContext | None
+        if isinstance(source.headers, SpanContext):
+            origin = source.headers
+        else:
+            origin = _origin(source.headers)
+            if hasattr(envelope, "trace"):
+                # Other receivers share it.
+                envelope.trace = origin or ()
         context = Context()
         if origin is not None and source.is_job:
             context = trace.set_span_in_context(NonRecordingSpan(origin), context)
@@ -142,13 +150,13 @@ class _Source(NamedTuple):
 
     Attributes:
         name: Kafka's name of the topic.
-        headers: The headers of its record.
+        headers: The headers of its record, or the context that they name.
         at: The partition and the offset of its record; None if they are unknown.
         is_job: Whether it has one receiver.
     """
 
     name: str
-    headers: Iterable[tuple[str, Any]]
+    headers: Iterable[tuple[str, Any]] | SpanContext
     at: tuple[int, int] | None
     is_job: bool
 

@@ -81,11 +81,11 @@ class Router:
             encryption.active, lambda number: stats.count("errors.idempotency_keys", number)
         )
         self.look_back: Callable[[Record], Callable[[], None] | None] = lambda record: None
-        # By topic: whom to ask, and its messages that are in a mailbox and not counted yet, a list
-        # of one number.
-        self._routes: dict[Topic, tuple[Resolve, OnCommand | None, list[int]]] = {}
-        # The names of the counters, each with such a number.
-        self._delivered: list[tuple[str, list[int]]] = []
+        # By topic: whom to ask, and the counter of its messages.
+        self._routes: dict[Topic, tuple[Resolve, OnCommand | None, str]] = {}
+        # Messages that are in a mailbox and not counted yet, and their counter.
+        self._delivered = 0
+        self._counter = ""
 
     def register(self, topic: Topic, resolve: Resolve, on_command: OnCommand | None = None) -> None:
         """Say how to deliver the records of a topic; before its first record.
@@ -96,9 +96,7 @@ class Router:
             on_command: Gets the records with a header ``command``; None if the topic carries
                 messages only.
         """
-        delivered = [0]
-        self._routes[topic] = resolve, on_command, delivered
-        self._delivered.append((f"delivered.{kind_of(topic)}", delivered))
+        self._routes[topic] = resolve, on_command, f"delivered.{kind_of(topic)}"
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Deliver records in order; the reading thread. Blocks while a mailbox is full.
@@ -130,10 +128,9 @@ class Router:
 
     def _wake(self) -> None:
         """Count delivered messages, then wake their receives."""
-        for name, delivered in self._delivered:
-            if delivered[0]:
-                number, delivered[0] = delivered[0], 0
-                self._stats.count(name, number)
+        delivered, self._delivered = self._delivered, 0
+        if delivered:
+            self._stats.count(self._counter, delivered)
         self._registry.wakeups.flush()
 
     def _route(self, record: Record) -> None:
@@ -142,7 +139,7 @@ class Router:
             key = raw_key.decode() if raw_key else ""
         except UnicodeDecodeError:
             raise unreadable_key(raw_key) from None
-        resolve, on_command, counted = self._routes[topic]
+        resolve, on_command, counter = self._routes[topic]
         if on_command is not None and has_command(headers):
             place = topic, partition, offset, timestamp
             on_command(key, self._decrypt(topic, key, value, timestamp, place), timestamp)
@@ -168,7 +165,16 @@ class Router:
                 if mailbox.put(envelope) or self._put_into_full(mailbox, envelope):
                     delivered += 1
         finally:
-            counted[0] += delivered
+            if counter is not self._counter:
+                self._count_as(counter)
+            self._delivered += delivered
+
+    def _count_as(self, counter: str) -> None:
+        """Count what was delivered, and all that follows by another counter."""
+        delivered, self._delivered = self._delivered, 0
+        if delivered:
+            self._stats.count(self._counter, delivered)
+        self._counter = counter
 
     def _narrowed(self, record: Record, mailboxes: Sequence[Mailbox]) -> Sequence[Mailbox]:
         """Return those of the addressed mailboxes that a record with headers is for."""
