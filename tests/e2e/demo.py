@@ -132,6 +132,26 @@ class Demo:
         found = re.findall(line, self.output, re.MULTILINE)
         return [int(pid) for pid in found]
 
+    def kill(self, worker: str) -> int:
+        """Kill a worker, and return its process id.
+
+        The last of the process that ends is its port: until :meth:`wait_until_gone`, a connection
+        may reach it still, and be reset.
+        """
+        pid = self.worker_pids(worker)[-1]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def wait_until_gone(self, pid: int) -> None:
+        """Wait until nothing is left of a killed worker."""
+        wait_until(lambda: not psutil.pid_exists(pid), f"the process {pid} to be gone")
+
+    def wait_until_back(self, worker: str, pid: int) -> None:
+        """Wait until a worker listens again whose process was killed."""
+        wait_until(
+            lambda: self.worker_pids(worker)[-1] != pid, f"{worker} to listen again", START_TIMEOUT
+        )
+
     def stop(self) -> None:
         """End it, if it runs still."""
         if self._process.poll() is None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from playwright.sync_api import Locator, Page, ViewportSize, expect
 
 from demo_project.market import PRICES
 from tests.support.records import console_produce, produce
-from tests.support.waiting import wait_until
 
 from .browser import DESKTOP, PHONE, People, take
 from .demo import Demo
@@ -143,15 +140,14 @@ def test_a_killed_worker_costs_no_change(
     lost, kept = people.watch(name, on="worker-2"), people.watch(name, on="worker-1")
     for page in (lost, kept):
         expect(row(page, label).locator(".price")).to_have_text("1.00")
-    pid = demo.worker_pids("worker-2")[-1]
-    os.kill(pid, signal.SIGKILL)
+    pid = people.kill("worker-2")
     sell(name, 2, 3, 4, 5, 6)
     for page in (lost, kept):
         expect(row(page, label).locator(".price")).to_have_text("6.00")
         assert cells(page, label) == ["6.00", "▲ +1.00", "6"]
     expect(lost.get_by_role("status").filter(has_text="Back, with")).to_be_visible()
     expect(kept.locator("#note")).to_be_empty()
-    wait_until(lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0)
+    demo.wait_until_back("worker-2", pid)
 
 
 def test_who_disconnects_and_comes_back_gets_what_changed_meanwhile(
