@@ -12,13 +12,12 @@ from dataclasses import replace
 
 import pytest
 
-from kafka_layer.config.realtime import monotonic
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message
 from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
-from tests.support.layers import Layers, next_message, next_messages
+from tests.support.layers import Layers, let_pass, next_message, next_messages
 from tests.support.waiting import wait_until_async
 
 DEADLINE = 30.0
@@ -42,13 +41,6 @@ async def send(layer: KafkaChannelLayer, group: str, *values: object) -> None:
     for value in values:
         await layer.group_send(group, {"n": value})
     await asyncio.to_thread(server_of(layer).transport.settle, DEADLINE)
-
-
-def let_pass(layer: KafkaChannelLayer, seconds: float) -> None:
-    """Have a server believe that so much time has passed at the broker."""
-    now = monotonic()
-    clock = server_of(layer).clock
-    clock.observe(clock.now() + seconds, now, now)
 
 
 class TestTime:

@@ -159,7 +159,8 @@ class TestRecovery:
         await settled(here)
         await asyncio.to_thread(there.servers_sync, 0.1)
         again = await tracked(there, user="7")
-        assert numbers(await there.recover(again, position)) == [1, 2]
+        # Their partitions are merged by the broker's time, which may be the same.
+        assert sorted(numbers(await there.recover(again, position))) == [1, 2]
 
     async def test_a_channel_of_two_users(self, make_layer: Layers, group: str) -> None:
         layer = make_layer()

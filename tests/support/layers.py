@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from kafka_layer.config.realtime import monotonic
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.registry import Registry
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.server.clock import BrokerClock
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.testing.embedded import EmbeddedBroker
 from kafka_layer.wire.codec import Codec
@@ -36,6 +38,7 @@ __all__ = [
     "is_empty_after_sweep",
     "kafka_backend",
     "layer_threads",
+    "let_pass",
     "memory_backend",
     "next_message",
     "next_messages",
@@ -212,6 +215,22 @@ async def begin_receive(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[
 def stats_of(layer: KafkaChannelLayer) -> Counter[str]:
     """Return the counters of a layer's server; what was never counted is 0."""
     return Counter(server_of(layer).stats.snapshot())
+
+
+def let_pass(layer: KafkaChannelLayer, seconds: float) -> None:
+    """Have a server believe, from now on, that so much time has passed at the broker.
+
+    What it measures says so, too: the delivery report of its self-test may come after its start.
+    """
+    clock = server_of(layer).clock
+    measure = clock.observe
+
+    def observe(timestamp: float, sent: float, received: float) -> None:
+        measure(timestamp + seconds, sent, received)
+
+    clock.observe = observe  # type: ignore[method-assign]
+    now = monotonic()
+    BrokerClock.observe(clock, clock.now() + seconds, now, now)
 
 
 def decoded(layer: KafkaChannelLayer, value: bytes) -> Any:
