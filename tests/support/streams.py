@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 from confluent_kafka import Producer, TopicPartition
@@ -38,6 +39,7 @@ class ForeignTopic:
         self.servers = layer.config.bootstrap_servers
         self.in_memory = isinstance(server_of(layer).transport, InMemoryBackplane)
         self._producer: Producer | None = None
+        self._written_at = 0
 
     def create(self, partitions: int = 1, **config: str) -> ForeignTopic:
         """Create the topic; in memory it exists from its first record on."""
@@ -77,7 +79,11 @@ class ForeignTopic:
     def write(
         self, *values: bytes | None, key: bytes | None = b"7", partition: int = 0
     ) -> ForeignTopic:
-        """Write records of one key, in order, as another program does; blocks."""
+        """Write records of one key, in order, as another program does; blocks.
+
+        Their time is later than that of the call before: records of several partitions are told by
+        their times, which count milliseconds.
+        """
         if self.in_memory:
             transport = server_of(self._layer).transport
             assert isinstance(transport, InMemoryBackplane)
@@ -87,12 +93,14 @@ class ForeignTopic:
             return self
         failed: list[object] = []
         producer = self._open_producer()
+        self._written_at = max(self._written_at + 1, int(time.time() * 1000))
         for value in values:
             producer.produce(
                 self.name,
                 value,
                 key,
                 partition,
+                timestamp=self._written_at,
                 on_delivery=lambda error, _: failed.append(error) if error else None,
             )
             producer.poll(0)
