@@ -20,9 +20,13 @@ from .demo import STOP_SECONDS, Client, Demo, join, within
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Demo]:
-    with Demo(workers=1) as running:
+def demo(kafka: str) -> Iterator[Demo]:
+    # With the broker of its own, each of its processes would look for records all the time.
+    with Demo("--job-workers", "0", workers=1, kafka=kafka) as running:
         yield running
+        # Ctrl-C.
+        assert running.end(signal.SIGINT) < STOP_SECONDS
+        assert running.exit_code == 0
 
 
 def get(address: str) -> tuple[int, str]:

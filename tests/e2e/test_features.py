@@ -17,9 +17,8 @@ import pytest
 from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosedError
 
-from tests.support.waiting import wait_until_async
-
 from .demo import AMBIENT, Client, Demo, join, play, within
+from .test_demo import everyone_hears_the_same
 
 
 async def roll_call(asker: Client, expected: list[Client]) -> dict[str, Mapping[str, Any]]:
@@ -34,6 +33,10 @@ async def roll_call(asker: Client, expected: list[Client]) -> dict[str, Mapping[
 
 def conversation(frames: list[Mapping[str, object]]) -> list[Mapping[str, object]]:
     return [frame for frame in frames if frame["type"] not in AMBIENT]
+
+
+def test_twenty_people_hear_the_same(demo: Demo) -> None:
+    play(everyone_hears_the_same(demo, people=20, rooms=3))
 
 
 class TestDirectMessages:
@@ -162,16 +165,12 @@ class TestPresence:
             ada = await Client.join(demo.address, "Ada", room, on="worker-1")
             bob = await Client.join(demo.address, "Bob", room, on="worker-2")
             await ada.receive("joined")
-            gone = "worker-2 | was ended by SIGKILL; starting it again"
-            before, pid = demo.lines.count(gone), demo.worker_pids("worker-2")[-1]
-            os.kill(pid, signal.SIGKILL)
-            await wait_until_async(lambda: demo.lines.count(gone) > before, "worker-2 to be gone")
+            pid = demo.kill("worker-2")
+            await asyncio.to_thread(demo.wait_until_gone, pid)
             carol = await Client.join(demo.address, "Carol", room, on="worker-1")
             answers = await roll_call(ada, [ada, carol])
             assert bob.connection not in answers
-            await wait_until_async(
-                lambda: demo.worker_pids("worker-2")[-1] != pid, "worker-2 to listen again", 20.0
-            )
+            await asyncio.to_thread(demo.wait_until_back, "worker-2", pid)
 
         play(scenario())
 

@@ -10,17 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from confluent_kafka import Producer
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.testing import EmbeddedBroker
 from tests.faults.asking import DEADLINE, IN_TIME, tracked
-from tests.support.kafka import RealBroker
+from tests.faults.conftest import LayersOn
 from tests.support.layers import Layers, next_message, next_messages
 from tests.support.streams import ForeignTopic, wait_for_state
 
 _REPOSITORY = Path(__file__).parents[2]
 GROUP = "order-7"
+
+
+@pytest.fixture
+def make_layer(kafka: str, layers_on: LayersOn) -> Layers:
+    """On the broker of all tests: what these break is theirs."""
+    return layers_on(kafka)
 
 
 def streams(topic: str, **settings: Any) -> dict[str, Any]:
@@ -36,12 +44,12 @@ class TestKilledInABurst:
     """Messages of all channels together after which the process is killed."""
 
     async def test_every_channel_gets_each_record_once_and_in_order(
-        self, broker: RealBroker, make_layer: Layers, prefix: str
+        self, kafka: str, make_layer: Layers, prefix: str
     ) -> None:
         sender = make_layer(prefix)
         topic = await asyncio.to_thread(ForeignTopic(sender, prefix).create, 2)
         config = {
-            "bootstrap_servers": broker.bootstrap_servers,
+            "bootstrap_servers": kafka,
             "prefix": prefix,
             "streams": streams(topic.name),
             "capacity": 20,
@@ -152,12 +160,13 @@ async def test_the_brokers_of_a_stream_are_away(make_layer: Layers, prefix: str)
 
 
 async def test_the_brokers_of_a_stream_go_away(
-    broker: RealBroker, layers_on: Any, make_layer: Layers, prefix: str
+    layers_on: LayersOn, make_layer: Layers, prefix: str
 ) -> None:
     """What a server has read itself, it replays; what it lacks is ``unavailable``."""
-    with RealBroker() as elsewhere:
+    with EmbeddedBroker() as elsewhere:
         foreign = layers_on(elsewhere.bootstrap_servers)(prefix)
-        topic = await asyncio.to_thread(ForeignTopic(foreign, prefix).create, 1)
+        topic = ForeignTopic(foreign, prefix)
+        elsewhere.create_topic(topic.name, 1)
         settings = streams(topic.name, bootstrap_servers=elsewhere.bootstrap_servers)
         here = make_layer(prefix, streams=settings)
         channel = await tracked(here, GROUP)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -153,10 +152,12 @@ class Browser:
         await self._socket.send_json_to(content)
 
     async def break_off(self) -> None:
-        """Hear all until the application fails."""
-        with contextlib.suppress(LookupError):
-            while True:
-                await self._receive()
+        """Hear the verdict, after which the application fails."""
+        assert self._socket is not None
+        await self.hear_verdict()
+        with pytest.raises(LookupError):
+            await asyncio.wait_for(self._socket.future, TIMEOUT)
+        assert self._socket.output_queue.empty()
 
     async def leave(self) -> None:
         assert self._socket is not None

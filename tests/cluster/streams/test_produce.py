@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import ProduceFailed, TopicError
 from kafka_layer.signals import produce_failed
-from tests.support.kafka import RealBroker
+from kafka_layer.testing import EmbeddedBroker
 from tests.support.layers import Layers
 from tests.support.records import console_produce, consume, create_topic
 from tests.support.waiting import wait_until, wait_until_async
@@ -138,11 +138,11 @@ class TestGivenUp:
 
 
 @pytest.fixture(scope="module")
-def far(real_broker_tools: None) -> Iterator[dict[str, Any]]:
+def far(embedded: EmbeddedBroker) -> dict[str, Any]:
     """A stream whose topic is on another cluster."""
-    with RealBroker() as broker:
-        create_topic(broker.bootstrap_servers, "far")
-        yield {"topic": "far", "bootstrap_servers": broker.bootstrap_servers}
+    topic = f"far.{secrets.token_hex(4)}"
+    embedded.create_topic(topic, 1)
+    return {"topic": topic, "bootstrap_servers": embedded.bootstrap_servers}
 
 
 def producers() -> int:
@@ -163,7 +163,7 @@ class TestAnotherCluster:
         # What is queued is written before the layer has closed.
         await layer.close()
         assert producers() == before
-        records = await asyncio.to_thread(consume, far["bootstrap_servers"], "far", 100)
+        records = await asyncio.to_thread(consume, far["bootstrap_servers"], far["topic"], 100)
         assert [record.value() for record in records] == [str(n).encode() for n in range(100)]
 
     async def test_one_that_is_away_holds_up_neither_the_others_nor_the_end(
