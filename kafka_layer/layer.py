@@ -214,7 +214,7 @@ class KafkaChannelLayer(SyncTwins):
             TopicError: If the settings have no such stream, if it is a pattern of topics, or if its
                 topic does not exist.
             TypeError: If a codec cannot carry the value or the key, or a header has a wrong type.
-            ValueError: If the partition is negative.
+            ValueError: If the partition is negative, or a header's name has a NUL.
             RegistryAway: If a schema registry does not answer within ``expiry`` seconds.
             ChannelFull: If the producer's queue is full and ``overflow`` is ``raise``.
             MessageTooLarge: If the record is larger than the producer or the topic allows.

@@ -179,7 +179,7 @@ def produce_on_commit(
         TopicError: If the settings have no such stream, or it is a pattern of topics.
         TypeError: If a codec that asks no registry cannot carry the value or the key, if one that
             does is given what cannot be copied, or if a header has a wrong type.
-        ValueError: If the partition is negative.
+        ValueError: If the partition is negative, or a header's name has a NUL.
         ImproperlyConfigured: If there is no such layer, or it is not a KafkaChannelLayer.
     """
     # Imported by the first call: most processes produce nothing.

@@ -120,7 +120,7 @@ def outgoing(
     Raises:
         TopicError: If the settings have no such stream, or it is a pattern of topics.
         TypeError: If the headers or the partition have a wrong type.
-        ValueError: If the partition is negative.
+        ValueError: If the partition is negative, or a header's name has a NUL.
     """
     settings = config.streams.get(stream)
     if settings is None:
@@ -296,6 +296,8 @@ def _headers(headers: StreamHeaders) -> Headers:
         name, value = pair
         if not isinstance(name, str) or not isinstance(value, (str, bytes)):
             raise TypeError(f"{wanted}; {name!r} is {value!r}.")
+        if "\0" in name:
+            raise ValueError(f"headers has the name {name!r}: clients end a name at its NUL.")
         try:
             name.encode()
             found.append((name, value.encode() if isinstance(value, str) else value))

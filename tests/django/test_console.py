@@ -241,8 +241,10 @@ def console(monkeypatch: pytest.MonkeyPatch) -> Iterator[Console]:
     monkeypatch.setattr(FakeLayer, "produced", [], raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
 
-    def run(*arguments: str, out: Any = None, lines: str = "", **options: Any) -> tuple[str, str]:
-        out, notes = out or io.StringIO(), io.StringIO()
+    def run(
+        *arguments: str, out: Any = None, notes: Any = None, lines: str = "", **options: Any
+    ) -> tuple[str, str]:
+        out, notes = out or io.StringIO(), notes or io.StringIO()
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         call_command("kafka_console", *arguments, stdout=out, stderr=notes, **options)
         return out.getvalue(), notes.getvalue()
@@ -342,9 +344,15 @@ class TestSending:
     def test_a_line_that_is_not_taken_is_named_and_the_others_are_sent(
         self, console: Console
     ) -> None:
+        notes = io.StringIO()
         with pytest.raises(CommandError, match="2 of 3 lines were not sent"):
-            console("orders", "--send", lines='"poison"\n{"a": \n1\n')
+            console("orders", "--send", notes=notes, lines='"poison"\n\n{"a": \n1\n')
         assert FakeLayer.produced == [("orders", 1, None, None)]
+        # An editor counts the empty one, too.
+        assert [line.split(":")[0] for line in notes.getvalue().splitlines()] == [
+            "line 1",
+            "line 3",
+        ]
 
     def test_the_first_that_the_broker_refuses_ends_it(self, console: Console) -> None:
         with pytest.raises(CommandError, match="the topic is gone"):

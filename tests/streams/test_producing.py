@@ -79,6 +79,7 @@ class TestArguments:
             ({"headers": [("trace",)]}, TypeError, r"one of them is \('trace',\)"),
             ({"headers": {"\ud800": "a"}}, TypeError, "UTF-8 cannot carry"),
             ({"headers": {"a": "\ud800"}}, TypeError, "UTF-8 cannot carry"),
+            ({"headers": {"a\0b": "c"}}, ValueError, "at its NUL"),
         ],
     )
     def test_what_kafka_cannot_carry_is_refused(

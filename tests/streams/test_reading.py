@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -160,6 +161,21 @@ class Course(RuleBasedStateMachine):
 
 
 TestCourse = Course.TestCase
+TestCourse.settings = settings(max_examples=4 * settings().max_examples)
+
+
+def test_a_channel_that_comes_and_goes_starts_the_time_anew() -> None:
+    channels: list[int] = []
+    registry: Any = channels
+    source: Any = Source()
+    reading = Reading(lambda: source, "latest", None, registry, IDLE_AFTER, lambda: None)
+    for now, idle in ((0.0, True), (IDLE_AFTER, True), (IDLE_AFTER + 1, False)):
+        reading.look_for_channels(now)
+        if not idle:
+            reading.wake()
+            reading.look_for_channels(now)
+        assert reading.situation.idle is idle
+        assert source.reads is not idle
 
 
 def test_the_table_has_the_states_on_which_it_decides() -> None:

@@ -240,7 +240,7 @@ class Command(BaseCommand):
             self._note("Each line is 'key: value'. Ctrl-D ends.")
         failed = sent = 0
         try:
-            for number, text in enumerate(_lines(options["limit"]), 1):
+            for number, text in _lines(options["limit"]):
                 line = parse_line(text)
                 key = line.key if options["key"] is None else options["key"]
                 value = line.value if options["key"] is None else text.strip()
@@ -312,8 +312,10 @@ def _layer(alias: str) -> KafkaChannelLayer:
     return backend(**{**given, "await_produce": True})
 
 
-def _lines(limit: int | None) -> Iterator[str]:
-    return itertools.islice((line for line in sys.stdin if line.strip()), limit)
+def _lines(limit: int | None) -> Iterator[tuple[int, str]]:
+    """Yield the lines that have text, each with its number."""
+    lines = enumerate(sys.stdin, 1)
+    return itertools.islice((each for each in lines if each[1].strip()), limit)
 
 
 def _joined(arguments: list[str]) -> Iterator[str]:
