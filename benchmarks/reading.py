@@ -64,8 +64,8 @@ async def write_paced(
     return await asyncio.to_thread(_write_paced, _producer(context), topic, keys, rate, seconds)
 
 
-async def open_members(context: Context, groups: Iterable[str]) -> None:
-    """Open a channel for each group, and count what all of them receive from now on."""
+async def open_members(context: Context, groups: Iterable[str], tracked: bool = False) -> None:
+    """Open a channel for each group, tracked or not; count what all of them receive from now on."""
     layer, notes = context.port.layer, context.notes
 
     async def listen(channel: str) -> None:
@@ -76,6 +76,8 @@ async def open_members(context: Context, groups: Iterable[str]) -> None:
 
     for group in groups:
         channel = await layer.new_channel()
+        if tracked:
+            layer.track(channel)
         await layer.group_add(group, channel)
         context.port._listeners.append(asyncio.create_task(listen(channel)))
 

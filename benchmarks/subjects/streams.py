@@ -24,10 +24,10 @@ _TURNS = 3
     "in turns with these as many group messages of another process to the same websocket. Then, "
     f"without websockets, what a server reads: {MEMBERS:,} channels in {MEMBERS:,} groups, whose "
     "keys come in turn; the same records for nobody; and records for nobody of which each has a "
-    "key of its own. A bare consumer reads the same, and decodes it or not; the smallest that can "
-    "be done puts what it reads into a queue for each key, on each of which a task receives. "
-    f"Last, the first answer of a compacted topic of {KEYS:,} keys to a server that has just "
-    "started.",
+    "key of its own, also while they are kept for a tracked channel. A bare consumer reads the "
+    "same, and decodes it or not; the smallest that can be done puts what it reads into a queue "
+    "for each key, on each of which a task receives. Last, the first answer of a compacted topic "
+    f"of {KEYS:,} keys to a server that has just started.",
     "record_p50: record to socket, p50 (ms)",
     "send_p50: group_send to socket, p50 (ms)",
     "latency: a record's p50 (times group_send's)",
@@ -43,6 +43,7 @@ _TURNS = 3
     "other_keys: for nobody, a key for each (records/s, more)",
     "idle_keys: these (times the bare consumer's time)",
     "cpu_look: processor: reading, and looking for members (µs/record)",
+    "cpu_kept: the same, kept for a tracked channel (µs/record)",
     "cpu_decode: processor: decoding (µs/record)",
     "cpu_put: processor: message, mailbox and note (µs/record)",
     "cpu_receive: processor: waking and receiving (µs/record)",
@@ -80,6 +81,9 @@ def streams(bench: Bench) -> Rounds:
             decoded = bare.call(reading.read_bare, topics["full"], count, True)
             smallest = bare.call(reading.read_smallest, topics["full"], count, MEMBERS)
             decoding = bare.call(reading.decode, count)
+            # Of a group that no key gives; the stream may reach it, so its records are kept.
+            reader.call(reading.open_members, ["order-nobody"], True)
+            kept = reader.call(reading.read_stream, "keys", KEYS, False)
         values |= {
             "members": read.per_second,
             "smallest": smallest.per_second,
@@ -92,6 +96,7 @@ def streams(bench: Bench) -> Rounds:
             "other_keys": other.per_second,
             "idle_keys": other_bare.per_second / other.per_second,
             "cpu_look": looked.each("stream"),
+            "cpu_kept": kept.each("stream"),
             "cpu_decode": decoding,
             "cpu_put": read.each("stream") - looked.each("stream") - decoding,
             "cpu_receive": read.each("loop"),
