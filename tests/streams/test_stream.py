@@ -23,6 +23,7 @@ from kafka_layer.recovery.stream_log import StreamLog
 from kafka_layer.server.clock import BrokerClock
 from kafka_layer.server.expiry import Expiry
 from kafka_layer.streams import group_name
+from kafka_layer.streams.payload import StreamPayload
 from kafka_layer.streams.record import StreamRecord
 from kafka_layer.streams.stream import Stream
 from kafka_layer.transport import (
@@ -597,6 +598,18 @@ class TestKept:
         assert late.before == {(TOPIC, 0): 1}
         site.source.listener({(TOPIC, 0): ReadFrom(9, None)}, True)
         assert keeper.told == ["begun", "moved"]
+
+    def test_a_tracked_channel_gets_records_and_not_messages_also_before(self) -> None:
+        # Their places are given to them when the stream begins to be kept.
+        site = Site(group="order-{key}").awake()
+        mailbox = site.registry.mailbox(site.channel("order-7"))
+        assert mailbox is not None
+        owner: Any = object()
+        mailbox.tracked = owner
+        # The second one has a key that is known.
+        for _ in range(2):
+            site.stream.deliver([site.record()])
+        assert [type(each.payload) for each in mailbox.waiting()] == [StreamPayload] * 2
 
     def test_nothing_is_read_of_what_is_kept_and_for_nobody_here(
         self, monkeypatch: pytest.MonkeyPatch
