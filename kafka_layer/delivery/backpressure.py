@@ -32,7 +32,7 @@ class Verdict(enum.Enum):
 
 
 class Congestion:
-    """A channel from the moment at which it is full until it is drained.
+    """A full channel, from the first look of the reading thread until it is drained.
 
     States and transitions:
 
@@ -48,21 +48,32 @@ class Congestion:
     congestion as a whole; late writes to the old object are harmless.
 
     Args:
-        taken: How many messages the channel's receives have taken so far.
-        clocks: For each loop that receives, the seconds for which it was seen to run so far.
+        taken: How many messages the channel's receives had taken when it was filled.
+        clocks: For each loop that receives, the seconds for which it was seen to run by then.
 
     Attributes:
-        room: Set when half of the capacity is free; None unless a thread waits for that.
+        room: Set when half of the capacity is free; None unless a thread has waited for that.
+        tells_at: How few messages a take has to leave to call ``relieve``: half of the capacity
+            while a thread waits for room, otherwise none.
         held_up: Seconds for which the others had to wait for the channel.
         stalled: Whether the channel is stalled.
         none_expires_before: The earliest deadline of its messages at the last search, on
             ``time.monotonic()``; minus infinity if it was filled again since.
     """
 
-    __slots__ = ("_since", "_taken", "held_up", "none_expires_before", "room", "stalled")
+    __slots__ = (
+        "_since",
+        "_taken",
+        "held_up",
+        "none_expires_before",
+        "room",
+        "stalled",
+        "tells_at",
+    )
 
     def __init__(self, taken: int, clocks: Mapping[Loop, float]) -> None:
         self.room: threading.Event | None = None
+        self.tells_at = 0
         self.held_up = 0.0
         self.stalled = False
         self.restart(taken, clocks)
@@ -72,6 +83,19 @@ class Congestion:
         self._taken = taken
         self._since = dict(clocks)
         self.none_expires_before = -math.inf
+
+    def await_room(self, room: threading.Event, left: int) -> None:
+        """Have the take that leaves so few messages set an event; the thread that waits for it."""
+        # In this order: a take looks at tells_at first.
+        self.room = room
+        self.tells_at = left
+
+    def relieve(self) -> None:
+        """Wake the thread that waits for room, if one does; once for each ``await_room``."""
+        if self.room is not None:
+            # In this order: the thread may wait again as soon as it is woken.
+            self.tells_at = 0
+            self.room.set()
 
     def idle(self, taken: int, clocks: Mapping[Loop, float]) -> float:
         """Return the seconds in which *all* loops that receive ran and no message was taken.
@@ -140,7 +164,7 @@ class BackPressure:
             self._room.clear()
             # A receive may drain the channel during the wait, which then counts for nothing.
             congestion = channel.congestion()
-            congestion.room = self._room
+            congestion.await_room(self._room, channel.capacity // 2)
             verdict = self.verdict(channel)
             if verdict is not Verdict.WAIT:
                 return verdict is Verdict.ROOM

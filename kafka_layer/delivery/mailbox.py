@@ -10,7 +10,7 @@ so a cancelled receive loses none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config import realtime as time
@@ -19,6 +19,9 @@ from .tickets import Ticket
 from .wakeups import Envelope, Loop, Receives, Wakeups
 
 __all__ = ["Envelope", "Mailbox", "Read", "Tracked"]
+
+
+_NEVER: tuple[int, Mapping[Loop, float]] = 0, {}
 
 
 class Tracked(Protocol):
@@ -80,6 +83,7 @@ class Mailbox(Receives):
 
     __slots__ = (
         "_congestion",
+        "_filled",
         "attentive",
         "capacity",
         "channel",
@@ -108,8 +112,10 @@ class Mailbox(Receives):
         self.in_hand: Envelope | None = None
         self.handed_over: Envelope | None = None
         self.attentive = False
-        # From the message that fills it to the take that drains it.
+        # While the reading thread is concerned with it: until the take that drains it.
         self._congestion: Congestion | None = None
+        # When a message filled it last: ``taken``, and for each loop the seconds for which it ran.
+        self._filled = _NEVER
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -140,17 +146,19 @@ class Mailbox(Receives):
     def take(self) -> Envelope | None:
         """Return the oldest message, or None; any thread, in practice the receiving loop's."""
         # Most receives come before their message, and an IndexError costs as much as the rest.
-        if not self._messages:
+        messages = self._messages
+        if not messages:
             # A receive that finds the mailbox empty keeps up.
             self._congestion = None
             return None
         try:
-            envelope = self._messages.popleft()
+            envelope = messages.popleft()
         except IndexError:
             return None
         self.taken += 1
-        if self._congestion is not None:
-            self._relieve(self._congestion)
+        congestion = self._congestion
+        if congestion is not None and len(messages) <= congestion.tells_at:
+            self._relieve(congestion)
         return envelope
 
     def drop_expired(self) -> int:
@@ -225,7 +233,8 @@ class Mailbox(Receives):
         """Return its congestion; begin one if it has none."""
         congestion = self._congestion
         if congestion is None:
-            congestion = self._congestion = Congestion(self.taken, self._clocks())
+            # Where receives took messages since then, it counts from now on.
+            congestion = self._congestion = Congestion(*self._filled)
         return congestion
 
     def _fill(self, envelope: Envelope) -> bool:
@@ -239,18 +248,16 @@ class Mailbox(Receives):
                     # A receive took it, or close() dropped and counted it.
                     return True
                 return False
-        self.congestion().restart(self.taken, self._clocks())
+        self._filled = self.taken, {loop: loop.ran for loop in self.loops}
+        if self._congestion is not None:
+            self._congestion.restart(*self._filled)
         return True
 
     def _relieve(self, congestion: Congestion) -> None:
-        left = len(self._messages)
-        if not left:
+        """Note that the mailbox is drained, or that a thread which waits for room has it."""
+        if not self._messages:
             self._congestion = None
-        if left <= self.capacity // 2 and congestion.room is not None:
-            congestion.room.set()
-
-    def _clocks(self) -> dict[Loop, float]:
-        return {loop: loop.ran for loop in self.loops}
+        congestion.relieve()
 
 
 Read = Callable[[Mailbox, Envelope], "dict[str, Any] | None"]

@@ -152,8 +152,9 @@ class TrackedMailbox(Mailbox):
         if envelope is not first:
             self.in_hand = envelope
         self.taken += 1
-        if self._congestion is not None:
-            self._relieve(self._congestion)
+        congestion = self._congestion
+        if congestion is not None and len(messages) <= congestion.tells_at:
+            self._relieve(congestion)
         return envelope
 
     def wait(self) -> Coroutine[Any, Any, None]:

@@ -59,16 +59,14 @@ class FullMailboxes:
             self._stats.count("dropped.closed")
             return False
         tracked = mailbox.tracked
-        if tracked is None:
-            if self._expiry.make_room(mailbox) and mailbox.put(envelope):
+        if tracked is not None:
+            if tracked.pass_by(envelope):
                 return True
-        elif tracked.pass_by(envelope):
-            return True
-        elif envelope.place is not None:
-            # What is no message of the log, the channel cannot read from there.
-            if envelope.place[0] is Topic.SEND_CONN:
-                self._count_full(mailbox)
-            return False
+            if envelope.place is not None:
+                # What is no message of the log, the channel cannot read from there.
+                if envelope.place[0] is Topic.SEND_CONN:
+                    self._count_full(mailbox)
+                return False
         return self._put_later(mailbox, tracked, envelope)
 
     def _put_later(self, mailbox: Mailbox, tracked: Tracked | None, envelope: Envelope) -> bool:

@@ -110,6 +110,20 @@ class TestWaiting:
         waiting.join(5)
         assert result == [True]
 
+    def test_a_thread_that_waits_is_woken_once(self, mailbox: Mailbox) -> None:
+        """And not again by each further take."""
+        left: list[int] = []
+
+        class Room(threading.Event):
+            def set(self) -> None:
+                left.append(len(mailbox))
+
+        fill(mailbox)
+        mailbox.congestion().await_room(Room(), CAPACITY // 2)
+        while mailbox.take() is not None:
+            pass
+        assert left == [CAPACITY // 2]
+
     def test_a_channel_that_takes_nothing_stalls(self, site: Site, mailbox: Mailbox) -> None:
         fill(mailbox)
         started = time.monotonic()
