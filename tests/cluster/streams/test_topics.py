@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from confluent_kafka import Producer
 
 from kafka_layer.config.timings import Timings
@@ -21,6 +22,11 @@ def settings(topic: str, **more: Any) -> dict[str, Any]:
     return {"orders": {"topic": topic, "group": "all", "type": "order.changed", **more}}
 
 
+@pytest.fixture
+def topic(make_layer: Layers, prefix: str) -> ForeignTopic:
+    return ForeignTopic(make_layer(), prefix).create()
+
+
 async def member(layer: Any, group: str = "all") -> str:
     channel: str = await layer.new_channel()
     await layer.group_add(group, channel)
@@ -31,9 +37,9 @@ async def values(layer: Any, channel: str, count: int) -> list[Any]:
     return [each["value"] for each in await next_messages(layer, channel, count)]
 
 
-async def test_what_kafkas_own_console_producer_writes(make_layer: Layers, prefix: str) -> None:
-    topic = ForeignTopic(make_layer(), prefix)
-    await asyncio.to_thread(topic.create)
+async def test_what_kafkas_own_console_producer_writes(
+    make_layer: Layers, topic: ForeignTopic
+) -> None:
     layer = make_layer(streams=settings(topic.name, group="order-{key}"))
     channel = await member(layer, "order-_xC3_xBC_x207")
     lines = 'ü 7:{"total": 5}\nother:{"total": 6}\n'.encode()
@@ -44,11 +50,9 @@ async def test_what_kafkas_own_console_producer_writes(make_layer: Layers, prefi
 
 
 async def test_a_partition_that_is_added_is_read_from_its_first_record(
-    make_layer: Layers, prefix: str
+    make_layer: Layers, topic: ForeignTopic
 ) -> None:
     make_layer.timings = SOON
-    topic = ForeignTopic(make_layer(), prefix)
-    await asyncio.to_thread(topic.create)
     layers = [make_layer(streams=settings(topic.name)) for _ in range(2)]
     channels = [(layer, await member(layer)) for layer in layers]
     await asyncio.to_thread(topic.add_partitions, 2)
@@ -59,11 +63,9 @@ async def test_a_partition_that_is_added_is_read_from_its_first_record(
 
 
 async def test_a_topic_that_is_made_anew_is_read_from_its_start(
-    make_layer: Layers, prefix: str
+    make_layer: Layers, topic: ForeignTopic
 ) -> None:
     make_layer.timings = SOON
-    topic = ForeignTopic(make_layer(), prefix)
-    await asyncio.to_thread(topic.create)
     await asyncio.to_thread(topic.write, b"1", b"2", key=b"old")
     layer = make_layer(streams=settings(topic.name, group="order-{key}", last_value=True))
     channel = await member(layer, "order-old")
@@ -98,12 +100,10 @@ async def test_a_topic_that_a_pattern_finds_later_is_read_from_its_start(
 
 
 async def test_what_a_transaction_aborts_reaches_nobody_and_its_marker_no_client(
-    make_layer: Layers, prefix: str
+    make_layer: Layers, topic: ForeignTopic, prefix: str
 ) -> None:
     """A transaction ends in a record that no consumer gets: its client is not deaf for that."""
     make_layer.timings = SOON
-    topic = ForeignTopic(make_layer(), prefix)
-    await asyncio.to_thread(topic.create)
     layer = make_layer(streams=settings(topic.name))
     channel = await member(layer)
     servers = layer.config.bootstrap_servers
@@ -129,10 +129,8 @@ async def test_what_a_transaction_aborts_reaches_nobody_and_its_marker_no_client
 
 
 async def test_brokers_of_another_cluster_that_are_away_delay_no_other_message(
-    make_layer: Layers, prefix: str
+    make_layer: Layers, topic: ForeignTopic
 ) -> None:
-    topic = ForeignTopic(make_layer(), prefix)
-    await asyncio.to_thread(topic.create)
     away = {"bootstrap_servers": "127.0.0.1:1", "group": "all", "type": "x"}
     layer = make_layer(streams={**settings(topic.name), "elsewhere": away})
     channel = await member(layer)
@@ -145,10 +143,10 @@ async def test_brokers_of_another_cluster_that_are_away_delay_no_other_message(
     assert not stats_of(layer)["errors._TRANSPORT"]
 
 
-async def test_a_server_without_a_channel_reads_nothing(make_layer: Layers, prefix: str) -> None:
+async def test_a_server_without_a_channel_reads_nothing(
+    make_layer: Layers, topic: ForeignTopic
+) -> None:
     make_layer.timings = replace(SOON, stream_idle=0.2, upkeep=0.1)
-    topic = ForeignTopic(make_layer(), prefix)
-    await asyncio.to_thread(topic.create)
     layer = make_layer(expiry=0.5, streams=settings(topic.name))
     assert state_of(layer, "orders")["state"] == "idle"
     await layer.new_channel()
