@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import precondition, rule
 
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.delivery.mailbox import Envelope
@@ -18,15 +18,15 @@ from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.recovery.channel import SharedMailbox, State
 from kafka_layer.recovery.kept_stream import KeptStream
 from kafka_layer.recovery.recent import Key
-from kafka_layer.recovery.replay import EVERYBODY, missed_keys, missed_stream_parts
+from kafka_layer.recovery.replay import missed_keys, missed_stream_parts
 from kafka_layer.recovery.stream_log import Keeper
 from kafka_layer.streams.payload import StreamPayload
 from kafka_layer.transport import ReadFrom
 from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
-from kafka_layer.wire.topics import StreamTopic
-from tests.recovery.test_channel import ALL, CAPACITY, GROUP, GROUPS, NOW, Around, Scene, text
+from kafka_layer.wire.topics import StreamTopic, Where
+from tests.recovery.test_channel import GROUP, NOW, Around, Channel, Scene, groups_of, text
 
 TOPIC = StreamTopic("orders", "shop.orders")
 PARTITIONS = 2
@@ -64,8 +64,7 @@ class Stream:
         return key[0] is GROUP and key[1] != "d"
 
     def addresses(self, record: Record) -> Sequence[Key]:
-        names = (record[1] or b"").decode()
-        return tuple((GROUP, name) for name in names)
+        return tuple((GROUP, name) for name in groups_of(record))
 
     def payload(self, record: Any) -> Any:
         return Payload(record)
@@ -123,13 +122,13 @@ class StreamScene(Scene):
 
     def write(self, records: Sequence[tuple[str, int]], value: bytes | None = None) -> None:
         """Have the thread read a batch; each record is for some groups, in a partition."""
-        for names, number in records:
+        for groups, number in records:
             offset = self.stream_ends[number]
             self.stream_ends[number] += 1
             # Offsets of markers are missing.
             record: Any = (
                 TOPIC,
-                names.encode(),
+                groups.encode(),
                 value or f"s{number}.{offset}".encode(),
                 (),
                 NOW - 1000 * number,
@@ -159,6 +158,22 @@ class StreamScene(Scene):
         self.wakeups.flush()
         self.turn()
 
+    @property
+    def records(self) -> list[Record]:
+        return [*self.log, *self.stream_records]
+
+    @property
+    def routed(self) -> Mapping[Where, int]:
+        return {**self.recent.routed, **self.kept.log.routed}
+
+    @property
+    def is_routing(self) -> bool:
+        return bool(self.unrouted or self.unrouted_stream)
+
+    @property
+    def unkept(self) -> Iterable[Record]:
+        return self.unrouted_stream
+
     def replayed(self, position: str) -> set[str]:
         found = super().replayed(position)
         read = LogPosition.read(position, "channels")
@@ -178,44 +193,13 @@ class StreamScene(Scene):
         return found
 
 
-class Channel(RuleBasedStateMachine):
-    """Any course of reading and routing by two threads, joining and receiving."""
+class ChannelOfStreams(Channel):
+    """The same with a second thread, which reads and routes the records of a stream."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.site = StreamScene()
-        self.addressed: set[str] = set()
-        self.doubtful: set[str] = set()
-        self.signed = 0
+    site: StreamScene
 
-    def teardown(self) -> None:
-        self.site.close()
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return self.site.membership.names(self.site.mailbox)
-
-    def _is_ours(self, record: Record) -> bool:
-        if record[0] is ALL:
-            return True
-        return any(name in self.groups for name in (record[1] or b"").decode())
-
-    @precondition(lambda self: not self.site.unrouted)
-    @rule(
-        keys=st.lists(
-            st.sampled_from([*((GROUP, group) for group in GROUPS), EVERYBODY]),
-            min_size=1,
-            max_size=6,
-        )
-    )
-    def read(self, keys: list[Key]) -> None:
-        self.site.read(keys)
-        self.addressed |= {text(each) for each in self.site.unrouted if self._is_ours(each)}
-
-    @precondition(lambda self: self.site.unrouted)
-    @rule(number=st.integers(1, 6))
-    def route(self, number: int) -> None:
-        self.site.route(number)
+    def make_site(self) -> StreamScene:
+        return StreamScene()
 
     @precondition(lambda self: not self.site.unrouted_stream)
     @rule(
@@ -227,77 +211,16 @@ class Channel(RuleBasedStateMachine):
     )
     def write(self, records: list[tuple[str, int]]) -> None:
         self.site.write(records)
-        self.addressed |= {text(each) for each in self.site.unrouted_stream if self._is_ours(each)}
+        self.note(self.site.unrouted_stream)
 
     @precondition(lambda self: self.site.unrouted_stream)
     @rule(number=st.integers(1, 6))
     def deliver(self, number: int) -> None:
         self.site.deliver(number)
 
-    @rule(group=st.sampled_from(GROUPS))
-    def join(self, group: str) -> None:
-        if group not in self.groups:
-            # What was sent before, and is being routed, may come or not.
-            waiting = [*self.site.unrouted, *self.site.unrouted_stream]
-            known = {*self.site.recent.routed.items(), *self.site.kept.log.routed.items()}
-            routed = dict(known)
-            self.doubtful |= {
-                text(each)
-                for each in [*self.site.log, *self.site.stream_records]
-                if group in (each[1] or b"").decode()
-                and (each in waiting or each[6] >= routed.get((each[0], each[5]), 0))
-            }
-            self.signed = len(self.site.received)
-        self.site.tracked.prepare("group_add", group)
-        self.site.join(group)
 
-    @precondition(lambda self: self.site.receive is None)
-    @rule()
-    def receive(self) -> None:
-        self.site.begin_receive()
-
-    @invariant()
-    def each_message_came_once_and_in_order(self) -> None:
-        reached: dict[str, int] = {}
-        for message in self.site.received:
-            where, _, offset = message["n"].partition(".")
-            assert int(offset) > reached.get(where, -1), self.site.received
-            reached[where] = int(offset)
-        got = {message["n"] for message in self.site.received}
-        assert got <= self.addressed | self.doubtful
-        if (
-            self.site.receive is not None
-            and not self.site.unrouted
-            and not self.site.unrouted_stream
-        ):
-            assert self.addressed <= got | self.doubtful
-
-    @invariant()
-    def the_position_is_exact(self) -> None:
-        handed_over = {message["n"] for message in self.site.handed_over}
-        replayed = self.site.replayed(self.site.tracked.position().sign())
-        unread = {text(each) for each in self.site.unrouted_stream}
-        expected = self.addressed - handed_over - self.doubtful
-        assert replayed - self.doubtful - unread == expected - unread
-        assert not replayed & handed_over
-
-    @invariant()
-    def the_position_of_the_last_message_is_exact(self) -> None:
-        if len(self.site.received) > self.signed:
-            received = {message["n"] for message in self.site.received}
-            replayed = self.site.replayed(self.site.received[-1].position)
-            unread = {text(each) for each in self.site.unrouted_stream} | self.doubtful
-            assert replayed - unread == self.addressed - received - unread
-
-    @invariant()
-    def it_stays_within_its_capacity(self) -> None:
-        assert len(self.site.mailbox) <= CAPACITY
-        if self.site.tracked.state is State.LIVE:
-            assert self.site.mailbox.capacity == CAPACITY
-
-
-TestChannel = Channel.TestCase
-TestChannel.settings = settings(stateful_step_count=40)
+TestChannelOfStreams = ChannelOfStreams.TestCase
+TestChannelOfStreams.settings = settings(stateful_step_count=40)
 
 
 @pytest.fixture
