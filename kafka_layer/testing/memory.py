@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.streams import StreamSettings
-from ..config.threads import Lock, RLock, SimpleQueue, is_current, new_thread
+from ..config.threads import Lock, SimpleQueue, is_current, new_thread
 from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import LayerClosed
 from ..layer import KafkaChannelLayer
@@ -35,7 +35,6 @@ from ..transport import (
     StreamWriter,
 )
 from ..wire.partitions import partition_of
-from ..wire.record_block import RecordBlock
 from ..wire.records import ProducerRecord, Record, StreamProducerRecord
 from ..wire.topics import (
     BROADCAST_TOPICS,
@@ -49,6 +48,7 @@ from ..wire.topics import (
     topic_name,
 )
 from .jobs import JobServer, Waiting, WaitingJobs
+from .shared_log import LogPast, SharedLog
 from .streams import InMemoryStream, InMemoryStreamPast, StreamTopics
 
 __all__ = ["InMemoryBackplane", "InMemoryKafkaChannelLayer"]
@@ -263,7 +263,8 @@ class InMemoryBackplane:
         self._closed = True
         for stream in self._streams:
             stream.abandon()
-        self._log.abandon(self)
+        self._log.abandon()
+        self._log.detach(self)
 
     def offer(self, topic: Topic, partition: int, record: Record) -> None:
         """Take a record if this server reads it."""
@@ -324,11 +325,11 @@ class _Kept:
             self._bytes -= len(self.records.popleft()[2] or b"")
 
 
-class _InMemoryPast:
+class _InMemoryPast(LogPast):
     """``Past`` for one question."""
 
     def __init__(self, log: _Log, counts: Mapping[Topic, int], deadline: float) -> None:
-        self.deadline = deadline
+        super().__init__(deadline)
         self._log = log
         self._counts = counts
 
@@ -346,49 +347,27 @@ class _InMemoryPast:
         records = self._log.kept(*where)
         return next((each[6] for each in records if each[4] >= timestamp), extent.end)
 
-    def read_blocks(
-        self, where: tuple[Any, int], first: int, end: int
-    ) -> tuple[int, list[RecordBlock]]:
-        start, records = self.read(where, first, end)
-        return start, [RecordBlock.of(records)] if records else []
-
-    def epochs(self, offsets: Mapping[tuple[Any, int], int]) -> dict[tuple[Any, int], int]:
-        return {}
-
     def read(self, where: tuple[Any, int], first: int, end: int) -> tuple[int, list[Record]]:
         kept = self._log.kept(*where)
         start = max(first, min(end, kept[0][6])) if kept else end
         return start, [record for record in kept if first <= record[6] < end]
 
 
-class _Log:
+class _Log(SharedLog["InMemoryBackplane"]):
     """The topics of one prefix: it orders records and offers them to the servers."""
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler may interrupt a send and send.
-        self._lock = RLock()
+        super().__init__()
         # Starts with this machine's time and then ignores its changes, as a broker's clock.
         self._clock = BrokerClock()
         self._ends: dict[tuple[Topic, int], int] = {}
         self._kept: dict[tuple[Topic, int], _Kept] = {}
-        self._readers: list[InMemoryBackplane] = []
         self._jobs: dict[WorkTopic, WaitingJobs] = {}
         self.stream_topics = StreamTopics()
 
-    def attach(self, reader: InMemoryBackplane) -> None:
-        with self._lock:
-            self._readers.append(reader)
-
-    def detach(self, reader: InMemoryBackplane) -> None:
-        with self._lock:
-            if reader in self._readers:
-                self._readers.remove(reader)
-
-    def abandon(self, reader: InMemoryBackplane) -> None:
-        # A new lock, because a thread of the parent may have held the old one at the fork.
-        self._lock = RLock()
+    def abandon(self) -> None:
+        super().abandon()
         self.stream_topics.abandon()
-        self.detach(reader)
 
     def jobs(self, topic: WorkTopic) -> WaitingJobs:
         with self._lock:

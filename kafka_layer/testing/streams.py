@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
 from ..config.realtime import wall_clock
 from ..config.streams import Start, StreamSettings, place_at
-from ..config.threads import RLock, is_current, new_condition, new_event, new_thread
+from ..config.threads import is_current, new_condition, new_event, new_thread
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
@@ -26,10 +26,11 @@ from ..transport import (
     StreamStart,
 )
 from ..wire.partitions import partition_of_bytes
-from ..wire.record_block import RecordBlock, size_of_headers
+from ..wire.record_block import size_of_headers
 from ..wire.records import Record
 from ..wire.topics import StreamTopic
 from .jobs import JobRecord
+from .shared_log import LogPast, SharedLog
 
 __all__ = ["InMemoryStream", "InMemoryStreamPast", "StreamGroup", "StreamTopics"]
 
@@ -50,17 +51,15 @@ class _Kept:
         self.end = 0
 
 
-class StreamTopics:
+class StreamTopics(SharedLog["InMemoryStream | StreamGroup"]):
     """The topics that streams read and write, of all layers of one prefix; any thread.
 
     A topic exists from its first record on, with one partition, or as many as records name.
     """
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler may interrupt a write and write.
-        self._lock = RLock()
+        super().__init__()
         self._topics: dict[str, list[_Kept]] = {}
-        self._readers: list[InMemoryStream | StreamGroup] = []
         # By the name of a consumer group and of its topic.
         self._groups: dict[tuple[str, str], StreamGroup] = {}
 
@@ -115,21 +114,6 @@ class StreamTopics:
                 group = self._groups[name, topic] = StreamGroup(self, topic, start)
                 self._readers.append(group)
             return group
-
-    def abandon(self) -> None:
-        """Make a new lock, in a forked child: a thread of the parent may have held the old one."""
-        self._lock = RLock()
-
-    def attach(self, reader: InMemoryStream) -> None:
-        """Tell a reader of new records."""
-        with self._lock:
-            self._readers.append(reader)
-
-    def detach(self, reader: InMemoryStream) -> None:
-        """Tell a reader no more."""
-        with self._lock:
-            if reader in self._readers:
-                self._readers.remove(reader)
 
     def partitions(self, takes: Callable[[str], bool]) -> list[_Partition]:
         """Return the partitions of all topics with such a name."""
@@ -408,7 +392,7 @@ class InMemoryStream:
         return found
 
 
-class InMemoryStreamPast:
+class InMemoryStreamPast(LogPast):
     """``Past`` for one question about the topics of a stream.
 
     Args:
@@ -418,7 +402,7 @@ class InMemoryStreamPast:
     """
 
     def __init__(self, topics: StreamTopics, settings: StreamSettings, deadline: float) -> None:
-        self.deadline = deadline
+        super().__init__(deadline)
         self._topics = topics
         self._settings = settings
 
@@ -437,17 +421,6 @@ class InMemoryStreamPast:
         """See ``Past``."""
         since = datetime.datetime.fromtimestamp(timestamp, datetime.timezone.utc)
         return self._topics.place((where[0].name, where[1]), since)
-
-    def read_blocks(
-        self, where: tuple[Any, int], first: int, end: int
-    ) -> tuple[int, list[RecordBlock]]:
-        """See ``Past``."""
-        start, records = self.read(where, first, end)
-        return start, [RecordBlock.of(records)] if records else []
-
-    def epochs(self, offsets: Mapping[tuple[Any, int], int]) -> dict[tuple[Any, int], int]:
-        """See ``Past``."""
-        return {}
 
     def read(self, where: tuple[Any, int], first: int, end: int) -> tuple[int, list[Record]]:
         """See ``Past``."""
