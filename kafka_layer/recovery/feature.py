@@ -36,7 +36,7 @@ from .kept_stream import KeptStream
 from .log_replay import LogReplay
 from .opening import Opening
 from .read_through import ROUNDS, Extents, learn_epochs, parts_to_read
-from .recent import TELLING, Key, Loss, RecentLog
+from .recent import Key, Loss, RecentLog
 from .replay import (
     EVERYBODY,
     NotRecovered,
@@ -49,6 +49,7 @@ from .replay import (
 )
 from .stream_log import Followed
 from .stream_replay import StreamReplay
+from .tails import TELLING
 
 __all__ = ["MAX_BYTES", "Recoveries"]
 

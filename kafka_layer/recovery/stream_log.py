@@ -9,23 +9,20 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config.realtime import monotonic
-from ..config.threads import RLock
 from ..streams.payload import StreamPayload
 from ..transport import BatchFacts, ReadFrom
-from ..wire.record_block import RECORD_BYTES, size_of_headers
+from ..wire.record_block import RECORD_BYTES
 from ..wire.records import Record, offset_of, written_at
 from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
 from .epochs import LeaderEpochs
-from .recent import TELLING, Key, Loss
+from .recent import Key, Loss
+from .tails import Run, Tail, Tails, size_of
 
 __all__ = ["UNREADABLE", "Followed", "Keeper", "StreamLog", "Unread"]
-
-# Records of a key that were dropped and still lie in its list, before the list is cut.
-_MOST_DROPPED = 64
 
 # Messages of one block, and the part of the time for which records are kept that they may span.
 _BLOCK = 1000
@@ -33,192 +30,6 @@ _SPAN = 1 / 16
 
 UNREADABLE: Key = (Topic.SEND_ALL, "unreadable")
 """The address of records of which nobody can tell for whom they are."""
-
-
-class _Run:
-    """The records of one key in one partition, in its order; those before ``head`` are dropped."""
-
-    __slots__ = ("head", "records")
-
-    def __init__(self) -> None:
-        self.head = 0
-        self.records: list[Any] = []
-
-
-class _Tail:
-    """The kept part of one partition, without holes: all records from offset ``begin`` on."""
-
-    __slots__ = ("begin", "runs")
-
-    def __init__(self, begin: int) -> None:
-        self.begin = begin
-        self.runs: dict[Hashable, _Run] = {}
-
-
-class Tails:
-    """Keeps the tail of each partition, bounded in bytes, by the keys of its records.
-
-    Any thread may call any method; a subclass adds what is read.
-
-    Args:
-        most_bytes: Bytes that it keeps, roughly. What is prepended may exceed them until the next
-            record is added.
-
-    Attributes:
-        size: Bytes that are kept, roughly.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self.size = 0
-        self._most_bytes = most_bytes
-        self._tails: dict[Where, _Tail] = {}
-        # All kept records; those of one partition are in its order.
-        self._order: deque[Any] = deque()
-        # Re-entrant: a signal handler may interrupt the holder and ask.
-        self._lock = RLock()
-
-    def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Any]]]) -> None:
-        """Add what lies before the kept records.
-
-        Args:
-            parts: For some partitions an offset, the offset where the kept records began a moment
-                ago, and all records between. A part is ignored if others were dropped since.
-        """
-        with self._lock:
-            added = []
-            for where, (first, end, records) in parts.items():
-                tail = self._tails.get(where)
-                if tail is not None and first < tail.begin <= end:
-                    older = records[: bisect_left(records, tail.begin, key=offset_of)]
-                    self._put_before(tail, first, older)
-                    added.append(older)
-            for record in reversed(list(heapq.merge(*added, key=written_at))):
-                self._order.appendleft(record)
-                self.size += _size(record)
-
-    @property
-    def room(self) -> int:
-        """For how many records before the kept ones there is room, as far as these tell."""
-        with self._lock:
-            return self._room(len(self._order))
-
-    def _room(self, kept: int) -> int:
-        left = max(0, self._most_bytes - self.size)
-        if kept < TELLING:
-            return min(TELLING, left // RECORD_BYTES)
-        return left * kept // self.size
-
-    def begin(self, where: Where) -> int:
-        """Return the offset from which a partition is kept; 0 for one that is not read."""
-        tail = self._tails.get(where)
-        return 0 if tail is None else tail.begin
-
-    def find(
-        self, where: Where, key: Hashable, first: int, end: int, most: int | None = None
-    ) -> list[Any] | None:
-        """Return the records of a key in a part of a partition.
-
-        Args:
-            where: The partition.
-            key: The records' key.
-            first: The first offset.
-            end: The offset behind the last one; not beyond what was read.
-            most: How many of the first ones to return at most; None for all.
-
-        Returns:
-            The records; None if the part is not kept from its beginning.
-        """
-        with self._lock:
-            tail = self._tails.get(where)
-            if first >= end:
-                return []
-            if tail is None or first < tail.begin:
-                return None
-            run = tail.runs.get(key)
-            if run is None:
-                return []
-            records = run.records
-            low = bisect_left(records, first, run.head, key=offset_of)
-            high = bisect_left(records, end, low, key=offset_of)
-            return records[low : high if most is None else min(high, low + most)]
-
-    def _keys_of(self, record: Any) -> Sequence[Hashable]:
-        """Return the keys by which a record is found."""
-        raise NotImplementedError
-
-    def _add(self, tail: _Tail, record: Any) -> None:
-        """Add a record behind the others of its partition."""
-        for key in self._keys_of(record):
-            run = tail.runs.get(key)
-            if run is None:
-                run = tail.runs[key] = _Run()
-            run.records.append(record)
-        self._order.append(record)
-        self.size += _size(record)
-        while self.size > self._most_bytes:
-            self._drop_first()
-
-    def _begin(self, where: Where, offset: int) -> _Tail:
-        if where in self._tails:
-            kept: list[Any] = []
-            for record in self._order:
-                if (record[0], record[5]) == where:
-                    self.size -= _size(record)
-                else:
-                    kept.append(record)
-            self._order = deque(kept)
-        tail = self._tails[where] = _Tail(offset)
-        return tail
-
-    def _cut(self, where: Where, offset: int) -> None:
-        """Forget the records of a partition from an offset on."""
-        tail = self._tails[where]
-        if offset <= tail.begin:
-            self._begin(where, offset)
-            return
-        kept: deque[Any] = deque()
-        for record in self._order:
-            if (record[0], record[5]) == where and record[6] >= offset:
-                self.size -= _size(record)
-                for key in self._keys_of(record):
-                    run = tail.runs[key]
-                    del run.records[
-                        max(run.head, bisect_left(run.records, offset, key=offset_of)) :
-                    ]
-            else:
-                kept.append(record)
-        self._order = kept
-        tail.runs = {key: run for key, run in tail.runs.items() if run.head < len(run.records)}
-
-    def _put_before(self, tail: _Tail, first: int, records: Sequence[Any]) -> None:
-        by_key: dict[Hashable, list[Any]] = {}
-        for record in records:
-            for key in self._keys_of(record):
-                by_key.setdefault(key, []).append(record)
-        for key, older in by_key.items():
-            run = tail.runs.setdefault(key, _Run())
-            run.records[: run.head] = older
-            run.head = 0
-        tail.begin = first
-
-    def _drop_first(self) -> None:
-        record = self._order.popleft()
-        self.size -= _size(record)
-        tail = self._tails[record[0], record[5]]
-        tail.begin = record[6] + 1
-        for key in self._keys_of(record):
-            run = tail.runs[key]
-            run.head += 1
-            if run.head == len(run.records):
-                del tail.runs[key]
-            elif run.head > _MOST_DROPPED and run.head > len(run.records) // 2:
-                del run.records[: run.head]
-                run.head = 0
-
-
-def _size(record: Any) -> int:
-    headers = record[3]
-    return RECORD_BYTES + len(record[2] or b"") + (size_of_headers(headers) if headers else 0)
 
 
 class Keeper(Protocol):
@@ -380,7 +191,7 @@ class _Block:
         self._indexed = len(self._messages)
 
 
-class StreamLog(Tails):
+class StreamLog(Tails[Key]):
     """Keeps the tail of each partition of a stream, bounded in bytes and in time, by address.
 
     A record is found with its addresses as a further item. Those that are for nobody are not found:
@@ -572,6 +383,25 @@ class StreamLog(Tails):
             self.topic_ids = ids
         return lost
 
+    def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Any]]]) -> None:
+        """Add what lies before the kept records.
+
+        Args:
+            parts: For some partitions an offset, the offset where the kept records began a moment
+                ago, and all records between. A part is ignored if others were dropped since.
+        """
+        with self._lock:
+            added = []
+            for where, (first, end, records) in parts.items():
+                tail = self._tails.get(where)
+                if tail is not None and first < tail.begin <= end:
+                    older = records[: bisect_left(records, tail.begin, key=offset_of)]
+                    self._put_before(tail, first, older)
+                    added.append(older)
+            for record in reversed(list(heapq.merge(*added, key=written_at))):
+                self._order.appendleft(record)
+                self.size += size_of(record)
+
     def clear(self) -> None:
         """Forget all records, and how far the partitions are read."""
         with self._lock:
@@ -587,34 +417,70 @@ class StreamLog(Tails):
             self.epochs = LeaderEpochs()
             self.size = self._appended = 0
 
-    @property
-    def room(self) -> int:
-        """As of ``Tails``."""
-        with self._lock:
-            return self._room(len(self._order) + sum(map(len, self._blocks)))
-
     def find(
-        self, where: Where, key: Hashable, first: int, end: int, most: int | None = None
+        self, where: Where, key: Key, first: int, end: int, most: int | None = None
     ) -> list[Any] | None:
         """As ``Tails.find``."""
         with self._lock:
             found = super().find(where, key, first, end, most)
             if found is None or first >= end:
                 return found
-            wanted: Any = key
             for block in self._blocks:
                 if most is not None and len(found) >= most:
                     break
-                found += block.find(where, wanted, first, end)
+                found += block.find(where, key, first, end)
             return found if most is None else found[:most]
 
-    def _begin(self, where: Where, offset: int) -> _Tail:
+    def _count(self) -> int:
+        return super()._count() + sum(map(len, self._blocks))
+
+    def _begin(self, where: Where, offset: int) -> Tail[Key]:
         self._cut_blocks(where, 0)
         return super()._begin(where, offset)
 
+    def _add(self, tail: Tail[Key], record: Any) -> None:
+        """Add a record behind the others of its partition."""
+        for key in record[7]:
+            run = tail.runs.get(key)
+            if run is None:
+                run = tail.runs[key] = Run()
+            run.records.append(record)
+        self._order.append(record)
+        self.size += size_of(record)
+        while self.size > self._most_bytes:
+            self._drop_first()
+
     def _cut(self, where: Where, offset: int) -> None:
+        """Forget the records of a partition from an offset on."""
         self._cut_blocks(where, offset)
-        super()._cut(where, offset)
+        tail = self._tails[where]
+        if offset <= tail.begin:
+            self._begin(where, offset)
+            return
+        kept: deque[Any] = deque()
+        for record in self._order:
+            if (record[0], record[5]) == where and record[6] >= offset:
+                self.size -= size_of(record)
+                for key in record[7]:
+                    run = tail.runs[key]
+                    del run.records[
+                        max(run.head, bisect_left(run.records, offset, key=offset_of)) :
+                    ]
+            else:
+                kept.append(record)
+        self._order = kept
+        tail.runs = {key: run for key, run in tail.runs.items() if run.head < len(run.records)}
+
+    def _put_before(self, tail: Tail[Key], first: int, records: Sequence[Any]) -> None:
+        by_key: dict[Key, list[Any]] = {}
+        for record in records:
+            for key in record[7]:
+                by_key.setdefault(key, []).append(record)
+        for key, older in by_key.items():
+            run = tail.runs.setdefault(key, Run())
+            run.records[: run.head] = older
+            run.head = 0
+        tail.begin = first
 
     def _cut_blocks(self, where: Where, offset: int) -> None:
         for block in self._blocks:
@@ -636,9 +502,13 @@ class StreamLog(Tails):
         for where, end in block.ends.items():
             self._tails[where].begin = max(end, self._tails[where].begin)
 
-    def _keys_of(self, record: Any) -> Sequence[Key]:
-        addresses: Sequence[Key] = record[7]
-        return addresses
+    def _drop_first(self) -> None:
+        record = self._order.popleft()
+        self.size -= size_of(record)
+        tail = self._tails[record[0], record[5]]
+        tail.begin = record[6] + 1
+        for key in record[7]:
+            tail.drop_first(key)
 
 
 def _offsets_in(where: Where, messages: Sequence[Any], unread: Unread) -> list[int]:
