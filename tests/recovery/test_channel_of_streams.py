@@ -274,7 +274,7 @@ def test_what_waits_in_a_mailbox_for_too_long(scene: StreamScene) -> None:
     scene.join("a")
     scene.write([("a", 0)] * 3)
     scene.deliver()
-    for envelope in scene.mailbox.waiting()[:2]:
+    for envelope in list(scene.mailbox.waiting())[:2]:
         envelope.deadline -= 360.0
     got = []
     for _ in range(2):
