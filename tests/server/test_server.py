@@ -39,6 +39,7 @@ class Controlled(InMemoryBackplane):
     """A transport in memory that a test holds up.
 
     Attributes:
+        opening: Set once ``open_receiver`` is called.
         closing: Set once ``close`` is called.
         may_close: ``close`` waits for it.
         may_open: ``open_receiver`` waits for it.
@@ -52,7 +53,8 @@ class Controlled(InMemoryBackplane):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.closing, self.may_close, self.may_open = (threading.Event() for _ in range(3))
+        self.opening, self.closing = threading.Event(), threading.Event()
+        self.may_close, self.may_open = threading.Event(), threading.Event()
         self.may_close.set()
         self.may_open.set()
         self.open_error: Exception | None = None
@@ -62,6 +64,7 @@ class Controlled(InMemoryBackplane):
         self.settles = self.answers = True
 
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
+        self.opening.set()
         assert self.may_open.wait(DEADLINE)
         if self.open_error is not None:
             raise self.open_error
@@ -233,7 +236,7 @@ class TestClose:
         first = layer.transport
         first.may_open.clear()
         starting = asyncio.create_task(layer.new_channel())
-        await wait_until_async(lambda: server_of(layer).lifecycle.started, "the start to begin")
+        await wait_until_async(first.opening.is_set, "the start to open its readers")
         await layer.close()
         first.closing.clear()
         first.may_open.set()
