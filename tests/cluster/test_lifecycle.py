@@ -212,16 +212,15 @@ class TestEnd:
         await layer.close()
 
 
-class TestBrokerGone:
-    async def test_a_port_that_never_answers(self, silent_port: int) -> None:
-        layer = KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{silent_port}")
-        await bounded_start_and_close(layer)
-
-    async def test_a_port_that_refuses(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        layer = KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{port}")
-        await bounded_start_and_close(layer)
+async def test_ports_that_never_answer_and_that_refuse(silent_port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refusing = server.getsockname()[1]
+    await asyncio.gather(
+        *(
+            bounded_start_and_close(KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{port}"))
+            for port in (silent_port, refusing)
+        )
+    )
 
 
 def in_a_child(function: Callable[[], None]) -> float:

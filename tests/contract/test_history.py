@@ -505,11 +505,19 @@ class TestCallers:
             assert numbers(await layer.group_history(group))[-1] == number
 
     async def test_close_frees_all(self, make_layer: Layers, group: str) -> None:
+        others = past_threads()
         layer = make_layer()
         await layer.group_history(group)
+        # Those of the servers that run on end when nobody has asked for 10 s.
+        own = past_threads() - others
+        assert make_layer.backend.name == "memory" or len(own) == 1
         await layer.close()
         await wait_until_async(
-            lambda: not any(each.name == "kafka-layer-past" for each in threading.enumerate()),
-            "the thread that reads the past to end",
+            lambda: not own & past_threads(), "the thread that reads the past to end"
         )
         assert (await layer.group_history(group)).messages == []
+
+
+def past_threads() -> set[threading.Thread]:
+    """Return the threads that read the past for all layers of this process."""
+    return {each for each in threading.enumerate() if each.name == "kafka-layer-past"}

@@ -13,7 +13,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import CommandFailed, RegistryAway, TopicError
 from kafka_layer.messages import Message
 from tests.support.layers import Backend, Layers, backend_named, next_message, next_messages
-from tests.support.streams import ForeignTopic, state_of, wait_for_state
+from tests.support.streams import SOON, ForeignTopic, state_of, wait_for_state
 
 
 @pytest.fixture(scope="module", params=["memory", "kafka"])
@@ -148,7 +148,10 @@ async def test_a_server_that_reads_no_such_stream_is_named(shop: Shop, make_laye
         await layer.pause_stream("order")
 
 
-async def test_a_topic_is_waited_for_and_read_from_its_start(shop: Shop) -> None:
+async def test_a_topic_is_waited_for_and_read_from_its_start(
+    shop: Shop, make_layer: Layers
+) -> None:
+    make_layer.timings = SOON
     layer = shop.layer()
     channel = await member(layer)
     told = await wait_for_state(layer, "orders", "waiting")

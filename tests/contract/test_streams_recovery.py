@@ -26,7 +26,7 @@ from tests.support.layers import (
     next_messages,
     stats_of,
 )
-from tests.support.streams import ForeignTopic, wait_for_state
+from tests.support.streams import SOON, ForeignTopic, wait_for_state
 from tests.support.waiting import wait_until_async
 
 
@@ -225,8 +225,9 @@ class TestRecovery:
         assert await missed(layer, channel, of_user.position, 1) == [1]
 
     async def test_new_partitions_and_topics_are_read_from_their_start(
-        self, shop: Shop, make_layer: Layers, prefix: str
+        self, shop: Shop, make_layer: Layers
     ) -> None:
+        make_layer.timings = SOON
         layer = shop.layer()
         channel = await tracked(layer, "order-7")
         position = layer.position(channel)
@@ -239,7 +240,8 @@ class TestRecovery:
         again = await tracked(layer, "order-7")
         assert values(await layer.recover(again, position)) == [1]
 
-    async def test_a_topic_that_did_not_exist_yet(self, shop: Shop) -> None:
+    async def test_a_topic_that_did_not_exist_yet(self, shop: Shop, make_layer: Layers) -> None:
+        make_layer.timings = SOON
         layer = shop.layer(topic=f"{shop.topic.name}-later")
         channel = await tracked(layer, "order-7")
         position = layer.position(channel)

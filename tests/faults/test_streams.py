@@ -11,12 +11,10 @@ import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
-from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.conftest import LayersOn
 from tests.faults.outage import Outage
@@ -25,10 +23,8 @@ from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, stats_of
 from tests.support.records import console_produce
 from tests.support.registry import SchemaRegistry, running_registry
-from tests.support.streams import ForeignTopic, state_of, wait_for_state
+from tests.support.streams import SOON, ForeignTopic, state_of, wait_for_state
 from tests.support.waiting import wait_until_async
-
-SOON = replace(Timings(), topics=0.3, registry_retry=0.1)
 
 LIMIT = 60.0
 """Seconds until all is there, also behind a broker's start on a busy machine."""

@@ -28,7 +28,7 @@ from tests.support.layers import PARTITIONS, Layers, next_message, next_messages
 from tests.support.topics import admin_of
 from tests.support.waiting import wait_until
 
-ROUNDS = 8
+ROUNDS = 5
 
 
 @pytest.fixture(scope="module")

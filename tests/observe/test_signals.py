@@ -283,7 +283,7 @@ class TestDeliveryReports:
     async def test_a_send_that_waits_gets_its_error_whatever_a_receiver_is(
         self, make_layer: Layers, signal: Signal, receiver: Callable[..., Any]
     ) -> None:
-        layer = make_layer(await_produce=True)
+        layer = make_layer(await_produce=True, timings=Timings(unknown_partition=0.3))
         topics: list[str] = []
 
         def note(topic: str, **kwargs: Any) -> None:
@@ -295,7 +295,9 @@ class TestDeliveryReports:
             await wait_until_async(lambda: topics, "produce_failed to be sent")
 
     async def test_a_receiver_that_stands_still_delays_no_report(self, make_layer: Layers) -> None:
-        layer, standing = make_layer(await_produce=True), Standing()
+        # The producer gives such a record up soon.
+        timings = Timings(unknown_partition=0.3)
+        layer, standing = make_layer(await_produce=True, timings=timings), Standing()
         with connected(produce_failed, standing):
             for _ in range(3):
                 with pytest.raises(ProduceFailed):

@@ -9,13 +9,17 @@ from typing import Any
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing.memory import InMemoryBackplane
 from kafka_layer.wire.topics import StreamTopic
 from tests.support.inspect import server_of
 from tests.support.waiting import wait_until, wait_until_async
 
-__all__ = ["ForeignTopic", "state_of", "wait_for_state"]
+__all__ = ["SOON", "ForeignTopic", "state_of", "wait_for_state"]
+
+SOON = Timings(topics=0.3, registry_retry=0.1)
+"""What a layer takes where a test waits for it to notice a topic or a registry."""
 
 _TIMEOUT = 30.0
 _numbers = itertools.count()
