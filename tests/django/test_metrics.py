@@ -102,6 +102,7 @@ class TestFigures:
 
     async def test_of_jobs(self, layers: Layers) -> None:
         layer = layers("jobs")
+        told(default=layer)
         await layer.send("thumbs.small", {"n": 1})
         await layer.send("thumbs.small", {"n": 2})
         for end in ("done", "failed"):
@@ -111,6 +112,8 @@ class TestFigures:
         for outcome in ("done", "failed"):
             assert found["kafka_layer_worker_jobs_total", "thumbs.small", outcome] == 1
         assert found["kafka_layer_messages_delivered_total", "job"] == 2
+        # They may well wait.
+        assert found["kafka_layer_message_age_seconds_count",] == 0
         assert layer.stats().jobs == {"thumbs.small": {"done": 1, "failed": 1}}
 
     async def test_of_recoveries(self, layers: Layers) -> None:

@@ -210,8 +210,10 @@ class TestMessages:
         payload, headers = Codec("msgpack").encode({"type": "a"}), [("traceparent", value)]
         record: Any = Topic.SEND_GROUP, "room", payload, None, headers
         server_of(layer).transport.produce(record)
-        await handled(layer, channel)
-        assert not only(list(made.get_finished_spans())).links
+        with spans._TRACER.start_as_current_span("of the receiver"):
+            await handled(layer, channel)
+        consumer = only(of_kind(made, SpanKind.CONSUMER))
+        assert (list(consumer.links), consumer.parent) == ([], None)
 
     async def test_where_the_sender_is_not_sampled_the_handler_has_no_span(
         self, layers: Layers, monkeypatch: pytest.MonkeyPatch
@@ -405,7 +407,14 @@ class TestStreams:
 
     async def test_a_record_for_a_worker_is_linked(self, layers: Layers, made: Made) -> None:
         """It has other readers beside the worker."""
-        streams = {"orders": {"topic": "orders", "worker_channel": "billing", "type": "a"}}
+        streams = {
+            "orders": {
+                "topic": "orders",
+                "worker_channel": "billing",
+                "type": "a",
+                "start": "earliest",
+            }
+        }
         layer = layers("worker", streams=streams, tracing=True)
         taking = asyncio.create_task(layer.receive_job("billing"))
         await layer.produce("orders", 1)
