@@ -12,6 +12,7 @@ from django.urls import path
 from demo_project.board.consumers import BoardConsumer
 from demo_project.chat import reports
 from demo_project.chat.routing import channels, websocket_urlpatterns
+from kafka_layer import urls as kafka_urls
 from kafka_layer.asgi import closing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo_project.settings")
@@ -24,7 +25,13 @@ application = closing(
             "http": ASGIStaticFilesHandler(get_asgi_application()),
             "websocket": AllowedHostsOriginValidator(
                 SessionMiddlewareStack(
-                    URLRouter([*websocket_urlpatterns, path("ws/board/", BoardConsumer.as_asgi())])
+                    URLRouter(
+                        [
+                            *websocket_urlpatterns,
+                            path("ws/board/", BoardConsumer.as_asgi()),
+                            path("kafka/", URLRouter(kafka_urls.websocket_urlpatterns)),
+                        ]
+                    )
                 )
             ),
             "channel": ChannelNameRouter(channels),

@@ -3,7 +3,7 @@
 KAFKA_BOOTSTRAP_SERVERS  the broker, `localhost:9092` by default
 DEMO_PREFIX              first part of the topics' names, `demo` by default
 DEMO_WORKER              what this worker process is called on the page
-DEMO_STAFF_TOKEN         who knows it may announce and post; without it nobody may
+DEMO_STAFF_TOKEN         who knows it may announce, post and see the servers; without it nobody may
 DEMO_EMBEDDED_BROKER     set by `manage.py demo` when it runs a broker of its own
 KAFKA_CA_FILE            the authority of a Kafka with TLS, which wants a client's certificate
 KAFKA_CERTIFICATE_FILE   this process's certificate
@@ -81,6 +81,7 @@ DEMO_EMBEDDED_BROKER = os.environ.get("DEMO_EMBEDDED_BROKER") == "1"
 KAFKA_LAYER: dict[str, Any] = {
     "bootstrap_servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
     "prefix": os.environ.get("DEMO_PREFIX", "demo"),
+    "dashboard_access": "demo_project.chat.staff.may_look",
     # Named here, it is among the topics that kafka_setup_topics makes.
     "worker_channels": {"jobs": {"partitions": 4}},
     # A topic of another program: each record goes to the boards that show its key.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .observe.counters import Stats
 
 __all__ = [
+    "Backlog",
     "Backplane",
     "CarriedJob",
     "Extent",
@@ -64,6 +65,7 @@ class Health(NamedTuple):
         addressable: Whether records for this server alone can reach it; False for good once its
             inbox partition is gone.
         lags: ``lag`` by Kafka's name of the topic.
+        dead: The names of the threads that have ended although they should run.
     """
 
     connected: bool
@@ -72,6 +74,7 @@ class Health(NamedTuple):
     doubtful: bool = False
     addressable: bool = True
     lags: Mapping[str, int] = MappingProxyType({})
+    dead: tuple[str, ...] = ()
 
 
 class ReadFrom(NamedTuple):
@@ -357,6 +360,25 @@ class Receiver(Protocol):
         """
 
 
+class Backlog(NamedTuple):
+    """What waits in a worker channel.
+
+    Attributes:
+        channel: The channel's name.
+        waiting: Records that no worker has taken yet; None if that is unknown, or its workers have
+            not begun.
+        workers: How many processes share them now.
+        stream: The stream whose records they are; None if the channel has a topic of its own.
+        trouble: Why it is unknown, in words; empty if it is not.
+    """
+
+    channel: str
+    waiting: int | None
+    workers: int
+    stream: str | None = None
+    trouble: str = ""
+
+
 class WorkQueue(Protocol):
     """Shares the messages of worker channels among the processes that receive from them."""
 
@@ -370,6 +392,20 @@ class WorkQueue(Protocol):
             BrokerUnavailable: If no broker answers in time.
             TopicError: If the topic is missing and cannot be created, or may not be read; the topic
                 of a stream is never created.
+        """
+
+    def work_shares(self) -> Mapping[str, int]:
+        """Return how many partitions each worker channel has here, by its name; no I/O."""
+
+    def backlogs(self, timeout: float) -> Sequence[Backlog]:
+        """Return what waits in the worker channels that exist, also in those without a worker.
+
+        Args:
+            timeout: Seconds that the brokers have to answer each request; this blocks.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+            TopicError: If the broker refuses.
         """
 
     def clear_work(self, timeout: float) -> None:

@@ -1,6 +1,7 @@
 """What staff and programs say, from ordinary views, with the layer's synchronous methods.
 
-Both views ask for the token that `manage.py demo` prints, which DEMO_STAFF_TOKEN can set.
+Both views ask for the token that `manage.py demo` prints, which DEMO_STAFF_TOKEN can set. It also
+opens the page that shows the servers.
 """
 
 import shlex
@@ -11,6 +12,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.crypto import constant_time_compare
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
 
@@ -57,6 +59,14 @@ def post(request: HttpRequest) -> HttpResponse:
     except (ChannelFull, KafkaLayerError):
         return _plain(UNAVAILABLE, 503)
     return _plain(f"Said in #{said['room']}, through {settings.DEMO_WORKER}.")
+
+
+def may_look(request: HttpRequest) -> bool:
+    """Tell whether a browser may see what the servers do: on this machine, or with the token."""
+    token = request.GET.get("token", "")
+    if token and constant_time_compare(token, settings.DEMO_STAFF_TOKEN):
+        request.session["staff"] = True
+    return bool(settings.DEBUG or request.session.get("staff"))
 
 
 def _status(form: StaffForm) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +29,8 @@ from ..wire.records import Record
 from ..wire.topics import Topic, WorkTopic
 
 if TYPE_CHECKING:
+    from ..dashboard.report import Reporter
+    from ..dashboard.watch import Watch
     from ..history.feature import Histories
     from ..recovery.feature import Recoveries
     from ..streams.feature import Streams
@@ -50,6 +52,9 @@ class LayerServer(Server):
 
     def _attach_features(self) -> None:
         self.jobs = self.attach(self.jobs_class)
+        self.commands.report = self._report
+        self._reporter: Reporter | None = None
+        self._watch: Watch | None = None
         self._histories: Histories | None = None
         self.router.look_back = self._look_back
         self._recoveries: Recoveries | None = None
@@ -85,6 +90,30 @@ class LayerServer(Server):
             if self._histories is None:
                 self._histories = Histories(self, self.codec)
         return self._histories
+
+    @property
+    def reporter(self) -> Reporter:
+        """What it tells the staff's page of itself; the first access makes it."""
+        # Imported by the first question: where nobody looks there is none.
+        from ..dashboard.report import Reporter
+
+        with self.lifecycle.lock:
+            if self._reporter is None:
+                self._reporter = Reporter(self)
+        return self._reporter
+
+    @property
+    def watch(self) -> Watch:
+        """What all servers tell this one for the staff's page; the first access makes it."""
+        from ..dashboard.watch import Watch
+
+        with self.lifecycle.lock:
+            if self._watch is None:
+                self._watch = Watch(self, self.reporter)
+        return self._watch
+
+    def _report(self) -> Mapping[str, Any]:
+        return self.reporter()
 
     def _look_back(self, record: Record) -> Callable[[], None] | None:
         """Do what ``LookBack.before`` does; from now on the router calls that."""

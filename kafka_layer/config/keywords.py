@@ -258,17 +258,33 @@ def _read_serializer(name: str, value: object) -> Serializer | None:
     wanted = "an object, a class or the dotted path of one, with the methods dumps and loads"
     if value is None:
         return None
-    if isinstance(value, str):
-        try:
-            value = import_string(value)
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                f"{name} is {value!r}, which cannot be imported: {error}; it must be {wanted}."
-            ) from None
+    value = _imported(name, value, wanted)
     made = value() if isinstance(value, type) else value
     if not callable(getattr(made, "dumps", None)) or not callable(getattr(made, "loads", None)):
         raise wrong_value(name, value, wanted)
     return cast("Serializer", made)
+
+
+def _read_access(name: str, value: object) -> Any:
+    wanted = "a function of a request, or the dotted path of one, that tells whether it may see it"
+    if value is None:
+        return None
+    value = _imported(name, value, wanted)
+    if not callable(value):
+        raise wrong_value(name, value, wanted)
+    return value
+
+
+def _imported(name: str, value: object, wanted: str) -> object:
+    """Return what a dotted path names; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"{name} is {value!r}, which cannot be imported: {error}; it must be {wanted}."
+        ) from None
 
 
 READERS: Mapping[str, Any] = {
@@ -287,6 +303,7 @@ READERS: Mapping[str, Any] = {
     "auto_create_topics": read_boolean,
     "recovery_window": _read_expiry,
     "recent_bytes": _read_recent_bytes,
+    "dashboard_access": _read_access,
     "unnamed_worker_channels": read_integer,
     "worker_group_protocol": read_one_of("classic", "consumer"),
     "client_config": read_properties,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -24,6 +24,9 @@ from .topics import (
     read_topics,
     read_worker_channels,
 )
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
 
 __all__ = ["LayerConfig"]
 
@@ -53,6 +56,8 @@ class LayerConfig:
         streams: The settings of each stream, by its name.
         recovery_window: Seconds after which a position is too old to recover from.
         recent_bytes: Bytes of the log's end that a server with tracked channels keeps in memory.
+        dashboard_access: Tells whether a request may see the page for staff; None: whether its
+            user ``is_staff``.
         unnamed_worker_channels: How many worker channels that no pattern covers may have a topic.
         worker_group_protocol: Kafka's ``group.protocol`` for worker channels: ``classic``, or
             ``consumer`` for KIP-848.
@@ -83,6 +88,7 @@ class LayerConfig:
     streams: Mapping[str, StreamSettings] = field(default_factory=dict)
     recovery_window: float = 300
     recent_bytes: int = 64 * 1024 * 1024
+    dashboard_access: Callable[[HttpRequest], object] | None = None
     unnamed_worker_channels: int = 100
     worker_group_protocol: Literal["classic", "consumer"] = "classic"
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -37,6 +37,7 @@ __all__ = [
     "SimpleQueue",
     "Thread",
     "call_natively",
+    "died",
     "is_current",
     "new_condition",
     "new_event",
@@ -134,6 +135,11 @@ def new_thread(target: Callable[..., object], name: str, args: Iterable[Any] = (
     """
     kind = _Thread if _are_threads_replaced() else threading.Thread
     return kind(target=target, name=name, args=args, daemon=True)
+
+
+def died(thread: Thread | None) -> bool:
+    """Tell whether a thread has been started and has ended."""
+    return thread is not None and thread.ident is not None and not thread.is_alive()
 
 
 def is_current(thread: Thread | None) -> bool:

@@ -87,6 +87,17 @@ class Timings:
         registry: The longest that one question to a schema registry takes.
         registry_unknown: For which a registry is not asked again for a schema that it did not know.
         position_frame: The longest between two positions that a browser is told.
+        ready: How old the last round trip may be by which a server counts as ready.
+        ready_answer: The longest that the question takes whether a server is ready.
+        round_trip: The longest that a round trip may take which that question begins; a later
+            question finds it done.
+        ask_servers: Between two questions to all servers for what the staff's page shows.
+        ask_backlogs: Between two questions to the brokers for the backlogs of worker channels.
+        looking: Without a look at the page's figures, after which no server is asked any more.
+        gone: Without an answer, after which a server is no longer among those figures.
+        page_ticket: For which a page may connect its websocket with the ticket that it got.
+        page_session: After which that websocket ends, so that the page has to ask for another
+            ticket, and whoever may see it no longer gets none.
     """
 
     start: float = 4.5
@@ -144,3 +155,12 @@ class Timings:
     stream_idle: float = 5.0
     registry_retry: float = 1.0
     read_on: float = 0.001
+    ready: float = 5.0
+    ready_answer: float = 0.8
+    round_trip: float = 3.0
+    ask_servers: float = 1.0
+    ask_backlogs: float = 5.0
+    looking: float = 10.0
+    gone: float = 60.0
+    page_ticket: float = 60.0
+    page_session: float = 300.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Protocol
 
 from ..config.threads import RLock
@@ -88,6 +90,15 @@ class Membership:
         """Return the names that ``mailbox`` belongs to at this moment."""
         with self._lock:
             return tuple(self._names.get(mailbox, ()))
+
+    def largest(self, count: int) -> list[tuple[str, int]]:
+        """Return the names with the most members, the largest first.
+
+        Args:
+            count: How many at most.
+        """
+        sizes = [(name, len(members)) for name, members in list(self._members.items())]
+        return heapq.nlargest(count, sizes, key=itemgetter(1))
 
     def __len__(self) -> int:
         return len(self._members)

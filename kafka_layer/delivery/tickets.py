@@ -13,9 +13,10 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from ..config.realtime import monotonic
 from ..config.threads import new_future, new_thread
 
-__all__ = ["Steps", "Ticket", "in_thread", "run_blocking", "run_in_loop", "wait"]
+__all__ = ["Steps", "Ticket", "in_thread", "run_blocking", "run_in_loop", "wait", "within"]
 
 T = TypeVar("T")
 
@@ -141,6 +142,29 @@ def wait(ticket: Ticket[T], timeout: float | None = None) -> Steps[T]:
     """
     result: T = yield ticket, timeout
     return result
+
+
+def within(seconds: float, steps: Steps[T]) -> Steps[T]:
+    """Carry a procedure out within a time.
+
+    Raises:
+        TimeoutError: If the procedure still waits when the time is over; it may raise another error
+            in its place.
+    """
+    deadline = monotonic() + seconds
+    try:
+        ticket, timeout = next(steps)
+        while True:
+            left = max(0.0, deadline - monotonic())
+            try:
+                result = yield ticket, left if timeout is None else min(left, timeout)
+            except BaseException as error:
+                ticket, timeout = steps.throw(error)
+            else:
+                ticket, timeout = steps.send(result)
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
 
 
 async def run_in_loop(steps: Steps[T]) -> T:

@@ -14,9 +14,18 @@ from ..config.settings import LayerConfig
 from ..config.streams import StreamSettings
 from ..config.threads import Lock
 from ..delivery.tickets import Ticket
-from ..exceptions import BrokerUnavailable, LayerClosed
+from ..exceptions import BrokerUnavailable, KafkaLayerError, LayerClosed
 from ..observe.counters import Stats
-from ..transport import Health, JobSink, OnEpoch, OnPositions, Past, RecordSink, StreamSink
+from ..transport import (
+    Backlog,
+    Health,
+    JobSink,
+    OnEpoch,
+    OnPositions,
+    Past,
+    RecordSink,
+    StreamSink,
+)
 from ..wire.topics import (
     StreamTopic,
     Topic,
@@ -250,7 +259,23 @@ class KafkaBackplane:
         if self._stream_producers is not None:
             queued += self._stream_producers.queued
         lag = sum(lags.values())
-        return Health(connected, queued, lag, doubtful, self._addressable, lags)
+        return Health(connected, queued, lag, doubtful, self._addressable, lags, self._dead())
+
+    def work_shares(self) -> Mapping[str, int]:
+        return {topic.channel: each.share for topic, each in tuple(self._workers.items())}
+
+    def backlogs(self, timeout: float) -> list[Backlog]:
+        prefix = f"{self._config.prefix}-work."
+        with TopicAdmin(self._config, timeout) as admin:
+            found = [
+                Backlog(lag.topic.removeprefix(prefix), lag.waiting, lag.members)
+                for lag in admin.work_lags(prefix)
+            ]
+        return found + [
+            self._backlog_of_stream(stream, stream.worker_channel, timeout)
+            for stream in self._config.streams.values()
+            if stream.worker_channel is not None
+        ]
 
     def close(self, timeout: float) -> None:
         deadline = monotonic() + timeout
@@ -398,6 +423,27 @@ class KafkaBackplane:
         for reader, share in self._readers:
             # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
+
+    def _backlog_of_stream(self, stream: StreamSettings, channel: str, timeout: float) -> Backlog:
+        try:
+            with TopicAdmin(self._config.for_stream(stream), timeout) as admin:
+                lag = None if stream.topic is None else admin.group_lag(channel, stream.topic)
+        except KafkaLayerError as error:
+            # It may be another cluster: the layer itself may be well.
+            return Backlog(channel, None, 0, stream.name, str(error))
+        if lag is None:
+            return Backlog(channel, None, 0, stream.name, "The topic does not exist.")
+        return Backlog(channel, lag.waiting, lag.members, stream.name)
+
+    def _dead(self) -> tuple[str, ...]:
+        """Return the names of the threads that have ended although they should run."""
+        members = tuple(self._workers.items())
+        died = {
+            "kafka-layer-producer": self._producer.died,
+            **{reader.thread_name: reader.died for reader, _ in self._readers},
+            **{f"kafka-layer-work-{topic.channel}": each.died for topic, each in members},
+        }
+        return tuple(name for name, has_died in died.items() if has_died)
 
     def _all_readers(self) -> list[Reader | GroupMember | PastReader | StreamReader]:
         readers = [reader for reader, _ in self._readers]

@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
-from ..config.threads import is_current, new_event, new_thread, require_native_threads
+from ..config.threads import died, is_current, new_event, new_thread, require_native_threads
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
@@ -137,6 +137,11 @@ class RecordProducer:
         client = self._client.current
         # In this order a record that moves to the client in between is not missed.
         return 0 if client is None else len(self._batcher) + len(client)
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended although nobody closed it."""
+        return died(self._thread) and not self._ended.is_set()
 
     def start(self) -> None:
         """Create the client; no I/O in this thread. Idempotent.

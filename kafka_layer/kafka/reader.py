@@ -25,7 +25,7 @@ from confluent_kafka import (
 
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
-from ..config.threads import new_event, new_thread
+from ..config.threads import died, new_event, new_thread
 from ..config.timings import Timings
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, UnreadableRecord
@@ -163,7 +163,7 @@ class Reader:
         self._thread = new_thread(
             target=self._run,
             args=(wish, monotonic() + timeout),
-            name=f"kafka-layer-{self._name}",
+            name=self.thread_name,
         )
         self._thread.start()
         return self._started
@@ -204,6 +204,16 @@ class Reader:
         """Tell the positions; see ``Receiver.follow``. Never blocks."""
         self._listener, self._on_epoch = listener, on_epoch
         self._tells = True
+
+    @property
+    def thread_name(self) -> str:
+        """The name of its thread."""
+        return f"kafka-layer-{self._name}"
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended although nobody stopped it."""
+        return died(self._thread) and not self._stop.is_set()
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config.realtime import monotonic
@@ -27,7 +27,7 @@ from ..wire.records import ProducerRecord, Record
 from ..wire.topics import Topic, topic_name
 from .clock import BrokerClock, TimedRecord
 from .identity import Identity
-from .requests import PendingRequest, Requests
+from .requests import PendingRequest, Requests, RollCall
 from .sending import Sender
 
 __all__ = ["Commands"]
@@ -68,6 +68,7 @@ class Commands:
         tracking: Returns the figures of the tracked channels, for answers to roll calls; none where
             no channel is tracked.
         streams: Returns the figures of the streams, by name; none where no stream is read.
+        report: Returns what the staff's page shows of this server, where a question asks for it.
         steer_stream: Carries out a command for a stream: gets its value, and returns the ticket of
             its end. Raises ValueError if it cannot be carried out.
     """
@@ -98,6 +99,7 @@ class Commands:
         self._flush = flush
         self.tracking: Callable[[], Mapping[str, int]] = dict
         self.streams: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+        self.report: Callable[[], Mapping[str, Any]] = dict
         self.steer_stream: Callable[[Mapping[str, Any]], Ticket[None]] = _steer_none
         self._requests = Requests()
         self._closing = new_event()
@@ -231,13 +233,8 @@ class Commands:
             ProduceFailed: If the record cannot be written at all.
         """
         call = self._requests.open_roll_call()
-        value = {
-            "command": _ROLL_CALL,
-            "id": call.number,
-            "reply_to": str(self._identity.require()),
-            "inboxes": self._partitions(Topic.GROUP_MGMT),
-        }
         try:
+            value = self._roll_call(call)
             self._request_of_all(value)
             # For servers of version 0.1, which do not know the key for everybody.
             self._sender.request(self._to_all(_ROLL_CALL, value))
@@ -245,6 +242,28 @@ class Commands:
         finally:
             self._requests.forget(call)
         return [told for _, told in sorted(call.servers.items())]
+
+    @contextlib.contextmanager
+    def asking_for_reports(self) -> Iterator[tuple[RollCall, Callable[[], None]]]:
+        """Ask every server for its report, again and again. This server must be receiving.
+
+        Returns:
+            A context with the call that gets the answers, and the function that asks once; that
+            does not block, and has the errors of ``roll_call``.
+        """
+        call = self._requests.open_roll_call()
+        try:
+            yield call, lambda: self._request_of_all({**self._roll_call(call), "report": True})
+        finally:
+            self._requests.forget(call)
+
+    def _roll_call(self, call: RollCall) -> dict[str, Any]:
+        return {
+            "command": _ROLL_CALL,
+            "id": call.number,
+            "reply_to": str(self._identity.require()),
+            "inboxes": self._partitions(Topic.GROUP_MGMT),
+        }
 
     def steer_streams(self, order: Mapping[str, Any]) -> Steps[None]:
         """Have every server carry out a command for a stream, also this one, which must receive.
@@ -492,6 +511,8 @@ class Commands:
         streams = self.streams()
         if streams:
             answer["streams"] = {name: dict(told) for name, told in streams.items()}
+        if value.get("report"):
+            answer["report"] = self.report()
         self._reply(value, answer)
 
     def _reply(self, value: dict[str, Any], answer: dict[str, Any]) -> None:

@@ -71,19 +71,22 @@ class RollCall:
 
     Attributes:
         number: The number that the answers repeat.
-        servers: The answers so far, by the name of the server.
+        servers: The last answers so far, by the name of the server.
+        heard: When each of these came, on ``monotonic()``.
     """
 
-    __slots__ = ("number", "servers")
+    __slots__ = ("heard", "number", "servers")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.servers: dict[str, Answer] = {}
+        self.heard: dict[str, float] = {}
 
     def take(self, answer: Answer, written: float) -> bool:
         """Note the answer of one server; the reading thread."""
         told = {name: each for name, each in answer.items() if name != "id"}
-        self.servers[str(told.get("server"))] = told
+        server = str(told.get("server"))
+        self.servers[server], self.heard[server] = told, monotonic()
         return False
 
 

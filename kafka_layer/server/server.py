@@ -17,7 +17,7 @@ from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.mailbox import Envelope, Mailbox, Read
 from ..delivery.registry import Registry
-from ..delivery.tickets import Ticket, in_thread, run_blocking
+from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
 from ..stats import LayerStats
@@ -36,6 +36,7 @@ from .identity import Identity
 from .lifecycle import Lifecycle, State, closed_meanwhile
 from .ordering import Ordering
 from .refresh import Refresh
+from .round_trips import RoundTrips
 from .router import Router, channels_by_name
 from .sending import Sender
 from .upkeep import Upkeep
@@ -69,6 +70,7 @@ class Server:
         router: Delivers records to their channels.
         clock: The broker's time.
         expiry: Judges how old a message may be.
+        round_trips: Tells when it last wrote a record and read it again.
         decode: Makes a message of an envelope's payload; raises UnreadableRecord.
         ordering: Reads this process's own messages back before a membership changes.
         transport: Carries its records.
@@ -111,6 +113,7 @@ class Server:
             self.transport.partitions,
             self._drop_until,
         )
+        self.round_trips = RoundTrips(self.commands.self_test, config.timings)
         self.decode: Callable[[Any], dict[str, Any]] = codec.decode
         self.router = Router(config, self.registry, encryption, self.stats, self.expiry)
         self._register_topics()
@@ -294,6 +297,14 @@ class Server:
             since=self.stats.since,
         )
 
+    @property
+    def dead_threads(self) -> list[str]:
+        """The names of its threads that have ended although they should run."""
+        if self.lifecycle.ended:
+            return []
+        upkeep = ["kafka-layer-upkeep"] if self._upkeep.died else []
+        return [*upkeep, *self.transport.health().dead]
+
     def measure(self) -> None:
         """Have ``describe`` tell the ages of messages, too, from now on. Idempotent."""
         with self.lifecycle.lock:
@@ -416,7 +427,7 @@ class Server:
         self.identity.take(self.transport.open_receiver(self.ordering, self.commands, left))
         try:
             # Proves that writing and reading work, warms both clients up and sets the clock.
-            run_blocking(self.commands.self_test(max(0.0, deadline - monotonic())))
+            self.round_trips.make(max(0.0, deadline - monotonic()))
         except TimeoutError:
             raise BrokerUnavailable(
                 f"{self.config.bootstrap_servers} did not hand a record back within "

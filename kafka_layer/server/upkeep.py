@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from ..config.threads import new_event, new_thread
+from ..config.threads import Thread, died, new_event, new_thread
 from ..observe.counters import Stats
 
 __all__ = ["Upkeep"]
@@ -30,10 +30,17 @@ class Upkeep:
         self._tasks = tasks
         self._stats = stats
         self._stopped = new_event()
+        self._thread: Thread | None = None
+
+    @property
+    def died(self) -> bool:
+        """Whether the thread has ended although nobody stopped it."""
+        return died(self._thread) and not self._stopped.is_set()
 
     def start(self) -> None:
         """Start the thread."""
-        new_thread(self._run, "kafka-layer-upkeep").start()
+        self._thread = new_thread(self._run, "kafka-layer-upkeep")
+        self._thread.start()
 
     def stop(self) -> None:
         """Let the thread end after the present task, without waiting for it."""

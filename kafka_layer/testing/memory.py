@@ -22,6 +22,7 @@ from ..messages import Position
 from ..observe.counters import Stats
 from ..server.clock import BrokerClock
 from ..transport import (
+    Backlog,
     Backplane,
     Extent,
     Health,
@@ -209,6 +210,14 @@ class InMemoryBackplane:
     def settle(self, timeout: float) -> bool:
         """Nothing is on its way: ``produce`` appends a record at once."""
         return True
+
+    def work_shares(self) -> Mapping[str, int]:
+        """There are no partitions to share."""
+        return {}
+
+    def backlogs(self, timeout: float) -> Sequence[Backlog]:
+        """Nobody looks into the queues of jobs here."""
+        return ()
 
     def clear_work(self, timeout: float) -> None:
         """Drop the jobs that wait."""

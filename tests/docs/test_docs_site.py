@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from channels import DEFAULT_CHANNEL_LAYER
-from channels.layers import channel_layers
+from asgiref.sync import async_to_sync
 
 import kafka_layer
+from kafka_layer import get_layer
 from kafka_layer.config.settings import LayerConfig
-from kafka_layer.exceptions import BrokerUnavailable, Cause
-from kafka_layer.testing import InMemoryKafkaChannelLayer
+from kafka_layer.exceptions import Cause
 from tests.support.pages import files_of
 from tests.support.sources import parsed
 
@@ -215,27 +214,14 @@ def test_the_settings_of_the_deployment_page_are_taken(monkeypatch: pytest.Monke
         assert topic.config["min.insync.replicas"] == "2"
 
 
-def test_the_health_views_of_the_deployment_page_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = InMemoryKafkaChannelLayer(prefix="health")
-    monkeypatch.setitem(channel_layers.backends, DEFAULT_CHANNEL_LAYER, layer)
+def test_the_health_view_of_the_operations_page_answers(settings: Any) -> None:
+    memory = "kafka_layer.testing.InMemoryKafkaChannelLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": memory}}
     views: dict[str, Any] = {}
-    exec(files_of((DOCS / "deployment.md").read_text())["health.py"], views)
+    exec(files_of((DOCS / "operations.md").read_text())["health_views.py"], views)
 
-    assert json.loads(views["alive"](None).content) == {"status": "ok", "layer": "idle"}
-    assert views["started"](None).status_code == 200
-    assert json.loads(views["alive"](None).content)["layer"] == "connected"
+    answer = async_to_sync(views["up"])(None)
 
-
-def test_a_health_view_says_that_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    class CutOff(InMemoryKafkaChannelLayer):
-        def round_trip_sync(self, timeout: float = 5.0) -> float:
-            raise BrokerUnavailable("nobody answers")
-
-    monkeypatch.setitem(channel_layers.backends, DEFAULT_CHANNEL_LAYER, CutOff())
-    views: dict[str, Any] = {}
-    exec(files_of((DOCS / "deployment.md").read_text())["health.py"], views)
-
-    answer = views["started"](None)
-
-    assert answer.status_code == 503
-    assert json.loads(answer.content)["reason"] == "nobody answers"
+    assert answer.status_code == 200
+    assert json.loads(answer.content)["kafka"].startswith("A record went to Kafka and came back")
+    get_layer().close_sync()

@@ -50,6 +50,13 @@ class People:
         page.goto(f"{self._demo.address}/board/?{query}")
         return self._on(page, on)
 
+    def look(self, size: ViewportSize = DESKTOP) -> Page:
+        """Open the page for staff, which shows the servers."""
+        page = self._page(size)
+        page.goto(f"{self._demo.address}/kafka/")
+        expect(page.get_by_role("status").filter(has_text="Live from")).to_be_visible()
+        return page
+
     def _page(self, size: ViewportSize) -> Page:
         context = self._browser.new_context(
             viewport=size,

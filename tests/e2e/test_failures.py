@@ -240,8 +240,11 @@ def test_a_broker_that_restarts_costs_no_message(
         bob = people.join("Bob", room, on="worker-2")
         say(bob, "Before")
         expect(message(ada, "Before")).to_be_visible()
+        servers = people.look()
+        expect(servers.get_by_role("table", name="Servers").locator("tbody tr")).to_have_count(2)
 
         broker.kill()
+        expect(servers.locator("#note")).to_contain_text("Kafka cannot be reached")
         for page in (ada, bob):
             expect(kafka_away(page)).to_be_visible()
         say(ada, "Typed while Kafka was away")
@@ -250,8 +253,15 @@ def test_a_broker_that_restarts_costs_no_message(
         expect(ada.get_by_role("button", name="Kill worker-1")).to_be_disabled()
         late = people.second_tab(bob)
         expect(kafka_away(late)).to_be_visible()
+        # Its own server still tells of itself, also to a page that comes only now.
+        servers.reload()
+        expect(servers.locator("#note")).to_contain_text("Kafka cannot be reached")
+        expect(servers.get_by_role("row").filter(has_text="disconnected")).not_to_have_count(0)
+        take(servers, screenshots / "servers-kafka-away.png")
 
         broker.start()
+        expect(servers.locator("#note")).to_be_empty()
+        expect(servers.locator(".state").filter(has_text="disconnected")).to_have_count(0)
         for page in (ada, bob, late):
             expect(page.get_by_role("log")).to_contain_text("Kafka is back after")
             expect(kafka_away(page)).to_have_count(0)

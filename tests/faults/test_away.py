@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,8 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 
+from kafka_layer import health
+from kafka_layer.config.timings import Timings
 from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.asking import (
@@ -47,6 +51,9 @@ async def test_each_goes_on_or_says_that_it_is_away(
     courses = [
         partial(the_history_says_so_and_comes_back, make_layer(f"{prefix}-asked")),
         partial(a_recovery_has_its_verdict_in_time, make_layer, prefix),
+        partial(
+            a_probe_tells_it, make_layer(f"{prefix}-probed", timings=replace(Timings(), ready=0.5))
+        ),
     ]
     if how == "kill":
         courses += [
@@ -96,6 +103,33 @@ async def a_recovery_has_its_verdict_in_time(
         assert time.monotonic() < deadline, f"still {found.reason}"
     assert numbers(found) == [1, 2]
     await send(here, 3)
+
+
+async def a_probe_tells_it(layer: KafkaChannelLayer, outage: Outage) -> None:
+    channel_layers.set("probed", layer)
+
+    async def is_ready() -> bool:
+        began = time.monotonic()
+        answer = await health.aready("probed")
+        # A second, on a machine that has nothing else to do.
+        assert time.monotonic() - began < 5
+        assert health.live("probed").ok
+        return answer.ok
+
+    async def becomes(ready: bool) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while await is_ready() is not ready:
+            assert time.monotonic() < deadline, f"it did not become {'' if ready else 'un'}ready"
+            await asyncio.sleep(0.05)
+
+    try:
+        await becomes(True)
+        await outage.begins()
+        await becomes(False)
+        await outage.ends()
+        await becomes(True)
+    finally:
+        del channel_layers.backends["probed"]
 
 
 async def told_to_a_browser(layer: KafkaChannelLayer, position: str) -> dict[str, Any]:

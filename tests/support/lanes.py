@@ -23,6 +23,7 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
         "tests/e2e/test_features.py",
         "tests/e2e/test_browser.py",
         "tests/e2e/test_board.py",
+        "tests/e2e/test_dashboard.py",
         "tests/e2e/test_failures.py",
         "tests/e2e/test_looks.py",
     ),

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ...config.realtime import monotonic
 from ...config.settings import LayerConfig
-from ...config.threads import Lock, new_event, new_thread
+from ...config.threads import Lock, died, new_event, new_thread
 from ...delivery.tickets import Ticket
 from ...exceptions import KafkaLayerError, TopicError
 from ...observe.counters import Stats
@@ -110,6 +110,17 @@ class GroupMember:
     def is_member(self) -> bool:
         """Whether it takes part in the group, or tries to."""
         return self._membership is not None
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended although nobody stopped or parked it."""
+        return died(self._thread) and not self._stop.is_set()
+
+    @property
+    def share(self) -> int:
+        """How many partitions of the topic the group has assigned to it."""
+        membership = self._membership
+        return 0 if membership is None else membership.share
 
     def start(self, timeout: float) -> None:
         """Join the group; return when it has joined, or when the time is up and it still tries.

@@ -142,6 +142,11 @@ class Membership:
         self._count_again = 0.0
 
     @property
+    def share(self) -> int:
+        """How many partitions the group has assigned; any thread."""
+        return len(self._positions.assigned)
+
+    @property
     def death(self) -> str:
         """The log line about a client that has to be replaced."""
         return self._evidence.death

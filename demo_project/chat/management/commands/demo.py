@@ -108,7 +108,10 @@ class Command(BaseCommand):
                 self.style.SUCCESS(f"The chat is at {chat}") + f" ({workers}; Ctrl-C ends it)"
             )
             self.stdout.write(f"A board of live prices: {chat.rstrip('/')}{reverse('board')}")
-            announce = f"{reverse('announce')}?{urlencode({'token': self.staff_token})}"
+            token = urlencode({"token": self.staff_token})
+            servers = f"{reverse('kafka_layer:page')}?{token}"
+            self.stdout.write(f"What the servers do: {chat.rstrip('/')}{servers}")
+            announce = f"{reverse('announce')}?{token}"
             self.stdout.write(f"Announce something to everyone: {chat.rstrip('/')}{announce}")
             self.stdout.flush()
 
