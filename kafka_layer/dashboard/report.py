@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from .. import __version__
 from ..config.realtime import monotonic
 from ..server.server import Server
+from ..stats import LayerStats
 
 __all__ = ["Reporter"]
 
+# Without a histogram for the metrics, which the page does not show.
+_FIGURES = [each.name for each in fields(LayerStats) if each.name != "ages"]
 _LARGEST = 20
 # Seconds for which a report, and the list of groups in it, is good for further askers. To find the
 # largest of 100,000 groups takes some hundredths of a second.
@@ -46,11 +50,9 @@ class Reporter:
             if now - self._groups_at > _GROUPS_GOOD_FOR:
                 self._groups = server.registry.groups.largest(_LARGEST)
                 self._groups_at = now
-            figures = asdict(server.describe())
-            # A histogram for the metrics, which the page does not show.
-            figures.pop("ages", None)
+            stats = server.describe()
             self._last = {
-                **figures,
+                **{name: _plain(getattr(stats, name)) for name in _FIGURES},
                 "at": now,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -60,3 +62,10 @@ class Reporter:
             }
             self._last_at = now
         return self._last
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with dicts in place of other mappings."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from channels.layers import channel_layers
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
 
+import kafka_layer
 from kafka_layer import health
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
@@ -191,3 +193,20 @@ async def test_the_check_for_django_health_check(
     lose_kafka(layer, monkeypatch)
     error = (await check.get_result()).error
     assert "No Kafka broker can be reached." in str(error)
+
+
+def test_metrics_are_told_or_which_extra_they_need(
+    layer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra prometheus is not installed")
+    answer = Client().get("/metrics", headers={"accept": "text/plain"})
+    assert answer.status_code == 200
+    assert b"kafka_layer_build_info" in answer.content
+    assert answer.headers["Content-Type"].startswith("text/plain")
+
+    monkeypatch.delitem(sys.modules, "kafka_layer.metrics")
+    monkeypatch.delattr(kafka_layer, "metrics")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    answer = Client().get("/metrics")
+    assert answer.status_code == 501
+    assert b"pip install 'kafka-layer[prometheus]'" in answer.content

@@ -9,7 +9,7 @@
  *   waiting?: number, queued?: number, latency_p50?: number | null, latency_p99?: number | null,
  *   sent?: number, delivered?: number, failed?: number, recovered?: number, behind?: number,
  *   sent_by_kind?: Counts, delivered_by_kind?: Counts, dropped?: Counts, not_recovered?: Counts,
- *   jobs?: Record<string, Counts>, backlog?: Counts, work?: Counts,
+ *   jobs?: Record<string, Counts>, lag_by_topic?: Counts, work?: Counts,
  *   streams?: Record<string, Stream>, largest_groups?: [string, number][],
  * }} Told
  * @typedef {Record<string, number>} Counts
@@ -355,6 +355,15 @@ function counters(report) {
   return found;
 }
 
+/**
+ * Messages that a server has not read; what servers tell each other, also for this page, is none.
+ * @param {Told} report
+ */
+function lag(report) {
+  const topics = Object.entries(report.lag_by_topic ?? { all: report.lag ?? 0 });
+  return sum(topics.filter(([name]) => !/-(group-mgmt|ack)$/.test(name)).map(([, each]) => each));
+}
+
 /** The servers that this page knows, over losses of its own connection. */
 class Servers {
   /** @type {Map<string, Known>} */
@@ -456,7 +465,8 @@ function sampled(servers, picture) {
     }
   }
   values.set("servers", present.length);
-  for (const name of /** @type {const} */ (["lag", "waiting", "queued"])) {
+  values.set("backlog.lag", sum(reports.map(lag)));
+  for (const name of /** @type {const} */ (["waiting", "queued"])) {
     values.set(`backlog.${name}`, sum(reports.map((report) => report[name] ?? 0)));
   }
   for (const name of /** @type {const} */ (["latency_p50", "latency_p99"])) {
@@ -906,11 +916,11 @@ const cards = [
   }),
   new Card({
     title: "Latency",
-    unit: "milliseconds from the broker, slowest server",
+    unit: "ms, of the slowest server",
     empty: "No message has come yet.",
     series: () => [
-      ["latency_p50", "Half are faster"],
-      ["latency_p99", "99 of 100 are"],
+      ["latency_p50", "Median"],
+      ["latency_p99", "99th percentile"],
     ],
   }),
   new Card({
@@ -918,9 +928,9 @@ const cards = [
     unit: "messages",
     empty: "Nothing waited in the last 10 minutes.",
     series: () => [
-      ["backlog.lag", "In Kafka, not read yet"],
-      ["backlog.waiting", "In memory, not taken"],
-      ["backlog.queued", "Not written yet"],
+      ["backlog.lag", "In Kafka, to be read"],
+      ["backlog.waiting", "In memory"],
+      ["backlog.queued", "To be written"],
     ],
   }),
   new Card({
@@ -1000,7 +1010,7 @@ const serverTable = new Table("servers", [
   textColumn("Latency", ({ report: { latency_p99: age } }) =>
     typeof age === "number" ? `${figure(age * 1000)} ms` : "–",
   ),
-  textColumn("Lag", ({ report }) => figure(report.lag)),
+  textColumn("Lag", ({ report }) => figure(lag(report))),
   textColumn("Dropped", ({ report }) => figure(sum(Object.values(report.dropped ?? {})))),
 ]);
 
@@ -1062,7 +1072,8 @@ const streamTable = new Table("streams", [
         const is = STREAM_STATES.indexOf(worst);
         text.dataset.state = is < 0 || is > 4 ? "good" : is < 3 ? "bad" : "wait";
         const count = states.get(worst) ?? 0;
-        const all = sum(states.values());
+        // One without channels reads none, which is well.
+        const all = sum(states.values()) - (worst === "idle" ? 0 : (states.get("idle") ?? 0));
         write(text, count === all ? worst : `${worst} on ${count} of ${all}`);
       };
     },
@@ -1100,7 +1111,7 @@ function showTiles() {
   };
   const channels = sum(present.map(([, { report }]) => report.channels ?? 0));
   const [p50, p99] = ["latency_p50", "latency_p99"].map((name) => samples.past(name).at(-1) ?? null);
-  const lag = samples.past("backlog.lag").at(-1) ?? null;
+  const unread = samples.past("backlog.lag").at(-1) ?? null;
   const dropped = droppedLately();
   const silent = servers.all.size - present.length;
   /** @type {Record<string, [string, string, string, boolean]>} */
@@ -1113,8 +1124,8 @@ function showTiles() {
     ],
     Sent: [figure(rate("sent.")), "/s", "to Kafka", false],
     Delivered: [figure(rate("delivered.")), "/s", "to channels", false],
-    Latency: [figure(p50), p50 === null ? "" : "ms", `99 %: ${figure(p99)} ms`, false],
-    Lag: [figure(lag), "", "records to read", false],
+    Latency: [figure(p50), p50 === null ? "" : "ms", `p99: ${figure(p99)} ms`, false],
+    Lag: [figure(unread), "", "messages to be read", false],
     Dropped: [figure(dropped), "", "in 10 minutes", dropped > 0],
   };
   for (const { title, value, small, tile } of tiles) {
