@@ -55,6 +55,8 @@ class Watch:
         # Never set: the thread sleeps on it, also where gevent replaces threads.
         self._pause = new_event()
         self._call: RollCall | None = None
+        # What this server told of itself last; empty while nothing is asked.
+        self._own: dict[str, Any] = {}
         self._trouble = ""
         self._backlogs = _Backlogs()
         self._asked_backlogs: Ticket[None] = Ticket.resolved(None)
@@ -92,8 +94,8 @@ class Watch:
                 servers[name] = {**(report or told), "silent": round(now - heard, 1)}
         own = server.identity.name
         state = self._state()
-        if own is not None and state != "closed":
-            servers[str(own)] = {**self._reporter(), "silent": 0}
+        if own is not None and self._own:
+            servers[str(own)] = {**self._own, "silent": 0}
         backlogs = self._backlogs
         return {
             "prefix": server.config.prefix,
@@ -130,6 +132,7 @@ class Watch:
             if self._server.lifecycle.ended or monotonic() > self._until:
                 self._watching = False
                 self._call = None
+                self._own = {}
             return self._watching
 
     def _ask_all(self) -> None:
@@ -137,7 +140,9 @@ class Watch:
         with server.commands.asking_for_reports() as (call, ask):
             self._call = call
             while self._goes_on():
-                # Else the questions would wait in the queue, and be answered together.
+                # Before it asks: the questions are not what waits in its queue.
+                self._own = self._reporter()
+                # Else the questions would wait there, and be answered together.
                 if server.transport.health().connected:
                     ask()
                     self._ask_for_backlogs()

@@ -36,7 +36,7 @@ EARLIER = """
 const key = Object.keys(sessionStorage).find((each) => each.startsWith("kafka-layer"));
 const stored = JSON.parse(sessionStorage.getItem(key) ?? '{"times": [], "series": {}}');
 const before = Array.from({ length: 590 - stored.times.length }, (_, at) => at);
-const start = Date.now() - 599_000;
+const start = (stored.times[0] ?? Date.now()) - before.length * 1000;
 for (const [name, values] of Object.entries(stored.series)) {
   const known = values.filter((value) => value !== null);
   const mean = known.reduce((sum, value) => sum + value, 0) / known.length;

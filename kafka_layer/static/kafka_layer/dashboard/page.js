@@ -928,7 +928,7 @@ const cards = [
     unit: "messages",
     empty: "Nothing waited in the last 10 minutes.",
     series: () => [
-      ["backlog.lag", "In Kafka, to be read"],
+      ["backlog.lag", "To be read"],
       ["backlog.waiting", "In memory"],
       ["backlog.queued", "To be written"],
     ],
