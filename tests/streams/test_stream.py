@@ -476,6 +476,25 @@ class TestLastValue:
             )
         assert [(each["key"], each["value"]) for each in site.taken(late)] == [("8", 4)]
 
+    def test_a_record_without_a_value_ends_it(self) -> None:
+        site = Site(group="price-{key}", last_value=True).awake()
+        channel = site.channel("price-7", "price-8")
+        site.stream.deliver([site.record(b"1"), site.record(None), site.record(b"2", b"8")])
+        site.stream.caught_up()
+        assert [each["value"] for each in site.taken(channel)] == [2]
+        # Without a handler it is no message.
+        site.stream.deliver([site.record(None, b"8")])
+        assert site.taken(channel) == []
+        assert site.stream.latest is not None
+        assert len(site.stream.latest) == 0
+
+    def test_who_is_in_the_group_and_is_the_user_gets_it_once(self) -> None:
+        site = Site(group="price-{key}", user="{value.owner}", last_value=True).awake()
+        site.stream.caught_up()
+        both, owner = site.channel("price-7", user="5"), site.channel(user="5")
+        site.stream.deliver([site.record(b'{"owner": 5}')])
+        assert len(site.taken(both)) == len(site.taken(owner)) == 1
+
     def test_a_record_without_a_name_costs_no_other(self) -> None:
         site = Site(group="price-{key}", last_value=True).awake()
         channel = site.channel("price-7", group_name("price-{key}", key="ü/"))
@@ -626,6 +645,29 @@ class TestKept:
         assert found is not None
         assert [each[6] for each in found] == [7]
 
+    @pytest.mark.parametrize(("tombstone", "kept"), [(None, [0]), ("order.deleted", [0, 1])])
+    def test_but_what_live_readers_do_not_get_is_not_found(
+        self, tombstone: str | None, kept: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def read(record: Any) -> Record:
+            if record[3]:
+                raise UnreadableRecord("undecodable", "a header without a name")
+            found: Record = record
+            return found
+
+        site = Site(group="order-{key}", tombstone=tombstone).awake()
+        monkeypatch.setattr(site.source, "record", read)
+        keeper = Keeper()
+        site.stream.keep(keeper)
+        site.source.listener(POSITIONS, True)
+        unreadable = [site.record(key=key, h=b"x") for key in (b"7", b"9")]
+        records = [site.record(), site.record(None), *unreadable]
+        site.stream.deliver([(*each[:6], offset) for offset, each in enumerate(records)])
+        found = keeper.log.find((TOPIC, 0), SEVEN, 0, 4)
+        assert found is not None
+        assert [each[6] for each in found] == kept
+        assert keeper.log.find((TOPIC, 0), (Topic.SEND_GROUP, "order-9"), 0, 4) == []
+
     def test_but_not_what_a_pause_leaves_of_a_batch(self) -> None:
         def decode(data: bytes) -> bytes:
             if data == b"2":
@@ -672,6 +714,14 @@ class TestKept:
         site.stream.caught_up()
         site.source.listener({(TOPIC, 0): ReadFrom(1, None)}, True)
         assert keeper.told == ["begun"]
+        # Nor when it learns them anew: what it reads then is in no mailbox.
+        site.stream.sought()
+        site.source.listener(POSITIONS, True)
+        site.stream.deliver([site.record()])
+        assert (keeper.told, keeper.log.ends) == (["begun"], {(TOPIC, 0): 1})
+        site.stream.caught_up()
+        site.source.listener({(TOPIC, 0): ReadFrom(2, None)}, True)
+        assert keeper.told == ["begun", "begun"]
         channel = site.channel("order-7")
         site.stream.answer(site.registry.open_mailbox(channel), site.record(), "order-7")
         mailbox = site.registry.mailbox(channel)
