@@ -15,6 +15,7 @@ import pytest
 import yaml
 from daphne.server import Server
 from django.core.management import load_command_class
+from django.urls import resolve
 
 import kafka_layer
 from demo_project import market
@@ -125,6 +126,24 @@ def test_the_demo_reads_all_variables_that_it_is_given() -> None:
         sources = [source for each in mine["envFrom"] for source in each.values()]
         # The second is a secret, which docs/kubernetes.md says how to make.
         assert sources == [{"name": shared["metadata"]["name"]}] * 2
+
+
+def test_the_probes_ask_what_the_package_answers() -> None:
+    web, worker = container("web"), container("worker")
+    asked = {kind: web[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
+
+    for each in asked.values():
+        assert resolve(each["path"], "demo_project.urls").func.__module__ == "kafka_layer.views"
+        assert each["port"] == web["ports"][0]["name"]
+        # The pod's address is none of ALLOWED_HOSTS.
+        assert each["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
+    assert {kind: each["path"] for kind, each in asked.items()} == {
+        "startup": "/kafka/ready",
+        "readiness": "/kafka/live",
+        "liveness": "/kafka/live",
+    }
+    assert worker["startupProbe"]["httpGet"] == {"path": "/ready", "port": "health"}
+    assert worker["livenessProbe"]["httpGet"] == {"path": "/live", "port": "health"}
 
 
 def test_a_pod_has_the_time_that_its_start_and_its_end_may_take() -> None:
