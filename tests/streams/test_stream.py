@@ -366,6 +366,19 @@ class TestErrors:
         site.stream.deliver([site.record(b"1")])
         assert site.told["errors"] == {"schema": 1}
 
+    def test_a_resume_asks_for_an_unknown_schema_again(self) -> None:
+        with running_registry() as registry:
+            settings = {"url": registry.url, "ssl.ca.location": False}
+            site = Site(group="all", value="avro", schema_registry=settings, on_error="stop")
+            channel = site.awake().channel("all")
+            record = site.record(b"\0\0\0\0\x01\x04ab")
+            site.stream.deliver([record])
+            assert (site.told["state"], site.told["errors"]) == ("stopped", {"schema": 1})
+            registry.register("shop.orders-value", '"string"')
+            site.stream.resume()
+            site.stream.deliver([record])
+            assert [each["value"] for each in site.taken(channel)] == ["ab"]
+
 
 class TestLife:
     def test_it_is_opened_by_the_first_channel_where_the_settings_say(self) -> None:
@@ -487,6 +500,19 @@ class TestLastValue:
         assert site.taken(channel) == []
         assert site.stream.latest is not None
         assert len(site.stream.latest) == 0
+
+    def test_a_seek_ends_what_is_known(self) -> None:
+        site = Site(group="price-{key}", last_value=True).awake()
+        site.stream.deliver([site.record(b"1"), site.record(b"2", b"8")])
+        site.stream.caught_up()
+        channel = site.channel("price-7", "price-8")
+        site.stream.sought()
+        assert site.told["state"] == "loading"
+        site.stream.deliver([site.record(b"3", b"8")])
+        site.stream.caught_up()
+        assert [each["value"] for each in site.taken(channel)] == [3]
+        assert site.stream.latest is not None
+        assert len(site.stream.latest) == 1
 
     def test_who_is_in_the_group_and_is_the_user_gets_it_once(self) -> None:
         site = Site(group="price-{key}", user="{value.owner}", last_value=True).awake()
@@ -615,8 +641,12 @@ class TestKept:
         assert (early.place, early.before) == (None, None)
         assert (late.place, late.key) == ((TOPIC, 0, 1, 1000.0), (SEVEN,))
         assert late.before == {(TOPIC, 0): 1}
+        # What a seek leaves out is no loss.
+        site.stream.sought()
+        assert log.sought
         site.source.listener({(TOPIC, 0): ReadFrom(9, None)}, True)
         assert keeper.told == ["begun", "moved"]
+        assert (log.sought, log.begin((TOPIC, 0))) == (False, 9)
 
     def test_a_tracked_channel_gets_records_and_not_messages_also_before(self) -> None:
         # Their places are given to them when the stream begins to be kept.

@@ -11,7 +11,7 @@ from typing import Any
 
 import ormsgpack
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kafka_layer.exceptions import UnreadableRecord
@@ -223,6 +223,7 @@ class TestGroups:
     st.text(max_size=60) | st.text("_xh7é/", min_size=20, max_size=120),
     st.sampled_from(["{key}", "order-{key}", "{key}.x", "a_{key}_xh"]),
 )
+@example("0" * 64, f"{'o' * 32}_xh{{key}}")  # looks like a name that was too long
 def test_the_name_for_a_text_alone_is_that_of_a_record(key: str, text: str) -> None:
     template = GroupTemplate(text)
 
