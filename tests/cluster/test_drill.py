@@ -1,4 +1,4 @@
-"""The drill of docs/operations.md: five faults, and what metrics and alerts show in each.
+"""The drill of docs/operations.md: five faults, and what page, metrics and alerts show in each.
 
 A real Prometheus scrapes real layers, with the alert rules of ``deploy/``, whose waiting times are
 cut short; tests/docs/test_operations.py has promtool judge these.
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.metrics import LayerCollector
 from kafka_layer.testing.embedded import EmbeddedBroker
+from tests.support.inspect import server_of
 from tests.support.layers import Layers, embedded_backend, next_message, next_messages
 from tests.support.prometheus import Prometheus, quick, require_prometheus
 from tests.support.records import create_topic, produce
@@ -76,6 +77,7 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield panel["title"], re.sub(r"\$\w+", ".*", text)
 
 
+@pytest.mark.timeout(300)
 async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers: Servers) -> None:
     for topic in ("poisoned", "spotted"):
         create_topic(kafka, f"{prefix}-{topic}")
@@ -124,6 +126,7 @@ async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers:
             await slow.group_send("room", {"n": number})
         await drill.until({("KafkaLayerLag", "slow")}, "the lag to be told")
         assert await drill.value('sum(kafka_layer_consumer_lag_records{alias="slow"})') > 1000
+        await drill.until_page(slow, lambda page: own(page)["lag"] > 1000, "the lag")
         stop.set()
         await next_messages(slow, channel, MANY - await taking, timeout=SLOW)
         await drill.until(set(), "the lag to be over")
@@ -137,12 +140,20 @@ async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers:
         await drill.until(drops, "the drops to be told")
         dropped = 'kafka_layer_messages_dropped_total{alias="lossy",cause="full"}'
         await drill.until_value(dropped, 19)
+        await drill.until_page(lossy, lambda page: own(page)["dropped"] == {"full": 19}, "drops")
 
         # 3. A dead server: one of two.
+        await other.new_channel()
+        dead = other.stats().server
+        await drill.until_page(well, lambda page: dead in page["servers"], "both servers")
         servers.kill("well-2")
+        await other.close()
         gone = {("KafkaLayerServerGone", "well")}
         await drill.until_fired(gone, "the dead server to be missed")
         assert await drill.value('up{instance="well-2"}') == 0
+        await drill.until_page(
+            well, lambda page: page["servers"][dead]["silent"] > 2, "the server to be silent"
+        )
         # After a while it counts as scaled down; "up" tells it until the target is removed.
         await drill.until(drops, "the others to be all there are")
 
@@ -152,6 +163,7 @@ async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers:
         await drill.until(drops | lost, "the outage to be told")
         assert await drill.value('kafka_layer_connected{alias="away"}') == 0
         assert await drill.value('kafka_layer_connected{alias="slow"}') == 1
+        await drill.until_page(away, lambda page: page["state"] == "disconnected", "the outage")
 
         # 5. A poisoned stream: one is to stop at it, one to skip it.
         listener = await well.new_channel()
@@ -168,6 +180,12 @@ async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers:
         assert await drill.value('kafka_layer_stream_up{stream="spotted"}') == 1
         errors = 'kafka_layer_stream_records_total{stream="spotted",outcome="undecodable"}'
         assert await drill.value(errors) == 1
+        await drill.until_page(
+            well, lambda page: own(page)["streams"]["poisoned"]["state"] == "stopped", "the stop"
+        )
+        assert own(server_of(well).watch.look())["streams"]["spotted"]["errors"] == {
+            "undecodable": 1
+        }
 
         # The dashboard's queries are PromQL, and find something.
         shown = {
@@ -181,6 +199,12 @@ async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers:
         servers.close()
         none = {("KafkaLayerNoServer", "")}
         await drill.until_fired(none, "it to be told that no server is left")
+
+
+def own(page: Any) -> Any:
+    """Return what the page shows of the server that was asked; as of a healthy one before it is."""
+    nothing = {"lag": 0, "dropped": {}, "streams": {"poisoned": {"state": ""}}}
+    return page["servers"].get(page["server"]) or nothing
 
 
 class Drill:
@@ -209,6 +233,12 @@ class Drill:
             return float(found[0]["value"][1]) if found else None
 
         await self._wait(lambda found: found == value, f"{expression} to be {value}", look)
+
+    async def until_page(
+        self, layer: KafkaChannelLayer, is_right: Callable[[Any], bool], what: str
+    ) -> None:
+        """Wait until the page for staff shows something, at the server of a layer."""
+        await self._wait(is_right, f"the page to show {what}", server_of(layer).watch.look)
 
     async def value(self, expression: str) -> float:
         """Return the one value of an expression."""
