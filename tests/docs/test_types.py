@@ -83,7 +83,7 @@ class A(AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
 """
 
 # types-channels has no words for an ASGI application in a path().
-_OF_THE_STUBS = re.compile(r"_ExtendedURLPattern|_ASGIApplicationProtocol")
+_OF_THE_STUBS = re.compile(r'_ExtendedURLPattern|_ASGIApplicationProtocol|"URLRouter"')
 
 # What mypy says where a page shows a package that is not installed for the tests, or has no types.
 _OTHERS = re.compile(
