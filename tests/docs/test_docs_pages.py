@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
+from tests.support.accessibility import serious_findings
 from tests.support.browsers import chromium
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -121,6 +122,14 @@ def test_no_page_is_cut_on_a_desk_and_each_can_be_read_on_a_phone(address: str, 
         assert wide["beside"] == [], each
         assert page.evaluate(NARROWEST_COLUMN) > 60, each
     assert found == dict.fromkeys(found, nothing)
+
+
+def test_everybody_can_read_them(address: str, page: Page) -> None:
+    for each, dark in (("", False), ("", True), ("quickstart/", True), ("comparison/", False)):
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.set_viewport_size(DESKTOP if dark else PHONE)
+        page.goto(f"{address}/{each}")
+        assert serious_findings(page) == [], f"{each}, dark: {dark}"
 
 
 def test_the_search_finds_a_setting(address: str, page: Page) -> None:

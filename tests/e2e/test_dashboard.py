@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.support.accessibility import serious_findings
 from tests.support.waiting import wait_until
 
 from .browser import DESKTOP, PHONE, People, say, take
 from .demo import Demo
-
-AXE = "axe-core@4.10"
-
-# The impact of each finding of axe-core that matters, with what it is about.
-FINDINGS = """
-async () => {
-  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
-  return violations
-    .filter(({ impact }) => impact === "serious" || impact === "critical")
-    .map(({ id, impact, nodes }) => [impact, id, nodes[0].html, nodes[0].failureSummary]);
-}
-"""
-
 
 # Puts ten minutes before what a page has stored: waves around the means of its figures.
 EARLIER = """
@@ -49,26 +34,6 @@ for (const [name, values] of Object.entries(stored.series)) {
 stored.times = [...before.map((at) => start + at * 1000), ...stored.times];
 sessionStorage.setItem(key, JSON.stringify(stored));
 """
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The script of axe-core, from npm."""
-    npm = shutil.which("npm")
-    if npm is None:
-        if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
-            pytest.fail("No npm on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
-        pytest.skip("No npm on PATH, to get axe-core from")
-    folder = tmp_path_factory.mktemp("axe")
-    for attempt in range(3):
-        done = subprocess.run([npm, "pack", "--silent", AXE], cwd=folder, check=attempt == 2)
-        if done.returncode == 0:
-            break
-    [archive] = folder.glob("*.tgz")
-    with tarfile.open(archive) as opened:
-        script = opened.extractfile("package/axe.min.js")
-        assert script is not None
-        return script.read().decode()
 
 
 def sheet(page: Page, name: str) -> Locator:
@@ -217,7 +182,7 @@ def test_it_is_used_by_keys_and_stands_still_when_asked(people: People) -> None:
 
 
 def test_it_can_be_read_by_everybody(
-    people: People, demo: Demo, chat: Page, axe: str, screenshots: Path
+    people: People, demo: Demo, chat: Page, screenshots: Path
 ) -> None:
     page = people.look()
     for number in range(6):
@@ -228,13 +193,12 @@ def test_it_can_be_read_by_everybody(
     page.add_init_script(EARLIER)
     page.reload()
     is_told(page, *web_pids(demo))
-    page.evaluate(axe)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
             page.set_viewport_size(viewport)
             take(page, screenshots / f"servers-{size}-{scheme}.png")
-            assert page.evaluate(FINDINGS) == [], f"{size}, {scheme}"
+            assert serious_findings(page) == [], f"{size}, {scheme}"
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(DESKTOP)
     page.screenshot(path=screenshots / "servers.png", full_page=True)
