@@ -462,6 +462,17 @@ class TestLife:
         site.stream.wake()
         assert site.source.calls == [("begin", "earliest")]
 
+    def test_it_tells_how_many_records_come_in_a_second(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 1000.0
+        monkeypatch.setattr("kafka_layer.streams.stream.monotonic", lambda: now)
+        site = Site(group="all").awake()
+        site.stream.deliver([site.record() for _ in range(10)])
+        now += 2.0
+        site.stream.turn()
+        assert (site.told["records"], site.told["records_per_second"]) == (10, 5.0)
+
     def test_what_cannot_be_read_is_told_and_opened_again_by_a_resume(self) -> None:
         site = Site(group="all").awake()
         site.stream.failed(ValueError("no such property"))
