@@ -53,6 +53,14 @@ def test_the_page_on_versions_has_those_that_the_matrix_runs() -> None:
     assert supported["Channels"] == list(matrix["CHANNELS"])
     assert supported["Kafka"] == [each.rpartition(".")[0] for each in matrix["KAFKA"]]
     assert matrix["KAFKA"][-1] == DEFAULT_KAFKA_VERSION
+    ran = {run for run, *_ in compatibility("run")}
+    assert ran == {
+        "lowest",
+        *(f"Python {each}" for each in supported["Python"]),
+        *(f"Django {each}" for each in matrix["DJANGO"]),
+        *(f"Channels {each}" for each in matrix["CHANNELS"]),
+        *(f"Kafka {each}" for each in matrix["KAFKA"]),
+    }
 
 
 def test_the_lowest_versions_of_the_page_are_those_of_the_package() -> None:
