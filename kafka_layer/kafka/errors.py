@@ -38,10 +38,10 @@ UNKNOWN_TOPIC = frozenset(
 )
 """A topic or partition is gone: it was deleted, or the brokers were replaced."""
 
-_LEAVE_IT_OUT = "a config that is None in default_topic_config is left to the brokers"
 _HINTS = {
-    KafkaError.INVALID_CONFIG: _LEAVE_IT_OUT,
-    KafkaError.POLICY_VIOLATION: _LEAVE_IT_OUT,
+    # Of a config that the brokers know. A name or a value that they do not know is the settings'.
+    KafkaError.POLICY_VIOLATION: "a config that is None in default_topic_config is left to the "
+    "brokers",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this client has no right to do that; grant it an ACL",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this client has no right to use the consumer group",
