@@ -608,6 +608,8 @@ TRANSITIONS = {
     (FULL, PASSING),
     # A put() into a full queue drains it first, and is then held back itself.
     (FULL, HOLDING),
+    # A put() of what is awaited is held back, and drains at once; the client takes none.
+    (PASSING, FULL),
     (PASSING, CLOSING),
     (HOLDING, CLOSING),
     (FULL, CLOSING),
