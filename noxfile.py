@@ -177,8 +177,14 @@ def matrix(session: nox.Session, versions: dict[str, Any]) -> None:
         }
         session.run(*pytest, "-k", "kafka", "tests/contract", *session.posargs, env=environment)
         return
-    # The tests of the documentation need the tools of development.
-    session.run(*pytest, "-m", "not broker", "--ignore", "tests/docs", "tests", *session.posargs)
+    # The tests of the documentation need the tools of development. What examples find does not
+    # depend on versions.
+    side_by_side = ("-n", "2", "--dist", "loadfile")
+    session.run(
+        *(*pytest, *side_by_side, "-m", "not broker", "--ignore", "tests/docs", "tests"),
+        *session.posargs,
+        env={"HYPOTHESIS_PROFILE": "brief"},
+    )
 
 
 def files_of_wheel(path: Path) -> set[str]:

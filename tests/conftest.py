@@ -40,8 +40,9 @@ _BROKER_FOLDERS = {"cluster", "faults", "security", "e2e", "testing"}
 _BROKER_FIXTURES = {"kafka", "shared_broker", "embedded", "secure", "real_broker_tools", "site"}
 _BROKER_BACKENDS = ("kafka", "embedded")
 
-# Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare. No deadline:
-# how long an example takes says how busy the machine is.
+# Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare, and "brief"
+# is for what examples do not tell. No deadline: how long one takes says how busy the machine is.
+settings.register_profile("brief", deadline=None, max_examples=5, stateful_step_count=10)
 settings.register_profile("quick", deadline=None, max_examples=30, stateful_step_count=20)
 settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
