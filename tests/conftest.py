@@ -37,7 +37,14 @@ _SHARED = pytest.StashKey[SharedBroker | None]()
 
 # Where every test needs a real Kafka, a broker in the process, or processes of its own.
 _BROKER_FOLDERS = {"cluster", "faults", "security", "e2e", "testing"}
-_BROKER_FIXTURES = {"kafka", "shared_broker", "embedded", "secure", "real_broker_tools", "site"}
+_BROKER_FIXTURES = {
+    "built_site",
+    "embedded",
+    "kafka",
+    "real_broker_tools",
+    "secure",
+    "shared_broker",
+}
 _BROKER_BACKENDS = ("kafka", "embedded")
 
 # Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare, and "brief"

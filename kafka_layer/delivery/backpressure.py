@@ -93,9 +93,11 @@ class Congestion:
     def relieve(self) -> None:
         """Wake the thread that waits for room, if one does; once for each ``await_room``."""
         if self.room is not None:
-            # In this order: the thread may wait again as soon as it is woken.
+            # In this order: the thread may wait again as soon as it is woken. And the take that
+            # empties the channel comes here once more.
+            room, self.room = self.room, None
             self.tells_at = 0
-            self.room.set()
+            room.set()
 
     def idle(self, taken: int, clocks: Mapping[Loop, float]) -> float:
         """Return the seconds in which *all* loops that receive ran and no message was taken.

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built with every warning an error."""
     missing = [each for each in ("material", "mkdocstrings_handlers") if not _is_installed(each)]
     if missing:

@@ -89,10 +89,10 @@ def _literal(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else VARIABLE
 
 
-def test_it_builds_and_has_every_page(site: Path) -> None:
+def test_it_builds_and_has_every_page(built_site: Path) -> None:
     pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
 
-    assert {path.parent.name for path in site.glob("*/index.html")} == pages
+    assert {path.parent.name for path in built_site.glob("*/index.html")} == pages
 
 
 def test_drawings_tell_in_words_what_they_show_and_know_dark_mode() -> None:
@@ -109,12 +109,12 @@ def test_drawings_tell_in_words_what_they_show_and_know_dark_mode() -> None:
     assert len(drawings) == 6
 
 
-def test_its_pages_load_nothing_from_other_hosts(site: Path) -> None:
-    for path in site.rglob("*.html"):
+def test_its_pages_load_nothing_from_other_hosts(built_site: Path) -> None:
+    for path in built_site.rglob("*.html"):
         loaded = Loaded()
         loaded.feed(path.read_text())
         assert [each for each in loaded.addresses if re.match(r"(\w+:)?//", each)] == [], path
-    for path in site.rglob("*.css"):
+    for path in built_site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", path.read_text()), path
 
 
@@ -131,12 +131,12 @@ def test_its_pages_load_nothing_from_other_hosts(site: Path) -> None:
         "kafka_layer.testing.EmbeddedBroker",
     ],
 )
-def test_the_reference_has_what_is_public(site: Path, name: str) -> None:
-    assert f'id="{name}"' in (site / "api" / "index.html").read_text()
+def test_the_reference_has_what_is_public(built_site: Path, name: str) -> None:
+    assert f'id="{name}"' in (built_site / "api" / "index.html").read_text()
 
 
-def test_no_markup_is_left_for_the_reader(site: Path) -> None:
-    for path in site.glob("**/index.html"):
+def test_no_markup_is_left_for_the_reader(built_site: Path) -> None:
+    for path in built_site.glob("**/index.html"):
         page = Shown()
         page.feed(path.read_text())
         # Sphinx's way to refer, and drawings in words: neither means anything here.
