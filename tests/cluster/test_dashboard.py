@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from kafka_layer.calls.health import liveness
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
@@ -95,6 +97,7 @@ async def test_worker_channels_are_told_with_backlog_and_shares(
     receiving.cancel()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_thread_that_ends_is_no_life(make_layer: Layers) -> None:
     layer = make_layer(prefix=None)
     await layer.new_channel()

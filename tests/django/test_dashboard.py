@@ -146,7 +146,7 @@ def wait_briefly(predicate: Any) -> bool:
 async def test_the_largest_groups_are_told(layer: Any) -> None:
     channels = [await layer.new_channel() for _ in range(3)]
     for number, channel in enumerate(channels):
-        for group in ("small", "middle", "large")[2 - number :]:
+        for group in ("small", "middle", "large")[number:]:
             await layer.group_add(group, channel)
     report = server_of(layer).reporter()
     assert report["largest_groups"] == [["large", 3], ["middle", 2], ["small", 1]]

@@ -111,7 +111,7 @@ def test_one_that_does_not_come_back_takes_less_than_a_second(
     monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     class Deaf(InMemoryKafkaChannelLayer):
-        timings = replace(Timings(), ready_answer=0.1)
+        timings = replace(Timings(), ready_answer=0.1, round_trip=30.0)
 
     layer = Deaf(prefix="deaf")
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer"}}
@@ -127,7 +127,7 @@ def test_one_that_does_not_come_back_takes_less_than_a_second(
         503,
         {"ok": False, "why": "A record that went to Kafka did not come back in time."},
     )
-    assert time.monotonic() - began < 5 * Timings.ready_answer
+    assert time.monotonic() - began < 10
     layer.close_sync()
 
 

@@ -98,15 +98,6 @@ def begins_at(page: Page) -> float:
     return float(drawn.partition(" ")[0].removeprefix("M")) if drawn else 600
 
 
-@pytest.mark.usefixtures("chat")
-def test_a_reload_keeps_the_course(people: People) -> None:
-    page = people.look()
-    wait_until(lambda: begins_at(page) < 597, "the line to grow", 20)
-    page.reload()
-    wait_until(lambda: begins_at(page) < 600, "the line to be there again")
-    assert begins_at(page) < 597
-
-
 def test_servers_come_and_go_while_it_is_open(people: People, demo: Demo, room: str) -> None:
     for worker in demo.workers:
         people.join("Ada", room, on=worker)
@@ -133,7 +124,7 @@ def test_servers_come_and_go_while_it_is_open(people: People, demo: Demo, room: 
     wait_until(lambda: mine not in web_pids(demo), "its worker to listen again", 20)
 
 
-def test_without_its_websocket_it_asks_and_says_how_to_mend_that(people: People) -> None:
+def test_it_says_what_keeps_it_from_its_websocket_and_from_the_figures(people: People) -> None:
     page = people.look()
     page.route_web_socket("**/kafka/socket", lambda socket: socket.close())
     page.reload()
@@ -141,11 +132,7 @@ def test_without_its_websocket_it_asks_and_says_how_to_mend_that(people: People)
     expect(page.locator("#note")).to_contain_text("kafka_layer.urls.websocket_urlpatterns")
     expect(sheet(page, "Servers").locator("tbody tr")).not_to_have_count(0)
 
-
-def test_whoever_may_not_see_it_any_more_is_told(people: People) -> None:
-    page = people.look()
     page.route("**/kafka/state*", lambda route: route.fulfill(status=403, body="{}"))
-    page.reload()
     expect(page.locator("#link")).to_contain_text("Not let in")
     expect(page.locator("#note")).to_contain_text("Log in again")
     # The browser itself complains of the answer.
@@ -153,12 +140,15 @@ def test_whoever_may_not_see_it_any_more_is_told(people: People) -> None:
 
 
 @pytest.mark.usefixtures("chat")
-def test_it_is_used_by_keys_and_stands_still_when_asked(people: People) -> None:
+def test_it_keeps_its_course_and_is_used_by_keys_and_stands_still(people: People) -> None:
     page = people.look()
     frames: list[object] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda one: frames.append(one)))
+    wait_until(lambda: begins_at(page) < 597, "the line to grow", 20)
     page.reload()
-    expect(sheet(page, "Servers").locator("tbody tr")).not_to_have_count(0)
+    wait_until(lambda: begins_at(page) < 600, "the line to be there again")
+    assert begins_at(page) < 597
+
     page.keyboard.press("Tab")
     skip = page.get_by_role("link", name="Skip to the servers")
     expect(skip).to_be_focused()
@@ -167,7 +157,6 @@ def test_it_is_used_by_keys_and_stands_still_when_asked(people: People) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("group", name="Servers")).to_be_focused()
 
-    wait_until(lambda: begins_at(page) < 600, "the line to grow", 20)
     pause = page.get_by_role("button", name="Pause")
     pause.press("Enter")
     expect(pause).to_have_attribute("aria-pressed", "true")
@@ -193,12 +182,12 @@ def test_it_can_be_read_by_everybody(
     page.add_init_script(EARLIER)
     page.reload()
     is_told(page, *web_pids(demo))
-    for scheme in ("light", "dark"):
+    sizes = {"desktop": DESKTOP, "phone": PHONE}
+    for scheme, size in (("light", "desktop"), ("dark", "phone")):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
-            page.set_viewport_size(viewport)
-            take(page, screenshots / f"servers-{size}-{scheme}.png")
-            assert serious_findings(page) == [], f"{size}, {scheme}"
+        page.set_viewport_size(sizes[size])
+        take(page, screenshots / f"servers-{size}-{scheme}.png")
+        assert serious_findings(page) == [], f"{size}, {scheme}"
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(DESKTOP)
     page.screenshot(path=screenshots / "servers.png", full_page=True)

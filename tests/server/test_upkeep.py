@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from kafka_layer.observe.counters import Stats
@@ -14,10 +16,12 @@ def test_an_end_that_nobody_asked_for_shows() -> None:
     def end() -> None:
         raise SystemExit
 
+    others = set(threading.enumerate())
     upkeep, stopped = Upkeep(0.01, [end], Stats()), Upkeep(0.01, [], Stats())
     assert not upkeep.died
     for each in (upkeep, stopped):
         each.start()
     wait_until(lambda: upkeep.died, "the thread to end")
     stopped.stop()
+    wait_until(lambda: set(threading.enumerate()) <= others, "the other thread to end")
     assert not stopped.died
