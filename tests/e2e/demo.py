@@ -326,6 +326,16 @@ class Client:
         """Return the texts of the next `count` messages."""
         return [(await self.receive("message"))["text"] for _ in range(count)]
 
+    async def answer_to(self, command: str, timeout: float = 10.0) -> Mapping[str, Any]:
+        """Return what a job answers to a command, when that and the command were received.
+
+        They come from two processes, and so in any order.
+        """
+        frames = [await self.receive("message", timeout) for _ in range(2)]
+        said, answer = sorted(frames, key=lambda frame: "answers" in frame)
+        assert said["text"] == answer["answers"]["command"] == command
+        return answer
+
     async def lose(self) -> None:
         """Return when the other side has ended the connection, whatever it sent before."""
 
