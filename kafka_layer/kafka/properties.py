@@ -49,8 +49,13 @@ def producer_properties(config: LayerConfig) -> dict[str, Any]:
     }
 
 
-def consumer_properties(config: LayerConfig) -> dict[str, Any]:
-    """Return the properties of a server's consumers of broadcast and inbox topics."""
+def consumer_properties(config: LayerConfig, fetch_wait: int = 100) -> dict[str, Any]:
+    """Return the properties of a server's consumers of broadcast and inbox topics.
+
+    Args:
+        config: The layer's settings.
+        fetch_wait: Milliseconds after which a broker answers a fetch that finds no record.
+    """
     return {
         **_COMMON,
         # librdkafka wants one. The readers assign partitions by hand, so servers share nothing
@@ -60,8 +65,8 @@ def consumer_properties(config: LayerConfig) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         # Delays the first records of added partitions, also those that a start adds a moment later
-        # than others, and none of partitions fetched already.
-        "fetch.wait.max.ms": 100,
+        # than others, and other requests where no record comes; none of partitions fetched already.
+        "fetch.wait.max.ms": fetch_wait,
         "fetch.error.backoff.ms": 50,
         # Milliseconds that fetching pauses once 100,000 records wait in the client. With the
         # default of 1 s a reader that takes them in less time then waits for the rest of it.
