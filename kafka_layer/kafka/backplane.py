@@ -60,7 +60,7 @@ logger = logging.getLogger("kafka_layer")
 
 # Milliseconds of a fetch without records: each costs about 0.1 ms of the processor. The two partitions
 # of commands are assigned in one step, and their number never changes.
-_FETCH_DATA, _FETCH_CONTROL = 200, 300
+_FETCH_DATA, _FETCH_CONTROL = 250, 400
 
 # Seconds that a failed start waits for a reader's thread: closing a client may block for ever.
 _CLOSE_PATIENCE = 0.5

@@ -183,7 +183,11 @@ class Membership:
     def _serve(self) -> Ending:
         sink, pacing = self._sink, self._pacing
         self._replacement.begin()
-        while not (self._stop.is_set() or self.deserted):
+        while True:
+            # First: what is set from here on ends the wait at the end of this round.
+            sink.changed.clear()
+            if self._stop.is_set() or self.deserted:
+                return Ending.STOPPED
             self.called_at = now = monotonic()
             if self.client.refusal is not None:
                 return Ending.REFUSED
@@ -208,7 +212,6 @@ class Membership:
                 self._accept(self._poll(_POLL))
             elif not self._stays_idle(pacing.idle_for(seen, now)):
                 return Ending.LEFT
-        return Ending.STOPPED
 
     def _stays_idle(self, idle: float) -> bool:
         """Wait briefly for demand; return False if the membership has to end for want of it.
@@ -226,7 +229,6 @@ class Membership:
         if idle >= _POLL:
             self._accept(self._poll(0))
         self._sink.changed.wait(_POLL)
-        self._sink.changed.clear()
         return True
 
     def _leave(self) -> None:
