@@ -52,7 +52,7 @@ class Congestion:
         clocks: For each loop that receives, the seconds for which it was seen to run by then.
 
     Attributes:
-        room: Set when half of the capacity is free; None unless a thread has waited for that.
+        room: Set when half of the capacity is free; None unless a thread waits for that.
         tells_at: How few messages a take has to leave to call ``relieve``: half of the capacity
             while a thread waits for room, otherwise none.
         held_up: Seconds for which the others had to wait for the channel.
@@ -92,10 +92,10 @@ class Congestion:
 
     def relieve(self) -> None:
         """Wake the thread that waits for room, if one does; once for each ``await_room``."""
-        if self.room is not None:
-            # In this order: the thread may wait again as soon as it is woken. And the take that
-            # empties the channel comes here once more.
-            room, self.room = self.room, None
+        room, self.room = self.room, None
+        if room is not None:
+            # In this order: the thread may wait again as soon as it is woken. And
+            # the take that empties the channel comes here once more.
             self.tells_at = 0
             room.set()
 
