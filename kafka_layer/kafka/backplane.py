@@ -58,8 +58,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kafka_layer")
 
-# Milliseconds of a fetch without records: each costs about 0.1 ms of the processor. The two partitions
-# of commands are assigned in one step, and their number never changes.
+# Milliseconds of a fetch without records, each of which costs about 0.1 ms of the processor. The
+# partitions of commands are two, and never change.
 _FETCH_DATA, _FETCH_CONTROL = 250, 400
 
 # Seconds that a failed start waits for a reader's thread: closing a client may block for ever.

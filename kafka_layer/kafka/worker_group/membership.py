@@ -183,11 +183,7 @@ class Membership:
     def _serve(self) -> Ending:
         sink, pacing = self._sink, self._pacing
         self._replacement.begin()
-        while True:
-            # First: what is set from here on ends the wait at the end of this round.
-            sink.changed.clear()
-            if self._stop.is_set() or self.deserted:
-                return Ending.STOPPED
+        while self._goes_on():
             self.called_at = now = monotonic()
             if self.client.refusal is not None:
                 return Ending.REFUSED
@@ -212,6 +208,13 @@ class Membership:
                 self._accept(self._poll(_POLL))
             elif not self._stays_idle(pacing.idle_for(seen, now)):
                 return Ending.LEFT
+        return Ending.STOPPED
+
+    def _goes_on(self) -> bool:
+        """Begin a round; return False after a stop."""
+        # First: what is set from here on ends the wait at the end of this round.
+        self._sink.changed.clear()
+        return not (self._stop.is_set() or self.deserted)
 
     def _stays_idle(self, idle: float) -> bool:
         """Wait briefly for demand; return False if the membership has to end for want of it.
