@@ -84,7 +84,7 @@ TIERS: list[set[str]] = [
     {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.live"},
     {"server.sending", "server.requests", "server.lifecycle", "server.identity", "server.feature"},
     {"server.round_trips"},
-    {"kafka.worker_group.positions"},
+    {"kafka.worker_group.positions", "kafka.worker_group.recent"},
     {"recovery.opening"},
     {"recovery.channel"},
     {"recovery.progress"},

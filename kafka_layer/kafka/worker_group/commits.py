@@ -24,6 +24,7 @@ from ..errors import kafka_error
 from .client import GroupClient
 from .pacing import CommitCost
 from .positions import Batch, Doubts, Positions
+from .recent import Mark
 
 __all__ = ["RETRY", "TRY_AGAIN", "Commits"]
 
@@ -68,6 +69,9 @@ class Commits:
         topic: Kafka's name of the topic.
         stats: Counts errors and drops.
         cost: The cost of commits; it outlives the client.
+
+    Attributes:
+        marks: By partition: the last commit that a broker told, or took.
     """
 
     def __init__(self, client: GroupClient, topic: str, stats: Stats, cost: CommitCost) -> None:
@@ -78,6 +82,7 @@ class Commits:
         # By partition: a time in milliseconds that no message before the position is later than.
         # Missing where an earlier commit did not tell it.
         self._read_until: dict[int, int] = {}
+        self.marks: dict[int, Mark] = {}
 
     def begin(self, partitions: Iterable[int]) -> Positions:
         """Check the committed positions of partitions that are assigned now; blocks briefly.
@@ -115,6 +120,7 @@ class Commits:
         for each in self._consumer.committed(asked, timeout):
             if each.error is not None:
                 continue
+            self.marks[each.partition] = each.offset, each.metadata or ""
             known = _READ_UNTIL.fullmatch(each.metadata or "")
             if each.offset >= 0 and known:
                 positions[each.partition] = each.offset
@@ -138,6 +144,10 @@ class Commits:
                     foreign.add(each.partition)
                     del self._read_until[each.partition]
         return foreign
+
+    def restart(self, partition: int) -> None:
+        """Note that a partition is read from its beginning, whatever its position."""
+        self._read_until.pop(partition, None)
 
     def note_message(self, partition: int, timestamp: int) -> None:
         """Note a fetched message.
@@ -171,6 +181,9 @@ class Commits:
             errors = dict.fromkeys(positions, kafka_error(exception))
         for name in {error.name() for error in errors.values()}:
             self._stats.count(f"errors.{name}")
+        for each in offsets:
+            if each.partition not in errors:
+                self.marks[each.partition] = each.offset, each.metadata or ""
         return errors
 
     def give_back(self, positions: Positions) -> Collection[int]:

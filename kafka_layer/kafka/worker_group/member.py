@@ -26,6 +26,7 @@ from .client import GroupClient, GroupSource, describe_group
 from .evidence import CUT_OFF
 from .membership import Ending, Membership
 from .pacing import CommitCost
+from .recent import Left
 
 __all__ = ["GroupMember"]
 
@@ -99,6 +100,8 @@ class GroupMember:
         self._joined: Ticket[None] = Ticket()
         # Kafka's id of the topic; None until it was told. Written by ``learn_id`` alone.
         self._topic_id: str | None = None
+        # What the last membership in a topic that was made anew left, by partition.
+        self._left: dict[int, Left] = {}
         self._stop = new_event()
         # Guards _membership and _thread, which change together, and not after a stop.
         self._lock = Lock()
@@ -295,6 +298,7 @@ class GroupMember:
             self._joined,
             self._stop,
             self._cost,
+            self._left,
         )
 
     def _next_membership(self) -> Membership | None:
@@ -334,6 +338,7 @@ class GroupMember:
         if ending is Ending.DEAD:
             self._note_replacement(membership.death)
         elif ending is Ending.OUTDATED:
+            self._left = membership.left
             self._note_replacement(_MADE_ANEW)
         return ending
 

@@ -20,6 +20,7 @@ from collections.abc import Collection, Container
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -43,6 +44,7 @@ from .commits import RETRY, TRY_AGAIN, Commits
 from .evidence import GroupEvidence
 from .pacing import CommitCost, Pacing
 from .positions import JobPositions
+from .recent import Left, Recent
 from .stream_commits import StreamCommits
 
 __all__ = ["Ending", "Membership"]
@@ -89,6 +91,8 @@ class Membership:
         joined: Resolved once the group has assigned something.
         stop: Ends it.
         cost: What commits cost; it outlives the client.
+        left: What a membership in a topic that was made anew left, by partition. This one reads
+            those partitions from their beginning, and notes where it got on.
 
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
@@ -107,12 +111,15 @@ class Membership:
         joined: Ticket[None],
         stop: threading.Event,
         cost: CommitCost,
+        left: dict[int, Left],
     ) -> None:
         self.client = client
         self.called_at = monotonic()
         self.deserted = False
         # Whether the topic is another one now: positions here mean nothing in it.
         self._outdated = False
+        self._recent = Recent()
+        self._left = left
         self.halted_by: tuple[UnreadableRecord, Place] | None = None
         self._timings = config.timings
         self._topic = topic = source.topic
@@ -176,6 +183,15 @@ class Membership:
             in_doubt = self._positions.in_doubt(self._positions.assigned)
         self._commits.count_in_doubt(in_doubt)
 
+    @property
+    def left(self) -> dict[int, Left]:
+        """What this membership leaves of a topic that was made anew, once it has ended.
+
+        Of a stream it is nothing: producers set the times of records there, so that these tell no
+        record from another.
+        """
+        return {} if self._came is not None else self._recent.left(self._commits.marks)
+
     def outdate(self) -> None:
         """Note that the topic was deleted and made anew; any thread. Nothing is committed then."""
         self._outdated = True
@@ -189,6 +205,7 @@ class Membership:
                 return Ending.REFUSED
             if self._outdated:
                 return Ending.OUTDATED
+            self._recent.forget(now)
             if self._replacement.is_called_for(self._look):
                 return Ending.DEAD
             seen = sink.last_seen
@@ -294,12 +311,13 @@ class Membership:
             # Fetched before a rebalance in the same call: it belongs to another member now.
             return False
         if self._holds:
-            if self.halted_by is None and partition not in self._rewound:
-                # One question to a registry that is away takes long enough.
-                self._read_again(partition, offset)
+            self._hold_back(partition, offset)
             return False
         timestamp = message.timestamp()[1]
         self._commits.note_message(partition, timestamp)
+        if self._left and self._was_taken(partition, offset, timestamp):
+            self._positions.fetch(partition, offset, None)
+            return False
         place = (self._sink.topic, partition, offset, timestamp / 1000)
         try:
             job = self._sink.accept(message, place, assignment)
@@ -312,9 +330,22 @@ class Membership:
             self.halted_by = unreadable, place
             return False
         self._positions.fetch(partition, offset, job)
-        if self._came is not None:
+        if self._came is None:
+            self._recent.fetch(partition, offset, timestamp)
+        else:
             self._came[partition] = offset + 1
         return job is not None
+
+    def _hold_back(self, partition: int, offset: int) -> None:
+        """Have a message come again that came while the client holds."""
+        if self.halted_by is None and partition not in self._rewound:
+            # One question to a registry that is away takes long enough.
+            self._read_again(partition, offset)
+
+    def _was_taken(self, partition: int, offset: int, timestamp: int) -> bool:
+        """Tell whether the membership before took this message of the new topic already."""
+        left = self._left.get(partition)
+        return left is not None and left.messages.get(offset) == timestamp
 
     def _note_end(self, partition: int, offset: int) -> None:
         """Note that the client read a stream's partition up to an offset, and found no more there.
@@ -350,6 +381,8 @@ class Membership:
                 return
             if error is None:
                 jobs = self._positions.commit_succeeded(batch)
+                self._recent.take(batch.messages)
+                self._note_progress(batch.positions)
             else:
                 self._positions.commit_failed(batch)
         if error is None:
@@ -360,6 +393,12 @@ class Membership:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
             # poll() answers rebalances; without it the commit would never succeed.
             self._accept(self._poll(RETRY))
+
+    def _note_progress(self, partitions: Collection[int]) -> None:
+        """Note that partitions of a topic that was made anew have positions in it now."""
+        for partition in partitions if self._left else ():
+            if partition in self._left:
+                self._left[partition].mark = None
 
     def _take_back(self, now: float) -> None:
         """Uncommit jobs that no receive takes, so that a process that dies loses none of them."""
@@ -390,6 +429,7 @@ class Membership:
         with self._lock:
             if not self.deserted:
                 self._positions.take_back(jobs)
+                self._recent.give_back(jobs)
                 return {job.partition for job in jobs}
         # They are committed, and nothing is given back any more.
         self._sink.assign(jobs)
@@ -400,6 +440,8 @@ class Membership:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         starts = self._commits.begin([each.partition for each in partitions])
         for each in partitions:
+            if self._begins_again(each.partition):
+                starts[each.partition] = OFFSET_BEGINNING
             each.offset = starts.get(each.partition, each.offset)
             self.client.ends.pop(each.partition, None)
             if self._came is not None:
@@ -409,6 +451,18 @@ class Membership:
         if self._paused:
             consumer.pause(partitions)
         self._joined.resolve(None)
+
+    def _begins_again(self, partition: int) -> bool:
+        """Tell whether the last commit is that of a membership which took the topic for another."""
+        left = self._left.get(partition)
+        if left is None or left.mark is None:
+            return False
+        if left.mark != self._commits.marks.get(partition):
+            # Another member has got on since.
+            left.mark = None
+            return False
+        self._commits.restart(partition)
+        return True
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         revoked = {each.partition for each in partitions}
@@ -434,6 +488,7 @@ class Membership:
         """
         with self._lock:
             self._positions.settle(given_back)
+            self._recent.revoke(partitions)
             in_doubt = self._positions.revoke(partitions)
             if self.deserted:
                 return

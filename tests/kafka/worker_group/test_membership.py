@@ -8,7 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_INVALID,
+    ConsumerGroupState,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
@@ -21,6 +28,7 @@ from kafka_layer.kafka.worker_group import client as group_client
 from kafka_layer.kafka.worker_group.client import GroupClient, GroupSource
 from kafka_layer.kafka.worker_group.membership import Ending, Membership
 from kafka_layer.kafka.worker_group.pacing import CommitCost
+from kafka_layer.kafka.worker_group.recent import Left
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import WorkTopic
 from tests.support.messages import FakeMessage
@@ -165,6 +173,7 @@ class Case:
         monkeypatch: pytest.MonkeyPatch,
         demand: int,
         source: GroupSource = SOURCE,
+        left: dict[int, Left] | None = None,
         **times: float,
     ) -> None:
         monkeypatch.setattr(group_client, "Consumer", ScriptedConsumer)
@@ -190,10 +199,11 @@ class Case:
             Ticket(),
             self.consumer.stop,
             CommitCost(),
+            {} if left is None else left,
         )
 
     def assigns(self) -> None:
-        self.consumer.on_assign(self.consumer, [PARTITION])
+        self.consumer.on_assign(self.consumer, [TopicPartition(TOPIC, 0)])
         # Those of the assignment itself.
         self.consumer.looks.clear()
 
@@ -457,6 +467,76 @@ def test_nothing_is_committed_in_a_topic_that_was_made_anew(
     assert case.run(case.assigns, record(7), outdate, case.revokes) is Ending.OUTDATED
     assert case.consumer.committed_positions == [{0: 8}]
     assert case.sink.assigned == [7]
+
+
+NOT_TAKEN = record(1)
+"""Fetched of the new topic, where its log did not hold the old position, and given to nobody."""
+
+
+class TestATopicThatIsReadBeforeItIsKnownToBeAnother:
+    """It was made anew, and the client goes on in it, at its position in the old one."""
+
+    def left(self, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, Left], FakeMessage]:
+        """Return what a membership leaves that took 6 of the old topic and 7 of the new one."""
+        case = Case(monkeypatch, demand=1)
+        taken = record(7)
+
+        def outdate() -> FakeMessage:
+            case.membership.outdate()
+            return NOT_TAKEN
+
+        assert case.run(case.assigns, record(6), taken, outdate) is Ending.OUTDATED
+        assert case.sink.assigned == [6, 7]
+        return case.membership.left, taken
+
+    def case(self, monkeypatch: pytest.MonkeyPatch, left: dict[int, Left]) -> Case:
+        """Return the next membership, which finds the last commit of the one before."""
+        case = Case(monkeypatch, demand=1, left=left)
+        mark = left[0].mark
+        assert mark is not None
+        position, metadata = mark
+        case.consumer.committed = lambda partitions, timeout: [
+            TopicPartition(TOPIC, 0, position, metadata)
+        ]
+        case.consumer.end = position
+        return case
+
+    def starts(self, case: Case) -> list[int]:
+        assigned: list[int] = []
+        case.consumer.incremental_assign = lambda partitions: assigned.extend(
+            each.offset for each in partitions
+        )
+        return assigned
+
+    def test_the_next_client_gets_all_of_it_and_passes_over_what_was_taken(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left, taken = self.left(monkeypatch)
+        case = self.case(monkeypatch, left)
+        starts = self.starts(case)
+        # The old topic had another message at offset 6.
+        other = FakeMessage(TOPIC, 6, value=b"job", timestamp=1)
+        case.run(case.assigns, record(0), NOT_TAKEN, other, taken, record(8))
+        assert starts == [OFFSET_BEGINNING]
+        assert case.sink.assigned == [0, 1, 6, 8]
+        assert case.consumer.committed_positions[-1] == {0: 9}
+
+    def test_it_begins_there_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        left, _ = self.left(monkeypatch)
+        case = self.case(monkeypatch, left)
+        starts = self.starts(case)
+        case.run(case.assigns, record(0), case.assigns)
+        assert starts == [OFFSET_BEGINNING, OFFSET_INVALID]
+
+    def test_not_where_another_member_has_got_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        left, _ = self.left(monkeypatch)
+        case = self.case(monkeypatch, left)
+        case.consumer.committed = lambda partitions, timeout: [
+            TopicPartition(TOPIC, 0, 8, "read-until=99999999999999")
+        ]
+        starts = self.starts(case)
+        case.run(case.assigns)
+        assert starts == [OFFSET_INVALID]
 
 
 def stream_source() -> GroupSource:
