@@ -224,6 +224,14 @@ def test_time_is_read_off_one_clock() -> None:
 
 
 @pytest.mark.slow
-def test_the_client_is_loaded_by_the_first_use_alone() -> None:
-    code = "import sys, kafka_layer.layer; sys.exit('confluent_kafka' in sys.modules)"
+@pytest.mark.parametrize(
+    ("loaded", "not_needed"),
+    [
+        ("kafka_layer.layer", "confluent_kafka"),
+        # What an installed app loads in each process.
+        ("kafka_layer.checks", "kafka_layer.testing"),
+    ],
+)
+def test_what_is_not_needed_is_not_loaded(loaded: str, not_needed: str) -> None:
+    code = f"import sys, {loaded}; sys.exit({not_needed!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)

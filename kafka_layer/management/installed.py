@@ -11,7 +11,6 @@ from django.utils.module_loading import import_string
 
 from ..config.settings import LayerConfig
 from ..layer import KafkaChannelLayer
-from ..testing import InMemoryKafkaChannelLayer
 
 __all__ = [
     "BACKEND",
@@ -91,4 +90,7 @@ def is_kafka_layer(backend: type) -> TypeGuard[type[KafkaChannelLayer]]:
 
 def is_on_kafka(backend: type) -> TypeGuard[type[KafkaChannelLayer]]:
     """Tell whether a backend keeps its messages in Kafka's topics."""
+    # Imported by the first check: a server with the app installed needs nothing of it.
+    from ..testing import InMemoryKafkaChannelLayer
+
     return is_kafka_layer(backend) and not issubclass(backend, InMemoryKafkaChannelLayer)
