@@ -26,8 +26,7 @@ from tests.support.layers import (
     next_messages,
     stats_of,
 )
-from tests.support.streams import SOON, ForeignTopic, wait_for_state
-from tests.support.waiting import wait_until_async
+from tests.support.streams import SOON, ForeignTopic, wait_for_state, wait_until_covered
 
 
 @pytest.fixture(scope="module", params=["memory", "kafka"])
@@ -258,12 +257,7 @@ class TestRecovery:
         channel = await here.new_channel()
         here.track(channel)
         await there.group_add("order-7", channel)
-
-        def covers_the_stream() -> bool:
-            position = LogPosition.read(here.position(channel), here.config.prefix)
-            return any(each.topics is not None for each in position.streams.values())
-
-        await wait_until_async(covers_the_stream, "the position to cover the stream")
+        await wait_until_covered(here, channel)
         position = here.position(channel)
         await shop.write(b"1")
         again = await tracked(here, "order-7")

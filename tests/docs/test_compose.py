@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from demo_project import market
 from demo_project.settings import KAFKA_LAYER
 from tests.support.kafka import DEFAULT_KAFKA_VERSION
+from tests.support.schemas import require_schema
 from tests.support.sources import parsed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,16 +38,7 @@ def services() -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_it_follows_the_compose_specification() -> None:
-    checked = subprocess.run(
-        [
-            *(sys.executable, "-m", "check_jsonschema"),
-            *("--builtin-schema", "vendor.compose-spec", str(COMPOSE_FILE)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    require_schema("vendor.compose-spec", COMPOSE_FILE)
 
 
 def test_it_has_a_broker_three_workers_jobs_a_market_and_a_proxy(services: dict[str, Any]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import yaml
 
 import kafka_layer
 from tests.support.kafka import DEFAULT_KAFKA_VERSION
+from tests.support.schemas import require_schema
 from tests.support.sources import parsed
 
 REPOSITORY = Path(kafka_layer.__file__).parents[1]
@@ -71,16 +70,7 @@ def test_the_lowest_versions_of_the_page_are_those_of_the_package() -> None:
 
 @pytest.mark.slow
 def test_the_workflow_follows_its_schema() -> None:
-    checked = subprocess.run(
-        [
-            *(sys.executable, "-m", "check_jsonschema"),
-            *("--builtin-schema", "vendor.github-workflows", str(WORKFLOW)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    require_schema("vendor.github-workflows", WORKFLOW)
 
 
 def test_the_workflow_runs_what_there_is_on_every_supported_python() -> None:

@@ -24,7 +24,7 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
-from tests.support.waiting import wait_until_async
+from tests.support.streams import wait_until_covered
 
 DEADLINE = 10.0
 
@@ -184,12 +184,7 @@ async def test_a_stream_that_cannot_be_read(
         channel = await layer.new_channel()
         layer.track(channel)
         await layer.group_add("order-7", channel)
-
-        def is_covered() -> bool:
-            position = LogPosition.read(layer.position(channel), layer.config.prefix)
-            return any(each.topics is not None for each in position.streams.values())
-
-        await wait_until_async(is_covered, "the position to cover the stream")
+        await wait_until_covered(layer, channel)
         return channel
 
     here, there = layers

@@ -12,11 +12,12 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: 
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing.memory import InMemoryBackplane
+from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import StreamTopic
 from tests.support.inspect import server_of
 from tests.support.waiting import wait_until, wait_until_async
 
-__all__ = ["SOON", "ForeignTopic", "state_of", "wait_for_state"]
+__all__ = ["SOON", "ForeignTopic", "state_of", "wait_for_state", "wait_until_covered"]
 
 SOON = Timings(topics=0.3, registry_retry=0.1)
 """What a layer takes where a test waits for it to notice a topic or a registry."""
@@ -147,3 +148,13 @@ async def wait_for_state(
         lambda: told() or None, f"{stream} to be {state} {figures}; it is {state_of(layer, stream)}"
     )
     return state_of(layer, stream)
+
+
+async def wait_until_covered(layer: KafkaChannelLayer, channel: str) -> None:
+    """Wait until a tracked channel's position tells where it is in a stream."""
+
+    def is_covered() -> bool:
+        position = LogPosition.read(layer.position(channel), layer.config.prefix)
+        return any(each.topics is not None for each in position.streams.values())
+
+    await wait_until_async(is_covered, "the position to cover the stream")
