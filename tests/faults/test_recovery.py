@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 import time
-from pathlib import Path
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
@@ -15,11 +12,10 @@ from kafka_layer.messages import Message, Recovery
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.asking import DEADLINE, GROUP, numbers, recovered, send, tracked
+from tests.faults.victim import Victim
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
 from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
-
-_REPOSITORY = Path(__file__).parents[2]
 
 
 class TestKilledInABurst:
@@ -34,43 +30,17 @@ class TestKilledInABurst:
         sender, other = make_layer(prefix), make_layer(prefix)
         await other.new_channel()
         config = {"bootstrap_servers": broker.bootstrap_servers, "prefix": prefix}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.programs.tracked"),
-            *(json.dumps(config), GROUP, str(self.CHANNELS)),
-            cwd=_REPOSITORY,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        positions: dict[int, str] = {}
-        got: dict[int, list[int]] = {number: [] for number in range(self.CHANNELS)}
-
-        def take(line: bytes) -> None:
-            channel, position, message = json.loads(line)
-            positions[channel] = position
-            if message is not None:
-                got[channel].append(message["n"])
-
-        async def lines(count: int) -> None:
-            assert process.stdout is not None
-            for _ in range(count):
-                take(await process.stdout.readline())
-
-        await asyncio.wait_for(lines(self.CHANNELS), DEADLINE)
+        victim = await Victim.start(config, GROUP, self.CHANNELS)
         killed = asyncio.Event()
         burst = asyncio.create_task(self.burst(sender, killed))
-        await asyncio.wait_for(lines(self.RECEIVED), DEADLINE)
-        process.kill()
-        # What it had written has reached its reader, but for a line that was cut.
-        rest = await asyncio.wait_for(process.stdout.read(), DEADLINE)
-        for line in rest.splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                take(line)
-        await process.wait()
+        await victim.tell(self.RECEIVED)
+        await victim.kill()
         killed.set()
+        got = {number: [each["n"] for each in told] for number, told in victim.got.items()}
 
         async def come_back(number: int) -> None:
             channel = await tracked(other)
-            found = await other.recover(channel, positions[number], limit=1000)
+            found = await other.recover(channel, victim.positions[number], limit=1000)
             got[number] += numbers(found)
             live = await next_messages(other, channel, self.COUNT - len(got[number]))
             got[number] += [each["n"] for each in live]

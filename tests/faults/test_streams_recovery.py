@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +15,10 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.faults.asking import DEADLINE, IN_TIME, tracked
 from tests.faults.conftest import LayersOn
+from tests.faults.victim import Victim
 from tests.support.layers import Layers, next_message, next_messages
 from tests.support.streams import ForeignTopic, wait_for_state
 
-_REPOSITORY = Path(__file__).parents[2]
 GROUP = "order-7"
 
 
@@ -56,43 +53,20 @@ class TestKilledInABurst:
         }
         other = make_layer(prefix, streams=config["streams"])
         await other.new_channel()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.programs.tracked"),
-            *(json.dumps(config), GROUP, str(self.CHANNELS)),
-            cwd=_REPOSITORY,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        positions: dict[int, str] = {}
-        got: dict[int, list[list[int]]] = {number: [] for number in range(self.CHANNELS)}
-
-        def take(line: bytes) -> None:
-            channel, position, message = json.loads(line)
-            positions[channel] = position
-            if message is not None:
-                got[channel].append(message.get("value") or message["n"])
-
-        async def lines(count: int) -> None:
-            assert process.stdout is not None
-            for _ in range(count):
-                take(await process.stdout.readline())
-
-        await asyncio.wait_for(lines(self.CHANNELS), DEADLINE)
+        victim = await Victim.start(config, GROUP, self.CHANNELS)
         killed = asyncio.Event()
         burst = asyncio.create_task(self.burst(sender, topic, killed))
-        await asyncio.wait_for(lines(self.RECEIVED), DEADLINE)
-        process.kill()
-        # What it had written has reached its reader, but for a line that was cut.
-        rest = await asyncio.wait_for(process.stdout.read(), DEADLINE)
-        for line in rest.splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                take(line)
-        await process.wait()
+        await victim.tell(self.RECEIVED)
+        await victim.kill()
         killed.set()
+        got = {
+            number: [each.get("value") or each["n"] for each in told]
+            for number, told in victim.got.items()
+        }
 
         async def come_back(number: int) -> None:
             channel = await tracked(other, GROUP)
-            found = await other.recover(channel, positions[number], limit=1000)
+            found = await other.recover(channel, victim.positions[number], limit=1000)
             assert found.recovered, found.reason
             live = await next_messages(
                 other, channel, 3 * self.COUNT - len(got[number]) - len(found.messages)
