@@ -108,7 +108,7 @@ class Reading:
             return self._read_as_decided()
 
     def resume(self) -> Ticket[None]:
-        """Go on where reading stopped, also behind an error; returns a ticket as ``wake``."""
+        """Continue where reading stopped, with the record that failed; a ticket as ``wake``."""
         with self.lock:
             self._note(paused=False, failure="")
             return self._read_as_decided()
