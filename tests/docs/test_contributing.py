@@ -45,7 +45,7 @@ def compatibility(head: str) -> list[list[str]]:
 
 def test_the_page_on_versions_has_those_that_the_matrix_runs() -> None:
     matrix = constants()
-    supported = {name: versions.split(", ") for name, versions, *_ in compatibility("of")}
+    supported = {name: versions.split(", ") for name, versions, *_ in compatibility("software")}
 
     assert supported["Python"] == classified("Programming Language :: Python")
     assert supported["Django"] == list(matrix["DJANGO"]) == classified("Framework :: Django")
