@@ -1,4 +1,4 @@
-# One image for all that the demo runs: the workers (the default command) and manage.py.
+# One image for all processes of the demo: web servers (the default command) and manage.py.
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 \
@@ -6,7 +6,7 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /app
 
-# confluent-kafka's wheels carry librdkafka: no compiler and no system library is needed.
+# The wheels of confluent-kafka contain librdkafka, so no compiler and no system library is needed.
 COPY pyproject.toml README.md LICENSE ./
 COPY kafka_layer kafka_layer
 RUN pip install --no-cache-dir ".[demo]"

@@ -1,8 +1,8 @@
 """All checks of the project, each in an environment of its own: ``nox --list`` names them.
 
-``nox`` alone runs what a change has to pass. ``nox -s matrix`` runs the tests of units and of the
-contract with all versions that the project supports, ``nox -s matrix -k "Kafka 3.3"`` with one of
-them. Versions of Python that this machine does not have are skipped.
+``nox`` alone runs what a change has to pass. ``nox -s matrix`` runs the tests with every version
+that the project supports, and ``nox -s matrix -k "Kafka 3.3"`` with one of them. nox skips the
+versions of Python that this machine does not have.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 
-# The commands of pyenv are there for all versions, and work for those that are selected alone.
+# pyenv's shims exist for every version, and work only for the selected ones: put the versions' own
+# folders on PATH in their place.
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
 os.environ["PATH"] = os.pathsep.join(
     [
@@ -38,15 +39,15 @@ os.environ["PATH"] = os.pathsep.join(
 
 PYTHONS = nox.project.python_versions(PYPROJECT)
 HERE = [each for each in PYTHONS if shutil.which(f"python{each}")] or PYTHONS
-# All versions of Django that are supported run on it.
+# Every supported version of Django runs on it.
 USUAL_PYTHON = "3.12"
 DJANGO = ("4.2", "5.2", "6.0")
 CHANNELS = ("4.2.1", "4.2.2", "4.3.0", "4.3.1", "4.3.2")
 KAFKA = ("3.3.2", "3.7.2", "3.9.1", "4.0.0", "4.3.0")
 
-# What a project can install beside the package: not the demo, and no tools.
+# The extras for projects that use the package.
 FEATURES = sorted(EXTRAS.keys() - {"bench", "demo", "dev", "docs"})
-# django-health-check wants Django 5.2; this package does not.
+# django-health-check needs Django 5.2; this package does not.
 OF_NEWER_DJANGO = ["health-check"]
 TEST_TOOLS = (
     *("daphne", "freezegun", "hypothesis", "opentelemetry-sdk", "psutil", "pytest"),
@@ -76,7 +77,7 @@ RUNS = [
 
 
 def dev(*names: str) -> list[str]:
-    """Return the requirements of the extra "dev" for some packages."""
+    """Return the requirements of the extras "dev" and "demo" for some packages."""
     wanted = [each for each in EXTRAS["dev"] + EXTRAS["demo"] if Requirement(each).name in names]
     if len(wanted) != len(names):
         raise KeyError(f"pyproject.toml has {wanted} of {names}")
@@ -84,13 +85,13 @@ def dev(*names: str) -> list[str]:
 
 
 def requirements(but: Sequence[str] = ()) -> list[str]:
-    """Return what the package requires, with what its features do but some."""
+    """Return the requirements of the package and of its extras for projects, except some extras."""
     features = [each for name in FEATURES if name not in but for each in EXTRAS[name]]
     return [*PYPROJECT["project"]["dependencies"], *features]
 
 
 def lowest(requirement: str) -> str:
-    """Return a requirement of the lowest version that it allows."""
+    """Return the requirement of the lowest version that a requirement allows."""
     return re.sub(r">=([^,;\s]+)[^;]*", r"==\1", requirement)
 
 
@@ -111,21 +112,21 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, with the newest versions, on a broker and in a browser."""
+    """Run all tests with the newest versions, also those with a broker and a browser."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "pytest", "-n", "4", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; run its code, and check its types."""
+    """Build the documentation, run its code, and check the types of that code."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build wheel and sdist: with all files and no others; try the wheel alone."""
+    """Build wheel and sdist, check that they have exactly the right files, and try the wheel."""
     session.install("build", "twine")
     folder, dist = Path(session.create_tmp()).resolve(), ROOT / "dist"
     source, clean = folder / "source", folder / "clean"
@@ -133,7 +134,7 @@ def build(session: nox.Session) -> None:
         shutil.rmtree(each, ignore_errors=True)
     listed = session.run("git", "ls-files", external=True, silent=True, log=False)
     known = {each for each in str(listed).splitlines() if (ROOT / each).is_file()}
-    # A copy: a build writes beside its source, where another one may build at the same time.
+    # Build in a copy, because a build writes into its source folder, and two may run at once.
     for each in known:
         (source / each).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / each, source / each)
@@ -157,7 +158,7 @@ def build(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("python,versions", RUNS)
 def matrix(session: nox.Session, versions: dict[str, Any]) -> None:
-    """Test units and the contract with one of the supported versions."""
+    """Run the tests with one of the supported versions."""
     wanted = requirements(versions.get("but", ()))
     if versions.get("lowest"):
         wanted = list(map(lowest, wanted))
@@ -177,8 +178,8 @@ def matrix(session: nox.Session, versions: dict[str, Any]) -> None:
         }
         session.run(*pytest, "-k", "kafka", "tests/contract", *session.posargs, env=environment)
         return
-    # The tests of the documentation need the tools of development. What examples find does not
-    # depend on versions.
+    # Without the tests of the documentation, which need all tools of the extra "dev". Few Hypothesis
+    # examples are enough here, because their results do not depend on the versions.
     side_by_side = ("-n", "2", "--dist", "loadfile")
     session.run(
         *(*pytest, *side_by_side, "-m", "not broker", "--ignore", "tests/docs", "tests"),
@@ -188,13 +189,13 @@ def matrix(session: nox.Session, versions: dict[str, Any]) -> None:
 
 
 def files_of_wheel(path: Path) -> set[str]:
-    """Return the files of a wheel but what tells of it."""
+    """Return the files of a wheel, without its metadata."""
     with zipfile.ZipFile(path) as archive:
         return {each for each in archive.namelist() if ".dist-info/" not in each}
 
 
 def files_of_sdist(path: Path) -> set[str]:
-    """Return the files of an sdist but what tells of it."""
+    """Return the files of an sdist, without its metadata."""
     with tarfile.open(path) as archive:
         every = [each.name.partition("/")[2] for each in archive if each.isfile()]
     told = {"PKG-INFO", "setup.cfg"}
@@ -202,8 +203,8 @@ def files_of_sdist(path: Path) -> set[str]:
 
 
 def require_same(session: nox.Session, path: Path, found: set[str], wanted: set[str]) -> None:
-    """End the session where an archive lacks files or has others."""
+    """Fail the session if an archive lacks files or has others."""
     if found != wanted:
         missing, more = sorted(wanted - found), sorted(found - wanted)
-        session.error(f"{path.name} lacks {missing}, and has {more}, which git does not know")
+        session.error(f"{path.name} lacks {missing}, and has {more}, which git does not track")
     session.log("%s has all %d files, and no others", path.name, len(wanted))
