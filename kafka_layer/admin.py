@@ -16,7 +16,7 @@ __all__ = ["PageAdmin"]
 
 
 class _Servers:
-    """What the admin takes for a model, to show a link: it has no table, no migration, no rows."""
+    """Stands for a model, so that the admin shows a link; it has no table and no migration."""
 
     class _Meta:
         app_label = "kafka_layer"
@@ -41,7 +41,7 @@ class _Servers:
 
 
 class PageAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Leads to the page, for those who may see it and where ``kafka_layer.urls`` is included."""
+    """Links to the page, for users who may see it, if ``kafka_layer.urls`` is included."""
 
     def get_urls(self) -> list[URLPattern]:
         """Return the address of the link."""

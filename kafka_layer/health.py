@@ -1,12 +1,12 @@
-"""Whether this process's layers live and are ready, for health probes.
+"""Health of this process's layers, for probes: are they alive, are they ready?
 
-``kafka_layer.urls`` has both as addresses. These are for views, commands and checks of a project::
+``kafka_layer.urls`` has an address for each. Views, commands and checks of a project call these
+functions::
 
     health = kafka_layer.health.ready()
     return JsonResponse(health._asdict(), status=200 if health.ok else 503)
 
-No function raises, for whatever reason the answer is no. The reasons have no addresses and no
-secrets.
+None of them raises an exception. The reasons that they return have no addresses and no secrets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("kafka_layer")
 def live(alias: str | None = None) -> Health:
     """Tell whether this process and the layers' threads run; no I/O.
 
-    A broker that is away changes nothing: a restart would only lose the messages that wait.
+    The answer does not depend on the brokers: a restart would only lose the messages that wait.
 
     Args:
         alias: The layer's alias in CHANNEL_LAYERS; None: all Kafka layers.
@@ -43,8 +43,8 @@ def live(alias: str | None = None) -> Health:
 def ready(alias: str | None = None) -> Health:
     """Tell whether this process reads and writes; blocks for less than a second.
 
-    The last record that the server wrote and read again tells it, if that is 5 seconds old at most;
-    otherwise the server writes one. The first call starts a layer that nothing has used yet.
+    It does if a record that the server wrote to its own inbox came back within the last 5 seconds;
+    otherwise the server writes another one. The first call starts a layer that nothing has used.
 
     Args:
         alias: As for ``live``.

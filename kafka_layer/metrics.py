@@ -2,7 +2,7 @@
 
 ``"metrics": True`` in CONFIG registers them with prometheus_client's default registry, which
 ``prometheus_client.start_http_server``, django-prometheus and ``kafka_layer.views.metrics`` show.
-All is read from ``stats()`` when somebody asks; docs/operations.md says what each metric tells.
+Each scrape reads ``stats()``. docs/operations.md has the meaning of each metric.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Measured(Protocol):
     """A layer, as a collector sees it."""
 
     def measure(self) -> None:
-        """Have ``stats`` tell everything from now on."""
+        """Measure from now on what is not measured always; see ``KafkaChannelLayer.measure``."""
 
     def stats(self) -> LayerStats:
         """Return the figures; no I/O."""
@@ -60,8 +60,8 @@ class _Described(NamedTuple):
     """A metric.
 
     Attributes:
-        name: What follows ``kafka_layer_``; a counter's without ``_total``.
-        help: What it tells.
+        name: Its name without ``kafka_layer_`` and without the ``_total`` of counters.
+        help: Its meaning, for the exposition.
         labels: Its labels beside ``alias``.
         values: Returns its values, each with the values of these labels.
     """
@@ -73,15 +73,15 @@ class _Described(NamedTuple):
 
 
 def _of(name: str) -> Callable[[LayerStats], _Values]:
-    """Return the function that takes one number out of the figures."""
+    """Return a function that reads one figure, a number, as the value of a metric."""
     return lambda stats: [((), getattr(stats, name))]
 
 
 def _by(name: str, *known: str) -> Callable[[LayerStats], _Values]:
-    """Return the function that takes numbers by label out of the figures.
+    """Return a function that reads one figure, a mapping, as the values of a metric by label.
 
-    A counter that begins with its first event would hide that from ``rate`` and ``increase``: so
-    those of the known labels are there from the start, as 0.
+    ``rate`` and ``increase`` of Prometheus miss the first event of a counter that appears with that
+    event. So the counters of the known labels exist from the start, with the value 0.
     """
     zeros = dict.fromkeys(known, 0)
     return lambda stats: [
@@ -91,7 +91,7 @@ def _by(name: str, *known: str) -> Callable[[LayerStats], _Values]:
 
 _KINDS = ("group", "user", "all", "channel", "job", "stream")
 
-# What may become of a record of a stream besides being routed.
+# Why a record of a stream may fail; docs/streams.md explains the causes.
 _STREAM_ERRORS = ("function", "name", "schema", "template", "undecodable", "retention")
 
 # States of a stream in which its records do not reach channels, though they should.
@@ -221,26 +221,26 @@ _GAUGES = (
 
 
 class LayerCollector(Collector):
-    """A collector of prometheus_client; reads ``stats()`` of layers when it is asked.
+    """A collector of prometheus_client; reads ``stats()`` of the layers at each scrape.
 
     ``"metrics": True`` in CONFIG registers one. To have the figures in a registry of your own,
     write ``registry.register(LayerCollector())``.
 
     Args:
         layers: The layers, by the value of the label ``alias``; None: those of ``CHANNEL_LAYERS``
-            that this process has used when it is asked.
+            that this process has used by the time of the scrape.
     """
 
     def __init__(self, layers: Mapping[str, Measured] | None = None) -> None:
         self._layers = layers
         # Serializes the scrapes.
         self._lock = Lock()
-        # The greatest values of counters, by alias: since when they count, and the values. A
-        # message that is given back is counted less, and a counter must not fall.
+        # By alias: when its counters began, and the highest value of each. A counter must not fall,
+        # but the layer subtracts messages that a receive gives back.
         self._greatest: dict[str, tuple[float, Counter[tuple[str, ...]]]] = {}
 
     def describe(self) -> Iterable[Metric]:
-        """Return the metrics without values: a registry refuses a second collector by them."""
+        """Return the metrics without values; a registry then refuses a second collector."""
         return self._metrics({})
 
     def collect(self) -> Iterable[Metric]:
@@ -277,7 +277,7 @@ class LayerCollector(Collector):
     def _risen(self, alias: str, stats: LayerStats, key: tuple[str, ...], value: float) -> float:
         since, greatest = self._greatest.get(alias, (None, Counter()))
         if since != stats.since:
-            # A new server counts anew.
+            # A new server, which counts from 0.
             greatest = Counter()
             self._greatest[alias] = stats.since, greatest
         greatest[key] = max(greatest[key], int(value))
@@ -359,13 +359,13 @@ def _registry() -> CollectorRegistry:
     try:
         register()
     except ImproperlyConfigured:
-        # It was registered by hand, which does as well.
+        # The project has registered a collector itself: use that one.
         with _registering:
             _registered.add(REGISTRY)
     return REGISTRY
 
 
 def _present() -> dict[str, Measured]:
-    """Return the layers of ``CHANNEL_LAYERS`` that exist; makes none."""
+    """Return the layers of ``CHANNEL_LAYERS`` that this process has made so far."""
     present = dict(channel_layers.backends)
     return {alias: layer for alias, layer in present.items() if isinstance(layer, Measured)}

@@ -1,8 +1,8 @@
-"""Traces: the handler of a message, in a span that is linked to the one of its send.
+"""Traces: each handler of a message runs in a span that is linked to the span of the send.
 
-With ``"tracing": True`` in CONFIG (``kafka-layer[opentelemetry]``) every handler of a consumer runs
-in such a span, because Channels' consumers then call their handlers by this module. A program that
-calls ``receive`` itself writes ``with handling(message):``. docs/operations.md tells more.
+With ``"tracing": True`` in CONFIG (``kafka-layer[opentelemetry]``) this module wraps ``dispatch``
+of Channels' consumers, so that their handlers run in such spans. A program that calls ``receive``
+itself writes ``with handling(message):``. docs/operations.md explains the rest.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["handling", "trace_consumers"]
 
 
 def handling(message: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Return a context manager: what runs within it is the handling of a message.
+    """Return a context manager in which the code that handles a message runs.
 
     Args:
-        message: What ``receive`` or ``receive_job`` returned. Of any other, and with ``tracing``
-            off, it does nothing.
+        message: What ``receive`` or ``receive_job`` returned. For other messages, and without
+            ``tracing``, the context manager does nothing.
     """
     traced_by = getattr(message, "traced_by", None)
     if traced_by is None:
@@ -32,10 +32,10 @@ def handling(message: Mapping[str, Any]) -> AbstractContextManager[None]:
 
 
 def trace_consumers() -> None:
-    """Have Channels' consumers handle messages within ``handling``; idempotent.
+    """Let Channels' consumers handle messages within ``handling``; idempotent.
 
-    The first layer with ``tracing`` calls it. ``SyncConsumer`` does not inherit the method of
-    ``AsyncConsumer``.
+    The first layer with ``tracing`` calls it. It wraps both classes, because ``SyncConsumer`` has a
+    ``dispatch`` of its own.
     """
     for consumer in (AsyncConsumer, SyncConsumer):
         dispatch = vars(consumer)["dispatch"]

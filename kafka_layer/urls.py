@@ -1,13 +1,13 @@
 """Addresses for health probes, metrics and the page for staff.
 
-In the project's ``urls.py``, ``path("kafka/", include("kafka_layer.urls"))``, and among the
-websockets of its ``asgi.py`` the same again::
+The project's ``urls.py`` has ``path("kafka/", include("kafka_layer.urls"))``, and the websocket
+routes of its ``asgi.py`` have::
 
     path("kafka/", URLRouter(kafka_layer.urls.websocket_urlpatterns))
 
 Attributes:
     urlpatterns: The page, its ``state``, and ``live``, ``ready`` and ``metrics``.
-    websocket_urlpatterns: The page's ``socket``; without it the page asks for its ``state``.
+    websocket_urlpatterns: The page's ``socket``; without it the page requests ``state`` by HTTP.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ urlpatterns: list[URLPattern] = [
     path("metrics", views.metrics, name="metrics"),
 ]
 
-# Any: the stubs of Channels have no words for an ASGI application in a path().
+# Any: the type stubs do not allow an ASGI application in path().
 websocket_urlpatterns: list[Any] = [
     path("socket", serve, name="socket"),  # type: ignore[arg-type]
 ]

@@ -23,7 +23,7 @@ V = TypeVar("V", bound=Callable[..., Any])
 
 
 def _without_login(view: V) -> V:
-    """Mark a view for Django's ``LoginRequiredMiddleware``: who calls it cannot log in."""
+    """Exempt a view from Django's ``LoginRequiredMiddleware``: its callers cannot log in."""
     view.login_required = False  # type: ignore[attr-defined]
     return view
 
@@ -42,7 +42,7 @@ async def ready(request: HttpRequest) -> HttpResponse:
 
 @_without_login
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer with the metrics of this process, in the format that the client asks for."""
+    """Answer with the metrics of this process, in a format that the client accepts."""
     try:
         from .metrics import exposition
     except ImproperlyConfigured:
@@ -68,7 +68,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 def state(request: HttpRequest) -> HttpResponse:
-    """Answer with what the page shows, and a ticket for its websocket, as JSON; for staff."""
+    """Answer with the figures of the page and a ticket for its websocket, as JSON; for staff."""
     alias, layer = _chosen(request)
     if not may_look(layer.config, request):
         return _unstored(JsonResponse({"why": "This is for staff."}, status=403))
@@ -94,13 +94,13 @@ def _chosen(request: HttpRequest) -> tuple[str, KafkaChannelLayer]:
 
 
 def _refused(request: HttpRequest) -> HttpResponse:
-    """Send a stranger to the login, and tell others that they may not see the page."""
+    """Redirect to the login, or answer 403 if that would not help."""
     user = getattr(request, "user", None)
     if user is None or user.is_authenticated:
         return HttpResponse(
             "This page is for staff.\n", status=403, content_type="text/plain; charset=utf-8"
         )
-    # There are users, so the app is installed.
+    # The request has a user, so django.contrib.auth is installed.
     from django.contrib.auth.views import redirect_to_login
 
     try:
@@ -111,7 +111,7 @@ def _refused(request: HttpRequest) -> HttpResponse:
 
 
 def _policy(request: HttpRequest) -> str:
-    """Return the page's Content-Security-Policy: its own files, and its own server."""
+    """Return the Content-Security-Policy that allows the page's own files and its server."""
     files = urlsplit(urljoin(request.build_absolute_uri(), static("kafka_layer/dashboard/page.js")))
     source = "'self'" if files.netloc == request.get_host() else f"{files.scheme}://{files.netloc}"
     # Older browsers do not count websockets of the same host as 'self'.

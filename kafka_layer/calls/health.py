@@ -1,4 +1,4 @@
-"""Whether the server of a layer lives, and whether it reads and writes."""
+"""Whether the server of a layer is alive, and whether it reads and writes."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def liveness(layer: ServerHolder) -> Health:
 
 
 def readiness(layer: ServerHolder, within_seconds: float) -> Steps[Health]:
-    """Tell whether a layer's server reads and writes; starts it if nothing did. Raises nothing.
+    """Tell whether a layer's server reads and writes; starts it if need be. Never raises.
 
     Args:
         layer: The layer.
-        within_seconds: How long this may take. What it began then goes on, and a later call finds
-            it done.
+        within_seconds: How long this may take. A start or a round trip that takes longer goes on,
+            and a later call finds its result.
     """
     try:
         return (yield from within(within_seconds, _round_trip(layer)))

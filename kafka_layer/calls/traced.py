@@ -1,4 +1,4 @@
-"""The server of a layer whose settings ask for traces; takes the place of ``LayerServer``."""
+"""The server of a layer with ``tracing``; takes the place of ``LayerServer``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _TracedProducing(Producing):
         """Do what ``Producing.send`` does. A context that the caller gave goes as it is."""
         topic, key, value, partition, headers = record
         span, context = self._tracing.begin_send(topic, len(value or b""))
-        # Not within what the caller gave, which the signal of a failure tells.
+        # In another list: produce_failed carries the headers as the caller gave them.
         traced = ProducedHeaders(cast("ProducedHeaders", headers).produced)
         if not any(name == TRACEPARENT for name, _ in headers):
             traced.extend(context)
@@ -99,7 +99,7 @@ class TracedServer(LayerServer):
         return None if message is None else self.carrying(message, envelope)
 
     def carrying(self, message: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
-        """Return a message from which its handler gets a span."""
+        """Return a message with what the span of its handler needs."""
         is_own = isinstance(message, (Message, TracedMessage))
         traced: Any = message if is_own else TracedMessage(message)
         traced.envelope, traced.traced_by = envelope, self.tracing

@@ -12,92 +12,93 @@ class Timings:
     """Times of one layer, in seconds; ``KafkaChannelLayer.timings`` holds the value in use.
 
     Attributes:
-        start: The longest that a start may take: just under daphne's time-out for a websocket
-            handshake.
-        start_step: The least time-out of each step of a start.
-        close: The longest that closing may take.
-        upkeep: Between two rounds of the server's upkeep.
-        refresh: Between two reads of the partition counts, which brokers do not announce.
-        token: How much longer a start may take where oauth_cb or librdkafka fetches a token: each
-            client waits for it, in whole seconds.
-        connection_doubt: How long no client gets an answer, after one reported that it finds no
-            broker, until the brokers count as lost. The upkeep asks a broker within that time.
-        producer_pace: Between two rounds of the producer's thread while records are on their way.
-        producer_rest: The longest rest of this thread while no record is on its way.
-        producer_replace: The least time between two replacements of a producer after a fatal
-            error.
-        unknown_partition: How long a record waits for the producer's client to learn its partition:
-            shorter than ``ack_timeout``, so that commands fail with the cause.
-        partition_question: Between two questions for such a partition.
-        topics: Between two checks for topics that were created again or got partitions, by servers
-            that receive.
-        look: Between two checks that a reader gets what the log holds.
+        start: Time-out of a start: just under daphne's time-out for a websocket handshake.
+        start_step: Least time-out of each step of a start.
+        close: Time-out of a close.
+        upkeep: Interval of the server's upkeep.
+        refresh: Interval of reading the partition counts, which brokers do not announce.
+        token: Time that a start gets in addition where oauth_cb or librdkafka fetches a token; each
+            client waits for the token, in whole seconds.
+        connection_doubt: Time without an answer to any client, after a client reported that it
+            reaches no broker, until the brokers count as lost. The upkeep asks a broker meanwhile.
+        producer_pace: Interval of the producer's thread while records are on their way.
+        producer_rest: Longest rest of this thread while no record is on its way.
+        producer_replace: Least time between two replacements of a producer after a fatal error.
+        unknown_partition: Time for which a record waits until the producer's client knows its
+            partition: shorter than ``ack_timeout``, so that commands fail with the cause.
+        partition_question: Interval of asking for such a partition.
+        topics: Interval at which servers that receive look for topics that were created again, and
+            for new partitions.
+        look: Interval of checking that a reader gets what the log holds.
         look_in_trouble: The same, for ``trouble`` after an error of the client.
-        trouble: How long the checks are frequent after an error of a client.
-        request: The time-out of a small request that can be repeated.
-        repair: The longest that one attempt to create missing topics may take.
-        repair_pause: Between two such attempts, so that the first one has taken effect.
-        drop_summary: The least time between two log lines about drops of one cause.
-        signals_linger: How long the thread that sends signals waits for another before it ends.
-        close_signals: The least that a close waits for receivers of signals, however long the rest
+        trouble: Time after an error of a client in which the checks are frequent.
+        request: Time-out of a small request that can be repeated.
+        repair: Time-out of one attempt to create missing topics.
+        repair_pause: Time between two such attempts, in which the first one takes effect.
+        drop_summary: Least time between two log lines about drops of one cause.
+        signals_linger: Time for which the thread that sends signals waits for another one.
+        close_signals: Least time that a close waits for receivers of signals, however long the rest
             of the close took.
-        echo: After which an event loop that was not seen to run counts as blocked.
-        discard: That discards wait for servers of which nothing is known, while others gave no
-            answer lately: divided by how many those are.
-        discard_least: The least of these shares; brokers hand over an answer in a few milliseconds.
-        silence: For which a server that gave no answer shortens the waits for others.
-        stalled: Without a take, in a loop that runs, after which a full channel counts as stalled.
-        holding_up: For which a full channel that takes messages now and then may delay those that
-            keep up, between two drains.
-        blocked_loop: After which a blocked event loop counts as if it ran, so that its channels can
-            stall.
-        job_unclaimed: After which a worker gives a job that no receive took back to the others.
-        job_doubt: For which receives that took no job count as no demand, at first; doubled each
-            time up to ``worker_idle``. A receive that begins to wait or takes a job ends it.
-        worker_pause: Without demand, after which a worker fetches nothing more.
-        worker_idle: Without demand, after which a worker leaves its share to the others.
-        worker_park: Without a receive, after which a worker channel's client and thread end, also
-            if no other process shares the work. The next receive starts them again.
-        worker_join: For which a group of KIP-848 has no member, while a start waits to be one,
-            until the broker counts as one that does not know that protocol.
-        worker_look: Between two checks that a worker's client gets what the log holds.
-        worker_answer: The time-out of the requests of such a check.
-        worker_begin: For which a share of a stream waits until brokers tell where to begin; less
+        echo: Time after which an event loop that was not seen to run counts as blocked.
+        discard: Time that discards wait for servers of which nothing is known, while other servers
+            gave no answer lately; it is divided by the number of those.
+        discard_least: Least of these shares. Brokers carry an answer within a few milliseconds.
+        silence: Time for which a server that gave no answer shortens the waits for others.
+        stalled: Time without a take, in a loop that runs, after which a full channel counts as
+            stalled.
+        holding_up: Time for which a full channel that takes messages now and then may delay those
+            that keep up, between two drains.
+        blocked_loop: Time after which a blocked event loop counts as if it ran, so that its
+            channels can stall.
+        job_unclaimed: Time after which a worker returns a job that no receive took.
+        job_doubt: Time for which receives that took no job do not count as demand, at first; it is
+            doubled each time, up to ``worker_idle``. It ends when a receive begins to wait or takes
+            a job.
+        worker_pause: Time without demand after which a worker stops fetching.
+        worker_idle: Time without demand after which a worker leaves its partitions to the others.
+        worker_park: Time without a receive after which a worker channel closes its client and ends
+            its thread, also if no other process shares the work. The next receive starts both.
+        worker_join: Time for which a group of KIP-848 has no member, while a start waits to become
+            one, until the layer concludes that the broker does not know that protocol.
+        worker_look: Interval of checking that a worker's client gets what the log holds.
+        worker_answer: Time-out of the requests of such a check.
+        worker_begin: Time that a worker of a stream waits until brokers answer where to begin; less
             than ``max.poll.interval.ms``.
-        worker_stuck: After which a call of a worker's client that has not returned is suspected.
-            librdkafka repeats an unanswered commit after ``socket.timeout.ms``, 10 s.
-        read_back: The longest that a join or a leave waits until this server has read what its own
+        worker_stuck: Time after which a call of a worker's client that has not returned is
+            suspected. librdkafka repeats an unanswered commit after ``socket.timeout.ms``, 10 s.
+        read_back: Time-out for a join or a leave that waits until this server has read what its own
             process sent to the group before.
-        read_back_window: How long a group that was sent to is remembered; also the pause after a
-            ``read_back`` that timed out.
-        history: The longest that a question for the past takes, with all that it waits for.
-        history_answer: After which history is unavailable where no broker answers.
-        look_back: For which a server that has just started holds up its messages, at one with an
-            idempotency key, to learn which keys were used before its start.
-        recovery: The longest that the recovery of a channel takes.
-        read_on: For which a slow channel leaves its event loop and the interpreter to others, each
-            time before it reads on from the log.
-        history_idle: Without a question, after which the clients that read the past are freed.
-        held_frame: The longest that the last frame of a handler is held back, to be sent with the
-            place of its message.
-        roll_call: Within which the servers that live answer a command to all of them.
-        stream_start: The longest that the first channel waits for the starts of the streams.
-        stream_idle: Without a channel, after which a server reads no stream any more.
-        registry_retry: Between two attempts while a schema registry is away.
-        registry: The longest that one question to a schema registry takes.
-        registry_unknown: For which a registry is not asked again for a schema that it did not know.
-        position_frame: The longest between two positions that a browser is told.
-        ready: How old the last round trip may be by which a server counts as ready.
-        ready_answer: The longest that the question takes whether a server is ready.
-        round_trip: The longest that a round trip may take which that question begins; a later
-            question finds it done.
-        ask_servers: Between two questions to all servers for what the staff's page shows.
-        ask_backlogs: Between two questions to the brokers for the backlogs of worker channels.
-        looking: Without a look at the page's figures, after which no server is asked any more.
-        gone: Without an answer, after which a server is no longer among those figures.
-        page_ticket: For which a page may connect its websocket with the ticket that it got.
-        page_session: After which that websocket ends, so that the page has to ask for another
-            ticket, and whoever may see it no longer gets none.
+        read_back_window: Time for which a group that was sent to is remembered; also the pause
+            after a ``read_back`` that timed out.
+        history: Time-out of a history query, with all that it waits for.
+        history_answer: Time without an answer of a broker after which history is unavailable.
+        look_back: Time for which a server that has just started delays its messages, when one has
+            an idempotency key, to learn which keys were used before its start.
+        recovery: Time-out of the recovery of a channel.
+        read_on: Pause of a slow channel before each time that it reads further from the log, in
+            which other channels and threads run.
+        history_idle: Time without a query after which the clients that read the past are closed.
+        held_frame: Longest time that the last frame of a handler is held back, to be sent with the
+            position of its message.
+        roll_call: Time within which live servers answer a command to all servers.
+        stream_start: Time-out for the first channel, which waits for the starts of the streams.
+        stream_idle: Time without a channel after which a server stops reading streams.
+        registry_retry: Interval of attempts while a schema registry does not answer.
+        registry: Time-out of one request to a schema registry.
+        registry_unknown: Time for which a registry is not asked again for a schema that it did not
+            know.
+        position_frame: Longest time between two positions that a browser gets.
+        ready: Greatest age of the last round trip with which a server counts as ready.
+        ready_answer: Time-out of the question whether a server is ready.
+        round_trip: Time-out of a round trip that such a question begins; it may end after the
+            answer, and a later question finds its result.
+        ask_servers: Interval of asking all servers for the figures of the page for staff.
+        ask_backlogs: Interval of asking the brokers for the backlogs of worker channels.
+        looking: Time after the last request of a page after which no server is asked any more.
+        gone: Time without an answer after which a server is left out of those figures.
+        page_ticket: Time within which a page may connect its websocket with its ticket.
+        page_session: Time after which that websocket ends, so that the page has to request another
+            ticket. Users who may no longer see the page get none.
     """
 
     start: float = 4.5

@@ -1,1 +1,1 @@
-"""The page for staff: what each server tells, who asks them, and who may see it."""
+"""The page for staff: reports of the servers, the thread that asks for them, and access."""

@@ -1,4 +1,4 @@
-"""Who may see the staff's page, and the ticket by which its websocket is let in."""
+"""Who may see the page for staff, and the ticket with which its websocket connects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def may_look(config: LayerConfig, request: HttpRequest) -> bool:
 
 
 def new_ticket(alias: str) -> str:
-    """Return what lets a page's websocket in for a minute: the page was let in just now.
+    """Return a ticket with which a page that was allowed just now may connect its websocket.
 
     Args:
         alias: The layer that the page shows.
@@ -37,10 +37,10 @@ def new_ticket(alias: str) -> str:
 
 
 def alias_of(ticket: str, seconds: float) -> str | None:
-    """Return the layer of a ticket; None if this project did not make it, or it is too old.
+    """Return the layer of a ticket; None if it is forged or too old.
 
     Args:
-        ticket: What a browser sent.
+        ticket: The ticket that a browser sent.
         seconds: How old it may be.
     """
     try:
@@ -51,5 +51,5 @@ def alias_of(ticket: str, seconds: float) -> str | None:
 
 
 def _signer() -> TimestampSigner:
-    # A subprotocol of a websocket carries no colon.
+    # A colon, the default separator, is not allowed in a subprotocol of a websocket.
     return TimestampSigner(sep=".", salt="kafka_layer.dashboard")

@@ -1,4 +1,4 @@
-"""What one server tells for the staff's page."""
+"""The report of one server for the page for staff."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..stats import LayerStats
 
 __all__ = ["Reporter"]
 
-# Without a histogram for the metrics, which the page does not show.
+# Without the histogram of ages, which the page does not show.
 _FIGURES = [each.name for each in fields(LayerStats) if each.name != "ages"]
 _LARGEST = 20
-# Seconds for which a report, and the list of groups in it, is good for further askers. To find the
-# largest of 100,000 groups takes some hundredths of a second.
+# Seconds for which a report, and the list of the largest groups in it, is returned again. To find
+# the largest of 100,000 groups takes some hundredths of a second.
 _GOOD_FOR = 0.5
 _GROUPS_GOOD_FOR = 5.0
 
 
 class Reporter:
-    """Tells how one server is; any thread. It costs nothing between the calls.
+    """Makes the reports of one server; any thread.
 
     Args:
         server: The server.
@@ -38,11 +38,11 @@ class Reporter:
         self._groups: list[tuple[str, int]] = []
 
     def __call__(self) -> dict[str, Any]:
-        """Return the fields of ``LayerStats``, and more, as JSON or msgpack can carry them.
+        """Return the fields of ``LayerStats`` and more, as JSON or msgpack can carry them.
 
-        ``at`` is a time, in seconds, by which rates are computed from two reports; ``work`` has, by
-        worker channel, how many partitions this process has; ``largest_groups`` are pairs of a name
-        and how many members it has here.
+        ``at`` is the time of the report in seconds, on a monotonic clock: two reports give rates.
+        ``work`` has the number of this process's partitions by worker channel. ``largest_groups``
+        are pairs of a group's name and the number of its members in this process.
         """
         now = monotonic()
         if now - self._last_at > _GOOD_FOR:
@@ -65,7 +65,7 @@ class Reporter:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with dicts in place of other mappings."""
+    """Return a value in which every mapping is a dict."""
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""The websocket of the staff's page: each second what is known of all servers, as JSON."""
+"""The websocket of the page for staff: sends the figures of all servers each second, as JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ SUBPROTOCOL = "kafka-layer.dashboard"
 """The websocket's subprotocol."""
 
 TICKET = "kafka-layer.ticket."
-"""What stands before the ticket that a page offers as another subprotocol."""
+"""The prefix of the ticket, which a page offers as a second subprotocol."""
 
 
 async def serve(scope: Any, receive: Any, send: Any) -> None:
-    """Serve one connection, of a page of a host in ``ALLOWED_HOSTS``: an ASGI application.
+    """Serve one connection, if its ``Origin`` is in ``ALLOWED_HOSTS``; an ASGI application.
 
-    It is no consumer of Channels: those need a channel, which there is none of while Kafka is away.
-    It needs no session and no user either: the page's ticket tells that it was let in.
+    A consumer of Channels needs a channel, and a layer makes none while Kafka is away. So this is a
+    plain ASGI application. It needs no session and no user, because the page's ticket is the proof
+    of access.
     """
     await AllowedHostsOriginValidator(_serve)(scope, receive, send)
 
@@ -47,7 +48,7 @@ async def _serve(scope: Any, receive: Any, send: Any) -> None:
     until = monotonic() + timings.page_session
     gone = asyncio.ensure_future(_gone(receive))
     try:
-        # The server may know of the end before the event that tells it.
+        # send() raises OSError where the connection has ended before its disconnect event comes.
         with contextlib.suppress(OSError):
             while not gone.done() and monotonic() < until:
                 text = json.dumps(layer._server.watch.look(), default=str)

@@ -1,4 +1,4 @@
-"""Asks all servers how they are, while somebody looks."""
+"""Asks all servers for their reports, while a page is open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Backlogs:
 
     Attributes:
         found: The backlogs.
-        trouble: Why the last question had no answer, in words; empty if it had one.
+        trouble: The error of the last question, as text; empty if it was answered.
     """
 
     found: Sequence[Backlog] = ()
@@ -31,17 +31,17 @@ class _Backlogs:
 
 
 class Watch:
-    """What all servers of a prefix tell this one, while pages ask for it; any thread.
+    """The reports of all servers of a prefix, while pages ask this server for them; any thread.
 
     States, with what leads from one to the other:
 
-    - *idle*: no thread, and nothing is asked. ``look`` starts the thread: *watching*.
-    - *watching*: the thread asks all servers each second. It ends when nobody has looked for
+    - *idle*: no thread runs, and no server is asked. ``look`` starts the thread: *watching*.
+    - *watching*: the thread asks all servers each second. It ends when ``look`` was not called for
       ``timings.looking``, and when the server closes: *idle*.
 
     Args:
-        server: The server that asks; it starts to receive with the first look.
-        reporter: What it tells of itself.
+        server: The server that asks; the first ``look`` starts its receiving.
+        reporter: Makes the report of this server.
     """
 
     def __init__(self, server: Server, reporter: Reporter) -> None:
@@ -55,7 +55,7 @@ class Watch:
         # Never set: the thread sleeps on it, also where gevent replaces threads.
         self._pause = new_event()
         self._call: RollCall | None = None
-        # What this server told of itself last; empty while nothing is asked.
+        # The last report of this server; empty while idle.
         self._own: dict[str, Any] = {}
         self._trouble = ""
         self._backlogs = _Backlogs()
@@ -68,11 +68,12 @@ class Watch:
         return self._watching
 
     def look(self) -> dict[str, Any]:
-        """Return what is known now, and keep asking for a while; does not block.
+        """Return the present figures, and keep asking for a while; does not block.
 
         Returns:
-            What JSON can carry: ``server``, ``state`` and ``trouble`` of this server, ``servers``
-            by name, each a report with the seconds for which it is ``silent``, and ``backlogs``.
+            A dict for JSON: ``server``, ``state`` and ``trouble`` of this server; ``servers``, the
+            last report of each by its name, with the seconds since then as ``silent``; and
+            ``backlogs``.
         """
         self._until = monotonic() + self._timings.looking
         with self._lock:
@@ -90,7 +91,7 @@ class Watch:
             for name, told in list(call.servers.items()):
                 heard = call.heard.get(name, now)
                 report = told.get("report")
-                # One of an earlier version tells less.
+                # A server of an earlier version sends fewer figures.
                 servers[name] = {**(report or told), "silent": round(now - heard, 1)}
         own = server.identity.name
         state = self._state()
@@ -140,9 +141,10 @@ class Watch:
         with server.commands.asking_for_reports() as (call, ask):
             self._call = call
             while self._goes_on():
-                # Before it asks: the questions are not what waits in its queue.
+                # Before ask(), so that ``queued`` does not count the questions themselves.
                 self._own = self._reporter()
-                # Else the questions would wait there, and be answered together.
+                # Without a broker the questions would wait in the producer, and all be answered at
+                # once afterwards.
                 if server.transport.health().connected:
                     ask()
                     self._ask_for_backlogs()
@@ -153,7 +155,7 @@ class Watch:
                         call.heard.pop(name, None)
 
     def _ask_for_backlogs(self) -> None:
-        # In another thread: it may take seconds.
+        # In a thread of its own, because the brokers may take seconds.
         if self._asked_backlogs.done and monotonic() >= self._next_backlogs:
             self._next_backlogs = monotonic() + self._timings.ask_backlogs
             self._asked_backlogs = in_thread("kafka-layer-backlogs", self._read_backlogs)

@@ -24,12 +24,12 @@ __all__ = ["AtomicCounter", "Counters", "Stats"]
 # Ages that the percentiles are computed from.
 _SAMPLES = 1000
 
-# What is counted by kind, as ``{total}.{kind}``.
+# Counters that are counted by kind, as ``{total}.{kind}``.
 _TOTALS = ("delivered", "jobs.done", "jobs.failed")
 
 
 class AtomicCounter:
-    """Counts one by one, from any thread, without a lock, which would take most of the time.
+    """Counts from any thread, without a lock, which would take most of the time.
 
     Attributes:
         add: Adds one.
@@ -45,7 +45,7 @@ class AtomicCounter:
     def value(self) -> int:
         """Return how often ``add`` was called."""
         with self._lock:
-            # Each reading takes a number itself.
+            # Each reading takes one number of the count as well.
             number = next(self._numbers) - self._reads
             self._reads += 1
             return number
@@ -122,7 +122,7 @@ class Counters(Observer):
         }
 
     def snapshot(self) -> dict[str, int]:
-        """Return a copy of all counters; what is counted by kind, in one sum."""
+        """Return a copy of all counters, in which the kinds of one total are summed."""
         counts = self._copy()
         for total in _TOTALS:
             parts = [name for name in counts if name.startswith(f"{total}.")]
@@ -176,7 +176,8 @@ class Stats:
         )
         self.sent = self._counters.sent
         self.arrived = self._counters.arrived
-        # Of the three above only the counters count: call them directly without further observers.
+        # Of the three above only the counters have on_count(): call it directly if there are no
+        # further observers.
         self.count: Callable[..., None] = self._tell_all if observers else self._counters.on_count
         self.percentile = self._counters.percentile
         self.by_name = self._counters.by_name

@@ -1,8 +1,8 @@
 """The base class of observers.
 
 Code that carries messages calls ``kafka_layer.observe.counters.Stats``, which calls each observer:
-the counters, the log and the thread that sends Django's signals. An observer for a metrics library
-or a tracer would be one more. No observer runs code of the application in the thread that calls it.
+the counters, the log and the thread that sends Django's signals. No observer runs code of the
+application in the thread that calls it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Observer"]
 
 
 class Observer:
-    """Gets to know what happens in one server. The methods do nothing; subclasses override some.
+    """Is told what happens in one server. The methods do nothing; subclasses override some.
 
     Callers are any thread, event loops, delivery reports, and signal handlers or finalizers that
     interrupt another call. So no method but ``close`` may block, raise, or run code of the
@@ -31,7 +31,7 @@ class Observer:
         Args:
             name: ``delivered.{kind}``, ``failed``, ``reconnects``, ``errors.{name}``,
                 ``refused.{cause}``, ``jobs.{outcome}.{channel}``, ``{client}.replaced``, or
-                ``dropped.{cause}`` where messages are counted only.
+                ``dropped.{cause}`` for drops that are counted, but not logged and not signalled.
             number: By how much; negative to take a count back.
         """
 

@@ -1,4 +1,4 @@
-"""Drops in the log without a flood: the first of a cause at once, further ones in summaries."""
+"""Logs drops without flooding the log: the first of a cause at once, others in summaries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DropLog(Observer):
         self._next_line: dict[Cause, float] = {}
 
     def on_dropped(self, cause: Cause, number: int, detail: str) -> None:
-        """Log the first drop of a cause, or one whose line is due; remember others."""
+        """Log the drop if the next line of its cause is due; otherwise count it for that line."""
         if not number:
             logger.info("%s: nothing is known to be missing (%s): %s", self._prefix, cause, detail)
             return

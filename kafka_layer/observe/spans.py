@@ -1,7 +1,8 @@
-"""Spans of OpenTelemetry: one where a message is sent, one around each handler that gets it.
+"""Spans of OpenTelemetry: one for each send, and one for each handler that gets the message.
 
-Imported by the first layer with ``"tracing": True``. The names of spans and attributes are those of
-the semantic conventions for messaging. No span tells a group, a user or what is in a message.
+The first layer with ``"tracing": True`` imports this module. Spans and attributes have the names of
+the semantic conventions for messaging. No span has the name of a group, the id of a user or the
+content of a message.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _TRACER = trace.get_tracer("kafka_layer", __version__)
 
 
 class TracedMessage(dict[str, Any]):
-    """A message that knows what it was made of; for everything else a dict.
+    """A message with the means to make the span of its handler; otherwise a plain dict.
 
     Attributes:
-        envelope: What it was made of.
+        envelope: The envelope or the job that it was decoded from.
         traced_by: Makes the span of its handler.
     """
 
@@ -79,12 +80,13 @@ class Tracing:
     def process(self, message: Any) -> Iterator[None]:
         """Run the handler of a message in a span of its own.
 
-        It belongs to a trace of its own, linked to the span of the send, because a message may have
-        many receivers; that of a job, which has one, is a child of that span. Where the trace of
-        the send is not sampled, there is no span, and what the handler sends belongs to that trace.
+        A message may have many receivers, so the span starts a new trace, with a link to the span
+        of the send. A job has one receiver, so its span is a child of the span of the send. If the
+        trace of the send is not sampled, the handler has no span, and its sends belong to that
+        trace.
 
         Args:
-            message: What a receive returned.
+            message: The message, as a receive returned it.
         """
         envelope = message.envelope
         source = self._source(envelope, message)
@@ -94,7 +96,7 @@ class Tracing:
         else:
             origin = _origin(source.headers)
             if hasattr(envelope, "trace"):
-                # Other receivers share it.
+                # Other receivers share the envelope, so parse the headers once.
                 envelope.trace = origin or ()
         context = Context()
         if origin is not None and source.is_job:
@@ -132,7 +134,7 @@ class Tracing:
         place, record = envelope.place, envelope.payload
         topic, at = (None, None) if place is None else (place[0], place[1:3])
         if type(record) is dict or hasattr(envelope, "message"):
-            # A record of a stream with one receiver, which is a message already.
+            # A record of a stream with one receiver: its envelope has the decoded message.
             stream = self._streams[message["stream"]]
             name = stream.topic or str(stream.name)
             return _Source(name, message["headers"].items(), at, is_job=False)
@@ -140,19 +142,19 @@ class Tracing:
             at = record.partition, record.offset
             return _Source(record.topic, record.raw_headers, at, is_job=False)
         headers = getattr(envelope, "trace", ())
-        # What stayed in this process would have gone there.
+        # A message that stayed in this process has no place: it would have gone to SEND_CONN.
         name = topic_name(self._prefix, Topic.SEND_CONN if topic is None else topic)
         return _Source(name, headers, at, isinstance(topic, WorkTopic))
 
 
 class _Source(NamedTuple):
-    """Where a message comes from.
+    """The origin of a message.
 
     Attributes:
         name: Kafka's name of the topic.
-        headers: The headers of its record, or the context that they name.
+        headers: The headers of its record, or the trace context that was read from them.
         at: The partition and the offset of its record; None if they are unknown.
-        is_job: Whether it has one receiver.
+        is_job: Whether it is a job, which has one receiver.
     """
 
     name: str
@@ -162,7 +164,7 @@ class _Source(NamedTuple):
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """Note in a span that what it is for has failed."""
+    """Mark a span as failed."""
     span.record_exception(error)
     span.set_status(StatusCode.ERROR, str(error))
     span.set_attribute("error.type", type(error).__qualname__)
@@ -178,7 +180,7 @@ def _attributes(operation: str, destination: str) -> dict[str, str | int]:
 
 
 def _origin(headers: Iterable[tuple[str, Any]]) -> SpanContext | None:
-    """Return the context of the span that sent a record; None if its headers name none."""
+    """Return the context of the span that sent a record; None if the headers have none."""
     carrier = {
         name: value.decode("ascii", "replace") if isinstance(value, bytes) else value
         for name, value in headers

@@ -34,7 +34,7 @@ class RoundTrips:
     """The last round trip of one server, and the one under way; any thread.
 
     Args:
-        self_test: Makes a round trip; gets the seconds that it may take.
+        self_test: Makes a round trip; its argument is the time-out in seconds.
         timings: The layer's times.
 
     Attributes:
@@ -51,7 +51,7 @@ class RoundTrips:
 
     @property
     def fresh(self) -> RoundTrip | None:
-        """The last one if it is young enough to tell that the server reads and writes."""
+        """The last one, if it is recent enough to prove that the server reads and writes."""
         last = self.last
         return last if last is not None and last.age <= self._timings.ready else None
 

@@ -23,7 +23,7 @@ __all__ = ["TracedSender", "in_span"]
 class TracedSender(Sender):
     """Does what ``Sender`` does, and sends the context of a span along with each message.
 
-    What is no message, such as a command, goes by ``publish`` and ``request``, without a span.
+    Commands are sent by ``publish`` and ``request``, which make no span.
 
     Args:
         config: As for ``Sender``.
@@ -52,7 +52,8 @@ class TracedSender(Sender):
             raise
         if queued:
             span.end()
-        # Otherwise send() comes next, with a span of its own. One that does not end is not told.
+        # Otherwise the caller calls send() next, which makes another span. A span that is never
+        # ended is not exported.
         return queued
 
     def send(self, record: ProducerRecord) -> Steps[Ticket[Position] | None]:
@@ -63,7 +64,7 @@ class TracedSender(Sender):
 
 
 def in_span(span: Span, steps: Steps[Ticket[Position] | None]) -> Steps[Ticket[Position] | None]:
-    """Do the steps of a send, and end its span with the broker's acknowledgement, if it is awaited.
+    """Do the steps of a send, and end its span; with an awaited record when that is acknowledged.
 
     Args:
         span: The span.

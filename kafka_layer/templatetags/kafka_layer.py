@@ -20,9 +20,10 @@ register = template.Library()
 def layer_position(group: str, using: str = "default") -> str:
     """Return the present position of a group, as ``{% layer_position "room-7" %}``.
 
-    A page that shows the group's state names with it the place in the log up to which it does. Use
-    the tag before the state is loaded: what is sent in between is then told again, and not missed.
-    Where Kafka cannot be asked the page is rendered all the same, with an empty position.
+    A page that shows the state of the group passes this position on, and its browser gets every
+    message after it. Use the tag before you load the state: a message that is sent in between then
+    comes although the state has it, and none is missed. If Kafka does not answer, the position is
+    empty, and the page is rendered all the same.
 
     Args:
         group: The group's name.
