@@ -1,7 +1,7 @@
 """The receives of this process on a worker channel that gets the records of a stream.
 
-The channel's consumer group shares the stream's topic, in which other programs write: no record is
-encrypted, none expires by the time that its producer gave it, and a flush of the layer leaves them.
+The channel's consumer group shares the stream's topic, which belongs to other programs: its records
+are not encrypted, do not expire, and are not dropped by a flush of the layer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger("kafka_layer")
 
 
 class _StreamJob(Job):
-    """A record of a stream as a job; its message is read already."""
+    """A record of a stream as a job; its message is decoded already."""
 
     __slots__ = ("message",)
 
@@ -45,8 +45,8 @@ class StreamChannel(WorkChannel):
     """One worker channel of a stream, of one server; the ``JobSink`` that a backplane serves.
 
     Args:
-        topic: The topic that the channel would have if it were no stream's.
-        stream: The settings of the stream, which has a topic and no pattern.
+        topic: The topic that a worker channel of this name has without a stream.
+        stream: The settings of the stream, with one topic and no pattern.
         settings: The channel's ``prefetch_count``.
         stats: Counts deliveries and drops.
         wakeups: The event loops that receive.
@@ -76,7 +76,7 @@ class StreamChannel(WorkChannel):
             assignment: As in ``Job``.
 
         Returns:
-            The job; None if the record is for nobody, or (counted) cannot be read.
+            The job; None if the record has no receiver, or cannot be read (that is counted).
 
         Raises:
             RegistryAway: If the schema registry does not answer.
@@ -93,13 +93,13 @@ class StreamChannel(WorkChannel):
         return None if message is None else _StreamJob(message, place, assignment)
 
     def stop(self, error: UnreadableRecord, place: Place) -> None:
-        """Let every receive raise that the stream stopped before a record, and log it."""
+        """Let every receive raise an error that names the record at which the stream stopped."""
         channel = self.topic.channel
         stopped = UnreadableRecord(
             error.cause,
             f"Worker channel {channel!r} stopped before a record of {self._where(place)}, because "
-            f"the stream's on_error is 'stop': {error}. Mend what reads it and start again; to "
-            f"skip the record, set the position of consumer group {channel!r} behind it.",
+            f"the stream's on_error is 'stop': {error}. Correct the codec or function and start "
+            f"again; to skip the record, commit the next offset in consumer group {channel!r}.",
         )
         self._stats.count("errors.stream_stopped")
         logger.error("%s", stopped)
@@ -118,7 +118,7 @@ class StreamChannel(WorkChannel):
         return f"stream {self._stream.name!r} at {self._stream.topic}[{partition}] offset {offset}"
 
     def _payload(self, record: FetchedRecord, place: Place) -> StreamPayload | None:
-        """Return a record that is decoded; None if it is for nobody."""
+        """Return the decoded record; None if it has no receiver."""
         _, partition, offset, timestamp = place
         stream = self._stream
         value = record.value()
@@ -127,7 +127,7 @@ class StreamChannel(WorkChannel):
         try:
             headers = record.headers() or ()
         except Exception as error:
-            # Names of headers that are no UTF-8.
+            # The name of a header is not UTF-8.
             raise UnreadableRecord("undecodable", f"its headers: {error!r}") from error
         topic = StreamTopic(stream.name, stream.topic or "")
         read: Any = topic, record.key(), value, headers, timestamp, partition, offset

@@ -1,6 +1,6 @@
-"""Whether topics of streams were made anew, for those that write to them or share their work.
+"""Notices that topics of streams were created again, for their producers and workers.
 
-(The readers of a stream look at its topics themselves, ``streams.py``.)
+(The readers of a stream check its topics themselves: ``streams.py``.)
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .topics import KnownTopic, KnownTopics, TopicWatch, read_answers
 __all__ = ["OnTold", "TopicIds"]
 
 OnTold = Callable[[KnownTopic, bool], object]
-"""Gets what is known of a topic, and whether it was just made anew with partitions on other
+"""Gets the facts of a topic, and whether it was just created again with partitions on other
 brokers."""
 
 
 class TopicIds:
-    """Looks at topics, and tells those that follow them.
+    """Asks for the facts of topics, and passes them to listeners.
 
     Args:
-        watch: The client that looks; its owner closes it.
-        timings: The interval of the looks, and the time-out of each.
+        watch: The client that asks; its owner closes it.
+        timings: The interval of the questions, and the time-out of each.
     """
 
     def __init__(self, watch: TopicWatch, timings: Timings) -> None:
@@ -41,7 +41,7 @@ class TopicIds:
         self._next_question = 0.0
 
     def follow(self, name: str, listener: OnTold) -> None:
-        """Tell a listener what is known of a topic, after each look; any thread.
+        """Pass the facts of a topic to a listener after each answer; any thread.
 
         Args:
             name: Kafka's name of the topic.
@@ -52,7 +52,7 @@ class TopicIds:
     def look(self) -> None:
         """Take the answers that came, and ask again if that is due; one thread, never blocks.
 
-        Without an answer nobody is told anything.
+        Without an answer no listener is called.
         """
         now = monotonic()
         due = now >= self._next_question
@@ -64,7 +64,7 @@ class TopicIds:
                 names = {name for name, _ in tuple(self._followers)}
                 self._answers = self._watch.ask(names, self._timeout)
             except KafkaException:
-                # The client itself refuses, as one without a token does.
+                # The client itself refuses the question, for example without a token.
                 return
 
     def _take_answers(self) -> None:

@@ -1,4 +1,4 @@
-"""What one server keeps of a stream for its tracked channels."""
+"""The records of a stream that one server keeps for its tracked channels."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .stream_log import UNREADABLE, Followed, StreamLog
 __all__ = ["KeptStream", "Moved"]
 
 Moved = Callable[["KeptStream", "Mapping[Where, Loss] | None", Mapping[Where, int]], object]
-"""Gets a stream whose partitions are read elsewhere, what they lost (None if the stream has just
-begun to be kept), and up to where it was routed before; the thread that reads the stream."""
+"""Called by the reading thread when partitions of a stream are read from other offsets on. Gets the
+stream, the losses (None if keeping has just begun), and up to where it was routed before."""
 
 
 class KeptStream:
-    """The youngest records of a stream, and what lies before; a ``Keeper``. Any thread may ask.
+    """The most recent records of a stream, and its past; a ``Keeper``. Any thread may read it.
 
-    It is *off*, then *beginning* with the first channel that follows it, then *on* when the thread
-    that reads the stream has told its positions; *off* again when the server has no channel any
-    more.
+    It is *off* at first. The first channel that follows the stream makes it *beginning*. It is *on*
+    when the reading thread has reported its positions, and *off* again when the server has no
+    channel any more.
 
     Args:
         stream: The stream.
@@ -39,14 +39,14 @@ class KeptStream:
         expiry: Seconds that a message may wait in a mailbox.
         patience: Seconds for which joins wait until it is on.
         ask: Asks the backplane for the past of the stream.
-        on_moved: Told where it is read.
+        on_moved: Called when it is read from other offsets on.
 
     Attributes:
         name: The stream's name.
-        mark: The same, as positions have it.
+        mark: The same, as position tokens have it.
         stream: As given.
-        log: The youngest records.
-        past: Reads what lies before.
+        log: The most recent records.
+        past: Reads older records from Kafka.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class KeptStream:
         self.past = ReadThrough(self.log, self._topics, ask, self._kept)
         self._expiry = expiry
         self._patience = patience
-        # When no join waits any more for what is beginning, on monotonic().
+        # When joins stop waiting while it is beginning, on monotonic().
         self._patient_until = 0.0
         self._on_moved = on_moved
         # Re-entrant: a signal handler may interrupt the holder and use the layer.
@@ -88,12 +88,13 @@ class KeptStream:
                 begun = self._begun = Ticket()
                 self._patient_until = monotonic() + self._patience
         if is_new:
-            # Without the lock: the stream has one of its own, and holds it when it ends this.
+            # After releasing the lock: the stream holds its own lock when it calls ended(), which
+            # takes this one.
             self.stream.keep(self)
         return begun
 
     def before_join(self) -> Ticket[None] | None:
-        """Begin; return what a join has to wait for, None if nothing."""
+        """Begin if need be; return the ticket that a join has to await, None if there is none."""
         begun = self.begin()
         return None if begun.done or monotonic() >= self._patient_until else begun
 
@@ -142,7 +143,7 @@ class KeptStream:
         return tuple(self.log.topic_ids)
 
     def _kept(self, records: Sequence[Record]) -> list[Any]:
-        """Return the records that are for somebody, with their addresses."""
+        """Return the records that have receivers, with their addresses."""
         kept: list[Any] = []
         for record in records:
             try:

@@ -1,4 +1,4 @@
-"""The youngest records of the topics that all servers read, for replays. Pure.
+"""The most recent records of the topics that all servers read, for replays. Pure.
 
 Hot path: while a channel is tracked, ``append`` gets every record that the server reads.
 """
@@ -31,23 +31,22 @@ _SEND_ALL, _SEND_CONN = Topic.SEND_ALL, Topic.SEND_CONN
 class RecentLog(Tails[bytes | None]):
     """Keeps the tail of each partition, bounded in bytes and in time, by the key of its records.
 
-    The thread that reads appends a batch before it routes it, and notes afterwards that it is
-    routed. So a record below ``ends`` is found here, one below ``routed`` is in the mailboxes, and
-    ``routed`` never exceeds ``ends``. Any thread may look; the thread that reads the past adds what
-    lies before, in blocks, which go first.
+    The reading thread appends a batch, then routes it, then notes that it is routed. So a record
+    below ``ends`` is found here, a record below ``routed`` is in the mailboxes, and ``routed``
+    never exceeds ``ends``. Any thread may read the log. The thread that reads the past prepends
+    older records in blocks, which are dropped first.
 
     Args:
         most_bytes: As for ``Tails``.
         seconds: How old a record may be, by the timestamps of the broker.
 
     Attributes:
-        ends: For each partition the offset behind its last record. Replaced, never changed.
-        routed: For each partition the offset behind its last routed record. Replaced, never
-            changed.
-        topic_ids: Kafka's ids of the topics that are read; None where one is unknown. Replaced,
+        ends: For each partition the offset after its last record. Replaced, never changed.
+        routed: For each partition the offset after its last routed record. Replaced, never changed.
+        topic_ids: Kafka's ids of the topics that are read; None if an id is unknown. Replaced,
             never changed.
-        epochs: What is known of the records' leader epochs. Where the log lost records, another
-            object takes its place, and the old one stays right for the log before.
+        epochs: The known leader epochs of records. When the log lost records, another object
+            replaces it; the old one stays valid for the log before the loss.
     """
 
     def __init__(self, most_bytes: int, seconds: float) -> None:
@@ -57,10 +56,10 @@ class RecentLog(Tails[bytes | None]):
         self.topic_ids: Mapping[Topic | StreamTopic, str | None] = {}
         self.epochs = LeaderEpochs()
         self._seconds = seconds
-        # By partition: what lies before the records that were appended; no entry without any.
+        # By partition: the blocks before the appended records; only partitions that have some.
         self._older: dict[Where, deque[RecordBlock]] = {}
-        # Of the batch that is being routed: its records, how many of them ``before`` passed, and
-        # the ends there.
+        # The records of the batch that is being routed, the number of those that before() has
+        # passed, and the ends at that place.
         self._batch: Sequence[Record] = ()
         self._passed = 0
         self._reached: dict[Where, int] = {}
@@ -96,10 +95,10 @@ class RecentLog(Tails[bytes | None]):
                 self._drop(order[-1][4] - self._seconds)
 
     def before(self, record: Record) -> Mapping[Where, int]:
-        """Return the ends before a record of the last batch; the reading thread.
+        """Return the ends before a record of the last batch; called by the reading thread.
 
         Args:
-            record: Not before the one of the last call.
+            record: The record; not before that of the last call.
         """
         batch, reached, passed = self._batch, self._reached, self._passed
         while batch[passed] is not record:
@@ -119,14 +118,14 @@ class RecentLog(Tails[bytes | None]):
         self.routed = self.ends
 
     def move(self, positions: Mapping[Where, ReadFrom]) -> dict[Where, Loss]:
-        """Note from where partitions are read on; the reading thread, between two batches.
+        """Note the offsets from which partitions are read; the reading thread, between batches.
 
         Args:
             positions: The next offset of each partition that is read.
 
         Returns:
-            The partitions of which records were lost, and how: ``truncated``, or ``epoch`` where
-            the topic was made anew or lost its end. What was kept of these is dropped.
+            The partitions that lost records, and how: ``truncated``, or ``epoch`` if the topic was
+            created again or lost its end. Their kept records are dropped.
         """
         lost: dict[Where, Loss] = {}
         with self._lock:
@@ -148,15 +147,15 @@ class RecentLog(Tails[bytes | None]):
         return lost
 
     def prepend(self, where: Where, first: int, end: int, blocks: Iterable[RecordBlock]) -> None:
-        """Add what lies before the kept records of a partition.
+        """Add the records before the kept ones of a partition.
 
-        It is ignored if records were dropped since, so that others would be missing between.
+        They are ignored if records were dropped meanwhile, because there would be a gap.
 
         Args:
             where: The partition.
-            first: An offset.
+            first: The first offset of the blocks.
             end: The offset from which records were kept a moment ago.
-            blocks: All records between.
+            blocks: All records between the two.
         """
         with self._lock:
             tail = self._tails.get(where)
@@ -198,7 +197,7 @@ class RecentLog(Tails[bytes | None]):
         return super()._begin(where, offset)
 
     def _drop(self, oldest: float) -> None:
-        """Drop what is too much, or older than a timestamp; what was appended is the youngest."""
+        """Drop records beyond the limit or older than a timestamp; the oldest ones first."""
         while self._older:
             where, blocks = min(self._older.items(), key=lambda each: each[1][0].youngest)
             if self.size <= self._most_bytes and blocks[0].youngest >= oldest:

@@ -1,6 +1,7 @@
-"""The youngest records of partitions, by key: what ``recent.py`` and ``stream_log.py`` share. Pure.
+"""The most recent records of partitions, by key: the common base of two logs. Pure.
 
-Hot path: while a channel is tracked, each record that is kept drops an earlier one.
+The logs are those of ``recent.py`` and ``stream_log.py``. Hot path: while a channel is tracked and
+the limit is reached, each record that is added drops an earlier one.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ __all__ = ["TELLING", "Run", "Tail", "Tails", "size_of"]
 K = TypeVar("K")
 
 TELLING = 2000
-"""So many records tell how large the others are."""
+"""From this many records on, their average size is an estimate of the size of others."""
 
-# Records of a key that were dropped and still lie in its list, before the list is cut.
+# Dropped records that may stay in the list of a key before the list is cut.
 _MOST_DROPPED = 64
 
 
 class Run:
-    """The records of one key in one partition, in its order; those before ``head`` are dropped."""
+    """The records of one key in one partition, in order; those before ``head`` are dropped."""
 
     __slots__ = ("head", "records")
 
@@ -36,7 +37,7 @@ class Run:
 
 
 class Tail(Generic[K]):
-    """The kept part of one partition, without holes: all records from offset ``begin`` on."""
+    """The kept end of one partition, without gaps: all records from offset ``begin`` on."""
 
     __slots__ = ("begin", "runs")
 
@@ -61,25 +62,25 @@ class Tails(Generic[K]):
     Any thread may call any method; a subclass adds what is read.
 
     Args:
-        most_bytes: Bytes that it keeps, roughly. What is prepended may exceed them until the next
+        most_bytes: Limit in bytes, roughly. Records that are prepended may exceed it until the next
             record is added.
 
     Attributes:
-        size: Bytes that are kept, roughly.
+        size: Bytes of the kept records, roughly.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.size = 0
         self._most_bytes = most_bytes
         self._tails: dict[Where, Tail[K]] = {}
-        # All records in the runs; those of one partition are in its order.
+        # All kept records; those of one partition are in the order of their offsets.
         self._order: deque[Any] = deque()
         # Re-entrant: a signal handler may interrupt the holder and ask.
         self._lock = RLock()
 
     @property
     def room(self) -> int:
-        """For how many records before the kept ones there is room, as far as these tell."""
+        """How many older records may be prepended: an estimate by the size of the kept ones."""
         with self._lock:
             kept, left = self._count(), max(0, self._most_bytes - self.size)
             if kept < TELLING:
@@ -87,7 +88,7 @@ class Tails(Generic[K]):
             return left * kept // self.size
 
     def begin(self, where: Where) -> int:
-        """Return the offset from which a partition is kept; 0 for one that is not read."""
+        """Return the offset from which a partition is kept; 0 if the partition is not read."""
         tail = self._tails.get(where)
         return 0 if tail is None else tail.begin
 
@@ -100,11 +101,11 @@ class Tails(Generic[K]):
             where: The partition.
             key: The records' key.
             first: The first offset.
-            end: The offset behind the last one; not beyond what was read.
-            most: How many of the first ones to return at most; None for all.
+            end: The offset after the last one; at most the end of what was read.
+            most: Limit of the returned records, from the first one on; None: no limit.
 
         Returns:
-            The records; None if the part is not kept from its beginning.
+            The records; None if the beginning of the part is not kept.
         """
         with self._lock:
             tail = self._tails.get(where)
@@ -125,7 +126,7 @@ class Tails(Generic[K]):
         return len(self._order)
 
     def _begin(self, where: Where, offset: int) -> Tail[K]:
-        """Keep a partition from an offset on, and nothing that was kept of it."""
+        """Keep a partition from an offset on, and drop all its kept records."""
         if where in self._tails:
             kept: deque[Any] = deque()
             for record in self._order:

@@ -13,21 +13,23 @@ __all__ = ["group_name"]
 def group_name(template: str, **parts: Any) -> str:
     """Return the name of the group that a stream's template gives for a record.
 
-    A consumer joins the same group as the stream sends to, whatever characters the values have::
+    With it a consumer joins the group to which the stream sends, whatever characters the values
+    have::
 
         await self.channel_layer.group_add(group_name("order-{key}", key="ü 7"), self.channel_name)
 
     Args:
         template: As in the setting ``group``: ``order-{key}``.
-        parts: What the template names, decoded: ``key``, ``value``, ``headers``, ``topic`` and
-            ``partition``.
+        parts: The decoded parts of a record that the template names: ``key``, ``value``,
+            ``headers``, ``topic`` and ``partition``.
 
     Returns:
-        A legal group name. Any thread or loop may ask.
+        A valid group name. Any thread or event loop may call this.
 
     Raises:
-        TypeError: If a part is no part of a record, or one that the template names is not given.
-        ValueError: If the text is no template, or there is no name for these parts.
+        TypeError: If an argument is no part of a record, or a part that the template names is
+            missing.
+        ValueError: If the text is no template, or these parts give no name.
     """
     parsed = group_template(template)
     for name in parts:

@@ -1,4 +1,4 @@
-"""Whom a record of a stream is for: the settings ``group``, ``user`` and ``where``."""
+"""The receivers of a stream's records: the settings ``group``, ``user`` and ``where``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Addresser", "Filter", "GroupFunction", "GroupNames", "UserFunction",
 
 
 class Addresser(Protocol):
-    """Gives the names of the groups, or the keys of the users, that a record is for.
+    """Returns the groups' names, or the users' keys, that a record is for.
 
     Attributes:
         needs: Which of ``key``, ``value``, ``headers``, ``topic`` and ``partition`` it reads; for a
-            function all of them. A record's parts are decoded lazily, whatever it says.
+            function all of them, although a record decodes its parts only when they are read.
     """
 
     needs: frozenset[str]
 
     def may_give(self, name: str) -> bool:
-        """Tell whether some record may be for a name, as far as that tells."""
+        """Tell whether a record may be for a name; True if that is not known."""
 
     def names(self, record: StreamRecord) -> Sequence[str]:
-        """Return legal group names, or user keys as ``wire.names.user_key`` makes them.
+        """Return valid group names, or user keys as ``wire.names.user_key`` makes them.
 
         Raises:
             UnreadableRecord: ``template``, ``name``, ``function``, ``undecodable`` or ``schema``.
@@ -37,15 +37,15 @@ class Addresser(Protocol):
 
 
 class _Names:
-    """What a template names. Hot path: each record of a stream asks it.
+    """The names that a template gives. Hot path: called for each record of a stream.
 
     Args:
         template: Parsed.
 
     Attributes:
         needs: As in ``Addresser``.
-        by_key: By the undecoded key: the names of the last keys, because a topic has most keys many
-            times. None if more than the key counts.
+        by_key: The names for the last raw keys, cached because most keys of a topic come many
+            times. None if the template needs more than the key.
     """
 
     def __init__(self, template: Template) -> None:
@@ -55,7 +55,7 @@ class _Names:
 
     def may_give(self, name: str) -> bool:
         """As ``Addresser.may_give``."""
-        # One of full length may end in a hash.
+        # A name of full length may end in a hash.
         return name.startswith(self._template.before) or len(name) == LONGEST_NAME
 
     def names(self, record: StreamRecord) -> Sequence[str]:
@@ -77,24 +77,24 @@ class _Names:
 
 
 _KEYS_KEPT = 10_000
-"""Keys of one template whose names are kept: at most some 3 MB."""
+"""Limit of a template's cache of names: at most some 3 MB."""
 
 
 class GroupNames(_Names):
-    """The group that a template names.
+    """The group's name that a template gives.
 
     Args:
         text: The template.
 
     Attributes:
-        key_of: Returns the text of the key to which the template gives a name, or None, as
-            ``GroupTemplate.filling``. Itself None if there is more in the template than one key and
-            the text around it.
-        of_key: Returns the name for the text of a key, as ``GroupTemplate.naming``; None where
-            ``key_of`` is.
+        key_of: Returns the key, as text, for which the template gives a name, or None; as
+            ``GroupTemplate.filling``. Itself None if the template has placeholders other than one
+            ``{key}``.
+        of_key: Returns the name for a key, as text; as ``GroupTemplate.naming``. None if ``key_of``
+            is.
 
     Raises:
-        ValueError: If it can be none; the text says why.
+        ValueError: If the text is no template; the error says why.
     """
 
     def __init__(self, text: str) -> None:
@@ -106,13 +106,13 @@ class GroupNames(_Names):
 
 
 class UserKeys(_Names):
-    """The user whose id a template gives.
+    """The user's key that a template gives.
 
     Args:
         text: The template.
 
     Raises:
-        ValueError: If it can be none; the text says why.
+        ValueError: If the text is no template; the error says why.
     """
 
     def __init__(self, text: str) -> None:
@@ -153,7 +153,7 @@ class _Function:
         self._function = function
 
     def may_give(self, name: str) -> bool:
-        """As ``Addresser.may_give``: a function may name anybody."""
+        """As ``Addresser.may_give``: a function may return any name."""
         return True
 
     def call(self, record: StreamRecord) -> Any:
@@ -196,9 +196,10 @@ class _Function:
 
 
 class GroupFunction(_Function):
-    """The groups that a function names: a name, several, or None for nobody.
+    """The groups that a function returns: one name, several, or None for no group.
 
-    The names stand as they are: the function makes them with ``kafka_layer.streams.group_name``.
+    The names are used as they are. The function can make them with
+    ``kafka_layer.streams.group_name``.
     """
 
     def names(self, record: StreamRecord) -> Sequence[str]:
@@ -213,7 +214,7 @@ class GroupFunction(_Function):
 
 
 class UserFunction(_Function):
-    """The users that a function names: an id, several, or None for nobody."""
+    """The users that a function returns: one id, several, or None for no user."""
 
     def names(self, record: StreamRecord) -> Sequence[str]:
         """As ``Addresser.names``."""
@@ -228,7 +229,7 @@ def _user_key(user_id: Any) -> str:
 
 
 class Filter(_Function):
-    """The setting ``where``: whether a record is for anyone."""
+    """The setting ``where``: whether a record has receivers."""
 
     def __call__(self, record: StreamRecord) -> bool:
         """Return whether the record passes; raises as ``call``."""

@@ -1,4 +1,4 @@
-"""Codecs of streams: the bytes of a record's key or value as an object, and back."""
+"""Codecs of streams: they turn the bytes of a record's key or value into an object, and back."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class StreamCodec(Protocol):
 
 @functools.cache
 def _json_encoder() -> type[json.JSONEncoder]:
-    # It imports the models of Django, which takes longer than all of this package.
+    # Imported late: it imports Django's models, which takes longer than this whole package.
     from django.core.serializers.json import DjangoJSONEncoder
 
     return DjangoJSONEncoder
@@ -73,14 +73,14 @@ _scan_json = make_scanner(_json_decoder)
 
 
 class _Json:
-    """JSON in UTF-8; what Django's own encoder knows can be written, too."""
+    """JSON in UTF-8; it encodes the types of ``DjangoJSONEncoder``, too."""
 
     blocking = False
 
     def decode(self, data: bytes, context: CodecContext) -> Any:
         try:
-            # From bytes json.loads would first guess the encoding, for a third of its time; and it
-            # takes half of the rest to look for spaces around the text.
+            # json.loads would guess the encoding of the bytes, which takes a third of its time, and
+            # look for spaces around the text, which takes half of the rest.
             text = data.decode()
             try:
                 found, end = _scan_json(text, 0)
@@ -183,7 +183,7 @@ class OwnCodec:
         if isinstance(given, (tuple, list)) and len(given) == 2:
             decode, encode = given
         elif isinstance(given, type):
-            # Without both methods its constructor is the function: bytes in, an object out.
+            # For a class without both methods its constructor decodes.
             if hasattr(given, "decode") and hasattr(given, "encode"):
                 made = given()
                 decode, encode = made.decode, made.encode
@@ -207,7 +207,7 @@ class OwnCodec:
         except KafkaLayerError:
             raise
         except Exception as error:
-            # The project's code may raise anything, and the stream goes on with the next record.
+            # The project's code may raise anything; the stream continues with the next record.
             raise UnreadableRecord(
                 "undecodable", f"the codec of its {context.part} raised {error!r}"
             ) from error

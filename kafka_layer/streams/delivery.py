@@ -1,8 +1,8 @@
-"""From the records of a stream to the mailboxes of those that they are for.
+"""Delivers the records of a stream to the mailboxes of their receivers.
 
-Hot path: every record of the stream passes ``Delivery.deliver``, in the thread that reads it. Of a
-record that concerns nobody here it decodes what ``where``, ``group`` and ``user`` need; where those
-need the key alone, ``interest`` leaves such records out before anything else is read of them.
+Hot path: every record of the stream passes ``Delivery.deliver``, in the thread that reads it. For a
+record without a receiver it decodes only what ``where``, ``group`` and ``user`` need. If these need
+nothing but the key, ``interest`` leaves the record out before anything else of it is read.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _SEND_GROUP, _SEND_USER = Topic.SEND_GROUP, Topic.SEND_USER
 _NOBODY: Sequence[str] = ()
 
 Last = Any
-"""The last record of a group: as the source has it; a ``StreamPayload`` where no join may decode
-it."""
+"""The last record of a group: a message of the source, or a ``StreamPayload`` that is decoded, if
+decoding in a join could block."""
 
 
 class Delivery:
     """Delivers the records of one stream; the thread that reads it calls every method.
 
-    Any thread may call ``answer`` and ``count_error``, and look at the figures.
+    Any thread may call ``answer`` and ``count_error``, and read the figures.
 
-    It *delivers*; or it is *held up*: a schema registry is away, and the thread waits at the record
-    that needs it, until the registry answers or the source has something else to do.
+    It *delivers*; or it is *held up*: a schema registry does not answer, and the thread waits at
+    the record that needs it, until the registry answers or a pause, a seek or the end interrupts.
 
     Args:
         settings: Those of the stream.
@@ -62,16 +62,16 @@ class Delivery:
         stats: Counts the deliveries of the server.
         errors: Counts the errors of the stream.
         latest: The last record of each group; None unless the settings ask for it.
-        reading: Whether records are read; it stops where an error is to stop them.
+        reading: Decides whether records are read; stopped by errors if the settings say so.
         following: Has the log for tracked channels.
         addresses_of: Returns the addresses of a record, as ``Followed.addresses``.
 
     Attributes:
-        source: What reads the stream.
-        held_up: What the registry answered; empty while it delivers.
-        records: How many records were read.
-        filtered: How many of them ``where`` left out.
-        delivered: How many messages were put into mailboxes.
+        source: Reads the stream.
+        held_up: The error of the registry; empty while it delivers.
+        records: Number of records that were read.
+        filtered: Number of records that ``where`` left out.
+        delivered: Number of messages that were put into mailboxes.
     """
 
     source: StreamSource
@@ -101,10 +101,10 @@ class Delivery:
         self._latest = latest
         self._reading = reading
         self._following = following
-        # Whether to keep last records as they were decoded: a join may happen in an event loop,
-        # which must not wait for a schema registry.
+        # Whether to keep last records decoded: a join may run in an event loop, which must not wait
+        # for a schema registry.
         self._keeps_decoded = settings.asks_registry
-        # Other last records are decoded when a channel gets them, unless an error is to stop the
+        # Other last records are decoded when a channel gets them, unless an error has to stop the
         # stream.
         self._decodes_at_once = self._keeps_decoded or settings.on_error == "stop"
         self._interest = interest(settings, registry)
@@ -116,22 +116,22 @@ class Delivery:
             config.timings, registry, expiry, stats, self._wake_receives, self._read_clock
         ).put
         self._addresses_of = addresses_of
-        # What reads the messages that are kept where their keys alone address them; None if more
-        # has to be read of each.
+        # Reads kept messages whose keys alone decide on receivers; None if each message has to be
+        # decoded for that.
         self._unread: UnreadMessages | None = None
-        # Until when messages that are put now live.
+        # When messages that are put now expire, on monotonic().
         self._deadline = 0.0
-        # Messages that are in a mailbox and not counted yet.
+        # Number of messages in mailboxes that are not counted yet.
         self._uncounted = 0
         self._route_one: Callable[[Any], None] = (
             self._route if latest is None else partial(self._route_last, latest)
         )
 
     def read_from(self, source: StreamSource) -> None:
-        """Take note of what reads the stream from now on."""
+        """Use another source from now on."""
         self.source = source
         settings = self._settings
-        # One that stops at errors keeps no record behind the one that stopped it.
+        # Not with on_error "stop", because such a stream keeps no record after the one that failed.
         if self._interest is not None and not settings.key.blocking and settings.on_error == "skip":
             takes_tombstones = settings.tombstone is not None
             self._unread = UnreadMessages(source, self._addresses_of, takes_tombstones)
@@ -147,7 +147,7 @@ class Delivery:
                 if not number % size:
                     if not self._reading.situation.reads:
                         break
-                    # Receivers start on the first half while this thread delivers the second.
+                    # Wake receives now, so that they run while this thread delivers the rest.
                     self._wake_receives()
                     self._read_clock()
                 try:
@@ -160,7 +160,7 @@ class Delivery:
             if number < len(concerned):
                 rest = concerned[number:]
                 if log is not None and self._unread is not None:
-                    # Also those for nobody: the log would else have a hole.
+                    # With the messages that have no receiver: without them the log had a hole.
                     rest = messages[len(messages) - log.leave(concerned[number]) :]
                 left = len(rest)
                 self.source.leave(rest)
@@ -171,7 +171,7 @@ class Delivery:
             self._wake_receives()
 
     def _concerned(self, messages: Sequence[Any], log: StreamLog | None) -> Sequence[Any]:
-        """Return the messages that have to be looked at one by one."""
+        """Return the messages that have to be routed one by one."""
         if log is not None:
             if self._unread is None:
                 return messages
@@ -184,7 +184,7 @@ class Delivery:
         return messages
 
     def loaded(self) -> None:
-        """Take note that the last record of each group is known: members get them."""
+        """Note that the last record of each group is known, and give it to the members."""
         if self._latest is not None:
             self._latest.loaded()
             self._wake_receives()
@@ -201,8 +201,8 @@ class Delivery:
             except (UnreadableRecord, RegistryAway) as error:
                 self._count_failed(last, error)
                 return
-        # Whatever its capacity: a consumer may join many groups before its first receive, and an
-        # event loop cannot wait.
+        # Beyond its capacity if need be: a consumer may join many groups before its first receive,
+        # and an event loop cannot wait.
         key = ((_SEND_GROUP, group),)
         mailbox.refill([Envelope(payload, monotonic() + self._lifetime, None, key)])
         mailbox.note()
@@ -216,7 +216,7 @@ class Delivery:
         return topic.name, number
 
     def count_error(self, record: Record, error: Exception) -> str:
-        """Count the error of a record; return it in words."""
+        """Count the error of a record; return it as text."""
         topic, _, _, _, _, partition, offset = record
         told = f"{topic.value}[{partition}] at offset {offset}: {error}"
         if isinstance(error, UnreadableRecord):
@@ -227,10 +227,10 @@ class Delivery:
         return told
 
     def _load(self, latest: LatestRecords[Last], messages: Sequence[Any]) -> bool:
-        """Note the last record of each group while they are learnt, by the keys alone.
+        """Note the last record of each group while loading, by the keys alone.
 
         Returns:
-            False, and none is noted, where each record has to be looked at by itself.
+            Whether that was possible. If not, none is noted, and each record has to be decoded.
         """
         if self._decodes_at_once or self._by_key is None or self._by_key.of_key is None:
             return False
@@ -238,7 +238,7 @@ class Delivery:
         try:
             names = [of_key(key(message).decode()) for message in messages]  # type: ignore[union-attr]
         except (AttributeError, UnicodeDecodeError, UnreadableRecord):
-            # Without a key, or one that gives no name.
+            # A record has no key, or a key that gives no name.
             return False
         latest.fill(names, [None if value(each) is None else each for each in messages])
         return True
@@ -266,9 +266,9 @@ class Delivery:
             self._put(members, self._envelope(payload, record, groups, users, message))
 
     def _put_by_key(self, record: Record, log: StreamLog | None) -> bool:
-        """Do what ``_route`` does, with fewer objects, where a known key addresses one channel.
+        """Do what ``_route`` does, with fewer objects, if a known key has one receiver.
 
-        Python's garbage collector looks at each object that waits for the receiver.
+        Python's garbage collector traverses each object that waits in a mailbox.
 
         Returns:
             Whether it is done.
@@ -285,11 +285,11 @@ class Delivery:
         return True
 
     def _route_last(self, latest: LatestRecords[Last], message: Any) -> None:
-        """Do what ``_route`` does, where the last record of each group is kept."""
+        """Do what ``_route`` does, for a stream that keeps the last record of each group."""
         record = self.source.record(message)
         settings, log = self._settings, self._following.log
         payload = StreamPayload(record, settings)
-        # A record without a value ends what is known of a group, and may have a handler.
+        # A record without a value removes the last record of its group, and may have a handler.
         delivers = record[2] is not None or settings.tombstone is not None
         if delivers and settings.where is not None and not settings.where(payload):
             self.filtered += 1
@@ -298,7 +298,7 @@ class Delivery:
         if log is not None:
             log.append(record, addresses(groups, users) if delivers else ())
         if self._decodes_at_once:
-            # Before it is noted: a record that cannot be read is nobody's last one.
+            # Before it is noted: a record that cannot be decoded is no last record.
             payload.decode()
         last: Last | None = payload if self._keeps_decoded else message
         if record[2] is None:
@@ -319,7 +319,7 @@ class Delivery:
         last: Last | None,
         envelope: Envelope,
     ) -> None:
-        """Note the last record of groups, and put it into mailboxes, in one step for joins."""
+        """Note the last record of groups and put it into mailboxes: one step, as joins see it."""
 
         def put(mailbox: Mailbox) -> bool:
             has_room = mailbox.put(envelope)
@@ -350,7 +350,7 @@ class Delivery:
         users: Sequence[str],
         message: Any,
     ) -> Envelope:
-        """Return what is put into mailboxes, with the record's place while it is kept."""
+        """Return the envelope for mailboxes; with the record's place if the stream is kept."""
         log = self._following.log
         if log is None:
             return Envelope(payload, self._deadline)
@@ -368,16 +368,16 @@ class Delivery:
             self._uncounted += delivered
 
     def _pass(self, message: Any, route: Callable[[Any], None], error: Exception) -> bool:
-        """Decide what becomes of a message that failed; return whether to go on with the next."""
+        """Handle a message that failed; return whether to continue with the next one."""
         try:
             while isinstance(error, RegistryAway):
-                # It delays records, and drops none.
+                # A registry that does not answer delays records, and drops none.
                 if not self.held_up:
                     logger.warning("The stream %s waits: %s", self._settings.name, error)
                 self.held_up = str(error)
                 self._wake_receives()
                 if not self.source.wait(self._retry):
-                    # A pause, a seek or the end: what comes next says whether it waits again.
+                    # A pause, a seek or the end of the stream interrupted the wait.
                     return False
                 self._read_clock()
                 try:
@@ -404,7 +404,7 @@ class Delivery:
             return str(unread)
 
     def _read_clock(self) -> None:
-        # The time of the source is its producers': a message lives from now on.
+        # Messages expire by the time of their delivery: the record's time is set by its producer.
         self._deadline = monotonic() + self._lifetime
 
     def _wake_receives(self) -> None:

@@ -1,4 +1,4 @@
-"""The streams of one server: opened with its first channel, steered here and everywhere."""
+"""The streams of one server: opened with its first channel; paused, resumed and sought."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ class Streams:
     Args:
         server: The server to which it is attached.
 
-
     Attributes:
-        followed: The streams, which tracked channels follow.
+        followed: The streams, for the tracked channels of the server.
     """
 
     needs_clock = False
@@ -54,7 +53,7 @@ class Streams:
         def open_or_decode(payload: Any) -> dict[str, Any]:
             if type(payload) is StreamPayload:
                 return payload.open()
-            # What has one receiver is its message already.
+            # A record with one receiver is decoded already.
             return payload if type(payload) is dict else decode(payload)
 
         server.decode = open_or_decode
@@ -69,18 +68,18 @@ class Streams:
         return all(stream.awake for stream in self._streams.values())
 
     def wake(self) -> Steps[None]:
-        """Read the streams, because there is a channel.
+        """Read the streams, because the server has a channel.
 
-        It waits until the streams whose brokers answer have their starts, and at most
-        ``timings.stream_start``: then every record that is written later reaches the channel.
+        It waits until each stream whose brokers answer knows where it begins, but at most
+        ``timings.stream_start``. Every record that is written later reaches the channel.
         """
         tickets = [stream.wake() for stream in self._streams.values()]
         deadline = monotonic() + self._timeout
         for ticket in tickets:
-            # What keeps a stream from being read is told by its state.
+            # An error here shows in the state of the stream.
             with contextlib.suppress(Exception):
                 yield from wait(ticket, max(0.0, deadline - monotonic()))
-            # No channel that is opened later waits for it, either.
+            # Channels that are opened later do not wait for this start again.
             ticket.resolve(None)
 
     def get(self, name: str) -> Stream:
@@ -119,7 +118,7 @@ class Streams:
         return {name: stream.describe() for name, stream in self._streams.items()}
 
     def flush(self, until: float) -> int:
-        """Do nothing: what waits is in mailboxes, and records are not the layer's to drop."""
+        """Do nothing: the topics belong to other programs, and mailboxes are flushed elsewhere."""
         return 0
 
     def close(self, error: LayerClosed) -> int:

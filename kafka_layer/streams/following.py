@@ -1,4 +1,4 @@
-"""What a stream keeps for tracked channels: its records go into the log of a keeper."""
+"""Appends the records of a stream to the log that is kept for tracked channels."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ class Following:
     state     begins                                            ends
     ========= ================================================= ===============================
     off       in the beginning, and with ``end``                ``keep``: *beginning*
-    beginning with ``keep``, ``load`` and ``loaded``            all positions are told while no
-                                                                last records are learnt: *on*
-    on        and each record goes into ``log``                 ``end``: *off*; ``load``:
+    beginning with ``keep``, ``load`` and ``loaded``            all positions are known while no
+                                                                last records are loaded: *on*
+    on        and each record is appended to ``log``            ``end``: *off*; ``load``:
                                                                 *beginning*
     ========= ================================================= ===============================
 
     Any thread may call ``keep``; the thread that reads calls the rest.
 
     Args:
-        reading: Tells the positions; its lock guards the keeper.
-        latest: The last records of the stream, which has to know them first; None if it needs none.
+        reading: Reports the positions; its lock guards the keeper.
+        latest: The last records of the stream, which have to be loaded first; None if the settings
+            do not ask for them.
 
     Attributes:
-        log: Gets each record; None unless it is *on*. It stays the same within a batch.
+        log: Gets each record; None unless the state is *on*. It does not change within a batch.
     """
 
     def __init__(self, reading: Reading, latest: LatestRecords[Any] | None) -> None:
@@ -44,7 +45,7 @@ class Following:
         self._keeper: Keeper | None = None
 
     def keep(self, keeper: Keeper) -> None:
-        """Have each record appended to the log of a keeper, once it was told so."""
+        """Append each record to the log of a keeper, from its ``begun`` on."""
         with self._reading.lock:
             self._keeper, self.log = keeper, None
             self._reading.follow(self._on_positions, self._on_epoch)
@@ -56,17 +57,17 @@ class Following:
             keeper.ended()
 
     def load(self) -> None:
-        """Keep nothing while the last records are learnt anew."""
+        """Keep no records while the last records are loaded again."""
         self.log = None
 
     def loaded(self) -> None:
-        """Keep records again: the last ones are known."""
+        """Keep records again, because the last records are loaded."""
         with self._reading.lock:
             if self._keeper is not None:
                 self.keep(self._keeper)
 
     def _on_positions(self, positions: Mapping[Where, ReadFrom], whole: bool) -> None:
-        """Take from where the partitions are read on."""
+        """Note the positions from which the partitions are read."""
         keeper = self._keeper
         if keeper is None:
             return

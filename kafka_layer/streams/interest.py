@@ -1,6 +1,6 @@
-"""Which records of a stream concern nobody on this server, as far as their keys alone tell.
+"""Leaves out records of a stream that have no receiver on this server, judged by their keys alone.
 
-Hot path: the key of each record passes here.
+Hot path: it looks at the key of each record.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ __all__ = ["ByKey", "Interest", "by_key", "interest"]
 
 
 class Interest(Protocol):
-    """Tells which records may concern somebody on this server."""
+    """Selects the records that may have a receiver on this server."""
 
     def concerned(
         self, messages: Sequence[Any], key: Callable[[Any], bytes | None]
     ) -> Sequence[Any]:
-        """Leave out messages that concern nobody; those whose key is an error stay.
+        """Return the messages without those that have no receiver. Unreadable keys stay in.
 
         Args:
-            messages: As the source of the stream has them.
+            messages: The messages, as the source of the stream has them.
             key: Returns the raw key of a message.
         """
 
 
 class ByKey(NamedTuple):
-    """Where the key alone tells for whom the records of a stream are.
+    """How the keys alone decide who receives the records of a stream.
 
     Attributes:
         names: The names by raw keys, as ``by_key`` of the only addresser.
-        membership: Their members.
-        key_of: As ``GroupNames.key_of``; None also where the codec of the keys gives no text.
+        membership: The members of these names.
+        key_of: As ``GroupNames.key_of``; None also if the codec of the keys does not return text.
         of_key: As ``GroupNames.of_key``; None where ``key_of`` is.
     """
 
@@ -48,7 +48,7 @@ class ByKey(NamedTuple):
 
 
 def by_key(settings: StreamSettings, registry: Registry) -> ByKey | None:
-    """Return how the key tells for whom the records of a stream are; None if more decides."""
+    """Return how the keys decide who receives a stream's records; None if they do not suffice."""
     names: GroupNames | UserKeys
     match settings.groups, settings.users:
         case (GroupNames() as names,), ():
@@ -65,7 +65,7 @@ def by_key(settings: StreamSettings, registry: Registry) -> ByKey | None:
 
 
 def interest(settings: StreamSettings, registry: Registry) -> Interest | None:
-    """Return what tells by the key whom the records of a stream concern; None if more decides."""
+    """Return what selects records by their keys; None if the keys alone do not decide."""
     found = by_key(settings, registry)
     if found is None or settings.last_value:
         return None
@@ -75,7 +75,7 @@ def interest(settings: StreamSettings, registry: Registry) -> Interest | None:
 
 
 class _TextKeys:
-    """Knows the keys of the groups that have a member: it remembers none of those that come.
+    """Selects by the keys of the groups that have a member; it remembers no keys of records.
 
     Args:
         key_of: As ``GroupNames.key_of``.
@@ -84,9 +84,9 @@ class _TextKeys:
 
     def __init__(self, key_of: Callable[[str], str | None], groups: Membership) -> None:
         self._key_of = key_of
-        # An empty key may give no name at all.
+        # With an empty key, whose records stay in: it may be an error of the template.
         self._keys = {""}
-        # The groups with a member of which only a hash is known.
+        # The groups with a member whose name ends in a hash, so that their key is not known.
         self._hashed: set[str] = set()
         groups.listen(self)
 
@@ -117,12 +117,12 @@ class _TextKeys:
         try:
             return [message for message in messages if key(message).decode() in keys]  # type: ignore[union-attr]
         except (AttributeError, UnicodeDecodeError):
-            # Without a key, or one that is no text.
+            # A record has no key, or one that is not UTF-8.
             return messages
 
 
 class _KnownKeys:
-    """Knows the keys that gave names lately.
+    """Selects by the names that the last keys gave.
 
     Args:
         by_key: The names by raw keys, of an addresser that remembers them.

@@ -1,8 +1,9 @@
 """The last record of each group of a stream, for channels that join.
 
-Who joins a group gets its last record first, and then each one that comes: none of them is missing,
-comes twice or in another order. The thread that reads the stream notes each record, and whom it
-goes to, in one step; a join adds the member and answers in another.
+A channel that joins a group gets the group's last record first, and then each later one: none is
+missing, comes twice or comes out of order. To that end one lock makes two steps atomic. The thread
+that reads the stream notes a record and puts it into the mailboxes of the members; a join adds the
+member and gives it the last record.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from ..delivery.membership import Membership
 __all__ = ["LatestRecords"]
 
 R = TypeVar("R")
-"""What is kept of a record."""
+"""A kept record."""
 
 
 class LatestRecords(Generic[R]):
     """The last record of each group; the reading thread notes them, any thread joins.
 
-    *Loading*: it reads what the topic holds, and records go to nobody. Then *loaded*: the members
-    of groups of which records came meanwhile, and who joined meanwhile, get the last record; from
-    then on members get each record.
+    *Loading*: the stream reads the whole topic, and no record is delivered. Then *loaded*: the last
+    record goes to the members of each group that got records meanwhile, and to the channels that
+    joined meanwhile. From then on members get each record.
 
     Args:
         groups: The members of the groups.
@@ -44,11 +45,11 @@ class LatestRecords(Generic[R]):
         self._groups = groups
         self._answer = answer
         self._records: dict[str, R] = {}
-        # While it is loading: the groups of which records came, and who joined which group.
+        # While loading: the groups that got records, and the joins.
         self._changed: set[str] = set()
         self._joined: dict[tuple[str, Mailbox], None] = {}
-        # The record that is being delivered goes to these groups, and is not in these mailboxes
-        # yet, because they are full.
+        # The groups of the record that is being delivered, and the full mailboxes that do not have
+        # it yet.
         self._due_names: Collection[str] = ()
         self._due: set[Mailbox] = set()
 
@@ -99,12 +100,12 @@ class LatestRecords(Generic[R]):
             known = self._records
             known.update(zip(names, records, strict=True))  # type: ignore[arg-type]
             for name, record in zip(names, records, strict=True):
-                # Of several of a group the last one counts.
+                # The last one of each group counts.
                 if record is None and known.get(name) is None:
                     known.pop(name, None)
 
     def delivered(self) -> None:
-        """Take note that the last record is in all mailboxes that it goes to."""
+        """Note that the last record is in the mailboxes that were full, or was dropped there."""
         with self.lock:
             self._due_names, self._due = (), set()
 
@@ -122,7 +123,7 @@ class LatestRecords(Generic[R]):
         self._answer(mailbox, record, name)
 
     def load(self) -> None:
-        """Begin to load: reading goes on after a while in which nobody was there."""
+        """Begin to load, because the stream is read again after a time without channels."""
         with self.lock:
             self.loading = True
 
@@ -134,7 +135,7 @@ class LatestRecords(Generic[R]):
             self.loading = False
             changed, self._changed = self._changed, set()
             joined, self._joined = self._joined, {}
-            # Of the names with members, which are few beside all that a topic may hold.
+            # Only the groups with members, which are few compared with the groups of the topic.
             for name in changed.intersection(tuple(self._groups.present)):
                 record = self._records.get(name)
                 if record is not None:

@@ -1,8 +1,9 @@
-"""How a value of a record is written in a group's name, and back.
+"""Quotes values of records for names of groups, and unquotes them.
 
-Group names have no ``%``, so ``_x`` stands in its place: each byte of the UTF-8 text that is no
-ASCII letter, digit, hyphen, underscore or period becomes ``_x`` and two hexadecimal digits (capital
-letters), and so does an underscore before an ``x`` or at the end. No two values have one text.
+The quoting is that of URLs, with ``_x`` for ``%``, which a group's name cannot have. Each byte of
+the UTF-8 text that is no ASCII letter, digit, hyphen, underscore or period becomes ``_x`` and two
+hexadecimal digits (capital letters). So does an underscore before an ``x`` or at the end, so that
+different values have different texts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _PLAIN = re.compile(r"[a-zA-Z0-9\-.]*").fullmatch
 _QUOTED = re.compile(r"[^a-zA-Z0-9\-_.]|_(?=x|\Z)")
 _CODES = re.compile("(?:_x[0-9A-F]{2})+")
 
-_HASHED = "_xh"  # and 64 hexadecimal digits end a name that was too long
+_HASHED = "_xh"  # then 64 hexadecimal digits: the end of a name that was too long
 _KEPT = LONGEST_NAME - len(_HASHED) - 64
 
 
@@ -45,10 +46,11 @@ def unquote(quoted: str) -> str:
 
 
 def fitting(name: str) -> str:
-    """Return a name that is no longer than a group's may be: in most cases the name itself.
+    """Return a name of legal length for a group: in most cases the name itself.
 
-    The end of a longer one gives way to ``_xh`` and the SHA-256 of the whole, in hexadecimal
-    digits. So does a name that looks like such a one, or somebody's key could claim another's name.
+    In a longer name ``_xh`` and the SHA-256 of the whole name, in hexadecimal digits, replace the
+    end. A name that looks like such a result is hashed as well: otherwise a key could be chosen
+    that gives the name of another key.
     """
     if len(name) <= LONGEST_NAME and not is_hashed(name):
         return name
@@ -56,5 +58,5 @@ def fitting(name: str) -> str:
 
 
 def is_hashed(name: str) -> bool:
-    """Tell whether a name of a group is one that ``fitting`` has made shorter."""
+    """Tell whether a group's name is one that ``fitting`` has hashed."""
     return len(name) == LONGEST_NAME and name.startswith(_HASHED, _KEPT)

@@ -1,4 +1,4 @@
-"""What an envelope carries of a stream's record, instead of a serialized message."""
+"""The payload of an envelope with a stream's record, in place of a serialized message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Messages", "StreamPayload", "message_of"]
 
 
 class Messages(Codecs, Protocol):
-    """What the messages of one stream are like; its settings say it."""
+    """How a stream's records become messages; its settings implement this."""
 
     @property
     def name(self) -> str:
@@ -27,18 +27,18 @@ class Messages(Codecs, Protocol):
 
     @property
     def type(self) -> str:
-        """Their type."""
+        """The type of its messages."""
 
     @property
     def tombstone(self) -> str | None:
-        """The type where the record has no value."""
+        """The type of messages of records without a value; None if these have no receivers."""
 
 
 class StreamPayload(StreamRecord):
     """A record that becomes a message for each receiver.
 
-    The thread that reads makes it, has templates and functions look at it, and calls ``decode``.
-    From then on any thread may call ``open``.
+    The reading thread makes it, passes it to templates and functions, and calls ``decode``. From
+    then on any thread may call ``open``.
     """
 
     __slots__ = ()

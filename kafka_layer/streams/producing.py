@@ -1,4 +1,4 @@
-"""From Django to the topic of a stream: a record for each call of ``produce``, and its way out."""
+"""Writes to the topics of streams: one record for each call of ``produce``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .codecs import CodecContext, StreamCodec
 __all__ = ["Outgoing", "Producing", "StreamHeaders", "outgoing"]
 
 StreamHeaders = Mapping[str, "str | bytes"] | Iterable[tuple[str, "str | bytes"]]
-"""Headers as ``produce`` takes them: a mapping, or pairs, where a name comes more than once."""
+"""Headers for ``produce``: a mapping, or pairs, in which a name may come more than once."""
 
 
 _Part = Literal["key", "value"]
@@ -39,14 +39,14 @@ _PARTS: tuple[_Part, ...] = ("key", "value")
 
 
 class Outgoing(NamedTuple):
-    """A record for a stream that was checked.
+    """A record for the topic of a stream, whose arguments were checked.
 
     Attributes:
         topic: The topic.
         settings: The stream's settings.
-        produced: What is to be sent.
+        produced: The arguments of ``produce``.
         partition: Number of the partition; None: the key decides.
-        encoded: The bytes of the key and of the value, as far as they are encoded already.
+        encoded: The bytes of the key and of the value, if they are encoded already.
     """
 
     topic: StreamTopic
@@ -71,9 +71,10 @@ class Outgoing(NamedTuple):
         return self.topic, key, value, self.partition, ProducedHeaders(self.produced)
 
     def fixed(self) -> Outgoing:
-        """Return the record as it is now, whatever becomes of the objects that the caller gave.
+        """Return a record that later changes of the caller's objects do not affect.
 
-        What may ask a schema registry is copied; the rest is encoded.
+        It has a copy of each part whose codec may wait for a schema registry, and the bytes of
+        other parts.
 
         Raises:
             TypeError: If a codec cannot carry the key or the value, or if it cannot be copied.
@@ -83,7 +84,7 @@ class Outgoing(NamedTuple):
         return self._replace(produced=self.produced._replace(**copies), encoded=encoded)
 
     def _asks_registry(self, part: _Part) -> bool:
-        # A tombstone, too: it may not overtake the records of its key.
+        # True for a tombstone as well: it must not overtake earlier records of its key.
         asks = part == "value" or self.produced.key is not None
         return asks and part not in self.encoded and bool(getattr(self.settings, part).blocking)
 
@@ -100,7 +101,7 @@ class Outgoing(NamedTuple):
         try:
             return copy.deepcopy(getattr(self.produced, part))
         except (TypeError, copy.Error):
-            # Such as a memoryview.
+            # An object that cannot be copied, such as a memoryview.
             if encoded is None:
                 raise
             codec: StreamCodec = getattr(self.settings, part)
@@ -151,11 +152,11 @@ class Producing:
         self._await_produce = server.config.await_produce
         self._limit = server.config.producer_max_message_bytes - RECORD_OVERHEAD
         self._writers: dict[StreamTopic, StreamWriter] = {}
-        # By stream: encodes what may wait for a schema registry.
+        # By stream: encodes records whose codec may wait for a schema registry.
         self._encoders: dict[str, _Encoder] = {}
 
     def encode(self, record: Outgoing) -> Steps[StreamProducerRecord]:
-        """Encode a record; what may wait for a schema registry, in a thread.
+        """Encode a record; in a thread if that may wait for a schema registry.
 
         Raises:
             TypeError: If the codec, or the schema, cannot carry the key or the value.
@@ -222,13 +223,14 @@ class _Encoder:
     States, with what leads from one to the other:
 
     - *idle*: no thread. ``encode`` starts one: *running*.
-    - *running*: the thread encodes what waits. None came for ``registry`` seconds: *idle*.
+    - *running*: the thread encodes the records that wait. It ends when none came for
+      ``timings.registry``: *idle*.
 
-    A record whose registry is away keeps those behind it waiting, for ``expiry`` seconds from its
-    call.
+    While the registry does not answer, the records wait in their order. Each fails ``expiry``
+    seconds after its call.
 
     Args:
-        config: For ``expiry`` and the times.
+        config: The layer's settings.
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -236,7 +238,7 @@ class _Encoder:
         self._linger = config.timings.registry
         self._pause = config.timings.registry_retry
         self._waiting: queue.SimpleQueue[Callable[[], None]] = SimpleQueue()
-        # The thread holds it.
+        # Held by the thread while it runs.
         self._running = Lock()
 
     def encode(self, record: Outgoing) -> Ticket[StreamProducerRecord]:
@@ -265,7 +267,7 @@ class _Encoder:
             pass
         finally:
             self._running.release()
-        # A record that came meanwhile started no thread.
+        # encode() starts no thread while this one ends: its record may still wait.
         if not self._waiting.empty():
             self._start()
 

@@ -1,4 +1,4 @@
-"""How many records come in a second. Pure."""
+"""The number of records a second. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SECONDS = 10.0
 
 
 class Rate:
-    """The rate of the last ten seconds, from a count that only grows; one thread alone.
+    """The average rate of the last ten seconds, from a count that only grows; one thread.
 
     Args:
         now: Seconds, on the clock of all calls.
@@ -20,7 +20,7 @@ class Rate:
         self._samples = deque([(now, 0)])
 
     def note(self, now: float, count: int) -> float:
-        """Note a count, some times a second; return the rate per second."""
+        """Note a count; return the rate per second. To be called several times a second."""
         samples = self._samples
         samples.append((now, count))
         while len(samples) > 2 and now - samples[0][0] > _SECONDS:

@@ -19,7 +19,7 @@ __all__ = ["Reading"]
 
 
 class Reading:
-    """Has a stream read while its server has channels, unless it was paused or stopped; any thread.
+    """Decides whether a stream is read: while its server has channels; any thread.
 
     ======== ============================================= ===================================
     state    begins with                                   ends with
@@ -28,27 +28,28 @@ class Reading:
     PAUSED   ``pause``                                     ``resume``
     STOPPED  ``stop``: a record failed; ``fail``: the      ``resume``, ``seek``; both open another
              client did, and is gone                       client if it is gone
-    IDLE     the constructor; ``look_for_channels`` where  ``wake``
-             there was none for a while
+    IDLE     the constructor; ``look_for_channels`` after  ``wake``
+             a time without channels
     ======== ============================================= ===================================
 
-    Several may hold at the same time; ``Situation`` says which one is shown. Where none does,
+    Several may hold at the same time; ``Situation`` decides which one is shown. While none holds,
     records are read.
 
     Args:
         open_source: Returns what reads the stream; called with the first channel.
-        start: Where the stream begins; without effect for one with last records, which begins at
-            the oldest record.
+        start: Where the stream begins. A stream with last records ignores it, and begins at the
+            oldest record.
         latest: The last records of the stream; None unless the settings ask for them.
         registry: The server's channels.
         idle_after: Seconds without a channel until it is IDLE.
         on_idle: Called when it becomes IDLE, with the lock held; must not block.
 
     Attributes:
-        situation: What decides whether records are read: of its fields those of the states above.
-            Replaced, never changed, so that any thread may look.
-        source: What reads the stream; None until it is open, and after it failed.
-        lock: Guards it. Re-entrant: a signal handler may interrupt the holder and use the layer.
+        situation: Its fields for the states above decide whether records are read. Replaced, never
+            changed, so that any thread may read it.
+        source: Reads the stream; None until it is open, and after it failed.
+        lock: Guards this object. Re-entrant: a signal handler may interrupt the holder and use the
+            layer.
     """
 
     def __init__(
@@ -64,25 +65,25 @@ class Reading:
         self.source: StreamSource | None = None
         self.lock = RLock()
         self._open_source = open_source
-        # Where it begins if it is not open yet.
+        # Where the source begins, if it is not open yet.
         self._start = start
         self._latest = latest
         self._registry = registry
         self._idle_after = idle_after
         self._on_idle = on_idle
-        # Of the last ``wake`` that had an effect.
+        # The ticket of the last ``wake`` that had an effect.
         self._woken: Ticket[None] = Ticket.resolved(None)
-        # Who is told from where the partitions are read on, also by a source that is opened later.
+        # Gets the positions from which the partitions are read, also of a source that is opened
+        # later.
         self._listener: tuple[OnStreamPositions, OnEpoch] | None = None
-        # Since when the thread that reads has found no channel; None while there is one.
+        # Since when the reading thread has found no channel; None while there is one.
         self._empty_since: float | None = None
 
     @property
     def awake(self) -> bool:
-        """Whether it is read while the server has channels, and nobody has to wait for its start.
+        """Whether it is not idle, and its start is complete.
 
-        To be asked after a channel was opened: then either this is False, or the stream has seen
-        the channel.
+        Read it after opening a channel: if it is True, the stream has seen the channel.
         """
         with self.lock:
             return not self.situation.idle and self._woken.done
@@ -91,8 +92,8 @@ class Reading:
         """Read, because the server has a channel.
 
         Returns:
-            A ticket, the same one for all who call while it is open. It is resolved once every
-            later record is read, or where that can take long; or by a caller who waits no longer.
+            A ticket, the same one for all callers while it is unresolved. It is resolved once every
+            later record will be read, or if that may take long; or by a caller that stops waiting.
         """
         with self.lock:
             if self.situation.idle:
@@ -102,7 +103,7 @@ class Reading:
             return self._woken
 
     def pause(self) -> Ticket[None]:
-        """Read no more; returns a ticket, resolved when no record is delivered any more."""
+        """Stop reading; returns a ticket, resolved when no record is delivered any more."""
         with self.lock:
             self._note(paused=True)
             return self._read_as_decided()
@@ -114,7 +115,7 @@ class Reading:
             return self._read_as_decided()
 
     def seek(self, start: Start) -> Ticket[None]:
-        """Go on elsewhere; returns a ticket, resolved when all partitions begin there."""
+        """Read from another place on; returns a ticket, resolved when all partitions are there."""
         with self.lock:
             self._note(failure="")
             if self.source is None:
@@ -125,30 +126,30 @@ class Reading:
             return sought
 
     def stop(self, failure: str) -> None:
-        """Read no more, because a record failed; the thread that reads.
+        """Stop reading, because a record failed; called by the reading thread.
 
         Args:
-            failure: What happened, in words.
+            failure: What happened, as text.
         """
         with self.lock:
             self._note(failure=failure)
             self._read_as_decided()
 
     def fail(self, failure: str) -> None:
-        """Take note that the source has ended; its thread. As ``stop``."""
+        """Note that the source has ended; called by its thread. As ``stop``."""
         with self.lock:
             self.source = None
             self._note(failure=failure)
 
     def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
-        """Tell from where the partitions are read on, from now on; see ``StreamSource.follow``."""
+        """Report the positions of the partitions from now on; see ``StreamSource.follow``."""
         with self.lock:
             self._listener = listener, on_epoch
             if self.source is not None:
                 self.source.follow(listener, on_epoch)
 
     def look_for_channels(self, now: float) -> None:
-        """Become IDLE if the server has had no channel for a while; the thread that reads.
+        """Become IDLE if the server has had no channel for a while; called by the reading thread.
 
         Args:
             now: The time on ``monotonic()``.
@@ -161,8 +162,8 @@ class Reading:
             self._empty_since = now
         elif now - self._empty_since >= self._idle_after and not self.situation.idle:
             with self.lock:
-                # In this order: whoever opens a channel sees that the stream is idle and wakes it,
-                # or the channel is seen here.
+                # In this order: a thread that opens a channel either sees that the stream is idle
+                # and wakes it, or its channel is seen here.
                 self._note(idle=True)
                 if len(self._registry):
                     self._note(idle=False)
@@ -178,7 +179,7 @@ class Reading:
                 self.source.stop()
 
     def abandon(self) -> None:
-        """Read no more, in a forked child."""
+        """Stop reading, in a forked child."""
         self.lock = RLock()
         self._note(closed=True)
         self.source = None
@@ -189,7 +190,7 @@ class Reading:
     def _read_on(self) -> Ticket[None]:
         """Read after a time without channels; the lock is held."""
         if self.source is not None and self.situation.reads:
-            # What came while nobody was here is for nobody.
+            # Records that were written while the server had no channel have no receiver here.
             if self._latest is not None:
                 self._latest.load()
             elif self._start == "latest":
@@ -197,7 +198,7 @@ class Reading:
         return self._read_as_decided()
 
     def _read_as_decided(self) -> Ticket[None]:
-        """Have the source read or not; the lock is held."""
+        """Start or stop the source as the states say; the lock is held."""
         reads = self.situation.reads
         if self.source is None:
             return self._open() if reads else Ticket.resolved(None)

@@ -33,10 +33,10 @@ class Codecs(Protocol):
 
 
 class StreamRecord:
-    """A record that was read. Its key and its value are decoded when they are first asked for.
+    """A record that was read. The first access to its key or its value decodes it.
 
-    The thread that reads the stream uses it, and hands it on. Afterwards any thread may call
-    ``new_key`` and ``new_value``.
+    The thread that reads the stream uses it first. Afterwards any thread may call ``new_key`` and
+    ``new_value``.
 
     Args:
         record: The record as it was read, of a ``StreamTopic``.
@@ -65,7 +65,7 @@ class StreamRecord:
         "timestamp",
     )
 
-    # Hot path: each record that may concern somebody becomes one.
+    # Hot path: called for each record that may have a receiver.
     def __init__(self, record: Record, stream: Codecs) -> None:
         (
             self._topic,
@@ -114,13 +114,14 @@ class StreamRecord:
 
     @property
     def headers(self) -> dict[str, str | bytes | None]:
-        """A new dict of the headers: text where they are UTF-8; of several of a name the last."""
+        """A new dict of the headers: text if they are UTF-8; the last one of each name."""
         return headers_by_name(self.raw_headers)
 
     def new_key(self) -> Any:
-        """Return the key as an object of the caller's own, which may be changed.
+        """Return the key as an object that only the caller has, and may change.
 
-        It asks no registry if ``key`` was read before, so event loops may call it then.
+        It never waits for a schema registry if ``key`` was read before: event loops may call it
+        then.
 
         Raises:
             UnreadableRecord: As ``key``.
@@ -130,7 +131,7 @@ class StreamRecord:
         return key if type(key) in _UNCHANGEABLE else copy.deepcopy(key)
 
     def new_value(self) -> Any:
-        """Return the value as an object of the caller's own; as ``new_key``.
+        """Return the value as an object that only the caller has; as ``new_key``.
 
         Raises:
             UnreadableRecord: As ``value``.
@@ -139,7 +140,7 @@ class StreamRecord:
         if self._stream.value.blocking:
             return copy.deepcopy(self.value)
         try:
-            # What was decoded for a template has no other use. One of two threads gets it.
+            # The value that was decoded for a template is not used again: one caller gets it.
             value = self._unused.pop()
         except (AttributeError, IndexError):
             return self._decode_value()
@@ -182,7 +183,7 @@ _NOT_DECODED = object()
 
 _UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
 
-# By topic: to make one takes as long as to decode a short text.
+# Cached by topic: making a context takes as long as decoding a short text.
 key_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="key"))
 value_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext, part="value"))
 
@@ -190,7 +191,7 @@ value_context = functools.lru_cache(maxsize=1000)(functools.partial(CodecContext
 def headers_by_name(
     headers: Sequence[tuple[str, bytes | None]],
 ) -> dict[str, str | bytes | None]:
-    """Return a new dict of headers: text where they are UTF-8; of several of a name the last."""
+    """Return a new dict of headers: text if they are UTF-8; the last one of each name."""
     return {name: _as_text(value) for name, value in headers}
 
 

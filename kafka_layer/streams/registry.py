@@ -1,8 +1,8 @@
-"""Codecs that ask a schema registry: Avro, Protobuf and JSON Schema, by confluent-kafka's own.
+"""Codecs with a schema registry: Avro, Protobuf and JSON Schema, with confluent-kafka's clients.
 
-They need the extra ``kafka-layer[schema-registry]``. A registry is asked once for each schema; the
-clients keep what it answered, and ``_Unknown`` for a moment what it does not know. No call runs on
-an event loop.
+They need the extra ``kafka-layer[schema-registry]``. The clients ask the registry once for each
+schema, and cache the answer. ``_Unknown`` remembers for a moment which schemas the registry does
+not know. No call runs on an event loop.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Registry:
     Args:
         settings: ``url`` and other properties of confluent-kafka's ``SchemaRegistryClient``.
         timeout: Seconds that an answer may take, over all of its servers.
-        unknown: Seconds for which a schema that it does not know is not asked for again, to read a
-            record: each of a topic may name it.
+        unknown: Seconds for which a reader does not ask again for a schema that the registry does
+            not know: each record of a topic may name it.
 
     Raises:
         ImportError: If the extra is not installed.
@@ -60,14 +60,14 @@ class Registry:
         self._made = (os.getpid(), self._new_client())
 
     def client(self) -> Any:
-        """Return the client of this process: after a fork two must not share a connection."""
+        """Return the client of this process: a forked child must not share a connection."""
         made = self._made
         if made[0] != os.getpid():
             made = self._made = (os.getpid(), self._new_client())
         return made[1]
 
     def forget_unknown(self) -> None:
-        """Ask for each schema again, also for one that it did not know a moment ago."""
+        """Ask again for schemas that the registry did not know a moment ago."""
         self._unknown.clear()
 
     def _new_client(self) -> Any:
@@ -76,32 +76,32 @@ class Registry:
         client, url = SchemaRegistryClient(dict(self._properties)), str(self._properties["url"])
         for name in _READING:
             setattr(client, name, _asking(getattr(client, name), url, self._unknown))
-        # Whoever has a schema registered may write with it at once.
+        # Without _Unknown: a program that registers a schema can write with it at once.
         for name in _WRITING:
             setattr(client, name, _asking(getattr(client, name), url))
         return client
 
 
 class _Unknown:
-    """What a registry did not know a moment ago; any thread.
+    """The questions that a registry could not answer a moment ago; any thread.
 
     Args:
-        seconds: For how long that is remembered.
+        seconds: For how long they are remembered.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        # By the question: what the registry said, and until when that is remembered.
+        # By question: the registry's error, and until when it is remembered.
         self._answers: dict[Hashable, tuple[str, float]] = {}
 
     def note(self, question: Hashable, said: str) -> None:
-        """Note that it does not know the answer."""
+        """Note that the registry does not know the answer."""
         if len(self._answers) >= _MOST_UNKNOWN:
             self._answers.clear()
         self._answers[question] = said, monotonic() + self._seconds
 
     def said(self, question: Hashable) -> str | None:
-        """Return what it said a moment ago; None if it is to be asked."""
+        """Return its error of a moment ago; None if the registry has to be asked."""
         said, until = self._answers.get(question, (None, 0.0))
         return said if monotonic() < until else None
 
@@ -141,7 +141,7 @@ def _asking(
                 raise UnreadableRecord("schema", said) from None
             raise RegistryAway(f"The schema registry {_shown(url)} answers: {error}") from None
         except KafkaLayerError:
-            raise  # a method of the client that calls another one
+            raise  # from another wrapped method, which this one calls
         except Exception as error:
             raise RegistryAway(
                 f"The schema registry {_shown(url)} does not answer: {error!r}"
@@ -161,7 +161,7 @@ _Coders = tuple[Callable[[bytes, Any], Any], Callable[[Any, Any], bytes]]
 def _avro(client: Any, message: type | None) -> _Coders:
     from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 
-    # Without it fastavro leaves out the entries of a dict that the schema does not have.
+    # Without it fastavro drops the entries of a dict that the schema does not have.
     strict = {"validate.strict.allow.default": True}
     return AvroDeserializer(client, conf=_READ), AvroSerializer(client, conf={**_WRITE, **strict})
 
@@ -279,7 +279,7 @@ class RegistryCodec:
 
 
 def _kafkas(context: CodecContext) -> Any:
-    """Return the context as confluent-kafka has it."""
+    """Return the context as confluent-kafka's class."""
     from confluent_kafka.serialization import MessageField, SerializationContext
 
     field = MessageField.KEY if context.part == "key" else MessageField.VALUE

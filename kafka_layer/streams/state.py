@@ -9,7 +9,7 @@ __all__ = ["Situation", "StreamState"]
 
 
 class StreamState(str, enum.Enum):
-    """The states of a stream on one server; ``Situation`` says what decides."""
+    """The states of a stream on one server; ``Situation`` decides which one it is."""
 
     IDLE = "idle"
     WAITING = "waiting"
@@ -23,7 +23,7 @@ class StreamState(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known of a stream; the first row that holds is its state.
+    """The facts that decide on the state of a stream: the first row that holds.
 
     ======== ==================================================== ============================
     state    while                                                ends
@@ -33,10 +33,10 @@ class Situation:
     STOPPED  a record or the client failed, with ``on_error``     it is resumed, or sought
              ``stop``, or for good
     IDLE     the server has no channel, and had none for a while  a channel is opened
-    WAITING  no topic of it exists, or no broker has answered     a look finds a topic
-    HELD_UP  a schema registry is away                            the registry answers
-    LOADING  the last record of each group is not known yet       all is read that was there
-    READING  nothing of that                                      any of that
+    WAITING  no topic of it exists, or no broker has answered     a check finds a topic
+    HELD_UP  a schema registry does not answer                    the registry answers
+    LOADING  the last record of each group is not known yet       the topic is read to its end
+    READING  none of these                                        any of these
     ======== ==================================================== ============================
 
     Records are read in WAITING (once there are any), HELD_UP, LOADING and READING, and reach

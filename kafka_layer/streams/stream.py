@@ -1,4 +1,4 @@
-"""One stream on one server: what it is made of, and what it tells."""
+"""One stream on one server: puts its parts together, and describes them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,16 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds between two log lines about errors of one cause.
 _LOG_INTERVAL = 60.0
-# Seconds between two looks whether there are channels.
+# Seconds between two checks whether the server has channels.
 _LOOK = 0.1
 
 
 class Stream:
     """Reads a stream while its server has channels, and delivers its records; a ``StreamSink``.
 
-    ``Reading`` has it read, ``Delivery`` delivers what comes, and ``Following`` keeps it for
-    tracked channels. Any thread may call ``wake``, ``pause``, ``resume``, ``seek``, ``describe``,
-    ``close`` and ``answer``, and ask whether it is ``awake``; and what ``Followed`` has for the
-    tracked channels of the server.
+    ``Reading`` decides whether it is read, ``Delivery`` delivers the records, and ``Following``
+    keeps them for tracked channels. Any thread may call ``awake``, ``wake``, ``pause``, ``resume``,
+    ``seek``, ``describe``, ``close`` and ``answer``, and the methods of ``Followed``.
 
     Args:
         settings: Those of the stream.
@@ -124,7 +123,7 @@ class Stream:
         return self._reading.pause()
 
     def resume(self) -> Ticket[None]:
-        """See ``Reading``; a schema registry is asked again for what it did not know."""
+        """See ``Reading``; the schema registry is asked again for schemas that it did not know."""
         self.settings.forget_unknown_schemas()
         return self._reading.resume()
 

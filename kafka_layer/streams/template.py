@@ -1,4 +1,4 @@
-"""Templates such as ``order-{key}``: texts with places that a record fills."""
+"""Templates such as ``order-{key}``: texts with placeholders that a record fills."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .names import fitting, is_hashed, quote, unquote
 __all__ = ["PARTS", "GroupTemplate", "Parts", "Template", "group_template"]
 
 PARTS = ("key", "value", "headers", "topic", "partition")
-"""What a template may name."""
+"""The parts of a record that a template may name."""
 
 
 class Parts(Protocol):
-    """What fills a template: a ``StreamRecord``, or another object with these attributes."""
+    """The values for a template: a ``StreamRecord``, or another object with these attributes."""
 
     @property
     def key(self) -> Any:
@@ -46,17 +46,17 @@ class Parts(Protocol):
 
 
 class Template:
-    """A text with places for parts of a record; parsed once. Any thread may fill it.
+    """A text with placeholders for parts of a record; parsed once. Any thread may fill it.
 
     Args:
         text: ``{key}``, ``{value}``, ``{headers.x}``, ``{topic}`` and ``{partition}`` are filled;
             ``{value.a.0.b}`` looks into dicts and lists. ``{{`` is a brace.
-        quote: Applied to each value that is filled in; None: none.
+        quote: Applied to each value; None: values are filled in as they are.
 
     Attributes:
         needs: Which of ``key``, ``value``, ``headers``, ``topic`` and ``partition`` it reads.
-        literal: What stands between the places.
-        before: What stands before the first place.
+        literal: The text without the placeholders.
+        before: The text before the first placeholder.
 
     Raises:
         ValueError: If the text is no template; it says why.
@@ -64,7 +64,7 @@ class Template:
 
     def __init__(self, text: str, quote: Callable[[str], str] | None = None) -> None:
         self._quote = quote
-        # Each place with the text before it, and the text behind the last one.
+        # Each placeholder with the text before it; and the text after the last one.
         self._places: list[tuple[str, _Place]] = []
         self._end = ""
         before = ""
@@ -85,8 +85,8 @@ class Template:
         """Return the text for a record.
 
         Raises:
-            UnreadableRecord: ``template`` if the record lacks a part, or if the part can stand in
-                no text; otherwise as ``record.key`` and ``record.value``.
+            UnreadableRecord: ``template`` if the record lacks a part, or the part has a type that
+                cannot be text; otherwise as ``record.key`` and ``record.value``.
             RegistryAway: As ``record.key`` and ``record.value``.
         """
         text = ""
@@ -103,13 +103,13 @@ class Template:
 
 
 class GroupTemplate(Template):
-    """A template of groups' names: ``streams.names`` writes the values that fill it.
+    """A template of groups' names; ``streams.names`` quotes the values.
 
     Args:
         text: As for ``Template``.
 
     Raises:
-        ValueError: If the text is no template, or has characters that no group's name has.
+        ValueError: If the text is no template, or has characters that no group's name may have.
     """
 
     def __init__(self, text: str) -> None:
@@ -123,10 +123,10 @@ class GroupTemplate(Template):
             )
 
     def fill(self, record: Parts) -> str:
-        """Return the legal name of a group for a record.
+        """Return the valid name of a group for a record.
 
         Raises:
-            UnreadableRecord: As for a ``Template``; ``name`` if there is no name.
+            UnreadableRecord: As for a ``Template``; ``name`` if the text is no name.
             RegistryAway: As for a ``Template``.
         """
         try:
@@ -138,10 +138,10 @@ class GroupTemplate(Template):
         return name
 
     def naming(self) -> Callable[[str], str]:
-        """Return the function that gives the name for the text of the only place.
+        """Return a function from the value of the only placeholder to the name.
 
-        It raises as ``fill``, where UTF-8 carries the text. Hot path: each record of a compacted
-        topic, while the last ones are learnt.
+        It raises as ``fill``; the value has to be valid UTF-8. Hot path: called for each record of
+        a topic while the last records are loaded.
         """
         [(before, _)] = self._places
         end = self._end
@@ -157,14 +157,14 @@ class GroupTemplate(Template):
         return named
 
     def is_one(self, part: str) -> bool:
-        """Tell whether it has one place, which is a whole part."""
+        """Tell whether it has exactly one placeholder, for this whole part."""
         return [place.name for _, place in self._places] == [part]
 
     def filling(self, name: str) -> str | None:
-        """Return the text with which the only place gives a name; None if no text does.
+        """Return the value of the only placeholder that gives a name; None if no value does.
 
         Raises:
-            ValueError: If the name does not tell, because it ends in a hash.
+            ValueError: If the name ends in a hash, so that the value is not known.
         """
         if is_hashed(name):
             raise ValueError(f"{name} ends in a hash")
@@ -189,18 +189,18 @@ def group_template(text: str) -> GroupTemplate:
 
 
 class _Place:
-    """One place of a template: a part of the record, and the way to go from there.
+    """One placeholder of a template: a part of the record, and a path inside it.
 
     Args:
-        name: What stands between the braces.
+        name: The text between the braces.
 
     Attributes:
         name: As given.
         part: ``key``, ``value``, ``headers``, ``topic`` or ``partition``.
-        path: The names of entries, each within the one before.
+        path: The names of entries, each inside the one before.
 
     Raises:
-        ValueError: If it is no place of a record; the text says why.
+        ValueError: If no record has such a part; the text says why.
     """
 
     __slots__ = ("name", "part", "path")
@@ -248,7 +248,7 @@ def _is_index(name: str) -> bool:
 
 
 def _text(name: str, found: Any) -> str:
-    """Return a value as it stands in a name; numbers and booleans as JSON writes them."""
+    """Return a value as text for a name; numbers and booleans as JSON writes them."""
     match found:
         case str():
             return str.__str__(found)

@@ -1,4 +1,4 @@
-"""The messages of a stream that are kept for tracked channels, and of which nothing is read yet."""
+"""Messages of a stream that are kept for tracked channels as the client returned them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _KEYS_KEPT = 10_000
 
 
 class UnreadMessages:
-    """Reads messages of a stream whose keys alone address them; see ``Unread``. Any thread.
+    """Reads messages of a stream whose keys alone decide on receivers; see ``Unread``. Any thread.
 
     Args:
         source: Has the messages.
         addresses: Returns the addresses of a record, as ``Followed.addresses``.
-        takes_tombstones: Whether records without a value are for anybody.
+        takes_tombstones: Whether records without a value have receivers.
 
     Attributes:
         facts: See ``Unread``.

@@ -1,8 +1,9 @@
-"""What a member of a worker group took last, to know it again in a topic that was made anew. Pure.
+"""Remembers the last messages that a member of a worker group took. Pure.
 
-A member may go on in a new topic, at its position in the old one, before anyone has noticed that
-the topic is another. The next membership reads the new topic from its beginning, and passes over
-what was taken of it already: the messages with an offset and a time that were taken before.
+When a topic is deleted and created again, a member may continue in the new topic, at its offset in
+the old one, before it notices the change. The next membership reads the new topic from its
+beginning. It skips the messages whose offset and timestamp are among those that were taken, so that
+no message is delivered twice.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ __all__ = ["MOST", "Left", "Mark", "Recent"]
 Mark = tuple[int, str]
 """A committed position, with its metadata."""
 
-# Seconds for which messages are kept at least: a new topic is noticed within a few.
+# Seconds for which messages are remembered at least. A new topic is noticed within a few seconds.
 _KEPT = 30.0
 MOST = 50_000
-"""Messages that are kept of that time: more than receives take."""
+"""Limit of the messages of that time: more than receives can take."""
 
 
 @dataclass
 class Left:
-    """What a membership in a topic that was made anew left of one partition.
+    """The facts of one partition that a membership in a topic leaves to the next one.
 
     Attributes:
-        mark: Its last commit; None once another one has followed.
-        messages: The offsets and times, in milliseconds, of messages that it took.
+        mark: The last commit of the membership; None after a commit of the next one.
+        messages: The timestamps, in milliseconds, of the messages that were taken, by offset.
     """
 
     mark: Mark | None
@@ -37,19 +38,20 @@ class Left:
 
 
 class Recent:
-    """The messages that one membership took in the last half minute, or more; one thread.
+    """The messages that one membership took in the last 30 to 60 seconds; one thread.
 
-    A message counts as taken once its position is committed.
+    A message is taken when its offset is committed.
     """
 
     def __init__(self) -> None:
-        # By partition and offset: the times of messages that are fetched and not taken.
+        # By partition and offset: the timestamps of messages that are fetched and not taken.
         self._fetched: dict[tuple[int, int], int] = {}
-        # The same of those that were taken before the last turn, and since.
+        # The same of messages that were taken in the 30 s before the last turn, and since.
         self._before: dict[tuple[int, int], int] = {}
         self._since: dict[tuple[int, int], int] = {}
-        # Whether there were too many to keep, before the last turn and since.
+        # Whether more than MOST messages were taken, before the last turn and since.
         self._too_many = (False, False)
+        # When forget() begins another 30 s, on the clock of its calls.
         self._next_turn = 0.0
 
     def fetch(self, partition: int, offset: int, timestamp: int) -> None:
@@ -57,7 +59,7 @@ class Recent:
         self._fetched[partition, offset] = timestamp
 
     def take(self, messages: Iterable[tuple[int, int, object, object]]) -> None:
-        """Note that messages are committed.
+        """Note that messages were taken: their offsets are committed.
 
         Args:
             messages: As in a ``Batch``.
@@ -71,7 +73,7 @@ class Recent:
             self._too_many = (self._too_many[0], True)
 
     def give_back(self, jobs: Iterable[CarriedJob]) -> None:
-        """Note that jobs count as fetched again."""
+        """Note that jobs were given back: they are fetched and not taken."""
         for job in jobs:
             where = job.partition, job.offset
             timestamp = self._since.pop(where, self._before.pop(where, None))
@@ -79,7 +81,7 @@ class Recent:
                 self._fetched[where] = timestamp
 
     def revoke(self, partitions: Collection[int]) -> None:
-        """Note that what is fetched of partitions is dropped."""
+        """Forget the fetched messages of partitions that were revoked."""
         self._fetched = {
             where: timestamp
             for where, timestamp in self._fetched.items()
@@ -98,9 +100,9 @@ class Recent:
             self._too_many = (self._too_many[1], False)
 
     def left(self, marks: Mapping[int, Mark]) -> dict[int, Left]:
-        """Return what is left of the partitions with these commits.
+        """Return what the next membership needs, for the partitions with these commits.
 
-        Nothing is left where too many messages were taken: they could not be told from others.
+        It is empty if more than ``MOST`` messages were taken, because not all are remembered.
         """
         if any(self._too_many):
             return {}

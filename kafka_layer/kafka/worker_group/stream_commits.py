@@ -1,13 +1,13 @@
 """The commits of a group that shares the topic of a stream, and where such a group begins.
 
-A partition without a committed position is either one of a new group, which begins where the
-setting ``start`` says, or one that was added since, of which no record may be missed. To tell them
-apart, each commit of the group carries, as metadata, how many partitions the topic had when the
-group began. A group that had positions and has none any more lost them with its topic, which was
-deleted and made anew: no record of the new one may be missed.
+A partition without a committed offset is one of two kinds. Either the group is new: then it begins
+where the setting ``start`` says. Or the partition was added later: then no record of it may be
+missed. To tell them apart, each commit of the group carries, as metadata, the number of partitions
+that the topic had when the group began. If a group had committed offsets and has none any more, its
+topic was deleted and created again: no record of the new topic may be missed.
 
-Producers of such a topic may set the times of records as they like, so that these tell nothing of
-a topic that was made anew.
+Producers of such a topic may set the timestamps of records as they like, so the timestamps do not
+show that a topic was created again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["StreamCommits"]
 # The metadata of a commit, with a number of partitions.
 _BEGAN = re.compile(r"began-with=(\d{1,7})")
 
-# How many requests may take their time-out before a member begins nowhere.
+# Requests that may time out before begin() fails.
 _REQUESTS = 4
 
 _UNANSWERED = KafkaError(KafkaError._TIMED_OUT, "no leader told where to begin")
@@ -48,8 +48,8 @@ class StreamCommits(Commits):
         stats: Counts errors and drops.
         cost: The cost of commits; it outlives the client.
         start: Where a new group begins.
-        timeout: Seconds within which the places to begin at have to be found.
-        had_positions: Whether the group is known to have had positions.
+        timeout: Seconds for finding the offsets to begin at.
+        had_positions: Whether the group is known to have had committed offsets.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class StreamCommits(Commits):
         super().__init__(client, topic, stats, cost)
         self._start = start
         self._timeout = timeout
-        # How many partitions the topic had when the group began; None: not known (yet).
+        # The number of partitions that the topic had when the group began; None: not known (yet).
         self._began_with: int | None = None
-        # Whether the group is known to have (had) positions.
+        # Whether the group is known to have, or to have had, committed offsets.
         self._had_positions = had_positions
 
     def begin(self, partitions: Iterable[int]) -> Positions:
-        """Find where to read partitions that have no position, and commit that; blocks for a while.
+        """Find and commit the first offsets of partitions without a committed one; blocks.
 
         Returns:
-            Where to read, for these partitions.
+            The offsets, for these partitions.
 
         Raises:
-            KafkaException: If no broker tells it: to begin anywhere else would lose records.
+            KafkaException: If no broker answers; to begin at another offset would lose records.
         """
         unplaced, places = set(partitions), Positions()
         deadline = monotonic() + self._timeout
@@ -93,21 +93,21 @@ class StreamCommits(Commits):
                 continue
             break
         if places:
-            # If the broker does not take them, another member finds the same places, or (with
+            # If the broker refuses the commit, the next member finds the same offsets, or (with
             # "latest") later ones.
             self._had_positions |= bool(self.give_back(places))
         return places
 
     def note_message(self, partition: int, timestamp: int) -> None:
-        """Do nothing: the times of records tell nothing here."""
+        """Do nothing: the timestamps of records mean nothing here."""
 
     def _place(self, unplaced: set[int], places: Positions) -> None:
-        """Move partitions from ``unplaced`` to ``places``, or drop those that have a position."""
+        """Move partitions from ``unplaced`` to ``places``; drop those with a committed offset."""
         timeout = self._timeout / _REQUESTS
         told = self._consumer.list_topics(self._topic, timeout).topics[self._topic]
         known = told.partitions
         if told.error is not None or not known:
-            # Otherwise all of its partitions would count as added later.
+            # Go no further: all of its partitions would count as added later.
             raise KafkaException(told.error or _UNANSWERED)
         asked = [TopicPartition(self._topic, number) for number in known]
         positions = {}
@@ -122,7 +122,7 @@ class StreamCommits(Commits):
         if positions:
             self._had_positions = True
         else:
-            # Of a topic that was made anew every partition counts as added.
+            # In a topic that was created again every partition counts as added.
             self._began_with = 0 if self._had_positions else len(known)
         began_with = self._began_with or 0
         unplaced -= positions.keys()
