@@ -25,7 +25,7 @@ __all__ = ["StreamProducers"]
 logger = logging.getLogger("kafka_layer")
 
 _LEAST_TIMEOUT = 0.1
-# Seconds that a close takes beyond its time-out, for the reports on records that were not written.
+# Seconds after its time-out that a close may take for reporting the records that were not written.
 _REPORTS = 0.6
 
 
@@ -52,7 +52,7 @@ class StreamProducers:
         self._stats = stats
         self._others: list[_Other] = []
         self._closed = False
-        # Guards the two fields above. A forked child never takes it: its layers begin anew.
+        # Guards the two fields above. A forked child never takes it: its layers start again.
         self._lock = Lock()
 
     @property
@@ -61,9 +61,9 @@ class StreamProducers:
         return sum(other.producer.queued for other in tuple(self._others))
 
     def open(self, topic: StreamTopic, timeout: float) -> RecordProducer:
-        """Return the producer that writes to the topic of a stream; makes it if there is none.
+        """Return the producer for the topic of a stream; makes it if need be.
 
-        Without a broker it returns normally; records wait in the producer's queue then.
+        Without a broker it returns as well, and records wait in the queue of the producer.
 
         Args:
             topic: The topic.
@@ -92,7 +92,9 @@ class StreamProducers:
         return producer
 
     def refresh(self) -> None:
-        """Have producers of other clusters replaced if they do not work; one thread alone.
+        """Check the producers of other clusters, and replace those that stopped working.
+
+        To be called by one thread.
 
         It waits for no cluster. librdkafka itself learns of new partitions, within
         ``topic.metadata.refresh.interval.ms``.
@@ -102,9 +104,10 @@ class StreamProducers:
                 other.judged = in_thread("kafka-layer-judge-producer", other.judge)
 
     def close(self, timeout: float) -> None:
-        """Write queued records, the layer's own, too, report the rest as failed, free the clients.
+        """Write queued records, report the others as failed, and close the clients.
 
-        All clusters at the same time: one that is away does not take the time of another.
+        That includes the layer's own producer. All clusters are flushed at the same time, so that
+        one without a broker does not use up the time of another.
 
         Args:
             timeout: Seconds for writing.
@@ -163,11 +166,11 @@ class _Other:
         self.judged: Ticket[None] = Ticket.resolved(None)
 
     def serves(self, config: LayerConfig) -> bool:
-        """Tell whether its clients are made with these brokers and properties."""
+        """Tell whether its clients have these brokers and properties."""
         return _clients_of(self._config) == _clients_of(config)
 
     def judge(self) -> None:
-        """Ask the cluster for the topics, and replace the client if only others are answered.
+        """Ask the cluster for the topics; replace the client if only other clients get answers.
 
         One thread at a time; blocks for up to three requests.
         """

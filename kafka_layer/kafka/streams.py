@@ -1,4 +1,4 @@
-"""Reads the topics of one stream: which exist, from where each partition is read, in one thread."""
+"""Reads the topics of one stream, in one thread: finds the topics and the offsets to read from."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from .topics import KnownTopics, TopicWatch, read_answers
 
 __all__ = ["StreamReader"]
 
-# Seconds between two looks until one tells which topics there are.
+# Seconds between two checks for topics, until the first one is answered.
 _RETRY = 0.2
-# Seconds between two questions whether all is read.
+# Seconds between two checks whether the topics are read to their ends.
 _CAUGHT_UP = 0.05
-# Seconds beyond its time-out until a look without an answer is given up.
+# Seconds after its time-out until a check without an answer is given up.
 _GRACE = 0.5
 
 
 class StreamReader:
     """Reads the topics of one stream; see ``StreamSource``. Any thread may call its methods.
 
-    It looks which topics there are, and states the whole wish of its ``Reader``, in whose thread
-    it works. Partitions that are not wanted for a while go on where they were left. A topic that
-    was missing in two looks is waited for; created again it has another id, and is read from its
-    start.
+    It checks which topics exist, and tells its ``Reader``, in whose thread it works, which
+    partitions to read from where. A partition that is not read for a while continues where it was
+    left. A topic that two checks did not find is forgotten. If it is created again, it has another
+    id, and is read from its beginning.
 
     Args:
         config: The settings of the stream's clients.
@@ -59,7 +59,7 @@ class StreamReader:
         sink: Gets the records.
         stats: Counts what happens to the stream.
         connection: The state of the connection to its brokers.
-        watch: Returns the client that looks at the topics.
+        watch: Returns the client that checks the topics.
     """
 
     def __init__(
@@ -95,25 +95,25 @@ class StreamReader:
         self.key: Callable[[Any], bytes | None] = Message.key
         self.value: Callable[[Any], bytes | None] = Message.value
         self.record = self._reader.record
-        # What callers want, with their tickets; the thread takes it.
+        # Functions for the thread to call, with the tickets of their callers.
         self._commands: deque[tuple[Callable[[], None], Ticket[None]]] = deque()
         self._interrupted = new_event()
         self._stopped = False
-        # Gets from where the partitions are read on; and the leader epochs.
+        # The listeners for the positions of the partitions, and for leader epochs.
         self._listener: OnStreamPositions | None = None
         self._on_epoch: OnEpoch = lambda where, offset, epoch: None
         self._facts = StreamFacts(trouble="no broker has answered yet")
-        # From here on for the thread alone.
+        # The fields below are used by the thread alone.
         self._reads = True
         self._first: From | Since = From.END
-        # A number for each time that everything starts again.
+        # Grows each time that all partitions start again.
         self._number = 0
-        # Whether one look told which topics there are; what comes later is read from its start.
+        # Whether a check has been answered. Topics that appear later are read from their beginning.
         self._looked = False
         self._known = KnownTopics()
-        # The partitions that begin at _first, if they are not left.
+        # The partitions that begin at _first, unless they are in _left.
         self._initial: frozenset[Partition] = frozenset()
-        # From where the partitions are read on that were read.
+        # Where to continue partitions that were read.
         self._left: dict[Partition, ReadFrom] = {}
         # The partitions that are read.
         self._read_now: frozenset[Partition] = frozenset()
@@ -124,7 +124,8 @@ class StreamReader:
         self._missing: frozenset[str] = frozenset()
         # Tickets that are resolved once all partitions have their starts.
         self._waiting: list[Ticket[None]] = []
-        # Whether all is read that was there when reading began; asked for last values alone.
+        # Whether the topics are read to the ends that they had when reading began; only with last
+        # values.
         self._is_caught_up = not settings.last_value
         self._next_question = 0.0
 
@@ -173,7 +174,7 @@ class StreamReader:
     def facts_of(self, messages: Sequence[Message]) -> BatchFacts:
         # Hot path, while the stream is kept for tracked channels.
         size = sum(map(len, messages))
-        # A header whose name is no text is an error of its record.
+        # A header whose name is not UTF-8 is reported later, as an error of its record.
         with contextlib.suppress(Exception):
             found: Any = filter(None, map(Message.headers, messages))
             size += sum(map(size_of_headers, found))
@@ -191,7 +192,7 @@ class StreamReader:
             self._refused.setdefault(where, message.offset() or 0)
 
     def wait(self, seconds: float) -> bool:
-        # Records come, so nobody has to wait for their starts any more.
+        # Records arrive, so the starts are known.
         self._resolve_if_settled()
         return not self._interrupted.wait(seconds)
 
@@ -237,7 +238,7 @@ class StreamReader:
     def _look_whether_caught_up(self) -> None:
         now = monotonic()
         if now >= self._next_question:
-            # A client takes half a millisecond to tell its positions: as long as a batch takes.
+            # Asking a client for its positions takes half a millisecond, as long as a batch.
             self._next_question = now + _CAUGHT_UP
             if self._reader.caught_up():
                 self._is_caught_up = True
@@ -254,9 +255,9 @@ class StreamReader:
         self._state_wish()
 
     def _note_left(self) -> None:
-        """Note how far the partitions are read, up to the first record that the sink refused."""
+        """Note where to continue the partitions: at the latest at the first refused record."""
         if not self._reader.has_wish:
-            # Otherwise nothing was read since the wish, and it may go back to what was refused.
+            # Otherwise nothing was read since the last wish, which may go back to a refused record.
             read = self._reader.read_from()
             self._left.update(read)
             self._read_now = frozenset(read)
@@ -288,7 +289,7 @@ class StreamReader:
             at = self._first if where in self._initial else From.BEGINNING
             return Start(at, topic_id, self._number)
         if topic_ids_differ(left.topic_id, topic_id):
-            # Of a partition that is read now, the reader itself sees the other id.
+            # If the partition is read now, the reader itself notices the other id.
             if where not in self._read_now:
                 self._sink.made_anew(*where)
                 self._left[where] = ReadFrom(0, topic_id)
@@ -342,16 +343,16 @@ class StreamReader:
     def _learn(self, answers: Mapping[str, Future[Any]]) -> None:
         told, missing = read_answers(answers, 0.0)
         failed = [each for each in answers if each not in told and each not in missing]
-        # All starts are fixed at once, so the first look has to tell of every topic.
+        # All starts are fixed at once, so the first check has to find every topic.
         if failed and not (told and self._looked):
             self._facts = self._facts._replace(trouble=_trouble(failed[0], answers[failed[0]]))
             if answers[failed[0]].done() and not self._looked:
-                # Refused, so nobody has to wait for a start.
+                # The brokers refused it: let no channel wait for a start.
                 self._resolve_all()
             return
         self._connection.on_answer()
         known = self._known.topics
-        # A topic that a pattern finds no more is missing, too.
+        # A topic that the pattern does not find any more is missing as well.
         missing |= known.keys() - answers.keys()
         self._known.learn(told)
         gone, self._missing = missing & self._missing & known.keys(), missing
@@ -359,7 +360,7 @@ class StreamReader:
             self._looked = True
             self._initial = frozenset(self._partitions())
             if self._listener is not None:
-                # Where no topic exists nothing changes that would have it told.
+                # If no topic exists, no position changes, and the listener would not be called.
                 self._reader.follow(self._on_positions, self._on_epoch)
         self._note_left()
         self._known.forget(gone)

@@ -1,4 +1,4 @@
-"""Reads what lies before the kept records of a stream, once for all who lack it meanwhile."""
+"""Reads records before the kept ones of a stream, once for all recoveries that wait for them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ __all__ = [
 ]
 
 ROUNDS = 3
-"""How often a recovery reads what the log holds and the recent records do not, because they dropped
-it meanwhile."""
+"""How often a recovery reads records from Kafka, if the recent records drop them meanwhile."""
 
 Extents = Mapping[Where, Extent]
 
 Ask = Callable[[Callable[[Past], Callable[[], Extents]], float], Ticket[Extents]]
-"""Has a question for the past of the log carried out; gets it and when to give up."""
+"""Runs a query of the past in the backplane's thread; gets the query and when to give up."""
 
 
 class KeptLog(Protocol):
@@ -40,11 +39,11 @@ class KeptLog(Protocol):
 
     @property
     def ends(self) -> Mapping[Where, int]:
-        """For each partition the offset behind its last record."""
+        """For each partition the offset after its last record."""
 
     @property
     def routed(self) -> Mapping[Where, int]:
-        """For each partition the offset behind its last routed record."""
+        """For each partition the offset after its last routed record."""
 
     @property
     def topic_ids(self) -> Mapping[Any, str | None]:
@@ -60,13 +59,13 @@ class KeptLog(Protocol):
 
 
 class ReadThrough:
-    """Reads the past of a stream into its kept records; any thread may ask.
+    """Reads the past of a stream into its kept records; any thread may call ``read``.
 
     Args:
         log: The kept records.
         topics: Returns the topics of the log.
         ask: Asks the backplane for the past of the log.
-        kept: Returns what is kept of records that were read; in the backplane's thread.
+        kept: Selects the records to keep, with their addresses; called in the backplane's thread.
     """
 
     def __init__(
@@ -82,9 +81,9 @@ class ReadThrough:
         self._kept = kept
         # Re-entrant: a signal handler may interrupt the holder and use the layer.
         self._lock = RLock()
-        # What is to be read next: for some partitions the first offset.
+        # For some partitions the first offset to read next.
         self._wanted: dict[Where, int] = {}
-        # Of which records the leader epoch is to be asked for next.
+        # For some partitions the offsets of records whose leader epochs to ask for next.
         self._wanted_epochs: dict[Where, set[int]] = {}
 
     def read(
@@ -119,7 +118,7 @@ class ReadThrough:
             parts = parts_to_read(self._log, wanted, extents)
             records, room = sum(end - first for first, end in parts.values()), self._log.room
             if records > room:
-                # The youngest of them, which do for most of those who ask.
+                # Read only the most recent ones, which are enough for most recoveries.
                 parts = {
                     where: (end - (end - first) * room // records, end)
                     for where, (first, end) in parts.items()
@@ -139,7 +138,7 @@ def learn_epochs(
 ) -> None:
     """Learn the leader epochs of records; the backplane's thread.
 
-    The first and the last one of a partition tell those between, unless its leader changed.
+    The epochs of the first and the last record give those between, unless the leader changed.
 
     Args:
         log: Gets the epochs.

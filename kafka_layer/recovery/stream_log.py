@@ -1,4 +1,4 @@
-"""The youngest records of one stream, for replays. Pure.
+"""The most recent records of one stream, for replays. Pure.
 
 Hot path: while a tracked channel follows the stream, every record of it passes ``extend`` or
 ``append``.
@@ -24,16 +24,17 @@ from .tails import Run, Tail, Tails, size_of
 
 __all__ = ["UNREADABLE", "Followed", "Keeper", "StreamLog", "Unread"]
 
-# Messages of one block, and the part of the time for which records are kept that they may span.
+# Limit of the messages in a block; and of its time span, as a part of the time that records are
+# kept.
 _BLOCK = 1000
 _SPAN = 1 / 16
 
 UNREADABLE: Key = (Topic.SEND_ALL, "unreadable")
-"""The address of records of which nobody can tell for whom they are."""
+"""The address of records whose receivers cannot be determined."""
 
 
 class Keeper(Protocol):
-    """What keeps the youngest records of a stream; the thread that reads it calls the methods.
+    """Keeps the most recent records of a stream; the reading thread calls the methods.
 
     Attributes:
         log: The records.
@@ -42,13 +43,13 @@ class Keeper(Protocol):
     log: StreamLog
 
     def begun(self, positions: Mapping[Where, ReadFrom]) -> None:
-        """Take note that what is read from these positions on will be appended."""
+        """Note that records from these positions on will be appended."""
 
     def moved(self, positions: Mapping[Where, ReadFrom]) -> None:
-        """Take note that partitions are read on from other positions."""
+        """Note that partitions are read from other positions on."""
 
     def ended(self) -> None:
-        """Take note that nothing more will be appended, until ``begun`` comes again."""
+        """Note that no more records will be appended until ``begun`` is called again."""
 
 
 class Followed(Protocol):
@@ -63,18 +64,18 @@ class Followed(Protocol):
     stops_at_errors: bool
 
     def concerns(self, key: Key) -> bool:
-        """Tell whether a record may be for an address, as far as the settings alone tell."""
+        """Tell whether the settings allow a record for an address."""
 
     def addresses(self, record: Record) -> Sequence[Key]:
-        """Return the addresses that a record is for; none for one that is skipped.
+        """Return the addresses that a record is for; none for a record that is skipped.
 
         Raises:
-            UnreadableRecord: If it cannot be told, and the stream stops at such a record.
+            UnreadableRecord: If they cannot be determined, and the stream stops at such a record.
             RegistryAway: If a schema registry is needed, and does not answer.
         """
 
     def payload(self, record: Record) -> StreamPayload:
-        """Return what becomes a message for each receiver; not decoded yet."""
+        """Return the payload of a record's envelopes; not decoded yet."""
 
     def count_error(self, record: Record, error: Exception) -> object:
         """Count a record that cannot be decoded, and log it."""
@@ -84,20 +85,20 @@ class Followed(Protocol):
         """Whether ``payload(record).decode()`` may wait for a schema registry."""
 
     def keep(self, keeper: Keeper) -> None:
-        """Have the thread that reads append each record from now on, once it has told so.
+        """Let the reading thread append each record to a keeper, beginning with ``begun``.
 
         It ends when the server has no channel any more.
         """
 
 
 class Unread(Protocol):
-    """Reads the messages of a stream as its source has them, where their keys alone address them.
+    """Reads messages of a stream as the client returned them, if keys alone decide on receivers.
 
-    Any thread may ask.
+    Any thread may call it.
     """
 
     def facts(self, messages: Sequence[Any]) -> BatchFacts:
-        """Return what is known of messages at once."""
+        """Return the facts of messages that are cheap to get."""
 
     def where(self, message: Any) -> Where:
         """Return the partition of a message."""
@@ -106,27 +107,27 @@ class Unread(Protocol):
         """Return the offset of a message."""
 
     def addresses(self, message: Any) -> Sequence[Key]:
-        """Return the addresses that a message is for; none for one that is skipped."""
+        """Return the addresses that a message is for; none for a message that is skipped."""
 
     def record(self, message: Any) -> Record | None:
         """Return the record of a message; None if it cannot be read."""
 
 
 class _Block:
-    """Some messages that were read one after another; one at least.
+    """Some messages that were read one after another; at least one.
 
-    Nothing is made of them: most are never asked for. The index is made by the first ``find``, and
-    goes on with each further one.
+    They stay as the client returned them, because most are never needed. The first ``find`` makes
+    the index, and further calls extend it.
 
     Args:
         unread: Reads the messages.
         now: When the first one came, on ``monotonic()``.
 
     Attributes:
-        ends: For each partition in it the offset behind its last message.
-        size: Bytes, roughly.
+        ends: For each partition in it the offset after its last message.
+        size: Bytes of the messages, roughly.
         began: As ``now``.
-        arrived: When the last one came.
+        arrived: When the last one came, on ``monotonic()``.
     """
 
     __slots__ = ("_index", "_indexed", "_messages", "_unread", "arrived", "began", "ends", "size")
@@ -137,7 +138,7 @@ class _Block:
         self.began = self.arrived = now
         self._unread = unread
         self._messages: list[Any] = []
-        # The messages of an address in a partition; and how many messages it has seen.
+        # The messages by partition and address; and the number of messages that are indexed.
         self._index: dict[tuple[Where, Key], list[Any]] = {}
         self._indexed = 0
 
@@ -145,11 +146,11 @@ class _Block:
         return len(self._messages)
 
     def is_of(self, unread: Unread) -> bool:
-        """Tell whether these read its messages."""
+        """Tell whether its messages are read by ``unread``."""
         return self._unread is unread
 
     def add(self, messages: Sequence[Any], facts: BatchFacts) -> None:
-        """Add messages behind the others."""
+        """Add messages after the others."""
         self._messages += messages
         self.ends.update(facts.ends)
         self.size += RECORD_BYTES * len(messages) + facts.size
@@ -194,25 +195,25 @@ class _Block:
 class StreamLog(Tails[Key]):
     """Keeps the tail of each partition of a stream, bounded in bytes and in time, by address.
 
-    A record is found with its addresses as a further item. Those that are for nobody are not found:
-    no replay needs them. The time is that of its arrival, because its own is its producer's.
+    ``find`` returns a record with its addresses as a further item. It returns no records without
+    receivers, because no replay needs them. The age of a record counts from its arrival here,
+    because its timestamp is set by its producer.
 
-    The thread that reads the stream adds records before it puts them into mailboxes, and notes
-    after a batch that all are there. As in ``RecentLog``, a record below ``ends`` is found here,
-    and one below ``routed`` is in the mailboxes. Where the keys alone tell for whom records are,
-    whole batches are added as they were read (``extend``), otherwise each record with its addresses
-    (``append``): one log gets all in one way.
+    The reading thread adds records before it puts them into mailboxes, and notes after a batch that
+    all of them are there. As in ``RecentLog``, a record below ``ends`` is found here, and a record
+    below ``routed`` is in the mailboxes. There are two ways to add records, of which one log uses
+    only one. If keys alone decide on receivers, whole batches are added as they were read
+    (``extend``). Otherwise each record is added with its addresses (``append``).
 
     Args:
         most_bytes: As for ``Tails``.
         seconds: For how long a record is kept.
 
     Attributes:
-        routed: For each partition the offset behind its last routed record. Replaced, never
-            changed.
+        routed: For each partition the offset after its last routed record. Replaced, never changed.
         topic_ids: As of ``RecentLog``.
         epochs: As of ``RecentLog``.
-        sought: Whether somebody has sought another place, which ``move`` is about to tell.
+        sought: Whether the next ``move`` is a seek.
     """
 
     def __init__(self, most_bytes: int, seconds: float) -> None:
@@ -222,17 +223,17 @@ class StreamLog(Tails[Key]):
         self.topic_ids: Mapping[StreamTopic, str | None] = {}
         self.epochs = LeaderEpochs()
         self._seconds = seconds
-        # The ends; the reading thread changes them with each record.
+        # The offsets after the last records; the reading thread changes them with each record.
         self._reached: dict[Where, int] = {}
-        # How many records were appended; and at some moments, how many by then.
+        # The number of appended records; and what it was at some times on monotonic().
         self._appended = 0
         self._arrivals: deque[tuple[float, int]] = deque()
-        # Partitions that go on elsewhere because records are lost.
+        # Partitions that lost records, until move() gets their new positions.
         self._losses: dict[Where, Loss] = {}
-        # What was added by ``extend``; all of it is younger than what lies in _order.
+        # The messages that extend() added; all of them are more recent than the records in _order.
         self._blocks: deque[_Block] = deque()
-        # The last batch: who reads it, how many of its messages ``before_in_batch`` passed, and the
-        # ends there.
+        # The last batch: its reader, the number of messages that before_in_batch() has passed, and
+        # the ends at that place.
         self._batch: Sequence[Any] = ()
         self._unread: Unread
         self._passed = 0
@@ -240,14 +241,14 @@ class StreamLog(Tails[Key]):
 
     @property
     def ends(self) -> Mapping[Where, int]:
-        """For each partition the offset behind its last record; a copy."""
+        """For each partition the offset after its last record; a copy."""
         with self._lock:
             return dict(self._reached)
 
     def append(self, record: Record, addresses: Sequence[Key]) -> None:
-        """Add a record that was read and is in no mailbox yet; the reading thread.
+        """Add a record that was read and is in no mailbox yet; called by the reading thread.
 
-        It is known already where a schema registry was away since.
+        It ignores a record that it has: routing is repeated after a schema registry did not answer.
         """
         where = record[0], record[5]
         with self._lock:
@@ -260,10 +261,10 @@ class StreamLog(Tails[Key]):
             self._reached[where] = record[6] + 1
 
     def extend(self, messages: Sequence[Any], unread: Unread) -> None:
-        """Add a batch that was read, of which nothing is in a mailbox yet; the reading thread.
+        """Add a batch that was read and is in no mailbox yet; called by the reading thread.
 
         Args:
-            messages: At least one, each partition in its order.
+            messages: At least one, in the order of each partition.
             unread: Reads them.
         """
         facts, now = unread.facts(messages), monotonic()
@@ -290,10 +291,10 @@ class StreamLog(Tails[Key]):
                 self._drop_oldest()
 
     def before_in_batch(self, message: Any) -> Mapping[Where, int]:
-        """Return the ends before a message of the last batch; the reading thread.
+        """Return the ends before a message of the last batch; called by the reading thread.
 
         Args:
-            message: Not before the one of the last call.
+            message: The message; not before that of the last call.
         """
         batch, unread, ends = self._batch, self._unread, self._passed_ends
         while batch[self._passed] is not message:
@@ -303,15 +304,15 @@ class StreamLog(Tails[Key]):
         return {**ends, unread.where(message): unread.offset(message)}
 
     def leave(self, message: Any) -> int:
-        """Forget a message of the last batch and those behind it: they stay unread for now.
+        """Forget a message of the last batch and those after it, which will be read again.
 
-        The reading thread.
+        Called by the reading thread.
 
         Args:
             message: As for ``before_in_batch``.
 
         Returns:
-            How many these are.
+            The number of forgotten messages.
         """
         ends = self.before_in_batch(message)
         with self._lock:
@@ -344,20 +345,20 @@ class StreamLog(Tails[Key]):
                     self._drop_first()
 
     def lose(self, where: Where, loss: Loss) -> None:
-        """Note how a partition lost records, just before ``move`` says where it goes on."""
+        """Note how a partition lost records, just before ``move`` gets its new position."""
         self._losses[where] = loss
 
     def move(self, positions: Mapping[Where, ReadFrom]) -> dict[Where, Loss]:
-        """Note from where partitions are read on; the reading thread, between two batches.
+        """Note the offsets from which partitions are read; the reading thread, between batches.
 
-        A partition may go on elsewhere without a loss: behind markers of transactions, before
-        records that were left unread, or where somebody has sought another place.
+        A partition may continue at another offset without a loss: after markers of transactions,
+        before records that were left, or after a seek.
 
         Args:
             positions: The next offset of each partition that is read.
 
         Returns:
-            The partitions of which records were lost, and how. What was kept of these is dropped.
+            The partitions that lost records, and how. Their kept records are dropped.
         """
         lost: dict[Where, Loss] = {}
         with self._lock:
@@ -369,7 +370,7 @@ class StreamLog(Tails[Key]):
                 if end is not None and loss is not None:
                     lost[where] = loss
                 if end is None or where in lost or (self.sought and offset != end):
-                    # What lies between was not read.
+                    # The records between the two offsets were not read.
                     self._begin(where, offset)
                 elif offset < end:
                     self._cut(where, offset)
@@ -384,11 +385,12 @@ class StreamLog(Tails[Key]):
         return lost
 
     def prepend(self, parts: Mapping[Where, tuple[int, int, Sequence[Any]]]) -> None:
-        """Add what lies before the kept records.
+        """Add records before the kept ones.
 
         Args:
-            parts: For some partitions an offset, the offset where the kept records began a moment
-                ago, and all records between. A part is ignored if others were dropped since.
+            parts: For some partitions a first offset, the offset from which records were kept a
+                moment ago, and all records between the two. A part is ignored if records were
+                dropped meanwhile.
         """
         with self._lock:
             added = []
@@ -439,7 +441,7 @@ class StreamLog(Tails[Key]):
         return super()._begin(where, offset)
 
     def _add(self, tail: Tail[Key], record: Any) -> None:
-        """Add a record behind the others of its partition."""
+        """Add a record after the others of its partition."""
         for key in record[7]:
             run = tail.runs.get(key)
             if run is None:
