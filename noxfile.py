@@ -178,8 +178,8 @@ def matrix(session: nox.Session, versions: dict[str, Any]) -> None:
         }
         session.run(*pytest, "-k", "kafka", "tests/contract", *session.posargs, env=environment)
         return
-    # Without the tests of the documentation, which need all tools of the extra "dev". Few Hypothesis
-    # examples are enough here, because their results do not depend on the versions.
+    # Without the tests of the documentation, which need all tools of the extra "dev". A few
+    # examples of Hypothesis are enough here: their results do not depend on the versions.
     side_by_side = ("-n", "2", "--dist", "loadfile")
     session.run(
         *(*pytest, *side_by_side, "-m", "not broker", "--ignore", "tests/docs", "tests"),

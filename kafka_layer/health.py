@@ -1,4 +1,4 @@
-"""Health of this process's layers, for probes: are they alive, are they ready?
+"""Health of this process's layers, for probes: whether they are alive and ready.
 
 ``kafka_layer.urls`` has an address for each. Views, commands and checks of a project call these
 functions::
