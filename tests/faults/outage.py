@@ -43,9 +43,13 @@ class Outage:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def begins(self) -> None:
-        """Return when the broker is away, which it is once all courses have asked for it."""
-        await self._begins.reached()
+    async def begins(self, just_before: Callable[[], None] = lambda: None) -> None:
+        """Return when the broker is away, which it is once all courses have asked for it.
+
+        Args:
+            just_before: Called in the event loop when all have asked, and the broker goes.
+        """
+        await self._begins.reached(just_before)
 
     async def ends(self) -> None:
         """Return when the broker serves again, which it does once all courses have asked for it."""
@@ -57,11 +61,15 @@ class _Meeting:
 
     def __init__(self, courses: int, action: Callable[[], None]) -> None:
         self._missing, self._action = courses, action
+        self._preludes: list[Callable[[], None]] = []
         self._done = asyncio.Event()
 
-    async def reached(self) -> None:
+    async def reached(self, prelude: Callable[[], None] = lambda: None) -> None:
+        self._preludes.append(prelude)
         self._missing -= 1
         if not self._missing:
+            for each in self._preludes:
+                each()
             await asyncio.to_thread(self._action)
             self._done.set()
         await self._done.wait()

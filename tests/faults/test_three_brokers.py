@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import itertools
 import secrets
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
-from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from kafka_layer.exceptions import ProduceFailed
@@ -20,12 +20,12 @@ from kafka_layer.wire.topics import Topic, topic_name
 from tests.contract import test_recovery as contract
 from tests.faults.asking import DEADLINE, IN_TIME
 from tests.faults.conftest import LayersOn, delete_topics
+from tests.faults.outage import Outage
 from tests.faults.test_outages import assert_nothing_lost, streaming
-from tests.faults.traffic import Inbox, figure
+from tests.faults.traffic import Inbox, Stream, figure
 from tests.support import records
 from tests.support.kafka import Node, RealCluster
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages
-from tests.support.topics import admin_of
 from tests.support.waiting import wait_until
 
 ROUNDS = 5
@@ -40,11 +40,6 @@ def cluster(real_broker_tools: None) -> Iterator[RealCluster]:
 @pytest.fixture
 def make_layer(cluster: RealCluster, layers_on: LayersOn) -> Layers:
     return layers_on(cluster.bootstrap_servers)
-
-
-@pytest.fixture
-def group() -> str:
-    return f"room-{secrets.token_hex(4)}"
 
 
 async def test_servers_start_on_fresh_topics_and_reach_each_other(
@@ -65,100 +60,146 @@ async def test_servers_start_on_fresh_topics_and_reach_each_other(
         await asyncio.to_thread(delete_topics, cluster.bootstrap_servers)
 
 
-class TestRecovery:
-    async def test_what_lies_on_several_brokers(self, make_layer: Layers, prefix: str) -> None:
-        here, late = make_layer(prefix), make_layer(prefix)
-        groups = [f"room-{number}" for number in range(2 * PARTITIONS)]
-        channel = await contract.tracked(here, *groups, user=7)
-        position = here.position(channel)
-        for number, group in enumerate(groups):
-            await contract.send(here, group, number)
-        await here.user_send(7, {"n": "user"})
-        await here.all_send({"n": "all"})
-        live = [each["n"] for each in await next_messages(here, channel, len(groups) + 2)]
-        found = await late.recover(await contract.tracked(late, *groups, user=7), position)
-        missed = contract.numbers(found)
-        assert sorted(missed, key=str) == sorted(live, key=str)
-        for partition in range(PARTITIONS):
-            ours = [
-                each
-                for each in missed
-                if isinstance(each, int) and partition_of(groups[each], PARTITIONS) == partition
-            ]
-            assert ours == sorted(ours)
-
-    async def test_a_leader_is_killed_in_the_middle(
-        self, cluster: RealCluster, make_layer: Layers, prefix: str, group: str
-    ) -> None:
-        here, late = make_layer(prefix), make_layer(prefix)
-        channel = await contract.tracked(here, group)
-        position = here.position(channel)
-        await contract.send(here, group, *range(100))
-        assert contract.numbers(await next_messages(here, channel, 100)) == list(range(100))
-        leader = await asyncio.to_thread(leader_of, cluster, here, group)
-        channels = [await contract.tracked(late, group) for _ in range(10)]
-        recoveries = [asyncio.create_task(late.recover(each, position)) for each in channels]
-        await asyncio.to_thread(leader.kill)
-        try:
-            for found in await asyncio.wait_for(asyncio.gather(*recoveries), IN_TIME):
-                # All, or nothing and a reason.
-                assert found.reason in {None, "unavailable", "timeout"}
-                assert [each["n"] for each in found.messages] == list(range(100 * found.recovered))
-            found = await until_recovered(late, group, position)
-            assert contract.numbers(found) == list(range(100))
-            # The new leader takes what comes, and a position from before it leads there.
-            witness = await contract.tracked(late, group)
-            await contract.send(here, group, 100)
-            for layer, member in ((here, channel), (late, witness)):
-                assert contract.numbers([await next_message(layer, member)]) == [100]
-            found = await until_recovered(late, group, found.messages[-2].position)
-            assert contract.numbers(found) == [99, 100]
-        finally:
-            await asyncio.to_thread(leader.start)
+async def test_what_lies_on_several_brokers_is_recovered(make_layer: Layers, prefix: str) -> None:
+    here, late = make_layer(prefix), make_layer(prefix)
+    groups = [f"room-{number}" for number in range(2 * PARTITIONS)]
+    channel = await contract.tracked(here, *groups, user=7)
+    position = here.position(channel)
+    for number, group in enumerate(groups):
+        await contract.send(here, group, number)
+    await here.user_send(7, {"n": "user"})
+    await here.all_send({"n": "all"})
+    live = [each["n"] for each in await next_messages(here, channel, len(groups) + 2)]
+    found = await late.recover(await contract.tracked(late, *groups, user=7), position)
+    missed = contract.numbers(found)
+    assert sorted(missed, key=str) == sorted(live, key=str)
+    for partition in range(PARTITIONS):
+        ours = [
+            each
+            for each in missed
+            if isinstance(each, int) and partition_of(groups[each], PARTITIONS) == partition
+        ]
+        assert ours == sorted(ours)
 
 
-async def test_the_leader_of_a_streams_partition_is_killed_and_its_topic_made_anew(
-    cluster: RealCluster, layers_on: LayersOn, prefix: str
+async def test_leaders_killed_one_after_another(
+    cluster: RealCluster, make_layer: Layers, prefix: str
 ) -> None:
+    """The first one leads what all courses are about; the second one is killed once it is back."""
+    stream, inboxes = await streaming(make_layer)
+    topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
+    first = await asyncio.to_thread(leader_of, cluster, topic)
+
+    def come_back() -> None:
+        first.start()
+        in_sync(cluster)
+
+    await Outage(first.kill, come_back).run(
+        partial(others_lead, cluster, topic, first, stream),
+        partial(channels_recover, cluster, make_layer, prefix, first),
+        partial(a_stream_goes_on, cluster, make_layer, f"{prefix}-orders", first),
+    )
+    second = await asyncio.to_thread(leader_of, cluster, topic)
+    second.kill()
+    await asyncio.to_thread(await_other_leaders, cluster, topic, second)
+    await stream.goes_on(25)
+    await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+    gaps = [b - a for inbox in inboxes for (a, _), (b, _) in pairs(inbox)]
+    killed = [first.node_id, second.node_id]
+    figure(f"killed {killed}: {len(stream.accepted)} turns, silence <= {max(gaps):.2f} s")
+
+
+async def others_lead(
+    cluster: RealCluster, topic: str, leader: Node, stream: Stream, outage: Outage
+) -> None:
+    await outage.begins()
+    await asyncio.to_thread(await_other_leaders, cluster, topic, leader)
+    await stream.goes_on(25)
+    await outage.ends()
+
+
+async def channels_recover(
+    cluster: RealCluster, make_layer: Layers, prefix: str, leader: Node, outage: Outage
+) -> None:
+    """Some begin when the leader of their group's partition is killed, others while it is away."""
+    here, late = make_layer(prefix), make_layer(prefix)
+    await here.new_channel()
+    group = await asyncio.to_thread(group_led_by, cluster, here, leader)
+    channel = await contract.tracked(here, group)
+    position = here.position(channel)
+    await contract.send(here, group, *range(100))
+    assert contract.numbers(await next_messages(here, channel, 100)) == list(range(100))
+    channels = [await contract.tracked(late, group) for _ in range(10)]
+    recoveries: list[asyncio.Task[Recovery]] = []
+
+    def begin() -> None:
+        recoveries.extend(asyncio.create_task(late.recover(each, position)) for each in channels)
+
+    await outage.begins(begin)
+    for found in await asyncio.wait_for(asyncio.gather(*recoveries), IN_TIME):
+        # All, or nothing and a reason.
+        assert found.reason in {None, "unavailable", "timeout"}
+        assert [each["n"] for each in found.messages] == list(range(100 * found.recovered))
+    found = await until_recovered(late, group, position)
+    assert contract.numbers(found) == list(range(100))
+    # The new leader takes what comes, and a position from before it leads there.
+    witness = await contract.tracked(late, group)
+    await contract.send(here, group, 100)
+    for layer, member in ((here, channel), (late, witness)):
+        assert contract.numbers([await next_message(layer, member)]) == [100]
+    found = await until_recovered(late, group, found.messages[-2].position)
+    assert contract.numbers(found) == [99, 100]
+    await outage.ends()
+
+
+async def a_stream_goes_on(
+    cluster: RealCluster, make_layer: Layers, topic: str, leader: Node, outage: Outage
+) -> None:
+    """Its topic is made anew when the leader is back."""
     servers = cluster.bootstrap_servers
-    await asyncio.to_thread(records.create_topic, servers, prefix, 1, 3)
-    streams = {"orders": {"topic": prefix, "group": "all", "type": "order.changed"}}
-    layer = layers_on(servers)(streams=streams, await_produce=True)
+    ids = [node.node_id for node in cluster.nodes]
+    ids.sort(key=lambda each: each != leader.node_id)
+    await asyncio.to_thread(make_led_by, servers, topic, ids)
+    streams = {"orders": {"topic": topic, "group": "all", "type": "order.changed"}}
+    layer = make_layer(streams=streams, await_produce=True)
     channel = await layer.new_channel()
     await layer.group_add("all", channel)
     await layer.produce("orders", "first")
     assert (await next_message(layer, channel))["value"] == "first"
-    receiving = asyncio.create_task(next_messages(layer, channel, 300))
-    number = await asyncio.to_thread(records.leader_of, servers, prefix)
-    assert number is not None
-    leader = cluster.node(number)
-    try:
-        for part in range(3):
-            values = [b"%d" % each for each in range(100 * part, 100 * part + 100)]
-            await asyncio.to_thread(records.produce, servers, prefix, values)
-            if part == 1:
-                leader.kill()
-        assert [each["value"] for each in await receiving] == list(range(300))
-    finally:
-        await asyncio.to_thread(leader.start)
+    # The other courses take their time until the leader is killed.
+    receiving = asyncio.create_task(next_messages(layer, channel, 300, 3 * DEADLINE))
+    assert await asyncio.to_thread(leader_of, cluster, topic) is leader
+    for part in range(3):
+        values = [b"%d" % each for each in range(100 * part, 100 * part + 100)]
+        await asyncio.to_thread(records.produce, servers, topic, values)
+        if part == 1:
+            await outage.begins()
+    assert [each["value"] for each in await receiving] == list(range(300))
+    await outage.ends()
     told = layer.stats().streams["orders"]
     assert (told["state"], told["errors"], told["records"]) == ("reading", {}, 301)
     # The election has raised the leader epoch. In the new topic it is lower, so that the clients
     # take what brokers tell of its leader for outdated.
     await layer.produce("orders", "old")
     assert (await next_message(layer, channel))["value"] == "old"
-    led_by = await asyncio.to_thread(records.leader_of, servers, prefix)
-    ids = [node.node_id for node in cluster.nodes]
-    ids.sort(key=lambda each: each in (number, led_by))
-    await asyncio.to_thread(make_anew, servers, prefix, ids)
+    led_by = await asyncio.to_thread(leader_of, cluster, topic)
+    ids.sort(key=lambda each: each in (leader.node_id, led_by.node_id))
+    await asyncio.to_thread(make_anew, servers, topic, ids)
     await asyncio.wait_for(until_produced(layer, "new"), DEADLINE)
     assert (await next_message(layer, channel, DEADLINE))["value"] == "new"
 
 
 def make_anew(servers: str, topic: str, brokers: list[int]) -> None:
-    """Delete a topic, and create it with one partition, which the first broker leads; blocks."""
+    """Delete a topic, and create it with another leader; blocks."""
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
     admin.delete_topics([topic])[topic].result(DEADLINE)
+    make_led_by(servers, topic, brokers)
+
+
+def make_led_by(servers: str, topic: str, brokers: list[int]) -> None:
+    """Create a topic with one partition, which the first of these brokers leads; blocks."""
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
     new = NewTopic(topic, 1, replica_assignment=[brokers])
 
     def is_created() -> bool:
@@ -187,40 +228,32 @@ async def until_recovered(layer: KafkaChannelLayer, group: str, position: str) -
         assert asyncio.get_running_loop().time() < deadline, f"still {found.reason}"
 
 
-def leader_of(cluster: RealCluster, layer: KafkaChannelLayer, group: str) -> Node:
-    """Return the broker that leads the partition of a group; blocks."""
-    name = topic_name(layer.config.prefix, Topic.SEND_GROUP)
-    admin = admin_of(layer)
-    described = admin.describe_topics(TopicCollection([name]))[name].result(DEADLINE)
-    return cluster.node(described.partitions[partition_of(group, PARTITIONS)].leader.id)
+def leader_of(cluster: RealCluster, topic: str, partition: int = 0) -> Node:
+    """Return the broker that leads a partition, once there is one; blocks."""
+    led_by = partial(records.leader_of, cluster.bootstrap_servers, topic, partition)
+    number = wait_until(led_by, f"a leader of {topic}[{partition}]", DEADLINE)
+    assert number is not None
+    return cluster.node(number)
 
 
-async def test_leaders_killed_one_after_another(cluster: RealCluster, make_layer: Layers) -> None:
-    stream, inboxes = await streaming(make_layer)
-    topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
-    killed = []
-    while len(killed) < 2:
-        leader = await asyncio.to_thread(records.leader_of, cluster.bootstrap_servers, topic)
-        assert leader is not None
-        killed.append(leader)
-        node = cluster.node(leader)
-        node.kill()
-        others = functools.partial(led_by_another, cluster, topic, leader)
-        await asyncio.to_thread(wait_until, others, f"leaders of {topic} but {leader}", 30)
-        await stream.goes_on(25)
-        if len(killed) < 2:
-            await asyncio.to_thread(node.start)
-            await asyncio.to_thread(in_sync, cluster)
-    await stream.settled(inboxes)
-    assert_nothing_lost(stream, inboxes)
-    gaps = [b - a for inbox in inboxes for (a, _), (b, _) in pairs(inbox)]
-    figure(f"killed {killed}: {len(stream.accepted)} turns, silence <= {max(gaps):.2f} s")
+def group_led_by(cluster: RealCluster, layer: KafkaChannelLayer, leader: Node) -> str:
+    """Return a group whose partition a broker leads; blocks."""
+    topic = topic_name(layer.config.prefix, Topic.SEND_GROUP)
+    groups = (f"room-{number}" for number in itertools.count())
+    led = {n for n in range(PARTITIONS) if leader_of(cluster, topic, n) is leader}
+    assert led
+    return next(group for group in groups if partition_of(group, PARTITIONS) in led)
 
 
-def led_by_another(cluster: RealCluster, topic: str, killed: int) -> bool:
+def await_other_leaders(cluster: RealCluster, topic: str, killed: Node) -> None:
+    """Wait until each partition of a topic is led, and not by a broker that was killed."""
     servers = next(node for node in cluster.nodes if node.running).bootstrap_servers
-    leaders = [records.leader_of(servers, topic, number) for number in range(4)]
-    return None not in leaders and killed not in leaders
+
+    def led() -> bool:
+        leaders = [records.leader_of(servers, topic, number) for number in range(PARTITIONS)]
+        return None not in leaders and killed.node_id not in leaders
+
+    wait_until(led, f"leaders of {topic} but {killed}", 30)
 
 
 def in_sync(cluster: RealCluster) -> None:
