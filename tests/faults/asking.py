@@ -11,7 +11,17 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
 from tests.support.inspect import server_of
 
-__all__ = ["DEADLINE", "GROUP", "IN_TIME", "numbers", "recovered", "send", "tracked", "unavailable"]
+__all__ = [
+    "DEADLINE",
+    "GROUP",
+    "IN_TIME",
+    "numbers",
+    "recovered",
+    "send",
+    "tracked",
+    "unavailable",
+    "until_decided",
+]
 
 IN_TIME = 15.0
 """Seconds: the layer gives up after 5, on a machine that is busy with brokers."""
@@ -57,3 +67,11 @@ def numbers(found: Recovery) -> list[Any]:
     """Return what was recovered."""
     assert found.recovered, found.reason
     return [each["n"] for each in found.messages]
+
+
+async def until_decided(layer: KafkaChannelLayer, position: str) -> Recovery:
+    """Recover, again while the server does not know the new topic yet."""
+    deadline = time.monotonic() + DEADLINE
+    while (found := await recovered(layer, position)).reason in {"unavailable", "timeout"}:
+        assert time.monotonic() < deadline, f"still {found.reason}"
+    return found

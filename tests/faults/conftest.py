@@ -12,6 +12,7 @@ from tests.faults.traffic import Stream
 from tests.support import lanes
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, kafka_backend
+from tests.support.proxy import Proxy
 
 LayersOn = Callable[[str], Layers]
 
@@ -19,12 +20,23 @@ _TIMEOUT = 30.0
 
 
 @pytest.fixture(scope="session")
-def one_broker(real_broker_tools: None) -> Iterator[RealBroker]:
+def one_proxy() -> Iterator[Proxy]:
+    """Stands before the listener PROXIED of this folder's broker."""
+    with Proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def one_broker(real_broker_tools: None, one_proxy: Proxy) -> Iterator[RealBroker]:
     """A broker for all tests of this folder: a start takes longer than most of them.
 
     Of the session, as a fixture; it ends with each lane, and starts again for another one.
     """
-    with RealBroker({"log.segment.delete.delay.ms": 100}) as broker:
+    with RealBroker(
+        {"log.segment.delete.delay.ms": 100},
+        listeners={"PROXIED": "PLAINTEXT"},
+        advertised={"PROXIED": one_proxy.port},
+    ) as broker:
         yield broker
 
 

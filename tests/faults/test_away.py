@@ -1,8 +1,10 @@
-"""The history, recoveries and worker channels while Kafka is away."""
+"""The history, recoveries and worker channels while Kafka is away, and what a broker keeps."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from dataclasses import replace
 from functools import partial
@@ -17,6 +19,9 @@ from kafka_layer import health
 from kafka_layer.config.timings import Timings
 from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.messages import Message
+from kafka_layer.wire.partitions import partition_of
+from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.asking import (
     DEADLINE,
     GROUP,
@@ -26,11 +31,13 @@ from tests.faults.asking import (
     send,
     tracked,
     unavailable,
+    until_decided,
 )
 from tests.faults.outage import Outage
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, next_messages, stats_of
+from tests.support.layers import PARTITIONS, Layers, next_messages, stats_of
+from tests.support.records import consume, create_topic, produce
 from tests.support.waiting import wait_until_async
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -57,9 +64,15 @@ async def test_each_goes_on_or_says_that_it_is_away(
     ]
     if how == "kill":
         courses += [
-            partial(two_workers_go_on, make_layer, f"jobs-{name}", protocol)
-            for name, protocol in PROTOCOLS.items()
+            *(
+                partial(two_workers_go_on, make_layer, f"jobs-{name}", protocol)
+                for name, protocol in PROTOCOLS.items()
+            ),
+            partial(a_position_at_an_end_that_was_lost, broker, make_layer, f"{prefix}-lost"),
+            partial(port_and_data_outlive_it, broker, f"{prefix}-kept"),
         ]
+    else:
+        courses.append(partial(it_goes_on_with_what_it_got, broker, f"{prefix}-got"))
     await Outage(*ends[how]).run(*courses)
 
 
@@ -199,3 +212,56 @@ async def two_workers_go_on(
     assert set(done()) <= set(stream.accepted)
     # Each worker has one receive, so each commit without an answer puts one job in doubt.
     assert len(stream.accepted) - len(done()) <= doubtful() <= len(workers)
+
+
+async def a_position_at_an_end_that_was_lost(
+    broker: RealBroker, make_layer: Layers, prefix: str, outage: Outage
+) -> None:
+    """As after a power failure: other records stand where the position ends."""
+    here = make_layer(prefix)
+    channel = await tracked(here)
+    await send(here, 1)
+    topic = topic_name(prefix, Topic.SEND_GROUP)
+    segment = broker.segment(topic, partition_of(GROUP, PARTITIONS))
+    size = segment.stat().st_size
+    await send(here, 2, 3)
+    *_, last = await next_messages(here, channel, 3)
+    assert isinstance(last, Message)
+    position = last.position
+    await here.close()
+    await outage.begins()
+    os.truncate(segment, size)
+    await outage.ends()
+    late = make_layer(prefix)
+    await send(late, 4, 5, 6)
+    found = await until_decided(late, position)
+    assert (found.reason, found.messages) == ("epoch", [])
+
+
+async def port_and_data_outlive_it(broker: RealBroker, topic: str, outage: Outage) -> None:
+    """What tests/support/kafka.py says of a broker that is killed."""
+    servers = broker.bootstrap_servers
+    await asyncio.to_thread(create_topic, servers, topic)
+    await asyncio.to_thread(produce, servers, topic, [b"before"])
+    await outage.begins()
+    assert not broker.running
+    host, port = servers.split(":")
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((host, int(port)))
+    await outage.ends()
+    assert broker.bootstrap_servers == servers
+    await asyncio.to_thread(produce, servers, topic, [b"after"])
+    records = await asyncio.to_thread(consume, servers, topic, 2)
+    assert [record.value() for record in records] == [b"before", b"after"]
+
+
+async def it_goes_on_with_what_it_got(broker: RealBroker, topic: str, outage: Outage) -> None:
+    """What tests/support/kafka.py says of a broker that stands still."""
+    servers = broker.bootstrap_servers
+    await asyncio.to_thread(create_topic, servers, topic)
+    await outage.begins()
+    sending = asyncio.create_task(asyncio.to_thread(produce, servers, topic, [b"while frozen"]))
+    await outage.ends()
+    await sending
+    (record,) = await asyncio.to_thread(consume, servers, topic, 1)
+    assert record.value() == b"while frozen"

@@ -16,22 +16,18 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until_async
 
 
-@pytest.fixture(scope="module")
-def proxy(real_broker_tools: None) -> Iterator[Proxy]:
-    """A proxy that clients of its broker cannot pass by: the broker advertises its port."""
-    with Proxy() as proxy:
-        advertised = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{proxy.port}"}
-        with RealBroker(advertised) as broker:
-            proxy.target = int(broker.bootstrap_servers.rsplit(":", 1)[1])
-            yield proxy
+@pytest.fixture
+def proxy(broker: RealBroker, one_proxy: Proxy, layers_on: LayersOn) -> Iterator[Proxy]:
+    """A proxy that its clients cannot pass by: the broker advertises its port to them."""
+    one_proxy.target = int(broker.address("PROXIED").rsplit(":", 1)[1])
+    yield one_proxy
+    one_proxy.delay = 0.0
+    one_proxy.mend()
 
 
 @pytest.fixture
-def make_layer(proxy: Proxy, layers_on: LayersOn) -> Iterator[Callable[..., KafkaChannelLayer]]:
-    proxy.delay = 0.0
-    yield layers_on(f"127.0.0.1:{proxy.port}")
-    proxy.delay = 0.0
-    proxy.mend()
+def make_layer(layers_on: LayersOn, proxy: Proxy) -> Callable[..., KafkaChannelLayer]:
+    return layers_on(f"127.0.0.1:{proxy.port}")
 
 
 async def streaming(make_layer: Callable[..., KafkaChannelLayer]) -> tuple[Stream, list[Inbox]]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.messages import Message, Recovery
 from kafka_layer.wire.partitions import partition_of
-from kafka_layer.wire.topics import Topic, topic_name
-from tests.faults.asking import DEADLINE, GROUP, numbers, recovered, send, tracked
+from kafka_layer.wire.topics import Topic
+from tests.faults.asking import DEADLINE, GROUP, numbers, recovered, send, tracked, until_decided
 from tests.faults.victim import Victim
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
@@ -96,29 +93,6 @@ class TestTheLogHasChanged:
         await send(late, 4)
         assert numbers(await recovered(late, position)) == [4]
 
-    async def test_its_end_was_lost_and_it_went_on(
-        self, broker: RealBroker, make_layer: Layers, prefix: str
-    ) -> None:
-        """As after a power failure: other records stand where the position ends."""
-        here = make_layer(prefix)
-        channel = await tracked(here)
-        await send(here, 1)
-        topic = topic_name(prefix, Topic.SEND_GROUP)
-        segment = broker.segment(topic, partition_of(GROUP, PARTITIONS))
-        size = segment.stat().st_size
-        await send(here, 2, 3)
-        *_, last = await next_messages(here, channel, 3)
-        assert isinstance(last, Message)
-        position = last.position
-        await here.close()
-        broker.kill()
-        os.truncate(segment, size)
-        await asyncio.to_thread(broker.start)
-        late = make_layer(prefix)
-        await send(late, 4, 5, 6)
-        found = await until_decided(late, position)
-        assert (found.reason, found.messages) == ("epoch", [])
-
     async def test_partitions_were_added(self, make_layer: Layers, prefix: str) -> None:
         here = make_layer(prefix)
         # A group whose partition changes.
@@ -139,14 +113,6 @@ class TestTheLogHasChanged:
         while numbers(await recovered(here, position, group)) != [1, 2, 3, 4]:
             # It has not read the new partition yet: those messages come live.
             assert asyncio.get_running_loop().time() < everything
-
-
-async def until_decided(layer: KafkaChannelLayer, position: str) -> Recovery:
-    """Recover, again while the server does not know the new topic yet."""
-    deadline = time.monotonic() + DEADLINE
-    while (found := await recovered(layer, position)).reason in {"unavailable", "timeout"}:
-        assert time.monotonic() < deadline, f"still {found.reason}"
-    return found
 
 
 def cut(layer: KafkaChannelLayer, count: int) -> None:

@@ -147,6 +147,7 @@ class Node:
         client_config: librdkafka properties with which the readiness check connects, where
             ``properties`` ask for some (SASL, TLS).
         listeners: More listeners beside the one for plain text: names to security protocols.
+        advertised: By which port clients come to some of these, if not by their own.
         class_path: Where it finds classes beside its own.
     """
 
@@ -160,6 +161,7 @@ class Node:
         heap_mb: int = 512,
         client_config: Mapping[str, Any] | None = None,
         listeners: Mapping[str, str] | None = None,
+        advertised: Mapping[str, int] | None = None,
         class_path: Path | None = None,
     ) -> None:
         self.node_id = node_id
@@ -170,6 +172,7 @@ class Node:
         self._jvm_options = (*heap, *_LOGGING, *jvm_options)
         self._client_config = dict(client_config or {})
         self._listeners = dict(listeners or {})
+        self._advertised = dict(advertised or {})
         self._class_path = class_path
         self._more_ports: dict[str, _Port] = {}
         self._owner_pid = os.getpid()
@@ -219,7 +222,9 @@ class Node:
             self.wait_ready()
 
     def launch(self) -> None:
-        """Start its process, with the data it has, and do not wait until it serves."""
+        """Start its process, with the data it has or new data, and do not wait until it serves."""
+        if self._folder is None:
+            _make_fresh(self.cluster)
         self._process_ended()
         for port in (*self._both_ports(), *self._more_ports.values()):
             port.lend()
@@ -339,7 +344,7 @@ class Node:
         self._more_ports = {name: _Port() for name in self._listeners}
 
     def _write_settings(self) -> None:
-        broker, controller = (port.number for port in self._both_ports())
+        controller = self._both_ports()[1].number
         replicas = str(min(3, len(self.cluster)))
         settings = {
             **_PROPERTIES,
@@ -352,13 +357,8 @@ class Node:
             "transaction.state.log.min.isr": "1",
             "node.id": str(self.node_id),
             "process.roles": "broker,controller",
-            "listeners": ",".join(
-                [
-                    f"PLAINTEXT://{_HOST}:{broker}",
-                    f"CONTROLLER://{_HOST}:{controller}",
-                    *(f"{name}://{self.address(name)}" for name in self._listeners),
-                ]
-            ),
+            "listeners": f"{self._addresses({})},CONTROLLER://{_HOST}:{controller}",
+            "advertised.listeners": self._addresses(self._advertised),
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": ",".join(node._voter() for node in self.cluster),
             "log.dirs": str(self._data_folder() / "data"),
@@ -366,6 +366,12 @@ class Node:
             **self._properties,
         }
         _write_properties(self._settings_file(), settings)
+
+    def _addresses(self, others: Mapping[str, int]) -> str:
+        """Return the listeners of clients, some with other ports than their own."""
+        own = {"PLAINTEXT": self._both_ports()[0].number}
+        own |= {name: port.number for name, port in self._more_ports.items()}
+        return ",".join(f"{name}://{_HOST}:{port}" for name, port in (own | dict(others)).items())
 
     def _protocols(self) -> dict[str, str]:
         if not self._listeners:
@@ -555,12 +561,7 @@ def _start_fresh(nodes: Sequence[Node], form: Callable[[Node, str], None] = Node
     """
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
-            for node in nodes:
-                node._prepare()
-            cluster_id = _new_id()
-            for node in nodes:
-                node._write_settings()  # they name the ports of all nodes
-                form(node, cluster_id)
+            _make_fresh(nodes, form)
             for node in nodes:
                 node.launch()
             for node in nodes:
@@ -573,6 +574,16 @@ def _start_fresh(nodes: Sequence[Node], form: Callable[[Node, str], None] = Node
                 raise
         else:
             return
+
+
+def _make_fresh(nodes: Sequence[Node], form: Callable[[Node, str], None] = Node.format) -> None:
+    """Give the nodes of one cluster ports, settings and data."""
+    for node in nodes:
+        node._prepare()
+    cluster_id = _new_id()
+    for node in nodes:
+        node._write_settings()  # they name the ports of all nodes
+        form(node, cluster_id)
 
 
 def _java(

@@ -36,6 +36,7 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
     "secure": ("tests/security/*", "tests/django/test_setup_topics.py"),
     "faults": (
         "tests/faults/test_outages.py",
+        "tests/faults/test_network.py",
         "tests/faults/test_moved_log.py",
         "tests/faults/test_silence.py",
         "tests/faults/test_ends.py",
@@ -68,7 +69,6 @@ _FIRST = (
     "tests/faults/test_three_brokers.py",
     "tests/observe/test_signals.py",
     "tests/e2e/test_demo.py",
-    "tests/faults/test_network.py",
     "tests/testing/test_support_kafka.py",
     "pages",
     "tests/docs/test_types.py",

@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +20,6 @@ from tests.support.waiting import wait_until, wait_until_async
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def broker(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker of this module's own, to be killed."""
-    with RealBroker() as broker:
-        yield broker
-
-
 class TestSharedBroker:
     def test_what_is_produced_can_be_consumed(self, kafka: str, prefix: str) -> None:
         create_topic(kafka, prefix, partitions=3)
@@ -38,33 +29,6 @@ class TestSharedBroker:
 
 
 class TestRealBroker:
-    def test_port_and_data_outlive_it(self, broker: RealBroker, prefix: str) -> None:
-        servers = broker.bootstrap_servers
-        create_topic(servers, prefix)
-        produce(servers, prefix, [b"before"])
-        broker.kill()
-        assert not broker.running
-        host, port = servers.split(":")
-        with socket.socket() as other, pytest.raises(OSError, match="in use"):
-            other.bind((host, int(port)))
-        broker.start()
-        assert broker.bootstrap_servers == servers
-        produce(servers, prefix, [b"after"])
-        records = consume(servers, prefix, 2)
-        assert [record.value() for record in records] == [b"before", b"after"]
-
-    def test_a_frozen_one_goes_on_with_what_it_got(self, broker: RealBroker, prefix: str) -> None:
-        create_topic(broker.bootstrap_servers, prefix)
-        broker.freeze()
-        sender = threading.Thread(
-            target=produce, args=(broker.bootstrap_servers, prefix, [b"while frozen"])
-        )
-        sender.start()
-        broker.thaw()
-        sender.join(30)
-        (record,) = consume(broker.bootstrap_servers, prefix, 1)
-        assert record.value() == b"while frozen"
-
     def test_one_that_cannot_start_shows_its_log(self, real_broker_tools: None) -> None:
         broker = RealBroker({"num.partitions": "many"})
         with pytest.raises(RuntimeError, match=r"Invalid value many for configuration num\.part"):
@@ -94,13 +58,9 @@ class TestRealBroker:
 class TestOrphans:
     """A broker never outlives the Python process that started it, and leaves no data."""
 
-    @pytest.mark.parametrize("ending", ["sys.exit()", "os.kill(os.getpid(), signal.SIGKILL)"])
-    def test_it_ends_with_its_process(self, real_broker_tools: None, ending: str) -> None:
+    def test_of_one_that_is_killed(self, real_broker_tools: None) -> None:
         # From a thread that has ended long since: that alone must not end the broker.
-        told = run_python(f"""
-            import os, signal, sys, threading
-            from tests.support.kafka import RealBroker
-            broker = RealBroker()
+        self.ends_with_its_process("""
             starter = threading.Thread(target=broker.start)
             starter.start()
             starter.join()
@@ -110,7 +70,22 @@ class TestOrphans:
             os.wait()
             broker.wait_ready()
             print(broker.pid, broker.log.parent, flush=True)
-            {ending}
+            os.kill(os.getpid(), signal.SIGKILL)
+        """)
+
+    def test_of_one_that_exits(self, real_broker_tools: None) -> None:
+        self.ends_with_its_process("""
+            broker.launch()
+            print(broker.pid, broker.log.parent, flush=True)
+            sys.exit()
+        """)
+
+    def ends_with_its_process(self, rest: str) -> None:
+        told = run_python(f"""
+            import os, signal, sys, threading
+            from tests.support.kafka import RealBroker
+            broker = RealBroker()
+            {rest.strip()}
         """)
         pid, folder = told.split()
         wait_until(lambda: not is_alive(int(pid)), f"broker process {pid} to end")
