@@ -26,7 +26,8 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.wire.topics import INBOX_TOPICS, Topic, WorkTopic, topic_name
 from tests.faults.outage import Outage
-from tests.faults.traffic import figure
+from tests.faults.test_outages import RECOVERED, assert_nothing_lost, first_after, streaming
+from tests.faults.traffic import answers_at, figure
 from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, begin_receive, next_message, stats_of
@@ -127,11 +128,32 @@ async def test_servers_and_workers_go_on_with_every_topic_that_was_made_anew(
             for protocol in ("consumer", "classic")
         ),
         partial(a_worker_of_a_stream_goes_on, make_layer, f"{prefix}-stream"),
+        *([partial(messages_wait_for_12_s, broker, make_layer)] if restarted else []),
     )
 
 
 def nothing() -> None:
     pass
+
+
+async def messages_wait_for_12_s(broker: RealBroker, make_layer: Layers, restart: Outage) -> None:
+    """All that was accepted meanwhile arrives; no topic of theirs is deleted."""
+    stream, inboxes = await streaming(partial(make_layer, timings=Timings()))
+    await restart.begins()
+    stopped = time.monotonic()
+    await stream.goes_on(600)  # 12 s: longer than a request may stay unanswered
+    away = time.monotonic() - stopped
+    with answers_at(broker.bootstrap_servers) as answered:
+        await restart.ends()
+        await stream.goes_on(50)
+        await stream.settled(inboxes)
+    assert_nothing_lost(stream, inboxes)
+    back = max(first_after(inbox, answered[0]) for inbox in inboxes) - answered[0]
+    figure(f"stopped for {away:.0f} s: messages {back:.2f} s after the port answered")
+    assert away >= 11.5
+    assert back < RECOVERED
+    for inbox in inboxes:
+        await inbox.close()
 
 
 async def every_server_reads_every_topic(
