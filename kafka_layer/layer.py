@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .calls.sync import SyncTwins
-from .config.streams import Start
 from .delivery.registry import ChannelForgotten
 from .delivery.tickets import run_blocking, run_in_loop
-from .jobs.ack import JobInHand
 from .messages import History, Position, Recovery, Since
 from .stats import LayerStats
 from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
 
 if TYPE_CHECKING:
+    from .config.streams import Start
+    from .jobs.ack import JobInHand
     from .streams.producing import StreamHeaders
 
 __all__ = ["KafkaChannelLayer"]

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .wire.position_token import place_text
+from .wire.places import place_text
 from .wire.records import Record
 
 __all__ = [

@@ -58,7 +58,8 @@ TIERS: list[set[str]] = [
     {"kafka.replacement", "kafka.worker_group.commits", "kafka.worker_group.evidence"},
     {"kafka.worker_group.client", "kafka.tail"},
     {"kafka.delivery_reports", "kafka.starts"},
-    {"kafka.clients", "kafka.connection", "kafka.batching", "kafka.liveness"},
+    {"kafka.clients"},
+    {"kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.unknown_partitions"},
     {"kafka.outlet"},
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
@@ -118,19 +119,19 @@ TIERS: list[set[str]] = [
     {"streams.names"},
     {"streams.record", "streams.registry"},
     {"streams.codecs"},
-    {"messages", "wire.codec", "wire.idempotency"},
+    {"messages", "wire.codec", "wire.idempotency", "wire.position_token"},
     {
         "wire.encryption",
         "wire.headers",
         "wire.names",
         "wire.partitions",
         "wire.plain",
-        "wire.position_token",
+        "wire.places",
         "wire.record_block",
         "delivery.tickets",
         "kafka.worker_group.pacing",
     },
-    {"config.threads", "wire.records"},
+    {"carried", "config.threads", "wire.records"},
     {
         "wire.topics",
         "config.librdkafka",
@@ -144,6 +145,14 @@ TIERS: list[set[str]] = [
         "stats",
     },
 ]
+# Modules, and folders of them, that a process loads when its settings or a call ask for them.
+ON_DEMAND = {
+    *("calls.health", "calls.traced", "config.streams", "dashboard", "history", "jobs"),
+    *("kafka.admin", "kafka.past", "kafka.specs", "kafka.stream_producers", "kafka.streams"),
+    *("kafka.tail", "kafka.tokens", "kafka.topic_ids", "kafka.worker_group", "metrics"),
+    *("observe.ages", "observe.spans", "recovery", "server.traced_sending", "streams", "testing"),
+    *("tracing", "transport", "websocket", "wire.position_token"),
+}
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
 
 
@@ -223,15 +232,29 @@ def test_time_is_read_off_one_clock() -> None:
     assert importers_of("time") == {"config.realtime"}
 
 
+def loaded_for_nothing() -> set[str]:
+    """Return what this process has loaded of the modules of ``ON_DEMAND``."""
+    unknown = [each for each in ON_DEMAND if not any(_is_in(name, each) for name in modules())]
+    assert not unknown, "no such module"
+    prefix = "kafka_layer."
+    loaded = {name.removeprefix(prefix) for name in sys.modules if name.startswith(prefix)}
+    return {name for name in loaded if any(_is_in(name, each) for each in ON_DEMAND)}
+
+
+def _is_in(module: str, part: str) -> bool:
+    return module == part or module.startswith(f"{part}.")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loaded", "not_needed"),
     [
-        ("kafka_layer.layer", "confluent_kafka"),
+        ("kafka_layer.layer", "'confluent_kafka' in sys.modules"),
         # What an installed app loads in each process.
-        ("kafka_layer.checks", "kafka_layer.testing"),
+        ("kafka_layer.checks", "tests.test_tiers.loaded_for_nothing()"),
     ],
 )
 def test_what_is_not_needed_is_not_loaded(loaded: str, not_needed: str) -> None:
-    code = f"import sys, {loaded}; sys.exit({not_needed!r} in sys.modules)"
+    """See ``tests.support.programs.plain_use`` for a process that sends and receives."""
+    code = f"import sys, {loaded}, tests.test_tiers; sys.exit({not_needed} or 0)"
     subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)

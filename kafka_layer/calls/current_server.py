@@ -17,11 +17,9 @@ from ..config.threads import new_event
 from ..delivery.mailbox import Mailbox, Read
 from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
-from ..jobs.feature import Jobs
 from ..observe.counters import Stats
 from ..server.server import Server
 from ..stats import LayerStats
-from ..transport import Backplane
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.names import CHANNEL_NAME, GROUP_NAME, ServerName
@@ -32,9 +30,11 @@ if TYPE_CHECKING:
     from ..dashboard.report import Reporter
     from ..dashboard.watch import Watch
     from ..history.feature import Histories
+    from ..jobs.feature import Jobs
     from ..recovery.feature import Recoveries
     from ..streams.feature import Streams
     from ..streams.producing import Producing
+    from ..transport import Backplane
 
 __all__ = ["LayerServer", "ServerHolder"]
 
@@ -43,15 +43,11 @@ class LayerServer(Server):
     """A server with the features that the layer's API needs.
 
     Attributes:
-        jobs: Its worker channels.
         streams: The streams that it reads; None where the settings name none.
-        jobs_class: The class of ``jobs``.
     """
 
-    jobs_class: ClassVar[type[Jobs]] = Jobs
-
     def _attach_features(self) -> None:
-        self.jobs = self.attach(self.jobs_class)
+        self._jobs: Jobs | None = None
         self.commands.report = self._report
         self._reporter: Reporter | None = None
         self._watch: Watch | None = None
@@ -65,6 +61,23 @@ class LayerServer(Server):
 
             self.streams = self.attach(Streams)
         self._producing: Producing | None = None
+
+    @property
+    def jobs(self) -> Jobs:
+        """Its worker channels; the first access makes them."""
+        if self._jobs is None:
+            with self.lifecycle.lock:
+                if self._jobs is None:
+                    self._jobs = self.attach(self._jobs_class())
+                    if self.stats.ages is not None:
+                        self._jobs.measure()
+        return self._jobs
+
+    def _jobs_class(self) -> Callable[[Server], Jobs]:
+        # Imported by the first use of a worker channel: most processes use none.
+        from ..jobs.feature import Jobs
+
+        return Jobs
 
     @property
     def producing(self) -> Producing:
@@ -150,7 +163,8 @@ class LayerServer(Server):
             super().measure()
             if measured:
                 return
-            self.jobs.measure()
+            if self._jobs is not None:
+                self._jobs.measure()
             if self._recoveries is not None:
                 self._recoveries.open = self.noting_age(self._recoveries.open)
                 for mailbox in self.registry.open_channels():
@@ -159,7 +173,7 @@ class LayerServer(Server):
 
     def describe(self) -> LayerStats:
         """Return the counters and the state; no I/O. Empty after a close."""
-        backlog = self.jobs.backlogs()
+        backlog = {} if self._jobs is None else self._jobs.backlogs()
         return replace(super().describe(), backlog=backlog) if backlog else super().describe()
 
     def reopen(self, mailbox: Mailbox) -> Mailbox:

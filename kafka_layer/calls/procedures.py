@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from channels.exceptions import ChannelFull
 
 from ..config.realtime import monotonic, wall_clock
-from ..config.streams import Start, place_at
 from ..delivery.mailbox import Mailbox
 from ..delivery.tickets import Steps, Ticket, in_thread, wait
 from ..exceptions import (
@@ -34,6 +33,7 @@ from .current_server import LayerServer
 from .records import Records
 
 if TYPE_CHECKING:
+    from ..config.streams import Start
     from ..streams.producing import Outgoing, StreamHeaders
 
 __all__ = ["Procedures"]
@@ -330,6 +330,9 @@ class Procedures(Records):
             raise ValueError(
                 f"start must be 'latest', 'earliest', a timedelta or a datetime, not {start!r}."
             )
+        # Of no use without streams, whose settings load it.
+        from ..config.streams import place_at
+
         place = place_at(start, wall_clock())
         if everywhere:
             receiving = yield from self._receiving_server()

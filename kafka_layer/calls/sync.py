@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..config.streams import Start
 from ..config.threads import call_natively
 from ..delivery.tickets import run_blocking
 from ..messages import History, Position, Recovery, Since
@@ -18,6 +17,7 @@ from ..wire.names import UserId, user_key
 from .procedures import Procedures
 
 if TYPE_CHECKING:
+    from ..config.streams import Start
     from ..streams.producing import StreamHeaders
 
 __all__ = ["SyncTwins"]

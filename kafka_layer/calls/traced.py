@@ -73,7 +73,6 @@ class TracedServer(LayerServer):
     """A server that makes a span for each send, and messages from which their handlers get one."""
 
     sender_class: ClassVar[type[Sender]] = TracedSender
-    jobs_class: ClassVar[type[Jobs]] = _TracedJobs
 
     @property
     def tracing(self) -> Tracing:
@@ -113,6 +112,9 @@ class TracedServer(LayerServer):
             return None if message is None else self.carrying(message, envelope)
 
         return read_and_carry
+
+    def _jobs_class(self) -> type[Jobs]:
+        return _TracedJobs
 
     def _new_producing(self) -> Producing:
         return _TracedProducing(self, self.tracing)

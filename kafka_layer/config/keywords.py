@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib
 import re
@@ -66,6 +65,9 @@ def reject_unknown(what: str, name: object, known: Iterable[str], hint: str | No
         known: The known names.
         hint: What to do; None suggests the most similar name, or lists all.
     """
+    # Imported for errors alone.
+    import difflib
+
     close = difflib.get_close_matches(str(name), known, n=1)
     mend = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}."
     raise ImproperlyConfigured(f"Unknown {what} {name!r}; {hint or mend}")

@@ -14,7 +14,6 @@ from ..wire.codec import Serializer
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .keywords import EXTRA_KEYWORDS, FROM_CHANNELS_REDIS, READERS, reject_unknown
 from .librdkafka import Properties, require_timeout_within
-from .streams import StreamSettings, read_streams
 from .timings import Timings
 from .topics import (
     WILDCARDS,
@@ -27,6 +26,8 @@ from .topics import (
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+
+    from .streams import StreamSettings
 
 __all__ = ["LayerConfig"]
 
@@ -144,10 +145,12 @@ class LayerConfig:
         values["worker_channels"] = read_worker_channels(
             keywords.get("worker_channels", {}), defaults
         )
-        values["streams"] = read_streams(
-            keywords.get("streams", {}),
-            _own_topics(values.get("prefix", cls.prefix), keywords.get("worker_channels", {})),
-        )
+        if "streams" in keywords:
+            # Imported by the first layer that names any: most name none.
+            from .streams import read_streams
+
+            prefix, work = values.get("prefix", cls.prefix), keywords.get("worker_channels", {})
+            values["streams"] = read_streams(keywords["streams"], _own_topics(prefix, work))
         group_expiry = values.setdefault("group_expiry", max(cls.group_expiry, expiry))
         if group_expiry < expiry:
             raise ImproperlyConfigured(

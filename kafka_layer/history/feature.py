@@ -24,7 +24,8 @@ from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.headers import has_command
 from ..wire.idempotency import WINDOW, Duplicates, has_key
-from ..wire.position_token import LogPosition, StreamPosition, mark_of, place_text
+from ..wire.places import mark_of, place_text
+from ..wire.position_token import LogPosition, StreamPosition
 from ..wire.records import Record, unreadable_key
 from ..wire.topics import Topic, Where, topic_ids_differ
 from .flushes import Flushes

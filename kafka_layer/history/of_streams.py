@@ -9,14 +9,8 @@ from typing import Any, Protocol
 from ..exceptions import UnreadableRecord
 from ..messages import History, Message
 from ..transport import Extent, Past
-from ..wire.position_token import (
-    LogPosition,
-    StreamPosition,
-    TopicPosition,
-    lane_of,
-    mark_of,
-    place_text,
-)
+from ..wire.places import lane_of, mark_of, place_text
+from ..wire.position_token import LogPosition, StreamPosition, TopicPosition
 from ..wire.records import Record
 from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
 from .scan import Budget, Cursor, in_order, read_back, read_on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config.realtime import monotonic
 from ..delivery.mailbox import Mailbox
@@ -16,7 +16,9 @@ from ..wire.encryption import ReplayGuard
 from ..wire.topics import WorkTopic
 from .ack import AtMostOnce, JobInHand
 from .channel import WorkChannel
-from .stream_channel import StreamChannel
+
+if TYPE_CHECKING:
+    from .stream_channel import StreamChannel
 
 __all__ = ["Jobs"]
 
@@ -142,6 +144,9 @@ class Jobs:
         stream = server.config.stream_of_worker_channel(topic.channel)
         if stream is None:
             return None
+        # Imported by the first of them: most worker channels have topics of their own.
+        from .stream_channel import StreamChannel
+
         return StreamChannel(
             topic,
             stream,

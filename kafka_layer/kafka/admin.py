@@ -1,11 +1,11 @@
-"""Requests about topics and worker groups, for ``manage.py`` commands and a layer's start."""
+"""Requests about topics and worker groups, for ``manage.py`` commands and missing topics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_END,
@@ -18,7 +18,6 @@ from confluent_kafka import (
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
-    ClusterMetadata,
     ConfigEntry,
     ConfigResource,
     NewPartitions,
@@ -33,18 +32,12 @@ from ..config.settings import LayerConfig
 from ..config.threads import sleep, wait_for_futures
 from ..exceptions import KafkaLayerError, TopicError
 from .clients import new_client
-from .connection import Connection
 from .errors import is_refusal, kafka_error, topic_error
 from .log import client_logger
 from .properties import admin_properties
 from .specs import TopicSpec, TopicState, differences
 
-__all__ = [
-    "GroupLag",
-    "TopicAdmin",
-    "WorkLag",
-    "partition_counts",
-]
+__all__ = ["GroupLag", "TopicAdmin", "WorkLag"]
 
 K = TypeVar("K")
 
@@ -54,8 +47,6 @@ _RETRY = 0.02
 _POLL_INTERVAL = 0.05
 # Seconds beyond its time-out until a request without an answer is given up.
 _GRACE = 1.0
-# Time-outs of the first two metadata requests: an authentication error arrives within them.
-_FIRST_TIMEOUTS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -88,72 +79,6 @@ class GroupLag:
     group: str
     waiting: int | None
     members: int
-
-
-class _MetadataClient(Protocol):
-    def list_topics(self, topic: str, timeout: float) -> ClusterMetadata: ...
-
-
-def partition_counts(
-    client: _MetadataClient, names: Iterable[str], connection: Connection, timeout: float
-) -> dict[str, int]:
-    """Ask for the number of partitions of each topic.
-
-    Args:
-        client: Any client.
-        names: Kafka's names of the topics.
-        connection: The state of the client's connection, for the error.
-        timeout: Seconds that this may block.
-
-    Returns:
-        The existing topics that this client may see; each of their partitions has a leader.
-
-    Raises:
-        BrokerUnavailable: If no broker answers in time, or none lets this client in.
-    """
-    deadline = monotonic() + timeout
-    counts = {}
-    looks = iter(_FIRST_TIMEOUTS)
-    patience = next(looks)
-    # An old refusal may be over: give the client the time of two requests to connect again.
-    earlier = connection.refusal
-    for name in names:
-        while True:
-            left = deadline - monotonic()
-            if left <= 0:
-                raise connection.unavailable(f"the partitions of {name} could not be read")
-            try:
-                topic = client.list_topics(name, timeout=min(left, patience)).topics[name]
-            except KafkaException as exception:
-                error = kafka_error(exception)
-                if error.code() not in _UNANSWERED:
-                    raise topic_error(f"look at {name}", error, connection.servers) from None
-                refused = connection.refused and connection.refusal is not earlier
-                if refused or monotonic() >= deadline:
-                    raise connection.unavailable(f"look at {name}: {error.str()}") from None
-                earlier = None
-                patience = next(looks, timeout)
-                sleep(_RETRY)
-                continue
-            connection.refusal = None
-            if topic.error is not None and topic.error.code() in _MISSING:
-                break
-            if topic.error is None and all(each.leader >= 0 for each in topic.partitions.values()):
-                counts[name] = len(topic.partitions)
-                break
-            # The topic was just created: its leaders are being elected.
-            sleep(_RETRY)
-    return counts
-
-
-_UNANSWERED = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT})
-_MISSING = frozenset(
-    {
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    }
-)
 
 
 class TopicAdmin:

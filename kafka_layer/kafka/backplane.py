@@ -9,23 +9,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..carried import Backlog, Health
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
-from ..config.streams import StreamSettings
 from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, KafkaLayerError, LayerClosed
 from ..observe.counters import Stats
-from ..transport import (
-    Backlog,
-    Health,
-    JobSink,
-    OnEpoch,
-    OnPositions,
-    Past,
-    RecordSink,
-    StreamSink,
-)
 from ..wire.topics import (
     StreamTopic,
     Topic,
@@ -33,7 +23,6 @@ from ..wire.topics import (
     topic_name,
 )
 from .acls import require_read
-from .admin import TopicAdmin
 from .assignment import CONTROL, DATA, Assignment, Share
 from .connection import Connection
 from .errors import no_topic, token_hint, unavailable
@@ -42,15 +31,17 @@ from .producer import RecordProducer
 from .properties import consumer_properties
 from .read_positions import From
 from .reader import Reader
-from .topic_ids import OnTold, TopicIds
 from .topics import KnownTopic, LayerTopics, TopicWatch, read_answers
-from .worker_group.client import GroupSource
-from .worker_group.member import GroupMember
 
 if TYPE_CHECKING:
+    from ..config.streams import StreamSettings
+    from ..transport import JobSink, OnEpoch, OnPositions, Past, RecordSink, StreamSink
+    from .admin import TopicAdmin
     from .past import PastReader
     from .stream_producers import StreamProducers
     from .streams import StreamReader
+    from .topic_ids import OnTold, TopicIds
+    from .worker_group.member import GroupMember
 
 __all__ = ["KafkaBackplane"]
 
@@ -147,9 +138,7 @@ class KafkaBackplane:
         if channel.source is None:
             self._topics.ensure((topic,), timeout)
             name = self._topics.name(topic)
-            worker = GroupMember(
-                self._config, GroupSource(name, name), channel, self._stats, self._connection
-            )
+            worker = self._member(channel, self._config, self._connection, name, name)
             allowed: contextlib.AbstractContextManager[None] = self._allowed_to_read(
                 (topic,), [worker], deadline
             )
@@ -196,7 +185,7 @@ class KafkaBackplane:
 
     def clear_work(self, timeout: float) -> None:
         every_work_topic = f"{self._config.prefix}-work."
-        with TopicAdmin(self._config, timeout) as admin:
+        with self._admin(self._config, timeout) as admin:
             admin.delete_records(every_work_topic)
 
     def refresh(self) -> None:
@@ -270,7 +259,7 @@ class KafkaBackplane:
 
     def backlogs(self, timeout: float) -> list[Backlog]:
         prefix = f"{self._config.prefix}-work."
-        with TopicAdmin(self._config, timeout) as admin:
+        with self._admin(self._config, timeout) as admin:
             found = [
                 Backlog(lag.topic.removeprefix(prefix), lag.waiting, lag.members)
                 for lag in admin.work_lags(prefix)
@@ -329,10 +318,27 @@ class KafkaBackplane:
         if not told:
             raise unavailable(config.bootstrap_servers, f"look at {source.name}")
         connection = self._connection_of(config, self._stats)
-        group = GroupSource(source.name, channel.topic.channel, stream)
-        worker = GroupMember(config, group, channel, self._stats, connection)
+        group = channel.topic.channel
+        worker = self._member(channel, config, connection, source.name, group, stream)
         worker.learn_id(told[source.name].topic_id)
         return worker
+
+    def _member(
+        self,
+        channel: JobSink[Any],
+        config: LayerConfig,
+        connection: Connection,
+        topic: str,
+        group: str,
+        stream: StreamSettings | None = None,
+    ) -> GroupMember:
+        """Make a member of the consumer group of a worker channel."""
+        # Imported in the thread of the first start: most processes receive on no worker channel.
+        from .worker_group.client import GroupSource
+        from .worker_group.member import GroupMember
+
+        source = GroupSource(topic, group, stream)
+        return GroupMember(config, source, channel, self._stats, connection)
 
     def _watch_of(self, stream: StreamSettings) -> TopicWatch:
         """Return the client that looks at the topics of a stream; the first call opens it."""
@@ -346,6 +352,8 @@ class KafkaBackplane:
 
     def _follow(self, topic: StreamTopic, listener: OnTold) -> None:
         """Tell a listener of the topic of a stream; see ``TopicIds.follow``."""
+        from .topic_ids import TopicIds
+
         watch = self._watch_of(self._config.streams[topic.stream])
         with self._lock:
             if topic.stream not in self._topic_ids:
@@ -428,9 +436,15 @@ class KafkaBackplane:
             # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
+    def _admin(self, config: LayerConfig, timeout: float) -> TopicAdmin:
+        # Imported by the first request: most processes make none.
+        from .admin import TopicAdmin
+
+        return TopicAdmin(config, timeout)
+
     def _backlog_of_stream(self, stream: StreamSettings, channel: str, timeout: float) -> Backlog:
         try:
-            with TopicAdmin(self._config.for_stream(stream), timeout) as admin:
+            with self._admin(self._config.for_stream(stream), timeout) as admin:
                 lag = None if stream.topic is None else admin.group_lag(channel, stream.topic)
         except KafkaLayerError as error:
             # It may be another cluster: the layer itself may be well.

@@ -6,15 +6,27 @@ import ctypes
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from ..config.librdkafka import Properties
-from .errors import configuration_error, kafka_error
-from .tokens import token_source
+from ..config.realtime import monotonic
+from ..config.threads import sleep
+from .connection import Connection
+from .errors import configuration_error, kafka_error, topic_error
 
-__all__ = ["abandon", "ask_for_ends", "ask_for_times", "ends_of", "new_client"]
+if TYPE_CHECKING:
+    from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
+
+__all__ = [
+    "abandon",
+    "ask_for_ends",
+    "ask_for_times",
+    "ends_of",
+    "new_client",
+    "partition_counts",
+]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -22,6 +34,20 @@ C = TypeVar("C")
 
 # Callbacks of the settings that return nothing.
 _NOTES = ("stats_cb", "throttle_cb")
+
+# Seconds between two requests for a topic that a broker does not know yet.
+_RETRY = 0.02
+# Time-outs of the first two metadata requests: an authentication error arrives within them.
+_FIRST_TIMEOUTS = (0.5, 1.0)
+
+_UNANSWERED = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT})
+_MISSING = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
 
 
 def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, setting: str) -> C:
@@ -51,6 +77,9 @@ def _callbacks(properties: Properties) -> dict[str, Any]:
     callbacks: dict[str, Any] = {}
     fetch = properties.get("oauth_cb")
     if callable(fetch) and isinstance(fetch, Hashable):
+        # Imported by the first client that needs tokens.
+        from .tokens import token_source
+
         # The constructor waits for a token, and would report a failure as a wrong property.
         source = callbacks["oauth_cb"] = token_source(fetch)
         source.prefetch(properties.get("sasl.oauthbearer.config"))
@@ -138,3 +167,61 @@ def ends_of(
 ) -> dict[tuple[str, int], int]:
     """Return the ends of partitions whose leaders answer; raises like ``ask_for_ends``."""
     return ask_for_ends(client, partitions, timeout)[0]
+
+
+class _Lists(Protocol):
+    """Any client: each can list topics."""
+
+    def list_topics(self, topic: str, timeout: float) -> ClusterMetadata: ...
+
+
+def partition_counts(
+    client: _Lists, names: Iterable[str], connection: Connection, timeout: float
+) -> dict[str, int]:
+    """Ask for the number of partitions of each topic.
+
+    Args:
+        client: Any client.
+        names: Kafka's names of the topics.
+        connection: The state of the client's connection, for the error.
+        timeout: Seconds that this may block.
+
+    Returns:
+        The existing topics that this client may see; each of their partitions has a leader.
+
+    Raises:
+        BrokerUnavailable: If no broker answers in time, or none lets this client in.
+    """
+    deadline = monotonic() + timeout
+    counts = {}
+    looks = iter(_FIRST_TIMEOUTS)
+    patience = next(looks)
+    # An old refusal may be over: give the client the time of two requests to connect again.
+    earlier = connection.refusal
+    for name in names:
+        while True:
+            left = deadline - monotonic()
+            if left <= 0:
+                raise connection.unavailable(f"the partitions of {name} could not be read")
+            try:
+                topic = client.list_topics(name, timeout=min(left, patience)).topics[name]
+            except KafkaException as exception:
+                error = kafka_error(exception)
+                if error.code() not in _UNANSWERED:
+                    raise topic_error(f"look at {name}", error, connection.servers) from None
+                refused = connection.refused and connection.refusal is not earlier
+                if refused or monotonic() >= deadline:
+                    raise connection.unavailable(f"look at {name}: {error.str()}") from None
+                earlier = None
+                patience = next(looks, timeout)
+                sleep(_RETRY)
+                continue
+            connection.refusal = None
+            if topic.error is not None and topic.error.code() in _MISSING:
+                break
+            if topic.error is None and all(each.leader >= 0 for each in topic.partitions.values()):
+                counts[name] = len(topic.partitions)
+                break
+            # The topic was just created: its leaders are being elected.
+            sleep(_RETRY)
+    return counts

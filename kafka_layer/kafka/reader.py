@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -23,6 +23,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from ..carried import ReadFrom
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.threads import died, new_event, new_thread
@@ -30,7 +31,6 @@ from ..config.timings import Timings
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
-from ..transport import OnEpoch, OnPositions, ReadFrom, RecordSink, StreamSink
 from ..wire.records import Record
 from ..wire.topics import INBOX_TOPICS, topic_ids_differ
 from .clients import abandon, ask_for_ends, ask_for_times, new_client
@@ -40,6 +40,9 @@ from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness
 from .log import client_logger
 from .read_positions import Partition, PartitionState, Positions, Since, Start
 from .replacement import Replacement
+
+if TYPE_CHECKING:
+    from ..transport import OnEpoch, OnPositions, RecordSink, StreamSink
 
 __all__ = ["Reader"]
 

@@ -14,7 +14,8 @@ from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import BrokerUnavailable, KafkaLayerError, LayerClosed
 from ..observe.counters import Stats
 from ..wire.topics import StreamTopic
-from .admin import TopicAdmin, partition_counts
+from .admin import TopicAdmin
+from .clients import partition_counts
 from .connection import Connection
 from .errors import no_topic
 from .liveness import ANSWERED, UNANSWERED

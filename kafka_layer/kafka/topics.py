@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -25,14 +25,16 @@ from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, new_event, new_thread, wait_for_futures
 from ..exceptions import BrokerUnavailable, KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
-from .admin import TopicAdmin, partition_counts
-from .clients import abandon, new_client
+from .clients import abandon, new_client, partition_counts
 from .connection import Connection
 from .errors import kafka_error
 from .log import client_logger
 from .producer import RecordProducer
 from .properties import rights_properties
-from .specs import TopicSpec, topic_spec
+
+if TYPE_CHECKING:
+    from .admin import TopicAdmin
+    from .specs import TopicSpec
 
 __all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch", "read_answers"]
 
@@ -373,7 +375,7 @@ class LayerTopics:
             # A refusal is an answer, too.
             with (
                 contextlib.suppress(TopicError),
-                TopicAdmin(self._config, self._config.timings.request) as admin,
+                self._admin(self._config.timings.request) as admin,
             ):
                 admin.inspect([self.name(topic) for topic in Topic])
         except BrokerUnavailable:
@@ -434,7 +436,7 @@ class LayerTopics:
                 "Run 'manage.py kafka_setup_topics', or set auto_create_topics=True."
             )
         logger.info("Creating topics: %s", names)
-        with TopicAdmin(self._config, max(0.1, deadline - monotonic())) as admin:
+        with self._admin(max(0.1, deadline - monotonic())) as admin:
             refused = self._refused_unnamed(missing, admin)
             refused |= self._create([each for each in missing if each not in refused], admin)
         made = [each for each in missing if each not in refused]
@@ -443,6 +445,12 @@ class LayerTopics:
         self._look(self._config.timings.request)
         if refused:
             raise TopicError(" ".join(map(str, refused.values())))
+
+    def _admin(self, timeout: float) -> TopicAdmin:
+        # Imported where topics are missing: mostly all are there.
+        from .admin import TopicAdmin
+
+        return TopicAdmin(self._config, timeout)
 
     def _create(
         self, topics: Sequence[Topic | WorkTopic], admin: TopicAdmin
@@ -466,6 +474,8 @@ class LayerTopics:
 
         With fewer, the servers whose inbox partition is gone could be reached no more.
         """
+        from .specs import topic_spec
+
         spec = topic_spec(self._config, topic)
         known = self.known.get(spec.name)
         if known is None or known.partitions <= spec.partitions:

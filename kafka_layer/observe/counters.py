@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.dispatch import Signal
 
@@ -14,10 +14,12 @@ from ..config.threads import RLock
 from ..config.timings import Timings
 from ..exceptions import Cause
 from ..signals import messages_dropped
-from .ages import AgeCounts
 from .dispatch import SignalDispatch
 from .events import Observer
 from .log import DropLog
+
+if TYPE_CHECKING:
+    from .ages import AgeCounts
 
 __all__ = ["AtomicCounter", "Counters", "Stats"]
 
@@ -82,6 +84,9 @@ class Counters(Observer):
     def measure_ages(self, offset: float) -> AgeCounts:
         """Count the ages of messages that receives take; see ``AgeCounts``."""
         if self.ages is None:
+            # Imported by the first server that is measured.
+            from .ages import AgeCounts
+
             self.ages = AgeCounts(offset)
         return self.ages
 

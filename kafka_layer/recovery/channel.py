@@ -17,7 +17,8 @@ from ..delivery.mailbox import Envelope, Mailbox, Read
 from ..delivery.tickets import Ticket
 from ..messages import Message
 from ..streams.payload import StreamPayload
-from ..wire.position_token import LogPosition, place_text, short_hash
+from ..wire.places import place_text
+from ..wire.position_token import LogPosition, short_hash
 from ..wire.records import Record, offset_of
 from ..wire.topics import StreamTopic, Topic, Where
 from .kept_stream import KeptStream

@@ -11,7 +11,7 @@ from ..delivery.mailbox import Envelope
 from ..delivery.tickets import Ticket
 from ..exceptions import RegistryAway, UnreadableRecord
 from ..transport import ReadFrom
-from ..wire.position_token import mark_of
+from ..wire.places import mark_of
 from ..wire.records import Record
 from ..wire.topics import StreamTopic, Where
 from .read_through import Ask, ReadThrough

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..delivery.mailbox import Envelope
-from ..wire.position_token import StreamPosition, TopicPosition, lane_of, short_hash
+from ..wire.places import lane_of
+from ..wire.position_token import StreamPosition, TopicPosition, short_hash
 from ..wire.topics import StreamTopic, Topic, Where
 from .epochs import UNKNOWN, LeaderEpochs
 from .kept_stream import KeptStream

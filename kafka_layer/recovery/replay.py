@@ -9,7 +9,8 @@ from typing import NamedTuple
 from ..exceptions import Reason
 from ..wire.headers import EXCLUDE, excluded, has_command
 from ..wire.partitions import partitions_while_growing
-from ..wire.position_token import LogPosition, StreamPosition, lane_of, short_hash
+from ..wire.places import lane_of
+from ..wire.position_token import LogPosition, StreamPosition, short_hash
 from ..wire.records import Record, offset_of, written_at
 from ..wire.topics import BROADCAST_TOPICS, StreamTopic, Topic, Where
 from .recent import Key

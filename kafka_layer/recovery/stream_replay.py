@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..exceptions import UnreadableRecord
-from ..wire.position_token import StreamPosition, TopicPosition, lane_of
+from ..wire.places import lane_of
+from ..wire.position_token import StreamPosition, TopicPosition
 from ..wire.records import Record
 from ..wire.topics import StreamTopic, Where
 from .kept_stream import KeptStream

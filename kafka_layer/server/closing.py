@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..config.realtime import monotonic
 from ..config.timings import Timings
@@ -12,12 +12,14 @@ from ..delivery.registry import Registry
 from ..exceptions import LayerClosed
 from ..observe.counters import Stats
 from ..observe.dispatch import in_receiver
-from ..transport import Backplane
 from .commands import Commands
-from .feature import Feature
 from .lifecycle import Lifecycle, State, closed_meanwhile
 from .ordering import Ordering
 from .upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from ..transport import Backplane
+    from .feature import Feature
 
 __all__ = ["Closing"]
 

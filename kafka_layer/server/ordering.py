@@ -12,19 +12,23 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from ..carried import QueueFull
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..config.timings import Timings
 from ..delivery.tickets import Steps, Ticket, wait
 from ..exceptions import KafkaLayerError
 from ..messages import Position
-from ..transport import Backplane, QueueFull, RecordSink
 from ..wire.partitions import partition_of
 from ..wire.records import Record
 from ..wire.topics import Topic
 from .identity import Identity
 from .sending import Sender
+
+if TYPE_CHECKING:
+    from ..transport import Backplane, RecordSink
 
 __all__ = ["Ordering"]
 

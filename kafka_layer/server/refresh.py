@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from ..config.realtime import monotonic
 from ..config.timings import Timings
 from ..delivery.tickets import run_blocking
 from ..exceptions import BrokerUnavailable
-from ..transport import Backplane
 from . import live
 from .clock import BrokerClock
 from .commands import Commands
-from .feature import Feature
 from .lifecycle import Lifecycle, State
+
+if TYPE_CHECKING:
+    from ..transport import Backplane
+    from .feature import Feature
 
 __all__ = ["Refresh"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ..config.settings import LayerConfig
 from ..delivery.mailbox import Mailbox
@@ -22,8 +23,10 @@ from ..wire.idempotency import Duplicates, has_key
 from ..wire.records import Record, unreadable_key
 from ..wire.topics import Topic, kind_of
 from .expiry import Expiry
-from .feature import Tap
 from .full_mailboxes import FullMailboxes
+
+if TYPE_CHECKING:
+    from .feature import Tap
 
 __all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
 

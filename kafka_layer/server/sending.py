@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
+from ..carried import QueueFull
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Steps, Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
-from ..transport import Backplane, QueueFull
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .overflow import OverflowPolicy, put
+
+if TYPE_CHECKING:
+    from ..transport import Backplane
 
 __all__ = ["RECORD_OVERHEAD", "Sender", "size_of"]
 

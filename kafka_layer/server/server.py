@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from channels.exceptions import ChannelFull
 
@@ -21,7 +21,6 @@ from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
 from ..stats import LayerStats
-from ..transport import Backplane
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.headers import Headers
@@ -31,7 +30,6 @@ from .clock import BrokerClock
 from .closing import Closing
 from .commands import Commands
 from .expiry import Expiry
-from .feature import Feature
 from .identity import Identity
 from .lifecycle import Lifecycle, State, closed_meanwhile
 from .ordering import Ordering
@@ -41,12 +39,16 @@ from .router import Router, channels_by_name
 from .sending import Sender
 from .upkeep import Upkeep
 
+if TYPE_CHECKING:
+    from ..transport import Backplane
+    from .feature import Feature
+
 __all__ = ["Server"]
 
 T = TypeVar("T")
 logger = logging.getLogger("kafka_layer")
 
-F = TypeVar("F", bound=Feature)
+F = TypeVar("F", bound="Feature")
 
 
 class Server:

@@ -9,8 +9,8 @@ A browser gets the places of the messages beside the position: short texts witho
 as ``g3.1042``. It appends those that it got since the position, each after a ``~``. A place can
 only raise the position, so a forged one hides messages from its browser and reveals none.
 
-The topics of streams have marks in place of their names, which are nobody's business: ``mark_of``
-and ``lane_of``. Their offsets are packed, because there may be hundreds of partitions.
+The topics of streams have marks in place of their names, which are nobody's business: those of
+``places``. Their offsets are packed, because there may be hundreds of partitions.
 """
 
 from __future__ import annotations
@@ -28,18 +28,10 @@ import ormsgpack
 from django.core.signing import BadSignature, Signer
 
 from ..exceptions import InvalidPosition
-from .records import Place
-from .topics import StreamTopic, Topic, WorkTopic
+from .places import LETTERS, MARK_LENGTH, OF_STREAM
+from .topics import Topic
 
-__all__ = [
-    "LogPosition",
-    "StreamPosition",
-    "TopicPosition",
-    "lane_of",
-    "mark_of",
-    "place_text",
-    "short_hash",
-]
+__all__ = ["LogPosition", "StreamPosition", "TopicPosition", "short_hash"]
 
 # The version of positions of groups and users, that of positions of channels, and that of either
 # with streams.
@@ -57,38 +49,8 @@ _MOST_PARTITIONS = 10_000
 _CODES: Mapping[Topic, int] = {Topic.SEND_GROUP: 0, Topic.SEND_USER: 1, Topic.SEND_ALL: 2}
 _TOPICS = {code: topic for topic, code in _CODES.items()}
 
-# The letters of topics in a place; they never change.
-_LETTERS: Mapping[Topic | WorkTopic | StreamTopic, str] = {
-    Topic.SEND_GROUP: "g",
-    Topic.SEND_USER: "u",
-    Topic.SEND_ALL: "a",
-}
-_TOPIC_OF_LETTER = {_LETTERS[topic]: topic for topic in _CODES}
-# The lane of a stream's topic has a letter of its own, and a mark of this length behind it.
-_OF_STREAM, _MARK_LENGTH = "s", 6
+_TOPIC_OF_LANE = {LETTERS[topic]: topic for topic in _CODES}
 _PLACE = re.compile(r"([gua]|s[A-Za-z0-9_-]{6})([0-9]{1,4})\.([0-9]{1,18})", re.ASCII)
-
-
-def place_text(place: Place | None) -> str:
-    """Return the place of a record as browsers get it; "" where positions do not cover it."""
-    if place is None:
-        return ""
-    topic = place[0]
-    lane = lane_of(topic) if isinstance(topic, StreamTopic) else _LETTERS.get(topic, "")
-    return f"{lane}{place[1]}.{place[2]}" if lane else ""
-
-
-@functools.lru_cache(maxsize=1000)
-def mark_of(*names: str) -> str:
-    """Return the mark of a stream, or of a topic of a stream, as positions have it."""
-    hashed = hashlib.blake2b("\0".join(names).encode(), digest_size=_HASH_BYTES).digest()
-    return base64.urlsafe_b64encode(hashed).decode()[:_MARK_LENGTH]
-
-
-@functools.lru_cache(maxsize=10_000)
-def lane_of(topic: StreamTopic) -> str:
-    """Return the lane of a stream's topic, as places have it before the partition's number."""
-    return _OF_STREAM + mark_of(topic.stream, topic.name)
 
 
 def short_hash(name: str) -> bytes:
@@ -265,8 +227,8 @@ class LogPosition:
             offsets_of[partition] = max(offset + 1, offsets_of.get(partition, 0))
         topics, streams = dict(self.topics), dict(self.streams)
         for lane, offsets_of in raised.items():
-            if lane in _TOPIC_OF_LETTER:
-                topic = _TOPIC_OF_LETTER[lane]
+            if lane in _TOPIC_OF_LANE:
+                topic = _TOPIC_OF_LANE[lane]
                 if topic in topics:
                     topics[topic] = _raise(topics[topic], offsets_of)
                 continue
@@ -363,7 +325,7 @@ def _unpacked_stream(topics: Any, joins: Any) -> StreamPosition:
         offsets = _unpacked_numbers(packed, count)
         _require_offsets(offsets)
         epochs = _unpacked_numbers(packed_epochs, count) if packed_epochs else ()
-        found[_OF_STREAM + _mark(mark)] = TopicPosition(
+        found[OF_STREAM + _mark(mark)] = TopicPosition(
             _unpacked_id(topic_id), offsets, tuple(epoch - 1 for epoch in epochs)
         )
     lanes, starts = list(found), {}
@@ -402,7 +364,7 @@ def _unpacked_numbers(packed: Any, count: int) -> tuple[int, ...]:
 
 
 def _mark(mark: Any) -> str:
-    if not isinstance(mark, str) or len(mark) != _MARK_LENGTH:
+    if not isinstance(mark, str) or len(mark) != MARK_LENGTH:
         raise ValueError("a mark is none")
     return mark
 

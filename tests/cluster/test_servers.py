@@ -68,6 +68,12 @@ class TestGroupAddHasReturned:
                 assert await there.call("receive", channel) == {"n": number}
 
 
+async def test_a_process_that_sends_and_receives_loads_no_feature(make_layer: Layers) -> None:
+    # So that the topics are there.
+    await make_layer().new_channel()
+    await run_program("plain_use", json.dumps(config(make_layer)))
+
+
 class TestExit:
     @pytest.mark.parametrize("how", ["sync", "async_to_sync", "asyncio.run", "dropped"])
     async def test_a_script_that_sends_and_ends_delivers(

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, TopicError
+from kafka_layer.kafka import admin as admin_module
 from kafka_layer.kafka import topics as topics_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
@@ -113,7 +114,7 @@ class TestUnseen:
     @pytest.fixture(autouse=True)
     def unseen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(topics_module, "partition_counts", lambda *_: {})
-        monkeypatch.setattr(topics_module, "TopicAdmin", MagicMock())
+        monkeypatch.setattr(admin_module, "TopicAdmin", MagicMock())
 
     def ensure(self, times: Timings) -> None:
         config = LayerConfig.from_keywords(prefix="test", bootstrap_servers=NO_BROKER)
@@ -173,7 +174,7 @@ class TestCreation:
             made.update({spec.name: spec.partitions for spec in specs})
 
         admin.create = create
-        monkeypatch.setattr(topics_module, "TopicAdmin", lambda *_: admin)
+        monkeypatch.setattr(admin_module, "TopicAdmin", lambda *_: admin)
         monkeypatch.setattr(
             topics_module,
             "partition_counts",

@@ -16,13 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_layer.exceptions import InvalidPosition
+from kafka_layer.wire.places import lane_of, mark_of, place_text
 from kafka_layer.wire.position_token import (
     LogPosition,
     StreamPosition,
     TopicPosition,
-    lane_of,
-    mark_of,
-    place_text,
     short_hash,
 )
 from kafka_layer.wire.topics import BROADCAST_TOPICS, StreamTopic, Topic

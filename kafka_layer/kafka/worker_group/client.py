@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import (
     Consumer,
@@ -16,13 +16,15 @@ from confluent_kafka.admin import AdminClient
 
 from ...config.librdkafka import Properties
 from ...config.settings import LayerConfig
-from ...config.streams import StreamSettings
 from ...config.threads import wait_for_futures
 from ...observe.counters import Stats
 from ..clients import ends_of, new_client
 from ..errors import kafka_error
 from ..log import client_logger
 from ..properties import rights_properties, work_properties
+
+if TYPE_CHECKING:
+    from ...config.streams import StreamSettings
 
 __all__ = ["GroupClient", "GroupSource", "describe_group"]
 

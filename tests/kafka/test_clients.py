@@ -1,4 +1,4 @@
-"""Requests about topics, as far as no broker is needed to show what comes of them."""
+"""Requests of clients, as far as no broker is needed to show what comes of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from kafka_layer.exceptions import BrokerUnavailable
-from kafka_layer.kafka.admin import partition_counts
+from kafka_layer.kafka.clients import partition_counts
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.observe.counters import Stats
 
