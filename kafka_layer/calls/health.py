@@ -34,7 +34,7 @@ def liveness(layer: ServerHolder) -> Health:
     server = layer._server
     dead = server.dead_threads
     if dead:
-        return Health(False, f"{_listed(dead)} ended, and should run.")
+        return Health(False, f"{_listed(dead)} ended unexpectedly.")
     if not server.lifecycle.started or server.lifecycle.ended:
         return Health(True, "Nothing has used the layer yet.")
     if not server.transport.health().connected:
@@ -56,17 +56,16 @@ def readiness(layer: ServerHolder, within_seconds: float) -> Steps[Health]:
         if not layer._server.receiving:
             return Health(False, "The layer is starting, or finds no Kafka broker.")
         return Health(False, "A record that went to Kafka did not come back in time.")
-    except BrokerUnavailable:
-        return Health(False, "No Kafka broker answers, or lets this server in.")
     except LayerClosed:
         return Health(False, "The layer is closing.")
     except ChannelFull:
         return Health(False, "The producer's queue is full.")
-    except TopicError:
-        return Health(False, "A topic is missing, or may not be used; the log says which.")
+    except KafkaLayerError as error:
+        # The text may have addresses, so only the log has it.
+        logger.warning("The layer with prefix %s is not ready: %s", layer.config.prefix, error)
+        return Health(False, f"{_reason(error)}; the log says more.")
     except Exception as error:
-        if not isinstance(error, KafkaLayerError):
-            logger.exception("The layer's health could not be told")
+        logger.exception("The layer's health could not be told")
         return Health(False, f"{type(error).__name__}; the log says more.")
 
 
@@ -76,7 +75,7 @@ def _round_trip(layer: ServerHolder) -> Steps[Health]:
     server = yield from layer._receiving_server()
     dead = server.dead_threads
     if dead:
-        return Health(False, f"{_listed(dead)} ended, and should run.")
+        return Health(False, f"{_listed(dead)} ended unexpectedly.")
     if not server.transport.health().connected:
         return Health(False, "No Kafka broker can be reached.")
     trip = server.round_trips.fresh
@@ -84,6 +83,14 @@ def _round_trip(layer: ServerHolder) -> Steps[Health]:
         trip = yield from wait(server.round_trips.begin())
     took = f"{trip.seconds * 1000:.1f} ms, {trip.age:.1f} s ago"
     return Health(True, f"A record went to Kafka and came back in {took}.")
+
+
+def _reason(error: KafkaLayerError) -> str:
+    if isinstance(error, BrokerUnavailable):
+        return "No Kafka broker answers, or the brokers refuse this server"
+    if isinstance(error, TopicError):
+        return "A topic is missing, or this server may not use it"
+    return type(error).__name__
 
 
 def _listed(threads: list[str]) -> str:

@@ -111,4 +111,4 @@ async def test_a_thread_that_ends_is_no_life(make_layer: Layers) -> None:
     with server.commands.asking_for_reports() as (_, ask):
         ask()
         await wait_until_async(lambda: not liveness(layer).ok, "the thread to end")
-    assert liveness(layer).why == "The thread kafka-layer-control ended, and should run."
+    assert liveness(layer).why == "The thread kafka-layer-control ended unexpectedly."
