@@ -1,9 +1,9 @@
-"""Mixins for websocket consumers: their users, and the messages that their browsers missed.
+"""Mixins for websocket consumers: for users, and for recovery.
 
-With ``AsyncUserConsumerMixin`` or ``UserConsumerMixin`` ``user_send`` reaches the user of each
-connection. With ``AsyncRecoveryConsumerMixin`` or ``RecoveryConsumerMixin`` a browser that comes
-back gets the messages that it missed, or is told that it cannot have them. Inherit from them before
-the consumer class, in any order::
+``AsyncUserConsumerMixin`` and ``UserConsumerMixin`` register the user of each connection for
+``user_send``. ``AsyncRecoveryConsumerMixin`` and ``RecoveryConsumerMixin`` give a browser that
+comes back the messages that it missed, or a reason why that is not possible. Inherit from them
+before the consumer class, in any order::
 
     class Room(AsyncRecoveryConsumerMixin, AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):
         async def notify(self, event): ...
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class _Mixin:
-    """Refuses a class in which a mixin would have no effect, or break every connection."""
+    """Refuses a subclass in which a mixin would have no effect, or would break every connection."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -68,14 +68,14 @@ else:
     # A consumer class follows the mixin; only type checkers need its type.
     _AnyConsumer = _AsyncConsumer = _Consumer = _Mixin
 
-# So many messages of a replay are handled before the event loop serves others.
+# Messages of a replay that are handled before the event loop runs other tasks.
 _SLICE = 20
 
 
 class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignore]
-    """For ``AsyncWebsocketConsumer`` and its kin: registers the user while connected.
+    """For ``AsyncWebsocketConsumer`` and its subclasses: registers the user while connected.
 
-    On another channel layer, which knows no users, it registers nobody.
+    With a channel layer of another package, which has no users, it registers nobody.
     """
 
     channel_layer: KafkaChannelLayer
@@ -108,7 +108,7 @@ class AsyncUserConsumerMixin(_AsyncConsumer):  # type: ignore[misc, unused-ignor
 
 
 class UserConsumerMixin(_Consumer):  # type: ignore[misc, unused-ignore]
-    """For ``WebsocketConsumer`` and its kin; otherwise as ``AsyncUserConsumerMixin``."""
+    """For ``WebsocketConsumer`` and its subclasses; otherwise as ``AsyncUserConsumerMixin``."""
 
     channel_layer: KafkaChannelLayer
     # The registered id: by the time of the disconnect the user may have logged out.
@@ -147,15 +147,15 @@ def _primary_key(user: Any) -> UserId | None:
 
 
 class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
-    """What the two recovery mixins share: takes over where Channels receives, dispatches and sends.
+    """The common part of the two recovery mixins: wraps Channels' receiving, dispatch and sending.
 
-    A browser that does not offer the subprotocol ``kafka-layer.v1`` is served as without the mixin.
+    For a browser that does not offer the subprotocol ``kafka-layer.v1`` it changes nothing.
     """
 
     channel_layer: KafkaChannelLayer
 
     recovery_limit = 300
-    """How many messages a browser gets replayed; for one that missed more it is not recovered."""
+    """Most messages that are replayed to a browser; one that missed more is not recovered."""
 
     # None for a browser that does not know the subprotocol.
     _recovery_session: Session | None = None
@@ -164,7 +164,7 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
         """Check the class's limit now, and not when a browser comes back."""
         super().__init_subclass__(**keywords)
         limit = cls.recovery_limit
-        # A property tells it for each connection.
+        # With a property each connection has its own limit, which cannot be checked here.
         if not hasattr(limit, "__get__"):
             hint = "browsers that missed more load their state anew"
             require_limit(limit, hint, f"{cls.__name__}.recovery_limit")
@@ -183,15 +183,15 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
 
     @property
     def offered_position(self) -> str | None:
-        """The position of a browser that comes back; None for one that comes for the first time.
+        """The position of a browser that comes back; None at its first connection.
 
-        Not checked yet: it proves nothing about who sends it.
+        It is not checked yet, and proves nothing about its sender.
         """
         return None if self._recovery_session is None else self._recovery_session.position
 
     @property
     def channel_receive(self) -> Receive:
-        """Receives from the consumer's channel. Channels sets it when the channel is there."""
+        """Receives from the consumer's channel. Channels sets it when it has opened the channel."""
         return self._recovery_receive
 
     @channel_receive.setter
@@ -212,7 +212,7 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
             await session.close({"type": "websocket.close", "code": GAP, "reason": reason})
             return
         if kind == "websocket.disconnect":
-            # What the application changes from here on is not to be told.
+            # Later changes of the application are not sent to the browser.
             session.end()
         if isinstance(message, Message):
             dispatch = self._recovery_handle if message.replayed else super().dispatch
@@ -224,10 +224,10 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
         await session.handled()
 
     async def _recovery_handle(self, message: Message) -> None:
-        """Do what Channels' dispatch does, but leave old connections of the database alone.
+        """Do what Channels' dispatch does, without closing old database connections.
 
-        To close these, a thread is asked before each event, which takes longer than all else. A
-        replay is part of one event, before which that was done.
+        Channels' dispatch does that in a thread before each event, which takes longer than
+        everything else. A replay is part of one event, before which it was done.
         """
         dispatch = super().dispatch
         if getattr(dispatch, "__func__", None) is AsyncConsumer.dispatch:
@@ -235,7 +235,7 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
             if handler is not None:
                 await handler(message)
                 return
-        # A synchronous consumer's, or the application's.
+        # The dispatch of a synchronous consumer, or of the application.
         await dispatch(message)
 
     async def _recovery_begin(self, session: Session) -> None:
@@ -272,34 +272,34 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
 
 
 class AsyncRecoveryConsumerMixin(_Recovering, _AsyncConsumer):  # type: ignore[misc, unused-ignore]
-    """For ``AsyncWebsocketConsumer`` and its kin: a browser that comes back misses nothing.
+    """For ``AsyncWebsocketConsumer`` and its subclasses: browsers that come back miss nothing.
 
-    ``connect`` runs as always and decides who may come in; memberships made there or by ``groups``
-    of the class are recovered if the browser had them before. Handlers get replayed messages as
-    they get live ones, as ``kafka_layer.messages.Message``.
+    ``connect`` runs as always, and decides who may connect. Groups that are joined there, or by
+    ``groups`` of the class, are recovered if the browser was a member before. Handlers get replayed
+    and live messages alike, as ``kafka_layer.messages.Message``.
     """
 
     async def recovered(self, recovery: Recovery) -> None:
-        """Go on after the last replayed message and before the first live one; nothing by default.
+        """Called after the last replayed message and before the first live one; to be overridden.
 
         Args:
-            recovery: The verdict; ``messages`` were handled.
+            recovery: The result; its ``messages`` were handled.
         """
 
     async def not_recovered(self, recovery: Recovery) -> None:
-        """Load the state anew, before the first live message; nothing by default.
+        """Called before the first live message; to be overridden to load the state again.
 
-        The browser has been told the reason.
+        The browser has got the reason already.
 
         Args:
-            recovery: The verdict with its ``reason``.
+            recovery: The result with its ``reason``.
         """
 
     async def replay(self, messages: Iterable[Message]) -> None:
-        """Hand messages of a history to their handlers, as if they were missed.
+        """Call the handlers for messages of a history, as for missed messages.
 
-        For a browser that knows the subprotocol, later ones that were among them are not handled
-        again.
+        With the subprotocol, messages that are among them and come to the channel as well are not
+        handled again.
 
         Args:
             messages: The messages, oldest first.
@@ -313,16 +313,16 @@ class AsyncRecoveryConsumerMixin(_Recovering, _AsyncConsumer):  # type: ignore[m
 
 
 class RecoveryConsumerMixin(_Recovering, _Consumer):  # type: ignore[misc, unused-ignore]
-    """For ``WebsocketConsumer`` and its kin; otherwise as ``AsyncRecoveryConsumerMixin``."""
+    """For ``WebsocketConsumer`` and its subclasses; as ``AsyncRecoveryConsumerMixin``."""
 
     def recovered(self, recovery: Recovery) -> None:
-        """Go on after the last replayed message; as in ``AsyncRecoveryConsumerMixin``."""
+        """Called after the last replayed message; as in ``AsyncRecoveryConsumerMixin``."""
 
     def not_recovered(self, recovery: Recovery) -> None:
-        """Load the state anew; as in ``AsyncRecoveryConsumerMixin``."""
+        """Called if nothing is replayed; as in ``AsyncRecoveryConsumerMixin``."""
 
     def replay(self, messages: Iterable[Message]) -> None:
-        """Hand messages of a history to their handlers; as in ``AsyncRecoveryConsumerMixin``."""
+        """Call the handlers for messages of a history; as in ``AsyncRecoveryConsumerMixin``."""
         async_to_sync(self._recovery_replay)(messages)
 
     async def _recovery_hook(self, hook: Callable[[Recovery], None], recovery: Recovery) -> None:

@@ -51,7 +51,7 @@ class ProduceFailed(KafkaLayerError):
 
 
 class RegistryAway(KafkaLayerError, ConnectionError):
-    """A schema registry did not answer in time, or not as one; asking again later may help."""
+    """A schema registry did not answer in time, or gave no valid answer; a retry may help."""
 
 
 class GroupAckTimeout(KafkaLayerError, TimeoutError):
@@ -67,7 +67,7 @@ class HistoryUnavailable(KafkaLayerError):
 
 
 class InvalidPosition(KafkaLayerError, ValueError):
-    """A text is no position, or none of this layer; the text says why."""
+    """A str is no position, or none of this layer; the error's text says why."""
 
 
 Cause = Literal[
@@ -75,9 +75,9 @@ Cause = Literal[
     "answer",
     # The channel was gone before its message came or was taken.
     "closed",
-    # No key decrypts the value; or it is encrypted without keys being set, or the reverse.
+    # No key decrypts the value; or it is encrypted and no keys are set, or the reverse.
     "decrypt",
-    # In doubt: the broker or another worker may have the message. It never comes twice.
+    # In doubt: the broker or another worker may have the message, so it is not delivered again.
     "doubtful",
     # A message with the same idempotency key was sent to the same address shortly before.
     "duplicate",
@@ -85,15 +85,15 @@ Cause = Literal[
     "expired",
     # ``flush()`` was called.
     "flushed",
-    # A function of a stream's settings raised, or returned what it must not.
+    # A function of a stream's settings raised, or returned a wrong type.
     "function",
-    # The name has a ``!``, and no layer of this package can have made it.
+    # The name has a ``!``, but no layer of this package can have made it.
     "foreign",
     # A channel held ``capacity`` messages and did not take them.
     "full",
     # A tracked channel fell so far behind that its messages are not kept any more.
     "gap",
-    # What a stream's setting ``group`` or ``user`` gave for a record can be no name.
+    # A stream's setting ``group`` or ``user`` gave an invalid name for a record.
     "name",
     # The producer's queue was full.
     "overflow",
@@ -105,7 +105,7 @@ Cause = Literal[
     "retention",
     # The schema registry does not know the schema of a stream's record.
     "schema",
-    # A template of a stream's settings names what a record does not have.
+    # A template of a stream's settings names a part that a record does not have.
     "template",
     # The value is no message, or the key is not UTF-8; of a stream: its codec cannot decode it.
     "undecodable",

@@ -80,9 +80,9 @@ class KafkaChannelLayer(SyncTwins):
             group: The group's name.
             message: As for ``send``.
             exclude: Names of channels that do not get it.
-            idempotency_key: A text of 1 to 200 characters that every attempt to send this message
-                has, and no other message to the group. Of messages with the same key that are sent
-                within 300 seconds receivers get the first one alone.
+            idempotency_key: A text of 1 to 200 characters: the same for every attempt to send this
+                message, and different for every other message to the group. If messages with the
+                same key are sent within 300 seconds, receivers get only the first one.
 
         Returns:
             The record's position with ``await_produce``.
@@ -164,8 +164,8 @@ class KafkaChannelLayer(SyncTwins):
     ) -> list[Position | None]:
         """Send one message to several groups; a member of two of them gets it twice.
 
-        Args and errors as for ``group_send``; returns a position for each group. The idempotency
-        key counts for each group by itself.
+        Args and errors as for ``group_send``; returns a position for each group. Each group checks
+        the idempotency key for itself.
         """
         records = self._group_records(groups, message, exclude, idempotency_key)
         return await run_in_loop(self._publish_each(records))
@@ -179,8 +179,8 @@ class KafkaChannelLayer(SyncTwins):
     ) -> list[Position | None]:
         """Send one message to several users.
 
-        Args and errors as for ``user_send``; returns a position for each user. The idempotency key
-        counts for each user by itself.
+        Args and errors as for ``user_send``; returns a position for each user. Each user's messages
+        are checked for the idempotency key separately.
         """
         records = self._user_records(user_ids, message, idempotency_key)
         return await run_in_loop(self._publish_each(records))
@@ -196,16 +196,16 @@ class KafkaChannelLayer(SyncTwins):
     ) -> Position | None:
         """Write a record to the topic of a stream.
 
-        It is encoded by the stream's codecs before anything leaves; with a schema registry it is
-        validated by that. A registry that is away keeps this call waiting.
+        The stream's codecs encode it before it is sent; with a schema registry they also validate
+        it. While the registry does not answer, this call waits.
 
         Args:
             stream: The stream's name in the setting ``streams``.
             value: What the stream's codec for values takes; None writes a tombstone.
-            key: What its codec for keys takes. Equal keys go to one partition, the one that Kafka's
+            key: What its codec for keys takes. Equal keys go to one partition, which Kafka's
                 default partitioner chooses (murmur2). None: no key.
-            headers: Names to str or bytes; pairs, where a name comes more than once.
-            partition: Number of the partition; None leaves it to the key.
+            headers: A mapping of names to str or bytes, or pairs, if a name comes more than once.
+            partition: Number of the partition; None: the key decides.
 
         Returns:
             The record's position with ``await_produce``.
@@ -312,7 +312,7 @@ class KafkaChannelLayer(SyncTwins):
     def leave_audience(self) -> None:
         """Keep messages of ``all_send`` from the channels of this process; ``runworker`` does that.
 
-        Consumers of jobs have channels, too, and mostly no handler for messages to everybody.
+        Consumers of jobs have channels as well, but mostly no handler for messages to everybody.
         """
         self._hears_all.clear()
 
@@ -321,8 +321,8 @@ class KafkaChannelLayer(SyncTwins):
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel a member of a group.
 
-        Once it has returned, every ``group_send`` that starts anywhere reaches the channel. For a
-        forgotten channel it changes nothing.
+        When it has returned, every ``group_send`` that starts later, in any process, reaches the
+        channel. For a channel that the layer has forgotten it changes nothing.
 
         Args:
             group: The group's name.
@@ -330,7 +330,7 @@ class KafkaChannelLayer(SyncTwins):
 
         Raises:
             TypeError: If a name is not legal.
-            ValueError: If it is a worker channel, or no name that this layer can have made.
+            ValueError: If the channel is a worker channel, or this layer cannot have made its name.
             GroupAckTimeout: If the channel's server does not answer within ``ack_timeout``.
             CommandFailed: If the channel's server cannot carry the command out.
         """
@@ -343,7 +343,7 @@ class KafkaChannelLayer(SyncTwins):
 
         A membership ends with the server of its channel: if the server is gone, this succeeds.
 
-        Args and errors as for ``group_add``; ``GroupAckTimeout`` only if the command cannot even be
+        Args and errors as for ``group_add``; ``GroupAckTimeout`` only if the command cannot be
         written in time.
         """
         self.require_valid_group_name(group)
@@ -388,26 +388,27 @@ class KafkaChannelLayer(SyncTwins):
     ) -> History:
         """Return messages of a group that the log still holds.
 
-        A process that only sends may call it. A message that excluded channels is among them, and
-        an expired one: history goes to the application, which decides who may see it.
+        A process that only sends may call it. Messages that exclude channels, and expired ones, are
+        included: history goes to the application, which decides who may see it.
 
         Args:
             group: The group's name.
-            limit: How many messages at most, 0 to 1,000; 0 for the position alone.
+            limit: Most messages to return, 0 to 1,000; 0 for the position alone.
             since: Where they begin: a position, an aware datetime, or a timedelta (how long ago).
-                Then the first ``limit`` since there are returned, and ``history.position`` leads to
-                the next ones. Without it these are the last ones.
-            newest_first: Whether the last message comes first, also with ``since``: the last
-                ``limit`` since there.
+                With it the first ``limit`` messages from there on are returned, and
+                ``history.position`` is the ``since`` of the next ones. Without it the last
+                ``limit`` messages are returned.
+            newest_first: Whether to return the newest message first, and with ``since`` the last
+                ``limit`` messages instead of the first ones.
 
         Returns:
-            The messages, oldest first unless ``newest_first``, and whether they are all.
+            The messages, oldest first unless ``newest_first``, and whether they are complete.
 
         Raises:
             TypeError: If a name or an argument has a wrong type.
             ValueError: If ``limit`` is out of range, if ``since`` is a naive datetime or a negative
                 timedelta, or the position of another group.
-            InvalidPosition: If ``since`` is a text and no position of this layer; a ValueError.
+            InvalidPosition: If ``since`` is a str, but no position of this layer; a ValueError.
             HistoryUnavailable: If Kafka cannot be asked within 5 seconds, or refuses.
             LayerClosed: If the layer is closed meanwhile.
         """
@@ -459,20 +460,20 @@ class KafkaChannelLayer(SyncTwins):
     ) -> History:
         """Return records of a stream that its topic still holds, as the messages that they become.
 
-        Those that the settings skip are left out. The records are read and decoded one after the
-        other, 10,000 at most, whomever they are for.
+        Records that the settings skip are left out. The layer reads and decodes the records one
+        after another, at most 10,000, including those of other groups and users.
 
         Args:
             stream: The stream's name in the setting ``streams``.
-            group: Only records that are for this group.
-            user_id: Only records that are for this user, instead.
+            group: Return only records for this group.
+            user_id: Return only records for this user; not together with ``group``.
             limit: As for ``group_history``.
-            since: As for ``group_history``; times are those of the records, and a position is one
-                of this method, of the group or of the user.
+            since: As for ``group_history``. Times are compared with the records' timestamps. A
+                position is one of this method, of the group or of the user.
             newest_first: As for ``group_history``.
 
         Returns:
-            As ``group_history``. The order between partitions is that of the records' times.
+            As ``group_history``. Records of several partitions are ordered by their timestamps.
 
         Raises:
             TopicError: If no stream of this name is read.
@@ -486,8 +487,8 @@ class KafkaChannelLayer(SyncTwins):
     async def group_position(self, group: str) -> str:
         """Return the present position of a group, for a page that is rendered before its socket.
 
-        ``since`` of ``group_history`` takes it: what was sent after this call. It also covers the
-        streams that may reach the group.
+        As ``since`` of ``group_history`` it gives the messages that were sent after this call. It
+        also covers the streams that may reach the group.
 
         Args:
             group: The group's name.
@@ -501,14 +502,15 @@ class KafkaChannelLayer(SyncTwins):
     def track(self, channel: str, on_change: Callable[[], object] | None = None) -> None:
         """Keep positions for a channel from now on; no I/O.
 
-        Call it before the channel's first membership and first ``receive``. Its messages arrive as
-        ``kafka_layer.messages.Message``, and where it takes them too slowly none is dropped: it
-        reads on from the log. Only where the log's recent part does not go back so far, it gets a
-        message ``{"type": "kafka.gap", "reason": ...}``.
+        Call it before the channel's first membership and first ``receive``. Its messages then are
+        ``kafka_layer.messages.Message``. If the channel takes them too slowly, none is dropped: it
+        reads them later from the server's recent records. If these do not go back far enough, it
+        gets a message ``{"type": "kafka.gap", "reason": ...}``.
 
         Args:
             channel: A name that ``new_channel()`` gave in this process.
-            on_change: Called when a membership of the channel changed; any thread, must not block.
+            on_change: Called when a membership of the channel changed; in any thread; must not
+                block.
 
         Raises:
             TypeError: If the name is not legal, or ``on_change`` cannot be called.
@@ -522,9 +524,9 @@ class KafkaChannelLayer(SyncTwins):
     def position(self, channel: str) -> str:
         """Return the position of a tracked channel, as an opaque text; no I/O.
 
-        All that was addressed to the channel before it was handed over; what waits, or is being
-        handled, was not. (A message counts as handled when the next ``receive`` begins.) What
-        ``recover`` returned counts as handed over.
+        All messages to the channel before the position are handled. Messages that wait, or are
+        being handled, are after it. (A message is handled when the next ``receive`` begins.)
+        Messages that ``recover`` returned are before it.
 
         Args:
             channel: A channel of this process that ``track`` was called for.
@@ -541,23 +543,23 @@ class KafkaChannelLayer(SyncTwins):
     async def recover(
         self, channel: str, position: str, *, window: float | None = None, limit: int = 300
     ) -> Recovery:
-        """Return what was missed since a position: all, or nothing and the reason.
+        """Return the messages that were missed since a position: all of them, or a reason.
 
-        Call it once, after the channel's memberships and before its first ``receive``, which goes
-        on without a gap and without a repetition. (Another call replays anew what lies behind its
-        position.) Replayed is what was sent to everybody, to the
-        user of the position if that is the channel's user, and to those groups of the position that
-        the channel is in; without the messages that exclude it.
+        Call it once, after the channel's memberships and before its first ``receive``: the received
+        messages follow without a gap and without a repetition. (Another call replays the messages
+        after its position again.) It returns messages to everybody, to the user of the position if
+        that is the channel's user, and to those groups of the position that the channel is in,
+        except messages that exclude the channel.
 
         Args:
             channel: A channel of this process.
-            position: A position of ``position`` or ``group_position``, or of a message, in any
-                process of the prefix; the places of further messages may follow it.
-            window: How old it may be, in seconds; None for ``recovery_window`` of the settings.
-            limit: How many messages may be replayed, 0 to 1,000.
+            position: A position from ``position``, ``group_position`` or a message, in any process
+                with this prefix. The places of further messages may be appended to it.
+            window: Its greatest age in seconds; None: ``recovery_window`` of the settings.
+            limit: Most messages to replay, 0 to 1,000.
 
         Returns:
-            The messages, or the reason why there are none. It takes 5 seconds at most.
+            The messages, or the reason why there are none, within 5 seconds.
 
         Raises:
             TypeError: If the name is not legal, or an argument has a wrong type.
@@ -572,11 +574,12 @@ class KafkaChannelLayer(SyncTwins):
     async def pause_stream(self, stream: str, *, everywhere: bool = False) -> None:
         """Stop reading a stream; once this has returned, none of its records is delivered.
 
-        The servers that run now keep it paused until it is resumed or they end.
+        It stays paused until ``resume_stream``, or until the server ends.
 
         Args:
             stream: The stream's name in the settings.
-            everywhere: Whether every server does it, and acknowledges it, or this one alone.
+            everywhere: Whether all running servers do it, or this one alone. All of them have then
+                done it when the call returns.
 
         Raises:
             TopicError: If no stream of this name is read.
@@ -587,7 +590,7 @@ class KafkaChannelLayer(SyncTwins):
         await run_in_loop(self._steer_stream("pause", stream, everywhere))
 
     async def resume_stream(self, stream: str, *, everywhere: bool = False) -> None:
-        """Go on reading a stream, where it was paused, or at the record that stopped it.
+        """Continue to read a stream: where it was paused, or with the record that stopped it.
 
         Args and errors as for ``pause_stream``.
         """
@@ -613,7 +616,8 @@ class KafkaChannelLayer(SyncTwins):
     async def flush(self) -> None:
         """Drop all messages, groups and users, here and on every other server of the prefix.
 
-        Jobs in worker channels go, too. The other servers clear when they read the record.
+        Jobs in worker channels are dropped, too. Other servers do it when they read a record of
+        this call.
 
         Raises:
             BrokerUnavailable: If no broker answers within ``expiry`` seconds.
@@ -633,15 +637,15 @@ class KafkaChannelLayer(SyncTwins):
     def stats(self) -> LayerStats:
         """Return the layer's counters and its present state; no I/O, any thread.
 
-        They count from the first use, or the last ``close()`` or fork.
+        The counters begin with the first use, and again after ``close()`` or a fork.
         """
         return self._server.describe()
 
     def measure(self) -> None:
-        """Have ``stats()`` tell ``ages`` and ``backlog``, too, until the layer is closed; no I/O.
+        """Measure ``ages`` and ``backlog`` of ``stats()`` from now on, until a close; no I/O.
 
-        It costs 0.4 µs for each message that a receive takes, and two requests to Kafka in 3
-        seconds for each worker channel. Idempotent; any thread. What collects metrics calls it.
+        It costs 0.4 µs for each message that a receive takes, and two requests to Kafka every 3
+        seconds for each worker channel. Idempotent; any thread. A scrape of the metrics calls it.
         """
         self._server.measure()
 
@@ -652,8 +656,8 @@ class KafkaChannelLayer(SyncTwins):
             seconds: How long to wait for answers.
 
         Returns:
-            Their answers: the name (``server``), how many ``channels``, ``groups`` and ``users``
-            there are, and ``replaced`` clients; of servers with tracked channels also
+            Their answers: the name (``server``), the numbers of ``channels``, ``groups`` and
+            ``users``, and the ``replaced`` clients. Servers with tracked channels also send
             ``recovered``, ``not_recovered``, ``behind`` and ``recent_bytes``.
         """
         return run_blocking(self._receiving_server()).commands.roll_call(seconds)

@@ -21,24 +21,24 @@ __all__ = [
 ]
 
 Since = str | datetime.datetime | datetime.timedelta
-"""Where a history begins: a position, an aware datetime, or how long ago."""
+"""Where a history begins: a position, an aware datetime, or a timedelta before now."""
 
 
 class Message(dict[str, Any]):
-    """A message of the log: a dict that equals what was sent, and knows its place.
+    """A message of the log: a dict that equals the sent message, with its place in the log.
 
     Args:
-        content: What was sent.
-        position: The position right behind the message, or a function that returns it.
-        timestamp: The time at which the broker took the message, in seconds since the epoch.
-        replayed: Whether the message was read from the log's past, and not as it came.
-        place: The place of its record, as a short text that browsers get, such as ``g3.1042``;
-            empty for a message to a single channel.
+        content: The sent message.
+        position: The position right after the message, or a function that returns it.
+        timestamp: The broker's timestamp, in seconds since the epoch.
+        replayed: Whether the message was read from the past of the log, and not when it came.
+        place: The place of its record, as a short text for browsers, such as ``g3.1042``; empty for
+            a message to a single channel.
     """
 
     __slots__ = ("_place", "_position", "_replayed", "_timestamp", "envelope", "traced_by")
 
-    # What it was made of, and what makes the span of its handler; set where somebody needs them.
+    # Its envelope or job, and the maker of its handler's span; set only if they are needed.
     envelope: Any
     traced_by: Any
 
@@ -58,7 +58,7 @@ class Message(dict[str, Any]):
 
     @property
     def position(self) -> str:
-        """The position right behind the message, as an opaque text; signed at the first access."""
+        """The position right after the message, an opaque text; signed at the first access."""
         if not isinstance(self._position, str):
             self._position = self._position()
         return self._position
@@ -83,13 +83,14 @@ class Message(dict[str, Any]):
 
 
 class TakenMessage(Message):
-    """A message of the log that a tracked channel takes: all is worked out when it is asked for.
+    """A message that a tracked channel takes; its properties are computed when they are read.
 
-    Hot path: it is made by dict's own constructor, in half the time. Its maker sets the attributes.
+    Hot path: the constructor is dict's own, which takes half the time. The code that makes the
+    message sets the attributes.
 
     Attributes:
         mailbox: The mailbox from which it was taken.
-        envelope: What it was made of.
+        envelope: Its envelope.
     """
 
     __slots__ = ("mailbox",)
@@ -112,7 +113,7 @@ class TakenMessage(Message):
 
     @property
     def replayed(self) -> bool:
-        """False: it came as it was read."""
+        """False: it was delivered when it was read."""
         return False
 
     @property
@@ -122,14 +123,14 @@ class TakenMessage(Message):
 
 
 class ReplayedMessage(Message):
-    """A message that a recovery replays: all is worked out when it is asked for.
+    """A message that a recovery replays; its properties are computed when they are read.
 
     It is made as ``TakenMessage`` is.
 
     Attributes:
-        record: What it was made of.
-        number: Its place among the messages of the replay, from 0 on.
-        sign: Returns the position right behind the message of such a number.
+        record: Its record.
+        number: Its index in the replay, from 0 on.
+        sign: Returns the position right after the message with a given number.
     """
 
     __slots__ = ("number", "record", "sign")
@@ -163,14 +164,13 @@ class ReplayedMessage(Message):
 
 
 class History(NamedTuple):
-    """The messages that the log holds of a group, of a user or of everybody.
+    """Messages of the log to a group, to a user or to everybody.
 
     Attributes:
         messages: The messages, each with its place.
-        position: The position behind these messages, for the next ``since``.
-        complete: Whether these are all messages that were asked for. False where the log no longer
-            holds some of them, where they lie beyond the bounds of the scan, or where a record
-            cannot be read.
+        position: The position after these messages, for the next ``since``.
+        complete: Whether these are all the messages that were asked for. False if the log no longer
+            holds some of them, if the scan has reached its limit, or if a record cannot be read.
     """
 
     messages: list[Message]
@@ -179,11 +179,11 @@ class History(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What a channel that came back was told of the time while it was away.
+    """The result of the recovery of a channel.
 
     Attributes:
-        recovered: Whether everything that was missed is in ``messages``. It is all or nothing:
-            where one record is not known to be there, nothing is replayed.
+        recovered: Whether all missed messages are in ``messages``. It is all or nothing: if one
+            record may be missing, nothing is replayed.
         reason: Why nothing is replayed: ``expired``, ``truncated``, ``epoch``, ``future``,
             ``limit``, ``undecodable``, ``flushed``, ``user``, ``invalid``, ``timeout`` or
             ``unavailable``. None if it was recovered.
@@ -214,10 +214,10 @@ class Position(NamedTuple):
 
 
 class SelfTimedPosition(Position):
-    """A position whose timestamp is this machine's time, not the broker's append time.
+    """A position whose timestamp is this machine's time, not the time of the broker's append.
 
-    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no time. It must not
-    set a clock that follows the broker's.
+    The topic has ``message.timestamp.type=CreateTime``, or the broker reports no timestamp. The
+    broker clock must not be set by it.
     """
 
     __slots__ = ()

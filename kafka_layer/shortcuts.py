@@ -163,12 +163,12 @@ def produce_on_commit(
 ) -> None:
     """Write a record to the topic of a stream when the transaction commits.
 
-    Where a schema registry is to validate it, that happens after the commit.
+    With a schema registry it is validated after the commit.
 
     Args:
         stream: The stream's name in the setting ``streams``.
-        value: As for ``KafkaChannelLayer.produce``; what it is now is sent.
-        key: As for ``KafkaChannelLayer.produce``; what it is now is sent.
+        value: As for ``KafkaChannelLayer.produce``; it is copied now.
+        key: As for ``KafkaChannelLayer.produce``; it is copied now.
         headers: As for ``KafkaChannelLayer.produce``.
         partition: As for ``KafkaChannelLayer.produce``.
         using: Alias of the database; None for the default one.
@@ -177,8 +177,8 @@ def produce_on_commit(
 
     Raises:
         TopicError: If the settings have no such stream, or it is a pattern of topics.
-        TypeError: If a codec that asks no registry cannot carry the value or the key, if one that
-            does is given what cannot be copied, or if a header has a wrong type.
+        TypeError: If a codec without a registry cannot encode the value or the key, if a value or a
+            key for a codec with a registry cannot be copied, or if a header has a wrong type.
         ValueError: If the partition is negative, or a header's name has a NUL.
         ImproperlyConfigured: If there is no such layer, or it is not a KafkaChannelLayer.
     """
@@ -212,7 +212,7 @@ def _on_commit(
 
 
 def _copy(layer: KafkaChannelLayer, message: dict[str, Any]) -> dict[str, Any]:
-    # Not by deepcopy(), which copies no memoryview: PostgreSQL's binary fields are some.
+    # Not by deepcopy(), which cannot copy a memoryview, the type of PostgreSQL's binary fields.
     return layer._codec.decode(layer._codec.encode(message))
 
 

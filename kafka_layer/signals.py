@@ -2,9 +2,9 @@
 
 Receivers run in a thread of their own, ``kafka-layer-signals``, one after another, in the order of
 the events. They may use the database and the layer, may be coroutines, and may be slow: they delay
-only further signals. 100,000 signals may wait; further ones are counted (``errors.signals``) and
-not sent. ``close()``, and the end of the process, wait until all are sent, within their 5 s; what a
-receiver asks of the closing layer meanwhile raises ``LayerClosed``.
+only further signals. Up to 100,000 signals may wait; more are counted (``errors.signals``) and not
+sent. ``close()``, and the end of the process, wait up to 5 s until all are sent. If a receiver calls
+the closing layer meanwhile, the call raises ``LayerClosed``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Arguments: ``prefix`` (the layer's), ``connected`` (bool), ``seconds`` (how long
 """
 
 messages_dropped = Signal()
-"""Messages were dropped; sent for the first of a cause, then in summaries, ten seconds apart.
+"""Messages were dropped. Sent for the first one of a cause, then in summaries every ten seconds.
 
-Arguments: ``prefix`` (the layer's), ``cause`` (as in ``LayerStats.dropped``), ``number`` (since
-the last signal of the cause), ``detail`` (about one of them, or "").
+Arguments: ``prefix`` (the layer's), ``cause`` (as in ``LayerStats.dropped``), ``number`` (of drops
+since the last signal of the cause), ``detail`` (about one of them, or "").
 """
 
 produce_failed = Signal()
@@ -34,6 +34,6 @@ Arguments: ``prefix`` (the layer's), ``error`` (ProduceFailed or MessageTooLarge
 (Kafka's name of the topic), ``stream`` (the stream's name; None for a message of the layer),
 ``key`` (bytes or None), ``value`` (the bytes on the wire), ``headers`` (a list of pairs).
 
-For a stream ``key`` and ``value`` are the objects that ``produce`` was given: with ``stream`` and
-``headers`` they make up a call that sends the record again.
+For a stream ``key`` and ``value`` are the arguments of ``produce``: together with ``stream`` and
+``headers`` a receiver can send the record again.
 """

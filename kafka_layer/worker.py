@@ -72,7 +72,7 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
     async def _listen(self) -> None:
         listeners = [asyncio.ensure_future(self.listener(channel)) for channel in self._hands]
         self._stop_on_signals(listeners)
-        # One failed channel ends all: a worker that serves the rest would seem to work.
+        # One failed channel ends all: otherwise the worker would seem to work.
         await asyncio.wait(listeners, return_when=asyncio.FIRST_COMPLETED)
         for listener in listeners:
             listener.cancel()
@@ -141,7 +141,8 @@ class OneAtATimeWorker(Worker):  # type: ignore[misc, unused-ignore]
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
-            # Before the line, upon which somebody may send the next signal: the loop would drop it.
+            # Before the log line, because its reader may send the second signal at once, and the
+            # loop would drop that signal.
             loop.remove_signal_handler(number)
             logger.info("Worker stops: finishing the messages in hand")
             for listener in listeners:
@@ -196,7 +197,7 @@ class _UntrackedJob:
 
 
 class _Hand:
-    """The hand of a worker for one channel: empty, or holding one job.
+    """The job that a worker has in hand for one channel; or none.
 
     Attributes:
         empty: Set while it holds no job.

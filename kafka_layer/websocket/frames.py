@@ -1,4 +1,4 @@
-"""The frames of the subprotocol ``kafka-layer.v1``, and what a browser offers. Pure.
+"""The frames of the subprotocol ``kafka-layer.v1``, and a browser's offer. Pure.
 
 docs/recovery.md describes them for the authors of clients.
 """
@@ -33,11 +33,11 @@ _POSITION = "kafka-layer.position."
 
 
 class Offer(NamedTuple):
-    """What a browser that knows the subprotocol offers with its handshake.
+    """The offer of a browser that knows the subprotocol, in its handshake.
 
     Attributes:
-        scope: The connection's scope for the application, whose subprotocols are those that it may
-            choose from: without the position.
+        scope: The connection's scope for the application. Its subprotocols are without the
+            position, because the application may choose one of them.
         position: The position to recover from; None if the browser has none.
     """
 
@@ -46,7 +46,7 @@ class Offer(NamedTuple):
 
 
 def offer_of(scope: Mapping[str, Any]) -> Offer | None:
-    """Return what a browser offers; None if it does not know the subprotocol.
+    """Return the offer of a browser; None if the browser does not know the subprotocol.
 
     Args:
         scope: The ASGI scope of a websocket.
@@ -65,7 +65,7 @@ def offer_of(scope: Mapping[str, Any]) -> Offer | None:
 
 
 def as_json(text: str) -> str:
-    """Return a text as JSON: unchanged if it is, else as a JSON string."""
+    """Return a text unchanged if it is JSON, otherwise as a JSON string."""
     try:
         _decode(text)
     except (ValueError, RecursionError):
@@ -82,17 +82,17 @@ _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def data_frame(data: str, place: str) -> str:
-    """Return the frame of what the application sends.
+    """Return the frame with data of the application.
 
     Args:
-        data: JSON.
-        place: The place of the message that it was sent for, if this is its last frame; else "".
+        data: The data, as JSON.
+        place: The place of the message whose handler sent it, if this is its last frame; else "".
     """
     return f'{{"p":"{place}","d":{data}}}' if place else f'{{"d":{data}}}'
 
 
 def place_frame(place: str) -> str:
-    """Return the frame that says that a message is handed over."""
+    """Return the frame that says that a message was handled."""
     return f'{{"p":"{place}"}}'
 
 
@@ -101,7 +101,7 @@ def position_frame(position: str, interval: float) -> str:
 
     Args:
         position: The position.
-        interval: After how many seconds another frame comes at the latest.
+        interval: Seconds within which another frame comes.
     """
     return f'{{"t":"{position}","i":{interval:g}}}'
 
