@@ -280,14 +280,14 @@ class AsyncRecoveryConsumerMixin(_Recovering, _AsyncConsumer):  # type: ignore[m
     """
 
     async def recovered(self, recovery: Recovery) -> None:
-        """Called after the last replayed message and before the first live one; to be overridden.
+        """Do what follows the last replayed message, before the first live one; to be overridden.
 
         Args:
             recovery: The result; its ``messages`` were handled.
         """
 
     async def not_recovered(self, recovery: Recovery) -> None:
-        """Called before the first live message; to be overridden to load the state again.
+        """Load the state again, before the first live message; to be overridden.
 
         The browser has got the reason already.
 
@@ -316,10 +316,10 @@ class RecoveryConsumerMixin(_Recovering, _Consumer):  # type: ignore[misc, unuse
     """For ``WebsocketConsumer`` and its subclasses; as ``AsyncRecoveryConsumerMixin``."""
 
     def recovered(self, recovery: Recovery) -> None:
-        """Called after the last replayed message; as in ``AsyncRecoveryConsumerMixin``."""
+        """Do what follows the last replayed message; as in ``AsyncRecoveryConsumerMixin``."""
 
     def not_recovered(self, recovery: Recovery) -> None:
-        """Called if nothing is replayed; as in ``AsyncRecoveryConsumerMixin``."""
+        """Load the state again; as in ``AsyncRecoveryConsumerMixin``."""
 
     def replay(self, messages: Iterable[Message]) -> None:
         """Call the handlers for messages of a history; as in ``AsyncRecoveryConsumerMixin``."""

@@ -3,8 +3,8 @@
 Receivers run in a thread of their own, ``kafka-layer-signals``, one after another, in the order of
 the events. They may use the database and the layer, may be coroutines, and may be slow: they delay
 only further signals. Up to 100,000 signals may wait; more are counted (``errors.signals``) and not
-sent. ``close()``, and the end of the process, wait up to 5 s until all are sent. If a receiver calls
-the closing layer meanwhile, the call raises ``LayerClosed``.
+sent. ``close()``, and the end of the process, wait up to 5 s until all are sent. A receiver that
+calls the closing layer meanwhile gets ``LayerClosed``.
 """
 
 from __future__ import annotations

@@ -308,16 +308,17 @@ class Receiver(Protocol):
         """
 
     def follow(self, listener: OnPositions, on_epoch: OnEpoch) -> None:
-        """Tell from where the partitions of the topics that all servers read are read on.
+        """Report the positions of the topics that all servers read.
 
         Args:
-            listener: Called soon, and whenever a partition goes on elsewhere than behind its last
-                record: new partitions, a topic that was made anew, records that the log lost. Gets
-                all these partitions. Runs in the thread that reads data, between two calls of its
-                sink; must not block.
-            on_epoch: Called just before the sink gets the first record of a partition since
-                ``listener``, and each one with another leader epoch than the record before it. Gets
-                the partition, the record's offset and its epoch. Otherwise as ``listener``.
+            listener: Called soon, and whenever a partition continues at another offset than after
+                its last record: a new partition, a topic that was created again, records that the
+                log lost. Gets the positions of all these partitions. Runs in the thread that reads
+                data, between two calls of its sink; must not block.
+            on_epoch: Called just before the sink gets a record with a leader epoch that differs
+                from that of the record before it, and before the first record of a partition after
+                ``listener``. Gets the partition, the record's offset and its epoch. Otherwise as
+                ``listener``.
         """
 
 

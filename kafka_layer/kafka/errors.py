@@ -50,7 +50,7 @@ _HINTS = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: "it does not exist; run 'manage.py kafka_setup_topics'",
     KafkaError._UNKNOWN_TOPIC: "it does not exist; run 'manage.py kafka_setup_topics'",
     KafkaError._UNKNOWN_PARTITION: "it has no such partition; the server that was addressed is "
-    "gone, or the topic was deleted or made anew",
+    "gone, or the topic was deleted or created again",
     KafkaError._MSG_TIMED_OUT: "no broker took it before it expired",
     KafkaError._PURGE_QUEUE: "the producer was closed, or failed for good, before a broker took it",
     KafkaError._PURGE_INFLIGHT: "the producer was closed, or failed for good, before a broker "

@@ -267,7 +267,7 @@ class _Clients:
         self._ids: dict[str, str | None] = {}
 
     def note_ids(self, told: Mapping[str, KnownTopic]) -> None:
-        """Take another consumer where a topic was made anew.
+        """Take another consumer where a topic was created again.
 
         The old one may take the lower leader epoch of the new topic for outdated, and stay silent.
         """

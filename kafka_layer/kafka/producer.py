@@ -229,15 +229,15 @@ class RecordProducer:
             self.replace()
 
     def leave_leaders(self, topics: Iterable[str]) -> None:
-        """Go on with a new client, where topics were made anew with their leaders on other brokers.
+        """Replace the client, because topics were created again with leaders on other brokers.
 
-        The old one takes the new leaders' lower epochs for outdated, and would write to the old
-        leaders until every record expires.
+        The present client considers the lower leader epochs of the new topics outdated, and would
+        send to the old leaders until every record expires.
 
         Args:
-            topics: Kafka's names of them.
+            topics: Kafka's names of the topics.
         """
-        logger.warning("%s: made anew on other brokers", ", ".join(sorted(topics)))
+        logger.warning("%s: created again on other brokers", ", ".join(sorted(topics)))
         self.replace()
 
     def replace(self) -> None:

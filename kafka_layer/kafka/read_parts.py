@@ -38,10 +38,10 @@ class _Part:
 
 
 class ReadParts:
-    """Keeps one part of each partition, and reads what it lacks; for one thread.
+    """Keeps one part of each partition, and reads missing records; for one thread.
 
-    What a log holds never changes, so a part stays right until its topic is made anew or its end is
-    cut off; the owner forgets it then.
+    The records of a log never change. So a part stays valid until the topic is created again or its
+    end is cut off; the owner forgets it then.
     """
 
     def __init__(self) -> None:

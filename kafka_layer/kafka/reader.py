@@ -481,7 +481,9 @@ class Reader:
                 if where[0] in anew:
                     self._on_anew(*where)
         for topic, unread in anew.items():
-            logger.warning("Topic %s was deleted and made anew; it is read from its start", topic)
+            logger.warning(
+                "Topic %s was deleted and created again; it is read from its start", topic
+            )
             if unread:
                 self._stats.dropped(
                     "retention", f"{topic} was deleted with {unread} that were not read", unread
@@ -525,7 +527,7 @@ class Reader:
         for (topic, number), count in self._positions.settle(ends, found).items():
             self._stats.dropped(
                 "doubtful",
-                f"{topic}[{number}] was made anew, and read before that was noticed: {count} "
+                f"{topic}[{number}] was created again, and read before that was noticed: {count} "
                 "records there are skipped, which may have been handed on already",
                 count,
             )

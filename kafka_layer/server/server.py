@@ -462,15 +462,15 @@ class Server:
             self.stats.count("dropped.closed", swept)
 
     def _close_if_unreachable(self) -> None:
-        """Close where the inbox partition is gone: its number is in the name, and so in channels'.
+        """Close the server if its inbox partition is gone, whose number is in all its names.
 
-        Websockets then connect anew, to a server with another inbox.
+        Websockets then connect again, to a server with another inbox.
         """
         if self.receiving and not self.transport.health().addressable:
             self.stats.count("errors.unreachable")
             logger.error(
-                "Server %s can be reached no more and closes: an inbox topic was made anew with "
-                "fewer partitions, without its own. The next use of the layer starts another "
+                "Server %s can be reached no more and closes: an inbox topic was created again "
+                "with fewer partitions, without its own. The next use of the layer starts another "
                 "server, to which websockets reconnect.",
                 self.identity.name,
             )

@@ -138,7 +138,7 @@ def test_what_is_not_recovered_begins_anew(page: Page, server: PlayedServer) -> 
     side = server.accept()
     side.send('{"r":{"recovered":false,"reason":"epoch","count":0}}', '{"t":"T2","i":25}')
     assert next_events(page, 1) == [["unrecovered", {"reason": "epoch"}]]
-    # In a topic that was made anew the places are lower.
+    # In a topic that was created again the places are lower.
     side.send('{"p":"g3.1","d":"new"}')
     assert next_events(page, 1) == [["message", "new"]]
     wait_until(lambda: position(page) == "T2~g3.1", "the new place to count")

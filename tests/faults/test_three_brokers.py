@@ -156,7 +156,7 @@ async def channels_recover(
 async def a_stream_goes_on(
     cluster: RealCluster, make_layer: Layers, topic: str, leader: Node, outage: Outage
 ) -> None:
-    """Its topic is made anew when the leader is back."""
+    """Its topic is created again when the leader is back."""
     servers = cluster.bootstrap_servers
     ids = [node.node_id for node in cluster.nodes]
     ids.sort(key=lambda each: each != leader.node_id)

@@ -1,4 +1,4 @@
-"""A topic is deleted and made anew while servers run: each reads the new one within seconds.
+"""A topic is deleted and created again while servers run: each reads the new one within seconds.
 
 After a restart of the broker the new topic's leader epoch is lower than the one that clients know.
 They take what brokers tell of it for outdated, and stay silent.

@@ -302,11 +302,11 @@ class TestLooks:
 
 
 class AnyCourse(RuleBasedStateMachine):
-    """A topic, a client and a reader's positions: partitions are added, the topic is made anew.
+    """A topic, a client and a reader's positions: partitions are added, the topic is created again.
 
     Whatever happens, no record is handed on twice; and all that the topic holds in the end was
     handed on or counted. A deaf client does not notice that its position is beyond the end. Between
-    two looks, some seconds, the topic is made anew at most once.
+    two looks, some seconds, the topic is created again at most once.
     """
 
     def __init__(self) -> None:

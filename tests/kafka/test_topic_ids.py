@@ -1,4 +1,4 @@
-"""Who follows the topic of a stream is told that it was made anew, whatever brokers answer."""
+"""Who follows the topic of a stream is told that it was created again, whatever brokers answer."""
 
 from __future__ import annotations
 

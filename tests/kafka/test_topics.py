@@ -198,7 +198,7 @@ class TestCreation:
         topics.ensure([Topic.ACK, Topic.GROUP_MGMT], 5)
         del admin.made["test-ack"]
         topics.repair()
-        wait_until(lambda: len(admin.made) == 2, "the topic to be made anew")
+        wait_until(lambda: len(admin.made) == 2, "the topic to be created again")
         topics.close()
         assert admin.made == {"test-ack": 9, "test-group-mgmt": 4}
 
@@ -209,7 +209,7 @@ class TestCreation:
         for name in ("test-ack", "test-group-mgmt"):
             del admin.made[name]
             topics.repair()
-            wait_until(partial(admin.made.__contains__, name), f"{name} to be made anew")
+            wait_until(partial(admin.made.__contains__, name), f"{name} to be created again")
         topics.close()
 
     def test_of_one_that_a_repair_still_saw(

@@ -66,7 +66,7 @@ def test_counters_by_kind_and_replaced_clients() -> None:
 
 def test_what_is_known_not_to_be_missing_is_no_drop() -> None:
     stats = Stats()
-    stats.dropped("retention", "the log was made anew", 0)
+    stats.dropped("retention", "the log was created again", 0)
     assert stats.snapshot() == {}
 
 

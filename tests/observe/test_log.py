@@ -71,7 +71,7 @@ def test_each_cause_has_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> No
 
 def test_no_message_dropped_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "kafka_layer")
-    Stats("channels", AT_ONCE).dropped("retention", "the log was made anew", 0)
+    Stats("channels", AT_ONCE).dropped("retention", "the log was created again", 0)
     assert lines(caplog) == []
     assert [each.levelname for each in caplog.records] == ["INFO"]
-    assert "the log was made anew" in caplog.records[0].getMessage()
+    assert "the log was created again" in caplog.records[0].getMessage()

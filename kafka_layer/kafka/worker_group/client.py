@@ -45,7 +45,7 @@ class GroupSource(NamedTuple):
         topic: Kafka's name of the topic.
         group: The name of the consumer group.
         stream: The settings of the stream that has the topic; None for a topic of the layer.
-        made_anew: Whether the topic was deleted and made anew since the group began.
+        made_anew: Whether the topic was deleted and created again since the group began.
     """
 
     topic: str

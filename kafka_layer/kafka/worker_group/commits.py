@@ -1,10 +1,10 @@
 """The commits of a worker group's member, the check of earlier ones, and the jobs in doubt.
 
-A group keeps positions by the name of a topic. Kafka deletes them with the topic, but not where the
-group's coordinator is still loading, and a member that has not noticed may commit one afterwards.
-In a topic that was made anew they would skip jobs. So each commit carries, as metadata, a time that
-no message before its position is later than. If a later message lies before the position, or the
-log ends before it, the position is one of another log.
+Kafka stores a group's committed offsets by the name of the topic. It deletes them with the topic,
+but not while the group's coordinator is loading; and a member that has not noticed may commit one
+afterwards. In a topic that was created again such an offset would skip jobs. So each commit has, as
+metadata, the latest timestamp of the messages before its offset. If a message with a later
+timestamp is before the offset, or the log ends before it, the offset belongs to another log.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Commits:
         cost: The cost of commits; it outlives the client.
 
     Attributes:
-        marks: By partition: the last commit that a broker told, or took.
+        marks: By partition: the last commit that a broker reported or accepted.
     """
 
     def __init__(self, client: GroupClient, topic: str, stats: Stats, cost: CommitCost) -> None:
@@ -79,17 +79,17 @@ class Commits:
         self._topic = topic
         self._stats = stats
         self._cost = cost
-        # By partition: a time in milliseconds that no message before the position is later than.
-        # Missing where an earlier commit did not tell it.
+        # By partition: the latest timestamp, in milliseconds, of the messages before the position.
+        # Missing if the last commit has no such metadata.
         self._read_until: dict[int, int] = {}
         self.marks: dict[int, Mark] = {}
 
     def begin(self, partitions: Iterable[int]) -> Positions:
-        """Check the committed positions of partitions that are assigned now; blocks briefly.
+        """Check the committed offsets of partitions that are assigned now; blocks briefly.
 
         Returns:
-            Where to read, for the partitions of which the committed position does not tell it: from
-            the beginning where it is one of another log, a deleted topic of this name.
+            Where to read the partitions whose committed offset belongs to another log, a deleted
+            topic of this name: from the beginning. Other partitions begin at that offset.
         """
         unchecked, foreign = set(partitions), set[int]()
         for partition in unchecked:
@@ -104,7 +104,7 @@ class Commits:
                 sleep(RETRY)
                 continue
             if unchecked:
-                # They may be right: the group's own client begins there.
+                # They are probably right.
                 logger.warning(
                     "Worker channel %s goes on at the committed positions of partitions %s, though "
                     "no broker told whether they are of a topic that was deleted",
@@ -114,7 +114,7 @@ class Commits:
             return dict.fromkeys(foreign, OFFSET_BEGINNING)
 
     def _check(self, unchecked: set[int], timeout: float) -> set[int]:
-        """Remove from ``unchecked`` what brokers told of; return what is of another log."""
+        """Remove checked partitions from ``unchecked``; return those with another log's offset."""
         positions: Positions = {}
         asked = [TopicPartition(self._topic, partition) for partition in unchecked]
         for each in self._consumer.committed(asked, timeout):
@@ -129,7 +129,7 @@ class Commits:
                 unchecked.discard(each.partition)
         if not positions:
             return set()
-        # First, because a log that is too short now may be long enough at the first fetch.
+        # Before the next request, because the log may grow beyond the offset meanwhile.
         ends = ends_of(self._consumer, [(self._topic, each) for each in positions], timeout)
         later = [
             TopicPartition(self._topic, partition, self._read_until[partition] + 1)
@@ -146,15 +146,15 @@ class Commits:
         return foreign
 
     def restart(self, partition: int) -> None:
-        """Note that a partition is read from its beginning, whatever its position."""
+        """Note that a partition is read from its beginning, whatever its committed offset."""
         self._read_until.pop(partition, None)
 
     def note_message(self, partition: int, timestamp: int) -> None:
         """Note a fetched message.
 
         Args:
-            partition: Where it is.
-            timestamp: Its time in milliseconds since the epoch.
+            partition: Its partition.
+            timestamp: Its timestamp, in milliseconds since the epoch.
         """
         self._read_until[partition] = max(timestamp, self._read_until.get(partition, 0))
 
@@ -167,7 +167,7 @@ class Commits:
         return next(iter(errors.values()), None)
 
     def commit(self, positions: Positions) -> dict[int, KafkaError]:
-        """Commit positions; return the errors by partition, none for a commit that succeeded."""
+        """Commit positions; return the errors by partition. Without an entry it succeeded."""
         offsets = [
             TopicPartition(self._topic, partition, offset, self._metadata(partition))
             for partition, offset in positions.items()
@@ -190,7 +190,7 @@ class Commits:
         """Commit positions before their partitions are revoked.
 
         Returns:
-            The partitions of which that succeeded.
+            The partitions whose commit succeeded.
         """
         deadline = monotonic() + _GIVE_BACK_TIMEOUT
         left = positions

@@ -1,4 +1,4 @@
-"""The evidence on a worker group's client: whether it gets the messages that the log holds."""
+"""Evidence of whether a worker group's client gets the messages that the log holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEFT_OUT = (
 
 
 class Asked(Protocol):
-    """The requests of a look; each blocks for as long as a broker has to answer."""
+    """The requests of a check; each blocks until a broker answers or the request times out."""
 
     def is_answered(self) -> bool:
         """Tell whether a broker answers."""
@@ -30,34 +30,34 @@ class Asked(Protocol):
         """Tell whether the group has assigned none of the topic's partitions to any member."""
 
     def behind(self, partitions: Collection[int]) -> Mapping[tuple[str, int], int] | None:
-        """Return the partitions in which the log holds more than was read, with their positions."""
+        """Return the positions of partitions in which the log holds unread messages."""
 
 
 class GroupEvidence:
     """Notes what one client got since the last look, and asks for the rest; one thread alone.
 
     Args:
-        client: Answers the requests.
+        client: Makes the requests.
         positions: The assigned partitions and fetched messages of the client.
 
     Attributes:
-        death: The log line, if the client is replaced after the last look.
+        death: The log line, if the client is replaced after the last check.
     """
 
     def __init__(self, client: Asked, positions: JobPositions[Any]) -> None:
         self.death = SILENT
         self._client = client
         self._positions = positions
-        # Since the last look: whether a message came, and whether a poll returned none after it.
+        # Since the last check: whether a message came, and whether a later poll returned none.
         self._progressed = False
         self._emptied = False
-        # The assignments at the last look; the client had no time to read later ones.
+        # The assignments at the last check. The client may not have had time to read later ones.
         self._looked_at: dict[int, object] = {}
 
     def note_message(self) -> None:
         """Note that the client returned a message."""
         self._progressed = True
-        # The client fetches: during a long job nobody polls it, and the log may hold more.
+        # No evidence of a silent client: during a long job no thread polls it, and messages wait.
         self._emptied = False
 
     def note_nothing(self) -> None:
@@ -65,7 +65,7 @@ class GroupEvidence:
         self._emptied = True
 
     def look(self) -> Evidence:
-        """Return the evidence since the last look; blocks."""
+        """Return the evidence since the last check; blocks."""
         progressed, emptied = self._progressed, self._emptied
         self._progressed = self._emptied = False
         before, self._looked_at = self._looked_at, dict(self._positions.assigned)

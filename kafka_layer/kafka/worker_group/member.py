@@ -1,4 +1,4 @@
-"""Serves the receives of one worker channel, by one membership in its group after another."""
+"""Serves the receives of one worker channel, with one membership in its group after another."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ logger = logging.getLogger("kafka_layer")
 
 # Seconds to wait after an unexpected error or a refusal, because each new try makes a client.
 _REJOIN = 1.0
-# Looks in a row at which a client must seem silent, or a call of it must not have returned, before
-# it is replaced.
+# Checks in a row that find a client silent, or find that a call of it has not returned, before the
+# client is replaced.
 _SILENT_LOOKS = 2
 _STUCK_LOOKS = 3
-# Shares of the time of a start: after which the group is described, twice; and that the coordinator
-# has to do so.
+# As parts of the time of a start: when to describe the group, twice; and the time-out of doing so.
 _ASK_AT = (0.3, 0.9)
 _ASK_FOR = 0.2
 
-_MADE_ANEW = "The topic of worker channel %s was deleted and made anew; another client reads it"
+_MADE_ANEW = "The topic of worker channel %s was deleted and created again; another client reads it"
 _OLD_BROKER = (
     "If the broker does not know, or does not allow, the group protocol of KIP-848 (Kafka 4.0 and "
     "newer), set worker_group_protocol='classic'."
@@ -51,7 +50,7 @@ _OLD_BROKER = (
 
 
 class GroupMember:
-    """Serves the receives of one worker channel of one server, by one membership after another.
+    """Serves the receives of one worker channel of one server, with one membership after another.
 
     ======= ====================================================== ==============================
     state   entered                                                left
@@ -63,9 +62,9 @@ class GroupMember:
             at which the channel has to stop
     ======= ====================================================== ==============================
 
-    One thread runs a membership until it ends, and rests. A membership that hangs in a call of its
-    client never ends: ``check`` deserts it together with its thread, and starts the next one in a
-    new thread.
+    One thread runs a membership until it ends, and then rests. If a call of the client never
+    returns, the membership does not end: ``check`` deserts it together with its thread, and starts
+    the next membership in a new thread.
 
     Args:
         config: The layer's settings, or those of the stream that has the topic.
@@ -90,7 +89,7 @@ class GroupMember:
         self._stats = stats
         self._connection = connection
         look = config.timings.worker_look
-        # After a first look without an answer the second one comes soon.
+        # After a first check without an answer the second one follows soon.
         liveness = Liveness(_SILENT_LOOKS, look, alert_interval=look / 10, alert_for=look)
         self._replacement = self._replacement_by(liveness)
         self._cost = CommitCost()
@@ -98,12 +97,13 @@ class GroupMember:
         self._returns = self._replacement_by(Liveness(_STUCK_LOOKS, 0))
         # The outcome of ``start``: the group has assigned or refused, or the time is up.
         self._joined: Ticket[None] = Ticket()
-        # Kafka's id of the topic; None until it was told. Written by ``learn_id`` alone.
+        # Kafka's id of the topic; None until it is known. Written by ``learn_id`` alone.
         self._topic_id: str | None = None
-        # What the last membership in a topic that was made anew left, by partition.
+        # By partition: what the last membership has left to the next one, in a topic that was
+        # created again.
         self._left: dict[int, Left] = {}
         self._stop = new_event()
-        # Guards _membership and _thread, which change together, and not after a stop.
+        # Guards _membership and _thread, which change together, and do not change after a stop.
         self._lock = Lock()
         self._membership: Membership | None = None
         # None while it is parked.
@@ -126,7 +126,7 @@ class GroupMember:
         return 0 if membership is None else membership.share
 
     def start(self, timeout: float) -> None:
-        """Join the group; return when it has joined, or when the time is up and it still tries.
+        """Join the group; return when it has joined, or at the time-out while it still tries.
 
         Args:
             timeout: Seconds that this may block.
@@ -138,8 +138,8 @@ class GroupMember:
         with self._lock:
             self._begin(self._replacement)
         began = now = monotonic()
-        # Since when the coordinator has known no member; it may know none when it has just become
-        # one, as the first group of a new cluster waits for the topic of positions.
+        # Since when the coordinator has known no member of the group. That alone is no refusal: for
+        # the first group of a cluster, the coordinator waits for the topic of committed offsets.
         nobody_since = float("inf")
         for share in _ASK_AT:
             with contextlib.suppress(TimeoutError):
@@ -160,9 +160,10 @@ class GroupMember:
         self._joined.result(0)
 
     def _lets_nobody_in(self, timeout: float) -> bool:
-        """Tell whether the broker made no group by the protocol of KIP-848.
+        """Tell whether the broker has no member of the group, with the protocol of KIP-848.
 
-        With a broker of Kafka 3.x, which does not know it, librdkafka waits without an error.
+        With a broker of Kafka 3.x, which does not know that protocol, librdkafka waits without an
+        error.
         """
         if self._config.worker_group_protocol != "consumer" or not self.is_member:
             return False
@@ -173,14 +174,14 @@ class GroupMember:
         return group is None or not group.members
 
     def learn_id(self, topic_id: str | None) -> None:
-        """Take Kafka's id of the topic; by one thread at a time, never blocks.
+        """Take Kafka's id of the topic; called by one thread at a time, never blocks.
 
-        Where it is another one, the topic was made anew. A client that knew the old topic may take
-        what brokers tell of the new one for outdated, and positions in the old one would skip jobs
-        of the new one.
+        If the id has changed, the topic was created again. Then the membership has to end: its
+        client may consider the metadata of the new topic outdated, and offsets of the old topic
+        would skip jobs of the new one.
 
         Args:
-            topic_id: The id; None where it was not told.
+            topic_id: The id; None if it is not known.
         """
         before, membership = self._topic_id, self._membership
         if topic_id is None or topic_id == before:
@@ -193,12 +194,12 @@ class GroupMember:
             membership.outdate()
 
     def check(self) -> None:
-        """Desert a membership that hangs in a call of its client; any other thread, blocks briefly.
+        """Desert a membership whose client does not return from a call; blocks briefly.
 
-        A parked channel for whose receives no thread could be started tries that again.
+        A commit has no time-out, and a client with an empty broker list waits in it for ever; no
+        other thread can call the client meanwhile. ``check`` is called by another thread.
 
-        A commit has no time-out, and a client with an empty broker list waits in it for ever. No
-        other thread can call the client meanwhile.
+        If no thread could be started for a parked channel, this tries it again.
         """
         membership = self._membership
         if membership is None:
@@ -237,14 +238,14 @@ class GroupMember:
             self._count_left()
 
     def abandon(self) -> None:
-        """Keep the client from ever being freed: in a forked child that aborts the process."""
+        """Keep the client from being freed, which would abort the process, in a forked child."""
         if self._membership is not None:
             abandon(self._membership.client.consumer)
         self._replacement.abandon()
         self._returns.abandon()
 
     def _begin(self, replacement: Replacement[GroupClient]) -> None:
-        """Start a membership in a new thread, under the lock; RuntimeError where there is none."""
+        """Start a membership in a new thread; the lock is held. RuntimeError without a thread."""
         client = replacement.take()
         try:
             membership = self._new_membership(client)
@@ -273,12 +274,12 @@ class GroupMember:
                 if membership.deserted:
                     return
                 self._membership = None
-            # For any ending: a refused client may fail as it leaves.
+            # Whatever the ending is: a refused client may fail when it leaves.
             refusal = membership.client.refusal
             if refusal is not None and self._is_final(refusal):
                 return
             if membership.halted_by is not None:
-                # Only now, as the group has back what no receive took.
+                # Not earlier: leaving has returned the jobs that no receive took to the group.
                 self._stop.set()
                 self._sink.stop(*membership.halted_by)
             if ending is Ending.LEFT and not self._rest():
@@ -354,11 +355,11 @@ class GroupMember:
         return True
 
     def _park(self) -> bool:
-        """Let the thread end; return True if a receive has just come."""
+        """Let the thread end; return True if a receive has just begun to wait."""
         with self._lock:
             thread, self._thread = self._thread, None
             self._sink.on_demand = self._unpark
-            # A receive that began to wait before the line above did not call it.
+            # A receive that began to wait before the line above has not called on_demand.
             if self._stop.is_set() or not self._sink.demand:
                 return False
             self._thread = thread

@@ -6,8 +6,8 @@ assigned twice, whichever process dies. It takes as many jobs as receives wait f
 member uncommits it: it commits the old position again, so that the partition's next member gets the
 job. A process whose receives stop leaves the group after some seconds.
 
-``positions.py`` keeps the positions, ``commits.py`` commits them, ``pacing.py`` says when,
-``evidence.py`` looks at the client and ``kafka/liveness.py`` judges it.
+``positions.py`` keeps the positions, ``commits.py`` commits them, ``pacing.py`` decides when,
+``evidence.py`` checks the client and ``kafka/liveness.py`` judges it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _LIST_TIMEOUT = 1.0
 # answers.
 _LEAVE_TIMEOUT = 1.0
 _LEAVE_POLL = 0.01
-# How many expired or unreadable messages one commit may skip.
+# Limit of the expired or unreadable messages that one commit skips.
 _SKIP = 500
 
 
@@ -67,37 +67,40 @@ class Ending(enum.Enum):
 
     LEFT = "no receive waited for worker_idle seconds beside other members, or worker_park alone"
     STOPPED = "the channel closes, or the membership was deserted"
-    OUTDATED = "the topic was deleted and made anew"
+    OUTDATED = "the topic was deleted and created again"
     HALTED = "a record of a stream cannot be read, and the settings say to stop before it"
-    DEAD = "the client does not work, while another one is answered"
+    DEAD = "the client does not work, while another client gets answers"
     REFUSED = "the broker refuses the group or its protocol"
-    FAILED = "an error that nobody expected; it is logged"
+    FAILED = "an unexpected error, which is logged"
 
 
 class Membership:
-    """One client's time in the group, from its subscription to its end; lives once.
+    """One client's time in the group, from its subscription to its end; it runs once.
 
-    One thread executes ``run`` and the callbacks within it, and makes every call on the client.
-    Another thread may desert the membership while that thread hangs in a call, and counts the jobs
-    in doubt. From then on this one assigns, gives back and counts nothing: another member reads.
+    One thread executes ``run`` and the callbacks within it, and makes every call on the client. If
+    that thread hangs in a call, another thread may desert the membership, and counts the jobs in
+    doubt. From then on this membership assigns, gives back and counts nothing, because another one
+    reads.
 
     Args:
         config: The layer's settings.
         source: The group and its topic.
         client: The client; ``run`` closes it.
         sink: The receives.
-        stats: Counts what went wrong.
-        replacement: Tells whether another client has to take the place of this one; outlives it.
-        joined: Resolved once the group has assigned something.
-        stop: Ends it.
-        cost: What commits cost; it outlives the client.
-        left: What a membership in a topic that was made anew left, by partition. This one reads
-            those partitions from their beginning, and notes where it got on.
+        stats: Counts errors and drops.
+        replacement: Decides whether another client has to replace this one; outlives it.
+        joined: Resolved once the group has assigned partitions.
+        stop: Ends the membership.
+        cost: The cost of commits; it outlives the client.
+        left: By partition: what an earlier membership has left, in a topic that was created again.
+            This one reads those partitions from their beginning, and resets each entry with the
+            first commit.
 
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
-        deserted: Whether another membership is in its place.
-        halted_by: Why the channel has to stop, and the place of the record; None: it has not.
+        deserted: Whether another membership has replaced this one.
+        halted_by: The error that stops the channel, and the place of its record; None if there is
+            none.
     """
 
     def __init__(
@@ -116,17 +119,18 @@ class Membership:
         self.client = client
         self.called_at = monotonic()
         self.deserted = False
-        # Whether the topic is another one now: positions here mean nothing in it.
+        # Whether the topic was created again: its positions here are not valid any more.
         self._outdated = False
         self._recent = Recent()
         self._left = left
         self.halted_by: tuple[UnreadableRecord, Place] | None = None
         self._timings = config.timings
         self._topic = topic = source.topic
-        # Of a stream's topic, by partition: the offset behind the last record that came.
+        # For a stream's topic, by partition: the offset after the last record that came. Otherwise
+        # None.
         self._came: dict[int, int] | None = None if source.stream is None else {}
-        # Partitions that the client reads again, from a record that could not be read yet. What the
-        # present call returned of them besides is to come again, too.
+        # Partitions that the client reads again from a record that could not be decoded yet. Their
+        # later records of the present call come again as well.
         self._rewound: set[int] = set()
         self._consumer = client.consumer
         self._sink = sink
@@ -150,16 +154,16 @@ class Membership:
 
     @property
     def share(self) -> int:
-        """How many partitions the group has assigned; any thread."""
+        """The number of assigned partitions; any thread."""
         return len(self._positions.assigned)
 
     @property
     def death(self) -> str:
-        """The log line about a client that has to be replaced."""
+        """The log line for replacing the client."""
         return self._evidence.death
 
     def run(self) -> Ending:
-        """Be a member while there is demand, or while no other member wants the share."""
+        """Be a member while there is demand, or while no other member wants the partitions."""
         try:
             self._consumer.subscribe(
                 [self._topic],
@@ -177,7 +181,7 @@ class Membership:
                 self._consumer.close()
 
     def desert(self) -> None:
-        """Note that another membership takes the place of this one, which hangs; any thread."""
+        """Note that another membership replaces this one, which hangs; any thread."""
         with self._lock:
             self.deserted = True
             in_doubt = self._positions.in_doubt(self._positions.assigned)
@@ -185,15 +189,15 @@ class Membership:
 
     @property
     def left(self) -> dict[int, Left]:
-        """What this membership leaves of a topic that was made anew, once it has ended.
+        """What this membership leaves to the next one, in a topic that was created again.
 
-        Of a stream it is nothing: producers set the times of records there, so that these tell no
-        record from another.
+        Empty for a stream, in which timestamps, set by producers, do not identify records. Read it
+        after the membership has ended.
         """
         return {} if self._came is not None else self._recent.left(self._commits.marks)
 
     def outdate(self) -> None:
-        """Note that the topic was deleted and made anew; any thread. Nothing is committed then."""
+        """Note that the topic was created again; any thread. From now on nothing is committed."""
         self._outdated = True
 
     def _serve(self) -> Ending:
@@ -217,10 +221,10 @@ class Membership:
                 self._fetch(demand)
                 self._assign()
                 if self.halted_by is not None and not (self._positions.jobs or sink.unclaimed):
-                    # What lies before that record is done.
+                    # All jobs before that record are done.
                     return Ending.HALTED
             elif not self._joined.done:
-                # The first receive begins to wait only when the member has a share.
+                # The first receive begins to wait only when the member has partitions.
                 pacing.want(now)
                 self._accept(self._poll(_POLL))
             elif not self._stays_idle(pacing.idle_for(seen, now)):
@@ -234,7 +238,7 @@ class Membership:
         return not (self._stop.is_set() or self.deserted)
 
     def _stays_idle(self, idle: float) -> bool:
-        """Wait briefly for demand; return False if the membership has to end for want of it.
+        """Wait briefly for demand; return False if the membership has to end without it.
 
         Args:
             idle: The seconds without demand.
@@ -252,12 +256,12 @@ class Membership:
         return True
 
     def _leave(self) -> None:
-        """Leave the group, before the client closes; on_revoke gives jobs back.
+        """Leave the group before the client closes; ``_on_revoke`` gives jobs back.
 
-        A close revokes all partitions. If another revocation waits already, because a worker has
-        just joined, librdkafka may never answer the second one, and confluent-kafka would hold the
-        interpreter meanwhile: the whole process would hang. A client that does not close answers
-        both.
+        Closing a client revokes all its partitions. If another revocation is pending, because a
+        worker has just joined, librdkafka may never answer the second one. confluent-kafka holds
+        the interpreter meanwhile, so the whole process would hang. Before the close librdkafka
+        answers both.
         """
         consumer = self._consumer
         consumer.unsubscribe()
@@ -285,7 +289,7 @@ class Membership:
 
     @property
     def _holds(self) -> bool:
-        """Whether the client has to read a record again, or none any more."""
+        """Whether the client reads a record again, or has to stop."""
         return bool(self._rewound) or self.halted_by is not None
 
     def _poll(self, timeout: float) -> Message | None:
@@ -308,7 +312,7 @@ class Membership:
         partition, offset = message.partition() or 0, message.offset() or 0
         assignment = self._positions.assigned.get(partition)
         if assignment is None:
-            # Fetched before a rebalance in the same call: it belongs to another member now.
+            # Fetched before a rebalance in the same call: the partition has another member now.
             return False
         if self._holds:
             self._hold_back(partition, offset)
@@ -337,21 +341,21 @@ class Membership:
         return job is not None
 
     def _hold_back(self, partition: int, offset: int) -> None:
-        """Have a message come again that came while the client holds."""
+        """Read a message again that came after the one that could not be decoded."""
         if self.halted_by is None and partition not in self._rewound:
-            # One question to a registry that is away takes long enough.
+            # Do not decode it now: one request to a registry that does not answer is enough.
             self._read_again(partition, offset)
 
     def _was_taken(self, partition: int, offset: int, timestamp: int) -> bool:
-        """Tell whether the membership before took this message of the new topic already."""
+        """Tell whether the last membership took this message of the new topic already."""
         left = self._left.get(partition)
         return left is not None and left.messages.get(offset) == timestamp
 
     def _note_end(self, partition: int, offset: int) -> None:
-        """Note that the client read a stream's partition up to an offset, and found no more there.
+        """Note that the client has read a stream's partition up to its end.
 
-        What lies between the last record and that offset is no record for anyone, so that it can be
-        committed.
+        Between the last record and that end are no records for consumers (such as markers of
+        transactions), so the end can be committed.
         """
         if self._holds:
             return
@@ -395,7 +399,7 @@ class Membership:
             self._accept(self._poll(RETRY))
 
     def _note_progress(self, partitions: Collection[int]) -> None:
-        """Note that partitions of a topic that was made anew have positions in it now."""
+        """Note that partitions of a topic that was created again have committed offsets in it."""
         for partition in partitions if self._left else ():
             if partition in self._left:
                 self._left[partition].mark = None
@@ -409,17 +413,17 @@ class Membership:
         positions = self._positions.to_give_back(partitions)
         errors = self._commits.commit(positions)
         with self._lock:
-            # Where it failed, the next commit of these jobs ends the doubt.
+            # Jobs whose commit failed stay in doubt until their next commit.
             self._positions.settle(positions.keys() - errors.keys())
 
     def _take_unclaimed(self, partitions: Container[int]) -> Collection[int]:
-        """Take unclaimed jobs out of the sink, if they can be given back: they are in doubt then.
+        """Take unclaimed jobs out of the sink, if they can be given back; they are in doubt then.
 
         Args:
-            partitions: Those whose jobs to take.
+            partitions: The partitions whose jobs to take.
 
         Returns:
-            The partitions of which there were any.
+            The partitions that had unclaimed jobs.
         """
         if self.deserted or self._outdated:
             return ()
@@ -431,7 +435,7 @@ class Membership:
                 self._positions.take_back(jobs)
                 self._recent.give_back(jobs)
                 return {job.partition for job in jobs}
-        # They are committed, and nothing is given back any more.
+        # Deserted meanwhile: the jobs are committed, and can no longer be given back.
         self._sink.assign(jobs)
         return ()
 
@@ -453,12 +457,12 @@ class Membership:
         self._joined.resolve(None)
 
     def _begins_again(self, partition: int) -> bool:
-        """Tell whether the last commit is that of a membership which took the topic for another."""
+        """Tell whether the last commit is an offset of the topic before it was created again."""
         left = self._left.get(partition)
         if left is None or left.mark is None:
             return False
         if left.mark != self._commits.marks.get(partition):
-            # Another member has got on since.
+            # Another member has committed since.
             left.mark = None
             return False
         self._commits.restart(partition)
@@ -474,8 +478,8 @@ class Membership:
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Other members have the partitions by now. Jobs that were assigned here are committed, and
-        # stay.
+        # Other members have the partitions by now. Jobs that receives have are committed, and stay
+        # here.
         self._drop({each.partition for each in partitions}, ())
         consumer.incremental_unassign(partitions)
 
@@ -484,7 +488,7 @@ class Membership:
 
         Args:
             partitions: The partitions.
-            given_back: Those whose positions were given back, so that nothing is in doubt.
+            given_back: Those whose positions were given back, so that no job is in doubt.
         """
         with self._lock:
             self._positions.settle(given_back)
@@ -495,11 +499,11 @@ class Membership:
         self._commits.count_in_doubt(in_doubt)
 
     def _is_alone(self) -> bool:
-        """Tell whether no other member has a share; a new member would get one at once.
+        """Tell whether no other member has partitions; a new member would get some at once.
 
-        Then no other member waits for this one's share, and leaving would only cost time later: a
-        group without members waits for the broker's ``group.initial.rebalance.delay.ms`` before it
-        assigns anything.
+        Then no other member waits for this one's partitions, and leaving would only cost time
+        later: a group without members waits for the broker's ``group.initial.rebalance.delay.ms``
+        before it assigns partitions.
         """
         now = monotonic()
         if now >= self._count_again:
@@ -507,8 +511,8 @@ class Membership:
             with contextlib.suppress(KafkaException):
                 metadata = self._consumer.list_topics(self._topic, timeout=_LIST_TIMEOUT)
                 self._partitions = len(metadata.topics[self._topic].partitions)
-        # With one partition it cannot tell: other members may have none. Nor before a broker told
-        # how many there are.
+        # With one partition the answer is not known, because other members may have none. Nor is it
+        # known before a broker has reported the number of partitions.
         shares = len(self._positions.assigned)
         return shares >= 2 and 0 < self._partitions <= shares
 
@@ -525,7 +529,7 @@ class Membership:
     def _look(self) -> Evidence:
         evidence = self._evidence.look()
         if evidence is UNANSWERED:
-            # After a first look without an answer the second one comes soon.
+            # After a first check without an answer the second one follows soon.
             self._replacement.alert()
         elif self._sink.measured:
             assigned = self._positions.assigned

@@ -1,4 +1,4 @@
-"""When a worker channel gets jobs, gives back unclaimed ones, and leaves its group. Pure."""
+"""Decides when a worker channel gets jobs, gives back unclaimed ones and leaves its group. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...config.timings import Timings
 
 __all__ = ["CommitCost", "Pacing"]
 
-# How many commits one mean covers, and the mean from which they are slow, in seconds.
+# The number of commits for one mean, and the mean from which commits are slow, in seconds.
 _COMMITS = 100
 _SLOW = 0.004
 
@@ -21,12 +21,12 @@ class Pacing:
     ========= =============================================== =================================
     *wanting* a receive waits, or is about to (``want``)      no receive waits, or ``take_back``
     *idle*    no receive waits                                a receive waits
-    *doubted* by ``take_back``: no receive took the assigned  by the next sign of life, or after
-              jobs, as when an event loop is blocked          a while that doubles each time
+    *doubted* by ``take_back``: no receive took the assigned  when a receive begins to wait or takes
+              jobs, as when an event loop is blocked          a job; after a time that doubles
     ========= =============================================== =================================
 
-    While it is doubted, a receive that waits is no demand: the member would commit and uncommit the
-    same jobs repeatedly, and keep them from the others.
+    While it is doubted, waiting receives do not count as demand. Otherwise the member would commit
+    and uncommit the same jobs repeatedly, and other members would not get them.
 
     Args:
         timings: The layer's times.
@@ -37,17 +37,17 @@ class Pacing:
         self._timings = timings
         self._wanted_at = now
         self._assigned_at: float | None = None
-        # When jobs were last taken back; None: never, or a receive has shown life since.
+        # When jobs were last taken back; None: never, or a receive was seen since.
         self._doubted_at: float | None = None
         # When receives count as demand again.
         self._doubted_until = 0.0
         self._doubted_for = timings.job_doubt
 
     def demand(self, waiting: int, seen: float, now: float) -> int:
-        """Return how many jobs are wanted.
+        """Return the number of jobs to assign.
 
         Args:
-            waiting: How many jobs the waiting receives would take.
+            waiting: The number of jobs that the waiting receives would take.
             seen: When a receive last began to wait, or took a job.
             now: The time.
         """
@@ -69,10 +69,10 @@ class Pacing:
         self._assigned_at = now
 
     def has_unclaimed(self, unclaimed: int, seen: float, now: float) -> bool:
-        """Tell whether to take jobs back, because no receive took them for too long.
+        """Tell whether to take jobs back, because no receive has taken them in time.
 
         Args:
-            unclaimed: How many assigned jobs no receive has taken.
+            unclaimed: The number of assigned jobs that no receive has taken.
             seen: As for ``demand``.
             now: The time.
         """
@@ -85,7 +85,7 @@ class Pacing:
         """Note that unclaimed jobs are taken back.
 
         Args:
-            now: The time just before: a receive that was seen since counts.
+            now: The time just before: a receive that is seen later ends the doubt.
         """
         if self._doubted_at is not None:
             self._doubted_for = min(2 * self._doubted_for, self._timings.worker_idle)
@@ -101,9 +101,9 @@ class Pacing:
 
 
 class CommitCost:
-    """Notices, once, that commits bound the jobs a second of one worker channel.
+    """Notices, once, that slow commits limit the jobs a second of one worker channel.
 
-    One thread alone. All times are seconds on one clock.
+    One thread. All times are seconds on one clock.
     """
 
     def __init__(self) -> None:
@@ -120,8 +120,8 @@ class CommitCost:
             ended: When the broker had answered.
 
         Returns:
-            The mean time of a commit, the first time that slow commits take most of the time; else
-            None.
+            The mean time of a commit, when slow commits take most of the time for the first time;
+            otherwise None.
         """
         if self._noticed:
             return None

@@ -1,4 +1,4 @@
-"""A worker channel's topic is deleted and made anew, and its group keeps or gets old positions."""
+"""A worker channel's topic is deleted and created again; its group keeps or gets old positions."""
 
 from __future__ import annotations
 

@@ -474,7 +474,7 @@ NOT_TAKEN = record(1)
 
 
 class TestATopicThatIsReadBeforeItIsKnownToBeAnother:
-    """It was made anew, and the client goes on in it, at its position in the old one."""
+    """It was created again, and the client goes on in it, at its position in the old one."""
 
     def left(self, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, Left], FakeMessage]:
         """Return what a membership leaves that took 6 of the old topic and 7 of the new one."""

@@ -1,4 +1,4 @@
-"""What is kept of the messages that a member took, for a topic that was made anew."""
+"""What is kept of the messages that a member took, for a topic that was created again."""
 
 from __future__ import annotations
 
