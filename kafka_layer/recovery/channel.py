@@ -1,6 +1,6 @@
-"""A tracked channel: its position, and how it reads on where its mailbox was full.
+"""A tracked channel: its position, and its reading from the recent records after a full mailbox.
 
-Hot path: every message of a tracked channel passes ``TrackedMailbox.take``. It touches nothing but
+Hot path: every message of a tracked channel passes ``TrackedMailbox.take``. It reads no object but
 the mailbox: with a thousand channels, each further object is a cache miss.
 """
 
@@ -44,17 +44,17 @@ __all__ = [
     "Vector",
 ]
 
-# How many names a channel had before are remembered.
+# Limit of the former names of a channel that are remembered.
 _FORMER_NAMES = 3
 
 
 _SEND_CONN, _SEND_GROUP, _SEND_USER = Topic.SEND_CONN, Topic.SEND_GROUP, Topic.SEND_USER
 
 _TOPIC_OF = {"group_add": _SEND_GROUP, "user_add": _SEND_USER}
-"""By the command that adds a membership: the kind of its address."""
+"""By the command that adds a membership: the topic of its address."""
 
 READ_ON = Envelope(b"", float("inf"))
-"""Wakes the receive of a channel that has to read on, and is no message."""
+"""No message: wakes the receive of a channel that has to read from the recent records."""
 
 
 class State(enum.Enum):
@@ -70,16 +70,16 @@ _LIVE, _BEHIND, _LOST = State.LIVE, State.BEHIND, State.LOST
 
 
 class Surroundings(Protocol):
-    """What the tracked channels of one server share.
+    """The common objects and functions of the tracked channels of one server.
 
     Attributes:
-        recent: The youngest records.
+        recent: The most recent records.
         prefix: The layer's prefix.
-        window: How old a message that is replayed may be, in seconds.
-        patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
-        pause: Seconds for which a channel that is behind leaves its event loop and the interpreter
-            to others each time before it reads on.
-        open: Makes a message of what a channel took; see ``Opening``.
+        window: Greatest age of a replayed message, in seconds.
+        patience: Seconds that a message of the log may wait in addition to ``expiry``.
+        pause: Seconds for which a channel that is behind pauses each time before it reads from the
+            recent records, so that other channels and threads run.
+        open: Makes a message of an envelope that a channel took; see ``Opening``.
     """
 
     recent: RecentLog
@@ -145,7 +145,8 @@ class TrackedMailbox(Mailbox):
                 self.in_hand = None
             return None
         try:
-            # First: who looks at the channel looks at what waits, and then at what is in hand.
+            # First, because other threads read the waiting messages before the one in hand: it is
+            # always in one of the two.
             self.in_hand = first = messages[0]
             envelope = messages.popleft()
         except IndexError:  # a flush or a close was faster
@@ -159,7 +160,7 @@ class TrackedMailbox(Mailbox):
         return envelope
 
     def wait(self) -> Coroutine[Any, Any, None]:
-        """Do what ``Mailbox.wait`` does; or return after a pause, before the channel reads on."""
+        """Do what ``Mailbox.wait`` does; or return after a pause, if the channel is behind."""
         if self.attentive and self.tracked.pauses():
             return asyncio.sleep(self.tracked.pause)
         return Mailbox.wait(self)
@@ -168,7 +169,7 @@ class TrackedMailbox(Mailbox):
 class SharedMailbox(TrackedMailbox):
     """The mailbox of a tracked channel that follows streams: several threads put messages into it.
 
-    So what is in it and where each thread is have to be looked at in one step.
+    So a lock makes it atomic to read its messages and the positions of these threads.
     """
 
     __slots__ = ()
@@ -186,16 +187,16 @@ class SharedMailbox(TrackedMailbox):
 class TrackedChannel:
     """Keeps the position of one channel.
 
-    The channel's loop calls ``take`` and ``open``, the threads that read call ``begin``,
-    ``pass_by`` and ``lose``; any thread calls the rest.
+    The channel's loop calls ``take`` and ``open``, the reading threads call ``begin``, ``pass_by``
+    and ``lose``; any thread calls the rest.
 
-    The position is a vector: everything that was addressed to the channel below it was handed over.
-    A mailbox has the messages of one log (the layer's own, or a stream's) in the order in which
-    they were routed. So the position in a log is the place in that order before the first of its
-    messages that is in hand or waits (``Envelope.before``), and the end of what is routed where
-    there is none. What was sent to a group before the channel joined it is none of its business:
-    for each address there is the place from which it reaches the channel. ``Progress`` has that for
-    each log. The channel follows a stream from the first address on that the stream may reach.
+    The position is a vector of offsets: all messages to the channel below it were handed over. A
+    mailbox has the messages of one log (the layer's own, or a stream's) in the order in which they
+    were routed. So the position in a log is the place before the first of its messages that is in
+    hand or waits (``Envelope.before``). If there is none, it is the end of the routed records.
+    Messages to a group from before the channel joined it do not count: for each address there is a
+    position from which it reaches the channel. ``Progress`` has these for each log. The channel
+    follows a stream when it gets the first address that the stream may reach.
 
     ====== ============================================== ========================================
     state  means                                          ends
@@ -203,18 +204,18 @@ class TrackedChannel:
     LIVE   the readers put its messages into the mailbox  BEHIND: the mailbox is full, a message is
                                                           too old to wait in it, or a log lost
                                                           messages
-    BEHIND the readers pass it by; each time that the     LIVE: it has read all that was read.
-           mailbox is empty, take reads on from the       LOST: what it needs is gone
-           recent records, after a pause
+    BEHIND the readers pass it by; when the mailbox is    LIVE: it has all records that were read.
+           empty, take fills it from the recent records,  LOST: records that it needs are gone
+           after a pause
     LOST   ``kafka.gap`` is in hand                       LIVE: the next take, at the end
     ====== ============================================== ========================================
 
-    One receive at a time: a message counts as handed over when the next receive waits or takes. So
-    what was taken last is in hand unless a receive waits.
+    There is one receive at a time. A message is handed over when the next receive waits or takes.
+    So the message that was taken last is in hand unless a receive waits.
 
     Args:
         mailbox: The channel's mailbox.
-        surroundings: What the channels of the server share.
+        surroundings: The common objects of the server's tracked channels.
         on_change: Called when a membership of the channel changed; any thread.
 
     Attributes:
@@ -222,7 +223,8 @@ class TrackedChannel:
         names: The hashes of its name and of former ones, the latest first.
         on_change: As given.
         pause: As of the surroundings.
-        lock: Guards it. Re-entrant: a signal handler may interrupt the holder and use the layer.
+        lock: Guards this object. Re-entrant: a signal handler may interrupt the holder and use the
+            layer.
     """
 
     def __init__(
@@ -240,12 +242,12 @@ class TrackedChannel:
         self._around = surroundings
         self._own = Progress(surroundings.recent)
         self._streams: dict[str, Progress] = {}
-        # All of these.
+        # The progress in the layer's own log and in all streams.
         self._logs: tuple[Progress, ...] = (self._own,)
         # Whether the last message was a gap.
         self._in_gap = False
-        # While it is not LIVE: the capacity of its mailbox, which is 0 meanwhile, since when, on
-        # monotonic(), and whether it has paused since it read on last.
+        # While it is not LIVE: the real capacity of its mailbox, which is set to 0 meanwhile; since
+        # when, on monotonic(); and whether it has paused since it filled the mailbox last.
         self._capacity = mailbox.capacity
         self._behind_since = 0.0
         self._paused = False
@@ -256,7 +258,7 @@ class TrackedChannel:
     # The position
 
     def begin(self, log: object) -> None:
-        """Let the position in a log begin here; again when its reader has told its own."""
+        """Begin the position in a log here; again when its reader has reported its positions."""
         with self.lock:
             for progress in self._logs:
                 if progress.log is log:
@@ -265,7 +267,7 @@ class TrackedChannel:
     def _begin(self, progress: Progress) -> None:
         mailbox = self._mailbox
         if progress.stream is not None:
-            # What came before the stream was kept is in hand or waits without a place.
+            # Messages from before the stream was kept are in hand, or wait, without a place.
             for envelope in [mailbox.in_hand, *mailbox.waiting()]:
                 _place(envelope, progress.stream)
         taken = [] if mailbox.in_hand is None else [mailbox.in_hand]
@@ -273,7 +275,7 @@ class TrackedChannel:
         progress.begin(each for each in found if self._progress_of(each) is progress)
 
     def position(self) -> LogPosition:
-        """Return the position of what was handed over."""
+        """Return the position after the messages that were handed over."""
         with self.lock:
             parts = [
                 LogPart(each, self._reached(each), each.since, each.identity) for each in self._logs
@@ -286,19 +288,19 @@ class TrackedChannel:
         time: float,
         elsewhere: Mapping[Progress, Callable[[], Vector]] | None = None,
     ) -> str:
-        """Return the position right behind a message, signed.
+        """Return the position right after a message, signed.
 
         Args:
             envelope: The message.
             time: When it was written, in seconds of the broker's clock.
-            elsewhere: What ``elsewhere`` returned; None: the present position in other logs.
+            elsewhere: The result of ``elsewhere``; None: the present position in other logs.
         """
         parts = []
         for progress in self._logs:
-            # One that is not of the log has no place in it.
+            # Only a message of this log has a place in it.
             if self._progress_of(envelope) is progress:
                 where, offset = place_of(envelope)
-                # What was taken before the channel became LIVE again lies before that.
+                # A message that was taken before the channel became LIVE again is before live_from.
                 is_live = offset >= progress.live_from.get(where, 0)
                 live_from = progress.live_from if is_live else {}
                 vector: Vector = highest(progress.before(envelope), live_from, {where: offset + 1})
@@ -309,14 +311,14 @@ class TrackedChannel:
         return self._position(parts, time).sign()
 
     def elsewhere(self) -> Mapping[Progress, Callable[[], Vector]]:
-        """Return how far the channel got in each log, for a message that was just taken."""
+        """Return the channel's progress in each log, for a message that was just taken."""
         return {each: each.behind_last() for each in self._logs}
 
     def signer_within(self, since: Mapping[Key, Vector]) -> Callable[[Vector], str]:
-        """Return the function that signs positions within a replay, of the replayed addresses.
+        """Return a function that signs positions within a replay, for the replayed addresses.
 
         Args:
-            since: From where these addresses reached the channel; of others it says nothing.
+            since: The position from which each of these addresses reached the channel.
         """
         keys, now = list(since), self._around.now()
         identities = [(each, each.identity) for each in self._logs]
@@ -329,7 +331,7 @@ class TrackedChannel:
 
     def _reached(self, progress: Progress) -> Vector:
         """Return the place in a log before the first message that was not handed over."""
-        # In this order: what is routed and does not wait was taken.
+        # In this order: a message that is routed and does not wait was taken.
         mailbox = self._mailbox
         put = progress.log.routed if self.state is _LIVE else progress.read
         waiting, last = self._waiting(progress), mailbox.in_hand
@@ -337,7 +339,7 @@ class TrackedChannel:
             return highest(progress.before(last), progress.live_from)
         if waiting:
             return highest(progress.before(waiting[0]), progress.live_from)
-        # Of the batch that is being routed, the channel may have got the first ones.
+        # The channel may have got the first messages of the batch that is being routed.
         handed = mailbox.handed_over
         is_known = handed is not None and self._progress_of(handed) is progress
         got = progress.behind(handed) if is_known and handed is not None else {}
@@ -348,7 +350,7 @@ class TrackedChannel:
     ) -> LogPosition:
         around, own = self._around, parts[0]
         if not own.identity.topic_ids:
-            # The reader has not told its positions: where the channel begins is not known.
+            # The reader has not reported its positions, so the channel's beginning is not known.
             time = 0.0
         keys = self._keys() if keys is None else keys
         starts = {
@@ -379,7 +381,7 @@ class TrackedChannel:
         return [*groups, *users, *([EVERYBODY] if around.hears_all() else [])]
 
     def _progress_of(self, envelope: Envelope) -> Progress | None:
-        """Return the progress in the log that a message is of; None if it is of none."""
+        """Return the progress in the log of a message; None if the message is not of a log."""
         place = envelope.place
         if place is None or place[0] is _SEND_CONN:
             return None
@@ -436,13 +438,13 @@ class TrackedChannel:
         floors: Mapping[Key, Vector],
         of_streams: Collection[tuple[Key, str]] = (),
     ) -> None:
-        """Count replayed messages as handed over.
+        """Note that messages were replayed: they are handed over.
 
         Args:
             former: The position from which they were replayed.
-            floors: For each replayed address from where it reaches the channel now.
-            of_streams: The addresses of which the position had told how far they were known, each
-                with the name of the stream.
+            floors: For each replayed address the position from which it reaches the channel now.
+            of_streams: The addresses that the former position covered, each with the name of the
+                stream.
         """
         with self.lock:
             for progress in self._logs:
@@ -475,7 +477,7 @@ class TrackedChannel:
                 return False
             if envelope is None or of_log or len(mailbox) >= self._capacity:
                 if not mailbox:
-                    # A flush emptied it, and a receive may wait.
+                    # A flush has emptied the mailbox, and a receive may wait.
                     self._wake()
                 return False
             mailbox.refill([envelope])
@@ -483,12 +485,12 @@ class TrackedChannel:
             return True
 
     def lose(self, log: object, lost: Mapping[Where, Loss], routed: Vector) -> None:
-        """Take note that a log lost records; its reading thread, between two batches.
+        """Note that a log lost records; called by its reading thread, between two batches.
 
         Args:
             log: The log.
-            lost: The partitions, and how.
-            routed: Up to where this server had routed before.
+            lost: The partitions, and how they lost records.
+            routed: The position up to which this server had routed before.
         """
         with self.lock:
             progress = next((each for each in self._logs if each.log is log), None)
@@ -496,7 +498,8 @@ class TrackedChannel:
                 return
             ends = progress.log.ends
             reaching = {where for key in self._keys() for where in progress.partitions(key, ends)}
-            # In another log no position means anything, whatever is addressed to the channel.
+            # After "epoch" the log is another one, and no position is valid in it, whatever the
+            # addresses of the channel are.
             found = [loss for where, loss in lost.items() if loss == "epoch" or where in reaching]
             if not found:
                 progress.identity = progress.identity._replace(epochs=progress.log.epochs)
@@ -511,7 +514,7 @@ class TrackedChannel:
             put_until = progress.log.routed
             if routed is not None and progress in routed:
                 put_until = routed[progress]
-            # In this order, as in _reached(). All of these were put into the mailbox.
+            # In this order, as in _reached(). All these messages were put into the mailbox.
             waiting, taken = self._waiting(progress), (mailbox.in_hand, mailbox.handed_over)
             put = [*waiting]
             put += [
@@ -534,7 +537,7 @@ class TrackedChannel:
     # The receive
 
     def take(self) -> Envelope | None:
-        """Do what ``TrackedMailbox.take`` does, where there is more to do."""
+        """Do what ``TrackedMailbox.take`` does, outside its fast path."""
         with self.lock:
             mailbox = self._mailbox
             if self._streams:
@@ -542,7 +545,7 @@ class TrackedChannel:
             if self.state is _LOST:
                 self._go_live([progress.log.ends for progress in self._logs])
             while True:
-                # First: what is routed and does not wait was taken.
+                # First, because a message that is routed and does not wait was taken.
                 routed = [progress.log.routed for progress in self._logs]
                 if not mailbox and self.state is _BEHIND:
                     if not self._paused:
@@ -572,15 +575,15 @@ class TrackedChannel:
         return Gap(reason)
 
     def _reach(self, routed: Sequence[Vector]) -> None:
-        """Note that the channel has all that was routed up to here."""
+        """Note that the channel has all messages that were routed up to here."""
         for progress, reached in zip(self._logs, routed, strict=True):
             progress.reach(reached)
 
     def pauses(self) -> bool:
-        """Tell whether a receive that found nothing is to pause, instead of waiting; its loop.
+        """Tell whether a receive that found nothing pauses instead of waiting; called in its loop.
 
-        One with a long backlog would else keep its loop, and the interpreter, from others until it
-        has read all of it.
+        Without pauses a channel with a long backlog would block its event loop, and use up the
+        interpreter, until it has read all of it.
         """
         if self.state is not _BEHIND or self._paused:
             return False
@@ -588,14 +591,14 @@ class TrackedChannel:
         return True
 
     def _take_into_hand(self, envelope: Envelope) -> Envelope | None:
-        # First: who looks at the channel looks at what waits, and then at what is in hand.
+        # First, because other threads read the waiting messages before the one in hand.
         self._mailbox.in_hand = envelope
         if self._in_gap and not self.is_late(envelope):
             self._in_gap = False
         return Mailbox.take(self._mailbox)
 
     def _note_handed_over(self) -> None:
-        """Note, in its log, what is in hand: what is taken next may be of another one."""
+        """Note the message in hand in its log, because the next message may be of another log."""
         last = self._mailbox.in_hand
         if last is None:
             last = self._mailbox.handed_over
@@ -609,7 +612,7 @@ class TrackedChannel:
         return envelope.deadline + self._around.patience < monotonic()
 
     def _is_skipped(self, envelope: Envelope) -> bool:
-        """Tell whether a message was handed over before, or is none."""
+        """Tell whether to skip an envelope: it was handed over before, or is no message."""
         progress = self._progress_of(envelope)
         if progress is None:
             return envelope is READ_ON or self._is_known_answer(envelope)
@@ -621,13 +624,13 @@ class TrackedChannel:
         if progress.stream is None:
             key: Any = where[0], envelope.key
             return offset < progress.replayed.get(key, {}).get(where, 0)
-        # It may come by several addresses of the channel, and is new if it is new by one of them.
+        # It may have several addresses of the channel, and is new if it is new for one of them.
         ours = set(self._keys()).intersection(envelope.key)
         replayed = progress.replayed
         return bool(ours) and all(offset < replayed.get(each, {}).get(where, 0) for each in ours)
 
     def _is_known_answer(self, envelope: Envelope) -> bool:
-        """Tell whether a group's last record, which a join brought, is no news for the channel."""
+        """Tell whether the channel has a last record, which a join brought, already."""
         payload = envelope.payload
         if not isinstance(payload, StreamPayload) or not envelope.key:
             return False
@@ -640,15 +643,15 @@ class TrackedChannel:
         )
 
     def _read_on(self) -> Reason | None:
-        """Fill half of the mailbox from the recent records; become LIVE where there are none.
+        """Fill half of the mailbox from the recent records; become LIVE if there are no more.
 
         Returns:
-            Why it cannot go on; None if it can.
+            Why that is not possible; None if it was.
         """
         around = self._around
         ends = [progress.log.ends for progress in self._logs]
         if self._mailbox.closed:
-            # The receive then waits, which raises.
+            # The receive then waits, which raises an error.
             self._go_live(ends)
             return None
         lost = next((each.lost for each in self._logs if each.lost is not None), None)
@@ -664,7 +667,7 @@ class TrackedChannel:
         if not records:
             self._go_live(ends)
             return None
-        # The times of streams are their producers'.
+        # Not for streams, whose timestamps are set by producers.
         oldest = next((each[4] for each in records if not isinstance(each[0], StreamTopic)), None)
         if oldest is not None and oldest < around.now() - around.window:
             return "expired"
@@ -679,7 +682,7 @@ class TrackedChannel:
         return None
 
     def _refill(self, records: Iterable[Record]) -> None:
-        """Put records into the mailbox that were read on."""
+        """Put recent records into the mailbox."""
         envelopes = self._around.envelopes(
             record
             for record in records
@@ -695,11 +698,10 @@ class TrackedChannel:
     def _find_all(
         self, ends: Sequence[Vector], most: int
     ) -> tuple[list[Record], list[dict[Where, int]]] | None:
-        """Return the next records of all logs, and for each log up to where these are all.
+        """Return the next records of all logs, and the end of these records in each log.
 
         Returns:
-            In the order of the logs, ``most`` at least where there are so many; None if some are
-            not kept any more.
+            At least ``most`` records, if there are as many; None if some are not kept any more.
         """
         found: list[list[Record]] = []
         read: list[dict[Where, int]] = []
@@ -714,10 +716,11 @@ class TrackedChannel:
     def _find(
         self, progress: Progress, ends: Vector, most: int
     ) -> tuple[dict[Where, list[Record]], dict[Where, int] | None]:
-        """Return the next records of each partition, ``most`` at least where there are so many.
+        """Return the next records of each partition: at least ``most``, if there are as many.
 
         Returns:
-            The records; and up to where these are all, None if some are not kept any more.
+            The records, and the position up to which they are complete; None for the position if
+            some records are not kept any more.
         """
         found: dict[Where, list[Record]] = {}
         until = dict(ends)
@@ -730,7 +733,7 @@ class TrackedChannel:
                 if records is None:
                     return {}, None
                 if len(records) == most:
-                    # The key may have more, and other keys' records lie behind those.
+                    # The key may have more, and records of other keys may be after those.
                     until[where] = min(until[where], records[-1][6] + 1)
                 if records:
                     found.setdefault(where, []).extend(records)
@@ -750,10 +753,10 @@ class TrackedChannel:
         self.state = _LIVE
 
     def gap(self, envelope: Envelope) -> Message | None:
-        """Return the message that tells of a gap; None if the one before told it.
+        """Return the message about a gap; None if the last message was one.
 
         Args:
-            envelope: ``Gap``, or the first of the messages that waited for too long.
+            envelope: A ``Gap``, or the first message that waited for too long.
         """
         with self.lock:
             if self._in_gap:
@@ -778,7 +781,7 @@ class TrackedChannel:
         )
 
     def message(self, envelope: Envelope, content: dict[str, Any]) -> Message:
-        """Return what a receive returns of a message, where several logs fill the mailbox."""
+        """Return the message of an envelope, if several logs fill the mailbox."""
         now, elsewhere, place = self._around.now(), self.elsewhere(), envelope.place
 
         def sign() -> str:
@@ -788,12 +791,12 @@ class TrackedChannel:
 
 
 def _once(records: Iterable[Record], end: int) -> Iterable[Record]:
-    """Return the records before an offset; one that several addresses have comes once."""
+    """Return the records before an offset, each once, even if it has several addresses."""
     return {record[6]: record for record in records if record[6] < end}.values()
 
 
 def _place(envelope: Envelope | None, stream: KeptStream) -> None:
-    """Give a message of a stream its place, if it has none and is no answer to a join."""
+    """Set the place of a stream's message, if it has none and was not put there by a join."""
     if envelope is None or envelope.place is not None or envelope.key:
         return
     payload = envelope.payload

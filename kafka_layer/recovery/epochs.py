@@ -1,8 +1,8 @@
-"""The leader epochs of records, by which a log that lost its end is told from the one before. Pure.
+"""The leader epochs of records, which show that a log has lost its end. Pure.
 
-A record of one offset and one leader epoch is the same record in every log, and so is all before
-it: Kafka counts the epoch of a partition up with each leader. Where a log lost its end and went on,
-other records stand at these offsets, of a later epoch.
+Kafka increases the epoch of a partition with each new leader. Two records with the same offset and
+the same leader epoch are the same record, and so are all records before them. If a log lost its end
+and was continued, the lost offsets have other records, with a later epoch.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from ..wire.topics import Where
 __all__ = ["UNKNOWN", "LeaderEpochs"]
 
 UNKNOWN = -1
-"""The leader epoch of a record of which none is known."""
+"""Stands for a leader epoch that is not known."""
 
 _Span = tuple[int, int, int]
 
-# So many epochs of one partition are kept, the last ones.
+# Limit of the epochs of one partition; the latest ones are kept.
 _MOST = 20
 
 
 class LeaderEpochs:
-    """What is known of the leader epochs in one log of each partition.
+    """The known leader epochs of one log of each partition.
 
-    Epochs grow with the offsets. So where two records have one epoch, all between them have it. The
-    thread that reads calls ``read``, ``end`` and ``without``; any thread calls the rest.
+    Epochs grow with the offsets. So if two records have the same epoch, all records between them
+    have it. The reading thread calls ``read``, ``end`` and ``without``; any thread calls the rest.
     """
 
     def __init__(self) -> None:
-        # For each partition its epochs, with the lowest and the highest known offset; replaced,
-        # never changed.
+        # The epochs of each partition, with the lowest and the highest known offset of each.
+        # Replaced, never changed.
         self._spans: dict[Where, tuple[_Span, ...]] = {}
-        # The epoch of the record that was read last, which is also that of the next ones until
-        # ``read`` says otherwise.
+        # The epoch of the record that was read last, and of further ones until read() is called.
         self._reading: dict[Where, int] = {}
         # Re-entrant: a signal handler may interrupt the holder and ask for a position.
         self._lock = RLock()
@@ -46,7 +45,7 @@ class LeaderEpochs:
         Args:
             where: The partition.
             offset: The record's offset.
-            end: The offset behind the last record that was read.
+            end: The offset after the last record that was read.
         """
         reading = self._reading.get(where)
         for epoch, lowest, highest in self._spans.get(where, ()):
@@ -55,7 +54,7 @@ class LeaderEpochs:
         return UNKNOWN
 
     def read(self, where: Where, offset: int, epoch: int) -> None:
-        """Note that a record that is read next has another epoch than the one before it.
+        """Note that the next record has another epoch than the record before it.
 
         Args:
             where: The partition.
@@ -77,17 +76,17 @@ class LeaderEpochs:
             self._spans[where] = tuple(sorted(spans.values())[-_MOST:])
 
     def end(self, ends: Mapping[Where, int]) -> None:
-        """Note that no record is read any more.
+        """Note that no more records are read.
 
         Args:
-            ends: For each partition the offset behind the last record that was read.
+            ends: For each partition the offset after the last record that was read.
         """
         for where, epoch in self._reading.items():
             self.note(where, ends.get(where, 0) - 1, epoch)
         self._reading = {}
 
     def without(self, lost: Collection[Where]) -> LeaderEpochs:
-        """Return what is known of the other partitions; of these, another log is read."""
+        """Return a copy without the partitions that lost records, whose logs are new ones."""
         others = LeaderEpochs()
         with self._lock:
             spans = dict(self._spans)

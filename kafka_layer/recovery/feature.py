@@ -1,4 +1,4 @@
-"""The recoveries of one server: tracks channels, and replays to them what they missed."""
+"""The recoveries of one server: tracks channels, and replays missed messages to them."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ from .tails import TELLING
 __all__ = ["MAX_BYTES", "Recoveries"]
 
 MAX_BYTES = 1024 * 1024
-"""How many bytes of messages one recovery replays."""
+"""Limit of the messages that one recovery replays, in bytes."""
 
-# Seconds in which what is learnt of idempotency keys is rounded down.
+# Seconds to which the beginning of learning idempotency keys is rounded down.
 _STEP = 60.0
-# Seconds that an answer may take from the backplane's thread to the asker.
+# Seconds that an answer may take from the backplane's thread to the thread that waits for it.
 _GRACE = 0.5
 
 
@@ -67,7 +67,7 @@ class _Reading(NamedTuple):
 
     Attributes:
         first: The offset from which it is read.
-        ticket: Of what the log holds; resolved when the part is in the recent records.
+        ticket: Resolved with the extents of the log, when the part is in the recent records.
     """
 
     first: int
@@ -77,25 +77,24 @@ class _Reading(NamedTuple):
 class Recoveries:
     """Tracks channels of a server and recovers them; any thread and event loop.
 
-    The first tracked channel begins it all: from then on every record that the server reads goes
-    into ``recent`` before it is routed. What lies before is read from the log, once for all who
-    need it at the same time, and kept there, too.
+    It begins with the first tracked channel: from then on every record that the server reads is
+    added to ``recent`` before it is routed. Older records are read from the log, once for all
+    recoveries that need them at the same time, and are kept in ``recent`` as well.
 
     Args:
         server: The server, which receives.
         codec: Decodes the messages.
-        learn_keys: Has the server's duplicates learn the idempotency keys that were used in a topic
-            since a time of the broker.
+        learn_keys: Makes the server learn the idempotency keys that were used in a topic since a
+            time of the broker's clock.
         streams: The streams that the server reads.
 
     Attributes:
-        recent: The youngest records.
-        prefix: The layer's prefix.
-        window: How old a message that is replayed may be, in seconds.
-        patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
-        pause: Seconds for which a channel that is behind leaves its event loop and the interpreter
-            to others each time before it reads on.
-        open: Makes a message of what a channel took.
+        recent: The most recent records.
+        prefix: As of ``Surroundings``.
+        window: As of ``Surroundings``.
+        patience: As of ``Surroundings``.
+        pause: As of ``Surroundings``.
+        open: As of ``Surroundings``.
     """
 
     needs_clock = False
@@ -114,7 +113,7 @@ class Recoveries:
         self.pause = config.timings.read_on
         seconds = config.recovery_window + config.expiry
         self.recent = RecentLog(config.recent_bytes, seconds)
-        # All streams together keep as much as the layer's own topics.
+        # All streams together keep as many bytes as the layer's own topics.
         self._streams = tuple(
             KeptStream(
                 stream,
@@ -141,17 +140,18 @@ class Recoveries:
         self._server = server
         self._learn_keys = learn_keys
         self._stats = server.stats
-        # Of the receives that read on; each recovery has its own.
+        # For channels that are behind; each recovery has a guard of its own.
         self._guard = self.new_guard()
         # Re-entrant: a signal handler may interrupt the holder and use the layer.
         self._lock = RLock()
-        # What is to be read of the past next: for some partitions the first offset.
+        # For some partitions the first offset to read next.
         self._wanted: dict[Where, int] = {}
         # The partitions that are being read.
         self._reading: dict[Where, _Reading] = {}
-        # Of which records the leader epoch is to be asked for next.
+        # For some partitions the offsets of records whose leader epochs to ask for next.
         self._wanted_epochs: dict[Where, set[int]] = {}
-        # Resolved once the reader has told its positions; None before the first tracked channel.
+        # Resolved when the reader has reported its positions; None before the first tracked
+        # channel.
         self._begun: Ticket[None] | None = None
 
     # Tracking
@@ -195,7 +195,7 @@ class Recoveries:
         return [each for each in self._streams if each.concerns(key)] if self._streams else ()
 
     def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
-        """Take the positions of the reader; its thread."""
+        """Take the positions of the reader; called in its thread."""
         routed = self.recent.routed
         lost = self.recent.move(positions)
         begins = self._begun is not None and not self._begun.done
@@ -211,7 +211,7 @@ class Recoveries:
     def _on_moved(
         self, stream: KeptStream, lost: Mapping[Where, Loss] | None, routed: Mapping[Where, int]
     ) -> None:
-        """Take the positions of a stream; its thread. See ``Moved``."""
+        """Take the positions of a stream; called in its thread. See ``Moved``."""
         for tracked in self._channels():
             if lost is None:
                 tracked.begin(stream.log)
@@ -236,13 +236,13 @@ class Recoveries:
     def recover(
         self, mailbox: Mailbox, text: str, window: float | None, limit: int
     ) -> Steps[Recovery]:
-        """Replay to a channel what it missed since a position.
+        """Replay the messages that a channel missed since a position.
 
         Args:
             mailbox: The channel's mailbox.
             text: The position.
-            window: How old the position may be, in seconds; None for ``recovery_window``.
-            limit: How many messages may be replayed.
+            window: Greatest age of the position, in seconds; None: ``recovery_window``.
+            limit: Most messages to replay.
 
         Raises:
             LayerClosed: If the server closes meanwhile.
@@ -288,12 +288,13 @@ class Recoveries:
             stream.compare_epochs()
         records = replay.records()
         for record in _first_keyed(records):
-            # Its original may have been written before this server's start. The log is not read
-            # anew for each replay that begins somewhat earlier than the one before.
+            # The first message with its key may be older than this server. The time is rounded
+            # down, so that a replay that begins a little earlier than the last one does not read
+            # the log again.
             oldest = record[4] - record[4] % _STEP
             yield from self._learn_keys(record[0], oldest - WINDOW)
         if any(stream.asks_registry for stream in replay.streams):
-            # Not in the asker's event loop.
+            # Not in the event loop of the caller.
             decoded = in_thread("kafka-layer-decode", partial(replay.decode, records))
             yield from wait(decoded, max(0.0, deadline - monotonic()))
         else:
@@ -301,7 +302,7 @@ class Recoveries:
         return replay.finish(records)
 
     def _read_log(self, replay: _Replay, deadline: float) -> Steps[None]:
-        """Have the layer's own topics read for a recovery, as far as it needs them."""
+        """Read the layer's own topics, as far as a recovery needs them."""
         for _ in range(ROUNDS):
             if not replay.missing() and not replay.unknown_epochs() and not replay.is_ahead:
                 return
@@ -310,14 +311,14 @@ class Recoveries:
             except (BrokerUnavailable, TimeoutError):
                 if replay.missing() or replay.is_ahead:
                     raise
-                # All is here; only whether the log is another one by now cannot be asked.
+                # All records are here; only the check for another log is not possible.
                 return
-            # Nothing was asked for if another one's question was answered just now.
+            # Empty if the records have come meanwhile.
             if extents:
                 replay.compare(extents)
 
     def _await_streams(self, replay: _Replay, deadline: float) -> Steps[None]:
-        """Wait until the streams of a position are read, for as long as brokers have to answer."""
+        """Wait until the streams of a position are read, within ``timings.history_answer``."""
         until = min(deadline, monotonic() + self._server.config.timings.history_answer)
         for stream in replay.covered_streams():
             try:
@@ -326,7 +327,7 @@ class Recoveries:
                 raise NotRecovered("unavailable") from None
 
     def _read_stream(self, stream: StreamReplay, deadline: float) -> Steps[None]:
-        """Have the topics of a stream read for a recovery, as far as it needs them."""
+        """Read the topics of a stream, as far as a recovery needs them."""
         for _ in range(ROUNDS):
             missing, unknown = stream.missing(), stream.unknown_epochs()
             if not missing and not unknown and not stream.is_ahead:
@@ -337,15 +338,15 @@ class Recoveries:
             except (BrokerUnavailable, TimeoutError):
                 if missing or stream.is_ahead:
                     raise
-                # All is here; only whether the log is another one by now cannot be asked.
+                # All records are here; only the check for another log is not possible.
                 return
             stream.compare(extents)
 
     def _read_past(self, replay: _Replay, deadline: float) -> Steps[Extents]:
-        """Have the log read for a recovery; returns what it holds, nothing if all is here by now.
+        """Read the log for a recovery; returns its extents, or nothing if nothing is missing now.
 
-        Each partition is a question of its own: who needs one does not wait for the others. All who
-        need as much of it share the question, also while it is carried out.
+        Each partition is a query of its own, so a recovery waits only for the partitions that it
+        needs. Recoveries that need no more of a partition share the query, also while it runs.
         """
         missing, unknown = replay.missing(), replay.unknown_epochs()
         tickets: list[Ticket[Extents]] = []
@@ -354,7 +355,7 @@ class Recoveries:
             for where, offset in unknown.items():
                 self._wanted_epochs.setdefault(where, set()).add(offset)
             for where, first in missing.items():
-                # The record whose epoch is asked for lies just before.
+                # Include the record whose epoch is needed, which is just before.
                 first = min(first, unknown.get(where, first))
                 reading = self._reading.get(where)
                 if reading is not None and reading.first <= first:
@@ -362,7 +363,7 @@ class Recoveries:
                 else:
                     self._wanted[where] = min(first, self._wanted.get(where, first))
                     questions.append((("recent", where), partial(self._read_wanted, where)))
-        # What is shared may have been asked for before a record that is ahead was written.
+        # A shared query may be older than the record of a position that is ahead.
         if replay.is_ahead or unknown.keys() - missing.keys():
             questions.append(("recent epochs", self._read_wanted_epochs))
         for key, question in questions:
@@ -373,7 +374,7 @@ class Recoveries:
         return extents
 
     def _read_wanted(self, where: Where, past: Past) -> Callable[[], Extents]:
-        """Read what is wanted of a partition's past; the backplane's thread."""
+        """Read the wanted part of a partition; called in the backplane's thread."""
         with self._lock:
             wanted = dict(self._wanted)
             first = self._wanted.pop(where, sys.maxsize)
@@ -390,7 +391,7 @@ class Recoveries:
         return lambda: extents
 
     def _end_reading(self, where: Where) -> set[int]:
-        """Let nobody share the question from here on; returns which epochs it has to learn."""
+        """End the sharing of a query; returns the records whose epochs it has to learn."""
         with self._lock:
             self._reading.pop(where, None)
             return self._wanted_epochs.pop(where, set())
@@ -405,8 +406,8 @@ class Recoveries:
             first, end = parts[where]
             count, room = sum(end - first for first, end in parts.values()), self.recent.room
             if count > room:
-                # The youngest of them, which do for most of those who ask; with room for the other
-                # partitions.
+                # Read only the most recent ones, which are enough for most recoveries, and leave
+                # room for the other partitions.
                 share = max((end - first) * room // count, min(room, TELLING))
                 first = max(first, end - share)
             if first >= end:
@@ -417,7 +418,7 @@ class Recoveries:
                 self.recent.epochs.note(where, offset, epoch)
 
     def _read_wanted_epochs(self, past: Past) -> Callable[[], Extents]:
-        """Learn the leader epochs that are wanted where nothing is read; the backplane's thread."""
+        """Learn wanted leader epochs of partitions that are not read; the backplane's thread."""
         extents = past.extents(BROADCAST_TOPICS)
         with self._lock:
             wanted = {
@@ -479,7 +480,7 @@ class Recoveries:
         return envelopes
 
     def decrypt(self, guard: ReplayGuard, record: Record) -> bytes:
-        """Return the payload of a record, which may be read a second time.
+        """Return the payload of a record; a record may be read several times.
 
         Raises:
             UnreadableRecord: If it cannot be decrypted.
@@ -499,7 +500,7 @@ class Recoveries:
             return False
 
     def new_guard(self) -> ReplayGuard:
-        """Return a memory of tokens for one replay."""
+        """Return a guard against copied tokens for one replay."""
         return ReplayGuard(
             self._server.encryption, self._server.config.expiry, live=self._server.router.guard
         )
@@ -512,7 +513,7 @@ class Recoveries:
     # The server's feature
 
     def flush(self, until: float) -> int:
-        """Do nothing: a replay sees the record of the flush, and what reads on sees its time."""
+        """Do nothing: a replay reads the flush record, and slow channels check the flush's time."""
         return 0
 
     def close(self, error: LayerClosed) -> int:
@@ -531,17 +532,17 @@ class Recoveries:
 
 
 class _Replay(LogReplay):
-    """One recovery: which records were missed, and whether all of them are there.
+    """One recovery: determines the missed records, and whether all of them are there.
 
     Args:
-        recoveries: What the recoveries of the server share.
+        recoveries: The recoveries of the server.
         tracked: The channel.
         mailbox: Its mailbox.
         position: The position from which it is recovered.
-        limit: How many messages may be replayed.
+        limit: Most messages to replay.
 
     Attributes:
-        streams: What was missed of each stream that the channel follows.
+        streams: The part of the recovery in each stream that the channel follows.
     """
 
     def __init__(
@@ -561,7 +562,7 @@ class _Replay(LogReplay):
         self.streams = [
             StreamReplay(stream, position.streams.get(stream.mark)) for stream in tracked.follows
         ]
-        # Of records of streams that can be decoded: the messages.
+        # The messages of decoded records of streams, by partition and offset.
         self._of_streams: dict[tuple[Where, int], dict[str, Any]] = {}
 
     def _missed_keys(self) -> list[Key]:
@@ -570,7 +571,7 @@ class _Replay(LogReplay):
         return missed_keys(self._position, groups, users, around.hears_all())
 
     def covered_streams(self) -> list[KeptStream]:
-        """Return the streams of which records may be replayed.
+        """Return the streams with records that may be replayed.
 
         Raises:
             NotRecovered: If the position is of other users.
@@ -579,12 +580,12 @@ class _Replay(LogReplay):
         return [each.kept for each in self.streams if each.covers(keys)]
 
     def begin(self) -> None:
-        """Fix up to where is replayed: what is read later comes to the mailbox.
+        """Fix the end of the replay: records that are read later come to the mailbox.
 
         Records are kept before they are routed, and the channel has its memberships already. So
-        each record is either read by now, or comes to the mailbox. What came to it by now is
-        replayed, too, so that each partition is told in its order: browsers tell how far they got
-        in it.
+        each record is either kept by now, or comes to the mailbox. Messages that are in the mailbox
+        already are replayed as well, so that the browser gets each partition in its order: it
+        reports its progress by partition.
 
         Raises:
             NotRecovered: If the position is of other users, or in another log.
@@ -614,13 +615,13 @@ class _Replay(LogReplay):
         return self._log.epochs.at(where, offset, self._log.ends.get(where, 0))
 
     def finish(self, records: Iterable[Record]) -> list[Message]:
-        """Return the missed messages, and have the channel skip them where they come again.
+        """Return the missed messages, and let the channel skip them if they come again.
 
         Args:
-            records: What ``records`` returned.
+            records: The result of ``records``.
 
         Raises:
-            NotRecovered: If not all of them can be replayed, or they are too many.
+            NotRecovered: If not all of them can be replayed, or there are too many.
         """
         floors: dict[Key, dict[Where, int]] = {}
         before: dict[Key, dict[Where, int]] = {}
@@ -649,7 +650,7 @@ class _Replay(LogReplay):
         return messages
 
     def _contents(self, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
-        """Yield the records of messages with what was sent; raises like ``finish``."""
+        """Yield the records of messages, with their messages; raises like ``finish``."""
         guard = self._around.new_guard()
         count = size = 0
         names = {*self._tracked.names, *self._position.names}
@@ -671,13 +672,13 @@ class _Replay(LogReplay):
             yield record, content
 
     def _content(self, record: Record, guard: ReplayGuard) -> tuple[dict[str, Any] | None, int]:
-        """Return what was sent, None if it is nothing for the channel, and its bytes.
+        """Return the message of a record, None if the channel does not get it, and its size.
 
         Raises:
             NotRecovered: If it cannot be read.
         """
         if isinstance(record[0], StreamTopic):
-            # None if those who were there did not get it either.
+            # None if live channels did not get it either.
             found = self._of_streams.get(((record[0], record[5]), record[6]))
             return found, len(record[2] or b"")
         try:
@@ -690,17 +691,17 @@ class _Replay(LogReplay):
             raise NotRecovered("undecodable") from None
 
     def records(self) -> list[Record]:
-        """Return the records of the addresses that were missed, in the order of the log.
+        """Return the missed records, in the order of the log.
 
         Raises:
-            NotRecovered: If they are not all there.
+            NotRecovered: If not all of them are there.
         """
         found = []
         for key, where, first, end in self.all_parts:
             name = None if key == EVERYBODY else key[1].encode()
             records = self._log.find(where, name, first, end)
             if records is None:
-                # More than is kept.
+                # The server does not keep so many records.
                 raise NotRecovered("limit")
             found.append(records)
         for stream in self.streams:
@@ -708,10 +709,10 @@ class _Replay(LogReplay):
         return list(in_order(found))
 
     def decode(self, records: Iterable[Record]) -> None:
-        """Decode the records of streams, until there are too many.
+        """Decode the records of streams, up to the limit.
 
         Raises:
-            NotRecovered: If one cannot be decoded at which its stream stops.
+            NotRecovered: If one cannot be decoded, and its stream stops at such records.
             RegistryAway: If a schema registry is needed, and does not answer.
         """
         by_name = {each.kept.name: each for each in self.streams}

@@ -1,4 +1,4 @@
-"""Whether all that a channel missed of one log is there."""
+"""Checks whether all records that a channel missed are in one log."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ __all__ = ["LogReplay"]
 
 
 class LogReplay:
-    """The part of a recovery that is of one log; a subclass finds its parts and its records.
+    """The part of a recovery in one log; a subclass finds the parts and the records.
 
     Args:
-        log: What is kept of the log.
+        log: The kept records of the log.
     """
 
     def __init__(self, log: KeptLog) -> None:
         self._log = log
-        # Where records lie that were missed.
+        # The parts of the log with missed records.
         self._parts: Sequence[Part] = ()
-        # Of the addresses that are new to the channel: what waits in the mailbox.
+        # For addresses that are new to the channel: the parts with the messages in the mailbox.
         self._new_parts: Sequence[Part] = ()
         self._compared = False
 
     @property
     def all_parts(self) -> list[Part]:
-        """Where all records lie that are replayed."""
+        """The parts of the log with the records that are replayed."""
         return [*self._parts, *self._new_parts]
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the position lies beyond what this server has read."""
+        """Whether the position is after the end of what this server has read."""
         return not self._compared and any(part.first > part.end for part in self._parts)
 
     def missing(self) -> dict[Where, int]:
-        """Return from where partitions have to be read, whose recent records begin later."""
+        """Return the first offsets to read, in partitions whose recent records begin too late."""
         missing: dict[Where, int] = {}
         for _, where, first, end in self._parts:
             if first < end and first < self._log.begin(where):
@@ -47,7 +47,7 @@ class LogReplay:
         return missing
 
     def unknown_epochs(self) -> dict[Where, int]:
-        """Return the records whose leader epoch has to be asked for, once."""
+        """Return the records whose leader epoch is to be asked for; empty after ``compare``."""
         if self._compared:
             return {}
         return {
@@ -57,10 +57,10 @@ class LogReplay:
         }
 
     def compare(self, extents: Extents) -> None:
-        """Compare the position with what the log holds.
+        """Compare the position with the extents of the log.
 
         Raises:
-            NotRecovered: If the log does not hold what was missed, or another topic is there.
+            NotRecovered: If the log does not hold all missed records, or the topic is another one.
         """
         self._compared = True
         for _, where, first, end in self._parts:
@@ -69,29 +69,29 @@ class LogReplay:
                 raise NotRecovered("epoch")
             if place is not None and topic_ids_differ(place.topic_id, extent.topic_id):
                 raise NotRecovered("epoch")
-            # What is shared may have been asked for before this server read on.
+            # The extents may be shared, and older than what this server has read since.
             if first > max(extent.end, end):
                 raise NotRecovered("future")
             if first < end and first < extent.start:
                 raise NotRecovered("truncated")
 
     def compare_epochs(self) -> None:
-        """Compare the last records that the position knows with those that are there.
+        """Compare the epochs of the last records before the position with those of the log.
 
-        Where the log holds none of them any more, the epoch stays unknown and says nothing.
+        If the log does not hold a record any more, its epoch stays unknown and is not compared.
 
         Raises:
-            NotRecovered: If the log lost its end since, and other records took its place.
+            NotRecovered: If the log has lost its end, and has other records there.
         """
         for where, (offset, epoch) in self._last_told().items():
             if self._epoch(where, offset) not in (UNKNOWN, epoch):
                 raise NotRecovered("epoch")
 
     def _require_same_topics(self) -> None:
-        """Require that the server reads the topics of the position, and not others in their place.
+        """Require that the server reads the same topics as the position.
 
         Raises:
-            NotRecovered: If it reads another one.
+            NotRecovered: If a topic was created again since.
         """
         ids = self._log.topic_ids
         for topic in {part.where[0] for part in self._parts}:
@@ -109,7 +109,7 @@ class LogReplay:
         return found
 
     def _place_in(self, topic: object) -> TopicPosition | None:
-        """Return the position in a topic; None if it has none, because the topic is newer."""
+        """Return the position in a topic; None if the topic is newer than the position."""
         raise NotImplementedError
 
     def _epoch(self, where: Where, offset: int) -> int:

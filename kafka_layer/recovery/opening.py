@@ -1,4 +1,4 @@
-"""From what a tracked channel took to the message that its receive returns.
+"""Makes the messages that receives of tracked channels return.
 
 Hot path: every message of a tracked channel passes ``Opening.open``.
 """
@@ -26,7 +26,7 @@ class Opening:
 
     Args:
         decode: Decodes a message; raises UnreadableRecord.
-        patience: How much longer than ``expiry`` a message of the log may wait, in seconds.
+        patience: Seconds that a message of the log may wait in addition to ``expiry``.
         now: Returns the broker's time.
         count_late: Counts a message to one channel that expired in its mailbox.
         count_unreadable: Counts a message that cannot be decoded, once.
@@ -47,10 +47,10 @@ class Opening:
         self._count_unreadable = count_unreadable
 
     def open(self, mailbox: Mailbox, envelope: Envelope) -> Message | None:
-        """Make a message of what was taken.
+        """Make a message of an envelope that was taken.
 
         Returns:
-            The message; None, counted, if it expired or cannot be decoded.
+            The message; None if it expired or cannot be decoded, which is counted.
         """
         mailbox.last_seen = now = monotonic()
         place = envelope.place
@@ -61,7 +61,7 @@ class Opening:
                 return _channel(mailbox).gap(envelope)
             if mailbox.__class__ is SharedMailbox:
                 return _channel(mailbox).message(envelope, self._decode(envelope.payload))
-            # It touches nothing but the mailbox; see TrackedMailbox.
+            # Fast path: it reads no object but the mailbox; see TrackedMailbox.
             message: TakenMessage = TakenMessage(self._decode(envelope.payload))
         except UnreadableRecord as error:
             self._count_unreadable(envelope, error)
@@ -70,15 +70,15 @@ class Opening:
         return message
 
     def _open_other(self, mailbox: Mailbox, envelope: Envelope) -> Message | None:
-        """Make a message of one to this channel alone, or of what is none."""
+        """Make a message that was sent to this channel alone, or a gap."""
         channel = _channel(mailbox)
         if isinstance(envelope, Gap):
             return channel.gap(envelope)
         if envelope is READ_ON:
-            # Its take began before the channel fell behind.
+            # The take began before the channel fell behind.
             return None
         if envelope.deadline < monotonic():
-            # Nobody recovers it, so it expires as messages of other channels do.
+            # It cannot be recovered, so it expires like messages of other channels.
             self._count_late(mailbox)
             return None
         now = self._now()

@@ -1,4 +1,4 @@
-"""How far a tracked channel got in one log: that of the layer, or that of a stream. Pure."""
+"""How far a tracked channel has come in one log: the layer's, or a stream's. Pure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _SEND_CONN = Topic.SEND_CONN
 
 
 class LogIdentity(NamedTuple):
-    """The log in which a position lies; where it lost its end, another one follows.
+    """Identifies the log of a position. A log that has lost its end is another log.
 
     Attributes:
-        topic_ids: The ids of its topics; empty before the reader told its positions.
+        topic_ids: The ids of its topics; empty before the reader has reported its positions.
         epochs: The leader epochs of its records.
     """
 
@@ -36,13 +36,13 @@ class LogIdentity(NamedTuple):
 
 
 class LogPart(NamedTuple):
-    """The part of a position that is of one log.
+    """The part of a position in one log.
 
     Attributes:
-        progress: That in the log.
+        progress: The channel's progress in the log.
         vector: The position.
-        since: From where each address reaches the channel.
-        identity: The log, as it was there.
+        since: The position from which each address reaches the channel.
+        identity: The log at that position.
     """
 
     progress: Progress
@@ -51,7 +51,7 @@ class LogPart(NamedTuple):
     identity: LogIdentity
 
     def topics(self, counts: Mapping[Any, int]) -> dict[Any, TopicPosition]:
-        """Return the position in each topic; ``counts`` are its partitions."""
+        """Return the position in each topic, given the number of partitions of each."""
         identity, ends = self.identity, self.progress.log.ends
         topics = {}
         for topic, count in counts.items():
@@ -67,7 +67,7 @@ class LogPart(NamedTuple):
         return topics
 
     def starts(self, keys: Iterable[Key]) -> dict[Key, dict[Where, int]]:
-        """Return where addresses begin later than the position, by partition."""
+        """Return the first offsets of addresses that begin after the position, by partition."""
         found = {}
         ends = self.progress.log.ends
         for key in keys:
@@ -97,7 +97,7 @@ class LogPart(NamedTuple):
 
 
 class Progress:
-    """How far one channel got in one log. The channel guards it.
+    """How far one channel has come in one log. The channel's lock guards it.
 
     Args:
         log: The kept records of the log.
@@ -106,17 +106,20 @@ class Progress:
     Attributes:
         log: As given.
         stream: As given.
-        identity: The log in which the position lies.
-        since: From where each address reaches the channel; from its beginning where it is missing.
-        start: The position before messages that were routed before anything was tracked.
-        live_from: Where the channel became LIVE again.
-        overlap: Up to where the reader may bring messages a second time; empty if it does not.
-        read: Up to where it has read, while it is not LIVE.
-        lost: Why it cannot go on; None while nothing is lost.
-        last: The message that was taken last, where several logs fill the mailbox.
-        handed_over: The same of each partition, but behind what was handed over.
-        replayed: For each replayed address the end of what was replayed.
-        recovered: The addresses of which a position told how far they were known.
+        identity: The log of the position.
+        since: By address: the position from which it reaches the channel; the channel's beginning
+            if there is no entry.
+        start: The position before the messages that were routed before the channel was tracked.
+        live_from: The position at which the channel became LIVE again.
+        overlap: The position up to which the reader may bring messages a second time; empty if it
+            does not.
+        read: The position up to which the channel has read, while it is not LIVE.
+        lost: How records were lost, so that it cannot continue; None while none are lost.
+        last: The message that was taken last, if several logs fill the mailbox.
+        handed_over: By partition, if several logs fill the mailbox: the offset after the last
+            message that was handed over.
+        replayed: By replayed address: the position up to which it was replayed.
+        recovered: The replayed addresses that the given position covered.
     """
 
     __slots__ = (
@@ -184,11 +187,11 @@ class Progress:
         return self.log.find(where, name, first, end, most)
 
     def join(self, key: Key) -> None:
-        """Note that an address reaches the channel from here on."""
+        """Note that an address reaches the channel from now on."""
         self.since[key] = highest(self.log.routed, self.replayed.get(key, {}))
 
     def begin(self, taken_or_waiting: Iterable[Envelope]) -> None:
-        """Let the position begin before the first of the messages that are not handed over."""
+        """Begin the position before the first message that is not handed over."""
         start = dict(self.log.routed)
         for envelope in taken_or_waiting:
             where, offset = place_of(envelope)
@@ -200,12 +203,12 @@ class Progress:
         return self.start if envelope.before is None else envelope.before
 
     def behind(self, envelope: Envelope) -> dict[Where, int]:
-        """Return the position right behind a message of this log."""
+        """Return the position right after a message of this log."""
         where, offset = place_of(envelope)
         return highest(self.before(envelope), self.live_from, {where: offset + 1})
 
     def behind_last(self) -> Callable[[], Vector]:
-        """Return the function that gives the position behind the last message that was taken."""
+        """Return a function that returns the position after the last message that was taken."""
         last, start, live_from = self.last, self.start, self.live_from
         if last is None:
             return lambda: highest(start, live_from)
@@ -214,14 +217,14 @@ class Progress:
         return lambda: highest(before, live_from, {where: offset + 1})
 
     def reach(self, routed: Vector) -> None:
-        """Note that the channel has all that was routed up to here."""
+        """Note that the channel has all messages that were routed up to here."""
         if self.overlap and covers(routed, self.overlap):
             self.overlap, self.live_from = {}, {}
             self.replayed, self.recovered = {}, frozenset()
 
     def go_live(self, ends: Vector) -> None:
-        """Note that the channel has all that was read."""
-        # All else lies before the end, or in another log.
+        """Note that the channel has all records that were read."""
+        # Every other position is before the end, or in another log.
         self.live_from, self.start, self.identity = ends, ends, self.present()
         self.since = {key: at for key, at in self.since.items() if not covers(ends, at)}
         self.overlap = highest(self.overlap, ends)
@@ -251,5 +254,5 @@ def highest(*vectors: Vector) -> dict[Where, int]:
 
 
 def covers(vector: Vector, other: Vector) -> bool:
-    """Tell whether a position lies nowhere before another."""
+    """Tell whether a position is in no partition before another one."""
     return all(vector.get(where, 0) >= offset for where, offset in other.items())

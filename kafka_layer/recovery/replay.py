@@ -1,4 +1,4 @@
-"""Which records a channel missed since a position: the parts of the log where they lie. Pure."""
+"""Determines the parts of the log with the records that a channel missed since a position. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVERYBODY: Key = (Topic.SEND_ALL, "")
 
 
 class NotRecovered(Exception):
-    """Not everything that was missed is known to be there."""
+    """Not all missed messages can be replayed, or it is not known."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class Part(NamedTuple):
         key: The address.
         where: The partition.
         first: The first offset that was not handed over.
-        end: The offset behind the last record that this server had read.
+        end: The offset after the last record that this server had read.
     """
 
     key: Key
@@ -62,7 +62,7 @@ class Part(NamedTuple):
 def missed_keys(
     position: LogPosition, groups: Collection[str], users: Collection[str], hears_all: bool
 ) -> list[Key]:
-    """Return the addresses that reached the channel of a position, and reach a channel now.
+    """Return the addresses of a position that reach a channel now.
 
     Args:
         position: The position.
@@ -88,12 +88,12 @@ def missed_keys(
 def missed_parts(
     position: LogPosition, keys: Iterable[Key], ends: Mapping[Where, int]
 ) -> list[Part]:
-    """Return where the records lie that were missed.
+    """Return the parts of the log with missed records.
 
     Args:
         position: The position.
         keys: The addresses.
-        ends: For each partition the offset behind the last record that was read.
+        ends: For each partition the offset after the last record that was read.
     """
     counts = counts_of(ends)
     parts = []
@@ -115,19 +115,19 @@ def missed_parts(
 def missed_stream_parts(
     position: StreamPosition, keys: Iterable[Key], ends: Mapping[Where, int]
 ) -> list[Part]:
-    """Return where the records of a stream lie that were missed.
+    """Return the parts of a stream's log with missed records.
 
-    Nothing tells in which partitions an address has its records: other programs write them. Topics
-    that the position does not know are new, and read from their beginning.
+    Other programs write the records, so an address may have records in every partition. Topics that
+    are not in the position are new: their parts begin at the beginning.
 
     Args:
         position: The position in the stream.
         keys: The addresses that the stream may reach.
-        ends: For each partition the offset behind the last record that was read.
+        ends: For each partition the offset after the last record that was read.
 
     Raises:
-        NotRecovered: If a topic of the position is not read any more, or it is not known how far
-            it was read.
+        NotRecovered: If a topic of the position is not read any more, or the position has no
+            offsets for the stream.
     """
     if position.topics is None:
         raise NotRecovered("unavailable")
@@ -146,7 +146,7 @@ def missed_stream_parts(
 
 
 def counts_of_streams(ends: Iterable[Where]) -> dict[StreamTopic, int]:
-    """Return how many partitions each topic of a stream has, of all that are read."""
+    """Return the number of partitions that are read, by topic of the streams."""
     counts: dict[StreamTopic, int] = {}
     for topic, number in ends:
         if isinstance(topic, StreamTopic):
@@ -155,7 +155,7 @@ def counts_of_streams(ends: Iterable[Where]) -> dict[StreamTopic, int]:
 
 
 def counts_of(ends: Iterable[Where]) -> dict[Topic, int]:
-    """Return how many partitions each topic has, of all that are read."""
+    """Return the number of partitions that are read, by topic of the layer."""
     counts = dict.fromkeys(BROADCAST_TOPICS, 0)
     for topic, number in ends:
         if isinstance(topic, Topic):
@@ -164,12 +164,12 @@ def counts_of(ends: Iterable[Where]) -> dict[Topic, int]:
 
 
 def partitions_of(key: Key, fewest: int, count: int) -> Sequence[int]:
-    """Return the partitions in which records of an address lie, while a topic grew.
+    """Return the partitions that may have records of an address, if the topic has grown.
 
     Args:
         key: The address.
-        fewest: How many partitions the topic had at first; at least 1 is assumed.
-        count: How many it has now.
+        fewest: The number of partitions that the topic had at first; at least 1 is assumed.
+        count: The number of partitions that it has now.
     """
     topic, name = key
     if topic is Topic.SEND_ALL:
@@ -193,7 +193,7 @@ def in_order(parts: Iterable[Sequence[Record]]) -> Iterator[Record]:
 
 
 def is_command(record: Record) -> bool:
-    """Tell whether a record is a command, and no message."""
+    """Tell whether a record is a command instead of a message."""
     return record[0] is Topic.SEND_ALL and has_command(record[3])
 
 

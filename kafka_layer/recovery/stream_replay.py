@@ -1,4 +1,4 @@
-"""What a channel missed of one stream, and whether all of it is there."""
+"""The records of one stream that a channel missed, and whether all of them are there."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["StreamReplay"]
 
 
 class StreamReplay(LogReplay):
-    """The part of a recovery that is of one stream.
+    """The part of a recovery in one stream.
 
     Args:
         kept: The stream.
-        covered: What the position says of it; None if nothing, because the stream reached none of
-            its groups and users.
+        covered: The part of the position for the stream; None if it has none, because the stream
+            reached none of its groups and users.
 
     Attributes:
         kept: As given.
-        known: The addresses of which the position says how far they were told.
+        known: The addresses that the position covers.
         asks_registry: Whether ``decoded`` may wait for a schema registry.
     """
 
@@ -46,19 +46,19 @@ class StreamReplay(LogReplay):
         return self._covered is not None and any(map(self.kept.concerns, keys))
 
     def fix(self) -> None:
-        """Fix up to where is replayed; before the channel's present position is asked for."""
+        """Fix the end of the replay; call it before reading the channel's present position."""
         self._ends = self.kept.log.ends
 
     def begin(self, keys: Collection[Key], joined: Iterable[Key], present: StreamPosition) -> None:
-        """Find out where the records lie.
+        """Determine the parts of the log with missed records.
 
         Args:
             keys: The addresses of the position that reach the channel.
-            joined: All that reach it.
+            joined: All addresses that reach it.
             present: The channel's present position in the stream.
 
         Raises:
-            NotRecovered: If the position is in other topics, or says that it does not know.
+            NotRecovered: If the position is in other topics, or has no offsets for the stream.
         """
         covered = self._covered
         if covered is not None:
@@ -71,20 +71,20 @@ class StreamReplay(LogReplay):
         self._require_same_topics()
 
     def records(self) -> list[list[Record]]:
-        """Return the records of each partition, in its order.
+        """Return the missed records of each partition, in order.
 
         Raises:
-            NotRecovered: If they are not all there, or of one nobody knows for whom it is.
+            NotRecovered: If records are missing, or the receivers of a record are not known.
         """
         found: dict[Where, dict[int, Record]] = {}
         for key, where, first, end in self.all_parts:
             records = self.kept.log.find(where, key, first, end)
             if records is None:
-                # More than is kept.
+                # The server does not keep so many records.
                 raise NotRecovered("limit")
             if self.kept.log.find(where, UNREADABLE, first, end):
                 raise NotRecovered("undecodable")
-            # One may be for several addresses.
+            # A record may have several of the addresses.
             found.setdefault(where, {}).update((record[6], record) for record in records)
         return [[of_one[offset] for offset in sorted(of_one)] for of_one in found.values()]
 

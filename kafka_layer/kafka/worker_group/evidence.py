@@ -34,7 +34,7 @@ class Asked(Protocol):
 
 
 class GroupEvidence:
-    """Notes what one client got since the last look, and asks for the rest; one thread alone.
+    """Notes what one client got since the last check, and asks brokers if need be; one thread.
 
     Args:
         client: Makes the requests.
