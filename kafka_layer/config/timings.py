@@ -23,6 +23,9 @@ class Timings:
             reaches no broker, until the brokers count as lost. The upkeep asks a broker meanwhile.
         producer_pace: Interval of the producer's thread while records are on their way.
         producer_rest: Longest rest of this thread while no record is on its way.
+        reader_rest: Longest rest of a reader's thread while no record comes. Only after it does the
+            thread read other partitions, or end.
+        stream_rest: The same for the readers of streams, for whose turns callers wait.
         producer_replace: Least time between two replacements of a producer after a fatal error.
         unknown_partition: Time for which a record waits until the producer's client knows its
             partition: shorter than ``ack_timeout``, so that commands fail with the cause.
@@ -110,6 +113,8 @@ class Timings:
     connection_doubt: float = 1.5
     producer_pace: float = 0.01
     producer_rest: float = 0.25
+    reader_rest: float = 0.2
+    stream_rest: float = 0.1
     producer_replace: float = 1.0
     unknown_partition: float = 3.0
     partition_question: float = 0.1

@@ -115,6 +115,8 @@ class KafkaBackplane:
             ]
             with self._allowed_to_read(tuple(Topic), [each for each, _ in readers], deadline):
                 self._start(readers, deadline)
+            # The start has just looked at the topics.
+            self._next_look = monotonic() + self._config.timings.topics
             # From here on every change reaches them; pass on the changes since they started.
             self._readers = readers
             self._adopt(self._topics.known)

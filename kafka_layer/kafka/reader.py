@@ -48,8 +48,9 @@ __all__ = ["Reader"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds of a poll without a record; the thread sees a wish or a stop after at most that time.
-_POLL = 0.1
+# Seconds of the first poll. Each one without a record doubles the time of the next, up to the
+# reader's rest: what is asked for just after a start takes effect soon.
+_FIRST_POLL = 0.02
 # Records in one batch: fewer than gc's generation-0 threshold (700), or each batch triggers a
 # collection.
 _BATCH = 100
@@ -114,6 +115,9 @@ class Reader:
             self._without_errors if raw else self._records
         )
         self._timeout = timings.request
+        self._rest = timings.reader_rest if on_turn is None else timings.stream_rest
+        # Seconds of the next poll: the thread sees a wish or a stop after at most that time.
+        self._next_poll = min(_FIRST_POLL, self._rest)
         self._stats = stats
         self._connection = connection
         self._on_unknown_topic = on_unknown_topic
@@ -253,7 +257,7 @@ class Reader:
             except Exception:
                 self._stats.count("errors.consumer")
                 logger.exception("The thread that reads %s goes on after an error", self._name)
-                self._stop.wait(_POLL)
+                self._stop.wait(self._rest)
         self._client.close()
 
     def _begin(self, client: Consumer, deadline: float) -> None:
@@ -311,9 +315,10 @@ class Reader:
     def _read(self, client: Consumer) -> None:
         # consume(_BATCH, t) would wait for _BATCH messages or the whole of t.
         asked = monotonic()
-        first = client.poll(_POLL)
+        first = client.poll(self._next_poll)
         if first is None:
             self._emptied = True
+            self._next_poll = min(2 * self._next_poll, self._rest)
             if self._cut_off:
                 self._ask_whether_back(client)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -326,3 +326,31 @@ def test_a_start_that_fails_says_so_though_its_client_never_closes(
             ticket.result(5)
     finally:
         client.may_close.set()
+
+
+@pytest.mark.parametrize(
+    ("on_turn", "polls"), [(None, [0.02, 0.04, 0.08, 0.1, 0.1]), (int, [0.02, 0.03, 0.03])]
+)
+def test_polls_without_a_record_take_longer_up_to_the_rest(
+    client: type[FakeConsumer],
+    sink: Sink,
+    stats: Stats,
+    on_turn: Callable[[], object] | None,
+    polls: list[float],
+) -> None:
+    """A start takes effect soon, and an idle reader seldom wakes; a turn is waited for."""
+    asked: list[float] = []
+
+    def poll(self: FakeConsumer, timeout: float) -> None:
+        asked.append(timeout)
+
+    client.poll = poll  # type: ignore[method-assign,assignment]
+    timings = Timings(look=3600, reader_rest=0.1, stream_rest=0.03)
+    connection = Connection(NO_BROKER, stats)
+    reader = Reader(
+        "data", {}, {TOPIC: Topic.SEND_GROUP}, sink, stats, connection, raises, timings, on_turn
+    )
+    reader.start({(TOPIC, 0): Start(0)}, 5).result(5)
+    wait_until(lambda: len(asked) >= len(polls), "the polls")
+    reader.join(5)
+    assert asked[: len(polls)] == polls

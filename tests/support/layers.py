@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.testing.embedded import EmbeddedBroker
 from kafka_layer.wire.codec import Codec
 from tests.support.inspect import server_of
-from tests.support.patience import START
+from tests.support.patience import patient
 from tests.support.waiting import PATIENCE, wait_until_async
 
 __all__ = [
@@ -122,8 +122,8 @@ class Layers:
 
     Attributes:
         prefix: The prefix they share, unless told otherwise.
-        timings: What the layers made from now on take for their time-outs and intervals. Where a
-            start has its usual time there, it gets that of a slow machine.
+        timings: What the layers made from now on take for their time-outs and intervals, with those
+            of ``patient``.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -141,9 +141,7 @@ class Layers:
             self._prefixes.add(prefix)
             self.backend.create_topics(prefix)
         base = self.backend.layer_class
-        timings = timings or self.timings
-        if timings.start == Timings.start:
-            timings = replace(timings, start=START)
+        timings = patient(timings or self.timings)
         layer = type(base.__name__, (base,), {"timings": timings})(
             **{
                 **self.backend.config,
