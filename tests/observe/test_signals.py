@@ -58,10 +58,17 @@ class Standing:
 
 
 async def expire_one(layer: KafkaChannelLayer, channel: str) -> None:
-    """Let one message expire, and put one behind it that receives can take."""
-    await layer.send(channel, {"type": "expires"})
-    await asyncio.sleep(2 * layer.config.expiry)
+    """Put a message that has expired into a channel, and one behind it that receives can take."""
+    await send_expired(layer, channel)
     await layer.send(channel, {"type": "arrives"})
+
+
+async def send_expired(layer: KafkaChannelLayer, channel: str) -> None:
+    """Put a message that has expired into a channel."""
+    expiry = server_of(layer).expiry
+    expiry.seconds = -1.0
+    await layer.send(channel, {"type": "expires"})
+    expiry.seconds = layer.config.expiry
 
 
 async def coroutine(**kwargs: Any) -> None:
@@ -76,7 +83,7 @@ def raises(**kwargs: Any) -> None:
 async def test_receive_returns_the_next_message_whatever_a_receiver_of_a_drop_is(
     make_layer: Layers, receiver: Callable[..., Any]
 ) -> None:
-    layer = make_layer(expiry=0.5)
+    layer = make_layer()
     channel = await layer.new_channel()
     causes: list[str] = []
 
@@ -90,7 +97,7 @@ async def test_receive_returns_the_next_message_whatever_a_receiver_of_a_drop_is
 
 
 async def test_receivers_run_in_a_thread_of_their_own(make_layer: Layers) -> None:
-    layer = make_layer(expiry=0.5)
+    layer = make_layer()
     channel = await layer.new_channel()
     threads: list[str] = []
 
@@ -107,7 +114,7 @@ async def test_receivers_run_in_a_thread_of_their_own(make_layer: Layers) -> Non
 async def test_a_receiver_that_stands_still_delays_no_receive_and_no_send(
     make_layer: Layers,
 ) -> None:
-    layer = make_layer(expiry=0.5)
+    layer = make_layer()
     channel, standing = await layer.new_channel(), Standing()
     with connected(messages_dropped, standing):
         await expire_one(layer, channel)
@@ -120,7 +127,7 @@ async def test_a_receiver_that_stands_still_delays_no_receive_and_no_send(
 
 
 async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Layers) -> None:
-    layer = make_layer(expiry=0.5)
+    layer = make_layer()
     channel, told = await layer.new_channel(), []
 
     def calls(cause: str, **kwargs: Any) -> None:
@@ -128,8 +135,7 @@ async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Laye
         told.append(layer.stats().dropped)
 
     with connected(messages_dropped, calls):
-        await layer.send(channel, {"type": "expires"})
-        await asyncio.sleep(2 * layer.config.expiry)
+        await send_expired(layer, channel)
         receive = asyncio.create_task(next_message(layer, channel, 5))
         assert await receive == {"type": "told", "cause": "expired"}
     assert told == [{"expired": 1}]
@@ -138,7 +144,7 @@ async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Laye
 async def test_a_receiver_that_closes_the_layer_does_not_wait_for_itself(
     make_layer: Layers,
 ) -> None:
-    layer = make_layer(expiry=0.5)
+    layer = make_layer()
     channel, took = await layer.new_channel(), []
 
     def closes(**kwargs: Any) -> None:
