@@ -8,8 +8,7 @@ import functools
 import gc
 import os
 import secrets
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,6 @@ settings.register_profile("brief", deadline=None, max_examples=5, stateful_step_
 settings.register_profile("quick", deadline=None, max_examples=30, stateful_step_count=20)
 settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
-
-
-# The processes that tests start compile the package once, not each of them anew: half their start.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 
 def _parse_again_where_cpython_fails() -> None:
@@ -129,10 +123,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
-def pytest_collection_finish() -> None:
-    """Let the garbage collector leave the modules and the tests alone: it takes 0.3 s with them."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Let the garbage collector leave the modules and the tests alone: all of them stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,7 +13,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from daphne.server import Server
 from django.core.management import load_command_class
 from django.urls import resolve
 
@@ -147,6 +146,9 @@ def test_the_probes_ask_what_the_package_answers() -> None:
 
 
 def test_a_pod_has_the_time_that_its_start_and_its_end_may_take() -> None:
+    # Takes half a second, for twisted and numpy, in each process that loads this file.
+    from daphne.server import Server
+
     for part in PARTS:
         probe = container(part)["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] > 10 * Timings().start
