@@ -1,6 +1,7 @@
-"""What a backplane tells and raises, as values; ``transport.py`` has its protocols.
+"""What every server gets of its backplane: values, and the error of a full queue.
 
-Every server needs these, and the protocols only where types are checked.
+``transport.py`` has the protocols, which are needed where types are checked, and the values that
+features get.
 """
 
 from __future__ import annotations
@@ -9,17 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .wire.topics import Where
-
-__all__ = [
-    "Backlog",
-    "BatchFacts",
-    "Extent",
-    "Health",
-    "QueueFull",
-    "ReadFrom",
-    "StreamFacts",
-]
+__all__ = ["Backlog", "Health", "QueueFull", "ReadFrom"]
 
 
 class QueueFull(Exception):
@@ -79,45 +70,3 @@ class ReadFrom(NamedTuple):
 
     offset: int
     topic_id: str | None
-
-
-class Extent(NamedTuple):
-    """What the log of one partition holds.
-
-    Attributes:
-        topic_id: Kafka's id of the topic; None if it is unknown.
-        start: The offset of its oldest record; greater than 0 where older ones were deleted.
-        end: The offset of the next record to be written.
-    """
-
-    topic_id: str | None
-    start: int
-    end: int
-
-
-class StreamFacts(NamedTuple):
-    """What is known of the topics of a stream.
-
-    Attributes:
-        topics: Kafka's names of the topics that exist.
-        partitions: How many partitions they have together.
-        lag: Records in the log that were not read yet, some seconds ago.
-        trouble: Why topics cannot be read, in words; empty if they can.
-    """
-
-    topics: tuple[str, ...] = ()
-    partitions: int = 0
-    lag: int = 0
-    trouble: str = ""
-
-
-class BatchFacts(NamedTuple):
-    """What is known of messages without reading each.
-
-    Attributes:
-        ends: For each of their partitions the offset behind the last one.
-        size: Bytes of their values and headers.
-    """
-
-    ends: Mapping[Where, int]
-    size: int

@@ -9,13 +9,13 @@ from .calls.sync import SyncTwins
 from .delivery.registry import ChannelForgotten
 from .delivery.tickets import run_blocking, run_in_loop
 from .messages import History, Position, Recovery, Since
-from .stats import LayerStats
 from .wire.names import UserId, user_key
 from .wire.topics import WorkTopic
 
 if TYPE_CHECKING:
     from .config.streams import Start
     from .jobs.ack import JobInHand
+    from .stats import LayerStats
     from .streams.producing import StreamHeaders
 
 __all__ = ["KafkaChannelLayer"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from .carried import Backlog, BatchFacts, Extent, Health, QueueFull, ReadFrom, StreamFacts
+from .carried import Backlog, Health, QueueFull, ReadFrom
 from .delivery.tickets import Ticket
 from .exceptions import UnreadableRecord
 from .messages import Position
@@ -363,6 +363,20 @@ class WorkQueue(Protocol):
         """
 
 
+class Extent(NamedTuple):
+    """What the log of one partition holds.
+
+    Attributes:
+        topic_id: Kafka's id of the topic; None if it is unknown.
+        start: The offset of its oldest record; greater than 0 where older ones were deleted.
+        end: The offset of the next record to be written.
+    """
+
+    topic_id: str | None
+    start: int
+    end: int
+
+
 class Past(Protocol):
     """The records of the log, for one question; for the thread that carries the question out.
 
@@ -451,6 +465,34 @@ class Log(Protocol):
 StreamStart = Literal["latest", "earliest"] | datetime.datetime
 """Where the partitions of a stream begin: at their ends, at their oldest records, or at the first
 record since an aware time."""
+
+
+class StreamFacts(NamedTuple):
+    """What is known of the topics of a stream.
+
+    Attributes:
+        topics: Kafka's names of the topics that exist.
+        partitions: How many partitions they have together.
+        lag: Records in the log that were not read yet, some seconds ago.
+        trouble: Why topics cannot be read, in words; empty if they can.
+    """
+
+    topics: tuple[str, ...] = ()
+    partitions: int = 0
+    lag: int = 0
+    trouble: str = ""
+
+
+class BatchFacts(NamedTuple):
+    """What is known of messages without reading each.
+
+    Attributes:
+        ends: For each of their partitions the offset behind the last one.
+        size: Bytes of their values and headers.
+    """
+
+    ends: Mapping[Where, int]
+    size: int
 
 
 class StreamSink(Protocol):

@@ -131,8 +131,9 @@ TIERS: list[set[str]] = [
         "delivery.tickets",
         "kafka.worker_group.pacing",
     },
-    {"carried", "config.threads", "wire.records"},
+    {"config.threads", "wire.records"},
     {
+        "carried",
         "wire.topics",
         "config.librdkafka",
         "config.realtime",
@@ -150,7 +151,8 @@ ON_DEMAND = {
     *("calls.health", "calls.traced", "config.streams", "dashboard", "history", "jobs"),
     *("kafka.admin", "kafka.past", "kafka.specs", "kafka.stream_producers", "kafka.streams"),
     *("kafka.tail", "kafka.tokens", "kafka.topic_ids", "kafka.worker_group", "metrics"),
-    *("observe.ages", "observe.spans", "recovery", "server.traced_sending", "streams", "testing"),
+    *("observe.ages", "observe.spans", "recovery", "server.traced_sending"),
+    *("stats", "streams", "testing"),
     *("tracing", "transport", "websocket", "wire.position_token"),
 }
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}

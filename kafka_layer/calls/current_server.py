@@ -19,7 +19,6 @@ from ..delivery.tickets import Steps, wait
 from ..exceptions import LayerClosed
 from ..observe.counters import Stats
 from ..server.server import Server
-from ..stats import LayerStats
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.names import CHANNEL_NAME, GROUP_NAME, ServerName
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from ..history.feature import Histories
     from ..jobs.feature import Jobs
     from ..recovery.feature import Recoveries
+    from ..stats import LayerStats
     from ..streams.feature import Streams
     from ..streams.producing import Producing
     from ..transport import Backplane

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -100,8 +100,19 @@ def _guarded(name: str, callback: Callable[[Any], object], told: Any) -> None:
 
 def abandon(client: object) -> None:
     """Keep a client from ever being freed: in a forked child that aborts the process."""
+    import ctypes
+
     if client is not None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+
+
+def _load_what_a_child_needs() -> None:
+    """Import what ``abandon`` does: by the parent, as its other threads may be importing it."""
+    import ctypes  # noqa: F401 (a process that never forks does without)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_load_what_a_child_needs)
 
 
 def ask_for_ends(

@@ -20,7 +20,6 @@ from ..delivery.registry import Registry
 from ..delivery.tickets import Ticket, in_thread
 from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
-from ..stats import LayerStats
 from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.headers import Headers
@@ -40,6 +39,7 @@ from .sending import Sender
 from .upkeep import Upkeep
 
 if TYPE_CHECKING:
+    from ..stats import LayerStats
     from ..transport import Backplane
     from .feature import Feature
 
@@ -255,6 +255,9 @@ class Server:
 
     def describe(self) -> LayerStats:
         """Return the counters and the state; no I/O. Empty after a close."""
+        # Imported by the first question: where nobody looks there is none.
+        from ..stats import LayerStats
+
         if self.lifecycle.ended:
             return LayerStats()
         health = self.transport.health()

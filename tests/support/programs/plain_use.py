@@ -26,7 +26,6 @@ async def main() -> None:
         await each
         await asyncio.wait_for(layer.receive(channel), _PATIENCE)
     await layer.group_discard("room", channel)
-    layer.stats()
     await layer.close()
 
 
