@@ -1,7 +1,6 @@
-"""What every server gets of its backplane: values, and the error of a full queue.
+"""The values that every server gets from its backplane, and the error of a full queue.
 
-``transport.py`` has the protocols, which are needed where types are checked, and the values that
-features get.
+``transport.py`` has the protocols, which only type checking needs, and the values that features get.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ class Health(NamedTuple):
 
     Attributes:
         connected: Whether a broker can be reached, as far as is known.
-        doubtful: Whether to ask a broker now: a client found none, and no client got an answer
-            since.
+        doubtful: Whether to ask a broker now: a client reached none, and no client has got an
+            answer since.
         queued: Records that wait for an acknowledgement.
-        lag: Records in the log that were not read yet, some seconds ago.
-        addressable: Whether records for this server alone can reach it; False for good once its
-            inbox partition is gone.
+        lag: Records in the log that were not read yet, a few seconds ago.
+        addressable: Whether records for this server alone can reach it; False, and for good, when
+            its inbox partition is gone.
         lags: ``lag`` by Kafka's name of the topic.
         dead: The names of the threads that have ended although they should run.
     """
@@ -42,15 +41,15 @@ class Health(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What waits in a worker channel.
+    """The backlog of a worker channel.
 
     Attributes:
         channel: The channel's name.
-        waiting: Records that no worker has taken yet; None if that is unknown, or its workers have
-            not begun.
-        workers: How many processes share them now.
+        waiting: Records that no worker has taken yet; None if it is unknown, or the group has not
+            begun.
+        workers: The number of members that share them now.
         stream: The stream whose records they are; None if the channel has a topic of its own.
-        trouble: Why it is unknown, in words; empty if it is not.
+        trouble: Why ``waiting`` is unknown, as text; empty otherwise.
     """
 
     channel: str
@@ -61,7 +60,7 @@ class Backlog(NamedTuple):
 
 
 class ReadFrom(NamedTuple):
-    """The place from which a partition is read on.
+    """The place from which a partition is read.
 
     Attributes:
         offset: The offset of the next record.

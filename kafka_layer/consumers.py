@@ -166,7 +166,7 @@ class _Recovering(_AnyConsumer):  # type: ignore[misc, unused-ignore]
         limit = cls.recovery_limit
         # With a property each connection has its own limit, which cannot be checked here.
         if not hasattr(limit, "__get__"):
-            hint = "browsers that missed more load their state anew"
+            hint = "a browser that missed more loads its state again"
             require_limit(limit, hint, f"{cls.__name__}.recovery_limit")
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:

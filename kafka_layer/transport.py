@@ -55,10 +55,10 @@ __all__ = [
 
 
 OnPositions = Callable[[Mapping[Where, ReadFrom]], object]
-"""Gets from where each partition is read on."""
+"""Gets the position of each partition: the place from which it is read."""
 
 OnStreamPositions = Callable[[Mapping[Where, ReadFrom], bool], object]
-"""Gets from where each partition of a stream is read on, and whether these are all that exist."""
+"""Gets the positions of partitions of a stream, and whether these are all that exist."""
 
 OnEpoch = Callable[[Where, int, int], object]
 """Gets a partition, the offset of a record, and the leader epoch of that record."""
@@ -68,7 +68,7 @@ class RecordSink(Protocol):
     """Takes the records of a reading thread."""
 
     def deliver(self, records: Sequence[Record]) -> None:
-        """Take records, in the order of their partitions; the reading thread alone. May block.
+        """Take records, each partition in order; called by the reading thread. May block.
 
         Args:
             records: At most a few hundred.
@@ -88,7 +88,7 @@ class CarriedJob(Protocol):
 
     @property
     def assignment(self) -> object:
-        """The mark given to ``JobSink.accept``: the assignment under which the job was fetched."""
+        """The token given to ``JobSink.accept``: the assignment under which it was fetched."""
 
 
 class FetchedRecord(Protocol):
@@ -121,10 +121,9 @@ class JobSink(Protocol[J]):
         changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
         on_demand: Called in an event loop when ``demand`` may have risen; must not block. A
             backplane sets it while no thread serves the sink; otherwise None.
-        measured: Whether the thread that serves the sink is to keep ``backlog``, which costs
-            requests.
-        backlog: Records of this process's share of the partitions that no receive has got, at the
-            thread's last look; None before, and where this process has no share.
+        measured: Whether the thread that serves the sink updates ``backlog``, which costs requests.
+        backlog: Records in this process's partitions that no receive has got, at the thread's last
+            check; None before that, and if this process has no partitions.
     """
 
     topic: WorkTopic
@@ -136,11 +135,11 @@ class JobSink(Protocol[J]):
 
     @property
     def demand(self) -> int:
-        """How many jobs may be assigned now: none unless a receive waits."""
+        """The number of jobs that may be assigned now: 0 unless a receive waits."""
 
     @property
     def unclaimed(self) -> int:
-        """How many assigned jobs no receive has taken yet."""
+        """The number of assigned jobs that no receive has taken yet."""
 
     @property
     def last_seen(self) -> float:
@@ -152,11 +151,11 @@ class JobSink(Protocol[J]):
         Args:
             record: The record.
             place: Its place in the log.
-            assignment: The mark that the job carries.
+            assignment: The token that the job carries.
 
         Returns:
-            The job; None, counted, if it expired, was flushed or cannot be read, or if it is for
-            nobody.
+            The job; None if it has expired, was flushed or cannot be read, all of which are
+            counted, or if it has no receiver.
 
         Raises:
             RegistryAway: If it cannot be read yet: try again later.
@@ -164,10 +163,10 @@ class JobSink(Protocol[J]):
         """
 
     def stop(self, error: UnreadableRecord, place: Place) -> None:
-        """Let every receive, from now on, raise that the channel stopped; the serving thread.
+        """Let every receive raise an error from now on; the thread that serves the sink.
 
         Args:
-            error: Why, as ``accept`` raised it.
+            error: The error that ``accept`` raised.
             place: The place of the record.
         """
 
@@ -191,7 +190,7 @@ class Sender(Protocol):
     def open_sender(self, timeout: float) -> None:
         """Get ready to write; blocks for at most ``timeout`` seconds.
 
-        Without a broker it returns normally, too; records then wait in the queue.
+        Without a broker it returns as well; records then wait in the queue.
 
         Raises:
             TopicError: If the topics are missing and cannot be created.
@@ -201,7 +200,7 @@ class Sender(Protocol):
     def open_work_topic(self, topic: WorkTopic, timeout: float) -> None:
         """Get ready to write to a worker channel; blocks for at most ``timeout`` seconds.
 
-        Without a broker it returns normally, too. The sender must be open.
+        Without a broker it returns as well. The sender must be open.
 
         Raises:
             TopicError: If the topic is missing and cannot be created.
@@ -216,12 +215,12 @@ class Sender(Protocol):
         """Queue a record for writing; any thread, never blocks.
 
         Args:
-            record: What to write.
+            record: The record.
             ticket: Gets the record's position, or the error, in a thread of the backplane or in the
-                calling one; stays open if this call raises. Failures are counted without a ticket,
-                too.
-            waited: Whether the sender's ticket of ``when_room`` was resolved. The queue refuses
-                senders that did not wait while others wait.
+                calling thread; stays unresolved if this call raises. Failures are counted without a
+                ticket as well.
+            waited: Whether the sender has waited with ``when_room``. While others wait, the queue
+                refuses senders that have not.
 
         Raises:
             QueueFull: If the queue is full, or other senders wait for room in it.
@@ -233,19 +232,19 @@ class Sender(Protocol):
         """Wait for room in the queue, in the order of these calls; any thread, never blocks.
 
         Args:
-            waited: Whether the sender waited before and found the queue full again: it goes
-                first.
+            waited: Whether the sender has waited before, and found the queue full again: then it
+                is first.
 
         Returns:
-            A ticket: resolved once ``produce(..., waited=True)`` is worth a try, failed with
+            A ticket: resolved when ``produce(..., waited=True)`` may succeed, failed with
             ``LayerClosed`` if the backplane is closed.
         """
 
     def partitions(self, topic: Topic) -> int:
-        """Return how many partitions a topic has, as far as is known; no I/O."""
+        """Return the number of partitions of a topic, as far as is known; no I/O."""
 
     def settle(self, timeout: float) -> bool:
-        """Wait until every record so far is written or has failed.
+        """Wait until all queued records are written or have failed.
 
         Args:
             timeout: Seconds that this may block.
@@ -276,7 +275,7 @@ class StreamSender(Protocol):
     def open_stream_writer(self, topic: StreamTopic, timeout: float) -> StreamWriter:
         """Get ready to write to the topic of a stream; blocks for at most ``timeout`` seconds.
 
-        The sender must be open. Without a broker it returns normally, too.
+        The sender must be open. Without a broker it returns as well.
 
         Raises:
             TopicError: If the topic does not exist. The layer creates no topic of a stream.
@@ -291,8 +290,8 @@ class Receiver(Protocol):
     def open_receiver(self, data: RecordSink, control: RecordSink, timeout: float) -> int:
         """Start to read, in two threads; blocks for at most ``timeout`` seconds.
 
-        Every record that is written after it returned reaches a sink. A thread of its own reads
-        commands and their answers, so that they do not wait while ``data`` blocks.
+        Every record that is written after it has returned reaches a sink. Commands and their
+        answers have a thread of their own, so that they do not wait while ``data`` blocks.
 
         Args:
             data: Gets the records with messages, and commands to everybody on ``send-all``.
@@ -328,8 +327,8 @@ class WorkQueue(Protocol):
     def open_work_channel(self, channel: JobSink[Any], timeout: float) -> None:
         """Start to serve the receives of a worker channel.
 
-        Blocks for at most ``timeout`` seconds; receives get jobs as soon as this process has its
-        share of the partitions. The sender must be open.
+        Blocks for at most ``timeout`` seconds; receives get jobs as soon as this process has
+        partitions. The sender must be open.
 
         Raises:
             BrokerUnavailable: If no broker answers in time.
@@ -338,10 +337,10 @@ class WorkQueue(Protocol):
         """
 
     def work_shares(self) -> Mapping[str, int]:
-        """Return how many partitions each worker channel has here, by its name; no I/O."""
+        """Return the number of this process's partitions, by worker channel; no I/O."""
 
     def backlogs(self, timeout: float) -> Sequence[Backlog]:
-        """Return what waits in the worker channels that exist, also in those without a worker.
+        """Return the backlogs of all existing worker channels, also of those without a worker.
 
         Args:
             timeout: Seconds that the brokers have to answer each request; this blocks.
@@ -364,11 +363,11 @@ class WorkQueue(Protocol):
 
 
 class Extent(NamedTuple):
-    """What the log of one partition holds.
+    """The extent of the log of one partition.
 
     Attributes:
         topic_id: Kafka's id of the topic; None if it is unknown.
-        start: The offset of its oldest record; greater than 0 where older ones were deleted.
+        start: The offset of its oldest record; greater than 0 if older ones were deleted.
         end: The offset of the next record to be written.
     """
 
@@ -378,22 +377,22 @@ class Extent(NamedTuple):
 
 
 class Past(Protocol):
-    """The records of the log, for one question; for the thread that carries the question out.
+    """The records of the log, for one query; for the thread that runs the query.
 
     Each method raises ``BrokerUnavailable`` if no broker answers in time, and ``TopicError`` if a
     topic is missing or may not be read.
 
     Attributes:
-        deadline: When the question has to be answered, on ``monotonic()``.
+        deadline: When the query has to be answered, on ``monotonic()``.
     """
 
     deadline: float
 
     def topics(self) -> Sequence[StreamTopic]:
-        """Return the topics of the stream that exist, where the question is for a stream's past."""
+        """Return the existing topics of the stream, for a query of a stream's past."""
 
     def extents(self, topics: Sequence[Topic | StreamTopic]) -> Mapping[Where, Extent]:
-        """Return what the log holds now of each partition of some topics."""
+        """Return the present extent of each partition of some topics."""
 
     def first_since(self, where: Where, extent: Extent, timestamp: float) -> int:
         """Return the offset of the first record of a partition since a time of the broker.
@@ -403,7 +402,7 @@ class Past(Protocol):
         """
 
     def read_blocks(self, where: Where, first: int, end: int) -> tuple[int, Sequence[RecordBlock]]:
-        """Do what ``read`` does, for very many records; none is kept for other questions."""
+        """Do what ``read`` does, for very many records; none is kept for other queries."""
 
     def epochs(self, offsets: Mapping[Where, int]) -> Mapping[Where, int]:
         """Return the leader epochs of records.
@@ -412,7 +411,7 @@ class Past(Protocol):
             offsets: For some partitions the offset of a record that the log holds.
 
         Returns:
-            The epochs, of those partitions where there is such a record and its epoch is known.
+            The epochs, by partition; only if the log has the record and its epoch is known.
 
         Raises:
             TimeoutError: If the deadline came before the last record.
@@ -424,10 +423,10 @@ class Past(Protocol):
         Args:
             where: The partition.
             first: The first offset.
-            end: The offset behind the last one.
+            end: The offset after the last one.
 
         Returns:
-            The first offset that the log still holds (``first``, if nothing was deleted
+            The first offset that the log still holds (``first``, if no record was deleted
             meanwhile), and the records.
 
         Raises:
@@ -436,7 +435,7 @@ class Past(Protocol):
 
 
 class Log(Protocol):
-    """Answers questions for records that were written before."""
+    """Answers queries for records that were written earlier."""
 
     def ask_past(
         self,
@@ -445,20 +444,19 @@ class Log(Protocol):
         deadline: float,
         stream: str | None = None,
     ) -> Ticket[T]:
-        """Have a question carried out, in a thread of the backplane.
+        """Run a query in a thread of the backplane.
 
         Args:
-            key: Askers whose question has not begun share the one with this key.
-            question: Asks; returns the function that makes the answer of each asker.
+            key: Callers with the same key share a query that has not begun.
+            question: The query. It returns a function that makes the answer for each caller.
             deadline: When to give up, on ``monotonic()``.
-            stream: The stream of the settings whose topics the question is for, which may be on
-                another cluster, and of which committed records alone are read; None for the
-                layer's own topics.
+            stream: The stream whose topics the query reads, which may be on another cluster; only
+                committed records are read. None: the layer's own topics.
 
         Returns:
-            The ticket of the answer. It fails with what the question raises, with
-            ``BrokerUnavailable`` if the question was not begun in time, and with ``LayerClosed``
-            if the backplane is closed.
+            The ticket of the answer. It fails with the error of the query, with
+            ``BrokerUnavailable`` if the query was not begun in time, and with ``LayerClosed`` if
+            the backplane is closed.
         """
 
 
@@ -468,13 +466,13 @@ record since an aware time."""
 
 
 class StreamFacts(NamedTuple):
-    """What is known of the topics of a stream.
+    """The known facts of the topics of a stream.
 
     Attributes:
         topics: Kafka's names of the topics that exist.
-        partitions: How many partitions they have together.
-        lag: Records in the log that were not read yet, some seconds ago.
-        trouble: Why topics cannot be read, in words; empty if they can.
+        partitions: The number of their partitions.
+        lag: Records in the log that were not read yet, a few seconds ago.
+        trouble: Why topics cannot be read, as text; empty if they can.
     """
 
     topics: tuple[str, ...] = ()
@@ -484,10 +482,10 @@ class StreamFacts(NamedTuple):
 
 
 class BatchFacts(NamedTuple):
-    """What is known of messages without reading each.
+    """Facts of messages that are known without decoding them.
 
     Attributes:
-        ends: For each of their partitions the offset behind the last one.
+        ends: For each of their partitions the offset after the last message.
         size: Bytes of their values and headers.
     """
 
@@ -499,7 +497,7 @@ class StreamSink(Protocol):
     """Takes the records of one stream; the thread that reads it calls every method."""
 
     def deliver(self, messages: Sequence[Any]) -> None:
-        """Take records as the source has them, in the order of their partitions. May block.
+        """Take records as the source has them, each partition in order. May block.
 
         Args:
             messages: At most a few hundred; ``StreamSource.key`` and ``record`` read them.
@@ -509,33 +507,33 @@ class StreamSink(Protocol):
         """Do what is due; after each batch, and several times a second without records."""
 
     def caught_up(self) -> None:
-        """Take note that all is read that was there when reading began; each time it begins.
+        """Note that the topics are read to the ends that they had when reading began.
 
-        Only of a stream with ``last_value``.
+        Called each time that reading begins; only for a stream with ``last_value``.
         """
 
     def sought(self) -> None:
-        """Take note that a ``seek`` takes effect: further records are from there on."""
+        """Note that a ``seek`` has taken effect: the next records are from there on."""
 
     def made_anew(self, topic: str, partition: int) -> None:
-        """Take note that a topic was created again; the partition is read from its start."""
+        """Note that a topic was created again; the partition is read from its start."""
 
     def missed(self, topic: str, partition: int) -> None:
-        """Take note that a partition lost records before they were read; it goes on behind them."""
+        """Note that a partition lost unread records; it is read from the next record on."""
 
     def failed(self, error: BaseException) -> None:
-        """Take note that the stream cannot be read; its thread ends."""
+        """Note that the stream cannot be read; its thread ends."""
 
 
 class StreamSource(Protocol):
     """Reads the topics of one stream in a thread of its own; any thread.
 
-    It reads committed records only. Partitions and topics that are new since the first look are
+    It reads committed records only. Partitions and topics that appear after the first check are
     read from their start.
 
     Attributes:
-        key: Returns the raw key of a message; most concern nobody, and nothing else is read of
-            those.
+        key: Returns the raw key of a message. Most messages have no receiver, and only their key is
+            read.
         value: Returns the raw value of a message.
     """
 
@@ -549,7 +547,7 @@ class StreamSource(Protocol):
         """Return the offset of a message."""
 
     def facts_of(self, messages: Sequence[Any]) -> BatchFacts:
-        """Return what is known of messages at once."""
+        """Return the facts of messages that are known without decoding them."""
 
     def record(self, message: Any) -> Record:
         """Return the record that a message carries, with a ``StreamTopic`` and its own timestamp.
@@ -566,45 +564,46 @@ class StreamSource(Protocol):
         """
 
     def read(self, on: bool) -> Ticket[None]:
-        """Read, from where reading stopped, or stop reading.
+        """Continue to read, or stop reading.
 
         Returns:
-            A ticket, resolved when it is done: after a stop no record is delivered any more.
+            A ticket, resolved when that is done: after a stop no record is delivered any more.
         """
 
     def seek(self, start: StreamStart) -> Ticket[None]:
-        """Begin again elsewhere.
+        """Read from another place on.
 
         Returns:
             A ticket, resolved when all partitions that are read have their new starts.
         """
 
     def follow(self, listener: OnStreamPositions, on_epoch: OnEpoch) -> None:
-        """Tell from where the partitions are read on, and leader epochs, as ``Receiver.follow``.
+        """Report the positions and the leader epochs, as ``Receiver.follow`` does.
 
         Args:
-            listener: Called as there; once more when all topics are known, and when reading begins
-                or ends: partitions that are not read are told by where they were left.
+            listener: Called as there, and also when all topics are known, and when reading begins
+                or stops. It gets partitions that are not read, too, with the place where they
+                continue.
             on_epoch: As there.
         """
 
     def leave(self, messages: Sequence[Any]) -> None:
-        """Take back the rest of a batch; within ``StreamSink.deliver``.
+        """Return the rest of a batch; within ``StreamSink.deliver``.
 
         Args:
-            messages: Those that were not delivered, in order. Their partitions are read from there
-                again.
+            messages: The messages that were not delivered, in order. Their partitions are read
+                again from there.
         """
 
     def wait(self, seconds: float) -> bool:
         """Wait within ``StreamSink.deliver``.
 
         Returns:
-            False, at once, if something else is to be done: ``leave`` the records then.
+            False, at once, if a pause, a seek or the end interrupts: then ``leave`` the records.
         """
 
     def facts(self) -> StreamFacts:
-        """Return what is known of the topics; no I/O."""
+        """Return the facts of the topics; no I/O."""
 
     def stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -620,12 +619,12 @@ class Streams(Protocol):
     """Reads topics that are not the layer's own."""
 
     def open_stream(self, settings: StreamSettings, sink: StreamSink, stats: Stats) -> StreamSource:
-        """Return what reads a stream; no I/O. ``close`` and ``abandon`` end it.
+        """Return the source of a stream; no I/O. ``close`` and ``abandon`` end it.
 
         Args:
-            settings: Those of the stream.
-            sink: Gets its records.
-            stats: Counts what happens to the stream.
+            settings: The settings of the stream.
+            sink: Gets the records.
+            stats: Counts errors and replaced clients of the stream.
         """
 
 

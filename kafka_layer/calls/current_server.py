@@ -106,8 +106,8 @@ class LayerServer(Server):
 
     @property
     def reporter(self) -> Reporter:
-        """What it tells the staff's page of itself; the first access makes it."""
-        # Imported by the first question: where nobody looks there is none.
+        """Makes its reports for the page for staff; the first access makes it."""
+        # Imported by the first request of a page.
         from ..dashboard.report import Reporter
 
         with self.lifecycle.lock:
@@ -117,7 +117,7 @@ class LayerServer(Server):
 
     @property
     def watch(self) -> Watch:
-        """What all servers tell this one for the staff's page; the first access makes it."""
+        """The reports of all servers for the page for staff; the first access makes it."""
         from ..dashboard.watch import Watch
 
         with self.lifecycle.lock:
@@ -153,11 +153,11 @@ class LayerServer(Server):
         return self._recoveries
 
     def _opened_by(self, read: Read) -> Read:
-        """Return what makes messages for tracked channels, from what would make them."""
+        """Return a function that opens messages of tracked channels, given the plain one."""
         return read if self.stats.ages is None else self.noting_age(read)
 
     def measure(self) -> None:
-        """Have ``describe`` tell the ages of messages, too, and backlogs. Idempotent."""
+        """Measure ages of messages and backlogs for ``describe`` from now on. Idempotent."""
         with self.lifecycle.lock:
             measured = self.stats.ages is not None
             super().measure()

@@ -133,9 +133,10 @@ class Procedures(Records):
                 return None if ticket is None else (yield from wait(ticket))
 
     def _try_change(self, command: str, name: str, channel: str) -> bool:
-        """Change a membership without waiting; False, and nothing happened, where that cannot be.
+        """Change a membership without waiting; return False, unchanged, if that is not possible.
 
-        Most channels are of the server that receives, and nothing was sent to the name lately.
+        It is possible for most channels: they are of this process's server, and no message was sent
+        to the name lately.
         """
         server = self._server
         if not server.receiving or not isinstance(channel, str):
@@ -212,7 +213,7 @@ class Procedures(Records):
         return (yield from server.histories.ask(question, deadline))
 
     def _server_to_ask(self, topic: Topic, deadline: float) -> Steps[LayerServer]:
-        """Return the server, once it can be asked for the past."""
+        """Return the server, once it can answer history queries."""
         while True:
             server = yield from self._present_server()
             if server.sender.writes_to(topic):
@@ -314,7 +315,7 @@ class Procedures(Records):
         # Imported by the first call: most processes recover no channel.
         from ..history.question import require_limit
 
-        require_limit(limit, "who missed more than that loads the state anew")
+        require_limit(limit, "a client that missed more loads its state again")
         server, mailbox = self._mailbox_to_track(channel)
         return server.recoveries.recover(mailbox, position, window, limit)
 
@@ -330,7 +331,7 @@ class Procedures(Records):
             raise ValueError(
                 f"start must be 'latest', 'earliest', a timedelta or a datetime, not {start!r}."
             )
-        # Of no use without streams, whose settings load it.
+        # Imported late: only settings with streams load this module.
         from ..config.streams import place_at
 
         place = place_at(start, wall_clock())

@@ -1,4 +1,4 @@
-"""The histories of one server: asks the backplane for the past, and makes messages of records."""
+"""Answers history queries of one server: reads the log, and makes messages of its records."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Extents = Mapping[Where, Extent]
 
 # Seconds by which the time in a position may differ from the broker's.
 _CLOCK_ERROR = 60.0
-# Seconds that an answer may take from the backplane's thread to the asker.
+# Seconds that an answer may take from the backplane's thread to the thread that waits for it.
 _GRACE = 0.5
 
 
@@ -51,8 +51,8 @@ class _Found(NamedTuple):
 
     Attributes:
         records: The records, in the order of the log.
-        position: The position behind them.
-        complete: Whether nothing is missing.
+        position: The position after them.
+        complete: Whether no record is missing.
     """
 
     records: Sequence[Record]
@@ -61,29 +61,29 @@ class _Found(NamedTuple):
 
 
 class Histories:
-    """Answers questions for the messages that the log holds; any thread and event loop.
+    """Answers queries for messages of the log; any thread and event loop.
 
     Args:
-        server: The server whose backplane is asked.
+        server: The server, whose backplane reads the log.
         codec: Decodes the messages.
 
     Attributes:
-        look_back: Has the server's duplicates learn what was written before its start.
+        look_back: Learns the idempotency keys that were used before the server's start.
     """
 
     def __init__(self, server: Server, codec: Codec) -> None:
         self._server = server
         self._decode = codec.decode
-        # For the backplane's thread, which carries out one question at a time.
+        # For the backplane's thread, which runs one query at a time.
         self._flush_guard = ReplayGuard(server.encryption, server.config.expiry)
         self._flushes = Flushes(self._is_flush)
         self.look_back = LookBack(server, self._flushes, lambda: self._flushed_until)
 
     def ask(self, question: Question, deadline: float) -> Steps[History]:
-        """Answer a question.
+        """Answer a query.
 
         Args:
-            question: The question.
+            question: The query.
             deadline: When to give up, on ``monotonic()``.
 
         Raises:
@@ -96,7 +96,7 @@ class Histories:
         streams = yield from self._in_streams(question, deadline)
         question = replace(question, streams=streams)
         if not question.limit:
-            # One question for the positions of all groups.
+            # One query for the positions of all groups.
             topics = question.topics
             extents = yield from self._asked(topics, partial(_extents, topics), deadline)
             return History([], question.position(now, extents).sign(), complete=True)
@@ -109,12 +109,12 @@ class Histories:
         question: Question,
         deadline: float,
     ) -> Steps[History]:
-        """Answer a question for the messages of a stream.
+        """Answer a query for the messages of a stream.
 
         Args:
             stream: The stream.
-            address: Whose messages; None for those of all.
-            question: What is asked, of the address, or of everybody.
+            address: The group or user of the messages; None: all messages.
+            question: The query, for the address or for everybody.
             deadline: When to give up, on ``monotonic()``.
 
         Raises:
@@ -139,9 +139,9 @@ class Histories:
         return (yield from self._asked(asked, asked.carry_out, deadline, stream.name))
 
     def _in_streams(self, question: Question, deadline: float) -> Steps[dict[str, StreamPosition]]:
-        """Find out the position in each stream that may reach the address."""
+        """Find the position in each stream that may reach the address."""
         if isinstance(question.since, LogPosition):
-            # It says nothing of streams, so their position stays.
+            # The query does not read streams, so their positions stay.
             return dict(question.since.streams)
         streams = [
             each
@@ -155,7 +155,8 @@ class Histories:
             try:
                 position = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
             except (BrokerUnavailable, TopicError, TimeoutError):
-                # Another cluster may be away. Who comes back with this position is told so.
+                # Another cluster may be away. A recovery from this position then fails, with the
+                # reason "unavailable".
                 position = StreamPosition(None)
             found[mark_of(stream.name)] = position
         return found
@@ -228,7 +229,7 @@ class Histories:
             Budget(past, answered=True), extents, records[0][4]
         )
         flushed = self._flushed_until
-        # What a flush dropped is not missing, nor what is older than as many as are asked for.
+        # Flushed messages are not missing, nor are messages before the first one of a full answer.
         asked = records[0][4] if len(records) == question.limit else float("-inf")
         missing = (
             cursor.reached is None or cursor.reached > max(flushed, asked)
@@ -250,18 +251,18 @@ class Histories:
         read: Callable[[int], bool],
         before: Callable[[], Sequence[Cursor]],
     ) -> tuple[bool, list[Record]]:
-        """Read until as many records are found as are asked for, not counting duplicates.
+        """Read until enough records are found, not counting duplicates.
 
         Args:
-            question: The question.
+            question: The query.
             past: Reads the log.
-            extents: What the log holds.
+            extents: The extents of the log.
             cursors: The scans.
-            read: Reads on until so many records are found; returns whether it got so far.
-            before: Returns scans of what lies before the parts that were read.
+            read: Continues the scans until a number of records is found; returns whether they are.
+            before: Returns scans of the parts before those that were read.
 
         Returns:
-            What ``read`` returned last, and the records, in the order of the log.
+            The last result of ``read``, and the records, in the order of the log.
         """
         limit = question.limit
         while True:
@@ -280,7 +281,7 @@ class Histories:
         found: list[Record],
         before: Callable[[], Sequence[Cursor]],
     ) -> list[Record]:
-        """Return what was found without duplicates, whose originals may lie before it."""
+        """Return the found records without duplicates, whose originals may be before them."""
         keyed = next((record for record in found if has_key(record[3])), None)
         if keyed is None:
             return found
@@ -300,7 +301,7 @@ class Histories:
 
     @property
     def _flushed_until(self) -> float:
-        # A timestamp that a sender gave may lie far ahead, and would silence all.
+        # A timestamp set by a sender may be far ahead, and would hide all messages.
         latest = min(self._flushes.latest, self._server.clock.now() + _CLOCK_ERROR)
         return max(latest, self._server.expiry.flushed_until)
 
@@ -315,8 +316,8 @@ class Histories:
             return False
 
     def _answers(self, question: Question, found: _Found) -> Callable[[], History]:
-        """Decrypt what was found; return the function that decodes it for each asker."""
-        # In the order of the log: of two records with one token the first is no copy.
+        """Decrypt the found records; return a function that decodes them for each caller."""
+        # In the order of the log: of two records with the same token the second is the copy.
         decrypt = ReplayGuard(self._server.encryption, self._server.config.expiry).decrypt
         payloads: list[tuple[bytes, float, Callable[[], str], str]] = []
         unreadable: list[UnreadableRecord] = []
@@ -354,7 +355,7 @@ class Histories:
         for error in errors:
             self._server.stats.count("errors.history")
             detail = f"a record of {question.topic.value}, in a history: {error}"
-            # Not counted as a drop: a receiver that got it has counted it.
+            # Not counted as a drop: the server that received it has counted it.
             self._server.stats.dropped(error.cause, detail, 0)
 
 
@@ -364,12 +365,12 @@ def _extents(topics: Sequence[Topic], past: Past) -> Callable[[], Extents]:
 
 
 def _time(question: Question) -> float:
-    """Return the time since which messages are asked for; without one before every message."""
+    """Return the time of ``since``; minus infinity if ``since`` is no time."""
     return question.since if isinstance(question.since, float) else float("-inf")
 
 
 def _wanted(question: Question, flushed: float = float("-inf")) -> Callable[[Record], bool]:
-    """Return the function that tells which records are messages that are asked for."""
+    """Return a function that selects the records that the query asks for."""
     since, wanted_key = _time(question), question.key.encode()
 
     def is_wanted(record: Record) -> bool:
@@ -384,7 +385,7 @@ def _wanted(question: Question, flushed: float = float("-inf")) -> Callable[[Rec
 
 
 def _cursors(question: Question, past: Past, extents: Extents) -> list[Cursor]:
-    """Return the scans of the partitions in which the messages lie."""
+    """Return the scans of the partitions that may have the messages."""
     topic, since = question.topic, question.since
     logs = {where[1]: extent for where, extent in extents.items() if where[0] is topic}
     place = since.topics.get(topic) if isinstance(since, LogPosition) else None
@@ -396,7 +397,7 @@ def _cursors(question: Question, past: Past, extents: Extents) -> list[Cursor]:
         extent = logs[number]
         cursor = Cursor((topic, number), extent.start, extent.end, cut=extent.start > 0)
         if made_anew:
-            # Of the old topic nothing is left.
+            # The records of the old topic are gone.
             cursor.cut = True
         elif place is not None:
             offset = place.offsets[number] if number < len(place.offsets) else 0
@@ -410,7 +411,7 @@ def _cursors(question: Question, past: Past, extents: Extents) -> list[Cursor]:
 
 
 def _positions(question: Question, found: _Found) -> list[LogPosition]:
-    """Return the position right behind each record."""
+    """Return the position right after each record."""
     offsets: dict[int, int] = {}
     for _, _, _, _, _, partition, offset in found.records:
         offsets.setdefault(partition, offset)

@@ -1,4 +1,4 @@
-"""When everything was last flushed, as the records on ``send-all`` say; knows no Kafka."""
+"""Finds the time of the last flush, from the records on ``send-all``; knows no Kafka."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class _Known:
     Attributes:
         topic_id: The id of its topic.
         first: Its first offset.
-        end: The offset behind its last one.
-        reached: The timestamp of its first record; infinite before one was read.
+        end: The offset after its last record.
+        reached: The timestamp of its first record; infinite before a record was read.
     """
 
     topic_id: str | None
@@ -31,13 +31,13 @@ class _Known:
 
 
 class Flushes:
-    """Knows the flushes of a part of the log that grows as it is asked; for one thread at a time.
+    """Knows the flushes in a part of the log, which grows with each query; one thread at a time.
 
     Args:
-        is_flush: Tells the records that are flushes.
+        is_flush: Tells whether a record is a flush.
 
     Attributes:
-        latest: When the last known one was written, by the broker's clock in seconds.
+        latest: When the last known flush was written, in seconds of the broker's clock.
     """
 
     def __init__(self, is_flush: Callable[[Record], bool]) -> None:
@@ -49,9 +49,9 @@ class Flushes:
         """Read the flushes that are not known yet.
 
         Args:
-            budget: What may be read.
-            extents: What the log holds; other topics are skipped.
-            since: The time of the broker from which the flushes matter.
+            budget: Limits the reading.
+            extents: The extents of the log; topics other than ``send-all`` are skipped.
+            since: The time of the broker's clock from which flushes matter.
 
         Returns:
             Whether all of them are known now.
@@ -70,7 +70,7 @@ class Flushes:
             or not known.end <= extent.end < known.end + MAX_RECORDS
         ):
             known = _Known(extent.topic_id, extent.end, extent.end)
-        # Kept once it is whole: a part with a hole in it is not known.
+        # Kept again only when it is complete, because it must not have a gap.
         self._known.pop(where, None)
         newer = Cursor(where, max(known.end, extent.start), extent.end)
         if not self._read(budget, newer, known):

@@ -1,8 +1,9 @@
-"""What a server has to know of the time before its start: the idempotency keys of late copies.
+"""Learns the idempotency keys that were used before a server's start.
 
-The router asks in the thread that reads, which then waits: at most once for each topic, and only
-where a record with a key comes within the window after the server's start. Replays, which are older
-than what the router has seen, ask as well.
+A message with a key may be a copy of one from before the server's start. So when the first record
+with a key comes within the window after the start, the router learns the older keys of its topic.
+The reading thread waits for that, at most once for each topic. Replays, which read older records
+than the router, learn keys as well.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ __all__ = ["LookBack"]
 
 logger = logging.getLogger("kafka_layer")
 
-# More than the time suffices for.
+# More than can be read within ``timings.look_back``.
 _MAX_RECORDS = 1_000_000
 _MAX_BYTES = 256 * 1024 * 1024
-# Seconds by which the broker's time when this server began to read may be wrong.
+# Seconds by which the known time of the server's start, on the broker's clock, may be wrong.
 _CLOCK_ERROR = 5.0
 # Seconds that an answer may take from the backplane's thread to the reading thread.
 _GRACE = 0.5
 
 
 class LookBack:
-    """Has the duplicates of a server learn what it did not read; any thread.
+    """Learns idempotency keys of records that a server has not read; any thread.
 
     Args:
         server: The server.
-        flushes: Knows the flushes, which drop originals; for the backplane's thread.
-        flushed_until: Returns the time of the last flush that is known, by the broker's clock.
+        flushes: Knows the flushes: a flushed message is no original. For the backplane's thread.
+        flushed_until: Returns the time of the last known flush, on the broker's clock.
     """
 
     def __init__(
@@ -53,31 +54,31 @@ class LookBack:
         self._flushes = flushes
         self._flushed_until = flushed_until
         self._lock = RLock()
-        # By topic: since when the keys are known, by the broker's clock, and the ticket of the
-        # question. Without an entry since the server began to read.
+        # By topic: the time on the broker's clock since which the keys are known, and the ticket of
+        # the query. Without an entry they are known since the server began to read.
         self._known: dict[Topic, tuple[float, Ticket[bool] | None]] = {}
 
     def before(self, record: Record) -> Callable[[], None] | None:
-        """Tell whether the keys of the window before a record have to be learnt.
+        """Return a function that learns the keys of the window before a record, and blocks.
 
         Returns:
-            The function that learns them, and blocks; None if they are known.
+            The function; None if the keys are known.
         """
         topic, _, _, _, written, _, _ = record
         ticket = self._ask(topic, written - WINDOW)
         return None if ticket is None else partial(run_blocking, self._wait(ticket))
 
     def learn(self, topic: Topic, since: float) -> Steps[None]:
-        """Learn the keys that were used since a time of the broker, unless they are known.
+        """Learn the keys that were used since a time on the broker's clock, unless they are known.
 
-        What cannot be read in time counts as known, and is logged and counted.
+        Keys that cannot be read in time count as known; that is logged and counted.
         """
         ticket = self._ask(topic, since)
         if ticket is not None:
             yield from self._wait(ticket)
 
     def _ask(self, topic: Topic, since: float) -> Ticket[bool] | None:
-        """Return the ticket of a question for the keys since a time; None if they are known."""
+        """Return the ticket of a query for the keys since a time; None if they are known."""
         with self._lock:
             started = self._server.reads_since + _CLOCK_ERROR
             known, ticket = self._known.get(topic, (started, None))
@@ -87,7 +88,7 @@ class LookBack:
                     partial(self._read, topic, since),
                     monotonic() + self._server.config.timings.look_back,
                 )
-                # Also if it will fail: the next record must not wait as long.
+                # Also if it will fail, so that the next record does not wait as long.
                 self._known[topic] = since, ticket
                 ticket.on_done(partial(self._report, topic))
             return None if ticket is None or ticket.done else ticket
@@ -112,8 +113,8 @@ class LookBack:
     def _read(self, topic: Topic, since: float, past: Past) -> Callable[[], bool]:
         extents = past.extents(tuple(dict.fromkeys((topic, Topic.SEND_ALL))))
         self._flushes.learn(Budget(past, answered=True), extents, since)
-        # All partitions: those of messages to everybody are chosen by their senders, and another
-        # message's may have changed when partitions were added.
+        # Read all partitions: senders choose the partition of a message to everybody, and that of
+        # another message changes when partitions are added.
         cursors = [
             Cursor(where, extent.start, extent.end)
             for where, extent in extents.items()

@@ -1,4 +1,4 @@
-"""The history of a stream: its records that the source topic holds, as messages."""
+"""The history of a stream: the records of its topics, as messages."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class ReadStream(Protocol):
         """Return the groups and users that a record is for."""
 
     def payload(self, record: Record) -> Any:
-        """Return what becomes a message."""
+        """Return the payload of a record's message."""
 
 
 @dataclass(frozen=True, eq=False)
 class StreamQuestion:
-    """A question for the messages of a stream.
+    """A query for messages of a stream.
 
     Attributes:
         stream: The stream.
-        address: Whose messages; None for those of all.
-        limit: How many messages are wanted.
-        since: Where they begin: a position, a time in seconds since the epoch, by the timestamps of
-            the records, or None for the last ones.
-        newest_first: Whether the last messages come first, and count for ``limit``.
-        position: The present position of the address in all else.
+        address: The group or user of the messages; None: all messages.
+        limit: Most messages to return.
+        since: Where they begin: a position, or a time in seconds since the epoch, compared with the
+            records' timestamps. None: the last messages.
+        newest_first: Whether to return the newest message first, and the last ``limit`` messages.
+        position: The present position of the address in the other logs.
     """
 
     stream: ReadStream
@@ -52,7 +52,7 @@ class StreamQuestion:
     position: LogPosition
 
     def carry_out(self, past: Past) -> Callable[[], History]:
-        """Read the topics; the backplane's thread. Returns what makes the history."""
+        """Read the topics, in the backplane's thread; return a function that makes the history."""
         extents = past.extents(past.topics())
         if not self.limit:
             ends = {where: extent.end for where, extent in extents.items()}
@@ -103,7 +103,7 @@ class StreamQuestion:
                 lane = lane_of(where[0])
                 place, offset = told.topics.get(lane), told.offset(lane, where[1])
                 if place is not None and topic_ids_differ(place.topic_id, extent.topic_id):
-                    # Of the old topic nothing is left.
+                    # The records of the old topic are gone.
                     cursor.cut = True
                 else:
                     cursor.cut = not extent.start <= offset <= extent.end
@@ -139,7 +139,7 @@ class StreamQuestion:
                 payload = self.stream.payload(record)
                 payload.decode()
             except UnreadableRecord:
-                # Those who were there did not get it either.
+                # Live channels did not get it either.
                 continue
             sign = self._signer(extents, reached)
             place = place_text((topic, partition, offset, written))
@@ -155,7 +155,7 @@ class StreamQuestion:
 
 
 def ends_of_stream(past: Past) -> Callable[[], StreamPosition]:
-    """Find out the present position in a stream; the backplane's thread."""
+    """Find the present position in a stream; called in the backplane's thread."""
     extents = past.extents(past.topics())
     position = _position_at(extents, {where: extent.end for where, extent in extents.items()})
     return lambda: position

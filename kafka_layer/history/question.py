@@ -15,16 +15,16 @@ from ..wire.topics import Topic, Where
 __all__ = ["MAX_LIMIT", "Question", "partitions_to_read", "require_limit"]
 
 MAX_LIMIT = 1000
-"""How many messages one call returns at most."""
+"""Most messages that one call returns."""
 
 
 def require_limit(limit: object, hint: str, name: str = "limit") -> None:
-    """Check how many messages are asked for.
+    """Check a limit of messages.
 
     Args:
-        limit: The number.
-        hint: What to do where that is not enough, for the error.
-        name: The name of what has this value, for the error.
+        limit: The limit.
+        hint: What to do if the limit is too low, for the error.
+        name: The name of the argument, for the error.
 
     Raises:
         TypeError: If it is no int.
@@ -38,18 +38,18 @@ def require_limit(limit: object, hint: str, name: str = "limit") -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """A question for the messages of one address.
+    """A query for the messages of one address.
 
     Attributes:
         prefix: The layer's prefix.
         topic: The topic of the address.
         key: The group or the user; empty for everybody.
-        limit: How many messages are wanted; 0 for the position alone.
-        since: Where they begin: a position, a time of the broker in seconds since the epoch, or how
-            long ago. None for the last ones.
-        newest_first: Whether the last messages come first, and count for ``limit``.
-        streams: The position in each stream that may reach the address. Whoever asks the same at
-            the same time may share it.
+        limit: Most messages to return; 0 for the position alone.
+        since: Where they begin: a position, a time of the broker's clock in seconds since the
+            epoch, or how long ago. None: the last messages.
+        newest_first: Whether to return the newest message first, and the last ``limit`` messages.
+        streams: The position in each stream that may reach the address. It is not compared, so that
+            equal queries at the same time are shared.
     """
 
     prefix: str
@@ -73,10 +73,10 @@ class Question:
         """Check the arguments of a call.
 
         Raises:
-            TypeError: If ``limit`` is no int, or ``since`` is none of the three.
+            TypeError: If ``limit`` is no int, or ``since`` has another type.
             ValueError: If ``limit`` is out of range, or ``since`` is a naive datetime, a negative
                 timedelta, or the position of another address.
-            InvalidPosition: If ``since`` is a text and no position of this layer.
+            InvalidPosition: If ``since`` is a str, but no position of this layer.
         """
         require_limit(limit, "ask for more in turns, with since=history.position")
         return cls(prefix, topic, key, limit, _start(prefix, topic, key, since), newest_first)
@@ -88,17 +88,17 @@ class Question:
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """The topics of its position: what is sent to everybody reaches the address, too."""
+        """The topics of its position: messages to everybody reach the address as well."""
         return tuple(dict.fromkeys((self.topic, Topic.SEND_ALL)))
 
     def position(self, time: float, extents: Mapping[Where, Extent]) -> LogPosition:
         """Return the present position: the ends of the log.
 
-        In topics of which this question says nothing the position of ``since`` stays.
+        In topics that the query does not read the position of ``since`` stays.
 
         Args:
-            time: The present time of the broker, in seconds since the epoch.
-            extents: What the log holds.
+            time: The present time of the broker's clock, in seconds since the epoch.
+            extents: The extents of the log.
         """
         places = {
             topic: TopicPosition(
@@ -114,7 +114,7 @@ class Question:
                 if topic is not self.topic:
                     places[topic] = place
         if self.topic is Topic.SEND_GROUP:
-            # The others of the partition's groups may not have been told as far.
+            # The position does not cover other groups of the same partition.
             groups = frozenset({short_hash(self.key)})
         elif self.topic is Topic.SEND_USER:
             users = frozenset({short_hash(self.key)})
@@ -124,16 +124,16 @@ class Question:
 def partitions_to_read(
     question: Question, extents: Mapping[int, Extent], place: TopicPosition | None
 ) -> list[int]:
-    """Return the partitions in which records of a question's address may lie.
+    """Return the partitions that may have records of a query's address.
 
-    While a topic had fewer partitions, its records went to the partition that the key has among
-    those. The log tells nothing of that; but a partition of which records were deleted already is
-    older than what the log holds.
+    While the topic had fewer partitions, a key may have had another partition. The log does not
+    show how many partitions there were. But a partition that has lost old records is older than all
+    records that the log holds, so it existed when they were written.
 
     Args:
-        question: The question.
-        extents: What the log holds of each partition of the topic.
-        place: The position from which it reads on, in the topic as it is now; None without one.
+        question: The query.
+        extents: The extent of each partition of the topic.
+        place: The position from which it reads, in the present topic; None if there is none.
     """
     if question.topic is Topic.SEND_ALL:
         return list(extents)

@@ -1,8 +1,8 @@
-"""Reads some partitions of the log backwards or forwards, within bounds; knows no Kafka.
+"""Reads some partitions of the log backwards or forwards, within limits; knows no Kafka.
 
-A partition is read in chunks, each larger than the one before, because few of its records may be
-wanted. Of several partitions that one comes next which is the furthest behind by the broker's time,
-so that the records are found in the order in which they are told.
+A partition is read in chunks, each larger than the last one, because few of its records may be
+wanted. With several partitions the next chunk is always of the one that is furthest behind by the
+broker's timestamps, so that records are found in the order in which they are returned.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ __all__ = [
 ]
 
 MAX_RECORDS = 10_000
-"""How many records one question reads."""
+"""Limit of the records that one query reads."""
 
 MAX_BYTES = 32 * 1024 * 1024
-"""How many bytes of values one question reads; the last chunk may exceed it."""
+"""Limit of the bytes of values that one query reads; the last chunk may exceed it."""
 
 _FIRST_CHUNK = 100
 _LARGEST_CHUNK = 2000
-# Bytes of a chunk, as far as the records before tell their size.
+# Limit of the bytes of a chunk, estimated by the size of earlier records.
 _CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class Budget:
-    """What one question may still read.
+    """Limits the reading of one query.
 
     Args:
-        past: Reads the records; its deadline is one of the bounds.
-        answered: Whether a broker gave records for this question before.
-        records: How many records may be read; as many as for one history where it is None.
-        size: How many bytes of values; as many as for one history where it is None.
+        past: Reads the records; its deadline is one of the limits.
+        answered: Whether a broker has returned records for this query before.
+        records: Most records to read; None: ``MAX_RECORDS``.
+        size: Most bytes of values to read; None: ``MAX_BYTES``.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Budget:
         self._max_bytes = self._bytes = MAX_BYTES if size is None else size
 
     def read(self, cursor: Cursor, first: int, end: int) -> tuple[int, Sequence[Record]] | None:
-        """Read a part of a cursor's partition; None if nothing more may be read.
+        """Read a part of a cursor's partition; None if a limit is reached.
 
         Raises:
             BrokerUnavailable: If no broker answers.
             TopicError: If the topic may not be read.
-            TimeoutError: If the deadline came before the first answer of all.
+            TimeoutError: If the deadline came before any answer to this query.
         """
         if self._records <= 0 or self._bytes <= 0:
             return None
@@ -82,7 +82,7 @@ class Budget:
         return start, records
 
     def chunk(self, cursor: Cursor) -> int:
-        """Return how many records to read next of a partition."""
+        """Return the number of records to read next from a partition."""
         largest = max(_LARGEST_CHUNK, self._max_records // 100)
         size = min(_FIRST_CHUNK << 2 * cursor.chunks, largest, self._records)
         cursor.chunks += 1
@@ -99,11 +99,11 @@ class Cursor:
     Attributes:
         where: The partition.
         first: The first offset that is not read yet.
-        end: The offset behind the last one that is not read yet.
-        cut: Whether the log no longer holds records before ``first`` that were asked for.
+        end: The offset after the last one that is not read yet.
+        cut: Whether wanted records before ``first`` may have been deleted.
         reached: The timestamp of the record that was read last; None before the first.
         found: The wanted records, in the order of the log.
-        chunks: How many chunks were read.
+        chunks: The number of chunks that were read.
     """
 
     where: Where
@@ -121,7 +121,7 @@ class Cursor:
 
 
 def in_order(cursors: Sequence[Cursor]) -> Iterator[Record]:
-    """Return the found records of all cursors by the broker's time, each partition in its order."""
+    """Return the found records of all cursors by timestamp, each partition in its order."""
     return heapq.merge(*(cursor.found for cursor in cursors), key=written_at)
 
 
@@ -135,15 +135,15 @@ def read_back(
     """Read partitions from their ends, until ``limit`` wanted records are found.
 
     Args:
-        budget: What may be read.
-        cursors: The partitions; gather what is found.
-        is_wanted: Tells which records are wanted.
-        limit: How many of the last ones are wanted; None for all.
-        since: Where a record is older than this time of the broker, none before it is wanted.
+        budget: Limits the reading.
+        cursors: The partitions; they collect the found records.
+        is_wanted: Tells whether a record is wanted.
+        limit: Most records to find; None: all.
+        since: A partition is done at a record that is older than this time of the broker's clock.
 
     Returns:
-        Whether it got so far; False if the budget was spent before. What the log no longer holds is
-        told by the cursors' ``cut``.
+        Whether that was reached within the budget. ``cut`` of a cursor tells whether the log has
+        deleted records of the partition.
     """
     while (cursor := _next(cursors, limit, back=True)) is not None:
         first = max(cursor.first, cursor.end - budget.chunk(cursor))
@@ -153,7 +153,7 @@ def read_back(
         start, records = read
         cursor.end = first
         if start > first:
-            # Deleted since the question began.
+            # Records were deleted since the query began.
             cursor.first, cursor.cut = cursor.end, True
         if records:
             cursor.reached = records[0][4]
@@ -169,9 +169,9 @@ def read_on(
     is_wanted: Callable[[Record], bool],
     limit: int,
 ) -> bool:
-    """Read partitions on from their starts, until ``limit`` wanted records are found.
+    """Read partitions from their starts, until ``limit`` wanted records are found.
 
-    Args and result as for ``read_back``. The cursors' ``first`` tells how far each was read.
+    Args and result as for ``read_back``. ``first`` of a cursor is the end of what was read.
     """
     while (cursor := _next(cursors, limit, back=False)) is not None:
         end = min(cursor.end, cursor.first + budget.chunk(cursor))
@@ -189,10 +189,10 @@ def read_on(
 
 
 def _next(cursors: Sequence[Cursor], limit: int | None, *, back: bool) -> Cursor | None:
-    """Return the partition that was read least far; None if all is read, or enough is found.
+    """Return the partition that is furthest behind; None if all is read, or enough is found.
 
-    Enough are ``limit`` records up to the time that this partition has reached: no record that is
-    not read yet comes before them.
+    ``limit`` records are enough if they are not later than the time that this partition has
+    reached: then no unread record is before them.
     """
     onward = -1 if back else 1
 
@@ -208,11 +208,11 @@ def _next(cursors: Sequence[Cursor], limit: int | None, *, back: bool) -> Cursor
 
 
 def told_until(cursors: Sequence[Cursor], untold: Iterable[Record]) -> dict[int, int]:
-    """Return how far each partition was told after ``read_on``, by its number.
+    """Return the end of the returned records after ``read_on``, by the partition's number.
 
     Args:
         cursors: The partitions.
-        untold: Records that were found and not told.
+        untold: Records that were found and are not returned.
     """
     offsets = {cursor.where[1]: cursor.first for cursor in cursors}
     for _, _, _, _, _, partition, offset in untold:
