@@ -1,6 +1,6 @@
 """The values that every server gets from its backplane, and the error of a full queue.
 
-``transport.py`` has the protocols, which only type checking needs, and the values that features get.
+``transport.py`` has the protocols, which only type checking needs, and the values for features.
 """
 
 from __future__ import annotations
