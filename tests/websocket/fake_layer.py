@@ -12,6 +12,7 @@ from channels.layers import channel_layers
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.messages import Message, Recovery
+from tests.support.waiting import PATIENCE
 
 __all__ = ["FakeLayer", "default_layer", "message"]
 
@@ -22,13 +23,14 @@ class FakeLayer:
     Attributes:
         log: What was called, and whatever a test adds.
         recovery: The next answer of ``recover``.
-        timings: As of a layer; a test may replace them before a browser connects.
+        timings: As of a layer, but no frame is released before its handler is done because the
+            machine is slow. A test may replace them before a browser connects.
     """
 
     def __init__(self) -> None:
         self.log: list[Any] = []
         self.recovery = Recovery(True, None, [], 0.0)
-        self.timings = Timings()
+        self.timings = Timings(held_frame=PATIENCE)
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.changed: Callable[[], None] = lambda: None
         self._positions: defaultdict[str, int] = defaultdict(int)

@@ -33,13 +33,12 @@ from kafka_layer.messages import Message, Recovery
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import is_empty_after_sweep
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 from .fake_layer import FakeLayer, default_layer, message
 
 V1 = "kafka-layer.v1"
 BACK = [V1, "kafka-layer.position.TOKEN.x~g3.7"]
-TIMEOUT = 10
 
 
 class AsyncJson(AsyncRecoveryConsumerMixin, AsyncUserConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
@@ -127,13 +126,13 @@ def browser(
 @asynccontextmanager
 async def connected(*arguments: Any, **keywords: Any) -> AsyncIterator[WebsocketCommunicator]:
     websocket = browser(*arguments, **keywords)
-    assert await websocket.connect(TIMEOUT) == (True, V1)
+    assert await websocket.connect(PATIENCE) == (True, V1)
     yield websocket
-    await websocket.disconnect(timeout=TIMEOUT)
+    await websocket.disconnect(timeout=PATIENCE)
 
 
 async def text_of(websocket: WebsocketCommunicator) -> str:
-    text = await websocket.receive_from(TIMEOUT)
+    text = await websocket.receive_from(PATIENCE)
     assert isinstance(text, str)
     return text
 
@@ -177,7 +176,7 @@ class TestOrder:
         layer.recovery = Recovery(True, None, [message("g3.8", "a"), message("g3.9", "b")], 1.0)
         async with connected(Closing, layer, BACK) as websocket:
             assert await text_of(websocket) == '{"p":"g3.8","d":{"text": "a"}}'
-            assert (await websocket.receive_output(TIMEOUT))["type"] == "websocket.close"
+            assert (await websocket.receive_output(PATIENCE))["type"] == "websocket.close"
             assert await websocket.receive_nothing()
         assert "b" not in layer.log
         assert "recovered" not in layer.log
@@ -281,10 +280,10 @@ class TestOffer:
     ) -> None:
         websocket = browser(kind, layer, ["none"], "/?position=TOKEN")
         websocket.scope["subprotocols"] = subprotocols
-        assert await websocket.connect(TIMEOUT) == (True, None)
+        assert await websocket.connect(PATIENCE) == (True, None)
         layer.messages.put_nowait({"type": "chat.message", "text": "hi"})
         assert await text_of(websocket) == '{"text": "hi"}'
-        await websocket.disconnect(timeout=TIMEOUT)
+        await websocket.disconnect(timeout=PATIENCE)
         assert "track" not in layer.log
 
     async def test_the_application_may_choose_another_subprotocol(self, layer: FakeLayer) -> None:
@@ -297,12 +296,12 @@ class TestOffer:
                 raise LookupError("a fault of the application")
 
         websocket = browser(Chooses, layer, [*BACK, "chat.v2"])
-        assert await websocket.connect(TIMEOUT) == (True, "chat.v2")
+        assert await websocket.connect(PATIENCE) == (True, "chat.v2")
         layer.messages.put_nowait(message("g3.1", "hi"))
         assert await text_of(websocket) == '{"text": "hi"}'
         layer.messages.put_nowait(message("g3.2", "", "fail"))
         with pytest.raises(LookupError):
-            await websocket.wait(TIMEOUT)
+            await websocket.wait(PATIENCE)
         assert websocket.output_queue.empty()
         assert [V1, "chat.v2"] in layer.log
         assert not [each for each in layer.log if str(each).startswith("recover")]
@@ -318,12 +317,12 @@ class TestOffer:
                 await self.close(4401)
 
         websocket = browser(Refuses, layer, BACK)
-        await websocket.connect(TIMEOUT)
+        await websocket.connect(PATIENCE)
         layer.messages.put_nowait(message("g3.1", "secret"))
         if accepts:
-            assert (await websocket.receive_output(TIMEOUT))["type"] == "websocket.close"
+            assert (await websocket.receive_output(PATIENCE))["type"] == "websocket.close"
         assert await websocket.receive_nothing()
-        await websocket.disconnect(timeout=TIMEOUT)
+        await websocket.disconnect(timeout=PATIENCE)
         assert layer.log == ["track", "add of-class", "discard of-class"]
 
     async def test_an_application_that_accepts_later(self, layer: FakeLayer) -> None:
@@ -335,12 +334,12 @@ class TestOffer:
 
         websocket = browser(Later, layer, BACK)
         layer.messages.put_nowait({"type": "chat.message"})
-        assert await websocket.connect(TIMEOUT) == (True, V1)
+        assert await websocket.connect(PATIENCE) == (True, V1)
         assert await texts(websocket, 2) == [
             '{"r":{"recovered":false,"reason":"unavailable","count":0}}',
             POSITION,
         ]
-        await websocket.disconnect(timeout=TIMEOUT)
+        await websocket.disconnect(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -355,7 +354,7 @@ def other_layer() -> Iterator[InMemoryChannelLayer]:
 async def test_another_layer(kind: Any, offers: list[str], other_layer: Any) -> None:
     """A browser that knows the subprotocol would not connect if it were not spoken."""
     websocket = browser(kind, other_layer, offers)
-    assert await websocket.connect(TIMEOUT) == (True, V1 if V1 in offers else None)
+    assert await websocket.connect(PATIENCE) == (True, V1 if V1 in offers else None)
     await other_layer.group_send("of-class", {"type": "chat.message", "text": "hi"})
     if V1 in offers:
         assert await texts(websocket, 2) == [
@@ -364,7 +363,7 @@ async def test_another_layer(kind: Any, offers: list[str], other_layer: Any) -> 
         ]
     else:
         assert await text_of(websocket) == '{"text": "hi"}'
-    await websocket.disconnect(timeout=TIMEOUT)
+    await websocket.disconnect(timeout=PATIENCE)
 
 
 class Script(AsyncRecoveryConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
@@ -411,7 +410,7 @@ class TestFrames:
 
         async with self.running(layer, script("g3.1", act), consumer=Plain) as websocket:
             assert await text_of(websocket) == '{"d":"text"}'
-            assert await websocket.receive_from(TIMEOUT) == b"\x01"
+            assert await websocket.receive_from(PATIENCE) == b"\x01"
             assert await text_of(websocket) == '{"p":"g3.1"}'
 
     @pytest.mark.parametrize(
@@ -510,19 +509,19 @@ class TestFrames:
             raise LookupError("a fault of the application")
 
         websocket = browser(Script, layer)
-        await websocket.connect(TIMEOUT)
+        await websocket.connect(PATIENCE)
         layer.messages.put_nowait(script("g3.1", act))
         assert await texts(websocket, 2) == [POSITION, '{"p":"g3.1"}']
         with pytest.raises(LookupError):
-            await websocket.wait(TIMEOUT)
+            await websocket.wait(PATIENCE)
 
     async def test_a_message_without_a_type(self, layer: FakeLayer) -> None:
         """Channels' own error."""
         websocket = browser(Script, layer)
-        await websocket.connect(TIMEOUT)
+        await websocket.connect(PATIENCE)
         layer.messages.put_nowait({"text": "hi"})
         with pytest.raises(ValueError, match="no 'type'"):
-            await websocket.wait(TIMEOUT)
+            await websocket.wait(PATIENCE)
 
     async def test_nothing_follows_a_close(self, layer: FakeLayer) -> None:
         async def act(consumer: Any) -> None:
@@ -530,12 +529,12 @@ class TestFrames:
             raise LookupError("a fault of the application")
 
         websocket = browser(Script, layer)
-        await websocket.connect(TIMEOUT)
+        await websocket.connect(PATIENCE)
         assert await texts(websocket, 1) == [POSITION]
         layer.messages.put_nowait(script("g3.1", act))
-        assert (await websocket.receive_output(TIMEOUT))["type"] == "websocket.close"
+        assert (await websocket.receive_output(PATIENCE))["type"] == "websocket.close"
         with pytest.raises(LookupError):
-            await websocket.wait(TIMEOUT)
+            await websocket.wait(PATIENCE)
         assert websocket.output_queue.empty()
 
     async def test_nothing_follows_a_disconnect(self, layer: FakeLayer) -> None:
@@ -547,9 +546,9 @@ class TestFrames:
                     await asyncio.sleep(0)
 
         websocket = browser(Leaves, layer)
-        await websocket.connect(TIMEOUT)
+        await websocket.connect(PATIENCE)
         assert await texts(websocket, 1) == [POSITION]
-        await websocket.disconnect(timeout=TIMEOUT)
+        await websocket.disconnect(timeout=PATIENCE)
         assert websocket.output_queue.empty()
 
     async def test_what_is_sent_before_a_close_has_the_place(self, layer: FakeLayer) -> None:
@@ -558,13 +557,13 @@ class TestFrames:
 
         async with self.running(layer, script("g3.1", act)) as websocket:
             assert await text_of(websocket) == '{"p":"g3.1","d":"the room is closed"}'
-            assert (await websocket.receive_output(TIMEOUT))["code"] == 4410
+            assert (await websocket.receive_output(PATIENCE))["code"] == 4410
 
     async def test_a_gap_closes_the_connection(self, layer: FakeLayer) -> None:
         async with self.running(layer) as websocket:
             layer.messages.put_nowait({"type": "kafka.gap", "reason": "expired"})
             closed = {"type": "websocket.close", "code": 4008, "reason": "expired"}
-            assert await websocket.receive_output(TIMEOUT) == closed
+            assert await websocket.receive_output(PATIENCE) == closed
             layer.messages.put_nowait(script("g3.1", lambda consumer: consumer.send_json("late")))
             assert await websocket.receive_nothing()
 
@@ -647,8 +646,8 @@ async def test_the_layer_forgets_the_channel_of_a_closed_connection(consumer: An
     channel_layers.set("default", layer)
     try:
         websocket = browser(consumer, layer)
-        await websocket.connect(TIMEOUT)
-        await websocket.disconnect(TIMEOUT)
+        await websocket.connect(PATIENCE)
+        await websocket.disconnect(timeout=PATIENCE)
         del websocket
 
         def is_forgotten() -> bool:

@@ -21,8 +21,7 @@ from kafka_layer.consumers import (
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
 from tests.support.layers import Backend, Layers, backend_named, next_message
-
-TIMEOUT = 10
+from tests.support.waiting import PATIENCE
 
 # These tests do use a Kafka.
 pytestmark = pytest.mark.filterwarnings("ignore:The tests use the Kafka")
@@ -120,7 +119,7 @@ class Browser:
         position = self.position if position is None else position
         offers = ["kafka-layer.v1"] + [f"kafka-layer.position.{position}"] * bool(position)
         self._socket = WebsocketCommunicator(consumer.as_asgi(), "/", subprotocols=offers)
-        assert await self._socket.connect(TIMEOUT) == (True, "kafka-layer.v1")
+        assert await self._socket.connect(PATIENCE) == (True, "kafka-layer.v1")
 
     async def hear(self, count: int) -> list[Any]:
         """Return what came so far, when it is so much."""
@@ -156,16 +155,16 @@ class Browser:
         assert self._socket is not None
         await self.hear_verdict()
         with pytest.raises(LookupError):
-            await asyncio.wait_for(self._socket.future, TIMEOUT)
+            await asyncio.wait_for(self._socket.future, PATIENCE)
         assert self._socket.output_queue.empty()
 
     async def leave(self) -> None:
         assert self._socket is not None
-        await self._socket.disconnect(timeout=TIMEOUT)
+        await self._socket.disconnect(timeout=PATIENCE)
 
     async def _receive(self) -> None:
         assert self._socket is not None
-        event = await self._socket.receive_output(TIMEOUT)
+        event = await self._socket.receive_output(PATIENCE)
         if event["type"] == "websocket.close":
             self._closed = event["code"]
             return

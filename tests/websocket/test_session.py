@@ -95,9 +95,11 @@ async def test_frames_that_are_sent_at_the_same_time() -> None:
         await say(1)
         await asyncio.gather(*map(say, (2, 3, 4)))
 
+    layer = FakeLayer()
     session = Session(send, None)
+    session.track(layer, "channel", layer.messages.get)
     for step in ("accept", "connected", "go live"):
         await STEPS[step](session)
     await session.handle(message("g3.1", "new"), act)
     session.end()
-    assert sent[1:] == ['{"d":1}', '{"d":2}', '{"d":3}', '{"p":"g3.1","d":4}']
+    assert sent[2:] == ['{"d":1}', '{"d":2}', '{"d":3}', '{"p":"g3.1","d":4}']
