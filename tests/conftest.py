@@ -10,11 +10,14 @@ import os
 import secrets
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from kafka_layer.config import realtime
+from kafka_layer.delivery import mailbox, registry, wakeups
 from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support import lanes
 from tests.support.kafka import RealBroker, missing_tools
@@ -214,6 +217,16 @@ def secure(real_broker_tools: None, folder: Path) -> Iterator[SecureBroker]:
     with SecureBroker(folder) as broker:
         lanes.at_end(broker.stop)
         yield broker
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has channels and their registries believe that so many more seconds have passed."""
+    passed: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: realtime.monotonic() + sum(passed))
+    for module in (mailbox, registry, wakeups):
+        monkeypatch.setattr(module, "time", clock)
+    return passed.append
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.layers import Backend, backend_named
+from tests.support.layers import Backend, backend_named, unhurried
 
 
 @pytest.fixture(scope="module", params=["memory", "embedded", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return backend_named(request.param, request)
+    return unhurried(backend_named(request.param, request))

@@ -12,14 +12,21 @@ import pytest
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import CommandFailed, RegistryAway, TopicError
 from kafka_layer.messages import Message
-from tests.support.layers import Backend, Layers, backend_named, next_message, next_messages
+from tests.support.layers import (
+    Backend,
+    Layers,
+    backend_named,
+    next_message,
+    next_messages,
+    unhurried,
+)
 from tests.support.streams import SOON, ForeignTopic, state_of, wait_for_state
 
 
 @pytest.fixture(scope="module", params=["memory", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     # Librdkafka's own broker creates no topics on request.
-    return backend_named(request.param, request)
+    return unhurried(backend_named(request.param, request))
 
 
 class Shop:

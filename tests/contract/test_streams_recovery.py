@@ -25,6 +25,7 @@ from tests.support.layers import (
     next_message,
     next_messages,
     stats_of,
+    unhurried,
 )
 from tests.support.streams import SOON, ForeignTopic, wait_for_state, wait_until_covered
 
@@ -32,7 +33,7 @@ from tests.support.streams import SOON, ForeignTopic, wait_for_state, wait_until
 @pytest.fixture(scope="module", params=["memory", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     # Librdkafka's own broker creates no topics on request.
-    return backend_named(request.param, request)
+    return unhurried(backend_named(request.param, request))
 
 
 class Shop:
@@ -247,7 +248,7 @@ class TestRecovery:
         shop.topic.name += "-later"
         await asyncio.to_thread(shop.topic.create, 1)
         await shop.write(b"1")
-        assert values([await next_message(layer, channel, timeout=20)]) == [1]
+        assert values([await next_message(layer, channel)]) == [1]
         again = await tracked(layer, "order-7")
         assert values(await layer.recover(again, position)) == [1]
 

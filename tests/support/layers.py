@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -43,10 +43,16 @@ __all__ = [
     "next_message",
     "next_messages",
     "stats_of",
+    "unhurried",
 ]
 
 PARTITIONS = 4
 """Of each topic: enough for a key to have a choice, and soon created."""
+
+_LIMITS = (
+    *("read_back", "read_back_window", "stream_start", "look_back"),
+    *("history", "history_answer", "recovery"),
+)
 
 WORKER_CHANNEL = "shared-jobs"
 """A worker channel that works on every backend: the embedded broker creates no topic on request."""
@@ -66,12 +72,14 @@ class Backend:
         layer_class: The class of the layers.
         config: CONFIG keywords that every layer needs there.
         create_topics: Makes the topics of a prefix, where layers cannot do it themselves.
+        limits: What layers take there in place of the usual values of these timings.
     """
 
     name: str
     layer_class: type[KafkaChannelLayer]
     config: Mapping[str, Any] = field(default_factory=dict)
     create_topics: Callable[[str], None] = lambda prefix: None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property
     def shared_prefix(self) -> str:
@@ -114,6 +122,14 @@ def backend_named(name: str, request: pytest.FixtureRequest) -> Backend:
     return backend
 
 
+def unhurried(backend: Backend) -> Backend:
+    """Return a backend whose layers wait for a slow machine, where they usually go on without.
+
+    For tests that are about no such limit.
+    """
+    return replace(backend, limits=dict.fromkeys(_LIMITS, PATIENCE))
+
+
 class Layers:
     """Makes layers, each of which acts as a server of its own.
 
@@ -123,7 +139,7 @@ class Layers:
     Attributes:
         prefix: The prefix they share, unless told otherwise.
         timings: What the layers made from now on take for their time-outs and intervals, with those
-            of ``patient``.
+            of ``patient`` and of the backend.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -141,7 +157,7 @@ class Layers:
             self._prefixes.add(prefix)
             self.backend.create_topics(prefix)
         base = self.backend.layer_class
-        timings = patient(timings or self.timings)
+        timings = patient(timings or self.timings, **self.backend.limits)
         layer = type(base.__name__, (base,), {"timings": timings})(
             **{
                 **self.backend.config,

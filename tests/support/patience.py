@@ -19,9 +19,9 @@ START = 30.0
 _READER_REST = 0.05
 
 
-def patient(timings: Timings) -> Timings:
-    """Return times for a test; those that differ from the usual ones stay."""
-    own = {"start": START, "reader_rest": _READER_REST, "stream_rest": _READER_REST}
+def patient(timings: Timings, **limits: float) -> Timings:
+    """Return times for a test, with further ones; those that differ from the usual ones stay."""
+    own = {"start": START, "reader_rest": _READER_REST, "stream_rest": _READER_REST, **limits}
     usual = Timings()
     return replace(
         timings,

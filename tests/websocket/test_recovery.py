@@ -20,7 +20,7 @@ from kafka_layer.consumers import (
 )
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
-from tests.support.layers import Backend, Layers, backend_named, next_message
+from tests.support.layers import Backend, Layers, backend_named, next_message, unhurried
 from tests.support.waiting import PATIENCE
 
 # These tests do use a Kafka.
@@ -187,7 +187,7 @@ class Browser:
 
 @pytest.fixture(params=["memory", "kafka"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return backend_named(request.param, request)
+    return unhurried(backend_named(request.param, request))
 
 
 @pytest.fixture(params=[AsyncRoom, SyncRoom], ids=["async", "sync"])
