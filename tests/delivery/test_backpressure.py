@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.backpressure import BackPressure, Congestion, Verdict
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.wakeups import Loop, Wakeups
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 TIMINGS = Timings(stalled=0.1, holding_up=0.4, blocked_loop=1.0, echo=0.2)
 CAPACITY = 10
@@ -41,6 +41,11 @@ class Site:
     def mailbox(self, capacity: int = CAPACITY) -> Mailbox:
         self.mailboxes.append(Mailbox("specific.0-a!b", capacity, self.wakeups))
         return self.mailboxes[-1]
+
+    @property
+    def waited(self) -> float:
+        """The seconds of all waits; those in which a machine stands still do not count."""
+        return max(loop.ran for each in self.mailboxes for loop in each.loops)
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def held_up_for(site: Site, mailbox: Mailbox) -> float:
     with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
         while site.back_pressure.wait_for_room(mailbox):
             fill(mailbox)
-            assert time.monotonic() - started < TIMINGS.holding_up * 5
+            assert time.monotonic() - started < PATIENCE
     return time.monotonic() - started
 
 
@@ -89,9 +94,8 @@ class TestWaiting:
     def test_room_is_there_at_once(self, site: Site, mailbox: Mailbox) -> None:
         for _ in range(5):
             mailbox.put(envelope())
-        started = time.monotonic()
         assert site.back_pressure.wait_for_room(mailbox)
-        assert time.monotonic() - started < TIMINGS.stalled
+        assert site.waited == 0
 
     def test_a_full_channel_is_waited_for_until_half_is_taken(self) -> None:
         site = Site(Timings(stalled=20.0))
@@ -107,7 +111,7 @@ class TestWaiting:
             assert len(mailbox) == left
             assert waiting.is_alive()
         mailbox.take()
-        waiting.join(5)
+        waiting.join(PATIENCE)
         assert result == [True]
 
     def test_a_thread_that_waits_is_woken_once(self, mailbox: Mailbox) -> None:
@@ -126,9 +130,8 @@ class TestWaiting:
 
     def test_a_channel_that_takes_nothing_stalls(self, site: Site, mailbox: Mailbox) -> None:
         fill(mailbox)
-        started = time.monotonic()
         assert not site.back_pressure.wait_for_room(mailbox)
-        assert TIMINGS.stalled * 0.9 <= time.monotonic() - started < TIMINGS.stalled * 3
+        assert TIMINGS.stalled * 0.9 <= site.waited < TIMINGS.stalled * 3
         assert mailbox.stalled
 
     def test_nothing_waits_for_a_stalled_channel_until_it_is_drained(
@@ -138,9 +141,9 @@ class TestWaiting:
         assert not site.back_pressure.wait_for_room(mailbox)
         for _ in range(4):
             mailbox.take()
-            started = time.monotonic()
+            before = site.waited
             assert not site.back_pressure.wait_for_room(mailbox)
-            assert time.monotonic() - started < TIMINGS.stalled / 2
+            assert site.waited == before
         mailbox.clear()
         assert not mailbox.stalled
         assert site.back_pressure.wait_for_room(mailbox)
@@ -243,7 +246,7 @@ class TestWaiting:
             return int(taken.payload)
 
         putting = asyncio.create_task(asyncio.to_thread(put_all))
-        received = [await asyncio.wait_for(receive(), 10) for _ in range(20_000)]
+        received = [await asyncio.wait_for(receive(), PATIENCE) for _ in range(20_000)]
         await putting
         assert received == list(range(20_000))
         await wait_until_async(lambda: not len(mailbox), "the mailbox to be empty")
@@ -298,7 +301,7 @@ class TestLoopsThatDoNotRun:
 
         running = threading.Thread(target=asyncio.run, args=(receive_without_a_message(),))
         running.start()
-        assert entered.wait(5)
+        assert entered.wait(PATIENCE)
         fill(mailbox)
         started = time.monotonic()
         assert not site.back_pressure.wait_for_room(mailbox)
@@ -313,9 +316,8 @@ class TestLoopsThatDoNotRun:
         self.receive_once_in(loop, site)
         loop.close()
         fill(mailbox)
-        started = time.monotonic()
         assert not site.back_pressure.wait_for_room(mailbox)
-        assert time.monotonic() - started < TIMINGS.blocked_loop / 2
+        assert site.waited < TIMINGS.blocked_loop / 2
 
 
 class DrainedWhileItIsJudged:
@@ -402,14 +404,15 @@ class TestExpiredMessages:
         assert [each and each.payload for each in taken] == [b"1", b"2"]
 
     def test_a_full_mailbox_is_looked_through_once_and_not_for_each_message(
-        self, site: Site
+        self, site: Site, later: Callable[[float], None]
     ) -> None:
         mailbox = site.mailbox(1)
-        soon = Envelope(b"1", time.monotonic() + 0.05)
+        soon = envelope()
         mailbox.put(soon)
         assert mailbox.drop_expired() == 0
         assert mailbox.congestion().none_expires_before == soon.deadline
-        wait_until(mailbox.drop_expired, "the message to expire")
+        later(60)
+        assert mailbox.drop_expired() == 1
         assert mailbox.put(envelope())
 
     def test_a_stalled_mailbox_whose_messages_expire_stays_so_until_a_receive_comes(

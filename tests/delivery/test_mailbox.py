@@ -21,7 +21,7 @@ from kafka_layer.delivery.backpressure import BackPressure, Verdict
 from kafka_layer.delivery.mailbox import Mailbox
 from kafka_layer.delivery.wakeups import Wakeups
 from tests.delivery.receiving import abandon_a_receive, envelope, put, receive
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def put_beside(mailbox: Mailbox, line: int, beside: Callable[[], object]) -> boo
         if event == "line" and lines == line:
             thread = threading.Thread(target=beside)
             thread.start()
-            thread.join(5)
+            thread.join(PATIENCE)
         return trace
 
     before = sys.gettrace()
@@ -135,7 +135,7 @@ class TestWaking:
         await asyncio.sleep(0)
         assert mailbox.receiving
         await asyncio.to_thread(put, mailbox, wakeups, 7)
-        assert await asyncio.wait_for(receiving, 5) == 7
+        assert await asyncio.wait_for(receiving, PATIENCE) == 7
         assert not mailbox.receiving
 
     async def test_a_put_from_the_loop_itself_wakes_a_receive(
@@ -144,7 +144,7 @@ class TestWaking:
         receiving = asyncio.create_task(receive(mailbox))
         await asyncio.sleep(0)
         put(mailbox, wakeups, 7)
-        assert await asyncio.wait_for(receiving, 5) == 7
+        assert await asyncio.wait_for(receiving, PATIENCE) == 7
 
     async def test_as_many_receives_wake_as_there_are_messages(
         self, mailbox: Mailbox, wakeups: Wakeups
@@ -154,9 +154,13 @@ class TestWaking:
         for number in range(3):
             mailbox.put(envelope(number))
         wakeups.flush()
-        done, waiting = await asyncio.wait(receives, timeout=5, return_when="FIRST_COMPLETED")
+        done, waiting = await asyncio.wait(
+            receives, timeout=PATIENCE, return_when="FIRST_COMPLETED"
+        )
         while len(done) < 3:
-            more, waiting = await asyncio.wait(waiting, timeout=5, return_when="FIRST_COMPLETED")
+            more, waiting = await asyncio.wait(
+                waiting, timeout=PATIENCE, return_when="FIRST_COMPLETED"
+            )
             done |= more
         assert sorted(each.result() for each in done) == [0, 1, 2]
         assert len(waiting) == 2
@@ -233,7 +237,7 @@ class TestWaking:
         receiving = contextvars.Context().run(asyncio.create_task, receive_and_change())
         await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
         await asyncio.to_thread(put, mailbox, wakeups, 1)
-        assert await asyncio.wait_for(receiving, 5) == "somebody"
+        assert await asyncio.wait_for(receiving, PATIENCE) == "somebody"
 
     async def test_messages_that_never_cease_leave_the_loop_time_for_others(
         self, wakeups: Wakeups
@@ -256,7 +260,7 @@ class TestWaking:
         mailbox = Mailbox("specific.0-a!b", 10, wakeups, put_the_next)
         loop = asyncio.get_running_loop()
         loop.call_soon(turn)
-        await asyncio.wait_for(asyncio.create_task(receive_many()), 5)
+        await asyncio.wait_for(asyncio.create_task(receive_many()), PATIENCE)
         assert turns >= 100
 
 
@@ -270,7 +274,7 @@ class TestCancelling:
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await receiving
-        assert await asyncio.wait_for(receive(mailbox), 5) == 1
+        assert await asyncio.wait_for(receive(mailbox), PATIENCE) == 1
 
     async def test_it_wakes_the_next_receive_instead(
         self, mailbox: Mailbox, wakeups: Wakeups
@@ -279,18 +283,18 @@ class TestCancelling:
         await asyncio.sleep(0)
         put(mailbox, wakeups, 1)
         first.cancel()
-        assert await asyncio.wait_for(second, 5) == 1
+        assert await asyncio.wait_for(second, PATIENCE) == 1
 
     async def test_a_wait_for_that_is_cancelled_as_its_receive_runs_loses_nothing(
         self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
-        receiving = asyncio.create_task(asyncio.wait_for(receive(mailbox), 5))
+        receiving = asyncio.create_task(asyncio.wait_for(receive(mailbox), PATIENCE))
         await wait_until_async(lambda: mailbox.receiving, "the receive to wait")
         put(mailbox, wakeups, 1)
         receiving.cancel()
         await asyncio.wait([receiving])
         # Python < 3.12 returns what was taken, later ones cancel before it is.
-        left = asyncio.wait_for(receive(mailbox), 5) if receiving.cancelled() else receiving
+        left = asyncio.wait_for(receive(mailbox), PATIENCE) if receiving.cancelled() else receiving
         assert await left == 1
 
     async def test_a_cancelled_receive_does_not_count_as_waiting(self, mailbox: Mailbox) -> None:
@@ -308,7 +312,7 @@ class TestLoops:
         for number in range(5):
             timer = threading.Timer(0.01, put, (mailbox, wakeups, number))
             timer.start()
-            assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
+            assert asyncio.run(asyncio.wait_for(receive(mailbox), PATIENCE)) == number
 
     def test_a_loop_that_was_closed_under_a_waiting_receive(
         self, mailbox: Mailbox, wakeups: Wakeups
@@ -317,7 +321,7 @@ class TestLoops:
             abandon_a_receive(mailbox).close()
             timer = threading.Timer(0.01, put, (mailbox, wakeups, number))
             timer.start()
-            assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == number
+            assert asyncio.run(asyncio.wait_for(receive(mailbox), PATIENCE)) == number
 
     def test_such_a_receive_does_not_count_as_waiting(self, mailbox: Mailbox) -> None:
         abandon_a_receive(mailbox).close()
@@ -329,20 +333,20 @@ class TestLoops:
         loop = abandon_a_receive(mailbox)
         in_a_thread(lambda: put(mailbox, wakeups, 1))  # scheduled, and never run
         loop.close()
-        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), PATIENCE)) == 1
         timer = threading.Timer(0.05, put, (mailbox, wakeups, 2))
         timer.start()
-        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), PATIENCE)) == 2
 
     def test_a_loop_that_stands_still_and_is_not_closed(
         self, mailbox: Mailbox, wakeups: Wakeups
     ) -> None:
         loop = abandon_a_receive(mailbox)
         in_a_thread(lambda: put(mailbox, wakeups, 1))  # scheduled, and never run
-        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 1
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), PATIENCE)) == 1
         timer = threading.Timer(0.05, put, (mailbox, wakeups, 2))
         timer.start()
-        assert asyncio.run(asyncio.wait_for(receive(mailbox), 5)) == 2
+        assert asyncio.run(asyncio.wait_for(receive(mailbox), PATIENCE)) == 2
         loop.close()
 
     def test_a_task_that_ends_its_loop_keeps_no_others_from_waking(self, wakeups: Wakeups) -> None:
@@ -353,7 +357,7 @@ class TestLoops:
             raise SystemExit
 
         async def both() -> list[int]:
-            return [await asyncio.wait_for(each, 5) for each in others]
+            return [await asyncio.wait_for(each, PATIENCE) for each in others]
 
         loop = asyncio.new_event_loop()
         exiting = loop.create_task(receive_and_exit())
@@ -371,7 +375,7 @@ class TestLoops:
         received: list[int] = []
 
         async def receive_until_the_end() -> None:
-            while (number := await asyncio.wait_for(receive(mailbox), 10)) >= 0:
+            while (number := await asyncio.wait_for(receive(mailbox), PATIENCE)) >= 0:
                 received.append(number)
 
         threads = [
@@ -386,7 +390,7 @@ class TestLoops:
         for _ in threads:
             put(mailbox, wakeups, -1)
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         assert sorted(received) == list(range(1000))
 

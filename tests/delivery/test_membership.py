@@ -16,6 +16,7 @@ from kafka_layer.delivery import membership as module
 from kafka_layer.delivery.mailbox import Mailbox
 from kafka_layer.delivery.membership import Membership
 from kafka_layer.delivery.wakeups import Wakeups
+from tests.support.waiting import PATIENCE
 
 
 def mailboxes(names: str) -> list[Mailbox]:
@@ -236,7 +237,7 @@ class TestInterruptions:
             daemon=True,
         )
         thread.start()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert done, f"{change} waits for itself at line {step}"
         if done[0]:
             assert first not in membership.members("y")

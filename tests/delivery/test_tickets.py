@@ -17,8 +17,9 @@ from kafka_layer.delivery.tickets import (
     run_in_loop,
     wait,
 )
+from tests.support.waiting import PATIENCE
 
-DEADLINE = 10.0
+DEADLINE = PATIENCE
 
 
 def blocking(steps: Steps[Any]) -> Any:

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.wakeups import Wakeups
 from tests.delivery.receiving import abandon_a_receive, put, receive
 from tests.support.loops import left_waiting
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ class Receiver:
         self._blocked.clear()
         self._go_on.clear()
         self.loop.call_soon_threadsafe(handler)
-        assert self._blocked.wait(5)
+        assert self._blocked.wait(PATIENCE)
 
     def unblock(self) -> None:
         self._go_on.set()
@@ -106,9 +107,9 @@ class TestLoopsBesideEachOther:
             loops[0].close()
         for number in range(3):
             put(mailbox, wakeups, number)
-            wait_until(lambda n=number: receiver.received == list(range(n + 1)), "the message", 5)
+            wait_until(lambda n=number: receiver.received == list(range(n + 1)), "the message")
         put(mailbox, wakeups, -1)
-        receiver.thread.join(5)
+        receiver.thread.join(PATIENCE)
         assert not receiver.thread.is_alive()
 
     def test_a_receive_is_woken_after_another_loop_was_closed_with_its_callback_pending(
@@ -121,16 +122,16 @@ class TestLoopsBesideEachOther:
         loop.close()
         put(mailbox, wakeups, 2)
         receiver.unblock()
-        wait_until(lambda: receiver.received == [1, 2], "both messages", 5)
+        wait_until(lambda: receiver.received == [1, 2], "both messages")
         put(mailbox, wakeups, 3)
-        wait_until(lambda: receiver.received == [1, 2, 3], "a later message", 5)
+        wait_until(lambda: receiver.received == [1, 2, 3], "a later message")
         put(mailbox, wakeups, -1)
 
     def test_a_loop_that_stood_still_gets_what_came_meanwhile_when_it_runs_again(
         self, mailbox: Mailbox, wakeups: Wakeups, loops: list[asyncio.AbstractEventLoop]
     ) -> None:
         async def receive_again() -> int:
-            return await asyncio.wait_for(receive(mailbox), 5)
+            return await asyncio.wait_for(receive(mailbox), PATIENCE)
 
         loop = asyncio.new_event_loop()
         loops.append(loop)
@@ -138,7 +139,7 @@ class TestLoopsBesideEachOther:
         loop.run_until_complete(asyncio.sleep(0))
         for number in range(2):
             put(mailbox, wakeups, number)
-        assert loop.run_until_complete(asyncio.wait_for(first, 5)) == 0
+        assert loop.run_until_complete(asyncio.wait_for(first, PATIENCE)) == 0
         assert loop.run_until_complete(receive_again()) == 1
         waiting = loop.create_task(receive_again())
         loop.run_until_complete(asyncio.sleep(0))
@@ -154,13 +155,13 @@ class TestLoopsBesideEachOther:
             receiver.block()
         for number in range(20):
             put(mailbox, wakeups, number)
-        wait_until(lambda: len(receivers[4].received) == 20, "the one that runs to take all", 5)
+        wait_until(lambda: len(receivers[4].received) == 20, "the one that runs to take all")
         for receiver in receivers[:4]:
             receiver.unblock()
         for _ in receivers:
             put(mailbox, wakeups, -1)
         for receiver in receivers:
-            receiver.thread.join(5)
+            receiver.thread.join(PATIENCE)
             assert not receiver.thread.is_alive()
 
     @pytest.mark.parametrize("seed", range(3))
@@ -188,15 +189,15 @@ class TestLoopsBesideEachOther:
                 sent += 1
                 if chance.random() < 0.2:
                     stop.wait(chance.random() / 500)
-            wait_until(lambda: not len(mailbox), "the mailbox to be drained", 5)
+            wait_until(lambda: not len(mailbox), "the mailbox to be drained")
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         put(mailbox, wakeups, sent)
-        wait_until(lambda: sent in steady.received, "the steady receiver to get the last one", 5)
+        wait_until(lambda: sent in steady.received, "the steady receiver to get the last one")
         put(mailbox, wakeups, -1)
-        steady.thread.join(5)
+        steady.thread.join(PATIENCE)
         assert sorted(steady.received + elsewhere) == list(range(sent + 1))
 
 
@@ -229,7 +230,7 @@ class TestClose:
         loops.append(abandon_a_receive(mailbox))
         mailbox.close(LookupError("the layer was closed"))
         for receiver in receivers:
-            receiver.thread.join(5)
+            receiver.thread.join(PATIENCE)
             assert not receiver.thread.is_alive()
             assert str(receiver.error) == "the layer was closed"
         assert len({id(receiver.error) for receiver in receivers}) == 3, "each has its own error"
@@ -239,7 +240,7 @@ class TestClose:
         assert mailbox.close(LookupError("closed")) == 1
         for _ in range(2):
             with pytest.raises(LookupError, match="closed"):
-                await asyncio.wait_for(receive(mailbox), 5)
+                await asyncio.wait_for(receive(mailbox), PATIENCE)
         assert not mailbox.receiving
 
     async def test_a_receive_that_another_loop_left_behind_raises_when_it_runs_again(
@@ -249,7 +250,7 @@ class TestClose:
         receiver.block()
         mailbox.close(LookupError("closed"))
         receiver.unblock()
-        await wait_until_async(lambda: receiver.error is not None, "the receive to raise", 5)
+        await wait_until_async(lambda: receiver.error is not None, "the receive to raise")
 
     async def test_a_closed_mailbox_takes_no_message(self, mailbox: Mailbox) -> None:
         mailbox.close(LookupError("closed"))
@@ -270,7 +271,10 @@ class TestClose:
 class TestDemand:
     """A receive in a loop that does not run asks for nothing."""
 
-    async def test_receives_without_a_message(self, mailbox: Mailbox, wakeups: Wakeups) -> None:
+    async def test_receives_without_a_message(self) -> None:
+        # The loop counts as one that runs for as long as this test may take.
+        wakeups = Wakeups(Timings(echo=PATIENCE))
+        mailbox = Mailbox("jobs", 10, wakeups)
         receives = [asyncio.create_task(receive(mailbox)) for _ in range(3)]
         await asyncio.sleep(0)
         assert mailbox.demand == 3
@@ -290,11 +294,11 @@ class TestDemand:
         blocked, idle = Receiver(mailbox), Receiver(mailbox)
         wait_until(lambda: mailbox.demand == 2, "both receives to wait")
         blocked.block()
-        wait_until(lambda: mailbox.demand == 1, "the blocked one to count no more", 5)
+        wait_until(lambda: mailbox.demand == 1, "the blocked one to count no more")
         asked.clear()
         blocked.unblock()
-        assert asked.wait(5), "nobody was told that there is demand again"
-        wait_until(lambda: mailbox.demand == 2, "both to count again", 5)
+        assert asked.wait(PATIENCE), "nobody was told that there is demand again"
+        wait_until(lambda: mailbox.demand == 2, "both to count again")
         for _ in (blocked, idle):
             put(mailbox, wakeups, -1)
 
@@ -308,10 +312,10 @@ class TestDemand:
         time.sleep(age)  # the time itself is what is tested
         asked.clear()
         if not mailbox.demand:
-            assert asked.wait(5), "nobody was told that there is demand"
-        assert mailbox.demand == 1
+            assert asked.wait(PATIENCE), "nobody was told that there is demand"
+        wait_until(lambda: mailbox.demand == 1, "the receive to count")
         put(mailbox, wakeups, -1)
-        receiver.thread.join(5)
+        receiver.thread.join(PATIENCE)
 
     @pytest.mark.parametrize("closed", [False, True], ids=["standing still", "closed"])
     def test_a_loop_that_nobody_runs_asks_for_nothing(
@@ -323,11 +327,17 @@ class TestDemand:
         loops.append(abandon_a_receive(mailbox))
         if closed:
             loops[0].close()
-        wait_until(lambda: mailbox.demand == 0, "the receive to count no more", 5)
+        wait_until(lambda: mailbox.demand == 0, "the receive to count no more")
 
 
-async def test_time_in_which_two_threads_wait_for_a_loop_counts_once(wakeups: Wakeups) -> None:
+async def test_time_in_which_two_threads_wait_for_a_loop_counts_once(
+    wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("kafka_layer.delivery.wakeups.time", clock)
     loop = wakeups.running_loop()
     loop.count(0.05, 10.0)
+    now[0] += 0.02
     loop.count(0.05, 10.0)
-    assert 0.05 <= loop.ran < 0.1
+    assert loop.ran == pytest.approx(0.07)

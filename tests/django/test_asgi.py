@@ -11,6 +11,7 @@ from channels.routing import ProtocolTypeRouter
 
 from kafka_layer.asgi import closing
 from kafka_layer.testing import InMemoryKafkaChannelLayer
+from tests.support.waiting import PATIENCE
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -37,7 +38,7 @@ class Served:
             self._events.put_nowait({"type": f"lifespan.{event}"})
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
         try:
-            await asyncio.wait_for(self._application(scope, self._events.get, self._send), 10)
+            await asyncio.wait_for(self._application(scope, self._events.get, self._send), PATIENCE)
         finally:
             await self.layer.close()
         return self.answers

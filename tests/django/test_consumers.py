@@ -31,9 +31,9 @@ from tests.support.layers import (
     is_empty_after_sweep,
     memory_backend,
 )
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
-TIMEOUT = 10
+TIMEOUT = PATIENCE
 END = {"type": "notify", "text": "the end"}
 
 

@@ -21,10 +21,10 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.layers import Layers, next_message
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 MOMENT = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
-DEADLINE = 10.0
+DEADLINE = PATIENCE
 
 
 @pytest.fixture

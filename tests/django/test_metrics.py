@@ -23,7 +23,7 @@ from kafka_layer.exceptions import Cause, Reason
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.stats import LayerStats
 from tests.support.layers import Layers, memory_backend, next_message
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 MEMORY = "kafka_layer.testing.InMemoryKafkaChannelLayer"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -106,7 +106,7 @@ class TestFigures:
         await layer.send("thumbs.small", {"n": 1})
         await layer.send("thumbs.small", {"n": 2})
         for end in ("done", "failed"):
-            _, job = await asyncio.wait_for(layer.receive_job("thumbs.small"), 10)
+            _, job = await asyncio.wait_for(layer.receive_job("thumbs.small"), PATIENCE)
             job.done() if end == "done" else job.failed(ValueError())
         found = told(default=layer)
         for outcome in ("done", "failed"):

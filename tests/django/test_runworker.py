@@ -18,7 +18,7 @@ from kafka_layer.management.probe import Address, Health, HealthProbe
 from kafka_layer.worker import OneAtATimeWorker
 from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, memory_backend
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ async def ask(port: int, request: bytes) -> tuple[int, dict[str, Any]]:
     """Ask a probe; returns the status and the body of its answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE)).partition(b"\r\n\r\n")
     writer.close()
     return int(head.split()[1]), json.loads(body)
 
@@ -129,7 +129,7 @@ class TestProbe:
         writer.write(request_)
         writer.write_eof()
         with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.close()
         assert (await get(port, "/live"))[0] == 200
         probe.stop()

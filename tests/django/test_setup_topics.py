@@ -31,7 +31,7 @@ from kafka_layer.kafka.specs import (
 from kafka_layer.testing.embedded import EmbeddedBroker
 from kafka_layer.wire.topics import Topic
 from tests.support.secure import SecureBroker
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 NAMES = [topic.value for topic in Topic]
@@ -89,14 +89,14 @@ def set_config(servers: str, topic: str, name: str, value: str) -> None:
     admin = AdminClient({"bootstrap.servers": servers})
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(10)
+    admin.incremental_alter_configs([resource])[resource].result(PATIENCE)
     wait_until(lambda: configs(servers, topic)[name] == value, f"{name} of {topic}")
 
 
 def configs(servers: str, topic: str) -> dict[str, str]:
     admin = AdminClient({"bootstrap.servers": servers})
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    entries = admin.describe_configs([resource])[resource].result(10)
+    entries = admin.describe_configs([resource])[resource].result(PATIENCE)
     return {name: entry.value for name, entry in entries.items()}
 
 
@@ -161,7 +161,7 @@ def test_only_the_missing_ones_are_created(kafka: str, prefix: str, settings: An
     settings.CHANNEL_LAYERS = {"default": layer(kafka, prefix)}
     run()
     admin = AdminClient({"bootstrap.servers": kafka})
-    admin.delete_topics([f"{prefix}-ack"])[f"{prefix}-ack"].result(10)
+    admin.delete_topics([f"{prefix}-ack"])[f"{prefix}-ack"].result(PATIENCE)
     wait_until(lambda: "ack" not in existing(kafka, prefix), "the topic to be gone")
 
     found = rows(run_json())
@@ -587,7 +587,7 @@ def test_creating_what_exists_by_now_leaves_it(kafka: str, prefix: str) -> None:
     config = LayerConfig.from_keywords(bootstrap_servers=kafka, prefix=prefix, default_partitions=1)
     specs = topic_specs(config)
     plain = AdminClient({"bootstrap.servers": kafka})
-    plain.create_topics([NewTopic(specs[0].name, 3, -1)])[specs[0].name].result(10)
+    plain.create_topics([NewTopic(specs[0].name, 3, -1)])[specs[0].name].result(PATIENCE)
     admin = TopicAdmin(config, 10)
 
     admin.create(specs)

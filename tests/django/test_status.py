@@ -50,7 +50,7 @@ def test_a_layer_that_is_well(configured: dict[str, Any]) -> None:
         layer.round_trip_sync()
         for number in range(7):
             layer.send_sync("jobs", {"n": number})
-        wait_until(lambda: not layer.stats().queued, "the jobs to be written", 10)
+        wait_until(lambda: not layer.stats().queued, "the jobs to be written")
         reports, error = status("--wait", "0.5")
         assert error is None
         (report,) = reports

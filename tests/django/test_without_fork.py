@@ -17,7 +17,7 @@ async def main():
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     await layer.group_send("room", {"type": "a"})
-    print(await asyncio.wait_for(layer.receive(channel), 10))
+    print(await asyncio.wait_for(layer.receive(channel), 30))
     await layer.close()
 
 asyncio.run(main())
@@ -27,7 +27,7 @@ asyncio.run(main())
 @pytest.mark.slow
 def test_it_works_where_python_cannot_fork() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_FORK], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _WITHOUT_FORK], capture_output=True, text=True, timeout=100
     )
 
     assert done.stdout == "{'type': 'a'}\n", done.stderr

@@ -17,6 +17,7 @@ from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import StreamTopic, WorkTopic
 from tests.jobs.test_ack import NotedPolicy
 from tests.support.messages import FakeMessage
+from tests.support.waiting import PATIENCE
 
 TOPIC = WorkTopic("orders-to-db")
 # A time of the source that every message of the layer would have outlived.
@@ -50,7 +51,7 @@ class Receives:
 
     async def receive(self, *jobs: Job | None) -> dict[str, Any]:
         self.channel.assign([job for job in jobs if job is not None])
-        message, _ = await asyncio.wait_for(self.channel.receive(_no_read), 5)
+        message, _ = await asyncio.wait_for(self.channel.receive(_no_read), PATIENCE)
         return message
 
 
@@ -116,6 +117,6 @@ async def test_a_channel_that_is_to_stop_ends_every_receive_with_the_place() -> 
     receives.channel.stop(caught.value, (TOPIC, 2, 17, LONG_AGO))
     for receive in (waiting, receives.channel.receive(_no_read)):
         with pytest.raises(UnreadableRecord, match=r"shop\.orders\[2\] offset 17.*no JSON"):
-            await asyncio.wait_for(receive, 5)
+            await asyncio.wait_for(receive, PATIENCE)
     assert receives.stats.by_name("errors") == {"stream_stopped": 1}
     assert not receives.stats.by_name("dropped")

@@ -17,9 +17,9 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.worker import OneAtATimeWorker
 from tests.support.layers import Backend, Layers, memory_backend, stats_of
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
-DEADLINE = 10.0
+DEADLINE = PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +114,7 @@ async def test_a_job_is_not_done_before_its_handler_returned(layer: KafkaChannel
 
     await layer.send("jobs", {"type": "good"})
     async with working(layer, application):
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), PATIENCE)
         assert ended(layer) == (0, 0)
         go_on.set()
         await wait_until_async(lambda: ended(layer) == (1, 0), "the job to end")

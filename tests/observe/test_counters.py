@@ -12,6 +12,7 @@ from kafka_layer.exceptions import Cause
 from kafka_layer.observe.counters import AtomicCounter, Stats
 from kafka_layer.observe.events import Observer
 from tests.support.sources import parsed
+from tests.support.waiting import PATIENCE
 
 PACKAGE = Path(kafka_layer.__file__).parent
 
@@ -101,7 +102,7 @@ def test_a_call_that_interrupts_a_count_or_a_drop_does_not_deadlock() -> None:
         done.set()
 
     threading.Thread(target=interrupted, daemon=True).start()
-    assert done.wait(5), "the call that interrupts waits for the lock of the interrupted one"
+    assert done.wait(PATIENCE), "the call that interrupts waits for the lock of the interrupted one"
     assert stats.snapshot()["delivered"] == 1
     assert stats.snapshot()["dropped.full"] > 1
 
@@ -117,7 +118,7 @@ def test_a_call_that_interrupts_the_reading_of_an_atomic_counter_does_not_deadlo
         done.set()
 
     threading.Thread(target=interrupted, daemon=True).start()
-    assert done.wait(5), "value() waits for itself"
+    assert done.wait(PATIENCE), "value() waits for itself"
 
 
 class Recorder(Observer):

@@ -35,12 +35,14 @@ def test_further_drops_wait_for_the_next_line(caplog: pytest.LogCaptureFixture) 
 def test_a_line_that_is_due_sums_up_what_was_dropped_since(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stats = Stats("channels", Timings(drop_summary=0.05))
+    now = [0.0]
+    monkeypatch.setattr("kafka_layer.observe.log.monotonic", lambda: now[0])
+    stats = Stats("channels", LATER)
     for _ in range(10):
         stats.dropped("full", "a")
-    while len(lines(caplog)) < 2:
+    for seconds in (LATER.drop_summary - 1, 1, 1):
+        now[0] += seconds
         stats.tick()
-    stats.tick()
     assert "9 message(s) dropped (full)" in lines(caplog)[1]
     assert len(lines(caplog)) == 2
 

@@ -28,7 +28,7 @@ from kafka_layer.wire.topics import Topic
 from kafka_layer.worker import OneAtATimeWorker
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, memory_backend, next_message
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 Made = InMemorySpanExporter
 
@@ -326,7 +326,7 @@ class TestHandlers:
         async with consuming(consumer, layer) as (channel, task):
             await layer.send(channel, {"type": "good"})
             await layer.send(channel, {"type": "last"})
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
         good, last = of_kind(made, SpanKind.CONSUMER)
         assert [each.span_id for each in consumer.found] == [good.get_span_context().span_id]
         # That is how a consumer ends.
@@ -340,7 +340,7 @@ class TestHandlers:
         async with consuming(consumer, layer) as (channel, task):
             await layer.send(channel, {"type": "bad"})
             with pytest.raises(RuntimeError, match="on purpose"):
-                await asyncio.wait_for(task, 10)
+                await asyncio.wait_for(task, PATIENCE)
         span = only(of_kind(made, SpanKind.CONSUMER))
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes is not None
@@ -357,7 +357,7 @@ class TestHandlers:
         worker = OneAtATimeWorker(consumer.as_asgi(), ["thumbs"], layer)
         task = asyncio.create_task(worker.handle())
         await wait_until_async(
-            lambda: of_kind(made, SpanKind.CONSUMER), "the job to be done", timeout=20
+            lambda: of_kind(made, SpanKind.CONSUMER), "the job to be done", timeout=PATIENCE
         )
         task.cancel()
         await asyncio.wait([task])
@@ -418,7 +418,7 @@ class TestStreams:
         layer = layers("worker", streams=streams, tracing=True)
         taking = asyncio.create_task(layer.receive_job("billing"))
         await layer.produce("orders", 1)
-        message, job = await asyncio.wait_for(taking, 20)
+        message, job = await asyncio.wait_for(taking, PATIENCE)
         with handling(message):
             job.done()
         assert_linked(

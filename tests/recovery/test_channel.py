@@ -30,6 +30,7 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic, Where
+from tests.support.waiting import PATIENCE
 
 GROUP, ALL = Topic.SEND_GROUP, Topic.SEND_ALL
 WHERES: list[Where] = [(GROUP, 0), (GROUP, 1), (ALL, 0)]
@@ -493,7 +494,7 @@ class TestSlowReaders:
                 await asyncio.sleep(0)
 
         async def both() -> None:
-            await asyncio.wait_for(asyncio.gather(receive(), others()), 10.0)
+            await asyncio.wait_for(asyncio.gather(receive(), others()), PATIENCE)
 
         scene.loop.run_until_complete(both())
         assert [message["n"] for message in scene.received] == missed

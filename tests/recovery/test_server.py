@@ -25,8 +25,9 @@ from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
 from tests.support.streams import wait_until_covered
+from tests.support.waiting import PATIENCE
 
-DEADLINE = 10.0
+DEADLINE = PATIENCE
 
 
 class Layer(InMemoryKafkaChannelLayer):
@@ -165,7 +166,7 @@ async def test_a_log_that_cannot_be_read(
         await there.group_add("room", channel)
         transport = server_of(there).transport
         monkeypatch.setattr(transport, "ask_past", lambda *question: answer)
-        found = await asyncio.wait_for(there.recover(channel, position), 5.0)
+        found = await asyncio.wait_for(there.recover(channel, position), PATIENCE)
         assert (found.recovered, found.reason, found.messages) == (False, reason, [])
     finally:
         await there.close()
@@ -200,7 +201,7 @@ async def test_a_stream_that_cannot_be_read(
             return answer if stream else ask(key, question, deadline)
 
         monkeypatch.setattr(transport, "ask_past", ask_past)
-        found = await asyncio.wait_for(there.recover(channel, position), 10.0)
+        found = await asyncio.wait_for(there.recover(channel, position), PATIENCE)
         assert (found.recovered, found.reason, found.messages) == (False, reason, [])
     finally:
         await asyncio.gather(*(layer.close() for layer in layers))

@@ -49,7 +49,8 @@ class World:
 
 
 def test_before_anything_is_known_it_is_this_machines() -> None:
-    assert BrokerClock().now() == pytest.approx(time.time(), abs=0.1)
+    before = time.time()
+    assert before - 1 <= BrokerClock().now() <= time.time() + 1
 
 
 @pytest.mark.parametrize("offset", [-3600.0, -0.5, 0.0, 0.5, 3600.0])
@@ -229,4 +230,6 @@ def test_the_default_clock_runs_with_real_time() -> None:
     clock = BrokerClock()
     now = monotonic()
     clock.observe(EPOCH, now, now)
-    assert clock.now() == pytest.approx(EPOCH + monotonic() - now, abs=0.05)
+    before = monotonic()
+    told = clock.now() - EPOCH
+    assert before - now - 0.001 <= told <= monotonic() - now + 0.001

@@ -11,8 +11,9 @@ from hypothesis.strategies import sampled_from
 
 from kafka_layer.exceptions import KafkaLayerError, LayerClosed
 from kafka_layer.server.lifecycle import TRANSITIONS, Lifecycle, State
+from tests.support.waiting import PATIENCE
 
-DEADLINE = 10.0
+DEADLINE = PATIENCE
 
 
 def lifecycle_in(state: State) -> tuple[Lifecycle, list[State]]:

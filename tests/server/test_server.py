@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from channels.exceptions import MessageTooLarge
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import BrokerUnavailable, LayerClosed
 from kafka_layer.jobs.channel import WorkChannel
@@ -30,9 +31,10 @@ from kafka_layer.wire.records import ProducerRecord
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message
 from tests.support.messages import FakeMessage
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.patience import START
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
-DEADLINE = 10.0
+DEADLINE = PATIENCE
 
 
 class Controlled(InMemoryBackplane):
@@ -95,6 +97,9 @@ class Controlled(InMemoryBackplane):
 
 class ControlledLayer(InMemoryKafkaChannelLayer):
     """A layer whose transports a test holds up: ``transports``, the latest last."""
+
+    # Far longer than a close takes that waits for nothing.
+    timings = Timings(start=START, close=2 * PATIENCE)
 
     def __init__(self, **config: Any) -> None:
         self.transports: list[Controlled] = []
@@ -299,11 +304,11 @@ class TestClose:
         loop, go_on = asyncio.get_running_loop(), threading.Event()
         with ThreadPoolExecutor(1) as executor:
             loop.set_default_executor(executor)
-            blocked = loop.run_in_executor(None, go_on.wait, DEADLINE)
+            blocked = loop.run_in_executor(None, go_on.wait, 4 * DEADLINE)
             try:
-                await asyncio.wait_for(layer.new_channel(), DEADLINE / 2)
-                await asyncio.wait_for(layer.flush(), DEADLINE / 2)
-                await asyncio.wait_for(layer.close(), DEADLINE / 2)
+                await asyncio.wait_for(layer.new_channel(), DEADLINE)
+                await asyncio.wait_for(layer.flush(), DEADLINE)
+                await asyncio.wait_for(layer.close(), DEADLINE)
             finally:
                 go_on.set()
                 await blocked
@@ -311,6 +316,13 @@ class TestClose:
 
 class TestAfterClose:
     """What a websocket does that ends after its process closed the layer."""
+
+    @pytest.fixture
+    def layer(self) -> Iterator[ControlledLayer]:
+        # Who asks another server waits for longer than these tests do.
+        made = ControlledLayer(ack_timeout=10 * DEADLINE)
+        yield made
+        made.close_sync()
 
     async def test_leaving_starts_nothing(self, layer: ControlledLayer) -> None:
         channel = await layer.new_channel()
@@ -327,8 +339,8 @@ class TestAfterClose:
         channel = await layer.new_channel()
         await layer.close()
         await layer.new_channel()
-        await asyncio.wait_for(layer.group_discard("room", channel), DEADLINE / 10)
-        await asyncio.wait_for(layer.send(channel, {}), DEADLINE / 10)
+        await asyncio.wait_for(layer.group_discard("room", channel), DEADLINE)
+        await asyncio.wait_for(layer.send(channel, {}), DEADLINE)
         assert layer.stats().dropped == {"closed": 1}
 
 
@@ -654,7 +666,7 @@ def test_at_exit_all_servers_are_closed_while_others_start_and_close() -> None:
     for server in servers:
         live.add(server)
     try:
-        live.close_all(0.5)
+        live.close_all(DEADLINE)
         assert all(server.closed for server in servers)
     finally:
         live.abandon_all()
@@ -696,7 +708,7 @@ def test_a_signal_handler_may_use_the_layer_whatever_it_interrupts(
 
 def watch(finished: threading.Event) -> None:
     """End the process where the main thread hangs: nothing else could report it."""
-    if not finished.wait(30):
+    if not finished.wait(100):
         import faulthandler
 
         faulthandler.dump_traceback()

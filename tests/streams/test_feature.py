@@ -12,7 +12,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.testing.streams import InMemoryStream
 from tests.support.layers import Layers, memory_backend
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_each_channel_that_is_opened_meanwhile_waits_for_the_start(
         await asyncio.sleep(0)
     assert not any(each.done() for each in channels)
     starts[0].resolve(None)
-    await asyncio.wait_for(asyncio.gather(*channels), 10)
+    await asyncio.wait_for(asyncio.gather(*channels), PATIENCE)
     assert len(starts) == 1
 
 
@@ -58,6 +58,6 @@ async def test_a_start_that_takes_too_long_holds_up_no_further_channel(
     make_layer: Layers, starts: list[Ticket[None]]
 ) -> None:
     layer = make_layer(streams=STREAMS, timings=Timings(stream_start=0.05))
-    await asyncio.wait_for(layer.new_channel(), 10)
+    await asyncio.wait_for(layer.new_channel(), PATIENCE)
     (start,) = starts
     assert start.done

@@ -15,6 +15,7 @@ from kafka_layer.delivery.membership import Membership
 from kafka_layer.delivery.wakeups import Wakeups
 from kafka_layer.streams.latest import LatestRecords
 from kafka_layer.wire.topics import StreamTopic
+from tests.support.waiting import PATIENCE
 
 TOPIC = StreamTopic("prices", "prices.v1")
 
@@ -157,7 +158,7 @@ def test_nobody_joins_while_a_record_is_noted_and_put() -> None:
             target=lambda: taken.append(site.latest.lock.acquire(blocking=False))
         )
         thread.start()
-        thread.join(10)
+        thread.join(PATIENCE)
         return True
 
     site.latest.note(["a"], record(0), put)

@@ -26,7 +26,7 @@ from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.records import StreamProducerRecord
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, memory_backend, next_message, next_messages
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 STREAMS = {
     "orders": {"topic": "shop.orders"},
@@ -241,7 +241,7 @@ class TestARegistry:
             ticket, _ = next(steps)
             ticket.on_done(lambda _, number=number: done.append(number))  # type: ignore[misc]
             tickets.append(ticket)
-        assert [each.result(5)[2] for each in tickets] == [b"0", b"1", b"2"]
+        assert [each.result(PATIENCE)[2] for each in tickets] == [b"0", b"1", b"2"]
         assert done == [0, 1, 2]
 
     def test_one_that_stays_away_ends_the_call_after_expiry(self) -> None:
@@ -258,7 +258,7 @@ class TestARegistry:
             run_blocking(made.encode(self.asking(codec)))
             threads = [t for t in threading.enumerate() if t.name == "kafka-layer-encode"]
             for thread in threads:
-                thread.join(5)
+                thread.join(PATIENCE)
                 assert not thread.is_alive()
 
 
@@ -336,7 +336,7 @@ class TestInMemory:
 
         class Asking(Codec):
             def encode(self, obj: Any, context: Any) -> bytes:
-                answers.wait(20)
+                answers.wait(PATIENCE)
                 return super().encode(obj, context)
 
         def use(codec: Codec) -> None:
@@ -348,7 +348,7 @@ class TestInMemory:
         await asyncio.sleep(0)
         server_of(layer).abandon()  # as in a child
         use(Codec())
-        assert await asyncio.wait_for(layer.produce("orders", 2), 10) is not None
+        assert await asyncio.wait_for(layer.produce("orders", 2), PATIENCE) is not None
         answers.set()
         await of_parent
 
@@ -393,7 +393,7 @@ class TestWorkersInMemory:
             "the worker to take part",
         )
         await one.produce("orders", "after")
-        assert (await asyncio.wait_for(waiting, 10))["value"] == "after"
+        assert (await asyncio.wait_for(waiting, PATIENCE))["value"] == "after"
 
     async def poisoned(self, make_layer: Layers, on_error: str) -> KafkaChannelLayer:
         """Return a layer with a topic that has a record that is no JSON between two that are."""

@@ -38,7 +38,7 @@ from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import StreamTopic, Topic, Where
 from tests.support.registry import running_registry
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 TOPIC = StreamTopic("orders", "shop.orders")
 SERVER = ServerName(0, "abcdef01")
@@ -272,7 +272,7 @@ class TestDelivery:
         mailbox = site.registry.mailbox(channel)
         assert mailbox is not None
         while len(got) < 40:
-            await asyncio.wait_for(mailbox.wait(), 10)
+            await asyncio.wait_for(mailbox.wait(), PATIENCE)
             got += [each["value"]["n"] for each in site.taken(channel)]
         await delivering
         assert got == list(range(40))
