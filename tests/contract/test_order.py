@@ -116,16 +116,21 @@ async def test_a_join_writes_nothing_where_nothing_was_sent(
     layer = servers[0]
     channel, busy = await layer.new_channel(), fresh()
     await kind.send(layer, busy, {})
-    before = layer.stats().sent
+    before = sent(layer)
     for _ in range(10):
         name = fresh()
         await kind.add(layer, name, channel)
         await kind.discard(layer, name, channel)
-    assert layer.stats().sent == before
+    assert sent(layer) == before
     # And once it was read back, nothing more for that one.
     await kind.add(layer, busy, channel)
     await kind.discard(layer, busy, channel)
-    assert layer.stats().sent == before + 1
+    assert sent(layer) == before + 1
+
+
+def sent(layer: KafkaChannelLayer) -> int:
+    """Return how many records a server sent; but for commands, which it sends itself each 30 s."""
+    return sum(count for kind, count in layer.stats().sent_by_kind.items() if kind != "command")
 
 
 async def test_other_servers_ignore_the_marks(servers: Servers, fresh: Callable[[], str]) -> None:

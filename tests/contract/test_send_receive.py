@@ -109,13 +109,13 @@ class TestDelivery:
     async def test_a_local_receiver_is_served_without_the_broker(self, servers: Servers) -> None:
         layer = servers[0]
         channel = await layer.new_channel()
-        sent = stats_of(layer)["sent"]
+        sent = layer.stats().sent_by_kind.get("channel")
         await layer.send(channel, {"n": 1})
         mailbox = server_of(layer).registry.mailbox(channel)
         assert mailbox is not None
         assert len(mailbox) == 1, "it is there before send returns"
         assert await next_message(layer, channel) == {"n": 1}
-        assert stats_of(layer)["sent"] == sent
+        assert layer.stats().sent_by_kind.get("channel") == sent
 
     async def test_layers_with_different_prefixes_never_meet(
         self, make_layer: Layers, prefix: str

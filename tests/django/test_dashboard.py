@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -23,7 +24,7 @@ from kafka_layer.dashboard.socket import SUBPROTOCOL, TICKET
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.urls import websocket_urlpatterns
 from tests.support.inspect import server_of
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 urlpatterns = [path("kafka/", include("kafka_layer.urls"))]
 
@@ -124,23 +125,18 @@ def test_the_state_tells_what_the_server_does(layer: Any) -> None:
 def test_nothing_is_asked_while_nobody_looks(layer: Any) -> None:
     watch = server_of(layer).watch
     assert not watch.watching
-    watch.look()
-    assert watch.watching
+    wait_until(lambda: watch.look() and watch.watching, "the watch to begin")
     wait_until(lambda: len(watch.look()["servers"]), "the server to tell of itself")
     wait_until(lambda: not watch.watching, "the watch to end")
-    sent = layer.stats().sent
-    assert not wait_briefly(lambda: layer.stats().sent > sent)
-    watch.look()
-    assert watch.watching
 
+    def is_quiet() -> bool:
+        # For ten times the pause between two questions; the last answer may still come.
+        sent = layer.stats().sent
+        time.sleep(10 * Layer.timings.ask_servers)
+        return bool(layer.stats().sent == sent)
 
-def wait_briefly(predicate: Any) -> bool:
-    """Tell whether something happens within ten times the pause between two questions."""
-    try:
-        wait_until(predicate, "", 10 * Layer.timings.ask_servers)
-    except TimeoutError:
-        return False
-    return True
+    wait_until(is_quiet, "the questions to end")
+    wait_until(lambda: watch.look() and watch.watching, "the watch to begin again")
 
 
 async def test_the_largest_groups_are_told(layer: Any) -> None:
@@ -164,10 +160,10 @@ def connection(ticket: str, origin: tuple[bytes, bytes] = ORIGIN) -> Any:
 
 async def test_the_websocket_tells_each_second(layer: Any) -> None:
     socket = connection(new_ticket("default"))
-    assert await socket.connect() == (True, SUBPROTOCOL)
+    assert await socket.connect(PATIENCE) == (True, SUBPROTOCOL)
     for _ in range(3):
-        assert (await socket.receive_json_from(5))["prefix"] == "page"
-    await socket.disconnect()
+        assert (await socket.receive_json_from(PATIENCE))["prefix"] == "page"
+    await socket.disconnect(timeout=PATIENCE)
     watch = server_of(layer).watch
     await wait_until_async(lambda: not watch.watching, "the watch to end")
 
@@ -175,12 +171,12 @@ async def test_the_websocket_tells_each_second(layer: Any) -> None:
 async def test_the_websocket_lets_in_whom_the_page_let_in(layer: Any, monkeypatch: Any) -> None:
     old = new_ticket("default")
     for ticket in ("", "default", old[:-1], old.replace(".", "..", 1)):
-        assert await connection(ticket).connect() == (False, 4403)
+        assert await connection(ticket).connect(PATIENCE) == (False, 4403)
     stranger = (b"origin", b"https://elsewhere.example")
-    connected, _ = await connection(old, stranger).connect()
+    connected, _ = await connection(old, stranger).connect(PATIENCE)
     assert not connected
     monkeypatch.setattr("kafka_layer.dashboard.socket.Timings", lambda: Timings(page_ticket=-1))
-    assert await connection(old).connect() == (False, 4403)
+    assert await connection(old).connect(PATIENCE) == (False, 4403)
 
 
 async def test_the_websocket_ends_so_that_the_page_asks_again(
@@ -189,9 +185,9 @@ async def test_the_websocket_ends_so_that_the_page_asks_again(
     timings = replace(layer.config.timings, page_session=0.1)
     layer.config = replace(layer.config, timings=timings)
     socket = connection(new_ticket("default"))
-    await socket.connect()
+    await socket.connect(PATIENCE)
     while True:
-        event = await socket.receive_output(5)
+        event = await socket.receive_output(PATIENCE)
         if event["type"] == "websocket.close":
             break
     assert event["code"] == 4000

@@ -21,7 +21,8 @@ from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.transport import Health
 from tests.support.inspect import server_of
-from tests.support.waiting import wait_until
+from tests.support.patience import START
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +33,19 @@ def addresses(settings: Any) -> None:
 SECRET = "kafka-1.internal:9092"
 
 
+class Patient(InMemoryKafkaChannelLayer):
+    """A layer whose answers may take long, and whose round trips stay young."""
+
+    timings = replace(
+        Timings(), start=START, ready=10 * PATIENCE, ready_answer=PATIENCE, round_trip=PATIENCE
+    )
+
+
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
     backend = "kafka_layer.testing.InMemoryKafkaChannelLayer"
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
-    layer = InMemoryKafkaChannelLayer(prefix="health")
+    layer = Patient(prefix="health")
     monkeypatch.setitem(channel_layers.backends, "default", layer)
     yield layer
     layer.close_sync()
@@ -102,7 +111,7 @@ def test_a_young_round_trip_is_enough_and_an_old_one_is_not(layer: Any) -> None:
     assert health.ready().ok
     assert trips.last is first
 
-    trips.last = first._replace(at=first.at - Timings.ready)
+    trips.last = first._replace(at=first.at - Patient.timings.ready)
     assert health.ready().ok
     assert trips.last.at > first.at
 
@@ -111,7 +120,7 @@ def test_one_that_does_not_come_back_takes_less_than_a_second(
     monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     class Deaf(InMemoryKafkaChannelLayer):
-        timings = replace(Timings(), ready_answer=0.1, round_trip=30.0)
+        timings = replace(Timings(), ready_answer=0.1, round_trip=10 * PATIENCE)
 
     layer = Deaf(prefix="deaf")
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "kafka_layer.layer.KafkaChannelLayer"}}
@@ -127,7 +136,7 @@ def test_one_that_does_not_come_back_takes_less_than_a_second(
         503,
         {"ok": False, "why": "A record that went to Kafka did not come back in time."},
     )
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE
     layer.close_sync()
 
 
@@ -165,7 +174,7 @@ def test_of_several_layers_each_counts(monkeypatch: pytest.MonkeyPatch, settings
     memory = {"BACKEND": "kafka_layer.testing.InMemoryKafkaChannelLayer"}
     other = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
     settings.CHANNEL_LAYERS = {"default": memory, "chat": memory, "other": other}
-    both = {name: InMemoryKafkaChannelLayer(prefix=name) for name in ("default", "chat")}
+    both = {name: Patient(prefix=name) for name in ("default", "chat")}
     for name, layer in both.items():
         monkeypatch.setitem(channel_layers.backends, name, layer)
     assert wait_until(lambda: health.ready().ok, "both layers to be ready")

@@ -24,7 +24,7 @@ PAGE = (REPOSITORY / "docs" / "quickstart.md").read_text()
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 
 START_TIMEOUT = 60.0
-MESSAGE_TIMEOUT = 20.0
+MESSAGE_TIMEOUT = 30.0
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -98,6 +98,8 @@ def websocket(port: int) -> connect:
         f"ws://127.0.0.1:{port}/chat/",
         origin=f"http://127.0.0.1:{port}",
         open_timeout=MESSAGE_TIMEOUT,
+        # A client that nobody reads from for a while is no dead one.
+        ping_interval=None,
     )
 
 
@@ -183,7 +185,9 @@ async def test_the_page_that_is_served_talks_to_the_websocket(project: Path) -> 
     )
 
     async with daphne(project, commands_of(PAGE)[0]) as port:
-        answer = await asyncio.to_thread(urlopen, f"http://127.0.0.1:{port}/", timeout=20)
+        answer = await asyncio.to_thread(
+            urlopen, f"http://127.0.0.1:{port}/", timeout=MESSAGE_TIMEOUT
+        )
         with answer:
             page = answer.read().decode()
 

@@ -15,6 +15,7 @@ from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.messages import Message, Recovery
 from kafka_layer.recovery.replay import Reason
 from tests.support.pages import files_of
+from tests.support.waiting import PATIENCE
 from tests.websocket.fake_layer import FakeLayer, default_layer, message
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,19 +59,19 @@ async def test_the_session_of_the_page(layer: FakeLayer) -> None:
     for line in lines:
         who, text = line.split(" ", 1)
         if who == "-":
-            await socket.disconnect()
+            await socket.disconnect(timeout=PATIENCE)
         elif who == "C":
             offers = text.removeprefix("offers ").split(", ")
             if len(offers) > 1:
                 layer.recovery = next(recoveries)
             socket = WebsocketCommunicator(Room.as_asgi(), "/", subprotocols=offers)
-            assert await socket.connect(10) == (True, offers[0])
+            assert await socket.connect(PATIENCE) == (True, offers[0])
             for each in next(live):
                 layer.messages.put_nowait(each)
         else:
-            assert await socket.receive_from(10) == text
+            assert await socket.receive_from(PATIENCE) == text
     assert await socket.receive_nothing()
-    await socket.disconnect()
+    await socket.disconnect(timeout=PATIENCE)
     asked = [each for each in layer.log if each.startswith("recover")]
     assert asked == [
         "recover POSITION-1~g3.1042~a0.77 300",

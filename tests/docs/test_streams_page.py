@@ -28,6 +28,7 @@ from tests.streams import shop_pb2
 from tests.streams.records import record
 from tests.support.pages import files_of
 from tests.support.registry import running_registry
+from tests.support.waiting import PATIENCE
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "streams.md").read_text()
@@ -204,7 +205,7 @@ class Recipe:
 async def test_the_recipe_for_change_data(settings: Any) -> None:
     recipe = Recipe("Change data of a database", settings)
     browser = recipe.socket("Customer", groups=["customer-7"])
-    await browser.connect()
+    await browser.connect(PATIENCE)
     for operation, before, after in (
         ("r", None, {"id": 7}),
         ("u", {"id": 7}, {"id": 7, "name": "Ada"}),
@@ -213,10 +214,10 @@ async def test_the_recipe_for_change_data(settings: Any) -> None:
         envelope = {"op": operation, "before": before, "after": after}
         await recipe.layer.produce("customers", envelope, key={"id": 7})
     await recipe.layer.produce("customers", None, key={"id": 7})
-    assert await browser.receive_json_from(5) == {"id": 7, "name": "Ada"}
-    assert await browser.receive_json_from(5) == {"deleted": 7}
+    assert await browser.receive_json_from(PATIENCE) == {"id": 7, "name": "Ada"}
+    assert await browser.receive_json_from(PATIENCE) == {"deleted": 7}
     assert await browser.receive_nothing()
-    await browser.disconnect()
+    await browser.disconnect(timeout=PATIENCE)
 
 
 async def test_the_recipe_for_a_table(settings: Any) -> None:
@@ -224,11 +225,11 @@ async def test_the_recipe_for_a_table(settings: Any) -> None:
     stream = {"group": "customer-{key.id}", "key": "json", "type": customers["customers"].type}
     recipe = Recipe("A table behind a group", settings, {"customers": stream})
     browser = recipe.socket("CustomerPage", "7")
-    await browser.connect()
-    assert await browser.receive_json_from(5) == {"id": 7}
+    await browser.connect(PATIENCE)
+    assert await browser.receive_json_from(PATIENCE) == {"id": 7}
     await recipe.layer.produce("customers", {"after": {"id": 7, "n": 1}}, key={"id": 7})
-    assert await browser.receive_json_from(5) == {"id": 7, "n": 1}
-    await browser.disconnect()
+    assert await browser.receive_json_from(PATIENCE) == {"id": 7, "n": 1}
+    await browser.disconnect(timeout=PATIENCE)
 
 
 async def test_the_recipe_for_prices(settings: Any) -> None:
@@ -236,12 +237,12 @@ async def test_the_recipe_for_prices(settings: Any) -> None:
     for price in (4.1, 4.2):
         await recipe.layer.produce("prices", price, key="tea")
     browser = recipe.socket("Board")
-    await browser.connect()
+    await browser.connect(PATIENCE)
     await browser.send_json_to({"show": ["tea", "coffee"]})
-    assert await browser.receive_json_from(5) == {"symbol": "tea", "price": 4.2}
+    assert await browser.receive_json_from(PATIENCE) == {"symbol": "tea", "price": 4.2}
     await recipe.layer.produce("prices", 6.5, key="coffee")
-    assert await browser.receive_json_from(5) == {"symbol": "coffee", "price": 6.5}
-    await browser.disconnect()
+    assert await browser.receive_json_from(PATIENCE) == {"symbol": "coffee", "price": 6.5}
+    await browser.disconnect(timeout=PATIENCE)
 
 
 PAYMENT = {
@@ -263,13 +264,13 @@ async def test_the_recipe_for_avro(settings: Any) -> None:
         registry.register("shop.payments-value", json.dumps(PAYMENT))
         recipe = Recipe("Avro with a registry", settings, **{"http://registry:8081": registry.url})
         browser = recipe.socket("Payments", get_user_id=lambda self: 5)
-        await browser.connect()
+        await browser.connect(PATIENCE)
         await recipe.step()
-        paid = await browser.receive_json_from(5)
+        paid = await browser.receive_json_from(PATIENCE)
         assert paid == {"amount": "9.50", "at": recipe.names["payment"]["at"].isoformat()}
         with pytest.raises(TypeError, match="amount"):
             await recipe.layer.produce("payments", {"customer_id": 5})
-        await browser.disconnect()
+        await browser.disconnect(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("may_see", [True, False], ids=["staff", "others"])
@@ -278,6 +279,6 @@ async def test_the_recipe_for_who_may_see_what(settings: Any, may_see: bool) -> 
     recipe = Recipe("Who may see what", settings, streams)
     browser = recipe.socket("OwnOrder", "7")
     browser.scope["user"] = SimpleNamespace(is_staff=may_see)
-    assert (await browser.connect())[0] is may_see
+    assert (await browser.connect(PATIENCE))[0] is may_see
     assert recipe.layer.stats().groups == may_see
-    await browser.disconnect()
+    await browser.disconnect(timeout=PATIENCE)
