@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.wakeups import Wakeups
 from kafka_layer.exceptions import LayerClosed
 from kafka_layer.jobs.channel import WorkChannel
@@ -18,6 +19,7 @@ from kafka_layer.wire.encryption import Encryption, ReplayGuard
 from kafka_layer.wire.topics import WorkTopic
 from tests.jobs.test_ack import NotedPolicy
 from tests.support.messages import FakeMessage
+from tests.support.waiting import PATIENCE
 
 TOPIC = WorkTopic("jobs")
 
@@ -38,7 +40,8 @@ class Receives:
             ReplayGuard(Encryption(), 60),
             self.stats,
             self.clock,
-            Wakeups(),
+            # The loop counts as one that runs for as long as a test may take.
+            Wakeups(Timings(echo=PATIENCE)),
             self.policy,
         )
 

@@ -24,6 +24,7 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.layers import begin_receive, next_message, stats_of
+from tests.support.patience import START
 from tests.support.streams import wait_until_covered
 from tests.support.waiting import PATIENCE
 
@@ -31,16 +32,28 @@ DEADLINE = PATIENCE
 
 
 class Layer(InMemoryKafkaChannelLayer):
-    timings = Timings(read_back=0.05)
+    timings = Timings(
+        start=START,
+        read_back=PATIENCE,
+        recovery=2 * PATIENCE,
+        history=PATIENCE,
+        history_answer=PATIENCE,
+    )
 
 
 class HastyLayer(Layer):
-    timings = Timings(recovery=0.05)
+    """Gives its reader little time to tell positions."""
+
+    timings = replace(Layer.timings, read_back=0.05)
+
+
+class HastyRecoveries(Layer):
+    timings = replace(Layer.timings, recovery=0.05)
 
 
 @pytest.fixture
-async def layer() -> AsyncIterator[KafkaChannelLayer]:
-    layer = Layer(prefix="recoveries-of-one-server")
+async def layer(request: pytest.FixtureRequest) -> AsyncIterator[KafkaChannelLayer]:
+    layer = getattr(request, "param", Layer)(prefix="recoveries-of-one-server")
     yield layer
     await layer.close()
 
@@ -85,6 +98,7 @@ async def test_an_expired_message_to_one_tracked_channel_is_counted(
     assert stats_of(layer)["dropped.expired"] == 1
 
 
+@pytest.mark.parametrize("layer", [HastyLayer], indirect=True)
 async def test_no_past_is_told_where_the_reader_has_not_told_its_positions(
     layer: KafkaChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +173,8 @@ async def test_a_log_that_cannot_be_read(
 ) -> None:
     position = await layer.group_position("room")
     await layer.group_send("room", {"n": "missed"})
-    there = HastyLayer(prefix="recoveries-of-one-server")
+    made = HastyRecoveries if reason == "timeout" else Layer
+    there = made(prefix="recoveries-of-one-server")
     try:
         channel = await there.new_channel()
         there.track(channel)
@@ -177,9 +192,8 @@ async def test_a_stream_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, answer: Ticket[Any], reason: str
 ) -> None:
     streams = {"orders": {"topic": "shop.orders", "group": "order-{key}", "type": "order.changed"}}
-    layers = [
-        made(prefix="recoveries-of-one-server", streams=streams) for made in (Layer, HastyLayer)
-    ]
+    hasty = HastyRecoveries if reason == "timeout" else Layer
+    layers = [made(prefix="recoveries-of-one-server", streams=streams) for made in (Layer, hasty)]
 
     async def follow(layer: KafkaChannelLayer) -> str:
         channel = await layer.new_channel()

@@ -14,7 +14,7 @@ from kafka_layer.exceptions import RegistryAway, TopicError, UnreadableRecord
 from kafka_layer.streams.codecs import CodecContext
 from kafka_layer.streams.registry import Registry, RegistryCodec
 from tests.support.registry import SchemaRegistry, running_registry
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 from .records import record
 from .shop_pb2 import SCHEMA, Order
@@ -63,7 +63,7 @@ def register(registry: SchemaRegistry, kind: str, subject: str = "orders-value")
 
 
 def codec(
-    registry: SchemaRegistry, kind: str = "avro", timeout: float = 5.0, unknown: float = 3600.0
+    registry: SchemaRegistry, kind: str = "avro", timeout: float = PATIENCE, unknown: float = 3600.0
 ) -> RegistryCodec:
     message = Order if kind == "protobuf" else None
     # Without certificates, whose loading would take longer than the tests.
@@ -321,7 +321,7 @@ class TestAway:
         with pytest.raises(RegistryAway, match="does not answer"):
             codec(registry, timeout=0.4).decode(b"\0\0\0\0\x01\0\0", VALUE)
 
-        assert 0.15 < time.monotonic() - started < 3
+        assert 0.15 < time.monotonic() - started < PATIENCE
 
     @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
     def test_an_answer_that_is_none_drops_nothing(
