@@ -23,7 +23,6 @@ from kafka_layer.observe.counters import Stats
 from kafka_layer.signals import messages_dropped, produce_failed
 from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, backend_named, memory_backend, next_message
-from tests.support.patience import START
 from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 GONE = "specific.77-deadbeef!x"
@@ -34,9 +33,7 @@ GONE = "specific.77-deadbeef!x"
 def backend() -> Backend:
     # A close that waits for what never comes takes longer than any other here. And all drops but
     # the first are told of by the close.
-    return replace(
-        memory_backend(), limits={"start": START, "close": 2 * PATIENCE, "drop_summary": 3600.0}
-    )
+    return replace(memory_backend(), limits={"close": 2 * PATIENCE, "drop_summary": 3600.0})
 
 
 @contextmanager
