@@ -170,7 +170,8 @@ class BackPressure:
             verdict = self.verdict(channel)
             if verdict is not Verdict.WAIT:
                 return verdict is Verdict.ROOM
-            waited = self._wait(channel.loops)
+            # Not more than a round: a process that gets no processor holds up nobody.
+            waited = min(self._wait(channel.loops), self._round)
             # A channel that takes its messages all the time causes short waits only.
             if waited >= self._round / 2 and self._holds_up_others(channel):
                 congestion.held_up += waited

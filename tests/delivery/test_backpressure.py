@@ -6,12 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kafka_layer.config.timings import Timings
+from kafka_layer.delivery import backpressure as backpressure_module
 from kafka_layer.delivery.backpressure import BackPressure, Congestion, Verdict
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.wakeups import Loop, Wakeups
@@ -195,6 +197,26 @@ class TestWaiting:
         with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
             assert site.back_pressure.wait_for_room(mailbox)
         assert bool(congestion.held_up) is counts
+
+    def test_a_process_that_gets_no_processor_holds_up_nobody(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timings = replace(TIMINGS, holding_up=0.15)
+
+        class Starved(threading.Event):
+            """A wait for it ends long after its time; meanwhile the channel has taken one."""
+
+            def wait(self, timeout: float | None = None) -> bool:
+                time.sleep(timings.holding_up)
+                mailbox.take()
+                return self.is_set()
+
+        monkeypatch.setattr(backpressure_module, "new_event", Starved)
+        site = Site(timings)
+        site.mailbox()
+        mailbox = site.mailbox()
+        fill(mailbox)
+        assert site.back_pressure.wait_for_room(mailbox)
 
     def test_nobody_is_held_up_where_the_others_are_stalled(
         self, site: Site, mailbox: Mailbox

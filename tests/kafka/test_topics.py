@@ -21,7 +21,13 @@ from kafka_layer.kafka import topics as topics_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.kafka.specs import TopicSpec
-from kafka_layer.kafka.topics import KnownTopic, KnownTopics, LayerTopics
+from kafka_layer.kafka.topics import (
+    KnownTopic,
+    KnownTopics,
+    LayerTopics,
+    TopicWatch,
+    read_answers,
+)
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import Topic, WorkTopic, topic_name
 from tests.support.waiting import wait_until
@@ -140,6 +146,23 @@ def answer(partitions: int) -> Future[Any]:
         SimpleNamespace(topic_id="one", partitions=[SimpleNamespace(leader=None)] * partitions)
     )
     return told
+
+
+def test_answers_that_have_not_come_fail_where_the_watch_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A start that a close overtook waited for one until its time was up."""
+    answers: dict[str, Future[Any]] = {"told": answer(1), "on its way": Future()}
+    client = MagicMock()
+    client.describe_topics.return_value = answers
+    monkeypatch.setattr(topics_module, "new_client", lambda *_: client)
+    watch = TopicWatch(LayerConfig.from_keywords(bootstrap_servers=NO_BROKER))
+    assert watch.ask(answers, 60) is answers
+    watch.close()
+    told, missing = read_answers(answers, 60)
+    assert (told.keys(), missing) == ({"told"}, set())
+    with pytest.raises(KafkaException):
+        answers["on its way"].result(0)
 
 
 def test_new_partitions_are_used_once_the_producers_client_knows_them(
