@@ -80,6 +80,20 @@ def begin_group_add(
     return asyncio.create_task(layer.group_add(group, channel))
 
 
+async def until_acknowledged(
+    layer: KafkaChannelLayer, group: str, channel: str, sync: bool
+) -> None:
+    """Add to a group, again where a slow machine needs more than the layer's ``ack_timeout``."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            await begin_group_add(layer, group, channel, sync)
+        except GroupAckTimeout:
+            assert time.monotonic() < deadline
+        else:
+            return
+
+
 class TestAcknowledgement:
     @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
     async def test_it_comes_after_the_command_was_carried_out(
@@ -98,6 +112,7 @@ class TestAcknowledgement:
 
     async def test_joining_on_a_server_that_is_gone(self, make_layer: Layers) -> None:
         asker, owner = make_layer(ack_timeout=0.2), make_layer()
+        await asker.new_channel()
         channel = await owner.new_channel()
         name = owner.stats().server
         await owner.close()
@@ -131,7 +146,8 @@ class TestAcknowledgement:
             else:
                 await asker.group_discard("room", channel)
                 await asker.user_discard("me", channel)
-        assert time.monotonic() - started < 6
+        # Far less than the seconds of each.
+        assert time.monotonic() - started < DEADLINE
         assert server_of(asker).commands.pending == 0
 
     async def test_leaving_on_a_server_that_stood_still_is_carried_out(
@@ -167,11 +183,13 @@ class TestAcknowledgement:
         with caplog.at_level(logging.INFO, "kafka_layer"):
             watched.release()
             await asyncio.wait_for(answered, DEADLINE)
-            # The owner answers in order, so the late answer is here before this one's.
-            await begin_group_add(asker, "last", channel, sync)
+            commands = server_of(asker).commands
+            await wait_until_async(lambda: not commands.silent, "the late answer")
+            await until_acknowledged(asker, "last", channel, sync)
             await patient.group_send("late", MESSAGE)
             assert await next_messages(owner, channel, 1) == [MESSAGE]
-        assert [name for _, name, _ in watched.applied] == ["late", "next", "last"]
+        names = [name for _, name, _ in watched.applied]
+        assert list(dict.fromkeys(names)) == ["late", "next", "last"]
         assert server_of(asker).commands.pending == 0
         assert not caplog.records
         assert not [name for name in stats_of(asker) if name.startswith(("errors", "dropped"))]

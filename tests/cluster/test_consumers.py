@@ -14,7 +14,7 @@ from channels.consumer import AsyncConsumer
 from kafka_layer.delivery.registry import Registry
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.inspect import server_of
-from tests.support.layers import Layers, is_empty_after_sweep, next_message
+from tests.support.layers import Layers, begin_receive, is_empty_after_sweep
 from tests.support.waiting import wait_until_async
 
 CONSUMERS = 3_000
@@ -79,8 +79,13 @@ async def test_a_handler_that_runs_longer_than_expiry_keeps_its_groups(make_laye
     Room.connected = Room.received = 0
     connection = Connection(there)
     await wait_until_async(lambda: Room.connected == 1, "the consumer to connect")
-    await here.group_send("room", {"type": "room.slow", "seconds": 2})
-    await wait_until_async(lambda: Room.received == 1, "the slow handler to start")
+
+    def starts() -> bool:
+        # Again: on a slow machine one expires on its way.
+        here.group_send_sync("room", {"type": "room.slow", "seconds": 2})
+        return Room.received > 0
+
+    await wait_until_async(starts, "the slow handler to start", pause=0.3)
     started = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() - started < 1.5:
         gc.collect()
@@ -114,34 +119,39 @@ async def test_consumers_that_come_and_go_leave_nothing_behind(make_layer: Layer
     for generation in range(CONSUMERS // AT_ONCE):
         if generation == 3:  # warm by now
             gc.collect()
-            await wait_until_async(lambda: is_empty_after_sweep(registry), "a clean start", 10)
+            await wait_until_async(lambda: is_empty_after_sweep(registry), "a clean start")
             threads, objects = threading.active_count(), len(gc.get_objects())
         connections = [Connection(there) for _ in range(AT_ONCE)]
         expected = (generation + 1) * AT_ONCE
         await wait_until_async(
-            lambda expected=expected: Room.connected == expected, f"{expected} to connect", 30
+            lambda expected=expected: Room.connected == expected, f"{expected} to connect"
         )
         await here.group_send("room", {"type": "room.message"})
         for number, connection in enumerate(connections):
             connection.end(politely=number % 2 == 0)
-        await asyncio.wait([connection.task for connection in connections], timeout=30)
+        await asyncio.wait([connection.task for connection in connections])
         del connection, connections
     gc.collect()
     await wait_until_async(
         # The layer's own thread may be at a channel that is gone from the registry already.
         lambda: is_empty_after_sweep(registry) and not registry.groups and not registry.users,
         "the registry to be empty",
-        10,
     )
-    assert threading.active_count() <= threads
-    # Not the size of the process, which depends on what ran before.
-    assert len(gc.get_objects()) - objects < 100
+    await wait_until_async(lambda: threading.active_count() <= threads, "threads to end")
+
+    def new_objects() -> int:
+        # Not the size of the process, which depends on what ran before.
+        gc.collect()
+        return len(gc.get_objects()) - objects
+
+    await wait_until_async(lambda: new_objects() < 100, "the objects to go", pause=0.2)
     assert sizes_of(registry) == sizes_of(Registry(there.config))
     # and the layer works
     channel = await there.new_channel()
     await there.group_add("room", channel)
-    await here.group_send("room", {"type": "room.message"})
-    assert await next_message(there, channel) == {"type": "room.message"}
+    receiving = await begin_receive(there, channel)
+    await wait_until_async(lambda: _sent(here) and receiving.done(), "a message", pause=0.1)
+    assert await receiving == {"type": "room.message"}
 
 
 def _sent(layer: KafkaChannelLayer) -> bool:

@@ -17,8 +17,6 @@ from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.waiting import wait_until_async
 
-STALLED_AFTER = Timings().stalled
-
 BURST = 3000
 RECEIVERS = 20
 STALLED = 3
@@ -73,14 +71,17 @@ class TestBursts:
         await burst(here, count)
         for received in await asyncio.wait_for(receiving, 60):
             assert received == list(range(count))
-        # They wait once, until the others count as stalled, however many those are.
-        assert max(longest) < STALLED_AFTER + 0.75
+        # They wait once, until the others count as stalled, however many those are: one after
+        # another, 200 of them would take 50 s.
+        assert max(longest) < 10
         # The stalled ones hold what fitted, from the first message on, and lost the rest.
         for channel in still[:STALLED]:
             received = await next_messages(there, channel, there.config.capacity)
             assert [each["n"] for each in received] == list(range(there.config.capacity))
         lost = stalled * (count - there.config.capacity)
-        assert stats_of(there)["dropped.full"] == lost
+        await wait_until_async(
+            lambda: stats_of(there)["dropped.full"] == lost, f"{lost} to be dropped"
+        )
 
     async def test_a_stalled_receiver_that_goes_on_gets_what_comes_then(
         self, make_layer: Layers
@@ -117,7 +118,7 @@ class TestCancelling:
         received: list[int] = []
         cancelled = 0
         chance = random.Random(7)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
 
         async def receive_and_cancel() -> None:
             nonlocal cancelled

@@ -24,6 +24,7 @@ from kafka_layer.metrics import LayerCollector
 from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, embedded_backend, next_message, next_messages
+from tests.support.patience import PATIENT
 from tests.support.prometheus import Prometheus, quick, require_prometheus
 from tests.support.records import create_topic, produce
 from tests.support.waiting import wait_until
@@ -81,12 +82,13 @@ def expressions() -> Iterator[tuple[str, str]]:
 async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers: Servers) -> None:
     for topic in ("poisoned", "spotted"):
         create_topic(kafka, f"{prefix}-{topic}")
-    make_layer.timings = replace(make_layer.timings, look=0.3)
+    make_layer.timings = replace(PATIENT, look=0.3)
     streams = {
         name: {"topic": f"{prefix}-{name}", "group": name, "type": "x", "on_error": on_error}
         for name, on_error in (("poisoned", "stop"), ("spotted", "skip"))
     }
-    slow = make_layer(f"{prefix}-slow", capacity=4)
+    # Its messages live longer than they wait, on whatever machine.
+    slow = make_layer(f"{prefix}-slow", capacity=4, expiry=600)
     lossy = make_layer(f"{prefix}-lossy", capacity=1)
     well, other = (make_layer(prefix, streams=streams) for _ in range(2))
     with ExitStack() as stack:

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.support.layers import next_messages
+from tests.support.patience import PatientLayer
 from tests.support.serving import missing, serving
 from tests.support.waiting import wait_until
 
@@ -64,9 +64,11 @@ class Room:
     """
 
     def __init__(self, broker: EmbeddedBroker, prefix: str) -> None:
+        # They live until all processes have ended.
+        config = {"prefix": prefix, "expiry": 600}
         # Nothing of a server would leave its queue by itself before its process ends.
-        self.config = broker.config(prefix=prefix, producer_config={"linger.ms": 30_000})
-        self.reader = KafkaChannelLayer(**broker.config(prefix=prefix, capacity=10_000))
+        self.config = broker.config(**config, producer_config={"linger.ms": 300_000})
+        self.reader = PatientLayer(**broker.config(**config, capacity=10_000))
 
     async def open(self) -> None:
         self._channel = await self.reader.new_channel()
@@ -74,7 +76,7 @@ class Room:
 
     async def messages(self, count: int) -> list[dict[str, Any]]:
         """Receive so many messages."""
-        return await next_messages(self.reader, self._channel, count, 20)
+        return await next_messages(self.reader, self._channel, count)
 
     async def rest(self) -> list[dict[str, Any]]:
         """Receive what has come so far."""
@@ -140,7 +142,6 @@ async def test_what_the_docs_say_is_lost_is_lost(
                 wait_until(
                     lambda: "kafka_layer.asgi.closing(application)" in served.log,
                     "the log to tell of it",
-                    30,
                 )
             served.end()
 
@@ -214,22 +215,29 @@ def run_celery(ending: str, config: dict[str, Any], folder: Path) -> None:
 
 def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
     """Let a worker of RQ do one job, and end it by SIGTERM."""
-    from redis import Redis
+    from redis import Redis, exceptions
     from rq import Queue
 
     socket = str(folder / "redis")
     options = ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(folder)]
+    worker = ["rq.cli", "worker", "--url", f"unix://{socket}"]
+
+    def listens() -> bool:
+        with contextlib.suppress(exceptions.ConnectionError):
+            return bool(redis.ping())
+        return False
+
     with (
         subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL) as server,
         Redis(unix_socket_path=socket) as redis,
-        tasks(["rq.cli", "worker", "--url", f"unix://{socket}"], ending, config, folder) as worker,
     ):
         try:
-            wait_until(Path(socket).exists, "redis-server to listen")
-            job = Queue(connection=redis).enqueue("tests.support.programs.ending_tasks.job")
-            wait_until(lambda: job.is_finished, "the job to be done", END_SECONDS)
-            worker.terminate()
-            assert worker.wait(END_SECONDS) == 0, (folder / "log").read_text()
+            wait_until(listens, "redis-server to listen")
+            with tasks(worker, ending, config, folder) as process:
+                job = Queue(connection=redis).enqueue("tests.support.programs.ending_tasks.job")
+                wait_until(lambda: job.is_finished, "the job to be done", END_SECONDS)
+                process.terminate()
+                assert process.wait(END_SECONDS) == 0, (folder / "log").read_text()
         finally:
             server.kill()
 
@@ -271,7 +279,7 @@ async def test_a_program_without_a_handler_of_its_own(
         cwd=REPOSITORY,
     )
     try:
-        status = await asyncio.to_thread(process.wait, END_SECONDS / 2)
+        status = await asyncio.to_thread(process.wait, END_SECONDS)
     finally:
         process.kill()
     # It ends as a process does that was told to.

@@ -18,7 +18,7 @@ from tests.support.inspect import partitions_read, server_of
 from tests.support.kafka import fetch_jars
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.records import console_produce
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 JSON = b'{"type": "chat.message", "text": "Gr\xc3\xbc\xc3\x9fe"}'
 
@@ -38,7 +38,7 @@ class Foreign:
             on_delivery=lambda error, _: error and failures.append(error),
             **record,
         )
-        assert self._producer.flush(10) == 0
+        assert self._producer.flush(PATIENCE) == 0
         assert not failures
 
 
@@ -180,7 +180,7 @@ async def test_partitions_raised_while_servers_run(make_layer: Layers, prefix: s
     for group in groups:
         await here.group_send(group, {"group": group, "n": -1})
     await next_messages(there, channel, 60)
-    receiving = asyncio.create_task(next_messages(there, channel, 600))
+    receiving = asyncio.create_task(next_messages(there, channel, 600, 2 * PATIENCE))
     await asyncio.to_thread(raise_partitions, here, 12)
     fresh = make_layer(prefix=prefix)  # a sender that sees the new partitions at once
     for number in range(10):
@@ -190,7 +190,6 @@ async def test_partitions_raised_while_servers_run(make_layer: Layers, prefix: s
     await wait_until_async(
         lambda: len(partitions_read(there, Topic.SEND_GROUP)) == 12,
         "the server to read all 12 partitions",
-        20,
     )
     received = await receiving
     assert len({(each["group"], each["n"]) for each in received}) == 600
@@ -227,7 +226,7 @@ def raise_partitions(layer: KafkaChannelLayer, count: int) -> None:
     admin = AdminClient({"bootstrap.servers": layer.config.bootstrap_servers})
     names = [topic_name(layer.config.prefix, topic) for topic in Topic]
     for future in admin.create_partitions([NewPartitions(name, count) for name in names]).values():
-        future.result(20)
+        future.result(PATIENCE)
 
 
 def dropped(layer: KafkaChannelLayer, cause: str) -> int:

@@ -23,10 +23,12 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.server.live import close_all
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, layer_threads, next_message
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.patience import PatientLayer
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
-CLOSE_LIMIT = 5.5
-START_LIMIT = 5.0
+# Seconds: the layers of these tests may take a second for each.
+CLOSE_LIMIT = 15.0
+START_LIMIT = 15.0
 
 
 def wait_for_no_threads(of: str) -> None:
@@ -82,9 +84,9 @@ class TestStart:
     async def test_a_layer_that_was_never_used_has_nothing_to_close(
         self, make_layer: Layers
     ) -> None:
-        started = time.monotonic()
+        before = threading.enumerate()
         await make_layer().close()
-        assert time.monotonic() - started < 0.5
+        assert set(threading.enumerate()) <= set(before)
 
 
 class TestEnd:
@@ -101,10 +103,10 @@ class TestEnd:
     async def test_layers_dropped_without_close_end_their_threads(self, make_layer: Layers) -> None:
         config = {**make_layer.backend.config, "prefix": make_layer.prefix}
         for _ in range(5):
-            layer = KafkaChannelLayer(**config)
+            layer = PatientLayer(**config)
             await layer.group_send("room", {})
             del layer
-            layer = KafkaChannelLayer(**config)
+            layer = PatientLayer(**config)
             await layer.group_add("room", await layer.new_channel())
             del layer
         gc.collect()
@@ -114,7 +116,7 @@ class TestEnd:
         there = make_layer(capacity=500)
         channel = await there.new_channel()
         await there.group_add("room", channel)
-        layer = KafkaChannelLayer(**make_layer.backend.config, prefix=make_layer.prefix)
+        layer = PatientLayer(**make_layer.backend.config, prefix=make_layer.prefix)
         for number in range(500):
             await layer.group_send("room", {"n": number})
         del layer
@@ -125,7 +127,7 @@ class TestEnd:
     async def test_the_process_waits_for_one_that_closes_already(
         self, make_layer: Layers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        layer = KafkaChannelLayer(**make_layer.backend.config, prefix=make_layer.prefix)
+        layer = PatientLayer(**make_layer.backend.config, prefix=make_layer.prefix)
         await layer.group_send("room", {})
         backplane = server_of(layer).transport
         close = backplane.close
@@ -138,14 +140,15 @@ class TestEnd:
 
         monkeypatch.setattr(backplane, "close", close_slowly)
         del layer, backplane  # a thread closes it now
-        assert await asyncio.to_thread(begun.wait, CLOSE_LIMIT), "nothing closed it"
-        assert in_a_child(lambda: close_all(CLOSE_LIMIT)) < 1.0, "a child has nothing to wait for"
-        at_exit = asyncio.create_task(asyncio.to_thread(close_all, CLOSE_LIMIT))
+        assert await asyncio.to_thread(begun.wait, PATIENCE), "nothing closed it"
+        took = in_a_child(lambda: close_all(PATIENCE))
+        assert took < PATIENCE / 2, "a child has nothing to wait for"
+        at_exit = asyncio.create_task(asyncio.to_thread(close_all, PATIENCE))
         # It has nothing to do but to wait, for the whole of its time.
         done, _ = await asyncio.wait([at_exit], timeout=0.3)
         go_on.set()
         assert not done
-        await asyncio.wait_for(at_exit, CLOSE_LIMIT)
+        await asyncio.wait_for(at_exit, PATIENCE)
 
     async def test_closing_while_it_starts(self, make_layer: Layers) -> None:
         # A start gives up in the time of users, not in that of slow machines.
@@ -155,7 +158,7 @@ class TestEnd:
             starting = asyncio.create_task(layer.new_channel())
             await asyncio.sleep(delay)
             await layer.close()
-            await asyncio.wait([starting], timeout=10)
+            await asyncio.wait([starting], timeout=PATIENCE)
             assert starting.done()
             assert isinstance(starting.exception(), KafkaLayerError | None)
             # A start that the close overtook went on with the next server.
@@ -173,7 +176,7 @@ class TestEnd:
         def start_and_tell_late(*arguments: Any) -> Any:
             started = start(*arguments)
             opened.set()
-            assert server.lifecycle.closed.result(10) is None
+            assert server.lifecycle.closed.result(PATIENCE) is None
             return started
 
         monkeypatch.setattr(Reader, "start", start_and_tell_late)
@@ -212,12 +215,16 @@ class TestEnd:
         await layer.close()
 
 
+class Hasty(KafkaChannelLayer):
+    timings = Timings(start=1.0, close=1.0)
+
+
 async def test_ports_that_never_answer_and_that_refuse(silent_port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         refusing = server.getsockname()[1]
     await asyncio.gather(
         *(
-            bounded_start_and_close(KafkaChannelLayer(bootstrap_servers=f"127.0.0.1:{port}"))
+            bounded_start_and_close(Hasty(bootstrap_servers=f"127.0.0.1:{port}"))
             for port in (silent_port, refusing)
         )
     )

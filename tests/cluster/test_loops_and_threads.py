@@ -118,14 +118,14 @@ class TestThreads:
         async def receive_all() -> list[int]:
             channel = await listen(there)
             waiting = await begin_receive(there, channel)
-            await asyncio.to_thread(ready.wait, 20)
+            await asyncio.to_thread(ready.wait, 60)
             first = await waiting
             rest = await next_messages(there, channel, 199)
             return [each["n"] for each in (first, *rest)]
 
         with ThreadPoolExecutor(4) as executor:
             receiving = [executor.submit(lambda: asyncio.run(receive_all())) for _ in range(4)]
-            await asyncio.to_thread(ready.wait, 20)
+            await asyncio.to_thread(ready.wait, 60)
             for number in range(200):
                 await here.group_send("room", {"n": number})
             for future in receiving:

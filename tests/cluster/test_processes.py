@@ -87,7 +87,8 @@ async def test_a_killed_process_does_not_acknowledge(
 ) -> None:
     asker, remote = make_layer(ack_timeout=0.8), await make_remote()
     channel = await remote.call("new_channel")
-    await asker.group_add("room", channel)
+    await make_layer(ack_timeout=DEADLINE).group_add("room", channel)
+    await asker.new_channel()
     await remote.kill()
     server = re.escape(str(owner_of(channel)))
     with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
@@ -101,9 +102,10 @@ async def test_a_killed_process_does_not_acknowledge(
 async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     make_layer: Layers, make_remote: MakeRemote
 ) -> None:
-    asker, patient, remote = make_layer(ack_timeout=0.8), make_layer(), await make_remote()
+    asker, patient = make_layer(ack_timeout=0.8), make_layer(ack_timeout=DEADLINE)
+    remote = await make_remote()
     channel, mine = await remote.call("new_channel"), await asker.new_channel()
-    await asker.group_add("room", channel)
+    await patient.group_add("room", channel)
     await asker.group_add("room", mine)
     remote.freeze()
     with pytest.raises(GroupAckTimeout):

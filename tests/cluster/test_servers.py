@@ -82,7 +82,7 @@ class TestExit:
         layer = make_layer()
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
-        receiving = asyncio.create_task(next_messages(layer, channel, 5000))
+        receiving = asyncio.create_task(next_messages(layer, channel, 5000, 90))
         # The last ones certainly wait in the client when the script ends.
         slow = config(make_layer, producer_config={"linger.ms": 1000})
         await run_program("sends_and_ends", json.dumps(slow), "room", "5000", how)

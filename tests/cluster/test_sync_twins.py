@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import pytest
 
 from kafka_layer.layer import KafkaChannelLayer
 from tests.cluster.cluster import MESSAGE, Cluster
@@ -64,20 +61,19 @@ class TestBlocking:
     async def test_they_do_not_stop_a_loop_while_they_wait_elsewhere(
         self, make_layer: Layers, make_remote: MakeRemote
     ) -> None:
-        asker, frozen = make_layer(ack_timeout=0.5), await make_remote()
+        asker, frozen = make_layer(ack_timeout=60), await make_remote()
         remote_channel = await frozen.call("new_channel")
         await asker.new_channel()
         frozen.freeze()
         waiting = asyncio.create_task(
             asyncio.to_thread(asker.group_add_sync, "room", remote_channel)
         )
-        longest, before = 0.0, time.monotonic()
-        while not waiting.done():
+        # A loop that stood still would see it done at its next turn.
+        for _ in range(100):
             await asyncio.sleep(0.001)
-            longest, before = max(longest, time.monotonic() - before), time.monotonic()
-        with pytest.raises(TimeoutError):
-            await waiting
-        assert longest < 0.4
+        assert not waiting.done()
+        frozen.thaw()
+        await waiting
 
     async def test_many_threads_at_once(self, make_layer: Layers) -> None:
         askers, owner = [make_layer(), make_layer()], make_layer(capacity=1000)

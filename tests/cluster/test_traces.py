@@ -16,6 +16,7 @@ from kafka_layer.observe import spans
 from kafka_layer.tracing import handling
 from tests.support.layers import Layers, next_message
 from tests.support.otlp import SpanReceiver
+from tests.support.patience import PATIENT
 from tests.support.processes import RemoteLayer
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until_async
@@ -36,7 +37,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SpanReceiver]:
 
 
 async def only(receiver: SpanReceiver, name: str) -> Span:
-    found = await wait_until_async(lambda: receiver.named(name), f"the span {name}", 20)
+    found = await wait_until_async(lambda: receiver.named(name), f"the span {name}")
     assert len(found) == 1, name
     return found[0]
 
@@ -49,6 +50,7 @@ async def test_from_a_send_to_its_handlers_in_another_process(
     create_topic(kafka, topic)
     streams = {"prices": {"topic": topic, "group": "prices", "type": "price"}}
     config: dict[str, Any] = {"symmetric_encryption_keys": KEYS, "streams": streams}
+    make_layer.timings = PATIENT
     there = make_layer(prefix, tracing=True, **config)
     untraced = make_layer(prefix, **config)
     channel, other = await there.new_channel(), await untraced.new_channel()

@@ -125,7 +125,7 @@ async def a_probe_tells_it(layer: KafkaChannelLayer, outage: Outage) -> None:
         began = time.monotonic()
         answer = await health.aready("probed")
         # A second, on a machine that has nothing else to do.
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < IN_TIME
         assert health.live("probed").ok
         return answer.ok
 
@@ -177,7 +177,7 @@ async def two_workers_go_on(
     await wait_until_async(
         lambda: all(len(worker.arrived) >= 25 for worker in workers),
         "both to have a share of the work",
-        30,
+        DEADLINE,
     )
     await outage.begins()
     await stream.goes_on(50)
@@ -189,7 +189,7 @@ async def two_workers_go_on(
             len(worker.arrived) > number for worker, number in zip(workers, before, strict=True)
         ),
         "both to work again",
-        60,
+        DEADLINE,
     )
     await stream.stop()
 
@@ -202,7 +202,7 @@ async def two_workers_go_on(
     await wait_until_async(
         lambda: len(done()) + doubtful() >= len(stream.accepted),
         f"{len(stream.accepted)} jobs to be done",
-        60,
+        DEADLINE,
         pause=0.1,
     )
     for worker in workers:
@@ -210,8 +210,9 @@ async def two_workers_go_on(
     figure(f"{len(stream.accepted)} jobs, {len(done())} done, {doubtful()} in doubt")
     assert len(done()) == len(set(done()))
     assert set(done()) <= set(stream.accepted)
-    # Each worker has one receive, so each commit without an answer puts one job in doubt.
-    assert len(stream.accepted) - len(done()) <= doubtful() <= len(workers)
+    # Each worker has one receive, so each commit without an answer puts one job in doubt: that of
+    # the outage, and where its session ended on a slow machine, perhaps another one.
+    assert len(stream.accepted) - len(done()) <= doubtful() <= 2 * len(workers)
 
 
 async def a_position_at_an_end_that_was_lost(

@@ -12,6 +12,7 @@ import pytest
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.support.layers import next_messages
+from tests.support.patience import PatientLayer
 
 METHODS = multiprocessing.get_all_start_methods()
 CHILDREN = 3
@@ -27,7 +28,7 @@ layer: KafkaChannelLayer
 def send_from_a_layer_of_its_own(config: dict[str, Any], child: int) -> None:
     # Kept beyond the call: a layer that is dropped would close in the background.
     global layer
-    layer = KafkaChannelLayer(**config)
+    layer = PatientLayer(**config)
     send(child)
 
 
@@ -54,7 +55,7 @@ async def test_a_layer_that_the_child_makes(
     method: str, embedded: EmbeddedBroker, prefix: str
 ) -> None:
     config = embedded.config(prefix=prefix, capacity=10_000)
-    reader = KafkaChannelLayer(**config)
+    reader = PatientLayer(**config)
     channel = await reader.new_channel()
     await reader.group_add("room", channel)
     await run(method, send_from_a_layer_of_its_own, [(config, n) for n in range(CHILDREN)])
@@ -69,7 +70,7 @@ async def test_a_layer_that_the_child_inherits(
 ) -> None:
     global layer
     config = embedded.config(prefix=prefix, capacity=10_000)
-    reader, layer = KafkaChannelLayer(**config), KafkaChannelLayer(**config)
+    reader, layer = PatientLayer(**config), PatientLayer(**config)
     channel = await reader.new_channel()
     await reader.group_add("room", channel)
     if used:
@@ -82,7 +83,7 @@ async def test_a_layer_that_the_child_inherits(
 @pytest.mark.parametrize("method", METHODS)
 async def test_the_workers_of_a_pool(method: str, embedded: EmbeddedBroker, prefix: str) -> None:
     config = embedded.config(prefix=prefix, capacity=10_000)
-    reader = KafkaChannelLayer(**config)
+    reader = PatientLayer(**config)
     channel = await reader.new_channel()
     await reader.group_add("room", channel)
     with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
@@ -99,7 +100,7 @@ async def test_the_workers_of_a_pool_that_is_terminated(
     config = embedded.config(prefix=prefix, capacity=10_000)
     # Nothing leaves the queue by itself before the process ends.
     waiting = {**config, "producer_config": {"linger.ms": 30_000}}
-    reader = KafkaChannelLayer(**config)
+    reader = PatientLayer(**config)
     channel = await reader.new_channel()
     await reader.group_add("room", channel)
 

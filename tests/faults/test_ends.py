@@ -72,7 +72,7 @@ class Daphne:
             except OSError:
                 return False
 
-        wait_until(answers, "daphne to answer", 30)
+        wait_until(answers, "daphne to answer", 2 * PATIENCE)
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ async def test_sigterm_to_daphne_while_it_sends(
             server.process.send_signal(signal.SIGTERM)
         finally:
             broker.thaw()
-        status = await asyncio.to_thread(server.process.wait, PATIENCE)
+        status = await asyncio.to_thread(server.process.wait, 2 * PATIENCE)
         accepted = server.accepted
     assert status in (0, -signal.SIGTERM)
     await inbox.has("group", accepted[-1])

@@ -10,6 +10,7 @@ import pytest
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.faults.asking import DEADLINE, send, unavailable
+from tests.support.patience import PatientLayer
 
 
 async def test_where_there_never_was_a_broker() -> None:
@@ -32,7 +33,7 @@ def ask() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_forked_child_asks_by_itself(embedded: EmbeddedBroker, prefix: str) -> None:
     global layer
-    layer = KafkaChannelLayer(**embedded.config(prefix=prefix))
+    layer = PatientLayer(**embedded.config(prefix=prefix))
     await send(layer, 1)
     await asyncio.to_thread(ask)
     for _ in range(2):

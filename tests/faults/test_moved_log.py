@@ -160,7 +160,7 @@ class TestDeleted:
                 received.append((await there.receive(channel))["n"])
 
         receiving = asyncio.create_task(receive())
-        deadline = asyncio.get_running_loop().time() + 45
+        deadline = asyncio.get_running_loop().time() + 60
         for number in itertools.count():
             with contextlib.suppress(ProduceFailed):
                 position = await here.group_send("room", {"n": number})
@@ -170,7 +170,7 @@ class TestDeleted:
                 break
             await asyncio.sleep(0.1)
             assert asyncio.get_running_loop().time() < deadline, (stats_of(here), stats_of(there))
-        await wait_until_async(lambda: received[-1] == max(taken), "the last one")
+        await wait_until_async(lambda: max(taken) in received, "the last one")
         receiving.cancel()
         # A broker may write one more to a topic that it has already reported as deleted.
         first = next(number for number, offset in taken.items() if offset == 0)

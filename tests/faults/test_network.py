@@ -98,7 +98,7 @@ async def test_connections_that_die_in_silence(
     number = stream.accepted[-1] + 10
     for inbox in inboxes:
         # Before librdkafka's own socket.timeout.ms, 60 s, would have told.
-        await inbox.has("direct", number)
+        await inbox.has("direct", number, 50)
     silence = time.monotonic() - stranded
     await stream.settled(inboxes)
     assert_nothing_lost(stream, inboxes)

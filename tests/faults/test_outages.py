@@ -32,14 +32,18 @@ from tests.support.layers import (
 )
 from tests.support.waiting import wait_until_async
 
-RECOVERED = 15.0
+RECOVERED = 30.0
 """Seconds from a broker's being ready to the first message: half a second on an idle machine, as
 the figures show, and far less than the minute for which messages live."""
 
-CLOSE_LIMIT = 10.0
+CLOSE_LIMIT = 15.0
 """Seconds: a close takes 5 at most, and librdkafka's own would last as long as the outage."""
 
-DEADLINE = 30.0
+DEADLINE = 60.0
+
+EXPIRY = 6.0
+"""Seconds for which messages live that are to expire: long enough to arrive where a broker serves
+that is busy, and no longer than the outage lasts for other reasons."""
 
 
 async def streaming(
@@ -144,7 +148,7 @@ class TestOneBroker:
     async def what_expired_is_reported_and_the_rest_arrives(
         self, make_layer: Layers, outage: Outage
     ) -> None:
-        sender, receiver = make_layer(expiry=3), make_layer(expiry=3)
+        sender, receiver = make_layer(expiry=EXPIRY), make_layer(expiry=EXPIRY)
         inbox = await Inbox.opened(receiver, "expiring")
 
         async def send(numbers: range) -> None:
@@ -156,7 +160,7 @@ class TestOneBroker:
         await outage.begins()
         await send(range(10, 20))
         failed = functools.partial(lambda: stats_of(sender)["dropped.produce"] == 10)
-        await wait_until_async(failed, "10 records to be given up after 3 s")
+        await wait_until_async(failed, "10 records to be given up when they expired")
         await outage.ends()
         await send(range(20, 31))
         await inbox.has("group", 30)
@@ -169,7 +173,7 @@ class TestOneBroker:
 
     async def a_producer_is_not_replaced(self, make_layer: Layers, outage: Outage) -> None:
         inbox = await Inbox.opened(make_layer(), "waiting")
-        sender = make_layer(timings=Timings(upkeep=0.05, request=0.2, repair=0.5))
+        sender = make_layer(timings=Timings(upkeep=0.05, request=0.2))
         await sender.group_send("waiting", {"kind": "group", "n": 0})
         await inbox.has("group", 0)
         await outage.begins()
@@ -186,8 +190,8 @@ class TestOneBroker:
         self, make_layer: Layers, outage: Outage
     ) -> None:
         small = {"queue.buffering.max.kbytes": 1024}
-        here = make_layer(producer_config=small, expiry=5)
-        there = make_layer(capacity=2000, expiry=5)
+        here = make_layer(producer_config=small, expiry=EXPIRY)
+        there = make_layer(capacity=2000, expiry=EXPIRY)
         channel = await there.new_channel()
         await here.send(channel, {"n": -1})
         await next_messages(there, channel, 1)
@@ -197,23 +201,23 @@ class TestOneBroker:
             accepted = await send_large(here, channel, 600)
             took = time.monotonic() - began
             await wait_until_async(
-                lambda: len(reports.numbers) == len(accepted), "all of them to be given up", 30
+                lambda: len(reports.numbers) == len(accepted), "all of them to be given up"
             )
         await outage.ends()
         assert sorted(reports.numbers) == accepted
         # More than the client's mebibyte holds.
         assert len(accepted) > 350
-        # Those that the client took when the others expired would be given up 5 s after these. It
-        # takes some where the last ones were sent a second after the first, on a machine that is
+        # Those that the client took when the others expired would be given up so long after these.
+        # It takes some where the last ones were sent a second after the first, on a machine that is
         # busy.
-        assert max(reports.times) - min(reports.times) < 5 or took > 0.5
+        assert max(reports.times) - min(reports.times) < EXPIRY or took > 0.5
         await here.send(channel, {"n": 600})
         assert [each["n"] for each in await next_messages(there, channel, 1)] == [600]
 
     async def calls_fail_once_their_message_expired(
         self, make_layer: Layers, prefix: str, outage: Outage
     ) -> None:
-        config = {"expiry": 2, "ack_timeout": DEADLINE, "default_partitions": 2}
+        config = {"expiry": EXPIRY, "ack_timeout": DEADLINE, "default_partitions": 2}
         awaiting, other = (
             make_layer(prefix, **config, await_produce=await_produce)
             for await_produce in (True, False)
@@ -267,7 +271,7 @@ class TestOneBroker:
         took = time.monotonic() - started
         assert [type(each) for each in results] == [ProduceFailed] * 6
         assert all("no broker took it before it expired" in str(each) for each in results)
-        assert 1.5 < took < DEADLINE
+        assert EXPIRY - 1 < took < DEADLINE
 
     async def a_close_takes_no_longer_than_it_may(self, make_layer: Layers, outage: Outage) -> None:
         here, there = make_layer(), make_layer()
@@ -303,6 +307,10 @@ class TestOneBroker:
                 assert layer.stats().queued >= 340
             finally:
                 await layer.close()
+            # A close waits for receivers of signals for half a second.
+            await wait_until_async(
+                lambda: len(reports.numbers) >= len(accepted), "all of them to be reported"
+            )
         assert sorted(set(reports.numbers)) == accepted
         assert len(reports.numbers) == len(set(reports.numbers))
         await outage.ends()

@@ -12,6 +12,7 @@ from tests.faults.asking import DEADLINE, GROUP, numbers, recovered, send, track
 from tests.faults.victim import Victim
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages
+from tests.support.patience import PATIENT
 from tests.support.topics import add_partition, await_growth, delete_before, delete_topic
 
 
@@ -24,7 +25,7 @@ class TestKilledInABurst:
     async def test_every_channel_gets_each_message_once_and_in_order(
         self, broker: RealBroker, make_layer: Layers, prefix: str
     ) -> None:
-        sender, other = make_layer(prefix), make_layer(prefix)
+        sender, other = make_layer(prefix), make_layer(prefix, timings=PATIENT)
         await other.new_channel()
         config = {"bootstrap_servers": broker.bootstrap_servers, "prefix": prefix}
         victim = await Victim.start(config, GROUP, self.CHANNELS)
@@ -57,6 +58,7 @@ class TestKilledInABurst:
 
 class TestTheLogHasChanged:
     async def test_its_beginning_is_gone(self, make_layer: Layers, prefix: str) -> None:
+        make_layer.timings = PATIENT
         here = make_layer(prefix)
         await tracked(here)
         position = await here.group_position(GROUP)
@@ -91,9 +93,11 @@ class TestTheLogHasChanged:
             assert (found.reason, found.messages) == ("epoch", [])
         position = await late.group_position(GROUP)
         await send(late, 4)
-        assert numbers(await recovered(late, position)) == [4]
+        found = await until_decided(late, position)
+        assert numbers(found) == [4]
 
     async def test_partitions_were_added(self, make_layer: Layers, prefix: str) -> None:
+        make_layer.timings = PATIENT
         here = make_layer(prefix)
         # A group whose partition changes.
         group = next(

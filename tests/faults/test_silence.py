@@ -57,7 +57,7 @@ async def test_a_reader_of_commands_is_replaced_and_they_are_carried_out(
     make_layer: Layers,
 ) -> None:
     make_layer.timings = Timings(look=0.15)
-    receiver, asker = make_layer(), make_layer(ack_timeout=20)
+    receiver, asker = make_layer(), make_layer(ack_timeout=60)
     channel = await receiver.new_channel()
     await asker.new_channel()
     for times in (1, 2):
@@ -118,11 +118,11 @@ async def test_a_reader_that_never_finds_a_broker_again_is_replaced(
     await stream.goes_on(20)
     consumer_of(receiver, Topic.SEND_GROUP).die()
     await wait_until_async(
-        lambda: stats_of(receiver)["consumer.replaced"] == 1, "the client to be replaced"
+        lambda: stats_of(receiver)["consumer.replaced"], "the client to be replaced"
     )
     await inbox.has("group", await stream.stop())
     assert inbox.numbers("group") == stream.accepted
-    assert receiver.stats().state == "connected"
+    await wait_until_async(lambda: receiver.stats().state == "connected", "it to be connected")
 
 
 async def test_a_producer_that_never_finds_a_broker_is_replaced(
@@ -140,7 +140,8 @@ async def test_a_producer_that_never_finds_a_broker_is_replaced(
     receiver = make_layer()
     inbox = await Inbox.opened(receiver, "room")
     monkeypatch.setattr(producer_module, "new_client", first_one_is_cut_off)
-    make_layer.timings = Timings(start=1.0, upkeep=0.05, request=0.2, repair=0.5)
+    # The new one is not replaced in turn: it would have to be silent for longer than this repair.
+    make_layer.timings = Timings(start=1.0, upkeep=0.05, request=0.2, repair=2.0)
     sender = make_layer()
     for number in range(10):
         await sender.group_send("room", {"kind": "group", "n": number})

@@ -17,6 +17,7 @@ from tests.faults.asking import DEADLINE, IN_TIME, tracked
 from tests.faults.conftest import LayersOn
 from tests.faults.victim import Victim
 from tests.support.layers import Layers, next_message, next_messages
+from tests.support.patience import PATIENT, START
 from tests.support.streams import ForeignTopic, wait_for_state
 
 GROUP = "order-7"
@@ -51,7 +52,7 @@ class TestKilledInABurst:
             "streams": streams(topic.name),
             "capacity": 20,
         }
-        other = make_layer(prefix, streams=config["streams"])
+        other = make_layer(prefix, streams=config["streams"], timings=PATIENT)
         await other.new_channel()
         victim = await Victim.start(config, GROUP, self.CHANNELS)
         killed = asyncio.Event()
@@ -95,7 +96,7 @@ class TestKilledInABurst:
 
 
 async def test_a_topic_that_was_made_anew(make_layer: Layers, prefix: str) -> None:
-    make_layer.timings = replace(Timings(), topics=0.1)
+    make_layer.timings = replace(PATIENT, topics=0.1)
     topic = await asyncio.to_thread(ForeignTopic(make_layer(prefix), prefix).create, 1)
     here = make_layer(prefix, streams=streams(topic.name))
     live = await tracked(here, GROUP)
@@ -115,6 +116,8 @@ async def test_a_topic_that_was_made_anew(make_layer: Layers, prefix: str) -> No
 
 async def test_the_brokers_of_a_stream_are_away(make_layer: Layers, prefix: str) -> None:
     """The layer's own messages come all the same, and whoever comes back is told."""
+    # A recovery is told after two seconds that no broker answers, and not because its time is up.
+    make_layer.timings = Timings(recovery=10.0)
     away = streams("orders", bootstrap_servers="127.0.0.1:1")
     layer = make_layer(prefix, streams=away)
     began = time.monotonic()
@@ -142,6 +145,7 @@ async def test_the_brokers_of_a_stream_go_away(
         topic = ForeignTopic(foreign, prefix)
         elsewhere.create_topic(topic.name, 1)
         settings = streams(topic.name, bootstrap_servers=elsewhere.bootstrap_servers)
+        make_layer.timings = Timings(recovery=START, stream_start=START)
         here = make_layer(prefix, streams=settings)
         channel = await tracked(here, GROUP)
         position = here.position(channel)
@@ -159,6 +163,7 @@ async def test_the_brokers_of_a_stream_go_away(
 
 
 async def test_markers_of_transactions_are_no_loss(make_layer: Layers, prefix: str) -> None:
+    make_layer.timings = PATIENT
     topic = await asyncio.to_thread(ForeignTopic(make_layer(prefix), prefix).create, 1)
     layer, late = (make_layer(prefix, streams=streams(topic.name)) for _ in range(2))
     channel = await tracked(layer, GROUP)

@@ -26,6 +26,8 @@ from tests.faults.traffic import Inbox, Stream, figure
 from tests.support import records
 from tests.support.kafka import Node, RealCluster
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages
+from tests.support.patience import PATIENT
+from tests.support.streams import wait_for_state
 from tests.support.waiting import wait_until
 
 ROUNDS = 5
@@ -61,7 +63,7 @@ async def test_servers_start_on_fresh_topics_and_reach_each_other(
 
 
 async def test_what_lies_on_several_brokers_is_recovered(make_layer: Layers, prefix: str) -> None:
-    here, late = make_layer(prefix), make_layer(prefix)
+    here, late = make_layer(prefix), make_layer(prefix, timings=PATIENT)
     groups = [f"room-{number}" for number in range(2 * PARTITIONS)]
     channel = await contract.tracked(here, *groups, user=7)
     position = here.position(channel)
@@ -162,7 +164,7 @@ async def a_stream_goes_on(
     ids.sort(key=lambda each: each != leader.node_id)
     await asyncio.to_thread(make_led_by, servers, topic, ids)
     streams = {"orders": {"topic": topic, "group": "all", "type": "order.changed"}}
-    layer = make_layer(streams=streams, await_produce=True)
+    layer = make_layer(streams=streams, await_produce=True, timings=PATIENT)
     channel = await layer.new_channel()
     await layer.group_add("all", channel)
     await layer.produce("orders", "first")
@@ -177,8 +179,7 @@ async def a_stream_goes_on(
             await outage.begins()
     assert [each["value"] for each in await receiving] == list(range(300))
     await outage.ends()
-    told = layer.stats().streams["orders"]
-    assert (told["state"], told["errors"], told["records"]) == ("reading", {}, 301)
+    await wait_for_state(layer, "orders", "reading", errors={}, records=301)
     # The election has raised the leader epoch. In the new topic it is lower, so that the clients
     # take what brokers tell of its leader for outdated.
     await layer.produce("orders", "old")
@@ -253,17 +254,17 @@ def await_other_leaders(cluster: RealCluster, topic: str, killed: Node) -> None:
         leaders = [records.leader_of(servers, topic, number) for number in range(PARTITIONS)]
         return None not in leaders and killed.node_id not in leaders
 
-    wait_until(led, f"leaders of {topic} but {killed}", 30)
+    wait_until(led, f"leaders of {topic} but {killed}", DEADLINE)
 
 
 def in_sync(cluster: RealCluster) -> None:
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
 
     def complete() -> bool:
-        topics = admin.list_topics(timeout=10).topics.values()
+        topics = admin.list_topics(timeout=DEADLINE).topics.values()
         return all(len(p.isrs) == 3 for topic in topics for p in topic.partitions.values())
 
-    wait_until(complete, "all replicas to be in sync", 30, pause=0.1)
+    wait_until(complete, "all replicas to be in sync", DEADLINE, pause=0.1)
 
 
 def pairs(inbox: Inbox) -> Iterator[tuple[tuple[float, object], tuple[float, object]]]:

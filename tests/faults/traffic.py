@@ -30,7 +30,7 @@ __all__ = [
     "tally",
 ]
 
-NO_BLOCKING = 2.0
+NO_BLOCKING = 5.0
 """Seconds that a send may take on a machine that is busy with a broker's start."""
 
 
@@ -187,8 +187,9 @@ class Stream:
                 self.errors.append(error)
                 return
             number += 1
-            due += self._pause
-            self._stop.wait(max(0.0, due - time.monotonic()))
+            # After a standstill the pace is the same: so many turns take so many seconds at least.
+            due = max(due + self._pause, time.monotonic())
+            self._stop.wait(due - time.monotonic())
 
     def _timed(
         self, send: Callable[[str, dict[str, Any]], object], name: str, kind: str, number: int

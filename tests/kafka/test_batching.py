@@ -215,7 +215,7 @@ class TestUnderLoad:
 
         loaded.after_taking = let_it_send
         batcher.release()
-        sending.join(10)
+        sending.join(60)
         assert not refused
         batcher.release()
         assert loaded.taken == [b"1", b"2"]
@@ -714,7 +714,7 @@ def run_together(count: int, run: Callable[[int], None]) -> None:
     barrier = threading.Barrier(count)
 
     def begin(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         run(number)
 
     threads = [threading.Thread(target=begin, args=(number,)) for number in range(count)]
@@ -740,8 +740,8 @@ def serving(batcher: Batcher, serve: Callable[[bool], None]) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join(10)
-    assert not thread.is_alive(), f"{len(batcher)} records are held after 10 s"
+        thread.join(60)
+    assert not thread.is_alive(), f"{len(batcher)} records are held after 60 s"
 
 
 def assert_in_order(values: list[bytes], senders: int, each: int) -> None:
@@ -824,7 +824,7 @@ class TestManyThreads:
                         batcher.put(pending(b"%d %d" % (sender, number)), waited)
                         break
                     except QueueFull:
-                        batcher.when_room(waited).result(30)
+                        batcher.when_room(waited).result(60)
                         waited = True
 
         def serve(_: bool) -> None:
@@ -849,7 +849,7 @@ class TestManyThreads:
             ) -> None:
                 if not thread:
                     batcher.release()
-                    batcher.close(5.0)
+                    batcher.close(60.0)
                     return
                 with contextlib.suppress(LayerClosed):
                     for number in range(100):

@@ -72,7 +72,7 @@ class TestForks:
         class Hashed(str):
             def __hash__(self) -> int:
                 entered.set()
-                leave.wait(20)
+                leave.wait(60)
                 return super().__hash__()
 
         def log() -> None:
@@ -83,10 +83,10 @@ class TestForks:
 
         thread = threading.Thread(target=log, daemon=True)
         thread.start()
-        assert entered.wait(5)
+        assert entered.wait(30)
         yield
         leave.set()
-        thread.join(5)
+        thread.join(30)
 
     @pytest.mark.usefixtures("busy")
     def test_a_child_that_is_forked_while_a_thread_is_in_the_filter_can_log(self) -> None:
@@ -95,7 +95,7 @@ class TestForks:
             try:
                 # Ends the child where it hangs.
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(5)
+                signal.alarm(30)
                 client_logger.warning("FAIL [rdkafka#producer-1] first line of the child")
             finally:
                 os._exit(0)

@@ -28,7 +28,7 @@ from kafka_layer.transport import Extent, Past
 from kafka_layer.wire.topics import Topic
 from tests.support.messages import FakeMessage
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 WHERE = (Topic.SEND_GROUP, 0)
 NAME = "channels-send-group"
 

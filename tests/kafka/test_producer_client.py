@@ -22,7 +22,7 @@ from kafka_layer.kafka.outlet import NumberedProducer, Pending, UnknownPartition
 from kafka_layer.kafka.producer_client import ClientState, ProducerClient
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 NO_BROKER = "127.0.0.1:1"
 FATAL = KafkaError(KafkaError._FATAL, "fenced", fatal=True)
@@ -220,7 +220,7 @@ class TestUnknownPartitions:
         client.ask_for_partitions("topic")
         client.close()
         client.ask_for_partitions("topic")
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5
 
 
 class TestRecordsOfOtherThreads:
@@ -244,7 +244,7 @@ class TestRecordsOfOtherThreads:
         if end == "replace":
             client.tend()
         with pytest.raises(ProduceFailed):
-            ticket.result(5)
+            ticket.result(PATIENCE)
         wait_until(lambda: stats.snapshot()["failed"] == 2, "both to be counted")
 
     def test_what_an_old_client_holds_is_reported_in_the_thread_that_tends(
@@ -281,8 +281,8 @@ class TestRecordsOfOtherThreads:
         ticket: Ticket[Position] = Ticket()
         client.enqueue(current(client), pending(ticket))
         client.close()
-        while not client.tend():
-            assert rounds < 1_000
+        wait_until(client.tend, "all records to be reported", pause=0.001)
+        assert rounds > 100
         assert isinstance(ticket.error, ProduceFailed)
 
     def test_a_record_queued_while_it_is_closed_does_not_keep_the_close(
@@ -302,12 +302,10 @@ class TestRecordsOfOtherThreads:
         monkeypatch.setattr("kafka_layer.kafka.producer_client.NumberedProducer", Late)
         client = make_client()
         client.open()
-        began = time.monotonic()
         client.close()
-        while not client.tend():
-            assert time.monotonic() - began < 5
+        wait_until(client.tend, "all records to be reported")
         with pytest.raises(ProduceFailed):
-            queued[0].result(5)
+            queued[0].result(PATIENCE)
 
     def test_a_request_of_another_thread_does_not_keep_the_close(
         self, make_client: MakeClient
@@ -319,13 +317,12 @@ class TestRecordsOfOtherThreads:
         def ask(kafka: Producer) -> None:
             asking.set()
             with pytest.raises(Exception, match="metadata"):
-                kafka.list_topics(timeout=1)
+                kafka.list_topics(timeout=3)
 
         thread = threading.Thread(target=ask, args=(current(client),))
         thread.start()
-        asking.wait(5)
-        began = time.monotonic()
+        assert asking.wait(PATIENCE)
         client.close()
-        while not client.tend():
-            assert time.monotonic() - began < 0.7
-        thread.join(10)
+        wait_until(client.tend, "all records to be reported")
+        assert thread.is_alive()
+        thread.join(PATIENCE)

@@ -20,7 +20,7 @@ from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
 from tests.support.messages import FakeMessage
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 TOPIC = "test-send-group"
 WISH = {(TOPIC, 0): Start(From.END)}
@@ -69,7 +69,7 @@ class FakeConsumer:
 
     def close(self) -> None:
         self.closing.set()
-        self.may_close.wait(10)
+        self.may_close.wait(60)
 
 
 class Sink:
@@ -190,14 +190,14 @@ class TestOnePartitionIsSilent:
         waiting: int,
     ) -> None:
         client.waits, client.waiting = waits, waiting
-        reader.start(self.wish, 5).result(5)
+        reader.start(self.wish, PATIENCE).result(PATIENCE)
         wait_until(lambda: stats.snapshot().get("consumer.replaced"), "a new client")
 
     def test_records_behind_those_that_the_sink_has_not_taken_are_waited_for(
         self, reader: Reader, client: type[OnePartitionSilent], stats: Stats
     ) -> None:
         client.waiting = 1_000
-        reader.start(self.wish, 5).result(5)
+        reader.start(self.wish, PATIENCE).result(PATIENCE)
         wait_until(lambda: client.looks > 20, "20 looks")
         assert "consumer.replaced" not in stats.snapshot()
 
@@ -207,7 +207,7 @@ def test_an_error_about_a_partition_costs_none_of_the_records_beside_it(
 ) -> None:
     unknown = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
     client.batch = [FakeMessage(TOPIC, 0, error=unknown), *messages(range(1, 100))]
-    reader.start(WISH, 5).result(5)
+    reader.start(WISH, PATIENCE).result(PATIENCE)
     wait_until(lambda: stats.snapshot().get("errors.consumer"), "the error to be counted")
     assert sink.offsets == list(range(1, 100))
     assert stats.snapshot()["errors.UNKNOWN_TOPIC_OR_PART"] == 1
@@ -218,7 +218,7 @@ def test_a_record_that_cannot_be_made_costs_itself_alone_and_is_counted(
 ) -> None:
     bad = FakeMessage(TOPIC, 50, headers=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"))
     client.batch = [*messages(range(50)), bad, *messages(range(51, 100))]
-    reader.start(WISH, 5).result(5)
+    reader.start(WISH, PATIENCE).result(PATIENCE)
     wait_until(lambda: len(sink.offsets) == 99, "the others to come")
     assert 50 not in sink.offsets
     assert stats.snapshot()["dropped.undecodable"] == 1
@@ -231,7 +231,7 @@ def test_leader_epochs_are_told_where_they_change(
     reader.follow(lambda positions: None, lambda *record: told.append((len(sink.offsets), *record)))
     epochs = [None, 3, 3, 3, 5, 5]
     client.batch = [FakeMessage(TOPIC, offset, epoch=epoch) for offset, epoch in enumerate(epochs)]
-    reader.start(WISH, 5).result(5)
+    reader.start(WISH, PATIENCE).result(PATIENCE)
     wait_until(lambda: len(sink.offsets) == len(epochs), "the records to come")
     where = Topic.SEND_GROUP, 0
     assert [record for _, *record in told] == [[where, 1, 3], [where, 4, 5]]
@@ -243,9 +243,9 @@ def test_a_client_that_never_closes_holds_up_nobody_longer_than_told(
     reader: Reader, client: type[FakeConsumer]
 ) -> None:
     client.may_close.clear()
-    reader.start(WISH, 5).result(5)
+    reader.start(WISH, PATIENCE).result(PATIENCE)
     reader.join(0.2)
-    assert client.closing.wait(5)
+    assert client.closing.wait(PATIENCE)
     client.may_close.set()
 
 
@@ -268,7 +268,7 @@ def test_a_broker_that_does_not_know_a_topic_yet_is_asked_again(
 
     monkeypatch.setattr(client, "list_topics", list_topics, raising=False)
     monkeypatch.setattr(client, "offsets_for_times", offsets_for_times)
-    reader.start(WISH, 5).result(5)
+    reader.start(WISH, PATIENCE).result(PATIENCE)
     assert metadata_read == 3
 
 
@@ -291,7 +291,7 @@ def test_a_broker_that_answers_slowly_gets_all_the_time_of_a_start(
 
     monkeypatch.setattr(client, "list_topics", list_topics, raising=False)
     monkeypatch.setattr(client, "offsets_for_times", offsets_for_times)
-    reader.start(WISH, Timings().start).result(5)
+    reader.start(WISH, Timings().start).result(PATIENCE)
 
 
 def test_a_topic_that_stays_unknown_fails_the_start_at_its_deadline(
@@ -303,7 +303,7 @@ def test_a_topic_that_stays_unknown_fails_the_start_at_its_deadline(
     monkeypatch.setattr(client, "list_topics", lambda *_: None, raising=False)
     monkeypatch.setattr(client, "offsets_for_times", offsets_for_times)
     with pytest.raises(BrokerUnavailable, match="Unknown partition"):
-        reader.start(WISH, 0.3).result(5)
+        reader.start(WISH, 0.3).result(PATIENCE)
 
 
 def test_a_start_that_fails_closes_its_client(
@@ -311,8 +311,8 @@ def test_a_start_that_fails_closes_its_client(
 ) -> None:
     monkeypatch.setattr(client, "assign", lambda *_: raises())
     with pytest.raises(RuntimeError, match="new thread"):
-        reader.start(WISH, 5).result(5)
-    assert client.closing.wait(5)
+        reader.start(WISH, PATIENCE).result(PATIENCE)
+    assert client.closing.wait(PATIENCE)
 
 
 def test_a_start_that_fails_says_so_though_its_client_never_closes(
@@ -320,10 +320,10 @@ def test_a_start_that_fails_says_so_though_its_client_never_closes(
 ) -> None:
     monkeypatch.setattr(client, "assign", lambda *_: raises())
     client.may_close.clear()
-    ticket = reader.start(WISH, 5)
+    ticket = reader.start(WISH, PATIENCE)
     try:
         with pytest.raises(RuntimeError, match="new thread"):
-            ticket.result(5)
+            ticket.result(PATIENCE)
     finally:
         client.may_close.set()
 

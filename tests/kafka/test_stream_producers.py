@@ -30,7 +30,7 @@ def test_a_refresh_waits_for_no_cluster_and_asks_each_once_at_a_time(
     def partition_counts(*_: Any) -> dict[str, int]:
         asked.append(threading.current_thread())
         if threading.current_thread() is not threading.main_thread():
-            answers.wait(10)
+            answers.wait(60)
         raise BrokerUnavailable("it is away")
 
     monkeypatch.setattr(stream_producers, "partition_counts", partition_counts)

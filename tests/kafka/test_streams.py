@@ -21,7 +21,7 @@ from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.streams import StreamReader
 from kafka_layer.observe.counters import Stats
 from tests.support.messages import FakeMessage
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 TOPIC = "shop.orders"
 REFUSED = KafkaError.TOPIC_AUTHORIZATION_FAILED
@@ -282,7 +282,7 @@ def test_a_topic_that_may_not_be_looked_at_is_named_and_holds_up_the_others_at_f
     case.log.errors = {"shop.b": REFUSED}
     begun = case.begin(r"^shop\.", topics=0.01)
     # Nobody waits for it.
-    begun.result(5)
+    begun.result(PATIENCE)
     assert case.source.facts().trouble.startswith("shop.b: ")
     assert case.sink.offsets == {}
     case.log.errors = {}
@@ -298,26 +298,26 @@ def test_a_topic_that_may_not_be_looked_at_is_named_and_holds_up_the_others_at_f
 def test_a_topic_that_was_made_anew_has_another_client(case: Case, meanwhile: str) -> None:
     """One that knew the old topic may take the new one's leader epoch for an outdated one."""
     case.log.ends = {(TOPIC, 0): 3}
-    case.begin(topics=0.01).result(5)
+    case.begin(topics=0.01).result(PATIENCE)
     wait_until(lambda: case.sink.offsets == {(TOPIC, 0): [0, 1, 2]}, "the records of the old one")
     if meanwhile == "gone":
         case.log.errors = {TOPIC: KafkaError.UNKNOWN_TOPIC_OR_PART}
         wait_until(lambda: not case.source.facts().partitions, "it to be gone")
     if meanwhile == "paused":
-        case.source.read(False).result(5)
+        case.source.read(False).result(PATIENCE)
     assert len(case.clients) == 1
     case.log.ends, case.log.ids = {(TOPIC, 0): 2, (TOPIC, 1): 0}, {TOPIC: "second"}
     case.log.errors = {}
     wait_until(lambda: case.source.facts().partitions == 2, "a look that finds it")
     if meanwhile == "paused":
-        case.source.read(True).result(5)
+        case.source.read(True).result(PATIENCE)
     wait_until(lambda: case.sink.offsets[TOPIC, 0][3:] == [0, 1], "the records of the new one")
     assert len(case.clients) == 2
 
 
 def test_a_stream_without_a_topic_takes_no_silence_for_an_answer(case: Case) -> None:
     """It has nothing to ask a broker; whether the brokers are back others find out."""
-    case.begin().result(5)
+    case.begin().result(PATIENCE)
     (client,) = case.clients
     client.cut_off = True
     wait_until(lambda: case.connection.doubtful, "the client to tell that there is no broker")

@@ -50,7 +50,7 @@ class Callback:
     def __call__(self, config: Any) -> tuple[str, float]:
         self.calls.append(config)
         self.entered.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(60)
         if self.error is not None:
             raise self.error
         return f"{TOKEN}{len(self.calls)}", time.time() + self.life
@@ -75,10 +75,10 @@ def test_clients_at_the_same_time_wait_for_one_call(callback: Callback) -> None:
     threads = [threading.Thread(target=lambda: answers.append(source("a"))) for _ in range(5)]
     for thread in threads:
         thread.start()
-    assert callback.entered.wait(5)
+    assert callback.entered.wait(30)
     callback.go_on.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
     assert len(answers) == 5
     assert len(set(answers)) == 1
     assert callback.calls == ["a"]
@@ -204,7 +204,7 @@ class TestClients:
         for kind, own in ((Producer, {}), (Consumer, {"group.id": "g"})):
             with pytest.raises(BrokerUnavailable, match="oauth_cb raised ValueError"):
                 new_client(kind, Properties({**OAUTH, **own, "oauth_cb": callback}), "x")
-        assert time.monotonic() - began < 5, "the client waits ten seconds for a token"
+        assert time.monotonic() - began < 9, "the client waits ten seconds for a token"
 
 
 @pytest.mark.parametrize("keyword", ["client_config", "producer_config"])
@@ -229,14 +229,14 @@ def test_a_child_that_is_forked_during_a_call_fetches_its_own_token(callback: Ca
     callback.go_on.clear()
     waiting = threading.Thread(target=lambda: token_source(callback)("a"), daemon=True)
     waiting.start()
-    assert callback.entered.wait(5)
+    assert callback.entered.wait(30)
     child = os.fork()
     if child == 0:
         status = 1
         try:
             # Ends the child where it hangs.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(5)
+            signal.alarm(30)
             callback.go_on = threading.Event()
             callback.go_on.set()
             status = 0 if token_source(callback)("a")[0].endswith("2") else 1
@@ -245,7 +245,7 @@ def test_a_child_that_is_forked_during_a_call_fetches_its_own_token(callback: Ca
     callback.go_on.set()
     _, status = os.waitpid(child, 0)
     assert status == 0
-    waiting.join(5)
+    waiting.join(30)
 
 
 class TestNotes:
@@ -262,7 +262,7 @@ class TestNotes:
 
         properties = {"bootstrap.servers": "127.0.0.1:1", "statistics.interval.ms": 20}
         client = new_client(Producer, Properties({**properties, "stats_cb": note}), "x")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while len(told) < 2 and time.monotonic() < deadline:
             client.poll(0.05)
         assert len(told) >= 2

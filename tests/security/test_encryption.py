@@ -21,7 +21,7 @@ from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages, stats_of
 from tests.support.records import consume
 from tests.support.secure import SecureBroker
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 KEY, OTHER_KEY = "the old key", "the new key"
 OLD, READS_NEW, WRITES_NEW, NEW = [KEY], [KEY, OTHER_KEY], [OTHER_KEY, KEY], [OTHER_KEY]
@@ -126,7 +126,7 @@ class Attacker:
         """Return all records of a partition."""
         name = f"{self._prefix}-{topic}"
         looker = Consumer({"bootstrap.servers": self._servers, "group.id": "attacker"})
-        _, end = looker.get_watermark_offsets(TopicPartition(name, partition), 10)
+        _, end = looker.get_watermark_offsets(TopicPartition(name, partition), PATIENCE)
         looker.close()
         return consume(self._servers, name, end, partition)
 
@@ -144,7 +144,7 @@ class Attacker:
             on_delivery=lambda error, _: failed.append(error) if error else None,
             **more,
         )
-        assert producer.flush(10) == 0
+        assert producer.flush(PATIENCE) == 0
         assert not failed
 
 

@@ -297,8 +297,14 @@ class Node:
         self.start()
 
     def freeze(self) -> None:
-        """Stop its time (SIGSTOP): its connections stay open and nothing answers."""
-        self._running_process().send_signal(signal.SIGSTOP)
+        """Stop its time (SIGSTOP): its connections stay open and nothing answers.
+
+        Returns once all its threads stand still.
+        """
+        process = self._running_process()
+        process.send_signal(signal.SIGSTOP)
+        # As it is: the status of its end, too, is for Popen.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let it go on after :meth:`freeze` (SIGCONT)."""

@@ -11,10 +11,13 @@ from dataclasses import replace
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 
-__all__ = ["START", "PatientLayer", "patient"]
+__all__ = ["CLOSE", "PATIENT", "START", "PatientLayer", "patient"]
 
 START = 30.0
 """Seconds that a start may take where a test does not say it; usually it is far less than one."""
+
+CLOSE = 30.0
+"""Seconds that an end may take to write what was sent; usually it is far less than one."""
 
 _READER_REST = 0.05
 
@@ -29,7 +32,19 @@ def patient(timings: Timings, **limits: float) -> Timings:
     )
 
 
+PATIENT = patient(
+    Timings(
+        close=CLOSE,
+        stream_start=START,
+        history=START,
+        history_answer=START,
+        recovery=START,
+    )
+)
+"""What a layer takes that has to succeed, on whatever machine."""
+
+
 class PatientLayer(KafkaChannelLayer):
     """A layer for tests that do not make theirs with ``make_layer``."""
 
-    timings = patient(Timings())
+    timings = PATIENT

@@ -39,7 +39,7 @@ Rule = tuple[str, str, str]
 A name that ends in ``*`` means all that begin with what stands before it.
 """
 
-_TIMEOUT: Final = 10.0
+_TIMEOUT: Final = 30.0
 _ITERATIONS: Final = 4096
 _PLAIN_USER: Final = "plain"
 _KINDS: Final = {

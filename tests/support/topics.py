@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 __all__ = ["add_partition", "admin_of", "await_growth", "delete_before", "delete_topic"]
 
-_DEADLINE = 20.0
+_DEADLINE = 30.0
 
 
 def admin_of(layer: KafkaChannelLayer) -> AdminClient:

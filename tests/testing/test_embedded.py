@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import os
 import socket
@@ -29,9 +28,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import embedded as embedded_module
 from kafka_layer.testing.embedded import EmbeddedBroker
+from tests.support.layers import next_message
+from tests.support.patience import PatientLayer
 from tests.support.records import consume, leader_of, produce
 from tests.support.waiting import wait_until
 
@@ -66,7 +66,9 @@ class TestRecords:
     def test_another_process_can_connect(self, embedded: EmbeddedBroker, prefix: str) -> None:
         embedded.create_topic(prefix, partitions=1)
         run_python(f"""
-            from tests.support.records import produce
+            from tests.support.layers import next_message
+from tests.support.patience import PatientLayer
+from tests.support.records import produce
             produce({embedded.bootstrap_servers!r}, {prefix!r}, [b"from afar"])
         """)
         (record,) = consume(embedded.bootstrap_servers, prefix, 1)
@@ -148,9 +150,9 @@ class TestTopics:
             "create_topics": NewTopic(prefix, 1),
             "describe_configs": ConfigResource(ResourceType.TOPIC, prefix),
         }[request_name]
-        (future,) = getattr(admin, request_name)([subject], request_timeout=30).values()
+        (future,) = getattr(admin, request_name)([subject], request_timeout=60).values()
         with pytest.raises(KafkaException) as caught:
-            future.result(timeout=5)
+            future.result(timeout=30)
         assert caught.value.args[0].code() == KafkaError._UNSUPPORTED_FEATURE
 
 
@@ -197,14 +199,14 @@ class TestLife:
         client = AdminClient({"bootstrap.servers": embedded.bootstrap_servers})
         made = {
             name.removeprefix(prefix): len(topic.partitions)
-            for name, topic in client.list_topics(timeout=10).topics.items()
+            for name, topic in client.list_topics(timeout=30).topics.items()
             if name.startswith(prefix)
         }
         broadcast = ["send-group", "send-user", "send-all", "send-conn", "group-mgmt", "ack"]
         assert made == {"-work.mail": 2, **{f"-{name}": 3 for name in broadcast}}
-        layer = KafkaChannelLayer(**config)
+        layer = PatientLayer(**config)
         await layer.send("mail", {"n": 1})
-        assert await asyncio.wait_for(layer.receive("mail"), 20) == {"n": 1}
+        assert await next_message(layer, "mail") == {"n": 1}
         await layer.close()
 
     def test_threads_may_use_it_together(self, prefix: str) -> None:
@@ -219,9 +221,9 @@ class TestLife:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         topics = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(
-            timeout=10
+            timeout=30
         )
         broker.stop()
         assert len(topics.topics) == 400
@@ -233,7 +235,7 @@ class TestLife:
         errors: list[Exception] = []
 
         def create_until_stopped(number: int) -> None:
-            started.wait(10)
+            started.wait(60)
             try:
                 for topic in range(1_000_000):
                     broker.create_topic(f"t-{number}-{topic}", 1)
@@ -243,10 +245,10 @@ class TestLife:
         threads = [threading.Thread(target=create_until_stopped, args=(n,)) for n in range(4)]
         for thread in threads:
             thread.start()
-        started.wait(10)
+        started.wait(60)
         broker.stop()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert len(errors) == 4
 
     def test_it_can_be_stopped_at_exit(self) -> None:
@@ -261,7 +263,9 @@ class TestLife:
     def test_a_process_that_never_stops_it_ends_cleanly(self) -> None:
         run_python("""
             from kafka_layer.testing.embedded import EmbeddedBroker
-            from tests.support.records import produce
+            from tests.support.layers import next_message
+from tests.support.patience import PatientLayer
+from tests.support.records import produce
             broker = EmbeddedBroker()
             broker.start()
             broker.create_topic("topic", 1)
@@ -275,7 +279,9 @@ class TestFork:
             import os
             import sys
             from kafka_layer.testing.embedded import EmbeddedBroker
-            from tests.support.records import consume, produce
+            from tests.support.layers import next_message
+from tests.support.patience import PatientLayer
+from tests.support.records import consume, produce
 
             def refused(call):
                 try:
@@ -307,7 +313,7 @@ class TestFork:
             )
             child.start()
             (record,) = consume(broker.bootstrap_servers, prefix, 1)
-            child.join(30)
+            child.join(60)
             assert record.value() == b"from the child"
             assert child.exitcode == 0
 
@@ -338,7 +344,7 @@ def usable(paths: Callable[[], object]) -> list[Path]:
 
 def partitions_of(broker: EmbeddedBroker, topic: str) -> dict[int, object]:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-    return dict(admin.list_topics(topic, timeout=10).topics[topic].partitions)
+    return dict(admin.list_topics(topic, timeout=30).topics[topic].partitions)
 
 
 def listens(servers: str) -> bool:

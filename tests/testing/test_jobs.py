@@ -15,7 +15,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, memory_backend, next_message, stats_of
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +29,10 @@ def is_receiving(layer: KafkaChannelLayer, channel: str) -> bool:
     return mailbox is not None and mailbox.receiving
 
 
-async def test_a_job_that_no_receive_takes_goes_to_another_server_within_a_second(
+async def test_a_job_that_no_receive_takes_goes_to_another_server_soon(
     make_layer: Layers,
 ) -> None:
-    # It took 5 s, fifty times as long as on Kafka.
+    # It took 5 s, fifty times as long as on Kafka, where it is 0.1 s.
     first, second = make_layer(), make_layer()
     receive = asyncio.create_task(first.receive("unclaimed"))
     await wait_until_async(lambda: is_receiving(first, "unclaimed"), "the receive to wait")
@@ -43,7 +43,7 @@ async def test_a_job_that_no_receive_takes_goes_to_another_server_within_a_secon
     await asyncio.wait([receive])
     started = time.monotonic()
     assert await next_message(second, "unclaimed") == {"n": 1}
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 4.0
 
 
 async def test_a_receive_on_a_loop_that_stands_still_keeps_no_job(make_layer: Layers) -> None:
@@ -60,24 +60,24 @@ async def test_a_receive_on_a_loop_that_stands_still_keeps_no_job(make_layer: La
                 "the receive to wait",
             )
             waits.set()
-            go_on.wait(30)
+            go_on.wait(60)
             got.append(await task)
 
         asyncio.run(receive_and_block())
 
     thread = threading.Thread(target=block)
     thread.start()
-    assert await asyncio.to_thread(waits.wait, 10)
+    assert await asyncio.to_thread(waits.wait, PATIENCE)
     try:
         for number in range(5):
             await idle.send("standing", {"n": number})
         for _ in range(5):
-            await next_message(idle, "standing", 5)
+            await next_message(idle, "standing")
         assert stats_of(blocked)["delivered"] == 0
     finally:
         await idle.send("standing", {"n": "last"})
         go_on.set()
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, PATIENCE)
     assert got == [{"n": "last"}]
 
 

@@ -12,7 +12,7 @@ from kafka_layer.wire.topics import Topic
 from tests.support.inspect import server_of
 from tests.support.waiting import wait_until
 
-TIMEOUT = 0.5
+TIMEOUT = 2.0
 
 
 def test_a_close_takes_no_longer_than_it_may_whatever_its_threads_wait_for() -> None:
@@ -24,7 +24,7 @@ def test_a_close_takes_no_longer_than_it_may_whatever_its_threads_wait_for() -> 
 
         def deliver(self, records: Sequence[Record]) -> None:
             self.begun.set()
-            go_on.wait(30)
+            go_on.wait(60)
 
     layer = InMemoryKafkaChannelLayer(prefix="blocked")
     transport = server_of(layer).transport
@@ -34,5 +34,6 @@ def test_a_close_takes_no_longer_than_it_may_whatever_its_threads_wait_for() -> 
     wait_until(lambda: all(each.is_set() for each in begun), "both threads to be blocked")
     began = time.monotonic()
     transport.close(TIMEOUT)
-    assert time.monotonic() - began < TIMEOUT * 1.8
+    # Not so long for each of them.
+    assert time.monotonic() - began < 2 * TIMEOUT
     go_on.set()

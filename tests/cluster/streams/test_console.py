@@ -148,7 +148,7 @@ class TestProcess:
             produce(kafka, topic, [b'{"n": 1}'])
             assert json.loads(process.stdout.readline())["value"] == {"n": 1}
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
             assert process.stderr.read() == b""
 
     def test_it_ends_with_the_pipe(self, kafka: str, topic: str) -> None:
@@ -162,6 +162,6 @@ class TestProcess:
                 produce(kafka, topic, [b'{"n": 1}'])
                 return process.poll() is not None
 
-            wait_until(ended, "the console to end", 20)
+            wait_until(ended, "the console to end", 60)
             assert process.returncode == 0
             assert process.stderr.read() == b""

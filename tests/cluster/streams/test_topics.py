@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from kafka_layer.config.timings import Timings
 from tests.support.layers import Layers, next_message, next_messages, stats_of
+from tests.support.patience import PATIENT
 from tests.support.records import console_produce
 from tests.support.streams import ForeignTopic, state_of, wait_for_state
 
-SOON = replace(Timings(), topics=0.3, look=0.2)
+SOON = replace(PATIENT, topics=0.3, look=0.2)
 
 
 def settings(topic: str, **more: Any) -> dict[str, Any]:
@@ -40,6 +40,7 @@ async def values(layer: Any, channel: str, count: int) -> list[Any]:
 async def test_what_kafkas_own_console_producer_writes(
     make_layer: Layers, topic: ForeignTopic
 ) -> None:
+    make_layer.timings = PATIENT
     layer = make_layer(streams=settings(topic.name, group="order-{key}"))
     channel = await member(layer, "order-_xC3_xBC_x207")
     lines = 'ü 7:{"total": 5}\nother:{"total": 6}\n'.encode()
@@ -132,7 +133,9 @@ async def test_brokers_of_another_cluster_that_are_away_delay_no_other_message(
     make_layer: Layers, topic: ForeignTopic
 ) -> None:
     away = {"bootstrap_servers": "127.0.0.1:1", "group": "all", "type": "x"}
-    layer = make_layer(streams={**settings(topic.name), "elsewhere": away})
+    # No channel waits long for a start, so that the other one may still be on its way.
+    near = settings(topic.name, start="earliest")
+    layer = make_layer(streams={**near, "elsewhere": away})
     channel = await member(layer)
     await asyncio.to_thread(topic.write, b"1")
     await layer.group_send("all", {"type": "x", "value": "sent"})

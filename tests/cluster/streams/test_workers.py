@@ -53,7 +53,7 @@ async def takes_part(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dic
     await wait_until_async(
         lambda: task.done() or server_of(layer).jobs.mailbox(channel) is not None,
         "the group to form",
-        30,
+        60,
     )
     return task
 
@@ -150,9 +150,8 @@ async def test_of_a_transactional_producer_only_what_it_committed_comes(
     assert [each["value"] for each in received] == [["commit", number] for number in range(3)]
     # The markers behind them are nobody's: none waits.
     waiting = await takes_part(layer, channel)
-    member = await asyncio.to_thread(status_of, kafka, topic, channel)
-    await wait_until_async(lambda: status_of(kafka, topic, channel)["waiting"] == 0, "no backlog")
-    assert member["members"] == 1
+    alone = {"waiting": 0, "members": 1}
+    await wait_until_async(lambda: status_of(kafka, topic, channel) == alone, "no backlog")
     waiting.cancel()
 
 
@@ -182,7 +181,8 @@ async def test_the_backlog_is_shown_and_no_command_makes_its_topic(
     await asyncio.to_thread(produce, kafka, topic, [b"1", b"2", b"3"])
     await next_message(layer, channel, 60)
     await layer.close()
-    assert status_of(kafka, topic, channel) == {"waiting": 2, "members": 0}
+    left = {"waiting": 2, "members": 0}
+    await wait_until_async(lambda: status_of(kafka, topic, channel) == left, "it to have left")
     config = {
         "bootstrap_servers": kafka,
         "prefix": f"test-{secrets.token_hex(4)}",
@@ -195,7 +195,7 @@ async def test_the_backlog_is_shown_and_no_command_makes_its_topic(
         call_command("kafka_setup_topics", "--increase-partitions", stdout=io.StringIO())
         with pytest.raises(CommandError, match=r"leaves it alone"):
             call_command("kafka_setup_topics", "--worker-channel", channel, stdout=io.StringIO())
-    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=10).topics
+    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=30).topics
     assert len(topics[topic].partitions) == PARTITIONS
     assert f"{topic}.gone" not in topics
     assert not [name for name in topics if name.startswith(f"{config['prefix']}-work.")]

@@ -28,7 +28,7 @@ def kafka(shared_broker: str) -> str:
     create_topic(shared_broker, name)
     consumer = Consumer({"bootstrap.servers": shared_broker, "group.id": name, "log_level": 0})
     consumer.subscribe([name])
-    wait_until(lambda: consumer.poll(0.05) or consumer.assignment(), "a group to form", 30)
+    wait_until(lambda: consumer.poll(0.05) or consumer.assignment(), "a group to form", 60)
     consumer.close()
     return shared_broker
 

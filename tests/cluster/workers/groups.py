@@ -10,7 +10,7 @@ from kafka_layer.wire.topics import WorkTopic, topic_name
 
 __all__ = ["handed_out", "members", "topic_of"]
 
-_TIMEOUT = 10.0
+_TIMEOUT = 30.0
 
 
 def topic_of(layer: KafkaChannelLayer, channel: str) -> str:

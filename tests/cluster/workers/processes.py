@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kafka_layer.layer import KafkaChannelLayer
 from tests.support.waiting import wait_until
 
-__all__ = ["CHANNELS_OWN", "OURS", "Crew", "Diary", "RunWorker"]
+__all__ = ["CHANNELS_OWN", "OURS", "Crew", "Diary", "RunWorker", "send_until_all_take_part"]
 
 OURS = "kafka_layer,channels"
 CHANNELS_OWN = "channels,kafka_layer"
@@ -65,7 +67,7 @@ class RunWorker:
         """Return what it printed."""
         return Path(self._log).read_text()
 
-    def end(self, number: signal.Signals, timeout: float = 20.0) -> int:
+    def end(self, number: signal.Signals, timeout: float = 60.0) -> int:
         """Send a signal and return the status it ends with."""
         self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -153,3 +155,16 @@ class Crew:
             raise AssertionError(f"{error}; done by worker: {each}\n{logs}") from None
         assert found is not None
         return found
+
+
+async def send_until_all_take_part(layer: KafkaChannelLayer, channel: str, crew: Crew) -> int:
+    """Send jobs until each worker has done some; returns how many those were, all of them done."""
+    sent = 0
+    deadline = time.monotonic() + 80
+    while min(worker.done for worker in crew.workers) < 5:
+        assert time.monotonic() < deadline, "a worker got no share"
+        for number in range(sent, sent + 20):
+            await layer.send(channel, {"type": "job", "n": number})
+        sent += 20
+        crew.wait_done(range(sent))
+    return sent

@@ -16,7 +16,7 @@ from kafka_layer.config.timings import Timings
 from tests.cluster.workers.clients import use_commits
 from tests.cluster.workers.conftest import SESSION_MS, working
 from tests.cluster.workers.groups import handed_out
-from tests.cluster.workers.processes import Crew
+from tests.cluster.workers.processes import Crew, send_until_all_take_part
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -44,7 +44,7 @@ async def test_a_receive_on_a_blocked_loop_is_given_a_job_once_at_most(
 
     thread = threading.Thread(target=block)
     thread.start()
-    assert await asyncio.to_thread(waits.wait, 20)
+    assert await asyncio.to_thread(waits.wait, 60)
     sender = make_layer()
     for number in range(PARTITIONS):
         await sender.send(channel, {"n": number})
@@ -54,7 +54,7 @@ async def test_a_receive_on_a_blocked_loop_is_given_a_job_once_at_most(
     assert len(consumers.committed_positions) <= 4
     assert handed_out(sender, channel) == 0
     go_on.set()
-    await asyncio.to_thread(thread.join, 20)
+    await asyncio.to_thread(thread.join, 60)
     assert len(got) == 1
 
 
@@ -68,16 +68,17 @@ async def test_jobs_go_to_an_idle_process_while_another_one_is_blocked(
     with Crew(tmp_path, [slow, channel], config) as crew:
         crew.add(), crew.add()
         await send_until_all_take_part(sender, channel, crew)
-        await sender.send(slow, {"type": "blocking", "n": -1, "seconds": 60})
-        wait_until(lambda: crew.diary.began[-1], "one of them to be blocked", 30)
+        await sender.send(slow, {"type": "blocking", "n": -1, "seconds": 100})
+        wait_until(lambda: crew.diary.began[-1], "one of them to be blocked")
         numbers = range(10_000, 10_100)
         started = time.monotonic()
         for number in numbers:
             await sender.send(channel, {"type": "job", "n": number})
-        diary = crew.wait_done(numbers, 40)
+        diary = crew.wait_done(numbers, 60)
         took = time.monotonic() - started
         assert {diary.ended[number] for number in numbers} == {1}
-        assert took < Timings().echo + Timings().worker_idle + 2 * REBALANCED + 2
+        # The blocked one has them for a minute and more otherwise.
+        assert took < Timings().echo + Timings().worker_idle + 2 * REBALANCED + 20
 
 
 async def test_processes_that_are_blocked_at_any_moment_do_every_job_once(
@@ -99,14 +100,3 @@ async def test_processes_that_are_blocked_at_any_moment_do_every_job_once(
         jobs = {*range(1_000), *range(10_000, 11_000, 50)}
         diary = crew.wait_done(jobs, 90)
         assert set(diary.ended.values()) == {1}
-
-
-async def send_until_all_take_part(sender: Any, channel: str, crew: Crew) -> None:
-    sent = 0
-    deadline = time.monotonic() + 40
-    while min(worker.done for worker in crew.workers) < 5 and time.monotonic() < deadline:
-        for number in range(sent, sent + 20):
-            await sender.send(channel, {"type": "job", "n": number})
-        sent += 20
-        crew.wait_done(range(sent))
-    assert min(worker.done for worker in crew.workers) >= 5, "a worker got no share"

@@ -69,7 +69,7 @@ async def test_a_broker_takes_them_all(backend: Backend, make_layer: Layers) -> 
         await layer.send(name, {"to": name})
     await layer.close()
     admin = AdminClient({"bootstrap.servers": backend.config["bootstrap_servers"]})
-    topics = admin.list_topics(timeout=10).topics
+    topics = admin.list_topics(timeout=30).topics
     assert {topic_of(layer, name) for name in names} <= topics.keys()
     receiver = make_layer(prefix=prefix, default_partitions=1)
     for name in [*names[:4], min(longest), max(longest)]:

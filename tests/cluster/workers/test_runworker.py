@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 
 from tests.cluster.workers.groups import handed_out
-from tests.cluster.workers.processes import CHANNELS_OWN, Crew, RunWorker
+from tests.cluster.workers.processes import (
+    CHANNELS_OWN,
+    Crew,
+    RunWorker,
+    send_until_all_take_part,
+)
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until
 
@@ -34,7 +39,7 @@ async def send(
 
 
 def begun(worker: RunWorker, jobs: int = 1) -> None:
-    wait_until(lambda: worker.done >= jobs, f"worker {worker.process.pid} to do {jobs} job(s)", 30)
+    wait_until(lambda: worker.done >= jobs, f"worker {worker.process.pid} to do {jobs} job(s)", 60)
 
 
 async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
@@ -55,7 +60,7 @@ async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
                 wait_until(
                     lambda: worker.done >= 50 or behind(),  # noqa: B023
                     f"{sent} jobs to be done, all but 200",
-                    30,
+                    60,
                 )
                 await send(make_layer, config, channel, range(sent, sent + 200))
                 sent += 200
@@ -73,7 +78,7 @@ async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
 # So many that there are some left when the first two workers have ended.
 @pytest.mark.parametrize(
     ("protocol", "prefetch", "jobs"),
-    [("classic", 10, 4_000), ("classic", 1, 1_200), ("consumer", 1, 1_200)],
+    [("classic", 10, 2_500), ("classic", 1, 900), ("consumer", 1, 900)],
     indirect=["protocol"],
 )
 async def test_a_killed_worker_costs_what_it_has_taken_and_a_stopped_one_none(
@@ -87,10 +92,14 @@ async def test_a_killed_worker_costs_what_it_has_taken_and_a_stopped_one_none(
     config["worker_channels"] = {channel: {"prefetch_count": prefetch}}
     with Crew(tmp_path, [channel], config) as crew:
         killed, stopped, _ = crew.add(), crew.add(), crew.add()
-        await send(make_layer, config, channel, range(jobs))
-        begun(stopped, 100)
+        # The first ones may be done before all have started.
+        shared = await send_until_all_take_part(make_layer(**config), channel, crew)
+        before = {each: each.done for each in (killed, stopped)}
+        await send(make_layer, config, channel, range(shared, shared + jobs))
+        jobs += shared
+        begun(stopped, before[stopped] + 100)
         assert stopped.end(signal.SIGTERM) == 0
-        begun(killed, 100)
+        begun(killed, before[killed] + 100)
         killed.end(signal.SIGKILL)
         diary = crew.wait_done(range(jobs), but=prefetch)
         assert set(diary.began.values()) == {1}
@@ -112,11 +121,11 @@ class TestOneWorker:
         with Crew(tmp_path, [channel], config) as crew:
             worker = crew.add()
             await send(make_layer, config, channel, range(20), gate=str(gate))
-            wait_until(lambda: worker.diary.began, "a job to begin", 20)
+            wait_until(lambda: worker.diary.began, "a job to begin")
             worker.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: "finishing" in worker.log(), "the worker to stop", 20)
+            wait_until(lambda: "finishing" in worker.log(), "the worker to stop")
             gate.touch()
-            assert worker.process.wait(20) == 0
+            assert worker.process.wait(60) == 0
             assert worker.diary.ended == worker.diary.began
             assert worker.diary.ended.total() == 1
             crew.add()
@@ -132,7 +141,7 @@ class TestOneWorker:
             await layer.send(channel, {"type": "job", "n": 0, "gate": str(tmp_path / "never")})
             for number in range(1, 20):
                 await layer.send(channel, {"type": "job", "n": number})
-            wait_until(lambda: worker.diary.began, "the job to begin", 20)
+            wait_until(lambda: worker.diary.began, "the job to begin")
             wait_until(lambda: handed_out(layer, channel) == 1, "the rest to be given back")
             worker.end(signal.SIGKILL)
             crew.add()
@@ -144,9 +153,9 @@ class TestOneWorker:
         with Crew(tmp_path, [channel], config) as crew:
             worker = crew.add()
             await send(make_layer, config, channel, range(1), gate=str(tmp_path / "never"))
-            wait_until(lambda: worker.diary.began, "the job to begin", 20)
+            wait_until(lambda: worker.diary.began, "the job to begin")
             worker.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: "finishing" in worker.log(), "the worker to stop", 20)
+            wait_until(lambda: "finishing" in worker.log(), "the worker to stop")
             assert worker.end(signal.SIGTERM) == -signal.SIGTERM
 
     async def test_a_job_that_fails_costs_no_other_and_a_message_without_type_either(
@@ -190,7 +199,7 @@ class TestOneWorker:
         strict = {**config, "auto_create_topics": False}
         with Crew(tmp_path, [channel, f"missing.{channel}"], strict) as crew:
             worker = crew.add()
-            assert worker.process.wait(20) == 1
+            assert worker.process.wait(60) == 1
             assert "kafka_setup_topics" in worker.log()
 
     async def test_channels_own_runworker_works_unchanged(

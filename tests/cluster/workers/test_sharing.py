@@ -91,7 +91,7 @@ class TestOneReceiver:
         started = time.monotonic()
         await next_message(receiver, channel)
         # 0.2 s on a quiet machine; a group that waits for its time-outs takes 6 s and more.
-        assert time.monotonic() - started < 4.0
+        assert time.monotonic() - started < 5.5
 
     async def test_a_message_is_handed_out_only_when_its_position_is_committed(
         self, make_layer: Layers, channel: str, protocol: dict[str, Any]
@@ -104,9 +104,10 @@ class TestOneReceiver:
             assert handed_out(layer, channel) == count
 
     async def test_a_backlog_that_expired_is_dropped_counted_and_skipped_quickly(
-        self, make_layer: Layers, channel: str
+        self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         count = 3_000
+        consumers = use_commits(monkeypatch, None)
         expiring = {"worker_channels": {channel: {"expiry": 0.5}}}
         layer = make_layer(**expiring)
         await send(layer, channel, range(count))
@@ -114,14 +115,20 @@ class TestOneReceiver:
         await pass_time(0.6)
         layer = make_layer(**expiring)
         first = await begin_work(layer, channel)
-        started = time.monotonic()
         await wait_until_async(
-            lambda: stats_of(layer)["dropped.expired"] == count, "all of them to be dropped", 20
+            lambda: stats_of(layer)["dropped.expired"] == count, "all of them to be dropped"
         )
-        assert time.monotonic() - started < 1.0, "a commit for each takes longer"
-        await layer.send(channel, {"n": "fresh"})
-        assert await asyncio.wait_for(first, 20) == {"n": "fresh"}
-        assert stats_of(layer)["dropped.expired"] == count
+        # A commit for each takes longer.
+        assert len(consumers.committed_positions) < count / 10
+        sent = 0
+        while not first.done():
+            # Again: on a slow machine one expires on its way.
+            await layer.send(channel, {"n": "fresh"})
+            sent += 1
+            assert sent < 100
+            await asyncio.wait([first], timeout=0.3)
+        assert await first == {"n": "fresh"}
+        assert stats_of(layer)["dropped.expired"] <= count + sent - 1
 
     async def test_a_wrong_clock_of_the_worker_drops_nothing(
         self, make_layer: Layers, channel: str, monkeypatch: pytest.MonkeyPatch
@@ -167,14 +174,13 @@ class TestSharing:
         def shared() -> bool:
             return all(len(each) > 50 for each in got)
 
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not shared() and time.monotonic() < deadline:
             await send(sender, channel, range(sent, sent + 50))
             sent += 50
             await wait_until_async(
                 lambda: sum(map(len, got)) == sent,  # noqa: B023
                 f"{sent} to be received",
-                20,
             )
         assert shared(), [len(each) for each in got]
         assert got[0] + got[1] == Counter(range(sent))
@@ -200,7 +206,8 @@ class TestSharing:
         got = await next_messages(working, channel, 100)
         took = time.monotonic() - started
         assert {message["n"] for message in got} == set(range(1, 101))
-        assert took < Timings().worker_idle + 2 * REBALANCED
+        # And what a slow machine adds; without it they would have none at all.
+        assert took < Timings().worker_idle + 2 * REBALANCED + 10
 
     async def test_the_last_one_stays_in_the_group_and_gives_way_to_a_new_one_at_once(
         self, make_layer: Layers, channel: str, protocol: dict[str, Any]
@@ -215,7 +222,7 @@ class TestSharing:
         assert worker.is_member
         second = make_layer(**protocol)
         await send(first, channel, range(40))
-        assert len(await next_messages(second, channel, 40, 3 * REBALANCED)) == 40
+        assert len(await next_messages(second, channel, 40)) == 40
         await wait_until_async(lambda: not worker.is_member, "the first to leave the group")
 
     async def test_it_comes_back_when_it_receives_again(
@@ -397,7 +404,7 @@ class MuteConsumer(CutOffConsumer):
 class TestClientsThatAreCutOff:
     @pytest.fixture(autouse=True)
     def impatient(self, make_layer: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
-        make_layer.timings = Timings(worker_look=0.5, worker_stuck=0.5)
+        make_layer.timings = Timings(worker_look=0.5, worker_stuck=1.5)
         monkeypatch.setattr(CutOffConsumer, "cut_off", None)
         monkeypatch.setattr(CutOffConsumer, "go_on", threading.Event(), raising=False)
 
@@ -416,10 +423,8 @@ class TestClientsThatAreCutOff:
         await next_message(layer, channel)
         CutOffConsumer.cut_off = consumers.made[-1]
         await send(layer, channel, range(1, 6))
-        jobs = asyncio.create_task(next_messages(layer, channel, 5, 40))
-        await wait_until_async(
-            lambda: stats_of(layer)["consumer.replaced"], "another one to go on", 20
-        )
+        jobs = asyncio.create_task(next_messages(layer, channel, 5, 60))
+        await wait_until_async(lambda: stats_of(layer)["consumer.replaced"], "another one to go on")
         # Its group is rid of it, as of one that cannot send heartbeats.
         CutOffConsumer.go_on.set()
         assert sorted(each["n"] for each in await jobs) == [1, 2, 3, 4, 5]
@@ -443,7 +448,7 @@ class TestClientsThatAreCutOff:
         await send(layer, channel, range(1))
         await next_message(layer, channel)
         job = asyncio.create_task(next_message(layer, channel, 30))
-        await wait_until_async(lambda: len(set(map(id, asked))) > 1, "another one to be tried", 20)
+        await wait_until_async(lambda: len(set(map(id, asked))) > 1, "another one to be tried")
         await send(layer, channel, range(1, 2))
         assert await job == {"n": 1}
         assert stats_of(layer)["consumer.replaced"] == 0
@@ -498,10 +503,11 @@ class TestClientsThatAreSilent:
         await next_messages(layer, channel, 20)
         await consumers.made[-1].mute(silent)
         await send(layer, channel, range(20, 60))
-        jobs = await next_messages(layer, channel, 40, 20)
+        jobs = await next_messages(layer, channel, 40)
         assert sorted(each["n"] for each in jobs) == list(range(20, 60))
         counted = stats_of(layer)
-        assert counted["consumer.replaced"] == 1
+        # A slow machine may make the next one look silent, too.
+        assert counted["consumer.replaced"] >= 1
         assert not [name for name in counted if name.startswith("dropped")]
 
     async def test_one_that_has_nothing_to_read_stays(
@@ -511,7 +517,7 @@ class TestClientsThatAreSilent:
         await send(layer, channel, range(8))
         await next_messages(layer, channel, 8)
         job = asyncio.create_task(next_message(layer, channel, 30))
-        await wait_until_async(lambda: len(consumers.looks) >= 4, "four looks", 20)
+        await wait_until_async(lambda: len(consumers.looks) >= 4, "four looks")
         await send(layer, channel, range(8, 9))
         assert await job == {"n": 8}
         assert stats_of(layer)["consumer.replaced"] == 0
@@ -535,10 +541,10 @@ class TestClientsThatAreSilent:
         consumers.set_back = 1
         job = asyncio.create_task(next_message(layer, channel, 30))
         await wait_until_async(
-            lambda: stats_of(layer)["consumer.replaced"], "it to be replaced once", 20
+            lambda: stats_of(layer)["consumer.replaced"], "it to be replaced once"
         )
         looks = len(consumers.looks)
-        await wait_until_async(lambda: len(consumers.looks) >= looks + 6, "six looks", 20)
+        await wait_until_async(lambda: len(consumers.looks) >= looks + 6, "six looks")
         await send(layer, channel, range(1, 2))
         assert await job == {"n": 1}
         assert stats_of(layer)["consumer.replaced"] == 1
@@ -594,9 +600,9 @@ class TestNewPartitions:
         assert first is not None
         admin = AdminClient({"bootstrap.servers": sender.config.bootstrap_servers})
         for raised in admin.create_partitions([NewPartitions(first.topic, 4)]).values():
-            raised.result(20)
+            raised.result(60)
         used = {first.partition}
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(used) < 4 and time.monotonic() < deadline:
             position = await sender.send(channel, {})
             assert position is not None
@@ -695,7 +701,7 @@ class TestNothingIsLost:
         sender = make_layer()
         await send(sender, channel, range(self.COUNT))
         await wait_until_async(
-            lambda: len(got) == self.COUNT, f"{self.COUNT} messages to be received", 30
+            lambda: len(got) == self.COUNT, f"{self.COUNT} messages to be received", 60
         )
         await stop(*tasks)
         assert set(got.values()) == {1}
@@ -747,7 +753,7 @@ class TestNothingIsLost:
 
         sender = make_layer()
         await send(sender, channel, range(self.COUNT))
-        await asyncio.wait_for(asyncio.gather(come_and_go(), come_and_go()), 60)
+        await asyncio.wait_for(asyncio.gather(come_and_go(), come_and_go()), 100)
         assert set(got.values()) == {1}
         assert len(got) == self.COUNT
         assert rounds > 4

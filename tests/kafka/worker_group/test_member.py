@@ -26,7 +26,7 @@ from tests.kafka.worker_group.test_membership import (
     Sink,
     record,
 )
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class PatientConsumer(ScriptedConsumer):
@@ -86,7 +86,7 @@ def test_a_channel_on_which_nobody_receives_any_more_has_no_client_and_no_thread
     case: Callable[..., Case],
 ) -> None:
     made = case(worker_park=0.1)
-    made.member.start(10)
+    made.member.start(PATIENCE)
     assert made.member.is_member
     made.sink.demand = 0
     wait_until(lambda: not made.threads(), "the thread to end")
@@ -96,7 +96,7 @@ def test_a_channel_on_which_nobody_receives_any_more_has_no_client_and_no_thread
 
 def test_a_receive_on_a_parked_channel_is_served_again(case: Callable[..., Case]) -> None:
     made = case(worker_park=0.1)
-    made.member.start(10)
+    made.member.start(PATIENCE)
     made.sink.demand = 0
     wait_until(lambda: made.sink.on_demand, "it to be parked")
     made.consumers.records.append(record(7))
@@ -110,7 +110,7 @@ def test_a_receive_on_a_parked_channel_is_served_again(case: Callable[..., Case]
 
 def test_receives_that_come_at_the_same_time_begin_one_thread(case: Callable[..., Case]) -> None:
     made = case(worker_park=0.05)
-    made.member.start(10)
+    made.member.start(PATIENCE)
     made.sink.demand = 0
     wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
     made.sink.demand = 1
@@ -118,16 +118,16 @@ def test_receives_that_come_at_the_same_time_begin_one_thread(case: Callable[...
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert made.threads() == 1
 
 
 def test_a_parked_channel_that_is_stopped_begins_no_more(case: Callable[..., Case]) -> None:
     made = case(worker_park=0.05)
-    made.member.start(10)
+    made.member.start(PATIENCE)
     made.sink.demand = 0
     wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
-    made.member.join(10)
+    made.member.join(PATIENCE)
     made.sink.demand = 1
     wake()
     assert made.threads() == 0
@@ -137,7 +137,7 @@ def test_a_client_that_cannot_be_made_is_tried_again(
     case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = case(worker_park=0.05)
-    made.member.start(10)
+    made.member.start(PATIENCE)
     made.sink.demand = 0
     wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
     broken = [True]
@@ -178,7 +178,7 @@ class TestNoThread:
         self, case: Callable[..., Case], no_thread: Callable[[], Any], again: str
     ) -> None:
         made = case(worker_park=0.05)
-        made.member.start(10)
+        made.member.start(PATIENCE)
         made.sink.demand = 0
         wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
         made.consumers.records.append(record(7))
@@ -195,7 +195,7 @@ class TestNoThread:
     ) -> None:
         made = case()
         with no_thread(), pytest.raises(RuntimeError):
-            made.member.start(10)
+            made.member.start(PATIENCE)
         assert [each.closed for each in made.consumers.made] == [True]
 
     def test_a_client_that_hangs_is_deserted_later(
@@ -203,9 +203,9 @@ class TestNoThread:
     ) -> None:
         made = case(worker_stuck=0.05)
         go_on = threading.Event()
-        made.member.start(10)
+        made.member.start(PATIENCE)
         made.consumers.records.append(record(7))
-        made.consumers.made[0].commit = lambda **keywords: go_on.wait(30) and []
+        made.consumers.made[0].commit = lambda **keywords: go_on.wait(60) and []
 
         def has_another(failed: int) -> bool:
             made.member.check()
@@ -226,13 +226,13 @@ def test_a_client_that_hangs_is_deserted_with_its_thread(case: Callable[..., Cas
 
     def hang() -> None:
         hangs.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
-    made.member.start(10)
+    made.member.start(PATIENCE)
     made.consumers.records.append(record(7))
     first = made.consumers.made[0]
     first.commit = lambda **keywords: hang() or []
-    assert hangs.wait(10)
+    assert hangs.wait(PATIENCE)
     made.consumers.records.append(record(7))
 
     def is_deserted() -> bool:
@@ -341,7 +341,7 @@ def test_a_client_that_is_refused_and_fails_as_it_leaves_ends_the_start_with_its
     consumers = type("Consumers", (RefusedConsumer,), {"made": [], "records": []})
     monkeypatch.setattr(client, "Consumer", consumers)
     with pytest.raises(TopicError, match="no right to use the consumer group"):
-        made.member.start(10)
+        made.member.start(PATIENCE)
     wait_until(lambda: not made.threads(), "the thread to end")
     assert [each.closed for each in consumers.made] == [True]
 
@@ -354,7 +354,7 @@ def test_a_refusal_that_comes_as_the_time_of_a_start_is_up_ends_both_it_and_the_
     consumers = type("Consumers", (RefusedConsumer,), {"made": [], "records": []})
     monkeypatch.setattr(client, "Consumer", consumers)
     start_ended = threading.Event()
-    monkeypatch.setattr(member.client_logger, "error", lambda *_: start_ended.wait(10))
+    monkeypatch.setattr(member.client_logger, "error", lambda *_: start_ended.wait(60))
     refused = False
     try:
         made.member.start(0.2)

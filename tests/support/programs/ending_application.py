@@ -20,6 +20,7 @@ from typing import Any
 from kafka_layer.asgi import closing
 from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import CLOSE, START
 
 COUNT = 300
 
@@ -30,7 +31,7 @@ if importlib.util.find_spec("watched_by_reloaders"):
 
 class Layer(KafkaChannelLayer):
     # A warning that comes with the refresh comes soon.
-    timings = Timings(start=30.0, refresh=1.0)
+    timings = Timings(start=START, close=CLOSE, refresh=1.0)
 
 
 layer = Layer(**json.loads(os.environ["LAYER_CONFIG"]))

@@ -15,6 +15,7 @@ import threading
 from asgiref.sync import async_to_sync
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import PatientLayer
 
 
 async def round_trip(layer: KafkaChannelLayer, who: str, group: str) -> None:
@@ -29,7 +30,7 @@ async def round_trip(layer: KafkaChannelLayer, who: str, group: str) -> None:
 
 
 def main() -> None:
-    layer = KafkaChannelLayer(**json.loads(sys.argv[1]))
+    layer = PatientLayer(**json.loads(sys.argv[1]))
     group, used = sys.argv[2], sys.argv[3]
     if used == "before":
         asyncio.run(round_trip(layer, "parent-before", group))

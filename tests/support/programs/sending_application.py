@@ -12,9 +12,9 @@ import json
 import os
 from typing import Any
 
-from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import PatientLayer
 
-layer = KafkaChannelLayer(**json.loads(os.environ["LAYER_CONFIG"]))
+layer = PatientLayer(**json.loads(os.environ["LAYER_CONFIG"]))
 diary = os.open(os.environ["LAYER_DIARY"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 sending: list[asyncio.Task[None]] = []
 

@@ -12,6 +12,7 @@ import sys
 from asgiref.sync import async_to_sync
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import PatientLayer
 
 
 async def send_all(layer: KafkaChannelLayer, group: str, count: int) -> None:
@@ -24,7 +25,7 @@ kept: list[KafkaChannelLayer] = []
 
 
 def main() -> None:
-    layer = KafkaChannelLayer(**json.loads(sys.argv[1]))
+    layer = PatientLayer(**json.loads(sys.argv[1]))
     group, count, how = sys.argv[2], int(sys.argv[3]), sys.argv[4]
     if how != "dropped":
         kept.append(layer)

@@ -11,11 +11,11 @@ import signal
 import sys
 import threading
 
-from kafka_layer.layer import KafkaChannelLayer
+from tests.support.patience import PatientLayer
 
 
 def main() -> None:
-    layer = KafkaChannelLayer(**json.loads(sys.argv[1]))
+    layer = PatientLayer(**json.loads(sys.argv[1]))
     for number in range(int(sys.argv[3])):
         layer.group_send_sync(sys.argv[2], {"kind": "group", "n": number})
     os.kill(os.getpid(), signal.SIGTERM)
