@@ -78,7 +78,6 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield panel["title"], re.sub(r"\$\w+", ".*", text)
 
 
-@pytest.mark.timeout(300)
 async def test_five_faults(make_layer: Layers, kafka: str, prefix: str, servers: Servers) -> None:
     for topic in ("poisoned", "spotted"):
         create_topic(kafka, f"{prefix}-{topic}")

@@ -110,7 +110,6 @@ async def send_to(here: KafkaChannelLayer, channel: str, number: int) -> Positio
     return await here.send(channel, {"n": number})
 
 
-@pytest.mark.timeout(240)  # courses that wait for each other
 @pytest.mark.parametrize("restarted", [False, True], ids=["", "broker restarted before"])
 async def test_servers_and_workers_go_on_with_every_topic_that_was_made_anew(
     broker: RealBroker, make_layer: Layers, prefix: str, restarted: bool
