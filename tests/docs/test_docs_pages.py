@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,16 +83,37 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def address(built_site: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built_site))) as server:
+@contextmanager
+def served(site: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def address(built_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the site is, with nothing to search: each page that opens makes an index of all."""
+    site = tmp_path_factory.mktemp("site")
+    for each in built_site.iterdir():
+        if each.name != "search":
+            (site / each.name).symlink_to(each)
+    index = json.loads((built_site / "search" / "search_index.json").read_text())
+    (site / "search").mkdir()
+    (site / "search" / "search_index.json").write_text(json.dumps({**index, "docs": []}))
+    with served(site) as address:
+        yield address
+
+
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
+def with_search(built_site: Path) -> Iterator[str]:
+    """Where the whole site is."""
+    with served(built_site) as address:
+        yield address
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
     """A page that asks no other host for anything."""
     expect.set_options(timeout=TIMEOUT)
     context = chromium().new_context(viewport=DESKTOP, color_scheme="light")
@@ -99,7 +122,8 @@ def page(address: str) -> Iterator[Page]:
     page.on("request", lambda request: asked.append(request.url))
     yield page
     context.close()
-    assert [each for each in asked if not each.startswith((f"{address}/", "blob:", "data:"))] == []
+    ours = ("http://127.0.0.1:", "blob:", "data:")
+    assert [each for each in asked if not each.startswith(ours)] == []
 
 
 def all_pages() -> list[str]:
@@ -132,11 +156,11 @@ def test_everybody_can_read_them(address: str, page: Page) -> None:
         assert serious_findings(page) == [], f"{each}, dark: {dark}"
 
 
-def test_the_search_finds_a_setting(address: str, page: Page) -> None:
-    page.goto(address)
+def test_the_search_finds_a_setting(with_search: str, page: Page) -> None:
+    page.goto(with_search)
     page.get_by_role("textbox", name="Search").press_sequentially("recent_bytes")
     page.locator(".md-search-result__link").first.click()
-    expect(page).to_have_url(re.compile(f"^{address}/settings/"))
+    expect(page).to_have_url(re.compile(f"^{with_search}/settings/"))
 
 
 def test_the_texts_of_the_drawings_have_room(address: str, page: Page) -> None:
