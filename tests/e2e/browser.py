@@ -6,11 +6,19 @@ import re
 from pathlib import Path
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    ViewportSize,
+    expect,
+)
 
 from tests.support.waiting import wait_until
 
-from .demo import MOST_CONNECTIONS, Demo
+from .demo import MOST_CONNECTIONS, Demo, join
 
 DESKTOP: ViewportSize = {"width": 1180, "height": 880}
 PHONE: ViewportSize = {"width": 390, "height": 780}
@@ -24,6 +32,9 @@ _FAILED_CONNECTION = re.compile(r"WebSocket connection to '[^']+' failed: ")
 class People:
     """Makes browsers, each of its own, and notes what they complain about.
 
+    To start one takes longer than most of what a test does with it, so :meth:`leave` keeps them: in
+    their next test they have the demo's files, and nothing else of the one before.
+
     Attributes:
         complaints: What the pages said of errors.
         connections_fail: Whether that a connection failed is no complaint; see :meth:`kill`.
@@ -34,8 +45,33 @@ class People:
         self.connections_fail = False
         self._browser = browser
         self._demo = demo
+        # A picture, at the address of the demo: to go on from there takes no new process.
+        self._nowhere = f"{demo.address}/static/chat/icon.svg"
+        self._used: list[tuple[Page, bool]] = []
+        self._idle: list[Page] = []
 
-    def join(self, name: str, room: str, *, on: str | None = None) -> Page:
+    def join(self, name: str, room: str, *, on: str | None = None, own: bool = False) -> Page:
+        """Open the chat, for somebody who has filled in the form of the first page.
+
+        Args:
+            name: What the others see.
+            room: Where the others are.
+            on: The worker to be connected to, if that matters.
+            own: Whether the test changes the page for good, so that no other test may get it.
+        """
+        ticket = join(self._demo.address, name, room)
+        page = self._page(DESKTOP, own=own)
+        page.context.add_cookies(
+            [
+                {"name": key, "value": value, "url": ticket.origin}
+                for key, _, value in (each.partition("=") for each in ticket.cookies.split("; "))
+            ]
+        )
+        page.goto(ticket.page)
+        return self._on(page, on)
+
+    def fill_in(self, name: str, room: str, *, on: str | None = None) -> Page:
+        """Join as a person does: by the form of the first page."""
         page = self._page(DESKTOP)
         page.goto(self._demo.address)
         page.get_by_label("Your name").fill(name)
@@ -51,15 +87,20 @@ class People:
         return self._on(page, on)
 
     def look(self, size: ViewportSize = DESKTOP) -> Page:
-        """Open the page for staff, which shows the servers."""
-        page = self._page(size)
+        """Open the page for staff, which shows the servers; the test may change it for good."""
+        page = self._page(size, own=True)
         page.goto(f"{self._demo.address}/kafka/")
         expect(page.get_by_role("status").filter(has_text="Live from")).to_be_visible()
         return page
 
-    def _page(self, size: ViewportSize) -> Page:
+    def _page(self, size: ViewportSize, *, own: bool = False) -> Page:
+        page = self._idle.pop() if self._idle and not own else self._started()
+        self._used.append((page, own))
+        page.set_viewport_size(size)
+        return page
+
+    def _started(self) -> Page:
         context = self._browser.new_context(
-            viewport=size,
             color_scheme="light",
             locale="en-GB",
             # What moves without end is drawn 60 times a second, on each page.
@@ -83,8 +124,30 @@ class People:
         return self._demo.kill(worker)
 
     def leave(self) -> None:
-        for context in self._browser.contexts:
-            context.close()
+        """Have all pages leave the demo, and forget the complaints."""
+        for page, own in self._used:
+            if own or page.is_closed() or not self._tidy(page):
+                page.context.close()
+            else:
+                self._idle.append(page)
+        self._used.clear()
+        self.complaints.clear()
+        self.connections_fail = False
+
+    def _tidy(self, page: Page) -> bool:
+        """Make a page as good as new; returns whether it is."""
+        try:
+            for tab in page.context.pages:
+                if tab != page:
+                    tab.close()
+            page.goto(self._nowhere)
+            page.evaluate("sessionStorage.clear(), localStorage.clear()")
+            page.context.clear_cookies()
+            page.emulate_media(color_scheme="light", reduced_motion="reduce")
+            page.mouse.move(0, 0)
+        except Error:
+            return False
+        return True
 
     def _watched(self, page: Page) -> Page:
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))

@@ -43,10 +43,16 @@ def demo(kafka: str) -> Iterator[Demo]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def everybody(demo: Demo) -> People:
+    """Their browsers live as long as the demo: both end with the lane."""
+    return People(chromium(), demo)
+
+
 @pytest.fixture
-def people(chromium: Browser, demo: Demo) -> Iterator[People]:
+def people(chromium: Browser, everybody: People) -> Iterator[People]:
     """Opens pages; fails at the end if one of them complained."""
-    people = People(chromium, demo)
-    yield people
-    people.leave()
-    assert people.complaints == []
+    yield everybody
+    complaints = [*everybody.complaints]
+    everybody.leave()
+    assert complaints == []

@@ -204,6 +204,11 @@ class Ticket:
     origin: str
     cookies: str
 
+    @property
+    def page(self) -> str:
+        """The address of the page that opens the websocket."""
+        return self.socket.replace("ws:", "http:").replace("/ws/", "/")
+
     def named(self, tab: str) -> Ticket:
         """Return a ticket for a page that calls itself `tab`."""
         name = urllib.parse.quote(tab)

@@ -19,8 +19,8 @@ SCRIPT = "<script>document.title = 'taken over'</script><img src=x onerror=alert
 
 
 def test_two_browsers_on_two_workers_talk(people: People, room: str) -> None:
-    ada = people.join("Ada Lovelace", room, on="worker-1")
-    bob = people.join("Bob", room, on="worker-2")
+    ada = people.fill_in("Ada Lovelace", room, on="worker-1")
+    bob = people.fill_in("Bob", room, on="worker-2")
     say(ada, "Hello from the first worker")
     expect(message(bob, "Hello from the first worker")).to_contain_text("worker-1→ to worker-2")
     say(bob, "And back")
@@ -29,7 +29,7 @@ def test_two_browsers_on_two_workers_talk(people: People, room: str) -> None:
 
 
 def test_a_script_is_shown_as_text(people: People, room: str) -> None:
-    ada = people.join("<b>Ada</b>", room)
+    ada = people.fill_in("<b>Ada</b>", room)
     bob = people.join("Bob", room)
     say(ada, SCRIPT)
     expect(message(bob, SCRIPT)).to_contain_text("<b>Ada</b>")

@@ -165,7 +165,7 @@ def test_a_page_whose_worker_is_killed_misses_nothing(
 
 def test_a_tab_that_slept_misses_nothing(people: People, demo: Demo, room: str) -> None:
     ada = people.join("Ada", room, on="worker-1")
-    bob = people.join("Bob", room, on="worker-2")
+    bob = people.join("Bob", room, on="worker-2", own=True)
     lifecycle = bob.context.new_cdp_session(bob)
     lifecycle.send("Page.setWebLifecycleState", {"state": "frozen"})
     say(ada, "Before its worker died")
@@ -181,7 +181,7 @@ def test_a_tab_that_slept_misses_nothing(people: People, demo: Demo, room: str) 
 
 def test_a_page_that_cannot_have_all_gets_the_last_messages(people: People, room: str) -> None:
     ada = people.join("Ada", room)
-    bob = people.join("Bob", room)
+    bob = people.join("Bob", room, own=True)
     bob.add_init_script(FORGE_POSITIONS)
     bob.reload()
     expect(bob.locator("#connection")).to_contain_text("through worker-")
@@ -196,7 +196,7 @@ def test_a_page_that_cannot_have_all_gets_the_last_messages(people: People, room
 
 def test_what_a_worker_had_to_give_up_is_sent_again(people: People, room: str) -> None:
     ada = people.join("Ada", room)
-    bob = people.join("Bob", room)
+    bob = people.join("Bob", room, own=True)
     sockets: list[WebSocketRoute] = []
     taken: list[str] = []
 
@@ -236,8 +236,8 @@ def test_a_broker_that_restarts_costs_no_message(
         Demo("--job-workers", "0", workers=2, kafka=broker.bootstrap_servers) as demo,
     ):
         people = People(chromium, demo)
-        ada = people.join("Ada", room, on="worker-1")
-        bob = people.join("Bob", room, on="worker-2")
+        ada = people.join("Ada", room, on="worker-1", own=True)
+        bob = people.join("Bob", room, on="worker-2", own=True)
         say(bob, "Before")
         expect(message(ada, "Before")).to_be_visible()
         servers = people.look()
@@ -275,8 +275,8 @@ def test_a_broker_that_restarts_costs_no_message(
             expect(row_of(page, "worker-1")).to_contain_text("page")
             expect(row_of(page, "worker-2")).to_contain_text("page")
             expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
-        people.leave()
         assert people.complaints == []
+        people.leave()
 
 
 def show(page: Page, screenshots: Path) -> None:
