@@ -1,7 +1,7 @@
-"""Reads what the log held before: one thread and its own clients, there while they are needed.
+"""Reads older records of the log, with a thread and clients that exist only while they are needed.
 
-It assigns partitions by hand and without a consumer group, so it disturbs no other client. Above
-this package ``Past`` is the protocol of what a question may ask.
+It assigns partitions by hand and without a consumer group, so it disturbs no other client. For
+other packages ``transport.Past`` is the protocol of a query's reads.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ _POLL = 0.1
 _BATCH = 500
 # Records of one block, or a batch more.
 _BLOCK = 10_000
-# Seconds between two requests that a broker did not answer.
+# Seconds between two requests that no broker answered.
 _RETRY = 0.05
-# Seconds for one request; a broker that goes away takes its answer along.
+# Seconds for one request: a broker that goes away will not answer it.
 _PATIENCE = 1.0
 
 
 class _Waiting(NamedTuple):
-    """A question that has not begun.
+    """A query that has not begun.
 
     Attributes:
-        question: Asks; returns the function that makes each asker's answer.
+        question: The query; it returns a function that makes the answer for each caller.
         deadline: When to give up, on ``monotonic()``.
-        tickets: Those of the askers.
+        tickets: The tickets of the callers.
     """
 
     question: Callable[[Past], Callable[[], Any]]
@@ -85,12 +85,11 @@ class _Waiting(NamedTuple):
 
 
 class PastReader:
-    """Carries out questions for the past, one after another; any thread may ask.
+    """Runs queries of older records, one after another; any thread may call ``ask``.
 
-    Questions that wait at the same time share what is learnt of the log, and each is carried out
-    once for all who asked it.
+    Queries that wait at the same time share the extents of the log, and equal ones run once.
 
-    States: *idle*, without a thread and clients; *reading*, from the first question until none came
+    States: *idle*, without a thread and clients; *reading*, from the first query until none came
     for ``timings.history_idle``; *closed*, for good.
 
     Args:
@@ -111,13 +110,13 @@ class PastReader:
         self._asked = new_event()
         self._stop = new_event()
         self._thread: Thread | None = None
-        # The thread's; kept here for abandon().
+        # Used by the thread; kept here for abandon().
         self._clients: _Clients | None = None
 
     def ask(
         self, key: Hashable, question: Callable[[Past], Callable[[], T]], deadline: float
     ) -> Ticket[T]:
-        """Have a question carried out; see ``Log.ask_past``."""
+        """Run a query; see ``Log.ask_past``."""
         ticket: Ticket[T] = Ticket()
         with self._lock:
             if self._stop.is_set():
@@ -136,7 +135,7 @@ class PastReader:
         return ticket
 
     def stop(self) -> None:
-        """Ask the thread to end, without waiting for it; questions fail with ``LayerClosed``."""
+        """Ask the thread to end, without waiting for it; queries fail with ``LayerClosed``."""
         with self._lock:
             self._stop.set()
             waiting, self._waiting = self._waiting, {}
@@ -151,7 +150,7 @@ class PastReader:
             thread.join(timeout)
 
     def abandon(self) -> None:
-        """Keep the clients from ever being freed, in a forked child."""
+        """Keep the clients from being freed, in a forked child."""
         self._lock, self._stop, self._asked = RLock(), new_event(), new_event()
         self._stop.set()
         self._thread = None
@@ -164,7 +163,7 @@ class PastReader:
             if waiting:
                 self._carry_out_all(waiting)
                 continue
-            # Questions that come meanwhile wait for this thread: the clients have one owner.
+            # Queries that come meanwhile wait for this thread, because the clients have one owner.
             self._free()
             with self._lock:
                 if self._stop.is_set() or not self._waiting:
@@ -172,7 +171,7 @@ class PastReader:
                     return
 
     def _next(self) -> list[_Waiting]:
-        """Wait for questions; none, if none come for a while or the reader is closed."""
+        """Wait for queries; returns none if none come for a while, or the reader is closed."""
         idle_at = monotonic() + self._config.timings.history_idle
         while True:
             with self._lock:
@@ -187,17 +186,17 @@ class PastReader:
         error: Exception | None = None
         for each in waiting:
             if isinstance(error, BrokerUnavailable):
-                # The others would wait for as long, and in vain.
+                # Do not let the others wait as long for the same error.
                 each.fail(error)
             else:
                 error = self._carry_out(each, extents)
 
     def _carry_out(self, waiting: _Waiting, extents: _KnownExtents) -> Exception | None:
-        """Carry out a question; returns the error with which it failed.
+        """Run a query; returns the error with which it failed.
 
         Args:
-            waiting: The question.
-            extents: What was learnt for others since this one was asked.
+            waiting: The query.
+            extents: The extents that were read for other queries since this one was asked.
         """
         try:
             if self._stop.is_set():
@@ -213,13 +212,13 @@ class PastReader:
             self._clients.consumer.unassign()
         except Exception as error:
             waiting.fail(error)
-            # With new clients the next question has another chance.
+            # The next query gets new clients, which may work.
             self._free(apart=not self._stop.is_set())
             return error
         return None
 
     def _free(self, apart: bool = False) -> None:
-        """Free the clients; apart in a thread of its own, because that may block for long."""
+        """Close the clients; with ``apart`` in another thread, because it may block for long."""
         clients, self._clients = self._clients, None
         if clients is None:
             return
@@ -232,7 +231,7 @@ class PastReader:
 
 
 _KnownExtents = dict[tuple[AnyLogTopic, ...], Mapping[Where, Extent]]
-"""What the log holds of some topics."""
+"""The extents of the partitions of some topics."""
 
 
 class _Names(dict[AnyLogTopic, str]):
@@ -248,7 +247,7 @@ class _Names(dict[AnyLogTopic, str]):
 
 
 class _Clients:
-    """The two clients of the thread: one reads, one tells the topics' ids; and what they read."""
+    """The two clients of the thread, one for records and one for topics' ids; and kept records."""
 
     def __init__(
         self, config: LayerConfig, connection: Connection, stream: StreamSettings | None
@@ -267,9 +266,10 @@ class _Clients:
         self._ids: dict[str, str | None] = {}
 
     def note_ids(self, told: Mapping[str, KnownTopic]) -> None:
-        """Take another consumer where a topic was created again.
+        """Replace the consumer if a topic was created again.
 
-        The old one may take the lower leader epoch of the new topic for outdated, and stay silent.
+        The old one may consider the lower leader epoch of the new topic outdated, and get no
+        records.
         """
         ids = {name: each.topic_id for name, each in told.items()}
         if any(self._ids.get(name, each) != each for name, each in ids.items()):
@@ -299,7 +299,7 @@ class _Clients:
 
 
 class _KafkaPast:
-    """``Past`` for one question; the reader's thread alone."""
+    """``Past`` for one query; for the reader's thread."""
 
     def __init__(
         self, clients: _Clients, stop: Event, deadline: float, extents: _KnownExtents
@@ -396,7 +396,7 @@ class _KafkaPast:
             raise self._clients.connection.unavailable(kafka_error(exception).str()) from None
         if offset >= 0:
             return min(max(offset, extent.start), extent.end)
-        # No record is as young, or the broker (an embedded one) has no index of the times.
+        # No record is as recent, or the broker (an embedded one) has no index of timestamps.
         first, end = extent.start, extent.end
         if self._time_at(where, end - 1, extent) < timestamp:
             return end
@@ -434,16 +434,16 @@ class _KafkaPast:
         end: int,
         convert: Callable[[Where, list[Message]], T],
     ) -> tuple[int, list[T]]:
-        """Read a part of a partition, and no other one meanwhile.
+        """Read a part of a partition, and no other partition meanwhile.
 
         Args:
             where: The partition.
             first: The first offset.
-            end: The offset behind the last one.
-            convert: Gets the partition and some messages in their order, one at least.
+            end: The offset after the last one.
+            convert: Gets the partition and some messages in order, at least one.
 
         Returns:
-            The first offset that the log still holds, and what ``convert`` returned.
+            The first offset that the log still holds, and the results of ``convert``.
         """
         if monotonic() >= self.deadline:
             raise TimeoutError
@@ -454,7 +454,7 @@ class _KafkaPast:
         while reached < end:
             messages, event = self._poll(partition, end - reached)
             if event == KafkaError._AUTO_OFFSET_RESET:
-                # Its first records were deleted since the question began.
+                # The first records were deleted since the query began.
                 first = reached = min(self._start_of(partition), end)
                 converted = []
                 # Not seek(), which raises after an error of the partition.
@@ -472,14 +472,15 @@ class _KafkaPast:
         return first, converted
 
     def _poll(self, partition: tuple[str, int], most: int) -> tuple[list[Message], int | None]:
-        """Return messages of the assigned partition, if any come within a short time.
+        """Return messages of the assigned partition, if there are some within a short time.
 
         Args:
             partition: The partition.
-            most: How many are of use.
+            most: The number of wanted messages.
 
         Returns:
-            The messages; and ``_PARTITION_EOF`` or ``_AUTO_OFFSET_RESET``, if that came.
+            The messages, and ``_PARTITION_EOF`` or ``_AUTO_OFFSET_RESET`` if the client reported
+            it.
 
         Raises:
             TimeoutError: If the deadline has come.
@@ -497,7 +498,7 @@ class _KafkaPast:
         for failed in [each for each in messages if each.error() is not None]:
             messages.remove(failed)
             error = failed.error()
-            # Without a topic it is about the group, which this reader does not use.
+            # An error without a topic concerns the group, which this reader does not use.
             if error is None or failed.topic() is None:
                 continue
             event = error.code()
@@ -506,7 +507,7 @@ class _KafkaPast:
         return messages, event
 
     def _read_metadata(self, names: Iterable[str], until: float) -> None:
-        """Have the client learn new partitions and leaders, which brokers do not announce."""
+        """Let the client learn new partitions and leaders, which brokers do not announce."""
         for name in names:
             left = until - monotonic()
             if left <= 0:
@@ -542,7 +543,7 @@ class _KafkaPast:
             partitions: The partitions.
             at: The time in milliseconds, or one of librdkafka's constants.
             until: When to give up, on ``monotonic()``.
-            none: The answer where a partition has no such offset; None if that is an error.
+            none: The answer for a partition without such an offset; None if that is an error.
 
         Raises:
             KafkaException: If an answer is missing.
@@ -577,7 +578,7 @@ _FORBIDDEN = frozenset(
 
 
 def _columns(where: Where, messages: Sequence[Message]) -> Columns:
-    # There may be 100,000 records: these are the loops of Python that cost least.
+    # There may be 100,000 records, and these are Python's fastest loops.
     first, last = messages[0].offset() or 0, messages[-1].offset() or 0
     offsets: Sequence[int] = range(first, last + 1)
     if len(offsets) != len(messages):
@@ -592,7 +593,7 @@ def _columns(where: Where, messages: Sequence[Message]) -> Columns:
             (messages[0].leader_epoch(), messages[-1].leader_epoch()),
         )
     except Exception:
-        # Headers that are no text.
+        # The name of a header is not UTF-8.
         return Columns.of(_records(where, messages))
 
 
@@ -623,7 +624,7 @@ def _record(topic: Any, message: Message) -> Record:
     try:
         headers = message.headers() or ()
     except Exception:
-        # Headers that are no text. Without a value the record counts as undecodable.
+        # The name of a header is not UTF-8. Without a value the record counts as undecodable.
         value = None
     return (
         topic,

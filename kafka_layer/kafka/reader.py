@@ -58,7 +58,7 @@ _BATCH = 100
 _PAUSE = 0.001
 # Seconds between two requests for ends that a broker does not know yet.
 _RETRY = 0.02
-# Looks in a row at which a client must seem silent before it is replaced.
+# Checks in a row that find a client silent before it is replaced.
 _PATIENCE = 3
 
 
@@ -140,16 +140,16 @@ class Reader:
         self._replacement = Replacement(
             liveness, connection, self._new_client, self._is_answered, _close_apart
         )
-        # Whether the client had no more messages at some moment since the last look. Before that
-        # moment, those of a partition may wait behind others that the sink has not taken.
+        # Whether the client had no more messages at some time since the last check. Before that,
+        # messages of a partition may wait behind others that the sink has not taken.
         self._emptied = False
-        # Gets the positions, and whether they are to be told; any thread sets both.
+        # The listener for positions, and whether to call it; any thread sets both.
         self._listener: OnPositions | None = None
         self._tells = False
-        # Gets the leader epochs where they change; and the last ones that it got.
+        # The listener for changes of leader epochs, and the last epochs that it got.
         self._on_epoch: OnEpoch | None = None
         self._epochs: dict[Partition, int] = {}
-        # Whether this client found no broker and got no answer since; other clients may have.
+        # Whether this client reached no broker, and has got no answer since; others may have.
         self._cut_off = False
         self._started: Ticket[None] = Ticket()
         self._stop = new_event()
@@ -272,8 +272,8 @@ class Reader:
             if self._positions.unsettled:
                 self._stop.wait(_RETRY)
                 self._read_metadata(client, deadline, patience)
-                # Slow brokers answer no sooner when they are asked again: give each request more of
-                # the time that is left.
+                # Another request does not make slow brokers faster: give each request more of the
+                # time that is left.
                 patience *= 3
         client.assign(_offsets(self._positions.take_everything()))
 
@@ -392,7 +392,7 @@ class Reader:
         """Return the record of a message without an error.
 
         Raises:
-            UnreadableRecord: If the client cannot read it, such as a header that is no text.
+            UnreadableRecord: If the client cannot read it, for example a header's name.
         """
         try:
             headers: Any = message.headers()
@@ -454,9 +454,9 @@ class Reader:
         client_logger.warning("CONSUME %s: %s", message.topic(), error.str())
 
     def _ask_whether_back(self, client: Consumer) -> None:
-        """Have the client look for the leaders now; by itself it does so once a second."""
+        """Let the client look for the leaders now; by itself it does so once a second."""
         if not self._topics:
-            # Of a stream without a topic there is nothing to ask, and so no answer.
+            # A stream without a topic: there is nothing to ask for.
             self._cut_off = False
             return
         try:
@@ -469,7 +469,7 @@ class Reader:
         self._replacement.alert()
 
     def _take_wish(self, client: Consumer) -> Consumer:
-        """Take the last wish; return the client to go on with."""
+        """Take the last wish; return the client to continue with."""
         wish = self._wishes.pop()
         self._note_positions(client)
         before = len(self._positions)
@@ -493,8 +493,8 @@ class Reader:
                 self._stats.dropped(
                     "retention", f"{topic} was deleted with {unread} that were not read", unread
                 )
-        # A client that knew an old topic may take the lower leader epoch of the new one for
-        # outdated, and stay silent for good; also where it did not read the topic meanwhile.
+        # A client that knew the old topic may consider the lower leader epoch of the new one
+        # outdated, and never get a record of it, even if it did not read the topic meanwhile.
         return self._replace(client) if knew_others else client
 
     def _note_topic_ids(self, wish: Mapping[Partition, Start]) -> bool:
@@ -525,7 +525,7 @@ class Reader:
                 where: int(at.timestamp * 1000) if isinstance(at, Since) else OFFSET_BEGINNING
                 for where, at in self._positions.searches().items()
             }
-            # After the ends: where no record is so young, those that come now are read.
+            # After the ends: if no record is as recent, all records from the end on are read.
             found = ask_for_times(client, times, timeout)
         except KafkaException as exception:
             return kafka_error(exception).str()

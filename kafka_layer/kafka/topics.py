@@ -1,8 +1,8 @@
 """The topics of one server: their existence, partition counts and ids.
 
-Brokers announce no change of a topic. So two clients look at the topics: the producer's, which
+Brokers do not announce changes of a topic. So two clients check the topics: the producer's, which
 itself needs the partition counts, and one with the consumers' credentials, which also gets the ids.
-Only its id tells a topic that was deleted and created again: its name, its partition count and
+Only its id shows that a topic was deleted and created again: its name, its partition count and
 often even its end are the same.
 """
 
@@ -50,7 +50,7 @@ _PLAIN_NAME = (
 _NO_ID = frozenset({"None", "AAAAAAAAAAAAAAAAAAAAAA"})
 # Seconds for which a topic's partition count is not read again.
 _FRESH = 1.0
-# For how many request time-outs a client may not see topics that were just created.
+# Request time-outs for which a client may not see topics that were just created.
 _UNSEEN_LOOKS = 2
 
 
@@ -76,7 +76,7 @@ class KnownTopics:
     earlier id again.
 
     Attributes:
-        topics: What is known, by Kafka's names of the topics.
+        topics: The known facts, by Kafka's names of the topics.
     """
 
     topics: dict[str, KnownTopic] = field(default_factory=dict)
@@ -107,13 +107,13 @@ class KnownTopics:
         return frozenset(moved)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Forget topics that do not exist any more; one that is created again is a new one."""
+        """Forget topics that do not exist any more; if they come again, they are new topics."""
         for name in names:
             self.topics.pop(name, None)
 
 
 class TopicWatch:
-    """A client that looks at topics with the consumers' credentials; any thread.
+    """A client that checks topics with the consumers' credentials; any thread.
 
     It stays open, because a connection takes longer than an answer.
 
@@ -125,7 +125,7 @@ class TopicWatch:
     """
 
     def __init__(self, config: LayerConfig) -> None:
-        # Without logs, and with slow reconnects in an outage: the other clients log and hurry.
+        # Without logs, and with slow reconnects in an outage: the other clients do both.
         own = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
         unhurried = {"reconnect.backoff.max.ms": 2_000}
         properties = Properties({**rights_properties(config), **own, **unhurried})
@@ -144,7 +144,7 @@ class TopicWatch:
             rights: Whether to ask for the authorized operations of this client, too.
 
         Returns:
-            The descriptions to come.
+            Futures of the descriptions.
         """
         answers: Mapping[str, Future[Any]] = self._client.describe_topics(
             TopicCollection(list(names)),
@@ -173,21 +173,21 @@ class TopicWatch:
             answer.set_exception(KafkaException(KafkaError(KafkaError._DESTROY)))
 
     def abandon(self) -> None:
-        """Keep the client from ever being freed: in a forked child that hangs."""
+        """Keep the client from being freed, which would hang, in a forked child."""
         abandon(self._client)
 
 
 def read_answers(
     answers: Mapping[str, Future[Any]], timeout: float
 ) -> tuple[dict[str, KnownTopic], frozenset[str]]:
-    """Return what brokers told of topics.
+    """Return the facts of topics from brokers' answers.
 
     Args:
         answers: From ``TopicWatch.ask``.
         timeout: Seconds to wait for them.
 
     Returns:
-        The topics that were told, and the missing ones, by Kafka's names.
+        The answered topics, and the missing ones, by Kafka's names.
     """
     wait_for_futures(answers.values(), timeout)
     told, missing = {}, set()
@@ -216,7 +216,7 @@ class LayerTopics:
         config: The layer's settings.
         producer: Its client is asked for partition counts, which it needs itself.
         connection: The state of the producer's connection, for errors.
-        on_change: Called with all topics, after every look, in the order of the looks. Must not
+        on_change: Called with all topics after every check, in the order of the checks. Must not
             block.
     """
 
@@ -235,19 +235,19 @@ class LayerTopics:
         # Guards _known and the order of on_change.
         self._lock = RLock()
         self._watch: TopicWatch | None = None
-        # All topics that were ever ensured, in a fixed order, for looks and repairs.
+        # All topics that were ensured so far, in a fixed order, for checks and repairs.
         self._topics: dict[Topic | WorkTopic, None] = {}
         self._read_at: dict[str, float] = {}
-        # Worker topics that no setting names, and of which a warning told.
+        # Worker topics that no setting names, and that were warned of.
         self._warned: set[WorkTopic] = set()
-        # Topics that were missing at the watch's last look.
+        # Topics that were missing at the last check.
         self._missing: frozenset[str] = frozenset()
-        # Those of them that a repair could not create: the looks leave them alone.
+        # Those of them that a repair could not create: checks do not repair them again.
         self._given_up: frozenset[str] = frozenset()
         self._closed = new_event()
         # Held while a repair runs or is about to: one at a time.
         self._repairing = Lock()
-        # Whether a repair was asked for since the present one began to look.
+        # Whether another repair was requested since the present one began.
         self._repair_again = False
 
     @property
@@ -266,7 +266,7 @@ class LayerTopics:
         return topic_name(self._config.prefix, topic)
 
     def watch(self) -> TopicWatch:
-        """Return the watch; the first call opens it, for all later looks.
+        """Return the watch; the first call opens it, for all later checks.
 
         Raises:
             ImproperlyConfigured: If librdkafka refuses a property.
@@ -318,8 +318,9 @@ class LayerTopics:
     def look(self, timeout: float) -> None:
         """Learn counts and ids from the watch, if it is open; does nothing without an answer.
 
-        Repairs missing topics in the background, at each look until they are there: a repair may
-        have asked a broker that still showed them. Those that it could not create are left alone.
+        Repairs missing topics in the background, at each check until they are there: a repair may
+        have asked a broker that still showed them. Topics that a repair could not create are left
+        out.
 
         Args:
             timeout: Seconds that this may block.
@@ -354,9 +355,9 @@ class LayerTopics:
         return missing
 
     def _writable(self, told: Mapping[str, KnownTopic]) -> dict[str, KnownTopic]:
-        """Return what was told, without new partitions that the producer's client does not know.
+        """Return an answer without new partitions that the producer's client does not know.
 
-        It refuses records for those. So its client is asked first, which learns them by that.
+        That client refuses records for them. So it is asked first, and thereby learns them.
         """
         known = self.known
         grown = [
@@ -397,7 +398,7 @@ class LayerTopics:
     def repair(self) -> None:
         """Create missing topics, in a thread; one repair at a time.
 
-        If one runs, another one follows: a topic may be gone since the first one looked for it.
+        If a repair runs, another one follows: a topic may have gone after the first one's check.
         """
         self._repair_again = True
         if self._closed.is_set() or not self._repairing.acquire(blocking=False):
@@ -463,7 +464,7 @@ class LayerTopics:
     def _create(
         self, topics: Sequence[Topic | WorkTopic], admin: TopicAdmin
     ) -> dict[Topic | WorkTopic, TopicError]:
-        """Create topics, one that is refused aside; returns why those were."""
+        """Create topics, also if some are refused; returns the errors of the refused ones."""
         specs = {topic: self._spec(topic) for topic in topics}
         try:
             admin.create(list(specs.values()))
@@ -478,9 +479,9 @@ class LayerTopics:
         return {}
 
     def _spec(self, topic: Topic | WorkTopic) -> TopicSpec:
-        """Return what to create: with as many partitions as the topic had, if it was deleted.
+        """Return the topic to create; if it was deleted, with as many partitions as it had.
 
-        With fewer, the servers whose inbox partition is gone could be reached no more.
+        With fewer partitions, servers could not be reached if their inbox partition was missing.
         """
         from .specs import topic_spec
 
@@ -493,7 +494,7 @@ class LayerTopics:
     def _refused_unnamed(
         self, missing: Sequence[Topic | WorkTopic], admin: TopicAdmin
     ) -> dict[Topic | WorkTopic, TopicError]:
-        """Warn of worker topics that no setting names; returns those that are too many."""
+        """Warn of worker topics that no setting names; returns errors for those over the limit."""
         refused: dict[Topic | WorkTopic, TopicError] = {}
         names_it = self._config.names_worker_channel
         unnamed = [
