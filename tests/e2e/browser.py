@@ -22,11 +22,13 @@ from .demo import MOST_CONNECTIONS, Demo, join
 
 DESKTOP: ViewportSize = {"width": 1180, "height": 880}
 PHONE: ViewportSize = {"width": 390, "height": 780}
-TIMEOUT = 15_000
+TIMEOUT = 30_000
 """Milliseconds; the machine may have other things to do."""
 
 
-_FAILED_CONNECTION = re.compile(r"WebSocket connection to '[^']+' failed: ")
+_FAILED_CONNECTION = re.compile(
+    r"WebSocket connection to '[^']+' failed: |Failed to load resource: net::ERR_(CONN|EMPTY)"
+)
 
 
 class People:
@@ -37,7 +39,9 @@ class People:
 
     Attributes:
         complaints: What the pages said of errors.
-        connections_fail: Whether that a connection failed is no complaint; see :meth:`kill`.
+        connections_fail: Whether that a connection failed is no complaint: a worker is killed, and
+            its connections end before its port does. So a page that comes back at once, or waits
+            for an answer, may reach the port, and has to try again.
     """
 
     def __init__(self, browser: Browser, demo: Demo) -> None:
@@ -77,14 +81,14 @@ class People:
         page.get_by_label("Your name").fill(name)
         page.get_by_label("Room").fill(room)
         page.get_by_role("button", name="Join").click()
-        return self._on(page, on)
+        return self.on(page, on)
 
     def watch(self, *added: str, on: str | None = None, size: ViewportSize = DESKTOP) -> Page:
         """Open the board of prices, with these rows besides those of the market."""
         page = self._page(size)
         query = urlencode({"add": added}, doseq=True)
         page.goto(f"{self._demo.address}/board/?{query}")
-        return self._on(page, on)
+        return self.on(page, on)
 
     def look(self, size: ViewportSize = DESKTOP) -> Page:
         """Open the page for staff, which shows the servers; the test may change it for good."""
@@ -112,14 +116,19 @@ class People:
     def second_tab(self, page: Page, *, on: str | None = None) -> Page:
         tab = self._watched(page.context.new_page())
         tab.goto(page.url)
-        return self._on(tab, on)
+        return self.on(tab, on)
+
+    def on(self, page: Page, worker: str | None) -> Page:
+        """Reload a page until it is connected to this worker; to any if it is None."""
+        for _ in range(MOST_CONNECTIONS):
+            expect(page.locator("#connection")).to_have_text(re.compile(r"through worker-\d"))
+            if worker is None or worker_of(page) == worker:
+                return page
+            page.reload()
+        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {worker}")
 
     def kill(self, worker: str) -> int:
-        """Kill a worker of the demo; return its process id.
-
-        Its connections end before its port does. So a page that comes back at once may reach the
-        port, and has to try again.
-        """
+        """Kill a worker of the demo; return its process id."""
         self.connections_fail = True
         return self._demo.kill(worker)
 
@@ -164,14 +173,6 @@ class People:
     def _require_own(self, url: str) -> None:
         if not url.startswith(f"{self._demo.address}/"):
             self.complaints.append(f"an address elsewhere: {url}")
-
-    def _on(self, page: Page, worker: str | None) -> Page:
-        for _ in range(MOST_CONNECTIONS):
-            expect(page.locator("#connection")).to_have_text(re.compile(r"through worker-\d"))
-            if worker is None or worker_of(page) == worker:
-                return page
-            page.reload()
-        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {worker}")
 
 
 def worker_of(page: Page) -> str:

@@ -27,7 +27,7 @@ import psutil
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 # What happens beside the conversation: a test that is not about it need not expect it.
 AMBIENT = frozenset({"joined", "left", "here", "typing", "worker"})
@@ -37,8 +37,9 @@ MOST_CONNECTIONS = 80
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 60.0
-STOP_SECONDS = 5.0
-"""In which a demo ends, with all of its processes."""
+STOP_SECONDS = 20.0
+"""In which a demo ends, with all of its processes: usually in one, and on a machine that stands
+still for a while in the 4 s after which it kills its workers, and some more."""
 
 T = TypeVar("T")
 
@@ -157,7 +158,7 @@ class Demo:
         if self._process.poll() is None:
             self.end(signal.SIGTERM)
 
-    def end(self, signum: signal.Signals, timeout: float = 10.0) -> float:
+    def end(self, signum: signal.Signals, timeout: float = PATIENCE) -> float:
         """Send the signal, and return after how many seconds all of its processes were gone."""
         demo = psutil.Process(self._process.pid)
         family = [demo, *demo.children(recursive=True)]
@@ -221,12 +222,12 @@ def join(address: str, name: str, room: str) -> Ticket:
     browser = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar)
     )
-    form = browser.open(f"{address}/", timeout=10).read().decode()
+    form = browser.open(f"{address}/", timeout=PATIENCE).read().decode()
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
     assert token is not None, "the form has no CSRF token"
     answers = {"name": name, "room": room, "csrfmiddlewaretoken": token[1]}
     data = urllib.parse.urlencode(answers).encode()
-    with browser.open(f"{address}/", data=data, timeout=10) as response:
+    with browser.open(f"{address}/", data=data, timeout=PATIENCE) as response:
         page = re.search(r'<script id="page"[^>]*>(.*?)</script>', response.read().decode())
     assert page is not None, "joining did not lead to a room"
     return Ticket(
@@ -284,6 +285,8 @@ class Client:
             proxy=None,
             # A client that nobody reads from for a while is no dead one.
             ping_interval=None,
+            open_timeout=PATIENCE,
+            close_timeout=PATIENCE,
         )
         client = cls(websocket, name)
         cls._opened.append(client)
@@ -298,7 +301,7 @@ class Client:
     async def say_to(self, person: Mapping[str, str], text: str) -> None:
         await self.send({"type": "direct", "to": dict(person), "text": text})
 
-    async def receive(self, kind: str, timeout: float = 10.0) -> Mapping[str, Any]:
+    async def receive(self, kind: str, timeout: float = PATIENCE) -> Mapping[str, Any]:
         """Return the next frame, which has to be of this type, whatever happens beside it."""
         what = f"{self.name} on {self.worker or 'a worker'} to receive a {kind}"
         deadline = time.monotonic() + timeout
@@ -331,7 +334,7 @@ class Client:
         """Return the texts of the next `count` messages."""
         return [(await self.receive("message"))["text"] for _ in range(count)]
 
-    async def answer_to(self, command: str, timeout: float = 10.0) -> Mapping[str, Any]:
+    async def answer_to(self, command: str, timeout: float = PATIENCE) -> Mapping[str, Any]:
         """Return what a job answers to a command, when that and the command were received.
 
         They come from two processes, and so in any order.
@@ -381,7 +384,7 @@ def play(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(play_and_leave())
 
 
-async def within(awaitable: Awaitable[T], what: str, timeout: float = 10.0) -> T:
+async def within(awaitable: Awaitable[T], what: str, timeout: float = PATIENCE) -> T:
     """Await something for at most `timeout` seconds; the error says what was awaited."""
     try:
         return await asyncio.wait_for(awaitable, timeout)

@@ -14,6 +14,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 import kafka_layer
+from tests.support.waiting import PATIENCE
 
 __all__ = ["PlayedServer", "Side"]
 
@@ -22,6 +23,7 @@ _PAGES: Mapping[str, tuple[str, bytes]] = {
     "/": ("text/html", b'<!doctype html><script type="module" src="/socket.js"></script>'),
     "/socket.js": ("text/javascript", _CLIENT.read_bytes()),
     "/favicon.ico": ("image/png", b""),
+    "/later": ("text/plain", b""),
 }
 
 
@@ -41,7 +43,7 @@ class Side:
         for frame in frames:
             self._connection.send(frame)
 
-    def receive(self, timeout: float = 10.0) -> str | bytes:
+    def receive(self, timeout: float = PATIENCE) -> str | bytes:
         return self._connection.recv(timeout)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -67,11 +69,13 @@ class PlayedServer:
         address: Like ``http://127.0.0.1:12345``.
         speaks: The subprotocol that it chooses.
         open: Whether it takes connections.
+        later: When it is set, the page's request for ``/later`` is answered.
     """
 
     def __init__(self) -> None:
         self.speaks = "kafka-layer.v1"
         self.open = True
+        self.later = threading.Event()
         self._sides: queue.Queue[Side] = queue.Queue()
         self._server = serve(
             self._serve,
@@ -83,7 +87,7 @@ class PlayedServer:
         self.address = "http://{}:{}".format(*self._server.socket.getsockname())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
-    def accept(self, timeout: float = 10.0) -> Side:
+    def accept(self, timeout: float = PATIENCE) -> Side:
         """Return the next connection.
 
         Raises:
@@ -100,11 +104,13 @@ class PlayedServer:
 
     def __exit__(self, *exception: object) -> None:
         self._server.shutdown()
-        self._thread.join(10.0)
+        self._thread.join(PATIENCE)
 
     def _process(self, connection: ServerConnection, request: Request) -> Response | None:
         if "Upgrade" not in request.headers:
             kind, body = _PAGES[request.path]
+            if request.path == "/later":
+                self.later.wait(PATIENCE)
             headers = {
                 "Content-Type": kind,
                 "Content-Length": str(len(body)),
