@@ -156,7 +156,9 @@ async def survive_a_kill(demo: Demo) -> None:
     while {client.worker for client in clients} != demo.workers:
         assert len(clients) < MOST_CONNECTIONS, "a worker gets no connections"
         clients.append(await Client.join(demo.address, f"Person {len(clients)}", room))
-    page = RecoveringPage(await asyncio.to_thread(join, demo.address, "Page", room))
+    ticket = await asyncio.to_thread(join, demo.address, "Page", room)
+    # Known by its name, it is sent on once at most by each worker.
+    page = RecoveringPage(ticket.named("page"))
     victim = await page.connect()
     killed = page.process
     pid = demo.kill(victim)
