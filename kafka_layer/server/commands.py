@@ -281,26 +281,26 @@ class Commands:
         """
         within = self._config.ack_timeout
         deadline = monotonic() + within
-        errand = self._requests.open_errand()
+        broadcast = self._requests.open_broadcast()
         name = str(self._identity.require())
-        value = {**order, "command": _STREAM, "id": errand.number, "reply_to": name}
+        value = {**order, "command": _STREAM, "id": broadcast.number, "reply_to": name}
         try:
             self._request_of_all({**value, "within": within})
             # Nobody knows how many servers there are: those that live answer within this time.
             with contextlib.suppress(TimeoutError):
-                yield from wait(errand.done, min(within, self._config.timings.roll_call))
-            errand.expect_no_more()
-            yield from wait(errand.done, max(0.0, deadline - monotonic()))
+                yield from wait(broadcast.done, min(within, self._config.timings.roll_call))
+            broadcast.expect_no_more()
+            yield from wait(broadcast.done, max(0.0, deadline - monotonic()))
         except TimeoutError:
             raise GroupAckTimeout(
                 f"Within {within} s these servers did not carry out {order['action']} of the "
-                f"stream {order['stream']!r}: {', '.join(errand.under_way)}."
+                f"stream {order['stream']!r}: {', '.join(broadcast.under_way)}."
             ) from None
         finally:
-            self._requests.forget(errand)
+            self._requests.forget(broadcast)
         errors = [
             f"{server}: {told['error']}"
-            for server, told in errand.servers.items()
+            for server, told in broadcast.servers.items()
             if "error" in told
         ]
         if errors:

@@ -10,7 +10,7 @@ from ..delivery.tickets import Ticket
 from ..exceptions import CommandFailed
 from ..wire.names import ServerName
 
-__all__ = ["Errand", "PendingRequest", "Requests", "RollCall"]
+__all__ = ["BroadcastCommand", "PendingRequest", "Requests", "RollCall"]
 
 _KEPT = 1000
 
@@ -90,7 +90,7 @@ class RollCall:
         return False
 
 
-class Errand:
+class BroadcastCommand:
     """A command to all servers. Each answers at once that it has it, and again when it is done.
 
     Args:
@@ -189,16 +189,16 @@ class Requests:
         for pending in list(self._pending.values()):
             if isinstance(pending, PendingRequest):
                 pending.answer.fail(error)
-            elif isinstance(pending, Errand):
+            elif isinstance(pending, BroadcastCommand):
                 pending.done.fail(error)
 
-    def open_errand(self) -> Errand:
+    def open_broadcast(self) -> BroadcastCommand:
         """Open a command to all servers."""
-        errand = Errand(next(self._numbers))
-        self._pending[errand.number] = errand
+        broadcast = BroadcastCommand(next(self._numbers))
+        self._pending[broadcast.number] = broadcast
         if self._error is not None:
-            errand.done.fail(self._error)
-        return errand
+            broadcast.done.fail(self._error)
+        return broadcast
 
     def open_roll_call(self) -> RollCall:
         """Open a request to all servers."""
@@ -226,7 +226,7 @@ class Requests:
                 self._silent.pop(pending.server, None)
             self._pending.pop(number, None)
 
-    def forget(self, request: PendingRequest | RollCall | Errand) -> None:
+    def forget(self, request: PendingRequest | RollCall | BroadcastCommand) -> None:
         """Stop waiting for answers; ignore later ones."""
         self._pending.pop(request.number, None)
 

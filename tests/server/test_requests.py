@@ -85,32 +85,32 @@ class TestSilence:
         assert requests.is_silent(ServerName(0, f"{1499:08x}"))
 
 
-class TestErrand:
+class TestBroadcastCommand:
     def test_it_is_done_when_all_that_have_it_are_and_no_more_are_expected(self) -> None:
         requests = Requests()
-        errand = requests.open_errand()
+        broadcast = requests.open_broadcast()
         for server in ("a", "b"):
-            requests.answer(errand.number, {"server": server, "taken": True}, 0.0)
-        requests.answer(errand.number, {"server": "a"}, 0.0)
-        errand.expect_no_more()
-        assert errand.under_way == ["b"]
-        assert not errand.done.done
-        requests.answer(errand.number, {"server": "b", "error": "no"}, 0.0)
-        assert errand.done.done
-        assert errand.servers["b"] == {"server": "b", "error": "no"}
+            requests.answer(broadcast.number, {"server": server, "taken": True}, 0.0)
+        requests.answer(broadcast.number, {"server": "a"}, 0.0)
+        broadcast.expect_no_more()
+        assert broadcast.under_way == ["b"]
+        assert not broadcast.done.done
+        requests.answer(broadcast.number, {"server": "b", "error": "no"}, 0.0)
+        assert broadcast.done.done
+        assert broadcast.servers["b"] == {"server": "b", "error": "no"}
 
     def test_a_server_may_be_done_before_it_says_that_it_has_it(self) -> None:
-        errand = Requests().open_errand()
-        errand.take({"server": "a"}, 0.0)
-        errand.take({"server": "a", "taken": True}, 0.0)
-        errand.expect_no_more()
-        assert errand.done.done
+        broadcast = Requests().open_broadcast()
+        broadcast.take({"server": "a"}, 0.0)
+        broadcast.take({"server": "a", "taken": True}, 0.0)
+        broadcast.expect_no_more()
+        assert broadcast.done.done
 
     def test_a_close_fails_it(self) -> None:
         requests = Requests()
-        errand = requests.open_errand()
+        broadcast = requests.open_broadcast()
         requests.close(LayerClosed("closed"))
         with pytest.raises(LayerClosed):
-            errand.done.result(0)
+            broadcast.done.result(0)
         with pytest.raises(LayerClosed):
-            requests.open_errand().done.result(0)
+            requests.open_broadcast().done.result(0)
