@@ -123,9 +123,9 @@ def fetch_jars() -> Path:
     return _made_once(_jars_folder(), _copy_dependencies)
 
 
-def run_kafka_tool(main: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of Kafka's command line tools, by its class, to its end."""
-    return _run(_java(main, *arguments, options=_fast_start()))
+def run_kafka_tool(main: str, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
+    """Run one of Kafka's command line tools, by its class, with these lines as its input."""
+    return _run(_java(main, *arguments, options=_fast_start()), lines=lines)
 
 
 class Node:
@@ -703,10 +703,11 @@ def _copy_dependencies(jars: Path) -> None:
 
 
 def _run(
-    command: Sequence[str | Path], timeout: float = _START_TIMEOUT
+    command: Sequence[str | Path], timeout: float = _START_TIMEOUT, lines: str = ""
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
+        input=lines,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

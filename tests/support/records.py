@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import subprocess
 from collections.abc import Sequence
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from tests.support.kafka import fetch_jars
+from tests.support.kafka import run_kafka_tool
 from tests.support.waiting import wait_until
 
 __all__ = ["console_produce", "consume", "create_topic", "kafka_tool", "leader_of", "produce"]
@@ -84,8 +83,8 @@ def console_produce(servers: str, topic: str, lines: bytes) -> None:
 
 def kafka_tool(script: str, *arguments: str, lines: bytes = b"") -> None:
     """Run one of Kafka's own tools with these lines as its input; blocks for a second."""
-    command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{fetch_jars()}/*", _TOOLS[script]]
-    subprocess.run([*command, *arguments], input=lines, check=True, timeout=60)
+    done = run_kafka_tool(_TOOLS[script], *arguments, lines=lines.decode())
+    assert done.returncode == 0, done.stdout
 
 
 def consume(
