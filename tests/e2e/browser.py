@@ -72,7 +72,7 @@ class People:
             ]
         )
         page.goto(ticket.page)
-        return self._on(page, on)
+        return self.on(page, on)
 
     def fill_in(self, name: str, room: str, *, on: str | None = None) -> Page:
         """Join as a person does: by the form of the first page."""
