@@ -66,9 +66,7 @@ class TestRecords:
     def test_another_process_can_connect(self, embedded: EmbeddedBroker, prefix: str) -> None:
         embedded.create_topic(prefix, partitions=1)
         run_python(f"""
-            from tests.support.layers import next_message
-from tests.support.patience import PatientLayer
-from tests.support.records import produce
+            from tests.support.records import produce
             produce({embedded.bootstrap_servers!r}, {prefix!r}, [b"from afar"])
         """)
         (record,) = consume(embedded.bootstrap_servers, prefix, 1)
@@ -263,9 +261,7 @@ class TestLife:
     def test_a_process_that_never_stops_it_ends_cleanly(self) -> None:
         run_python("""
             from kafka_layer.testing.embedded import EmbeddedBroker
-            from tests.support.layers import next_message
-from tests.support.patience import PatientLayer
-from tests.support.records import produce
+            from tests.support.records import produce
             broker = EmbeddedBroker()
             broker.start()
             broker.create_topic("topic", 1)
@@ -279,9 +275,7 @@ class TestFork:
             import os
             import sys
             from kafka_layer.testing.embedded import EmbeddedBroker
-            from tests.support.layers import next_message
-from tests.support.patience import PatientLayer
-from tests.support.records import consume, produce
+            from tests.support.records import consume, produce
 
             def refused(call):
                 try:
