@@ -34,6 +34,7 @@ def main() -> None:
     group, used = sys.argv[2], sys.argv[3]
     if used == "before":
         asyncio.run(round_trip(layer, "parent-before", group))
+    assert "ctypes" not in sys.modules
     children = []
     for number in range(2):
         pid = os.fork()
@@ -45,6 +46,8 @@ def main() -> None:
             async_to_sync(layer.group_send)(group, {"from": f"child-{number}-sync"})
             sys.exit(0)  # runs what is registered with atexit, as a real process does
         children.append(pid)
+        # Children need it at once, and must not wait for a thread that imports it in the parent.
+        assert "ctypes" in sys.modules
     asyncio.run(round_trip(layer, "parent", group))
     statuses = [os.waitpid(pid, 0)[1] for pid in children]
     asyncio.run(round_trip(layer, "parent-after", group))
