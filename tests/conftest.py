@@ -38,7 +38,10 @@ ROOT = TESTS.parent
 _SHARED = pytest.StashKey[SharedBroker | None]()
 
 # Where every test needs a real Kafka, a broker in the process, or processes of its own.
-_BROKER_FOLDERS = {"cluster", "faults", "security", "e2e", "testing"}
+_BROKER_PATHS = {
+    TESTS / each
+    for each in ("cluster", "faults", "security", "e2e", "testing", "docs/test_docs_pages.py")
+}
 _BROKER_FIXTURES = {
     "built_site",
     "embedded",
@@ -48,6 +51,20 @@ _BROKER_FIXTURES = {
     "shared_broker",
 }
 _BROKER_BACKENDS = ("kafka", "embedded")
+
+# pytest-django sets these up for each test, for its database, markers, test cases and servers: half
+# of the time of a small test. Those with a database need them; nothing else of that is used here.
+_FOR_DJANGO = {
+    "_dj_autoclear_mailbox",
+    "_django_clear_site_cache",
+    "_django_db_marker",
+    "_django_isolate_apps",
+    "_django_set_urlconf",
+    "_django_setup_unittest",
+    "_fail_for_invalid_template_variable",
+    "_live_server_helper",
+    "_template_string_if_invalid_marker",
+}
 
 # Enough examples for every change; HYPOTHESIS_PROFILE=thorough looks for what is rare, and "brief"
 # is for what examples do not tell. No deadline: how long one takes says how busy the machine is.
@@ -82,23 +99,32 @@ _parse_again_where_cpython_fails()
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import what ``-m "not broker"`` leaves out as a whole."""
     unwanted = config.getoption("markexpr") == "not broker"
-    inside = collection_path.parent == TESTS and collection_path.name in _BROKER_FOLDERS
-    return True if unwanted and inside else None
+    return True if unwanted and collection_path in _BROKER_PATHS else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a broker or processes of its own: ``-m "not broker"`` leaves it out."""
+    """Mark what needs a broker or processes of its own: ``-m "not broker"`` leaves it out.
+
+    And leave out what pytest-django does for tests that are none of Django's.
+    """
     for item in items:
-        folder = item.path.parts[len(TESTS.parts)]
         backend = getattr(item, "callspec", None)
         if (
-            folder in _BROKER_FOLDERS
+            _lies_in_broker_path(item.path)
             or item.get_closest_marker("slow")
             or _BROKER_FIXTURES & set(getattr(item, "fixturenames", ()))
             or (backend is not None and any(each in backend.id for each in _BROKER_BACKENDS))
         ):
             item.add_marker("broker")
+        if not item.get_closest_marker("django_db"):
+            names = getattr(item, "fixturenames", [])
+            item.fixturenames = [each for each in names if each not in _FOR_DJANGO]  # type: ignore[attr-defined]
     items.sort(key=_turns(items))
+
+
+@functools.cache
+def _lies_in_broker_path(path: Path) -> bool:
+    return not _BROKER_PATHS.isdisjoint((path, *path.parents))
 
 
 def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[object, ...]]:

@@ -23,7 +23,6 @@ from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.kafka.specs import topic_specs
 from tests.docs.test_compose import variables_read_by
-from tests.security.test_rights import CHANNEL, rules_of
 
 REPOSITORY = Path(kafka_layer.__file__).parents[1]
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
@@ -146,7 +145,7 @@ def test_the_probes_ask_what_the_package_answers() -> None:
 
 
 def test_a_pod_has_the_time_that_its_start_and_its_end_may_take() -> None:
-    # Takes half a second, for twisted and numpy, in each process that loads this file.
+    # Here, because it takes half a second: twisted and numpy.
     from daphne.server import Server
 
     for part in PARTS:
@@ -196,6 +195,8 @@ def test_strimzis_topics_are_those_that_kafka_setup_topics_makes() -> None:
 
 
 def test_strimzis_users_have_the_rights_of_the_security_page() -> None:
+    from tests.security.test_rights import CHANNEL, rules_of
+
     prices = ("topic", market.TOPIC, "READ")
     web = {*rules_of("web server", "demo"), prices}
     worker = {
