@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -32,7 +33,7 @@ from ..config.settings import LayerConfig
 from ..config.threads import sleep, wait_for_futures
 from ..exceptions import KafkaLayerError, TopicError
 from .clients import new_client
-from .errors import is_refusal, kafka_error, topic_error
+from .errors import are_all_fenced, is_refusal, kafka_error, topic_error
 from .log import client_logger
 from .properties import admin_properties
 from .specs import TopicSpec, TopicState, differences
@@ -167,19 +168,20 @@ class TopicAdmin:
         """
         if not specs:
             return
-        topics = [
-            NewTopic(
+        topics = {
+            spec.name: NewTopic(
                 spec.name,
                 num_partitions=spec.partitions,
                 replication_factor=spec.replication_factor,
                 config=dict(spec.config),
             )
             for spec in specs
-        ]
-        answers = self._ask(
+        }
+        answers = self._ask_unfenced(
             "create topics",
-            lambda: self._client.create_topics(
-                topics,
+            topics,
+            lambda names: self._client.create_topics(
+                [topics[name] for name in names],
                 operation_timeout=self._timeout,
                 request_timeout=self._timeout,
                 validate_only=dry_run,
@@ -201,10 +203,11 @@ class TopicAdmin:
         """
         if not counts:
             return
-        answers = self._ask(
+        answers = self._ask_unfenced(
             "add partitions",
-            lambda: self._client.create_partitions(
-                [NewPartitions(name, count) for name, count in counts.items()],
+            counts,
+            lambda names: self._client.create_partitions(
+                [NewPartitions(name, counts[name]) for name in names],
                 operation_timeout=self._timeout,
                 request_timeout=self._timeout,
                 validate_only=dry_run,
@@ -492,6 +495,26 @@ class TopicAdmin:
         self._client.poll(0)
         return answers
 
+    def _ask_unfenced(
+        self,
+        what: str,
+        names: Iterable[str],
+        request: Callable[[Iterable[str]], Mapping[str, Future[Any]]],
+    ) -> Mapping[str, Future[Any]]:
+        """Make a request for partitions; again for some seconds while all brokers are fenced.
+
+        So they are for a while after their start. After ``timeout`` seconds that is the answer.
+        """
+        deadline = monotonic() + self._timeout
+        answers = dict(self._ask(what, lambda: request(names)))
+        while monotonic() < deadline:
+            early = [name for name, future in answers.items() if _came_too_early(future)]
+            if not early:
+                break
+            sleep(_POLL_INTERVAL)
+            answers |= self._ask(what, partial(request, early))
+        return answers
+
     def _result(self, what: str, future: Future[Any], accepted: Collection[int] = ()) -> Any:
         try:
             return future.result()
@@ -513,6 +536,11 @@ class TopicAdmin:
             self._trouble = self._trouble or error
         elif self._trouble is None or is_refusal(error) or not is_refusal(self._trouble):
             self._trouble = error
+
+
+def _came_too_early(future: Future[Any]) -> bool:
+    failure = future.exception()
+    return isinstance(failure, KafkaException) and are_all_fenced(kafka_error(failure))
 
 
 _NOT_THERE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})

@@ -16,6 +16,7 @@ from ..wire.topics import StreamTopic
 
 __all__ = [
     "UNKNOWN_TOPIC",
+    "are_all_fenced",
     "configuration_error",
     "is_refusal",
     "kafka_error",
@@ -148,6 +149,14 @@ def refused(servers: str, error: KafkaError, what: str = "") -> BrokerUnavailabl
     )
 
 
+def are_all_fenced(error: KafkaError) -> bool:
+    """Tell whether no broker takes partitions yet, as in the seconds after all have started.
+
+    Kafka has no code of its own for it (KIP-631).
+    """
+    return error.code() == KafkaError.INVALID_REPLICATION_FACTOR and "fenced" in error.str()
+
+
 def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
     """Return the error for a request about a topic that failed.
 
@@ -158,7 +167,7 @@ def topic_error(what: str, error: KafkaError, servers: str) -> KafkaLayerError:
     """
     if is_refusal(error):
         return refused(servers, error, what)
-    if error.code() in _UNREACHABLE:
+    if error.code() in _UNREACHABLE or are_all_fenced(error):
         return unavailable(servers, f"{what}: {_AFTERTHOUGHT.sub('', error.str())}")
     return TopicError(f"Cannot {what}: {_sentence(error)}.")
 
