@@ -20,7 +20,7 @@ from kafka_layer.config import realtime
 from kafka_layer.delivery import mailbox, registry, wakeups
 from kafka_layer.testing.embedded import EmbeddedBroker
 from tests.support import lanes
-from tests.support.kafka import RealBroker, missing_tools
+from tests.support.kafka import STEADY, RealBroker, missing_tools
 from tests.support.layers import (
     Backend,
     Layers,
@@ -204,7 +204,7 @@ def shared_broker(request: pytest.FixtureRequest) -> Iterator[str]:
     if folder is not None:
         yield SharedBroker.address(Path(folder))
         return
-    with RealBroker() as broker:
+    with RealBroker(STEADY) as broker:
         yield broker.bootstrap_servers
 
 

@@ -19,7 +19,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import TopicError
 from kafka_layer.signals import connection_changed
 from tests.faults.conftest import LayersOn
-from tests.support.kafka import RealBroker
+from tests.support.kafka import STEADY, RealBroker
 from tests.support.layers import Layers, next_message, stats_of
 from tests.support.patience import START
 
@@ -37,6 +37,7 @@ def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
     of worker groups only.
     """
     properties = {
+        **STEADY,
         "group.coordinator.rebalance.protocols": "classic",
         "connections.max.idle.ms": 1_000,
         "log.segment.bytes": MIB,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_KAFKA_VERSION",
     "KAFKA_VERSION",
+    "STEADY",
     "Node",
     "RealBroker",
     "RealCluster",
@@ -73,7 +74,8 @@ _LOGGING: Final = (
 _PROPERTIES: Final[Mapping[str, str]] = {
     "auto.create.topics.enable": "false",
     "broker.heartbeat.interval.ms": "300",
-    "broker.session.timeout.ms": "1500",
+    # A killed broker serves again only when this has passed since it was alive.
+    "broker.session.timeout.ms": "3000",
     "group.consumer.heartbeat.interval.ms": "500",
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.consumer.min.session.timeout.ms": "1000",
@@ -87,6 +89,10 @@ _PROPERTIES: Final[Mapping[str, str]] = {
     "share.coordinator.state.topic.num.partitions": "1",
     "transaction.state.log.num.partitions": "1",
 }
+
+# Properties of a broker that no test kills: its controller fences it, so that nobody can create
+# topics, when the machine stands still for a session.
+STEADY: Final[Mapping[str, str]] = {"broker.session.timeout.ms": "15000"}
 
 # Ends a broker whose Python process went away without a word (SIGKILL, a crash): the pipe
 # to its standard input closes then. A parent-death signal would not do: it comes already

@@ -25,7 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tests.support.certificates import Authority
-from tests.support.kafka import RealBroker
+from tests.support.kafka import STEADY, RealBroker
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class SecureBroker:
         jaas = "org.apache.kafka.common.security"
         self._broker = RealBroker(
             {
+                **STEADY,
                 "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 "allow.everyone.if.no.acl.found": "false",
                 "super.users": "User:ANONYMOUS",

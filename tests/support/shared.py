@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.support.kafka import RealBroker
+from tests.support.kafka import STEADY, RealBroker
 from tests.support.waiting import wait_until
 
 __all__ = ["SharedBroker"]
@@ -62,7 +62,7 @@ class SharedBroker:
                 return
         with contextlib.ExitStack() as stack:
             try:
-                broker = stack.enter_context(RealBroker())
+                broker = stack.enter_context(RealBroker(STEADY))
             except Exception as error:
                 self._answer(f"failed\n{error}")
                 return
