@@ -26,10 +26,10 @@ class TestOneAndSeveral:
         self, cluster: Cluster
     ) -> None:
         target, *others = await cluster.connect_each()
-        sent = stats_of(cluster[0])["sent"]
+        sent = cluster[0].stats().sent_by_kind.get("channel")
         await cluster[0].send(target.channel, MESSAGE)
         assert await target.inbox() == [MESSAGE]
-        assert stats_of(cluster[0])["sent"] == sent
+        assert cluster[0].stats().sent_by_kind.get("channel") == sent
         await cluster.settle(cluster[0])
         assert await inboxes(target, *others) == [[] for _ in cluster.servers]
 

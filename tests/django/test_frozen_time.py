@@ -147,4 +147,4 @@ def test_a_layer_that_is_imported_while_the_time_is_frozen() -> None:
         with freeze_time("2030-01-01"):
             asyncio.run(main())
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=250)

@@ -132,7 +132,7 @@ def errors(modules: dict[str, str], folder: Path) -> list[str]:
         env={"MYPYPATH": f"{folder}:{REPOSITORY}", "PATH": "", "HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
     )
     lines = (done.stdout + done.stderr).splitlines()
     with_others = {name for name, code in modules.items() if _OTHERS.search(code)}

@@ -28,4 +28,4 @@ assert loaded()
 @pytest.mark.slow
 def test_nothing_is_loaded_before_the_first_question() -> None:
     code = f"from django.conf import settings\nsettings.configure(SECRET_KEY='key')\n{CODE}"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250)
