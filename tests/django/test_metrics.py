@@ -22,7 +22,7 @@ from kafka_layer.checks import check_settings
 from kafka_layer.exceptions import Cause, Reason
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.stats import LayerStats
-from tests.support.layers import Layers, memory_backend, next_message
+from tests.support.layers import Layers, memory_backend, next_message, unhurried
 from tests.support.waiting import PATIENCE, wait_until_async
 
 MEMORY = "kafka_layer.testing.InMemoryKafkaChannelLayer"
@@ -33,7 +33,7 @@ Values = dict[tuple[str, ...], float]
 
 @pytest.fixture
 def layers() -> Iterator[Layers]:
-    made = Layers(memory_backend())
+    made = Layers(unhurried(memory_backend()))
     yield made
     made.close()
 

@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from kafka_layer.exceptions import TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.shortcuts import produce_on_commit
-from tests.support.layers import Backend, Layers, memory_backend, next_message
+from tests.support.layers import Backend, Layers, memory_backend, next_message, unhurried
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,7 +39,7 @@ STREAMS = {
 
 @pytest.fixture(scope="module")
 def backend() -> Backend:
-    return memory_backend()
+    return unhurried(memory_backend())
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from channels.layers import InMemoryChannelLayer, channel_layers
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import InMemoryKafkaChannelLayer
 from kafka_layer.worker import OneAtATimeWorker
-from tests.support.layers import Backend, Layers, memory_backend, stats_of
+from tests.support.layers import Backend, Layers, memory_backend, stats_of, unhurried
 from tests.support.waiting import PATIENCE, wait_until_async
 
 DEADLINE = PATIENCE
@@ -24,7 +24,7 @@ DEADLINE = PATIENCE
 
 @pytest.fixture(scope="session")
 def backend() -> Backend:
-    return memory_backend()
+    return unhurried(memory_backend())
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.topics import Topic
 from kafka_layer.worker import OneAtATimeWorker
 from tests.support.inspect import server_of
-from tests.support.layers import Layers, memory_backend, next_message
+from tests.support.layers import Layers, memory_backend, next_message, unhurried
 from tests.support.waiting import PATIENCE, wait_until_async
 
 Made = InMemorySpanExporter
@@ -48,7 +48,7 @@ def provide(monkeypatch: pytest.MonkeyPatch, provider: TracerProvider) -> Made:
 
 @pytest.fixture
 def layers() -> Iterator[Layers]:
-    layers = Layers(memory_backend())
+    layers = Layers(unhurried(memory_backend()))
     yield layers
     layers.close()
 

@@ -51,7 +51,7 @@ PARTITIONS = 4
 
 _LIMITS = (
     *("read_back", "read_back_window", "stream_start", "look_back"),
-    *("history", "history_answer", "recovery"),
+    *("history", "history_answer", "recovery", "job_unclaimed"),
 )
 
 WORKER_CHANNEL = "shared-jobs"
