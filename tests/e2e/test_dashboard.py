@@ -125,7 +125,7 @@ def test_servers_come_and_go_while_it_is_open(people: People, demo: Demo, room: 
     [worker] = [each for each in demo.workers if other in demo.worker_pids(each)]
     people.join("Bob", room, on=worker)
     is_told(page, *web_pids(demo))
-    page.wait_for_function("news.some((each) => each.includes('has come'))")
+    page.wait_for_function("news.some((each) => each.includes('has started'))")
 
     # Its own server, too: the page goes on with the other one, and keeps what it knows.
     os.kill(mine, signal.SIGKILL)
@@ -139,12 +139,12 @@ def test_it_says_what_keeps_it_from_its_websocket_and_from_the_figures(people: P
     page = people.look()
     page.route_web_socket("**/kafka/socket", lambda socket: socket.close())
     page.reload()
-    expect(page.locator("#link")).to_contain_text("Asks each second")
+    expect(page.locator("#link")).to_contain_text("Live by HTTP")
     expect(page.locator("#note")).to_contain_text("kafka_layer.urls.websocket_urlpatterns")
     expect(sheet(page, "Servers").locator("tbody tr")).not_to_have_count(0)
 
     page.route("**/kafka/state*", lambda route: route.fulfill(status=403, body="{}"))
-    expect(page.locator("#link")).to_contain_text("Not let in")
+    expect(page.locator("#link")).to_contain_text("No access")
     expect(page.locator("#note")).to_contain_text("Log in again")
     # The browser itself complains of the answer.
     people.complaints.clear()

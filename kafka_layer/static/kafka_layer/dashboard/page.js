@@ -1,8 +1,8 @@
 // @ts-check
-// The page for staff: asks for pictures of all servers, remembers ten minutes of them, and draws.
+// The page for staff: gets the reports of all servers, keeps ten minutes of them, and draws.
 
 /**
- * What one server tells; one of an earlier version tells less.
+ * The report of one server; a server of an earlier version reports less.
  * @typedef {{
  *   silent: number, at?: number, host?: string, pid?: number, version?: string, state?: string,
  *   since?: number, channels?: number, groups?: number, users?: number, lag?: number,
@@ -31,20 +31,20 @@
 
 const SUBPROTOCOL = "kafka-layer.dashboard";
 const TICKET = "kafka-layer.ticket.";
-// Whoever looks has to show again, from time to time, that they may.
+// The server closes with this code from time to time, to check again whether the user may look.
 const ASK_AGAIN = 4000;
 
 // Milliseconds.
 const SECOND = 1000;
 const KEPT = 600 * SECOND;
 const TIMEOUT = 5 * SECOND;
-// Without a picture, after which a connection counts as lost.
+// Time without a picture after which a connection counts as lost.
 const DEAF = 8 * SECOND;
-// Between two attempts to open a websocket that was refused; the page asks each second meanwhile.
+// Time between two attempts to open a websocket that was refused; meanwhile the page uses HTTP.
 const TRY_SOCKET = 60 * SECOND;
 const SILENT = 5 * SECOND;
 const GONE = 60 * SECOND;
-// Between two samples, after which the line has a gap.
+// Time between two samples from which on the line has a gap.
 const GAP = 5 * SECOND;
 const SAVE = 10 * SECOND;
 const NEWS = 30 * SECOND;
@@ -128,7 +128,7 @@ function drawing(tag, attributes, ...children) {
 }
 
 /**
- * Changes a text only where it differs, so that a selection and a screen reader stay where they are.
+ * Changes a text only if it differs, so that selections and screen readers are not disturbed.
  * @param {Node} node
  * @param {string} text
  */
@@ -146,8 +146,8 @@ function byId(id) {
 // The connection
 
 /**
- * Events: `picture`, and `state`: "live", "asking" (no websocket lets it in), "waiting" or
- * "refused" (for good: whoever looks may not, or no longer).
+ * Events: `picture`, and `state`: "live", "asking" (by HTTP, without a websocket), "waiting" or
+ * "refused" (for good: the user may not see the page, or no longer).
  */
 class Link extends EventTarget {
   #layer = new URLSearchParams({ layer: document.body.dataset.layer ?? "" });
@@ -169,7 +169,7 @@ class Link extends EventTarget {
         this.#emit("state", "waiting");
         lost = Math.min(lost + 1, 6);
       }
-      // Spread, because all pages lose a server at the same time.
+      // Random, because all pages of a server lose it at the same time.
       await delay(SECOND * (0.2 + lost * Math.random()));
     }
   }
@@ -178,7 +178,7 @@ class Link extends EventTarget {
     const answer = await fetch(new URL(`state?${this.#layer}`, location.href), {
       signal: AbortSignal.timeout(TIMEOUT),
     });
-    // Some projects lead every stranger to their login.
+    // Some projects redirect every user without a session to their login.
     if (answer.status === 403 || answer.redirected) {
       throw new Refused();
     }
@@ -249,7 +249,7 @@ function delay(milliseconds) {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-// Ten minutes, which a reload keeps
+// Ten minutes of samples, which survive a reload
 
 class Samples {
   /** When each sample was taken, in milliseconds since the epoch. @type {number[]} */
@@ -267,7 +267,7 @@ class Samples {
       this.times = stored.times ?? [];
       this.series = new Map(Object.entries(stored.series ?? {}));
     } catch {
-      // Storage may be forbidden: then a reload begins anew.
+      // If storage is forbidden, a reload starts without samples.
     }
     addEventListener("pagehide", () => this.#save());
   }
@@ -320,7 +320,7 @@ class Samples {
       const series = Object.fromEntries(this.series);
       sessionStorage.setItem(this.#key, JSON.stringify({ times: this.times, series }));
     } catch {
-      // It is full, or forbidden.
+      // Storage is full, or forbidden.
     }
   }
 }
@@ -328,7 +328,7 @@ class Samples {
 // From pictures to figures
 
 /**
- * What only grows in a report, by name.
+ * The counters of a report, by name.
  * @param {Told} report
  */
 function counters(report) {
@@ -342,7 +342,7 @@ function counters(report) {
     ["not recovered", report.not_recovered ?? {}],
   ])) {
     for (const [name, count] of Object.entries(counts)) {
-      // What servers tell each other, also for this page, is no message.
+      // Commands between servers, such as those for this page, are no messages.
       if (name !== "command") {
         found.set(`${prefix}.${name}`, count);
       }
@@ -356,7 +356,7 @@ function counters(report) {
 }
 
 /**
- * Messages that a server has not read; what servers tell each other, also for this page, is none.
+ * Messages that a server has not read, without commands between servers.
  * @param {Told} report
  */
 function lag(report) {
@@ -364,7 +364,7 @@ function lag(report) {
   return sum(topics.filter(([name]) => !/-(group-mgmt|ack)$/.test(name)).map(([, each]) => each));
 }
 
-/** The servers that this page knows, over losses of its own connection. */
+/** The servers that this page knows; they are kept while its own connection is lost. */
 class Servers {
   /** @type {Map<string, Known>} */
   all = new Map();
@@ -395,13 +395,13 @@ class Servers {
     for (const name of went) {
       this.all.delete(name);
     }
-    // Those of the first pictures did not just come.
+    // The servers of the first pictures are not new.
     const isFirst = !this.#complete;
     this.#complete ||= came.length === 0;
     return { came: isFirst ? [] : came, went };
   }
 
-  /** Those that answer. */
+  /** The servers that are not silent. */
   present() {
     const now = Date.now();
     return [...this.all].filter(([, { heard }]) => now - heard <= SILENT);
@@ -422,7 +422,7 @@ class Servers {
 }
 
 /**
- * How fast each counter grew between two reports of a server, a second.
+ * The growth of each counter a second, between two reports of a server.
  * @param {Known} known
  * @param {Told} report
  */
@@ -451,7 +451,7 @@ function rateOf(known, prefix) {
 }
 
 /**
- * One sample of everything that is drawn.
+ * One sample of all figures that are drawn.
  * @param {Servers} servers
  * @param {Picture} picture
  */
@@ -537,7 +537,7 @@ function streams(servers) {
       if (stream.detail) {
         told.details.add(stream.detail);
       }
-      // Each server reads all of it.
+      // Each server reads the whole stream.
       told.perSecond = Math.max(told.perSecond, stream.records_per_second);
       told.lag = Math.max(told.lag, stream.lag);
       const delivered = rates?.get(`stream delivered.${name}`);
@@ -562,7 +562,7 @@ function groups(servers) {
 }
 
 /**
- * What a server is called where its name would be too long.
+ * The short name of a server.
  * @param {string} name
  * @param {Told} report
  */
@@ -608,7 +608,7 @@ function path(samples, name, top, filled = false) {
   return text && filled ? `${text}L${x} 100Z` : text;
 }
 
-/** A line without axes, in a cell; the number beside it tells the same. */
+/** A line without axes, in a cell beside its number. */
 class Spark {
   node;
   #line = drawing("path", { class: "line" });
@@ -635,7 +635,7 @@ class Spark {
  * }} CardSettings
  */
 
-/** A chart of several lines, and the table that says the same in figures. */
+/** A chart of several lines, with a table of its figures. */
 class Card {
   node = element("article", "card");
   #settings;
@@ -756,7 +756,7 @@ function scoped(scope, className, ...children) {
 // Tables
 
 /**
- * A column: how its cell is made, which returns what shows a row's data in it.
+ * A column. `make` prepares a cell and returns a function that shows a row's data in it.
  * @template T
  * @typedef {{
  *   title: string, className?: string,
@@ -942,12 +942,12 @@ const cards = [
   }),
   new Card({
     title: "Recoveries",
-    unit: "browsers a minute that came back",
+    unit: "browsers a minute",
     empty: "No browser came back in the last 10 minutes.",
     times: 60,
     series: (all) => [
-      ...named(all, "recovered.", () => "Got all that they missed"),
-      ...named(all, "not recovered.", (reason) => `Did not: ${reason}`),
+      ...named(all, "recovered.", () => "Got all missed messages"),
+      ...named(all, "not recovered.", (reason) => `Not recovered: ${reason}`),
     ],
   }),
 ];
@@ -1139,7 +1139,7 @@ function showTiles() {
   }
 }
 
-/** How many messages were dropped while this page looked. */
+/** The number of messages that were dropped while this page was open. */
 function droppedLately() {
   let dropped = 0;
   for (const [name] of named(samples, "dropped.", String)) {
@@ -1153,9 +1153,9 @@ function droppedLately() {
 
 const LINK = {
   live: () => `Live${picture?.server ? ` from ${picture.server}` : ""}`,
-  asking: () => "Asks each second",
+  asking: () => "Live by HTTP",
   waiting: () => "Connecting…",
-  refused: () => "Not let in",
+  refused: () => "No access",
 };
 
 function showLink() {
@@ -1173,13 +1173,13 @@ function showLink() {
 /** @returns {[string, boolean, string]} */
 function trouble() {
   if (linkState === "refused") {
-    return ["You may not see this page, or not any more. Log in again, and reload it.", true, ""];
+    return ["You may not see this page. Log in again, and reload it.", true, ""];
   }
   if (linkState === "waiting") {
-    return picture ? ["The server of this page does not answer. Another one is tried.", true, ""] : ["", false, ""];
+    return picture ? ["The server of this page does not answer. The page tries another one.", true, ""] : ["", false, ""];
   }
   if (picture?.state === "disconnected") {
-    const so = "Messages wait, and what the other servers do cannot be seen until it is back.";
+    const so = "Messages wait. The figures of other servers come when it is back.";
     return [`Kafka cannot be reached. ${so}`, true, ""];
   }
   if (picture?.state === "closed") {
@@ -1190,7 +1190,7 @@ function trouble() {
   }
   if (linkState === "asking") {
     const line = 'path("kafka/", URLRouter(kafka_layer.urls.websocket_urlpatterns))';
-    return ["No websocket lets this page in, so it asks each second. In asgi.py it needs", false, line];
+    return ["This page gets its figures by HTTP. For a websocket, add to asgi.py", false, line];
   }
   return ["", false, ""];
 }
@@ -1220,7 +1220,7 @@ function show() {
     (known) => (silence(known) ? "silent" : ""),
   );
   const noWork = picture.backlog_trouble
-    ? `What waits cannot be told: ${picture.backlog_trouble}`
+    ? `The backlogs are not known: ${picture.backlog_trouble}`
     : "There is no worker channel: no job was sent, and no worker receives.";
   workTable.show(workers(servers, picture), noWork);
   streamTable.show(streams(servers), "The settings name no stream.");
@@ -1233,10 +1233,10 @@ link.addEventListener("picture", (event) => {
   picture = /** @type {CustomEvent<Picture>} */ (event).detail;
   const { came, went } = servers.take(picture);
   for (const name of came) {
-    tell(`Server ${name} has come.`);
+    tell(`Server ${name} has started.`);
   }
   for (const name of went) {
-    tell(`Server ${name} is gone.`);
+    tell(`Server ${name} has not answered for a minute.`);
   }
   const last = samples.times.at(-1) ?? 0;
   if (Date.now() - last > 0.8 * SECOND) {
@@ -1256,6 +1256,6 @@ pause.addEventListener("click", () => {
   show();
 });
 
-// Silence is seen by time alone.
+// Redraw each second, because a server becomes silent without an event.
 setInterval(show, SECOND);
 link.run();
