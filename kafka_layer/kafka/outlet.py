@@ -1,4 +1,4 @@
-"""What takes a producer's records, and the form of those."""
+"""The protocol of what takes a producer's records, and the form of these records."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ class Server:
             return None
 
     def count_unreadable(self, envelope: Envelope, error: UnreadableRecord) -> None:
-        """Count a message that cannot be decoded; once, whoever else receives it."""
+        """Count a message that cannot be decoded: once, however many channels receive it."""
         if not envelope.unreadable:
             envelope.unreadable = True
             self.stats.dropped(error.cause, str(error))

@@ -243,7 +243,7 @@ class InMemoryStream:
         self._tells = False
 
     def record(self, message: Record) -> Record:
-        """Return the message, which is a record of whoever wrote it, as one of the stream."""
+        """Return the message, which any program may have written, as one of the stream."""
         topic: Any = StreamTopic(self._settings.name, message[0].value)
         return (topic, *message[1:])
 

@@ -35,7 +35,7 @@ TRACE_HEADERS = frozenset({TRACEPARENT, "tracestate"})
 
 
 class Produced(NamedTuple):
-    """What was to be sent, for whoever learns that a record was not written.
+    """What was to be sent, for the code that learns that a record was not written.
 
     Attributes:
         stream: The stream's name; None for a record of a topic of the layer.

@@ -1,15 +1,16 @@
 """The position token: a place in the log of a layer, as a signed text for pages and browsers.
 
-A position is a vector: for each partition of some topics, the offset up to which everything was
-told. The text is opaque to whoever carries it, and ``.`` is the only character in it that
-base64url has not: it can stand in a URL and in a websocket's subprotocol. Pure; the key is Django's
-``SECRET_KEY``, and its fallbacks are taken, too.
+A position is a vector: for each partition of some topics, the offset of the first record
+that was not told. The text is opaque to the browsers and programs that carry it. Besides the
+characters of base64url it has only ``.``, so it can stand in a URL and in a websocket's
+subprotocol. Nothing here does I/O. The key is Django's ``SECRET_KEY``; its fallbacks are accepted,
+too.
 
 A browser gets the places of the messages beside the position: short texts without a signature, such
 as ``g3.1042``. It appends those that it got since the position, each after a ``~``. A place can
 only raise the position, so a forged one hides messages from its browser and reveals none.
 
-The topics of streams have marks in place of their names, which are nobody's business: those of
+The topics of streams have marks in place of their names, so that no browser learns the names; see
 ``places``. Their offsets are packed, because there may be hundreds of partitions.
 """
 
@@ -271,7 +272,7 @@ def _from_fields(
         if epochs and not (
             len(epochs[0]) in (0, len(offsets)) and all(isinstance(each, int) for each in epochs[0])
         ):
-            raise ValueError("a leader epoch is none")
+            raise ValueError("a leader epoch is not valid")
         epochs_of = tuple(epochs[0]) if epochs else ()
         found[_TOPICS[code]] = TopicPosition(_unpacked_id(topic_id), tuple(offsets), epochs_of)
     later = {}
@@ -321,7 +322,7 @@ def _unpacked_stream(topics: Any, joins: Any) -> StreamPosition:
     found = {}
     for mark, topic_id, count, packed, packed_epochs in topics:
         if not 0 <= count <= _MOST_PARTITIONS:
-            raise ValueError("a number of partitions is none")
+            raise ValueError("a number of partitions is not valid")
         offsets = _unpacked_numbers(packed, count)
         _require_offsets(offsets)
         epochs = _unpacked_numbers(packed_epochs, count) if packed_epochs else ()
@@ -352,7 +353,7 @@ def _packed_numbers(numbers: Sequence[int]) -> bytes:
 def _unpacked_numbers(packed: Any, count: int) -> tuple[int, ...]:
     width, data = packed[0], packed[1:]
     if not isinstance(data, bytes):
-        raise ValueError("numbers are none")
+        raise ValueError("numbers are not packed in bytes")
     if not width:
         return (0,) * count
     numbers = tuple(
@@ -365,18 +366,18 @@ def _unpacked_numbers(packed: Any, count: int) -> tuple[int, ...]:
 
 def _mark(mark: Any) -> str:
     if not isinstance(mark, str) or len(mark) != MARK_LENGTH:
-        raise ValueError("a mark is none")
+        raise ValueError("a mark is not valid")
     return mark
 
 
 def _require_hashes(hashes: Iterable[Any]) -> None:
     if not all(isinstance(each, bytes) and len(each) == _HASH_BYTES for each in hashes):
-        raise ValueError("a hash is none")
+        raise ValueError("a hash is not valid")
 
 
 def _require_offsets(offsets: Any) -> None:
     if not all(isinstance(each, int) and 0 <= each <= _LARGEST_OFFSET for each in offsets):
-        raise ValueError("an offset is none")
+        raise ValueError("an offset is not valid")
 
 
 @functools.lru_cache(maxsize=100)
@@ -395,5 +396,5 @@ def _unpacked_id(topic_id: Any) -> str | None:
     if isinstance(topic_id, bytes) and len(topic_id) == _ID_BYTES:
         return base64.b64encode(topic_id).rstrip(b"=").decode()
     if not (topic_id is None or isinstance(topic_id, str)):
-        raise ValueError("a topic's id is no text")
+        raise ValueError("a topic's id is not a text")
     return topic_id
