@@ -53,6 +53,10 @@ class Assignment:
             for name in (self._names[topic] for topic in INBOX_TOPICS)
         )
 
+    def inbox_of(self, topic: Topic) -> Partition:
+        """Return this server's partition of an inbox topic, once one is chosen."""
+        return self._names[topic], self.inbox or 0
+
     def wish(
         self, share: Share, known: Mapping[str, KnownTopic], at: From
     ) -> dict[Partition, Start]:
@@ -70,6 +74,6 @@ class Assignment:
             start = Start(at, known[name].topic_id)
             wish.update(((name, number), start) for number in range(known[name].partitions))
         for topic in inbox:
-            name = self._names[topic]
-            wish[name, self.inbox or 0] = Start(at, known[name].topic_id)
+            where = self.inbox_of(topic)
+            wish[where] = Start(at, known[where[0]].topic_id)
         return wish

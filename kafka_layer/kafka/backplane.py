@@ -383,11 +383,13 @@ class KafkaBackplane:
     def _start(self, readers: Sequence[tuple[Reader, Share]], deadline: float) -> None:
         """Start readers at the present ends of their partitions, all at the same time."""
         known = self._topics.known
+        # The server proves its start by a record that it writes to itself.
+        opening = self._assignment.inbox_of(Topic.ACK)
         started: list[Ticket[None]] = []
         try:
             for reader, share in readers:
                 wish = self._assignment.wish(share, known, From.END)
-                started.append(reader.start(wish, max(0.1, deadline - monotonic())))
+                started.append(reader.start(wish, max(0.1, deadline - monotonic()), opening))
         finally:
             # After an error, too, wait for all: no start may outlive this call.
             errors = [error for each in started if (error := _error_of(each)) is not None]

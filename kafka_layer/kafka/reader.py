@@ -151,22 +151,30 @@ class Reader:
         self._epochs: dict[Partition, int] = {}
         # Whether this client reached no broker, and has got no answer since; others may have.
         self._cut_off = False
+        # The opening partition of ``start``, with its end (-1: unknown), until the first fetch.
+        self._opening: dict[Partition, int] = {}
         self._started: Ticket[None] = Ticket()
         self._stop = new_event()
         self._thread: threading.Thread | None = None
 
-    def start(self, wish: Mapping[Partition, Start], timeout: float) -> Ticket[None]:
+    def start(
+        self, wish: Mapping[Partition, Start], timeout: float, opening: Partition | None = None
+    ) -> Ticket[None]:
         """Begin to read, in the thread; to be called once.
 
         Args:
             wish: As for ``want``.
             timeout: Seconds until the start has failed.
+            opening: A partition to which the caller writes a record just after the start. Without
+                it the first records of some partitions may come ``fetch.wait.max.ms`` late. The
+                reader does not read it unless it is in the wish.
 
         Returns:
             A ticket, resolved when the start offsets are fixed: later records will be read. It
             fails with BrokerUnavailable if the offsets do not come in time, and with
             ImproperlyConfigured if librdkafka refuses a property.
         """
+        self._opening = {} if opening is None else {opening: -1}
         self._thread = new_thread(
             target=self._run,
             args=(wish, monotonic() + timeout),
@@ -275,7 +283,26 @@ class Reader:
                 # Another request does not make slow brokers faster: give each request more of the
                 # time that is left.
                 patience *= 3
-        client.assign(_offsets(self._positions.take_everything()))
+        self._fetch(client)
+
+    def _fetch(self, client: Consumer) -> None:
+        """Assign all partitions in such a way that the first fetch ends soon.
+
+        librdkafka fetches as soon as one partition is ready, and asks for those that are ready a
+        moment later when that fetch ends. So the opening partition is the first one: its record
+        ends the fetch. If it is not to be read, it is taken off again before the first poll.
+        """
+        offsets = self._positions.take_everything()
+        opening = {where: end for where, end in self._opening.items() if end >= 0}
+        self._opening = {}
+        if not opening:
+            client.assign(_offsets(offsets))
+            return
+        unread = _offsets({where: opening[where] for where in opening.keys() - offsets})
+        client.assign(_offsets({where: offsets.pop(where, end) for where, end in opening.items()}))
+        client.incremental_assign(_offsets(offsets))
+        if unread:
+            client.incremental_unassign(unread)
 
     def _read_metadata(self, client: Consumer, deadline: float, patience: float) -> None:
         """Have the client read the metadata of partitions and leaders again.
@@ -520,7 +547,8 @@ class Reader:
         if not waiting:
             return ""
         try:
-            ends, detail = ask_for_ends(client, waiting, timeout)
+            ends, detail = ask_for_ends(client, {*waiting, *self._opening}, timeout)
+            self._opening = {where: ends.get(where, -1) for where in self._opening}
             times = {
                 where: int(at.timestamp * 1000) if isinstance(at, Since) else OFFSET_BEGINNING
                 for where, at in self._positions.searches().items()

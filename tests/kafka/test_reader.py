@@ -354,3 +354,33 @@ def test_polls_without_a_record_take_longer_up_to_the_rest(
     wait_until(lambda: len(asked) >= len(polls), "the polls")
     reader.join(5)
     assert asked[: len(polls)] == polls
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_the_first_fetch_begins_with_the_opening_partition(
+    monkeypatch: pytest.MonkeyPatch, client: type[FakeConsumer], reader: Reader, is_read: bool
+) -> None:
+    """The record that is written there ends it, and the next one asks for all partitions."""
+    opening = TOPIC, 3
+    done: list[tuple[str, list[tuple[int, int]]]] = []
+
+    def note(name: str) -> Callable[[FakeConsumer, Sequence[TopicPartition]], None]:
+        def call(self: FakeConsumer, partitions: Sequence[TopicPartition]) -> None:
+            done.append((name, [(each.partition, each.offset) for each in partitions]))
+
+        return call
+
+    def poll(self: FakeConsumer, timeout: float) -> None:
+        done.append(("poll", []))
+
+    monkeypatch.setattr(client, "poll", poll)
+    for name in ("assign", "incremental_assign", "incremental_unassign"):
+        monkeypatch.setattr(client, name, note(name), raising=False)
+    wish = {(TOPIC, 0): Start(From.END), **({opening: Start(From.END)} if is_read else {})}
+    reader.start(wish, 5, opening).result(5)
+    wait_until(lambda: ("poll", []) in done, "the first poll")
+    assert done[: done.index(("poll", []))] == [
+        ("assign", [(3, 0)]),
+        ("incremental_assign", [(0, 0)]),
+        *([] if is_read else [("incremental_unassign", [(3, 0)])]),
+    ]
