@@ -8,7 +8,9 @@ import functools
 import gc
 import os
 import secrets
+import sys
 from collections.abc import Callable, Generator, Iterator
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,14 +155,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, Any, Any]:
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     """Let the garbage collector leave the modules and the tests alone: all of them stay."""
     gc.disable()
     try:
-        return (yield)
+        with _first_alone(session.config):
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def _first_alone(config: pytest.Config) -> Iterator[None]:
+    """Have one process of pytest-xdist collect before the others where nothing is compiled yet.
+
+    Each would compile all tests, and have hypothesis look for constants in all of the package:
+    twice the time of the collection itself.
+    """
+    shared = getattr(config, "workerinput", {}).get("shared_broker")
+    tag = f"{sys.implementation.cache_tag}-pytest-{pytest.__version__}"
+    if shared is None or (TESTS / "__pycache__" / f"test_tiers.{tag}.pyc").exists():
+        yield
+        return
+    collected = Path(shared) / "collected"
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context((Path(shared) / "collecting").open("w"))
+        flock(lock, LOCK_EX)
+        if collected.exists():
+            stack.close()
+        yield
+        collected.touch()
 
 
 @pytest.hookimpl(wrapper=True)
