@@ -21,6 +21,7 @@ import pytest_asyncio
 from kafka_layer.testing import EmbeddedBroker
 from tests.support.layers import next_messages
 from tests.support.patience import PatientLayer
+from tests.support.processes import end_of, process_group
 from tests.support.serving import missing, serving
 from tests.support.waiting import wait_until
 
@@ -177,21 +178,17 @@ def tasks(
         "LAYER_ENDING": ending,
         "LAYER_FOLDER": str(folder),
     }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+    with (
+        (folder / "log").open("wb") as log,
+        process_group(
             [sys.executable, "-m", *program],
             cwd=REPOSITORY,
             env=environment,
             stdout=log,
             stderr=log,
-            start_new_session=True,
-        )
-    try:
+        ) as process,
+    ):
         yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def run_celery(ending: str, config: dict[str, Any], folder: Path) -> None:
@@ -210,7 +207,7 @@ def run_celery(ending: str, config: dict[str, Any], folder: Path) -> None:
     with tasks(["celery", "-A", application, *worker], ending, config, folder) as process:
         wait_until((folder / "sent").exists, "the task to be done", END_SECONDS)
         process.terminate()
-        assert process.wait(END_SECONDS) == 0, (folder / "log").read_text()
+        assert end_of(process) == 0, (folder / "log").read_text()
 
 
 def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
@@ -237,7 +234,7 @@ def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
                 job = Queue(connection=redis).enqueue("tests.support.programs.ending_tasks.job")
                 wait_until(lambda: job.is_finished, "the job to be done", END_SECONDS)
                 process.terminate()
-                assert process.wait(END_SECONDS) == 0, (folder / "log").read_text()
+                assert end_of(process) == 0, (folder / "log").read_text()
         finally:
             server.kill()
 

@@ -24,6 +24,7 @@ from kafka_layer.server.live import close_all
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, layer_threads, next_message
 from tests.support.patience import PatientLayer
+from tests.support.ports import kept_port
 from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 # Seconds: the layers of these tests may take a second for each.
@@ -220,14 +221,13 @@ class Hasty(KafkaChannelLayer):
 
 
 async def test_ports_that_never_answer_and_that_refuse(silent_port: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        refusing = server.getsockname()[1]
-    await asyncio.gather(
-        *(
-            bounded_start_and_close(Hasty(bootstrap_servers=f"127.0.0.1:{port}"))
-            for port in (silent_port, refusing)
+    with kept_port() as refusing:
+        await asyncio.gather(
+            *(
+                bounded_start_and_close(Hasty(bootstrap_servers=f"127.0.0.1:{port}"))
+                for port in (silent_port, refusing)
+            )
         )
-    )
 
 
 def in_a_child(function: Callable[[], None]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "DEADLINE",
     "GROUP",
     "IN_TIME",
+    "history",
     "numbers",
     "recovered",
     "send",
@@ -49,6 +51,15 @@ async def unavailable(layer: KafkaChannelLayer) -> bool:
     finally:
         assert time.monotonic() - began < IN_TIME
     return False
+
+
+async def history(layer: KafkaChannelLayer) -> list[Any]:
+    """Return the history, once it is available."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(HistoryUnavailable):
+            return list((await layer.group_history(GROUP)).messages)
+    raise TimeoutError(f"Waited {DEADLINE:g} s for the history")
 
 
 async def tracked(layer: KafkaChannelLayer, group: str = GROUP) -> str:

@@ -26,6 +26,7 @@ from tests.faults.asking import (
     DEADLINE,
     GROUP,
     IN_TIME,
+    history,
     numbers,
     recovered,
     send,
@@ -78,15 +79,12 @@ async def test_each_goes_on_or_says_that_it_is_away(
 
 async def the_history_says_so_and_comes_back(layer: KafkaChannelLayer, outage: Outage) -> None:
     await send(layer, 1)
-    assert (await layer.group_history(GROUP)).messages == [{"n": 1}]
+    assert await history(layer) == [{"n": 1}]
     await outage.begins()
     assert await unavailable(layer)
     assert await unavailable(layer)
     await outage.ends()
-    deadline = time.monotonic() + DEADLINE
-    while await unavailable(layer):
-        assert time.monotonic() < deadline, "the history did not come back"
-    assert (await layer.group_history(GROUP)).messages == [{"n": 1}]
+    assert await history(layer) == [{"n": 1}]
     await wait_until_async(lambda: layer.stats().state == "connected", "the layer to be connected")
 
 

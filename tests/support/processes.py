@@ -1,18 +1,25 @@
-"""Processes that use layers: started, talked to, ended."""
+"""Processes that use layers: started, talked to, ended.
+
+The number of a process that has ended and was waited for may be another's within minutes, as may
+that of its group. So nothing here sends a signal to a number of which that is not excluded.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RemoteLayer", "run_program"]
+from tests.support.waiting import wait_until
+
+__all__ = ["RemoteLayer", "end_of", "process_group", "run_program", "status_of"]
 
 _REPOSITORY = Path(__file__).parents[2]
 _TIMEOUT = 60.0
@@ -38,6 +45,45 @@ async def run_program(name: str, *arguments: str, timeout: float = _TIMEOUT) -> 
         said, _ = await process.communicate()
         raise AssertionError(f"{name} did not end in {timeout:g} s:\n{said.decode()}") from None
     assert process.returncode == 0, f"{name}: status {process.returncode}\n{said.decode()}"
+
+
+@contextlib.contextmanager
+def process_group(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in a process group of its own; all that is left of it is killed at the end.
+
+    ``end_of`` and ``status_of`` tell how it ended. ``wait`` and ``poll`` would free its number.
+
+    Args:
+        command: The program and its arguments.
+        options: Those of ``subprocess.Popen``.
+    """
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def status_of(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the status that a child ended with, None while it runs; it is not waited for."""
+    told = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if told is None:
+        return None
+    return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
+
+
+def end_of(process: subprocess.Popen[bytes], timeout: float = _TIMEOUT) -> int:
+    """Return the status that a child ends with; it is not waited for.
+
+    Raises:
+        TimeoutError: It did not end in time.
+    """
+    wait_until(lambda: status_of(process) is not None, f"the end of {process.args}", timeout)
+    status = status_of(process)
+    assert status is not None
+    return status
 
 
 class RemoteLayer:
@@ -79,12 +125,14 @@ class RemoteLayer:
 
     def freeze(self) -> None:
         """Stop its time (SIGSTOP); returns once all its threads stand still."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """End it with SIGKILL."""

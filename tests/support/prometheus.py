@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.support.ports import kept_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Prometheus:
 
     def __init__(self, targets: Mapping[str, str], rules: Mapping[str, Any]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="prometheus-"))
-        self._port = _free_port()
+        self._stack = contextlib.ExitStack()
+        self._port = self._stack.enter_context(kept_port())
         (self._folder / "rules.yml").write_text(yaml.safe_dump(dict(rules)))
         config = {
             "global": {"scrape_interval": _EVERY, "evaluation_interval": _EVERY},
@@ -139,18 +140,12 @@ class Prometheus:
         assert self._process is not None
         self._process.kill()
         self._process.wait(_TIMEOUT)
+        self._stack.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _about(labels: Mapping[str, str]) -> tuple[str, str]:
     return labels["alertname"], labels.get("stream") or labels.get("alias", "")
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def quick(rules: Mapping[str, Any]) -> dict[str, Any]:

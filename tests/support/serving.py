@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.ports import kept_port
+from tests.support.processes import end_of, process_group, status_of
 from tests.support.waiting import wait_until
 
 __all__ = ["SERVERS", "Serving", "missing", "serving"]
@@ -103,7 +104,7 @@ class Serving:
         Raises:
             AssertionError: It has ended; the error has what it said.
         """
-        assert self.process.poll() is None, self.log
+        assert status_of(self.process) is None, self.log
         try:
             return self.ask(path)
         except OSError:
@@ -112,6 +113,7 @@ class Serving:
     def reload(self) -> None:
         """Have it reload, in its own way; returns once another process answers for good."""
         before, next_change = self.ask(""), 0.0
+        old = psutil.Process(before)
         watched = self._folder / "watched_by_reloaders.py"
 
         def reloaded() -> bool:
@@ -125,7 +127,7 @@ class Serving:
                 else:
                     self.process.send_signal(signal.SIGHUP)
             # Both may answer for a while.
-            return answering not in (0, before) and not psutil.pid_exists(before)
+            return answering not in (0, before) and not old.is_running()
 
         wait_until(reloaded, "another process", _DEADLINE)
 
@@ -136,7 +138,7 @@ class Serving:
             The status of the process that was started.
         """
         os.kill(self.process.pid if to is None else to, number)
-        return self.process.wait(_DEADLINE)
+        return end_of(self.process)
 
 
 @contextlib.contextmanager
@@ -149,37 +151,32 @@ def serving(server: str, ending: str, config: Mapping[str, Any], folder: Path) -
         config: CONFIG of its layer.
         folder: An empty one.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    (folder / "watched_by_reloaders.py").write_text("")
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.support.programs.ending_site",
-        "LAYER_CONFIG": json.dumps(config),
-        "LAYER_ENDING": ending,
-        "LAYER_SITE": "daphne" if "daphne" in server else "",
-        "PYTHONPATH": f"{_REPOSITORY}:{folder}",
-    }
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _command(server, port, folder),
-            cwd=_REPOSITORY,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        served = Serving(process, port, folder, log, "reloading" in server or "runserver" in server)
-        wait_until(served.answers, f"{server} to answer", _DEADLINE)
-        yield served
-    finally:
-        # Its workers, too, if it left any.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with kept_port() as port:
+        (folder / "watched_by_reloaders.py").write_text("")
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.support.programs.ending_site",
+            "LAYER_CONFIG": json.dumps(config),
+            "LAYER_ENDING": ending,
+            "LAYER_SITE": "daphne" if "daphne" in server else "",
+            "PYTHONPATH": f"{_REPOSITORY}:{folder}",
+        }
+        log = folder / "log"
+        with (
+            log.open("wb") as output,
+            process_group(
+                _command(server, port, folder),
+                cwd=_REPOSITORY,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            ) as process,
+        ):
+            watches = "reloading" in server or "runserver" in server
+            served = Serving(process, port, folder, log, watches)
+            wait_until(served.answers, f"{server} to answer", _DEADLINE)
+            yield served
 
 
 def _command(server: str, port: int, folder: Path) -> list[str]:

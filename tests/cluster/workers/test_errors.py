@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed, TopicError
 from tests.cluster.workers.groups import topic_of
 from tests.support.layers import Layers, next_message, stats_of
+from tests.support.ports import kept_port
 from tests.support.records import create_topic
 from tests.support.waiting import wait_until_async
 
@@ -21,9 +21,8 @@ from tests.support.waiting import wait_until_async
 @pytest.fixture
 def nowhere() -> Iterator[str]:
     """An address where nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{taken.getsockname()[1]}"
+    with kept_port() as port:
+        yield f"127.0.0.1:{port}"
 
 
 TIMINGS = Timings(start=0.5, start_step=0.1)
