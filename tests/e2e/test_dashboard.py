@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.accessibility import serious_findings
 from tests.support.waiting import wait_until
@@ -135,6 +135,11 @@ def test_servers_come_and_go_while_it_is_open(people: People, demo: Demo, room: 
     wait_until(lambda: mine not in web_pids(demo), "its worker to listen again", START_TIMEOUT)
 
 
+def without_backlogs(route: Route) -> None:
+    told = route.fetch().json()
+    route.fulfill(json={**told, "backlogs": [], "backlog_trouble": "No broker answers."})
+
+
 def test_it_says_what_keeps_it_from_its_websocket_and_from_the_figures(people: People) -> None:
     page = people.look()
     page.route_web_socket("**/kafka/socket", lambda socket: socket.close())
@@ -142,6 +147,11 @@ def test_it_says_what_keeps_it_from_its_websocket_and_from_the_figures(people: P
     expect(page.locator("#link")).to_contain_text("Live by HTTP")
     expect(page.locator("#note")).to_contain_text("kafka_layer.urls.websocket_urlpatterns")
     expect(sheet(page, "Servers").locator("tbody tr")).not_to_have_count(0)
+
+    # What waits, and how many work, is unknown where no broker tells it.
+    page.route("**/kafka/state*", without_backlogs)
+    jobs = sheet(page, "Worker channels").get_by_role("row", name="jobs")
+    expect(jobs.locator("td").nth(1)).to_have_text("\u2013")
 
     page.route("**/kafka/state*", lambda route: route.fulfill(status=403, body="{}"))
     expect(page.locator("#link")).to_contain_text("No access")

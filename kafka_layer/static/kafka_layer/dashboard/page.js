@@ -490,13 +490,13 @@ function sampled(servers, picture) {
  * @param {Picture} picture
  */
 function workers(servers, picture) {
-  /** @type {Map<string, {waiting: number | null, workers: number, stream: string | null, trouble: string, shares: [string, number][], done: number, failed: number}>} */
+  /** @type {Map<string, {waiting: number | null, workers: number | null, stream: string | null, trouble: string, shares: [string, number][], done: number, failed: number}>} */
   const found = new Map();
   /** @param {string} channel */
   const entry = (channel) => {
     let work = found.get(channel);
     if (work === undefined) {
-      const nothing = { waiting: null, workers: 0, stream: null, trouble: "" };
+      const nothing = { waiting: null, workers: null, stream: null, trouble: "" };
       work = { ...nothing, shares: [], done: 0, failed: 0 };
       found.set(channel, work);
     }
