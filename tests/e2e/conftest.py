@@ -39,7 +39,12 @@ def room() -> str:
 def demo(kafka: str) -> Iterator[Demo]:
     """A demo with two workers and one for jobs; tests may kill workers, which come back."""
     with Demo("--job-workers", "1", workers=2, kafka=kafka) as running:
-        lanes.at_end(running.stop)
+
+        def end() -> None:
+            running.stop()
+            assert running.exit_code == 0
+
+        lanes.at_end(end)
         yield running
 
 

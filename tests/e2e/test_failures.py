@@ -57,7 +57,9 @@ def test_the_panel_shows_figures_and_workers(people: People, room: str) -> None:
         expect(row_of(page, "worker-1")).to_contain_text("1 page")
         expect(row_of(page, "worker-2")).to_contain_text("2 pages")
         expect(row_of(page, "job-1")).to_contain_text("jobs")
+        # It needs no message.
         expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
+        expect(page.locator(".message")).to_have_count(0)
     expect(row_of(ada, "worker-1")).to_contain_text("yours")
     expect(row_of(bob, "worker-1")).not_to_contain_text("yours")
 
@@ -75,12 +77,6 @@ def test_the_panel_shows_figures_and_workers(people: People, room: str) -> None:
     # Numbers that change all the time must not be read out.
     quiet = ada.get_by_role("complementary", name="Details")
     assert quiet.locator("[aria-live], [role=status], [role=log]").count() == 0
-
-
-def test_the_latency_needs_no_message(people: People, room: str) -> None:
-    ada = people.join("Ada", room)
-    expect(ada.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
-    expect(ada.locator(".message")).to_have_count(0)
 
 
 def test_the_button_kills_a_worker_and_its_pages_go_on(
@@ -154,35 +150,27 @@ def texts(page: Page) -> list[str]:
     return page.locator("#messages .message-text").all_inner_texts()
 
 
-def test_a_page_whose_worker_is_killed_misses_nothing(
-    people: People, demo: Demo, room: str
-) -> None:
+def test_pages_whose_worker_is_killed_miss_nothing(people: People, demo: Demo, room: str) -> None:
+    """Nor does one that sleeps meanwhile."""
     ada = people.join("Ada", room, on="worker-1")
     bob = people.join("Bob", room, on="worker-2")
+    carol = people.join("Carol", room, on="worker-2", own=True)
+    lifecycle = carol.context.new_cdp_session(carol)
+    lifecycle.send("Page.setWebLifecycleState", {"state": "frozen"})
+    say(ada, "Before their worker died")
+    for page in (ada, bob):
+        expect(message(page, "Before their worker died")).to_be_visible()
     pid = people.kill("worker-2")
     said = [f"Line {number}" for number in range(6)]
     for line in said:
         say(ada, line)
     for page in (ada, bob):
         expect(message(page, said[-1])).to_be_visible()
-    assert texts(ada) == texts(bob) == said
-    expect(bob.get_by_role("log")).to_contain_text("Connected again")
-    demo.wait_until_back("worker-2", pid)
-
-
-def test_a_tab_that_slept_misses_nothing(people: People, demo: Demo, room: str) -> None:
-    ada = people.join("Ada", room, on="worker-1")
-    bob = people.join("Bob", room, on="worker-2", own=True)
-    lifecycle = bob.context.new_cdp_session(bob)
-    lifecycle.send("Page.setWebLifecycleState", {"state": "frozen"})
-    say(ada, "Before its worker died")
-    expect(message(ada, "Before its worker died")).to_be_visible()
-    pid = people.kill("worker-2")
-    say(ada, "After its worker died")
-    expect(message(ada, "After its worker died")).to_be_visible()
     lifecycle.send("Page.setWebLifecycleState", {"state": "active"})
-    expect(message(bob, "After its worker died")).to_be_visible()
-    assert texts(bob) == ["Before its worker died", "After its worker died"]
+    expect(message(carol, said[-1])).to_be_visible()
+    for page in (ada, bob, carol):
+        assert texts(page) == ["Before their worker died", *said]
+    expect(bob.get_by_role("log")).to_contain_text("Connected again")
     demo.wait_until_back("worker-2", pid)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.support.waiting import wait_until
@@ -76,33 +75,31 @@ def background(page: Page, name: str) -> Any:
     return avatar.evaluate("(node) => getComputedStyle(node).backgroundColor")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_the_worker_can_be_killed_without_a_search_for_the_button(
-    people: People, room: str, size: ViewportSize
+    people: People, room: str
 ) -> None:
     ada = people.join("Ada", room)
-    ada.set_viewport_size(size)
-    button = ada.get_by_role("button", name="Kill worker-")
-    expect(button).to_be_in_viewport(ratio=1)
-    box = button.bounding_box()
-    assert box is not None
-    is_on_top = "([x, y]) => document.elementFromPoint(x, y).closest('#kill button') !== null"
-    middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
-    assert ada.evaluate(is_on_top, middle)
+    for size in (DESKTOP, PHONE):
+        ada.set_viewport_size(size)
+        button = ada.get_by_role("button", name="Kill worker-")
+        expect(button).to_be_in_viewport(ratio=1)
+        box = button.bounding_box()
+        assert box is not None
+        is_on_top = "([x, y]) => document.elementFromPoint(x, y).closest('#kill button') !== null"
+        middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        assert ada.evaluate(is_on_top, middle), size
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_no_label_fills_its_button_edge_to_edge(
-    people: People, room: str, size: ViewportSize
-) -> None:
+def test_no_label_fills_its_button_edge_to_edge(people: People, room: str) -> None:
     ada = people.join("Ada", room)
-    ada.set_viewport_size(size)
-    if size is PHONE:
-        ada.get_by_role("button", name="1 here").click()
-    labels = ada.evaluate(LABELS)
-    assert len(labels) >= 3
-    narrow = [each for each in labels if min(each[1:]) < BETWEEN_LABEL_AND_EDGE]
-    assert narrow == []
+    for size in (DESKTOP, PHONE):
+        ada.set_viewport_size(size)
+        if size is PHONE:
+            ada.get_by_role("button", name="1 here").click()
+        labels = ada.evaluate(LABELS)
+        assert len(labels) >= 3, size
+        narrow = [each for each in labels if min(each[1:]) < BETWEEN_LABEL_AND_EDGE]
+        assert narrow == [], size
 
 
 def test_durations_are_told_as_people_tell_them(people: People, room: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Error, Page
 
 from tests.support.waiting import wait_until
 from tests.support.websocket_server import PlayedServer, Side
@@ -33,25 +34,47 @@ def server() -> Iterator[PlayedServer]:
         yield server
 
 
-@pytest.fixture
-def page(chromium: Browser, server: PlayedServer) -> Iterator[Page]:
+@contextmanager
+def without_errors(page: Page) -> Iterator[Page]:
     complaints: list[str] = []
-    page = chromium.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(server.address)
+
+    def complain(error: Error) -> None:
+        complaints.append(str(error))
+
+    page.on("pageerror", complain)
     yield page
-    page.context.close()
+    page.remove_listener("pageerror", complain)
     assert complaints == []
 
 
+@pytest.fixture(scope="module")
+def tab(chromium: Browser) -> Iterator[Page]:
+    """One for many tests: to start one takes longer than what they do with it."""
+    page = chromium.new_page()
+    yield page
+    page.context.close()
+
+
 @pytest.fixture
-def asleep(page: Page) -> Page:
+def page(tab: Page, server: PlayedServer) -> Iterator[Page]:
+    with without_errors(tab):
+        tab.goto(server.address)
+        yield tab
+        # Else it goes on trying to connect.
+        tab.evaluate("window.socket?.close()")
+
+
+@pytest.fixture
+def asleep(chromium: Browser, server: PlayedServer) -> Iterator[Page]:
     """A page whose time passes only where a test lets it, and whose random numbers are all 0.5."""
-    page.clock.install()
-    page.reload()
-    page.clock.pause_at(page.evaluate("Date.now() + 3_600_000"))
-    page.evaluate("Math.random = () => 0.5")
-    return page
+    page = chromium.new_page()
+    with without_errors(page):
+        page.clock.install()
+        page.goto(server.address)
+        page.clock.pause_at(page.evaluate("Date.now() + 3_600_000"))
+        page.evaluate("Math.random = () => 0.5")
+        yield page
+    page.context.close()
 
 
 def opened(page: Page, server: PlayedServer, **options: Any) -> Side:

@@ -21,6 +21,7 @@ __all__ = ["at_end", "end", "lane_of", "scheduler", "turn_of"]
 _SHARED: Mapping[str, tuple[str, ...]] = {
     "demo": (
         "tests/e2e/test_features.py",
+        "tests/e2e/test_chat.py",
         "tests/e2e/test_browser.py",
         "tests/e2e/test_board.py",
         "tests/e2e/test_dashboard.py",
