@@ -49,8 +49,8 @@ class People:
         self.connections_fail = False
         self._browser = browser
         self._demo = demo
-        # A picture, at the address of the demo: to go on from there takes no new process.
-        self._nowhere = f"{demo.address}/static/chat/icon.svg"
+        # A short text, at the address of the demo: to go on from there takes no new process.
+        self._nowhere = f"{demo.address}/static/chat/js/dom.js"
         self._used: list[tuple[Page, bool]] = []
         self._idle: list[Page] = []
 
