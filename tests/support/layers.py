@@ -51,7 +51,7 @@ PARTITIONS = 4
 
 _LIMITS = (
     *("read_back", "read_back_window", "stream_start", "look_back"),
-    *("history", "history_answer", "recovery", "job_unclaimed"),
+    *("history", "history_answer", "recovery", "job_unclaimed", "held_frame"),
 )
 
 WORKER_CHANNEL = "shared-jobs"
