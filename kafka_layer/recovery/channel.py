@@ -505,6 +505,7 @@ class TrackedChannel:
                 progress.identity = progress.identity._replace(epochs=progress.log.epochs)
                 return
             progress.lost = found[0]
+            progress.forget({where for where, loss in lost.items() if loss == "epoch"})
             if self.state is _LIVE:
                 self._fall_behind(wake=True, routed={progress: routed})
 

@@ -222,11 +222,16 @@ class Progress:
             self.overlap, self.live_from = {}, {}
             self.replayed, self.recovered = {}, frozenset()
 
+    def forget(self, wheres: Collection[Where]) -> None:
+        """Forget from where addresses reach the channel in partitions that have another log now."""
+        self.since = {key: _without(wheres, at) for key, at in self.since.items()}
+        self.replayed = {key: _without(wheres, at) for key, at in self.replayed.items()}
+        self.overlap = _without(wheres, self.overlap)
+
     def go_live(self, ends: Vector) -> None:
         """Note that the channel has all records that were read."""
         # Every other position is before the end, or in another log.
         self.live_from, self.start, self.identity = ends, ends, self.present()
-        self.since = {key: at for key, at in self.since.items() if not covers(ends, at)}
         self.overlap = highest(self.overlap, ends)
         self.lost, self.last = None, None
         self.handed_over = {}
@@ -251,6 +256,10 @@ def highest(*vectors: Vector) -> dict[Where, int]:
             if offset > found.get(where, 0):
                 found[where] = offset
     return found
+
+
+def _without(wheres: Collection[Where], vector: Vector) -> Vector:
+    return {where: offset for where, offset in vector.items() if where not in wheres}
 
 
 def covers(vector: Vector, other: Vector) -> bool:

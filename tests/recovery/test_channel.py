@@ -416,6 +416,32 @@ class TestGaps:
         assert scene.tracked.state is State.LIVE
         assert scene.tracked.position().topics[GROUP].offsets[1 - ours] == 7
 
+    @pytest.mark.parametrize("replayed", [0, 20])
+    def test_places_in_a_log_that_is_gone_hide_nothing_of_the_next(
+        self, scene: Scene, replayed: int
+    ) -> None:
+        ours = GROUP, partition_of("a", 2)
+        scene.read([(GROUP, "a")] * 10)
+        scene.route()
+        scene.join("a")
+        if replayed:
+            recovered(scene, "a", replayed)
+        scene.lose({ours: ReadFrom(0, None)})
+        scene.ends[ours] = 0
+        scene.recent.read_epoch(ours, 0, 1)
+        scene.log.clear()
+        assert receive(scene)["reason"] == "epoch"
+        scene.begin_receive()
+        # More than the mailbox holds: some are read from the recent records.
+        scene.read([(GROUP, "a")] * (CAPACITY + 3))
+        scene.route()
+        got = [scene.received[-1]["n"], *(receive(scene)["n"] for _ in range(CAPACITY + 2))]
+        assert got == [text(record) for record in scene.log]
+        scene.begin_receive()
+        position = scene.tracked.position().sign()
+        scene.read([(GROUP, "a")])
+        assert scene.replayed(position) == {text(scene.log[-1])}
+
     def test_one_that_waits_is_woken(self, scene: Scene) -> None:
         scene.begin_receive()
         scene.lose({(ALL, 0): ReadFrom(7, None)})
@@ -455,6 +481,20 @@ class TestPositions:
         scene.begin_receive()
         assert scene.tracked.state is State.LIVE
         assert offset_of(message.position) == 1
+
+    def test_that_of_a_message_leaves_out_what_came_before_a_group_was_joined(
+        self, scene: Scene
+    ) -> None:
+        """Also when the channel was behind, and is LIVE, since."""
+        assert partition_of("a", 2) == partition_of("b", 2)
+        scene.join("a")
+        scene.read([(GROUP, "a")] * (CAPACITY + 2) + [(GROUP, "b")])
+        scene.route()
+        scene.join("b")
+        message = [receive(scene) for _ in range(CAPACITY + 2)][-1]
+        scene.begin_receive()
+        assert scene.tracked.state is State.LIVE
+        assert scene.replayed(message.position) == set()
 
 
 class TestSlowReaders:
