@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -64,7 +65,9 @@ def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, sett
     """
     given = Properties({**properties, **_callbacks(properties)})
     try:
-        return kind(given)
+        client: C = _referable(kind)(given)
+        _clients.add(client)
+        return client
     except KafkaException as exception:
         reason = kafka_error(exception).str()
     except (TypeError, ValueError) as error:
@@ -106,13 +109,39 @@ def abandon(client: object) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
 
-def _load_what_a_child_needs() -> None:
-    """Import what ``abandon`` does: by the parent, as its other threads may be importing it."""
+# All clients of this process; while it forks, held, so that the child frees none of them, whoever
+# has forgotten it: also one that a thread of the parent was closing, or that waited for the garbage
+# collector.
+_clients: WeakSet[Any] = WeakSet()
+_held: list[Any] = []
+
+
+@cache
+def _referable(kind: Callable[[dict[str, Any]], C]) -> Callable[[dict[str, Any]], C]:
+    """Return the class, or one like it whose objects can be in a WeakSet."""
+    if not isinstance(kind, type) or kind.__weakrefoffset__:
+        return kind
+    return type(kind.__name__, (kind,), {"__slots__": ("__weakref__",), "__doc__": kind.__doc__})
+
+
+def _before_fork() -> None:
+    """Hold the clients; import what ``abandon`` does, as other threads may be importing it."""
     import ctypes  # noqa: F401 (a process that never forks does without)
+
+    _held.extend(_clients)
+
+
+def _abandon_all() -> None:
+    for client in _clients:
+        abandon(client)
+    _held.clear()
+    _clients.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_load_what_a_child_needs)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_held.clear, after_in_child=_abandon_all
+    )
 
 
 def ask_for_ends(

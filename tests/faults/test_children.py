@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
+from kafka_layer.config.librdkafka import Properties
+from kafka_layer.kafka.clients import new_client
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.support.layers import next_messages
@@ -78,6 +82,27 @@ async def test_a_layer_that_the_child_inherits(
     await run("fork", send, [(n,) for n in range(CHILDREN)])
     assert await next_messages(reader, channel, CHILDREN * SENDS) == expected()
     await asyncio.gather(reader.close(), layer.close())
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="this system cannot fork")
+async def test_a_client_that_the_parent_forgot(embedded: EmbeddedBroker, prefix: str) -> None:
+    """A child whose garbage collector frees it aborts: the client's threads are not there."""
+    embedded.create_topic(prefix, partitions=1)
+    properties = Properties({"bootstrap.servers": embedded.bootstrap_servers, "group.id": prefix})
+    client = new_client(Consumer, properties, "consumer_config")
+    client.assign([TopicPartition(prefix, 0, 0)])
+    # Its threads have a fetch and a coordinator by then.
+    await asyncio.to_thread(client.get_watermark_offsets, TopicPartition(prefix, 0), DEADLINE)
+    await asyncio.to_thread(client.committed, [TopicPartition(prefix, 0)], DEADLINE)
+    await asyncio.to_thread(client.poll, 0.2)
+    forgotten: list[Any] = [client]
+    forgotten.append(forgotten)
+    gc.disable()
+    try:
+        del client, forgotten
+        await run("fork", gc.collect, [()])
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("method", METHODS)
