@@ -66,12 +66,13 @@ def new_client(kind: Callable[[dict[str, Any]], C], properties: Properties, sett
     given = Properties({**properties, **_callbacks(properties)})
     try:
         client: C = _referable(kind)(given)
-        _clients.add(client)
-        return client
     except KafkaException as exception:
         reason = kafka_error(exception).str()
     except (TypeError, ValueError) as error:
         reason = str(error)
+    else:
+        _clients.add(client)
+        return client
     raise configuration_error(reason, properties, setting)
 
 
