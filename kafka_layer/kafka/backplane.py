@@ -31,12 +31,11 @@ from .producer import RecordProducer
 from .properties import consumer_properties
 from .read_positions import From
 from .reader import Reader
-from .topics import KnownTopic, LayerTopics, TopicWatch, read_answers
+from .topics import KnownTopic, LayerTopics, TopicWatch, read_answers, topic_admin
 
 if TYPE_CHECKING:
     from ..config.streams import StreamSettings
     from ..transport import JobSink, OnEpoch, OnPositions, Past, RecordSink, StreamSink
-    from .admin import TopicAdmin
     from .past import PastReader
     from .stream_producers import StreamProducers
     from .streams import StreamReader
@@ -187,7 +186,7 @@ class KafkaBackplane:
 
     def clear_work(self, timeout: float) -> None:
         every_work_topic = f"{self._config.prefix}-work."
-        with self._admin(self._config, timeout) as admin:
+        with topic_admin(self._config, timeout) as admin:
             admin.delete_records(every_work_topic)
 
     def refresh(self) -> None:
@@ -261,7 +260,7 @@ class KafkaBackplane:
 
     def backlogs(self, timeout: float) -> list[Backlog]:
         prefix = f"{self._config.prefix}-work."
-        with self._admin(self._config, timeout) as admin:
+        with topic_admin(self._config, timeout) as admin:
             found = [
                 Backlog(lag.topic.removeprefix(prefix), lag.waiting, lag.members)
                 for lag in admin.work_lags(prefix)
@@ -440,15 +439,9 @@ class KafkaBackplane:
             # A partition that is new since the reader's start is read from its beginning.
             reader.want(self._assignment.wish(share, known, From.BEGINNING))
 
-    def _admin(self, config: LayerConfig, timeout: float) -> TopicAdmin:
-        # Imported by the first request: most processes make none.
-        from .admin import TopicAdmin
-
-        return TopicAdmin(config, timeout)
-
     def _backlog_of_stream(self, stream: StreamSettings, channel: str, timeout: float) -> Backlog:
         try:
-            with self._admin(self._config.for_stream(stream), timeout) as admin:
+            with topic_admin(self._config.for_stream(stream), timeout) as admin:
                 lag = None if stream.topic is None else admin.group_lag(channel, stream.topic)
         except KafkaLayerError as error:
             # It may be another cluster: the layer itself may be well.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .admin import TopicAdmin
     from .specs import TopicSpec
 
-__all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch", "read_answers"]
+__all__ = ["KnownTopic", "KnownTopics", "LayerTopics", "TopicWatch", "read_answers", "topic_admin"]
 
 logger = logging.getLogger("kafka_layer")
 
@@ -175,6 +175,14 @@ class TopicWatch:
     def abandon(self) -> None:
         """Keep the client from being freed, which would hang, in a forked child."""
         abandon(self._client)
+
+
+def topic_admin(config: LayerConfig, timeout: float) -> TopicAdmin:
+    """Return a client for requests that most processes never make; see ``TopicAdmin``."""
+    # Imported by the first of them.
+    from .admin import TopicAdmin
+
+    return TopicAdmin(config, timeout)
 
 
 def read_answers(
@@ -384,7 +392,7 @@ class LayerTopics:
             # A refusal is an answer, too.
             with (
                 contextlib.suppress(TopicError),
-                self._admin(self._config.timings.request) as admin,
+                topic_admin(self._config, self._config.timings.request) as admin,
             ):
                 admin.inspect([self.name(topic) for topic in Topic])
         except BrokerUnavailable:
@@ -445,7 +453,7 @@ class LayerTopics:
                 "Run 'manage.py kafka_setup_topics', or set auto_create_topics=True."
             )
         logger.info("Creating topics: %s", names)
-        with self._admin(max(0.1, deadline - monotonic())) as admin:
+        with topic_admin(self._config, max(0.1, deadline - monotonic())) as admin:
             refused = self._refused_unnamed(missing, admin)
             refused |= self._create([each for each in missing if each not in refused], admin)
         made = [each for each in missing if each not in refused]
@@ -454,12 +462,6 @@ class LayerTopics:
         self._look(self._config.timings.request)
         if refused:
             raise TopicError(" ".join(map(str, refused.values())))
-
-    def _admin(self, timeout: float) -> TopicAdmin:
-        # Imported where topics are missing: mostly all are there.
-        from .admin import TopicAdmin
-
-        return TopicAdmin(self._config, timeout)
 
     def _create(
         self, topics: Sequence[Topic | WorkTopic], admin: TopicAdmin
