@@ -611,9 +611,6 @@ class StreamSource(Protocol):
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, at most ``timeout`` seconds."""
 
-    def abandon(self) -> None:
-        """Drop the parent's clients without freeing them, in a forked child."""
-
 
 class Streams(Protocol):
     """Reads topics that are not the layer's own."""

@@ -291,14 +291,10 @@ class KafkaBackplane:
             watch.close()
 
     def abandon(self) -> None:
+        # clients.py keeps all clients of the parent from being freed.
         self._topics.abandon()
-        self._producer.abandon()
-        for watch in self._stream_watches.values():
-            watch.abandon()
-        if self._stream_producers is not None:
-            self._stream_producers.abandon()
-        for reader in self._all_readers():
-            reader.abandon()
+        for past in self._pasts.values():
+            past.abandon()
 
     def _worker_of_stream(
         self, channel: JobSink[Any], source: StreamTopic, timeout: float

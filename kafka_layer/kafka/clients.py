@@ -103,11 +103,10 @@ def _guarded(name: str, callback: Callable[[Any], object], told: Any) -> None:
 
 
 def abandon(client: object) -> None:
-    """Keep a client from ever being freed: in a forked child that aborts the process."""
+    """Keep a client from ever being freed: that may block, and in a forked child it aborts."""
     import ctypes
 
-    if client is not None:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
 
 # All clients of this process; while it forks, held, so that the child frees none of them, whoever

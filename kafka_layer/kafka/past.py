@@ -35,7 +35,7 @@ from ..transport import Extent, Past
 from ..wire.record_block import Columns, RecordBlock
 from ..wire.records import Record
 from ..wire.topics import StreamTopic, Topic, Where, topic_name
-from .clients import abandon, new_client
+from .clients import new_client
 from .connection import Connection
 from .errors import kafka_error, topic_error
 from .log import client_logger
@@ -110,7 +110,7 @@ class PastReader:
         self._asked = new_event()
         self._stop = new_event()
         self._thread: Thread | None = None
-        # Used by the thread; kept here for abandon().
+        # Used by the thread alone.
         self._clients: _Clients | None = None
 
     def ask(
@@ -150,12 +150,10 @@ class PastReader:
             thread.join(timeout)
 
     def abandon(self) -> None:
-        """Keep the clients from being freed, in a forked child."""
+        """Ask no more, in a forked child."""
         self._lock, self._stop, self._asked = RLock(), new_event(), new_event()
         self._stop.set()
         self._thread = None
-        if self._clients is not None:
-            self._clients.abandon()
 
     def _run(self) -> None:
         while True:
@@ -282,10 +280,6 @@ class _Clients:
         with contextlib.suppress(KafkaException, RuntimeError):
             self.consumer.close()
         self.watch.close()
-
-    def abandon(self) -> None:
-        abandon(self.consumer)
-        self.watch.abandon()
 
     def _new_consumer(self) -> Consumer:
         properties = Properties(

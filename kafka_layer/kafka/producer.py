@@ -261,10 +261,6 @@ class RecordProducer:
         if self._thread is not None and not is_current(self._thread):
             self._thread.join(max(_CLOSE_PATIENCE, deadline - monotonic()))
 
-    def abandon(self) -> None:
-        """Leak the parent's clients, in a forked child: freeing them aborts the process."""
-        self._client.abandon()
-
     def _write_to(self, topic: AnyTopic, name: str) -> None:
         self._ways[topic] = name, self._stats.sent(kind_of(topic)).add
 

@@ -32,7 +32,7 @@ from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
-from .clients import abandon, new_client
+from .clients import new_client
 from .connection import Connection
 from .delivery_reports import DeliveryReports
 from .errors import kafka_error
@@ -276,11 +276,6 @@ class ProducerClient:
             client, self.current = self.current, None
         if client is not None:
             self._retire(client)
-
-    def abandon(self) -> None:
-        """Keep the clients from ever being freed: in a forked child that aborts the process."""
-        for client in (self.current, *self._retired):
-            abandon(client)
 
     def _make(self) -> None:
         generation = self._generation + 1

@@ -33,7 +33,7 @@ from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
 from ..wire.records import Record
 from ..wire.topics import INBOX_TOPICS, topic_ids_differ
-from .clients import abandon, ask_for_ends, ask_for_times, new_client
+from .clients import ask_for_ends, ask_for_times, new_client
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, kafka_error
 from .liveness import PROGRESSED, UNANSWERED, Behind, Evidence, Liveness
@@ -239,11 +239,6 @@ class Reader:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout)
-
-    def abandon(self) -> None:
-        """Keep the clients from ever being freed: in a forked child that aborts the process."""
-        abandon(self._client)
-        self._replacement.abandon()
 
     def _run(self, wish: Mapping[Partition, Start], deadline: float) -> None:
         try:

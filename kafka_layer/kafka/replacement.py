@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..config.realtime import monotonic
-from .clients import abandon
 from .connection import Connection
 from .liveness import Evidence, Liveness, Verdict
 
@@ -23,7 +22,7 @@ C = TypeVar("C")
 class Replacement(Generic[C]):
     """Decides whether to replace a client, and makes the new one.
 
-    For the one thread that owns the client; any thread may call ``abandon``.
+    For the one thread that owns the client.
 
     Args:
         liveness: Judges the client.
@@ -92,7 +91,3 @@ class Replacement(Generic[C]):
         spare, self._spare = self._spare, None
         if spare is not None:
             self._close(spare)
-
-    def abandon(self) -> None:
-        """Leak the kept client, in a forked child: freeing it aborts the process."""
-        abandon(self._spare)

@@ -129,11 +129,6 @@ class StreamProducers:
                 with contextlib.suppress(TimeoutError):
                     ticket.result(left + _REPORTS)
 
-    def abandon(self) -> None:
-        """Leak the parent's clients, in a forked child."""
-        for other in tuple(self._others):
-            other.producer.abandon()
-
     def _other(self, config: LayerConfig) -> _Other:
         with self._lock:
             if self._closed:

@@ -213,9 +213,6 @@ class StreamReader:
         self.stop()
         self._reader.join(timeout)
 
-    def abandon(self) -> None:
-        self._reader.abandon()
-
     def _command(self, carry_out: Callable[[], None]) -> Ticket[None]:
         ticket: Ticket[None] = Ticket()
         self._commands.append((carry_out, ticket))

@@ -25,7 +25,7 @@ from ..config.settings import LayerConfig
 from ..config.threads import Lock, RLock, new_event, new_thread, wait_for_futures
 from ..exceptions import BrokerUnavailable, KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
-from .clients import abandon, new_client, partition_counts
+from .clients import new_client, partition_counts
 from .connection import Connection
 from .errors import kafka_error
 from .log import client_logger
@@ -171,10 +171,6 @@ class TopicWatch:
         # It leaves answers undecided, for ever, that are just on their way: at 3 of 100 closes.
         for answer in tuple(self._awaited):
             answer.set_exception(KafkaException(KafkaError(KafkaError._DESTROY)))
-
-    def abandon(self) -> None:
-        """Keep the client from being freed, which would hang, in a forked child."""
-        abandon(self._client)
 
 
 def topic_admin(config: LayerConfig, timeout: float) -> TopicAdmin:
@@ -427,12 +423,10 @@ class LayerTopics:
             watch.close()
 
     def abandon(self) -> None:
-        """Leak the parent's client, in a forked child."""
+        """Ask no more, in a forked child."""
         # A new event and lock: a thread of the parent may have held the old ones at the fork.
         self._closed, self._lock = new_event(), RLock()
         self._closed.set()
-        if self._watch is not None:
-            self._watch.abandon()
 
     def _learn(self, told: Mapping[str, KnownTopic]) -> None:
         with self._lock:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from kafka_layer.config.librdkafka import Properties
 from kafka_layer.kafka.clients import new_client
@@ -84,17 +86,32 @@ async def test_a_layer_that_the_child_inherits(
     await asyncio.gather(reader.close(), layer.close())
 
 
-@pytest.mark.skipif("fork" not in METHODS, reason="this system cannot fork")
-async def test_a_client_that_the_parent_forgot(embedded: EmbeddedBroker, prefix: str) -> None:
-    """A child whose garbage collector frees it aborts: the client's threads are not there."""
-    embedded.create_topic(prefix, partitions=1)
-    properties = Properties({"bootstrap.servers": embedded.bootstrap_servers, "group.id": prefix})
-    client = new_client(Consumer, properties, "consumer_config")
-    client.assign([TopicPartition(prefix, 0, 0)])
+def used_consumer(properties: Properties, topic: str) -> Consumer:
+    client = new_client(Consumer, Properties({**properties, "group.id": topic}), "consumer_config")
+    where = TopicPartition(topic, 0, 0)
+    client.assign([where])
     # Its threads have a fetch and a coordinator by then.
-    await asyncio.to_thread(client.get_watermark_offsets, TopicPartition(prefix, 0), DEADLINE)
-    await asyncio.to_thread(client.committed, [TopicPartition(prefix, 0)], DEADLINE)
-    await asyncio.to_thread(client.poll, 0.2)
+    client.get_watermark_offsets(where, DEADLINE)
+    client.committed([where], DEADLINE)
+    client.poll(0.2)
+    return client
+
+
+def used_admin(properties: Properties, topic: str) -> AdminClient:
+    client = new_client(AdminClient, properties, "admin_config")
+    client.list_topics(topic, DEADLINE)
+    return client
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="this system cannot fork")
+@pytest.mark.parametrize("use", [used_consumer, used_admin])
+async def test_a_client_that_the_parent_forgot(
+    use: Callable[[Properties, str], object], embedded: EmbeddedBroker, prefix: str
+) -> None:
+    """A child whose garbage collector frees it aborts, or hangs: its threads are not there."""
+    embedded.create_topic(prefix, partitions=1)
+    properties = Properties({"bootstrap.servers": embedded.bootstrap_servers})
+    client = use(properties, prefix)
     forgotten: list[Any] = [client]
     forgotten.append(forgotten)
     gc.disable()

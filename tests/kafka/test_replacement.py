@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -86,16 +85,3 @@ def test_while_all_brokers_are_lost_nobody_looks() -> None:
     assert not site.replacement.is_called_for(lambda: pytest.fail("a look"))
     site.connection.on_answer()
     assert site.is_called_for()
-
-
-def test_a_forked_child_never_frees_a_client_that_was_not_taken() -> None:
-    clients: list[object] = [object()]
-    liveness = Liveness(1, 0.0)
-    connection = Connection("nowhere:9092", Stats())
-    replacement = Replacement(liveness, connection, clients.pop, lambda *_: True, clients.append)
-    assert replacement.is_called_for(lambda: UNANSWERED)
-    replacement.abandon()
-    client = replacement.take()
-    # One more than an object with a name has: the reference that nobody gives back.
-    named = object()
-    assert sys.getrefcount(client) == sys.getrefcount(named) + 1

@@ -100,8 +100,6 @@ class Source:
 
     def join(self, timeout: float) -> None: ...
 
-    def abandon(self) -> None: ...
-
 
 class Site:
     """A stream, and the channels of its server."""

@@ -16,7 +16,6 @@ from ...delivery.tickets import Ticket
 from ...exceptions import KafkaLayerError, TopicError
 from ...observe.counters import Stats
 from ...transport import JobSink
-from ..clients import abandon
 from ..connection import Connection
 from ..errors import topic_error
 from ..liveness import ANSWERED, UNANSWERED, Liveness
@@ -236,13 +235,6 @@ class GroupMember:
             thread.join(timeout)
         else:
             self._count_left()
-
-    def abandon(self) -> None:
-        """Keep the client from being freed, which would abort the process, in a forked child."""
-        if self._membership is not None:
-            abandon(self._membership.client.consumer)
-        self._replacement.abandon()
-        self._returns.abandon()
 
     def _begin(self, replacement: Replacement[GroupClient]) -> None:
         """Start a membership in a new thread; the lock is held. RuntimeError without a thread."""
