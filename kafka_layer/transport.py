@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from .carried import Backlog, Health, QueueFull, ReadFrom
 from .delivery.tickets import Ticket
 from .exceptions import UnreadableRecord
 from .messages import Position
+from .transport_values import Backlog, Health, QueueFull, ReadFrom
 from .wire.record_block import RecordBlock
 from .wire.records import Place, ProducerRecord, Record, StreamProducerRecord
 from .wire.topics import StreamTopic, Topic, Where, WorkTopic

@@ -133,7 +133,7 @@ TIERS: list[set[str]] = [
     },
     {"config.threads", "wire.records"},
     {
-        "carried",
+        "transport_values",
         "wire.topics",
         "config.librdkafka",
         "config.realtime",

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..carried import Backlog
 from ..config.realtime import monotonic
 from ..config.threads import RLock, new_event
 from ..delivery.tickets import Ticket, in_thread
 from ..server.requests import RollCall
 from ..server.server import Server
+from ..transport_values import Backlog
 from .report import Reporter
 
 __all__ = ["Watch"]

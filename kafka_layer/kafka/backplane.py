@@ -9,13 +9,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..carried import Backlog, Health
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..config.threads import Lock
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, KafkaLayerError, LayerClosed
 from ..observe.counters import Stats
+from ..transport_values import Backlog, Health
 from ..wire.topics import (
     StreamTopic,
     Topic,

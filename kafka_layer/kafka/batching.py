@@ -15,11 +15,11 @@ from collections import deque
 
 from confluent_kafka import KafkaError
 
-from ..carried import QueueFull
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
+from ..transport_values import QueueFull
 from .outlet import TICKET, VALUE, NumberedProducer, Outlet, Pending, UnknownPartition
 from .unknown_partitions import UnknownPartitions
 

@@ -23,7 +23,6 @@ from confluent_kafka import (
 )
 from django.core.exceptions import ImproperlyConfigured
 
-from ..carried import QueueFull
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
@@ -32,6 +31,7 @@ from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
+from ..transport_values import QueueFull
 from .clients import new_client
 from .connection import Connection
 from .delivery_reports import DeliveryReports

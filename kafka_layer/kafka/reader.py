@@ -23,7 +23,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from ..carried import ReadFrom
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.threads import died, new_event, new_thread
@@ -31,6 +30,7 @@ from ..config.timings import Timings
 from ..delivery.tickets import Ticket
 from ..exceptions import BrokerUnavailable, UnreadableRecord
 from ..observe.counters import Stats
+from ..transport_values import ReadFrom
 from ..wire.records import Record
 from ..wire.topics import INBOX_TOPICS, topic_ids_differ
 from .clients import ask_for_ends, ask_for_times, new_client

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError
 
-from ..carried import QueueFull
 from ..config.realtime import monotonic
 from ..config.threads import RLock
+from ..transport_values import QueueFull
 from .outlet import Outlet, Pending, UnknownPartition
 
 __all__ = ["UnknownPartitions"]

@@ -14,13 +14,13 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..carried import QueueFull
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..config.timings import Timings
 from ..delivery.tickets import Steps, Ticket, wait
 from ..exceptions import KafkaLayerError
 from ..messages import Position
+from ..transport_values import QueueFull
 from ..wire.partitions import partition_of
 from ..wire.records import Record
 from ..wire.topics import Topic

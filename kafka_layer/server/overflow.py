@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from channels.exceptions import ChannelFull
 
-from ..carried import QueueFull
 from ..config.realtime import monotonic
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Steps, Ticket, wait
 from ..observe.counters import Stats
+from ..transport_values import QueueFull
 from ..wire.topics import AnyTopic
 
 __all__ = ["OverflowPolicy", "put"]

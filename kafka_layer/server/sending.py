@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from ..carried import QueueFull
 from ..config.settings import LayerConfig
 from ..delivery.tickets import Steps, Ticket
 from ..exceptions import LayerClosed
 from ..messages import Position
 from ..observe.counters import Stats
+from ..transport_values import QueueFull
 from ..wire.records import ProducerRecord
 from ..wire.topics import Topic, WorkTopic
 from .overflow import OverflowPolicy, put
