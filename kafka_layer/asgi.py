@@ -10,7 +10,7 @@ from typing import Any
 
 from .config.timings import Timings
 from .delivery.tickets import in_thread
-from .server import live
+from .server import process
 
 __all__ = ["closing"]
 
@@ -62,7 +62,7 @@ class _Lifespan:
         self._sent: set[str] = set()
 
     async def run(self, application: _Application, scope: Any) -> None:
-        live.end_will_be_told()
+        process.end_will_be_told()
         error: Exception | None = None
         try:
             await application(scope, self._receive, self._send)
@@ -115,7 +115,7 @@ async def _close_layers() -> None:
     """Close all layers of this process at the same time; does not block the event loop."""
     timeout = Timings().close
     tickets = [
-        in_thread("kafka-layer-close", partial(server.close, timeout)) for server in live.present()
+        in_thread("kafka-layer-close", partial(each.close, timeout)) for each in process.servers()
     ]
     closed = (ticket.outcome() for ticket in tickets)
     for outcome in await asyncio.gather(*closed, return_exceptions=True):

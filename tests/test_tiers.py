@@ -82,7 +82,7 @@ TIERS: list[set[str]] = [
     {"streams.delivery"},
     {"streams.following"},
     {"streams.reading", "streams.unread"},
-    {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.live"},
+    {"server.router", "server.commands", "server.ordering", "server.upkeep", "server.process"},
     {"server.sending", "server.requests", "server.lifecycle", "server.identity", "server.feature"},
     {"server.round_trips"},
     {"kafka.worker_group.positions", "kafka.worker_group.recent"},

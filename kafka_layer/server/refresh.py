@@ -10,7 +10,7 @@ from ..config.realtime import monotonic
 from ..config.timings import Timings
 from ..delivery.tickets import run_blocking
 from ..exceptions import BrokerUnavailable
-from . import live
+from . import process
 from .clock import BrokerClock
 from .commands import Commands
 from .lifecycle import Lifecycle, State
@@ -60,7 +60,7 @@ class Refresh:
         if monotonic() < self._next and not self._transport.health().doubtful:
             return
         self.plan()
-        live.warn_if_nobody_tells()
+        process.warn_if_nobody_tells()
         try:
             self._transport.refresh()
         except BrokerUnavailable:

@@ -24,7 +24,7 @@ from ..wire.codec import Codec
 from ..wire.encryption import Encryption
 from ..wire.headers import Headers
 from ..wire.topics import Topic
-from . import live
+from . import process
 from .clock import BrokerClock
 from .closing import Closing
 from .commands import Commands
@@ -152,7 +152,7 @@ class Server:
             self._features,
             self.stats,
         )
-        live.add(self)
+        process.add(self)
 
     def attach(self, feature: Callable[[Server], F]) -> F:
         """Add a feature; this server flushes and closes it.
@@ -188,8 +188,8 @@ class Server:
         Returns:
             The ticket of its result.
         """
-        live.close_when_child_ends(self.config.timings.close)
-        live.close_at_sigterm(self.config.timings.close)
+        process.close_when_child_ends(self.config.timings.close)
+        process.close_at_sigterm(self.config.timings.close)
         return self.lifecycle.once(what, thread_name, self._closing.guard(function))
 
     # Messages within the process
@@ -383,7 +383,7 @@ class Server:
     def close_soon(self) -> None:
         """Close in a thread, for a layer that was garbage-collected."""
         if not self.lifecycle.started or self.lifecycle.state is State.CLOSED:
-            live.discard(self)
+            process.discard(self)
         elif not self.lifecycle.ended:
             timeout = self.config.timings.close
             in_thread("kafka-layer-close", lambda: self.close(timeout))
@@ -404,7 +404,7 @@ class Server:
         self.sender.is_open = state is State.SENDING or state is State.RECEIVING
         self.receiving = state is State.RECEIVING
         if state is State.CLOSED:
-            live.discard(self)
+            process.discard(self)
 
     def _register_topics(self) -> None:
         registry = self.registry

@@ -20,7 +20,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import KafkaLayerError
 from kafka_layer.kafka.reader import Reader
 from kafka_layer.layer import KafkaChannelLayer
-from kafka_layer.server.live import close_all
+from kafka_layer.server.process import close_all
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, layer_threads, next_message
 from tests.support.patience import PatientLayer

@@ -21,7 +21,7 @@ from kafka_layer.jobs.channel import WorkChannel
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats
-from kafka_layer.server import live, upkeep
+from kafka_layer.server import process, upkeep
 from kafka_layer.server.lifecycle import State
 from kafka_layer.signals import messages_dropped
 from kafka_layer.testing import InMemoryBackplane, InMemoryKafkaChannelLayer
@@ -561,22 +561,22 @@ class TestCollectedLayers:
         closing = asyncio.create_task(layer.close())
         await wait_until_async(layer.transport.closing.is_set, "close() to be on its way")
         server.close_soon()
-        assert server in live.present()
+        assert server in process.servers()
         layer.transport.may_close.set()
         await closing
-        assert server not in live.present()
+        assert server not in process.servers()
 
     async def test_one_that_runs_is_closed(self, layer: ControlledLayer) -> None:
         await layer.group_send("room", {})
         server = server_of(layer)
         server.close_soon()
-        await wait_until_async(lambda: server not in live.present(), "the server to close")
+        await wait_until_async(lambda: server not in process.servers(), "the server to close")
         assert server.lifecycle.state is State.CLOSED
 
     async def test_one_that_was_never_used_is_forgotten(self, layer: ControlledLayer) -> None:
         server = server_of(layer)
         server.close_soon()
-        assert server not in live.present()
+        assert server not in process.servers()
 
 
 class TestSendToMany:
@@ -652,24 +652,24 @@ class Closes:
         self.closed = False
 
     def close(self, timeout: float) -> None:
-        live.discard(self)
+        process.discard(self)
         for _ in range(10):
-            live.add(Closes())
+            process.add(Closes())
         self.closed = True
 
     def abandon(self) -> None:
-        live.discard(self)
+        process.discard(self)
 
 
 def test_at_exit_all_servers_are_closed_while_others_start_and_close() -> None:
     servers = [Closes() for _ in range(5)]
     for server in servers:
-        live.add(server)
+        process.add(server)
     try:
-        live.close_all(DEADLINE)
+        process.close_all(DEADLINE)
         assert all(server.closed for server in servers)
     finally:
-        live.abandon_all()
+        process.abandon_all()
 
 
 def test_a_signal_handler_may_use_the_layer_whatever_it_interrupts(

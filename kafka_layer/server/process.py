@@ -21,7 +21,7 @@ __all__ = [
     "close_when_child_ends",
     "discard",
     "end_will_be_told",
-    "present",
+    "servers",
     "warn_if_nobody_tells",
 ]
 
@@ -43,7 +43,7 @@ _AGAIN = 0.1
 _KILLED_BY = 128
 
 
-class Live(Protocol):
+class Closable(Protocol):
     """A server, as this module sees it."""
 
     def close(self, timeout: float) -> None:
@@ -55,7 +55,7 @@ class Live(Protocol):
 
 # add(), discard() and copy() of a set are atomic, so there is no lock that a thread of the parent
 # could hold at a fork.
-_servers: set[Live] = set()
+_servers: set[Closable] = set()
 
 # Process ids in which close_all() is registered with multiprocessing.
 _registered: set[int] = set()
@@ -64,17 +64,17 @@ _registered: set[int] = set()
 _told: set[int] = set()
 
 
-def add(server: Live) -> None:
+def add(server: Closable) -> None:
     """Remember a server until it is discarded."""
     _servers.add(server)
 
 
-def discard(server: Live) -> None:
+def discard(server: Closable) -> None:
     """Forget a closed server."""
     _servers.discard(server)
 
 
-def present() -> list[Live]:
+def servers() -> list[Closable]:
     """Return every server of this process; any thread."""
     return list(_servers.copy())
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kafka_layer.server import live
+from kafka_layer.server import process
 
 
 def handle_exit(number: int, frame: object) -> None:
@@ -23,9 +23,9 @@ handle_exit.__module__ = "uvicorn.server"
 def untold() -> Iterator[None]:
     """A process of which nothing is known, and whose handler is put back at the end."""
     before = signal.getsignal(signal.SIGTERM)
-    live._told.discard(os.getpid())
+    process._told.discard(os.getpid())
     yield
-    live._told.discard(os.getpid())
+    process._told.discard(os.getpid())
     signal.signal(signal.SIGTERM, before)
 
 
@@ -49,46 +49,46 @@ class Abandoned:
 def test_one_that_cannot_be_abandoned_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
     servers = [Abandoned(), Abandoned()]
     for each in servers:
-        live.add(each)
+        process.add(each)
     try:
-        live.abandon_all()
+        process.abandon_all()
     finally:
         for each in servers:
-            live.discard(each)
+            process.discard(each)
     assert Abandoned.done == 2
     assert "could not be abandoned" in caplog.text
 
 
 def test_under_uvicorn_alone_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    live.warn_if_nobody_tells()
+    process.warn_if_nobody_tells()
     assert not caplog.records
     signal.signal(signal.SIGTERM, handle_exit)
     for _ in range(3):
-        live.warn_if_nobody_tells()
+        process.warn_if_nobody_tells()
     assert len(caplog.records) == 1
     assert "kafka_layer.asgi.closing(application)" in caplog.text
 
 
 def test_nothing_is_said_where_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
     signal.signal(signal.SIGTERM, handle_exit)
-    live.end_will_be_told()
-    live.warn_if_nobody_tells()
+    process.end_will_be_told()
+    process.warn_if_nobody_tells()
     assert not caplog.records
 
 
 def test_a_handler_of_the_program_stays() -> None:
     for own in (handle_exit, signal.SIG_IGN):
         signal.signal(signal.SIGTERM, own)
-        live.close_at_sigterm(5.0)
+        process.close_at_sigterm(5.0)
         assert signal.getsignal(signal.SIGTERM) is own
 
 
 def test_the_default_one_is_replaced_in_the_main_thread_alone() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    thread = threading.Thread(target=live.close_at_sigterm, args=(5.0,))
+    thread = threading.Thread(target=process.close_at_sigterm, args=(5.0,))
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    live.close_at_sigterm(5.0)
+    process.close_at_sigterm(5.0)
     assert callable(signal.getsignal(signal.SIGTERM))
