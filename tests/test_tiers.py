@@ -61,7 +61,7 @@ TIERS: list[set[str]] = [
     {"kafka.clients"},
     {"kafka.connection", "kafka.batching", "kafka.liveness"},
     {"kafka.unknown_partitions"},
-    {"kafka.outlet"},
+    {"kafka.pending"},
     {"kafka.errors", "kafka.log", "kafka.properties", "kafka.specs", "kafka.tokens"},
     {"kafka.read_parts", "kafka.read_positions"},
     {"dashboard.watch"},

@@ -20,7 +20,7 @@ from ..config.threads import RLock
 from ..delivery.tickets import Ticket
 from ..exceptions import LayerClosed
 from ..transport_values import QueueFull
-from .outlet import TICKET, VALUE, NumberedProducer, Outlet, Pending, UnknownPartition
+from .pending import TICKET, VALUE, NumberedProducer, Pending, PendingSink, UnknownPartition
 from .unknown_partitions import UnknownPartitions
 
 __all__ = ["Batcher", "BatcherState"]
@@ -66,7 +66,7 @@ class Batcher:
     unknown partitions wait apart, in any state but CLOSED.
 
     Args:
-        outlet: Takes the records.
+        sink: Takes the records.
         limit: Records that may wait, here and on their way together.
         timeout: Seconds that records may wait here for a client that takes no more.
         unknown: Keeps records of unknown partitions.
@@ -75,14 +75,14 @@ class Batcher:
 
     def __init__(
         self,
-        outlet: Outlet,
+        sink: PendingSink,
         limit: int,
         timeout: float,
         unknown: UnknownPartitions,
         roused: threading.Event,
     ) -> None:
-        self._outlet = outlet
-        self._enqueue = outlet.enqueue
+        self._sink = sink
+        self._enqueue = sink.enqueue
         self._limit = limit
         self._timeout = timeout
         self._unknown = unknown
@@ -138,7 +138,7 @@ class Batcher:
             QueueFull: If the limit is reached, the client takes no more, or others wait for room.
             LayerClosed: After ``stop_taking``.
         """
-        client = self._outlet.current
+        client = self._sink.current
         if client is None:
             raise _closed()
         held = self._held
@@ -249,7 +249,7 @@ class Batcher:
             if acquired:
                 self._draining.release()
         for pending in reversed(rejected):
-            self._outlet.reject(pending, KafkaError(KafkaError._PURGE_QUEUE))
+            self._sink.reject(pending, KafkaError(KafkaError._PURGE_QUEUE))
         self._unknown.close()
 
     def _takes_apart(self, pending: Pending, waited: bool, at_once: bool) -> bool:
@@ -273,7 +273,7 @@ class Batcher:
 
     def _keep_apart(self, pending: Pending) -> None:
         if not self._keep(pending, reported=False):
-            self._outlet.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
+            self._sink.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
 
     def _keep(self, pending: Pending, *, reported: bool) -> bool:
         # In one step with the flag, which admit() clears when no record is kept.
@@ -283,7 +283,7 @@ class Batcher:
 
     def _room(self) -> int:
         """Return for how many records the queue has room, as far as is known."""
-        client = self._outlet.current
+        client = self._sink.current
         if client is None or self._full_since is not None:
             return 0
         on_their_way = len(client)
@@ -300,7 +300,7 @@ class Batcher:
         self._drains = True
         try:
             while held and (not self._guarded or self._may_go_on()):
-                client = self._outlet.current
+                client = self._sink.current
                 if client is None:
                     return False
                 try:
@@ -311,7 +311,7 @@ class Batcher:
                         self._full_since = now
                     if now - self._full_since < self._timeout:
                         return False
-                    self._outlet.reject(held[0], KafkaError(KafkaError._MSG_TIMED_OUT))
+                    self._sink.reject(held[0], KafkaError(KafkaError._MSG_TIMED_OUT))
                 except UnknownPartition:
                     self._keep_apart(held[0])
                 except BaseException:

@@ -37,7 +37,7 @@ from .connection import Connection
 from .delivery_reports import DeliveryReports
 from .errors import kafka_error
 from .log import client_logger
-from .outlet import NumberedProducer, Pending, UnknownPartition
+from .pending import NumberedProducer, Pending, UnknownPartition
 from .properties import producer_properties
 
 __all__ = ["ClientState", "ProducerClient"]

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError
 from ..config.realtime import monotonic
 from ..config.threads import RLock
 from ..transport_values import QueueFull
-from .outlet import Outlet, Pending, UnknownPartition
+from .pending import Pending, PendingSink, UnknownPartition
 
 __all__ = ["UnknownPartitions"]
 
@@ -30,16 +30,16 @@ class UnknownPartitions:
     """Keeps the records of unknown partitions, in order, until the client takes them; any thread.
 
     Args:
-        outlet: Takes the records.
+        sink: Takes the records.
         patience: Seconds after which a record that the client still refuses has failed.
         pause: Seconds between two questions for partitions.
         roused: Set when a record is kept: ``hand_over`` is due at once.
     """
 
     def __init__(
-        self, outlet: Outlet, patience: float, pause: float, roused: threading.Event
+        self, sink: PendingSink, patience: float, pause: float, roused: threading.Event
     ) -> None:
-        self._outlet = outlet
+        self._sink = sink
         self._patience = patience
         self._pause = pause
         self._roused = roused
@@ -95,7 +95,7 @@ class UnknownPartitions:
         if unknown and now >= self._next_question:
             self._next_question = now + self._pause
             for topic in unknown:
-                self._outlet.ask_for_partitions(topic)
+                self._sink.ask_for_partitions(topic)
 
     def close(self) -> None:
         """Reject all records, and keep no more."""
@@ -132,11 +132,11 @@ class UnknownPartitions:
 
     def _try(self, pending: Pending, failed_at: float) -> bool:
         """Return whether the client has taken a record, or it was rejected."""
-        client = self._outlet.current
+        client = self._sink.current
         if client is None:
             return False
         try:
-            self._outlet.enqueue(client, pending)
+            self._sink.enqueue(client, pending)
         except QueueFull:
             return False
         except UnknownPartition:
@@ -146,7 +146,7 @@ class UnknownPartitions:
         return True
 
     def _reject(self, pending: Pending) -> None:
-        self._outlet.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
+        self._sink.reject(pending, KafkaError(KafkaError._UNKNOWN_PARTITION))
 
 
 class _Kept(NamedTuple):

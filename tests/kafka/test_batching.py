@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed
 from kafka_layer.kafka.batching import Batcher, BatcherState
-from kafka_layer.kafka.outlet import VALUE, Pending, UnknownPartition
+from kafka_layer.kafka.pending import VALUE, Pending, UnknownPartition
 from kafka_layer.kafka.unknown_partitions import UnknownPartitions
 from kafka_layer.messages import Position
 from kafka_layer.transport import QueueFull
@@ -35,7 +35,7 @@ CLOSING, CLOSED = BatcherState.CLOSING, BatcherState.CLOSED
 
 
 class Client:
-    """Takes records as librdkafka does, up to ``room`` of them; an ``Outlet`` and its client."""
+    """Takes records as librdkafka does, up to ``room``; a ``PendingSink`` and its client."""
 
     def __init__(self, on_their_way: int = 0) -> None:
         self.on_their_way = on_their_way

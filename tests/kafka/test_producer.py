@@ -19,7 +19,7 @@ from kafka_layer.exceptions import Cause, LayerClosed, ProduceFailed
 from kafka_layer.kafka import producer as producer_module
 from kafka_layer.kafka.connection import Connection
 from kafka_layer.kafka.liveness import ANSWERED, UNANSWERED
-from kafka_layer.kafka.outlet import NumberedProducer
+from kafka_layer.kafka.pending import NumberedProducer
 from kafka_layer.kafka.producer import RecordProducer
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats

@@ -18,7 +18,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import LayerClosed, ProduceFailed
 from kafka_layer.kafka.connection import Connection
-from kafka_layer.kafka.outlet import NumberedProducer, Pending, UnknownPartition
+from kafka_layer.kafka.pending import NumberedProducer, Pending, UnknownPartition
 from kafka_layer.kafka.producer_client import ClientState, ProducerClient
 from kafka_layer.messages import Position
 from kafka_layer.observe.counters import Stats

@@ -1,4 +1,4 @@
-"""The protocol of what takes a producer's records, and the form of these records."""
+"""Records that are ready for librdkafka, and the protocol of what passes them to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from ..delivery.tickets import Ticket
 from ..messages import Position
 
-__all__ = ["TICKET", "VALUE", "NumberedProducer", "Outlet", "Pending", "UnknownPartition"]
+__all__ = ["TICKET", "VALUE", "NumberedProducer", "Pending", "PendingSink", "UnknownPartition"]
 
 Pending = tuple[
     str,
@@ -52,8 +52,8 @@ class NumberedProducer(Producer):
     report: Callable[[KafkaError | None, Message], None]
 
 
-class Outlet(Protocol):
-    """Takes the records of a ``Batcher``."""
+class PendingSink(Protocol):
+    """Passes records to librdkafka, for a ``Batcher``."""
 
     @property
     def current(self) -> NumberedProducer | None:
