@@ -25,7 +25,7 @@ from .client import GroupClient, GroupSource, describe_group
 from .evidence import CUT_OFF
 from .membership import Ending, Membership
 from .pacing import CommitCost
-from .recent import Left
+from .recent import Handover
 
 __all__ = ["GroupMember"]
 
@@ -98,9 +98,9 @@ class GroupMember:
         self._joined: Ticket[None] = Ticket()
         # Kafka's id of the topic; None until it is known. Written by ``learn_id`` alone.
         self._topic_id: str | None = None
-        # By partition: what the last membership has left to the next one, in a topic that was
+        # By partition: what the last membership handed over to the next one, in a topic that was
         # created again.
-        self._left: dict[int, Left] = {}
+        self._handover: dict[int, Handover] = {}
         self._stop = new_event()
         # Guards _membership and _thread, which change together, and do not change after a stop.
         self._lock = Lock()
@@ -291,7 +291,7 @@ class GroupMember:
             self._joined,
             self._stop,
             self._cost,
-            self._left,
+            self._handover,
         )
 
     def _next_membership(self) -> Membership | None:
@@ -331,7 +331,7 @@ class GroupMember:
         if ending is Ending.DEAD:
             self._note_replacement(membership.death)
         elif ending is Ending.OUTDATED:
-            self._left = membership.left
+            self._handover = membership.handover
             self._note_replacement(_MADE_ANEW)
         return ending
 

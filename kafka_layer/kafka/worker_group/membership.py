@@ -44,7 +44,7 @@ from .commits import RETRY, TRY_AGAIN, Commits
 from .evidence import GroupEvidence
 from .pacing import CommitCost, Pacing
 from .positions import JobPositions
-from .recent import Left, Recent
+from .recent import Handover, Recent
 from .stream_commits import StreamCommits
 
 __all__ = ["Ending", "Membership"]
@@ -92,9 +92,9 @@ class Membership:
         joined: Resolved once the group has assigned partitions.
         stop: Ends the membership.
         cost: The cost of commits; it outlives the client.
-        left: By partition: what an earlier membership has left, in a topic that was created again.
-            This one reads those partitions from their beginning, and resets each entry with the
-            first commit.
+        handover: By partition: what an earlier membership handed over, because the topic was
+            created again. This one reads those partitions from their beginning, and resets each
+            entry with the first commit.
 
     Attributes:
         called_at: When the last round of calls on the client began, on ``time.monotonic()``.
@@ -114,7 +114,7 @@ class Membership:
         joined: Ticket[None],
         stop: threading.Event,
         cost: CommitCost,
-        left: dict[int, Left],
+        handover: dict[int, Handover],
     ) -> None:
         self.client = client
         self.called_at = monotonic()
@@ -122,7 +122,7 @@ class Membership:
         # Whether the topic was created again: its positions here are not valid any more.
         self._outdated = False
         self._recent = Recent()
-        self._left = left
+        self._handover = handover
         self.halted_by: tuple[UnreadableRecord, Place] | None = None
         self._timings = config.timings
         self._topic = topic = source.topic
@@ -188,13 +188,13 @@ class Membership:
         self._commits.count_in_doubt(in_doubt)
 
     @property
-    def left(self) -> dict[int, Left]:
-        """What this membership leaves to the next one, in a topic that was created again.
+    def handover(self) -> dict[int, Handover]:
+        """What this membership hands over to the next one, in a topic that was created again.
 
         Empty for a stream, in which timestamps, set by producers, do not identify records. Read it
         after the membership has ended.
         """
-        return {} if self._came is not None else self._recent.left(self._commits.marks)
+        return {} if self._came is not None else self._recent.handover(self._commits.marks)
 
     def outdate(self) -> None:
         """Note that the topic was created again; any thread. From now on nothing is committed."""
@@ -319,7 +319,7 @@ class Membership:
             return False
         timestamp = message.timestamp()[1]
         self._commits.note_message(partition, timestamp)
-        if self._left and self._was_taken(partition, offset, timestamp):
+        if self._handover and self._was_taken(partition, offset, timestamp):
             self._positions.fetch(partition, offset, None)
             return False
         place = (self._sink.topic, partition, offset, timestamp / 1000)
@@ -348,7 +348,7 @@ class Membership:
 
     def _was_taken(self, partition: int, offset: int, timestamp: int) -> bool:
         """Tell whether the last membership took this message of the new topic already."""
-        left = self._left.get(partition)
+        left = self._handover.get(partition)
         return left is not None and left.messages.get(offset) == timestamp
 
     def _note_end(self, partition: int, offset: int) -> None:
@@ -400,9 +400,9 @@ class Membership:
 
     def _note_progress(self, partitions: Collection[int]) -> None:
         """Note that partitions of a topic that was created again have committed offsets in it."""
-        for partition in partitions if self._left else ():
-            if partition in self._left:
-                self._left[partition].mark = None
+        for partition in partitions if self._handover else ():
+            if partition in self._handover:
+                self._handover[partition].mark = None
 
     def _take_back(self, now: float) -> None:
         """Uncommit jobs that no receive takes, so that a process that dies loses none of them."""
@@ -458,7 +458,7 @@ class Membership:
 
     def _begins_again(self, partition: int) -> bool:
         """Tell whether the last commit is an offset of the topic before it was created again."""
-        left = self._left.get(partition)
+        left = self._handover.get(partition)
         if left is None or left.mark is None:
             return False
         if left.mark != self._commits.marks.get(partition):

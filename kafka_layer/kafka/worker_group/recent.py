@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...transport import CarriedJob
 
-__all__ = ["MOST", "Left", "Mark", "Recent"]
+__all__ = ["MOST", "Handover", "Mark", "Recent"]
 
 Mark = tuple[int, str]
 """A committed position, with its metadata."""
@@ -25,8 +25,8 @@ MOST = 50_000
 
 
 @dataclass
-class Left:
-    """The facts of one partition that a membership in a topic leaves to the next one.
+class Handover:
+    """The facts of one partition that a membership in a topic hands over to the next one.
 
     Attributes:
         mark: The last commit of the membership; None after a commit of the next one.
@@ -99,7 +99,7 @@ class Recent:
             self._before, self._since = self._since, {}
             self._too_many = (self._too_many[1], False)
 
-    def left(self, marks: Mapping[int, Mark]) -> dict[int, Left]:
+    def handover(self, marks: Mapping[int, Mark]) -> dict[int, Handover]:
         """Return what the next membership needs, for the partitions with these commits.
 
         It is empty if more than ``MOST`` messages were taken, because not all are remembered.
@@ -111,4 +111,4 @@ class Recent:
             for (partition, offset), timestamp in messages.items():
                 if partition in marks:
                     taken[partition][offset] = timestamp
-        return {partition: Left(mark, taken[partition]) for partition, mark in marks.items()}
+        return {partition: Handover(mark, taken[partition]) for partition, mark in marks.items()}

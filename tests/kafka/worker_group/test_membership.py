@@ -28,7 +28,7 @@ from kafka_layer.kafka.worker_group import client as group_client
 from kafka_layer.kafka.worker_group.client import GroupClient, GroupSource
 from kafka_layer.kafka.worker_group.membership import Ending, Membership
 from kafka_layer.kafka.worker_group.pacing import CommitCost
-from kafka_layer.kafka.worker_group.recent import Left
+from kafka_layer.kafka.worker_group.recent import Handover
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import WorkTopic
 from tests.support.messages import FakeMessage
@@ -173,7 +173,7 @@ class Case:
         monkeypatch: pytest.MonkeyPatch,
         demand: int,
         source: GroupSource = SOURCE,
-        left: dict[int, Left] | None = None,
+        handover: dict[int, Handover] | None = None,
         **times: float,
     ) -> None:
         monkeypatch.setattr(group_client, "Consumer", ScriptedConsumer)
@@ -199,7 +199,7 @@ class Case:
             Ticket(),
             self.consumer.stop,
             CommitCost(),
-            {} if left is None else left,
+            {} if handover is None else handover,
         )
 
     def assigns(self) -> None:
@@ -476,7 +476,7 @@ NOT_TAKEN = record(1)
 class TestATopicThatIsReadBeforeItIsKnownToBeAnother:
     """It was created again, and the client goes on in it, at its position in the old one."""
 
-    def left(self, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, Left], FakeMessage]:
+    def handover(self, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, Handover], FakeMessage]:
         """Return what a membership leaves that took 6 of the old topic and 7 of the new one."""
         case = Case(monkeypatch, demand=1)
         taken = record(7)
@@ -487,12 +487,12 @@ class TestATopicThatIsReadBeforeItIsKnownToBeAnother:
 
         assert case.run(case.assigns, record(6), taken, outdate) is Ending.OUTDATED
         assert case.sink.assigned == [6, 7]
-        return case.membership.left, taken
+        return case.membership.handover, taken
 
-    def case(self, monkeypatch: pytest.MonkeyPatch, left: dict[int, Left]) -> Case:
+    def case(self, monkeypatch: pytest.MonkeyPatch, handover: dict[int, Handover]) -> Case:
         """Return the next membership, which finds the last commit of the one before."""
-        case = Case(monkeypatch, demand=1, left=left)
-        mark = left[0].mark
+        case = Case(monkeypatch, demand=1, handover=handover)
+        mark = handover[0].mark
         assert mark is not None
         position, metadata = mark
         case.consumer.committed = lambda partitions, timeout: [
@@ -511,8 +511,8 @@ class TestATopicThatIsReadBeforeItIsKnownToBeAnother:
     def test_the_next_client_gets_all_of_it_and_passes_over_what_was_taken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        left, taken = self.left(monkeypatch)
-        case = self.case(monkeypatch, left)
+        handover, taken = self.handover(monkeypatch)
+        case = self.case(monkeypatch, handover)
         starts = self.starts(case)
         # The old topic had another message at offset 6.
         other = FakeMessage(TOPIC, 6, value=b"job", timestamp=1)
@@ -522,15 +522,15 @@ class TestATopicThatIsReadBeforeItIsKnownToBeAnother:
         assert case.consumer.committed_positions[-1] == {0: 9}
 
     def test_it_begins_there_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        left, _ = self.left(monkeypatch)
-        case = self.case(monkeypatch, left)
+        handover, _ = self.handover(monkeypatch)
+        case = self.case(monkeypatch, handover)
         starts = self.starts(case)
         case.run(case.assigns, record(0), case.assigns)
         assert starts == [OFFSET_BEGINNING, OFFSET_INVALID]
 
     def test_not_where_another_member_has_got_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        left, _ = self.left(monkeypatch)
-        case = self.case(monkeypatch, left)
+        handover, _ = self.handover(monkeypatch)
+        case = self.case(monkeypatch, handover)
         case.consumer.committed = lambda partitions, timeout: [
             TopicPartition(TOPIC, 0, 8, "read-until=99999999999999")
         ]
