@@ -169,7 +169,7 @@ class Recoveries:
             if self._begun is None:
                 self._begun = Ticket()
                 self._server.commands.tracking = self._figures
-                self._server.router.tap = self.recent
+                self._server.router.recent = self.recent
                 self._server.ordering.hold(self._begun)
                 self._server.transport.follow(self._on_positions, self.recent.read_epoch)
             tracked = mailbox.tracked
@@ -518,7 +518,7 @@ class Recoveries:
 
     def close(self, error: LayerClosed) -> int:
         """Forget the records."""
-        self._server.router.tap = None
+        self._server.router.recent = None
         self.recent.clear()
         for stream in self._streams:
             stream.ended()

@@ -1,4 +1,4 @@
-"""The protocol of a server's features, such as worker channels."""
+"""The protocols of a server's features, such as worker channels, and of the recent records."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ..exceptions import LayerClosed
 from ..wire.records import Record
 from ..wire.topics import Where
 
-__all__ = ["Feature", "Tap"]
+__all__ = ["Feature", "RecentRecords"]
 
 
-class Tap(Protocol):
-    """Sees all data that a server reads; the thread that reads it."""
+class RecentRecords(Protocol):
+    """Keeps the most recent records that a server read; called by the thread that reads."""
 
     def append(self, records: Sequence[Record]) -> None:
-        """Take records before they are routed."""
+        """Add a batch of records before they are routed."""
 
     def before(self, record: Record) -> Mapping[Where, int]:
-        """Return, for each partition, the offset behind the last record that came before one.
+        """Return, for each partition, the offset after the last record that came before this one.
 
         Args:
-            record: One of the last batch, not before the one of the last call.
+            record: A record of the last batch, and not before that of the last call.
         """
 
     def note_routed(self) -> None:
-        """Take note that these records are in their mailboxes, except where one is passed by."""
+        """Note that all these records were routed."""
 
 
 class Feature(Protocol):

@@ -26,7 +26,7 @@ from .expiry import Expiry
 from .full_mailboxes import FullMailboxes
 
 if TYPE_CHECKING:
-    from .feature import Tap
+    from .feature import RecentRecords
 
 __all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
 
@@ -57,7 +57,8 @@ class Router:
             reading thread. Returns the function that has ``duplicates`` learn what this server has
             not read, and blocks; None if there is nothing to learn.
         guard: Refuses copies of tokens; of the reading thread.
-        tap: Sees the records of each batch first; None if nobody asks for them.
+        recent: Gets the records of each batch before they are routed; None if no channel is
+            tracked.
     """
 
     def __init__(
@@ -68,9 +69,9 @@ class Router:
         stats: Stats,
         expiry: Expiry,
     ) -> None:
-        self.tap: Tap | None = None
-        # The one that has seen the present batch.
-        self._tap: Tap | None = None
+        self.recent: RecentRecords | None = None
+        # As ``recent`` was when the present batch came.
+        self._recent: RecentRecords | None = None
         self._expiry = expiry
         self._slice = max(1, config.capacity // 2)
         self._registry = registry
@@ -107,9 +108,9 @@ class Router:
         A record that cannot be delivered is counted, and costs no other.
         """
         route, size = self._route, self._slice
-        self._tap = tap = self.tap
-        if tap is not None:
-            tap.append(records)
+        self._recent = recent = self.recent
+        if recent is not None:
+            recent.append(records)
         self._expiry.read_clocks()
         try:
             for number, record in enumerate(records, 1):
@@ -125,8 +126,8 @@ class Router:
                     self._wake()
                     self._expiry.read_clocks()
         finally:
-            if tap is not None:
-                tap.note_routed()
+            if recent is not None:
+                recent.note_routed()
             self._wake()
 
     def _wake(self) -> None:
@@ -158,7 +159,7 @@ class Router:
             return
         place = topic, partition, offset, timestamp
         payload = self._decrypt(topic, key, value, timestamp, place)
-        before = None if self._tap is None else self._tap.before(record)
+        before = None if self._recent is None else self._recent.before(record)
         envelope = Envelope(payload, deadline, place, key, before)
         if headers:
             envelope.trace = headers
