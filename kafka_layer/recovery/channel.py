@@ -36,9 +36,9 @@ from .replay import (
 __all__ = [
     "READ_ON",
     "Gap",
+    "RecoveryContext",
     "SharedMailbox",
     "State",
-    "Surroundings",
     "TrackedChannel",
     "TrackedMailbox",
     "Vector",
@@ -69,7 +69,7 @@ class State(enum.Enum):
 _LIVE, _BEHIND, _LOST = State.LIVE, State.BEHIND, State.LOST
 
 
-class Surroundings(Protocol):
+class RecoveryContext(Protocol):
     """The common objects and functions of the tracked channels of one server.
 
     Attributes:
@@ -215,14 +215,14 @@ class TrackedChannel:
 
     Args:
         mailbox: The channel's mailbox.
-        surroundings: The common objects of the server's tracked channels.
+        context: The common objects of the server's tracked channels.
         on_change: Called when a membership of the channel changed; any thread.
 
     Attributes:
         state: As above.
         names: The hashes of its name and of former ones, the latest first.
         on_change: As given.
-        pause: As of the surroundings.
+        pause: As of ``RecoveryContext``.
         lock: Guards this object. Re-entrant: a signal handler may interrupt the holder and use the
             layer.
     """
@@ -230,17 +230,17 @@ class TrackedChannel:
     def __init__(
         self,
         mailbox: Mailbox,
-        surroundings: Surroundings,
+        context: RecoveryContext,
         on_change: Callable[[], object] | None = None,
     ) -> None:
         self.state = _LIVE
         self.names: tuple[bytes, ...] = (short_hash(mailbox.channel),)
         self.on_change = on_change
-        self.pause = surroundings.pause
+        self.pause = context.pause
         self.lock = RLock()
         self._mailbox = mailbox
-        self._around = surroundings
-        self._own = Progress(surroundings.recent)
+        self._context = context
+        self._own = Progress(context.recent)
         self._streams: dict[str, Progress] = {}
         # The progress in the layer's own log and in all streams.
         self._logs: tuple[Progress, ...] = (self._own,)
@@ -251,9 +251,9 @@ class TrackedChannel:
         self._capacity = mailbox.capacity
         self._behind_since = 0.0
         self._paused = False
-        mailbox.tracked, mailbox.open_tracked = self, surroundings.open
+        mailbox.tracked, mailbox.open_tracked = self, context.open
         mailbox.__class__ = TrackedMailbox
-        self.begin(surroundings.recent)
+        self.begin(context.recent)
 
     # The position
 
@@ -280,7 +280,7 @@ class TrackedChannel:
             parts = [
                 LogPart(each, self._reached(each), each.since, each.identity) for each in self._logs
             ]
-        return self._position(parts, self._around.now())
+        return self._position(parts, self._context.now())
 
     def sign_behind(
         self,
@@ -320,7 +320,7 @@ class TrackedChannel:
         Args:
             since: The position from which each of these addresses reached the channel.
         """
-        keys, now = list(since), self._around.now()
+        keys, now = list(since), self._context.now()
         identities = [(each, each.identity) for each in self._logs]
 
         def sign(vector: Vector) -> str:
@@ -348,7 +348,7 @@ class TrackedChannel:
     def _position(
         self, parts: Sequence[LogPart], time: float, keys: Sequence[Key] | None = None
     ) -> LogPosition:
-        around, own = self._around, parts[0]
+        context, own = self._context, parts[0]
         if not own.identity.topic_ids:
             # The reader has not reported its positions, so the channel's beginning is not known.
             time = 0.0
@@ -359,7 +359,7 @@ class TrackedChannel:
             for where, at in later.items()
         }
         return LogPosition(
-            around.prefix,
+            context.prefix,
             time,
             own.topics(counts_of(own.progress.log.ends)),
             frozenset(short_hash(name) for topic, name in keys if topic is _SEND_GROUP),
@@ -375,10 +375,10 @@ class TrackedChannel:
 
     def _keys(self) -> list[Key]:
         """Return the addresses that reach the channel."""
-        around, mailbox = self._around, self._mailbox
-        groups = [(_SEND_GROUP, group) for group in around.groups(mailbox)]
-        users = [(_SEND_USER, user) for user in around.users(mailbox)]
-        return [*groups, *users, *([EVERYBODY] if around.hears_all() else [])]
+        context, mailbox = self._context, self._mailbox
+        groups = [(_SEND_GROUP, group) for group in context.groups(mailbox)]
+        users = [(_SEND_USER, user) for user in context.users(mailbox)]
+        return [*groups, *users, *([EVERYBODY] if context.hears_all() else [])]
 
     def _progress_of(self, envelope: Envelope) -> Progress | None:
         """Return the progress in the log of a message; None if the message is not of a log."""
@@ -399,7 +399,7 @@ class TrackedChannel:
 
     def prepare(self, command: str, name: str) -> list[Ticket[None]]:
         """Do what ``Tracked.prepare`` says."""
-        streams = self._around.streams_for((_TOPIC_OF[command], name))
+        streams = self._context.streams_for((_TOPIC_OF[command], name))
         begun = [each.before_join() for each in streams]
         return [each for each in begun if each is not None]
 
@@ -410,7 +410,7 @@ class TrackedChannel:
             if key in self._keys():
                 return
             self._own.join(key)
-            for stream in self._around.streams_for(key):
+            for stream in self._context.streams_for(key):
                 stream.begin()
                 progress = self._streams.get(stream.name) or self._follow(stream)
                 progress.join(key)
@@ -610,7 +610,7 @@ class TrackedChannel:
 
     def is_late(self, envelope: Envelope) -> bool:
         """Tell whether a message of the log waited for too long."""
-        return envelope.deadline + self._around.patience < monotonic()
+        return envelope.deadline + self._context.patience < monotonic()
 
     def _is_skipped(self, envelope: Envelope) -> bool:
         """Tell whether to skip an envelope: it was handed over before, or is no message."""
@@ -649,7 +649,7 @@ class TrackedChannel:
         Returns:
             Why that is not possible; None if it was.
         """
-        around = self._around
+        context = self._context
         ends = [progress.log.ends for progress in self._logs]
         if self._mailbox.closed:
             # The receive then waits, which raises an error.
@@ -661,7 +661,7 @@ class TrackedChannel:
         most = max(1, self._capacity // 2)
         next_ones = self._find_all(ends, most)
         if next_ones is None:
-            long = monotonic() - self._behind_since > around.window
+            long = monotonic() - self._behind_since > context.window
             return "expired" if long else "limit"
         ordered, read = next_ones
         records, left = ordered[:most], ordered[most:]
@@ -670,7 +670,7 @@ class TrackedChannel:
             return None
         # Not for streams, whose timestamps are set by producers.
         oldest = next((each[4] for each in records if not isinstance(each[0], StreamTopic)), None)
-        if oldest is not None and oldest < around.now() - around.window:
+        if oldest is not None and oldest < context.now() - context.window:
             return "expired"
         for record in reversed(left):
             where = record[0], record[5]
@@ -684,7 +684,7 @@ class TrackedChannel:
 
     def _refill(self, records: Iterable[Record]) -> None:
         """Put recent records into the mailbox."""
-        envelopes = self._around.envelopes(
+        envelopes = self._context.envelopes(
             record
             for record in records
             if not is_command(record) and not is_excluded(record, self.names)
@@ -772,8 +772,8 @@ class TrackedChannel:
                 else:
                     vector = self._reached(progress)
                 parts.append(LogPart(progress, vector, progress.since, progress.identity))
-        self._around.count_gap(self._mailbox, reason)
-        now = self._around.now()
+        self._context.count_gap(self._mailbox, reason)
+        now = self._context.now()
         return Message(
             {"type": "kafka.gap", "reason": reason},
             lambda: self._position(parts, now).sign(),
@@ -783,7 +783,7 @@ class TrackedChannel:
 
     def message(self, envelope: Envelope, content: dict[str, Any]) -> Message:
         """Return the message of an envelope, if several logs fill the mailbox."""
-        now, elsewhere, place = self._around.now(), self.elsewhere(), envelope.place
+        now, elsewhere, place = self._context.now(), self.elsewhere(), envelope.place
 
         def sign() -> str:
             return self.sign_behind(envelope, now, elsewhere)

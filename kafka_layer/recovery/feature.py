@@ -90,11 +90,11 @@ class Recoveries:
 
     Attributes:
         recent: The most recent records.
-        prefix: As of ``Surroundings``.
-        window: As of ``Surroundings``.
-        patience: As of ``Surroundings``.
-        pause: As of ``Surroundings``.
-        open: As of ``Surroundings``.
+        prefix: As of ``RecoveryContext``.
+        window: As of ``RecoveryContext``.
+        patience: As of ``RecoveryContext``.
+        pause: As of ``RecoveryContext``.
+        open: As of ``RecoveryContext``.
     """
 
     needs_clock = False
@@ -554,7 +554,7 @@ class _Replay(LogReplay):
         limit: int,
     ) -> None:
         super().__init__(recoveries.recent)
-        self._around = recoveries
+        self._recoveries = recoveries
         self._tracked = tracked
         self._mailbox = mailbox
         self._position = position
@@ -566,9 +566,9 @@ class _Replay(LogReplay):
         self._of_streams: dict[tuple[Where, int], dict[str, Any]] = {}
 
     def _missed_keys(self) -> list[Key]:
-        around, mailbox = self._around, self._mailbox
-        groups, users = around.groups(mailbox), around.users(mailbox)
-        return missed_keys(self._position, groups, users, around.hears_all())
+        recoveries, mailbox = self._recoveries, self._mailbox
+        groups, users = recoveries.groups(mailbox), recoveries.users(mailbox)
+        return missed_keys(self._position, groups, users, recoveries.hears_all())
 
     def covered_streams(self) -> list[KeptStream]:
         """Return the streams with records that may be replayed.
@@ -590,8 +590,8 @@ class _Replay(LogReplay):
         Raises:
             NotRecovered: If the position is of other users, or in another log.
         """
-        around, mailbox, position = self._around, self._mailbox, self._position
-        groups, users = around.groups(mailbox), around.users(mailbox)
+        recoveries, mailbox, position = self._recoveries, self._mailbox, self._position
+        groups, users = recoveries.groups(mailbox), recoveries.users(mailbox)
         keys = self._missed_keys()
         ends = self._log.ends
         for stream in self.streams:
@@ -651,17 +651,17 @@ class _Replay(LogReplay):
 
     def _contents(self, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Yield the records of messages, with their messages; raises like ``finish``."""
-        guard = self._around.new_guard()
+        guard = self._recoveries.new_guard()
         count = size = 0
         names = {*self._tracked.names, *self._position.names}
         for record in records:
             # Most records have no headers.
             if record[3] and isinstance(record[0], Topic):
                 if is_command(record):
-                    if self._around.is_flush(guard, record):
+                    if self._recoveries.is_flush(guard, record):
                         raise NotRecovered("flushed")
                     continue
-                if is_excluded(record, names) or self._around.is_duplicate(record):
+                if is_excluded(record, names) or self._recoveries.is_duplicate(record):
                     continue
             content, length = self._content(record, guard)
             if content is None:
@@ -682,8 +682,8 @@ class _Replay(LogReplay):
             found = self._of_streams.get(((record[0], record[5]), record[6]))
             return found, len(record[2] or b"")
         try:
-            payload = self._around.decrypt(guard, record)
-            return self._around.decode(payload), len(payload)
+            payload = self._recoveries.decrypt(guard, record)
+            return self._recoveries.decode(payload), len(payload)
         except UnreadableRecord as error:
             if error.cause == "replayed":
                 # A copy of a token is no message of the application.

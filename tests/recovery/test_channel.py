@@ -40,7 +40,7 @@ NOW = 1_000_000.0
 WINDOW = 300.0
 
 
-class Around:
+class Context:
     """What the tracked channels of one server share; everything is read in the same second."""
 
     prefix = "channels"
@@ -103,11 +103,11 @@ class Scene:
 
     def __init__(self, most_bytes: int = 1 << 20) -> None:
         self.loop = asyncio.new_event_loop()
-        self.around = self.make_around(most_bytes)
-        self.recent, self.membership = self.around.recent, self.around.membership
+        self.context = self.make_context(most_bytes)
+        self.recent, self.membership = self.context.recent, self.context.membership
         self.wakeups = Wakeups()
         self.mailbox = Mailbox("specific.0-a!b", CAPACITY, self.wakeups)
-        self.tracked = TrackedChannel(self.mailbox, self.around)
+        self.tracked = TrackedChannel(self.mailbox, self.context)
         self.log: list[Record] = []
         self.ends = dict.fromkeys(WHERES, 0)
         # Read and not routed yet, of the present batch.
@@ -115,8 +115,8 @@ class Scene:
         self.received: list[Message] = []
         self.receive: asyncio.Task[Any] | None = None
 
-    def make_around(self, most_bytes: int) -> Around:
-        return Around(most_bytes)
+    def make_context(self, most_bytes: int) -> Context:
+        return Context(most_bytes)
 
     def close(self) -> None:
         if self.receive is not None:
@@ -199,7 +199,7 @@ class Scene:
             if envelope is None:
                 await self.mailbox.wait()
                 continue
-            message = self.around.open(self.mailbox, envelope)
+            message = self.context.open(self.mailbox, envelope)
             if message is not None:
                 return message
 
@@ -388,7 +388,7 @@ class TestGaps:
         gap = receive(scene)
         assert gap == {"type": "kafka.gap", "reason": loss}
         assert scene.tracked.state is State.LOST
-        assert scene.around.gaps == [loss]
+        assert scene.context.gaps == [loss]
         # Whoever comes back learns the same: the position is that before the gap.
         old = offset_of(before)
         now = scene.tracked.position().sign()
@@ -458,7 +458,7 @@ class TestGaps:
         assert receive(scene) == {"type": "kafka.gap", "reason": "expired"}
         # Older than expiry, but not than the window.
         assert receive(scene)["n"] == "a0.2"
-        assert scene.around.gaps == ["expired"]
+        assert scene.context.gaps == ["expired"]
 
 
 class TestPositions:
@@ -506,9 +506,9 @@ class TestSlowReaders:
         scene.recent.note_routed()
         taken = Mailbox.take(scene.mailbox)
         assert taken is not None
-        assert scene.around.open(scene.mailbox, taken) is None
+        assert scene.context.open(scene.mailbox, taken) is None
         assert receive(scene)["n"] == "a0.0"
-        assert scene.around.unreadable == []
+        assert scene.context.unreadable == []
 
     def test_many_messages_of_one_group_lie_before_one_of_another(self, scene: Scene) -> None:
         """They lie in one partition; what is read of it ends where the first group's part does."""
@@ -592,7 +592,7 @@ class TestMessagesToOneChannel:
         scene.mailbox.put(Envelope(b"2", monotonic() + 60))
         message = receive(scene)
         assert (message["n"], message.place) == ("2", "")
-        assert scene.around.late == 1
+        assert scene.context.late == 1
 
     def test_they_find_room_while_the_channel_is_behind(self, scene: Scene) -> None:
         filled(scene, 10)
@@ -611,7 +611,7 @@ def test_what_cannot_be_decoded_is_counted_once_and_skipped(scene: Scene) -> Non
     scene.route()
     filled(scene, 1)
     assert receive(scene)["n"] == "a0.1"
-    assert scene.around.unreadable == ["undecodable"]
+    assert scene.context.unreadable == ["undecodable"]
 
 
 def test_a_message_that_is_too_old_for_a_mailbox_is_read_from_the_log(scene: Scene) -> None:

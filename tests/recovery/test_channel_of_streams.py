@@ -26,7 +26,7 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import StreamTopic, Where
-from tests.recovery.test_channel import GROUP, NOW, Around, Channel, Scene, groups_of, text
+from tests.recovery.test_channel import GROUP, NOW, Channel, Context, Scene, groups_of, text
 
 TOPIC = StreamTopic("orders", "shop.orders")
 PARTITIONS = 2
@@ -77,7 +77,7 @@ class Stream:
         keeper.begun({(TOPIC, number): ReadFrom(0, None) for number in range(PARTITIONS)})
 
 
-class AroundStreams(Around):
+class ContextOfStreams(Context):
     """What the tracked channels of a server with a stream share."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -110,15 +110,15 @@ class StreamScene(Scene):
     def __init__(self, most_bytes: int = 1 << 20) -> None:
         self.most_bytes = most_bytes
         super().__init__()
-        self.kept = self.around.kept
+        self.kept = self.context.kept
         self.stream_records: list[Record] = []
         self.stream_ends = [0] * PARTITIONS
         self.unrouted_stream: deque[Record] = deque()
 
-    def make_around(self, most_bytes: int) -> AroundStreams:
-        return AroundStreams(self.most_bytes)
+    def make_context(self, most_bytes: int) -> ContextOfStreams:
+        return ContextOfStreams(self.most_bytes)
 
-    around: AroundStreams
+    context: ContextOfStreams
 
     def write(self, records: Sequence[tuple[str, int]], value: bytes | None = None) -> None:
         """Have the thread read a batch; each record is for some groups, in a partition."""
@@ -234,7 +234,7 @@ def test_a_channel_that_no_stream_reaches_stays_as_it_was(scene: StreamScene) ->
     scene.join("d")
     assert not isinstance(scene.mailbox, SharedMailbox)
     assert scene.tracked.position().streams == {}
-    assert scene.around.stream.keeper is None
+    assert scene.context.stream.keeper is None
     scene.join("a")
     assert isinstance(scene.mailbox, SharedMailbox)
     assert [each.topics for each in scene.tracked.position().streams.values()] != [None]
@@ -284,7 +284,7 @@ def test_what_waits_in_a_mailbox_for_too_long(scene: StreamScene) -> None:
     # The position stays before what was lost, until that is handled.
     assert scene.replayed(got[0].position) == {"s0.0", "s0.1", "s0.2"}
     assert got[1]["n"] == "s0.2"
-    assert scene.around.gaps == ["expired"]
+    assert scene.context.gaps == ["expired"]
 
 
 def test_a_record_that_cannot_be_decoded_is_passed_by_where_it_reads_on(
@@ -301,7 +301,7 @@ def test_a_record_that_cannot_be_decoded_is_passed_by_where_it_reads_on(
         scene.begin_receive()
         got.append(scene.received[-1]["n"])
     assert got == ["s0.0", "s0.1", "s0.2", "s0.3", "s0.4", "s0.6"]
-    assert scene.around.stream.errors == 1
+    assert scene.context.stream.errors == 1
 
 
 def test_what_was_handed_over_of_a_batch_is_not_read_again(scene: StreamScene) -> None:
@@ -327,7 +327,7 @@ def test_what_came_before_the_stream_was_kept_has_its_place_afterwards(
 ) -> None:
     """A join that did not wait until the stream had told where it is."""
     told: list[Keeper] = []
-    scene.around.stream.keep = told.append  # type: ignore[method-assign]
+    scene.context.stream.keep = told.append  # type: ignore[method-assign]
     scene.join("a")
     scene.write([("a", 0)] * 3)
     scene.deliver()
