@@ -81,7 +81,7 @@ class LayerServer(Server):
 
     @property
     def producing(self) -> Producing:
-        """What it writes to the topics of streams; the first access makes it."""
+        """Writes to the topics of streams; the first access makes it."""
         with self.lifecycle.lock:
             if self._producing is None:
                 self._producing = self._new_producing()

@@ -38,7 +38,7 @@ _MAX_EXPIRY = 2_147_483
 
 _LEAST_RECENT_BYTES = 1024 * 1024
 
-# What librdkafka's admin client takes.
+# The limits of librdkafka's admin client.
 _MAX_PARTITIONS = 100_000
 _MAX_REPLICAS = 10_000
 

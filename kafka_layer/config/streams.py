@@ -65,10 +65,10 @@ STREAM_SETTINGS = frozenset(
         "worker_channel",
     }
 )
-"""What the settings of a stream may have."""
+"""The settings that a stream may have."""
 
 _ONLY_OF_READERS = ("type", "where", "start", "tombstone", "last_value", "on_error")
-"""Settings without effect where nobody gets the records."""
+"""Settings without effect if the records have no receiver."""
 
 # Types of ASGI's own events: with them a record could end a consumer's connection.
 _EVENTS_OF_ASGI = ("websocket.", "http.", "lifespan.")

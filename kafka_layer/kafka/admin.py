@@ -501,9 +501,10 @@ class TopicAdmin:
         names: Iterable[str],
         request: Callable[[Iterable[str]], Mapping[str, Future[Any]]],
     ) -> Mapping[str, Future[Any]]:
-        """Make a request for partitions; again for some seconds while all brokers are fenced.
+        """Make a request for partitions; repeat it while all brokers are fenced.
 
-        So they are for a while after their start. After ``timeout`` seconds that is the answer.
+        Brokers are fenced for a while after their start. After ``timeout`` seconds the last answer
+        counts.
         """
         deadline = monotonic() + self._timeout
         answers = dict(self._ask(what, lambda: request(names)))

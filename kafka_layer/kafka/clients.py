@@ -109,9 +109,8 @@ def abandon(client: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
 
-# All clients of this process; while it forks, held, so that the child frees none of them, whoever
-# has forgotten it: also one that a thread of the parent was closing, or that waited for the garbage
-# collector.
+# All clients of this process. A fork holds them, so that the child frees none: not even one that a
+# thread of the parent was closing, or that waited for the garbage collector.
 _clients: WeakSet[Any] = WeakSet()
 _held: list[Any] = []
 
@@ -125,7 +124,7 @@ def _referable(kind: Callable[[dict[str, Any]], C]) -> Callable[[dict[str, Any]]
 
 
 def _before_fork() -> None:
-    """Hold the clients; import what ``abandon`` does, as other threads may be importing it."""
+    """Hold the clients; import a module for ``abandon``, as another thread may be importing it."""
     import ctypes  # noqa: F401 (a process that never forks does without)
 
     _held.extend(_clients)

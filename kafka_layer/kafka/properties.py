@@ -64,8 +64,8 @@ def consumer_properties(config: LayerConfig, fetch_wait: int = 100) -> dict[str,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
-        # Delays the first records of added partitions (of those of a start see Reader._fetch), and
-        # other requests where no record comes; none of partitions that are fetched already.
+        # A fetch without a record waits at the broker for so long. That delays other requests to
+        # this broker, and the first records of added partitions (at a start see Reader._fetch).
         "fetch.wait.max.ms": fetch_wait,
         "fetch.error.backoff.ms": 50,
         # Milliseconds that fetching pauses once 100,000 records wait in the client. With the

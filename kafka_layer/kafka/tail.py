@@ -1,4 +1,4 @@
-"""Reads topics for a person who looks on: all that arrives, decoded by nobody."""
+"""Reads topics for the console: all records that arrive, not decoded."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Tail:
         properties = Properties(
             {
                 **consumer_properties(config),
-                # What retention deleted meanwhile is passed over.
+                # Continue after records that the broker deleted by age meanwhile.
                 "auto.offset.reset": "earliest",
                 "error_cb": self._on_error,
                 "logger": client_logger,

@@ -46,7 +46,7 @@ _PLAIN_NAME = (
     "is meant, name it in worker_channels."
 )
 
-# What brokers older than 2.8, which have no ids, report instead.
+# Stand for an id in answers of brokers older than 2.8, which have no ids.
 _NO_ID = frozenset({"None", "AAAAAAAAAAAAAAAAAAAAAA"})
 # Seconds for which a topic's partition count is not read again.
 _FRESH = 1.0
@@ -168,7 +168,7 @@ class TopicWatch:
         """Free the client; answers that have not come fail."""
         # librdkafka's admin client has no close() of its own.
         self._client.__exit__(None, None, None)
-        # It leaves answers undecided, for ever, that are just on their way: at 3 of 100 closes.
+        # About 3 of 100 closes leave answers that are on their way undecided for ever.
         for answer in tuple(self._awaited):
             answer.set_exception(KafkaException(KafkaError(KafkaError._DESTROY)))
 

@@ -1,4 +1,4 @@
-"""What ``kafka_console`` reads and prints: where to begin, lines to send, records as text. Pure."""
+"""Input and output of ``kafka_console``: start, lines to send, records as text. Pure."""
 
 from __future__ import annotations
 

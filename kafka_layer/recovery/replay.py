@@ -36,7 +36,7 @@ EVERYBODY: Key = (Topic.SEND_ALL, "")
 
 
 class NotRecovered(Exception):
-    """Not all missed messages can be replayed, or it is not known."""
+    """Not all missed messages can be replayed, or it is not known whether they can."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)

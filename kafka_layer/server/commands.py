@@ -236,7 +236,7 @@ class Commands:
         try:
             value = self._roll_call(call)
             self._request_of_all(value)
-            # For servers of version 0.1, which do not know the key for everybody.
+            # For servers of the first commits of 0.1, which do not know the key for everybody.
             self._sender.request(self._to_all(_ROLL_CALL, value))
             self._closing.wait(seconds)
         finally:
@@ -286,7 +286,7 @@ class Commands:
         value = {**order, "command": _STREAM, "id": broadcast.number, "reply_to": name}
         try:
             self._request_of_all({**value, "within": within})
-            # Nobody knows how many servers there are: those that live answer within this time.
+            # The number of servers is not known. Those that run answer within this time.
             with contextlib.suppress(TimeoutError):
                 yield from wait(broadcast.done, min(within, self._config.timings.roll_call))
             broadcast.expect_no_more()

@@ -1,4 +1,4 @@
-"""What a thread that reads does with a mailbox that is full: it waits for room, or drops.
+"""Full mailboxes: the thread that reads waits for room, or drops the message.
 
 The log is the buffer: the thread waits until a full mailbox has room, and the records behind wait
 in the broker. It does not wait for a stalled mailbox, which alone loses messages, and counts them.
@@ -63,7 +63,7 @@ class FullMailboxes:
             if tracked.pass_by(envelope):
                 return True
             if envelope.place is not None:
-                # What is no message of the log, the channel cannot read from there.
+                # The channel cannot read this message from the log later.
                 if envelope.place[0] is Topic.SEND_CONN:
                     self._count_full(mailbox)
                 return False

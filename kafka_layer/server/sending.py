@@ -54,7 +54,7 @@ class Sender:
         # By open topic: the largest value in bytes, and the dict in which keys are noted; None:
         # none.
         self._open: dict[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
-        # What try_publish may write to: _open or nothing, so that one look tells.
+        # The topics to which try_publish may write: all of _open, or none.
         self._at_once: Mapping[Topic | WorkTopic, tuple[int, dict[str, None] | None]] = {}
         self.is_open = False
         for topic in Topic:

@@ -255,7 +255,7 @@ class Server:
 
     def describe(self) -> LayerStats:
         """Return the counters and the state; no I/O. Empty after a close."""
-        # Imported by the first question: where nobody looks there is none.
+        # Imported by the first call: most processes make none.
         from ..stats import LayerStats
 
         if self.lifecycle.ended:

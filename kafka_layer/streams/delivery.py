@@ -160,7 +160,7 @@ class Delivery:
             if number < len(concerned):
                 rest = concerned[number:]
                 if log is not None and self._unread is not None:
-                    # With the messages that have no receiver: without them the log had a hole.
+                    # With the messages that have no receiver: the log must not have a gap.
                     rest = messages[len(messages) - log.leave(concerned[number]) :]
                 left = len(rest)
                 self.source.leave(rest)

@@ -216,7 +216,7 @@ class InMemoryBackplane:
         return {}
 
     def backlogs(self, timeout: float) -> Sequence[Backlog]:
-        """Nobody looks into the queues of jobs here."""
+        """Return none: backlogs are not counted here."""
         return ()
 
     def clear_work(self, timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""What the logs in memory share: their lock and their readers, and questions for their past."""
+"""The common parts of the logs in memory: lock, readers, and queries of their past."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ TRACE_HEADERS = frozenset({TRACEPARENT, "tracestate"})
 
 
 class Produced(NamedTuple):
-    """What was to be sent, for the code that learns that a record was not written.
+    """The content of a record, for code that learns that the record was not written.
 
     Attributes:
         stream: The stream's name; None for a record of a topic of the layer.

@@ -23,7 +23,7 @@ LETTERS: Mapping[Topic | WorkTopic | StreamTopic, str] = {
 """The lanes of the layer's own topics; they never change."""
 
 OF_STREAM, MARK_LENGTH = "s", 6
-"""The lane of a stream's topic has a letter of its own, and a mark of this length behind it."""
+"""The lane of a stream's topic: this letter, then a mark with so many characters."""
 
 _HASH_BYTES = 8
 

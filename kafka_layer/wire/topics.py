@@ -25,7 +25,7 @@ __all__ = [
 class Topic(str, enum.Enum):
     """The fixed topics of a layer, by their names after the prefix."""
 
-    # That of Enum is Python code, and each record is looked up by its topic several times.
+    # The one of Enum is Python code, and each record is looked up by its topic several times.
     __hash__ = str.__hash__
 
     SEND_GROUP = "send-group"

@@ -39,7 +39,7 @@ _REFUSALS = frozenset(
 
 
 class GroupSource(NamedTuple):
-    """What the consumer group of a worker channel reads.
+    """The topic that the consumer group of a worker channel reads.
 
     Attributes:
         topic: Kafka's name of the topic.
@@ -159,7 +159,7 @@ class GroupClient:
             return None
         waiting = 0
         for each in committed:
-            # What the client knows; records that retention has deleted wait for nobody.
+            # From the client's cache. Records that the broker deleted by age do not wait.
             low, _ = self.consumer.get_watermark_offsets(each, cached=True) or (0, 0)
             begun = max(each.offset, self.ends.get(each.partition, 0), low, 0)
             waiting += max(0, ends.get((each.topic, each.partition), 0) - begun)

@@ -266,7 +266,7 @@ class GroupMember:
                 if membership.deserted:
                     return
                 self._membership = None
-            # Whatever the ending is: a refused client may fail when it leaves.
+            # Regardless of the ending: a refused client may fail when it leaves.
             refusal = membership.client.refusal
             if refusal is not None and self._is_final(refusal):
                 return

@@ -348,8 +348,8 @@ class Membership:
 
     def _was_taken(self, partition: int, offset: int, timestamp: int) -> bool:
         """Tell whether the last membership took this message of the new topic already."""
-        left = self._handover.get(partition)
-        return left is not None and left.messages.get(offset) == timestamp
+        handover = self._handover.get(partition)
+        return handover is not None and handover.messages.get(offset) == timestamp
 
     def _note_end(self, partition: int, offset: int) -> None:
         """Note that the client has read a stream's partition up to its end.
@@ -458,12 +458,12 @@ class Membership:
 
     def _begins_again(self, partition: int) -> bool:
         """Tell whether the last commit is an offset of the topic before it was created again."""
-        left = self._handover.get(partition)
-        if left is None or left.mark is None:
+        handover = self._handover.get(partition)
+        if handover is None or handover.mark is None:
             return False
-        if left.mark != self._commits.marks.get(partition):
+        if handover.mark != self._commits.marks.get(partition):
             # Another member has committed since.
-            left.mark = None
+            handover.mark = None
             return False
         self._commits.restart(partition)
         return True

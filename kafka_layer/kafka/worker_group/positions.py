@@ -68,9 +68,9 @@ class JobPositions(Generic[J]):
     ========== ================================ =======================================
 
     A job is also *in doubt* from ``next_batch`` or ``take_back`` until a commit of its partition
-    succeeds. A commit that fails ends no doubt: its error may belong to a repetition by librdkafka,
-    while the first attempt took effect. If the member loses the partition then, nobody knows
-    whether the next member gets the job.
+    succeeds. A commit that fails does not end the doubt: its error may belong to a repetition by
+    librdkafka, while the first attempt took effect. If the member loses the partition then, it is
+    not known whether the next member gets the job.
     """
 
     def __init__(self) -> None:

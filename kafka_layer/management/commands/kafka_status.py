@@ -24,8 +24,8 @@ UNWELL_CODE = 3
 """Exit code when a layer has a problem; an error has 1, a wrong option 2."""
 
 
-# The fields of a server's answer. "replaced" counts clients that stopped working; servers of
-# version 0.1 leave it out. Servers without tracked channels leave out the last four.
+# The fields of a server's answer. "replaced" counts clients that stopped working; servers of the
+# first commits of 0.1 leave it out. Servers without tracked channels leave out the last four.
 _TOLD = (
     *("server", "channels", "groups", "users", "replaced"),
     *("recovered", "not_recovered", "behind", "recent_bytes"),
