@@ -67,6 +67,8 @@ class Timings:
         worker_answer: Time-out of the requests of such a check.
         worker_begin: Time that a worker of a stream waits until brokers answer where to begin; less
             than ``max.poll.interval.ms``.
+        worker_retry: Pause after an unexpected error or a refusal of a worker's client, before the
+            next client is made.
         worker_stuck: Time after which a call of a worker's client that has not returned is
             suspected. librdkafka repeats an unanswered commit after ``socket.timeout.ms``, 10 s.
         read_back: Time-out for a join or a leave that waits until this server has read what its own
@@ -144,6 +146,7 @@ class Timings:
     worker_look: float = 3.0
     worker_answer: float = 2.0
     worker_begin: float = 10.0
+    worker_retry: float = 1.0
     worker_stuck: float = 12.0
     read_back: float = 0.5
     read_back_window: float = 10.0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery import backpressure as backpressure_module
+from kafka_layer.delivery import wakeups as wakeups_module
 from kafka_layer.delivery.backpressure import BackPressure, Congestion, Verdict
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.wakeups import Loop, Wakeups
-from tests.support.waiting import PATIENCE, wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until_async
 
 TIMINGS = Timings(stalled=0.1, holding_up=0.4, blocked_loop=1.0, echo=0.2)
 CAPACITY = 10
@@ -30,6 +34,60 @@ def envelope(number: int = 0) -> Envelope:
 def fill(mailbox: Mailbox) -> None:
     while mailbox.put(envelope()):
         pass
+
+
+class Clock:
+    """Seconds that pass only while the reading thread waits, and what happens in them.
+
+    So no machine is too slow for a test, and none waits for what takes seconds.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def at(self, seconds: float, happens: Callable[[], object]) -> None:
+        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), happens))
+
+    @contextlib.contextmanager
+    def takes(self, mailbox: Mailbox, interval: float, at_least: int = 0) -> Iterator[None]:
+        """Have a receiver take a message from a mailbox every so many seconds."""
+        ends = False
+
+        def take() -> None:
+            if len(mailbox) > at_least:
+                mailbox.take()
+            if not ends:
+                self.at(interval, take)
+
+        self.at(interval, take)
+        yield
+        ends = True
+
+    def wait(self, is_over: Callable[[], bool], seconds: float) -> None:
+        """Let the time pass until something is over, or so many seconds have passed."""
+        end = self.now + seconds
+        while not is_over():
+            if not self._due or self._due[0][0] > end:
+                self.now = end
+                return
+            self.now, _, happens = heapq.heappop(self._due)
+            happens()
+
+    def new_event(self) -> threading.Event:
+        clock = self
+
+        class Event(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                assert timeout is not None
+                clock.wait(self.is_set, timeout)
+                return self.is_set()
+
+        return Event()
 
 
 class Site:
@@ -51,7 +109,17 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Site:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all sites that a test makes."""
+    clock = Clock()
+    for module in (backpressure_module, wakeups_module):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(backpressure_module, "new_event", clock.new_event)
+    return clock
+
+
+@pytest.fixture
+def site(clock: Clock) -> Site:
     return Site()
 
 
@@ -60,36 +128,15 @@ def mailbox(site: Site) -> Mailbox:
     return site.mailbox()
 
 
-class Taker:
-    """A thread that takes a message from a mailbox every so many seconds."""
-
-    def __init__(self, mailbox: Mailbox, interval: float, at_least: int = 0) -> None:
-        self._stop = threading.Event()
-
-        def take() -> None:
-            while not self._stop.wait(interval):
-                if len(mailbox) > at_least:
-                    mailbox.take()
-
-        self._thread = threading.Thread(target=take)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-def held_up_for(site: Site, mailbox: Mailbox) -> float:
+def held_up_for(clock: Clock, site: Site, mailbox: Mailbox) -> float:
     """Keep a mailbox full whose receiver is slow, until it stalls; return how long that took."""
     fill(mailbox)
-    started = time.monotonic()
-    with Taker(mailbox, TIMINGS.stalled / 2, at_least=1):
+    started = clock.now
+    with clock.takes(mailbox, TIMINGS.stalled / 2, at_least=1):
         while site.back_pressure.wait_for_room(mailbox):
             fill(mailbox)
-            assert time.monotonic() - started < PATIENCE
-    return time.monotonic() - started
+            assert clock.now - started < PATIENCE
+    return clock.now - started
 
 
 class TestWaiting:
@@ -150,35 +197,39 @@ class TestWaiting:
         assert not mailbox.stalled
         assert site.back_pressure.wait_for_room(mailbox)
 
-    def test_a_slow_channel_that_takes_is_waited_for(self, site: Site, mailbox: Mailbox) -> None:
+    def test_a_slow_channel_that_takes_is_waited_for(
+        self, clock: Clock, site: Site, mailbox: Mailbox
+    ) -> None:
         fill(mailbox)
-        started = time.monotonic()
-        with Taker(mailbox, TIMINGS.stalled / 2):
+        started = clock.now
+        with clock.takes(mailbox, TIMINGS.stalled / 2):
             assert site.back_pressure.wait_for_room(mailbox)
-        assert time.monotonic() - started > TIMINGS.stalled
+        assert clock.now - started > TIMINGS.stalled
 
     def test_a_slow_channel_may_hold_up_the_others_for_so_long_only(
-        self, site: Site, mailbox: Mailbox
+        self, clock: Clock, site: Site, mailbox: Mailbox
     ) -> None:
         for _ in range(3):
             site.mailbox()
-        assert held_up_for(site, mailbox) > TIMINGS.holding_up / 2
+        assert held_up_for(clock, site, mailbox) > TIMINGS.holding_up / 2
         mailbox.clear()
         fill(mailbox)
         assert site.back_pressure.verdict(mailbox) is Verdict.WAIT, "drained: new patience"
 
-    def test_where_most_are_behind_nobody_is_held_up(self, site: Site, mailbox: Mailbox) -> None:
+    def test_where_most_are_behind_nobody_is_held_up(
+        self, clock: Clock, site: Site, mailbox: Mailbox
+    ) -> None:
         fill(site.mailbox())
         fill(mailbox)
-        with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
+        with clock.takes(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
             assert site.back_pressure.wait_for_room(mailbox)
         assert mailbox.congestion().held_up == 0.0
 
     def test_one_that_keeps_up_is_not_held_up_for_ever_by_the_only_other_one(
-        self, site: Site, mailbox: Mailbox
+        self, clock: Clock, site: Site, mailbox: Mailbox
     ) -> None:
         site.mailbox()
-        held_up_for(site, mailbox)
+        held_up_for(clock, site, mailbox)
         assert mailbox.stalled
 
     @pytest.mark.parametrize(
@@ -186,7 +237,13 @@ class TestWaiting:
         [(0, 0, False), (1, 0, False), (0, 1, True), (1, 1, True), (2, 1, False), (2, 2, True)],
     )
     def test_the_wait_counts_where_as_many_of_the_others_keep_up_as_are_behind(
-        self, site: Site, mailbox: Mailbox, behind: int, keep_up: int, counts: bool
+        self,
+        clock: Clock,
+        site: Site,
+        mailbox: Mailbox,
+        behind: int,
+        keep_up: int,
+        counts: bool,
     ) -> None:
         for _ in range(behind):
             fill(site.mailbox())
@@ -194,12 +251,12 @@ class TestWaiting:
             site.mailbox()
         fill(mailbox)
         congestion = mailbox.congestion()
-        with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
+        with clock.takes(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
             assert site.back_pressure.wait_for_room(mailbox)
         assert bool(congestion.held_up) is counts
 
     def test_a_process_that_gets_no_processor_holds_up_nobody(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         timings = replace(TIMINGS, holding_up=0.15)
 
@@ -207,7 +264,7 @@ class TestWaiting:
             """A wait for it ends long after its time; meanwhile the channel has taken one."""
 
             def wait(self, timeout: float | None = None) -> bool:
-                time.sleep(timings.holding_up)
+                clock.now += timings.holding_up
                 mailbox.take()
                 return self.is_set()
 
@@ -219,32 +276,30 @@ class TestWaiting:
         assert site.back_pressure.wait_for_room(mailbox)
 
     def test_nobody_is_held_up_where_the_others_are_stalled(
-        self, site: Site, mailbox: Mailbox
+        self, clock: Clock, site: Site, mailbox: Mailbox
     ) -> None:
         other = site.mailbox()
         fill(other)
         assert not site.back_pressure.wait_for_room(other)
         fill(mailbox)
-        with Taker(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
+        with clock.takes(mailbox, TIMINGS.stalled / 2, at_least=CAPACITY // 2):
             assert site.back_pressure.wait_for_room(mailbox)
         assert mailbox.congestion().held_up == 0.0
 
-    def test_a_channel_that_is_drained_owes_nothing_for_the_wait(self) -> None:
+    def test_a_channel_that_is_drained_owes_nothing_for_the_wait(self, clock: Clock) -> None:
         site = Site(Timings(stalled=1.0))
         site.mailbox()
         mailbox = site.mailbox()
         fill(mailbox)
         # Within the first round, which takes a fifth of ``stalled``, and late enough to count.
-        timer = threading.Timer(0.15, mailbox.clear)
-        timer.start()
+        clock.at(0.15, mailbox.clear)
         assert site.back_pressure.wait_for_room(mailbox)
         assert mailbox.congestion().held_up == 0.0
 
-    def test_a_capacity_of_one(self, site: Site) -> None:
+    def test_a_capacity_of_one(self, clock: Clock, site: Site) -> None:
         mailbox = site.mailbox(1)
         mailbox.put(envelope())
-        timer = threading.Timer(0.02, mailbox.take)
-        timer.start()
+        clock.at(0.02, mailbox.take)
         assert site.back_pressure.wait_for_room(mailbox)
         assert mailbox.put(envelope())
 
@@ -298,18 +353,22 @@ class TestLoopsThatDoNotRun:
         loop.run_until_complete(receiving)
 
     def test_a_channel_of_a_loop_that_stands_still_is_waited_for_longer(
-        self, site: Site, mailbox: Mailbox, loops: list[asyncio.AbstractEventLoop]
+        self, clock: Clock, site: Site, mailbox: Mailbox, loops: list[asyncio.AbstractEventLoop]
     ) -> None:
         loops.append(asyncio.new_event_loop())
         self.receive_once_in(loops[0], site)
         fill(mailbox)
-        started = time.monotonic()
+        started = clock.now
         assert not site.back_pressure.wait_for_room(mailbox)
-        assert time.monotonic() - started >= TIMINGS.blocked_loop
+        assert clock.now - started >= TIMINGS.blocked_loop
 
     def test_another_loop_that_runs_does_not_count_for_one_that_stands_still(
-        self, site: Site, mailbox: Mailbox, loops: list[asyncio.AbstractEventLoop]
+        self, loops: list[asyncio.AbstractEventLoop]
     ) -> None:
+        """By the real clock: the other loop has to answer meanwhile."""
+        timings = replace(TIMINGS, stalled=0.05, blocked_loop=0.3)
+        site = Site(timings)
+        mailbox = site.mailbox()
         loops.append(asyncio.new_event_loop())
         self.receive_once_in(loops[0], site)
         stop = threading.Event()
@@ -327,7 +386,7 @@ class TestLoopsThatDoNotRun:
         fill(mailbox)
         started = time.monotonic()
         assert not site.back_pressure.wait_for_room(mailbox)
-        assert time.monotonic() - started >= TIMINGS.blocked_loop
+        assert time.monotonic() - started >= timings.blocked_loop
         stop.set()
         running.join()
 
@@ -380,7 +439,7 @@ class TestDrains:
 
     @pytest.mark.parametrize("step", range(1, 8))
     def test_a_channel_that_is_drained_while_it_is_judged_is_not_stalled(
-        self, site: Site, mailbox: Mailbox, step: int
+        self, clock: Clock, site: Site, mailbox: Mailbox, step: int
     ) -> None:
         fill(mailbox)
         site.wakeups.nowhere.ran += TIMINGS.stalled  # the moment before it stalls
@@ -389,12 +448,13 @@ class TestDrains:
         assert not mailbox.stalled
         lost = 0
         for _ in range(3):
-            with Taker(mailbox, 0.001):
+            with clock.takes(mailbox, 0.001):
                 for _ in range(3 * CAPACITY):
                     if not mailbox.put(envelope()):
                         lost += not site.back_pressure.wait_for_room(mailbox)
                         mailbox.put(envelope())
-                wait_until(lambda: not len(mailbox), "the mailbox to be drained")
+                clock.wait(lambda: not len(mailbox), PATIENCE)
+                assert not len(mailbox)
         assert lost == 0
 
 

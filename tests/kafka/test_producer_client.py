@@ -310,19 +310,24 @@ class TestRecordsOfOtherThreads:
     def test_a_request_of_another_thread_does_not_keep_the_close(
         self, make_client: MakeClient
     ) -> None:
-        client = make_client()
-        client.open()
-        asking = threading.Event()
-
-        def ask(kafka: Producer) -> None:
+        def ask(kafka: Producer, asking: threading.Event, timeout: float) -> None:
             asking.set()
             with pytest.raises(Exception, match="metadata"):
-                kafka.list_topics(timeout=3)
+                kafka.list_topics(timeout=timeout)
 
-        thread = threading.Thread(target=ask, args=(current(client),))
-        thread.start()
-        assert asking.wait(PATIENCE)
-        client.close()
-        wait_until(client.tend, "all records to be reported")
-        assert thread.is_alive()
-        thread.join(PATIENCE)
+        # A close that does not wait ends before the request does: on a slow machine before a long
+        # one. One that waits is always later.
+        for timeout in (0.5, 3.0, 15.0):
+            client = make_client()
+            client.open()
+            asking = threading.Event()
+            thread = threading.Thread(target=ask, args=(current(client), asking, timeout))
+            thread.start()
+            assert asking.wait(PATIENCE)
+            client.close()
+            wait_until(client.tend, "all records to be reported")
+            request_goes_on = thread.is_alive()
+            thread.join(PATIENCE)
+            if request_goes_on:
+                return
+        pytest.fail("the close took as long as the request")

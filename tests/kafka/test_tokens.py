@@ -177,9 +177,12 @@ class TestClients:
         def make(kind: Any, **own: Any) -> object:
             return new_client(kind, Properties({**OAUTH, **own, "oauth_cb": callback}), "x")
 
+        def make_later() -> object:
+            wait_until(lambda: callback.calls, "the first call")
+            return make(Producer)
+
         consumer = {"group.id": "g"}
-        at_once(partial(make, Producer), partial(make, Consumer, **consumer))
-        make(Producer)
+        at_once(partial(make, Producer), partial(make, Consumer, **consumer), make_later)
         assert len(callback.calls) == 1
 
     def test_the_callback_gets_the_config_that_librdkafka_would_pass(

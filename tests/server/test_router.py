@@ -30,14 +30,16 @@ from kafka_layer.wire.topics import Topic
 from tests.support.waiting import PATIENCE, wait_until_async
 
 SERVER = ServerName(0, "abcdef01")
-STALLED_AFTER = Timings().stalled
+STALLED_AFTER = 0.05
 
 
 class Site:
     """A router and all that it works on."""
 
     def __init__(self, **config: Any) -> None:
-        self.config = LayerConfig.from_keywords(bootstrap_servers="a:1", **config)
+        config = {"bootstrap_servers": "a:1", **config}
+        timings = Timings(stalled=STALLED_AFTER)
+        self.config = LayerConfig.from_keywords(**config).timed(timings)
         self.registry = Registry(self.config)
         self.codec = Codec("msgpack")
         self.encryption = Encryption(self.config.symmetric_encryption_keys)

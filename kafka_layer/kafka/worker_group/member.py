@@ -31,8 +31,6 @@ __all__ = ["GroupMember"]
 
 logger = logging.getLogger("kafka_layer")
 
-# Seconds to wait after an unexpected error or a refusal, because each new try makes a client.
-_REJOIN = 1.0
 # Checks in a row that find a client silent, or find that a call of it has not returned, before the
 # client is replaced.
 _SILENT_LOOKS = 2
@@ -301,7 +299,7 @@ class GroupMember:
                 membership = self._new_membership(self._replacement.take())
             except Exception as error:
                 self._note_error(error)
-                self._stop.wait(_REJOIN)
+                self._stop.wait(self._config.timings.worker_retry)
                 continue
             with self._lock:
                 self._membership = membership
@@ -326,7 +324,7 @@ class GroupMember:
         except Exception as error:
             if membership.client.refusal is None:
                 self._note_error(error)
-                self._stop.wait(_REJOIN)
+                self._stop.wait(self._config.timings.worker_retry)
             return Ending.FAILED
         if ending is Ending.DEAD:
             self._note_replacement(membership.death)
@@ -376,7 +374,7 @@ class GroupMember:
         if self._joined.fail(error):
             return True
         # The group worked before, so it may work again; a fatal error needs a new client.
-        self._stop.wait(_REJOIN)
+        self._stop.wait(self._config.timings.worker_retry)
         return False
 
     def _note_error(self, error: Exception) -> None:

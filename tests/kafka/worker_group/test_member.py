@@ -136,7 +136,7 @@ def test_a_parked_channel_that_is_stopped_begins_no_more(case: Callable[..., Cas
 def test_a_client_that_cannot_be_made_is_tried_again(
     case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = case(worker_park=0.05)
+    made = case(worker_park=0.05, worker_retry=0.01)
     made.member.start(PATIENCE)
     made.sink.demand = 0
     wake = wait_until(lambda: made.sink.on_demand, "it to be parked")
@@ -291,14 +291,14 @@ class TestProtocol:
 
         monkeypatch.setattr(member, "describe_group", describe)
         with pytest.raises(TopicError, match="worker_group_protocol='classic'"):
-            silent.member.start(0.2)
+            silent.member.start(0.05)
 
     def test_a_member_that_waits_for_its_share_goes_on(
         self, silent: Case, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         described = SimpleNamespace(members=[SimpleNamespace()])
         monkeypatch.setattr(member, "describe_group", lambda *_: described)
-        silent.member.start(0.2)
+        silent.member.start(0.05)
         assert silent.member.is_member
 
     @pytest.mark.parametrize("unanswered", [1, 2])
@@ -314,7 +314,7 @@ class TestProtocol:
                 raise KafkaException(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
 
         monkeypatch.setattr(member, "describe_group", fail_first)
-        silent.member.start(0.2)
+        silent.member.start(0.05)
         assert silent.member.is_member
         assert len(asked) == 2
 
@@ -350,14 +350,14 @@ def test_a_refusal_that_comes_as_the_time_of_a_start_is_up_ends_both_it_and_the_
     case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The start raised the refusal, and the thread went on.
-    made = case()
+    made = case(worker_retry=0.01)
     consumers = type("Consumers", (RefusedConsumer,), {"made": [], "records": []})
     monkeypatch.setattr(client, "Consumer", consumers)
     start_ended = threading.Event()
     monkeypatch.setattr(member.client_logger, "error", lambda *_: start_ended.wait(60))
     refused = False
     try:
-        made.member.start(0.2)
+        made.member.start(0.05)
     except TopicError:
         refused = True
     start_ended.set()
