@@ -118,13 +118,13 @@ async def test_what_was_sent_before_a_reload_and_before_sigterm_arrives(
         received = await room.messages(COUNT * times * len(processes))
     except TimeoutError as error:
         raise AssertionError(f"{error}\n{log}") from error
-    assert numbers_by_process(received) == {
+    assert numbers_by_sender(received) == {
         process: list(range(COUNT)) * times for process in processes
     }
 
 
-def numbers_by_process(received: list[dict[str, Any]]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = defaultdict(list)
+def numbers_by_sender(received: list[dict[str, Any]]) -> dict[Any, list[int]]:
+    found: dict[Any, list[int]] = defaultdict(list)
     for message in received:
         found[message["by"]].append(message["n"])
     return found
@@ -157,25 +157,26 @@ async def test_a_crash_loses_what_no_send_waited_for(room: Room, tmp_path: Path)
     def serve(name: str, config: dict[str, Any]) -> int:
         folder = tmp_path / name
         folder.mkdir()
-        with serving("daphne", "foreign", config, folder) as served:
+        with serving("uvicorn", "foreign", config, folder) as served:
             process = served.ask("send")
             served.end(signal.SIGKILL)
         return process
 
-    await asyncio.to_thread(serve, "queued", room.config)
-    process = await asyncio.to_thread(serve, "written", waiting)
-    assert numbers_by_process(await room.rest()) == {process: list(range(COUNT))}
+    _, process = await asyncio.gather(
+        asyncio.to_thread(serve, "queued", room.config),
+        asyncio.to_thread(serve, "written", waiting),
+    )
+    assert numbers_by_sender(await room.rest()) == {process: list(range(COUNT))}
 
 
 @contextlib.contextmanager
 def tasks(
-    program: Sequence[str], ending: str, config: dict[str, Any], folder: Path
+    program: Sequence[str], config: dict[str, Any], folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker of a task queue, until it is killed at the end if it has not ended before."""
     environment = {
         **os.environ,
         "LAYER_CONFIG": json.dumps(config),
-        "LAYER_ENDING": ending,
         "LAYER_FOLDER": str(folder),
     }
     with (
@@ -191,7 +192,7 @@ def tasks(
         yield process
 
 
-def run_celery(ending: str, config: dict[str, Any], folder: Path) -> None:
+def run_celery(config: dict[str, Any], folder: Path) -> None:
     """Let a worker of Celery do one task, and end it by SIGTERM."""
     from celery import Celery
 
@@ -204,13 +205,13 @@ def run_celery(ending: str, config: dict[str, Any], folder: Path) -> None:
     )
     client.send_task("send")
     client.close()
-    with tasks(["celery", "-A", application, *worker], ending, config, folder) as process:
+    with tasks(["celery", "-A", application, *worker], config, folder) as process:
         wait_until((folder / "sent").exists, "the task to be done", END_SECONDS)
         process.terminate()
         assert end_of(process) == 0, (folder / "log").read_text()
 
 
-def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
+def run_rq(config: dict[str, Any], folder: Path) -> None:
     """Let a worker of RQ do one job, and end it by SIGTERM."""
     from redis import Redis, exceptions
     from rq import Queue
@@ -230,7 +231,7 @@ def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
     ):
         try:
             wait_until(listens, "redis-server to listen")
-            with tasks(worker, ending, config, folder) as process:
+            with tasks(worker, config, folder) as process:
                 job = Queue(connection=redis).enqueue("tests.support.programs.ending_tasks.job")
                 wait_until(lambda: job.is_finished, "the job to be done", END_SECONDS)
                 process.terminate()
@@ -241,19 +242,14 @@ def run_rq(ending: str, config: dict[str, Any], folder: Path) -> None:
 
 @pytest.mark.parametrize("run", [run_celery, run_rq])
 async def test_a_task_queue_loses_what_a_task_sent_unless_the_layer_is_closed(
-    run: Callable[[str, dict[str, Any], Path], None], room: Room, tmp_path: Path
+    run: Callable[[dict[str, Any], Path], None], room: Room, tmp_path: Path
 ) -> None:
     """As docs/deployment.md says: by a signal of Celery's, or in each job of RQ."""
     pytest.importorskip(run.__name__.removeprefix("run_"))
     if run is run_rq and shutil.which("redis-server") is None:
         pytest.skip("RQ needs redis-server")
-    folders = {ending: tmp_path / ending for ending in ("closing", "bare")}
-    for folder in folders.values():
-        folder.mkdir()
-    await asyncio.gather(
-        *(asyncio.to_thread(run, ending, room.config, each) for ending, each in folders.items())
-    )
-    assert list(numbers_by_process(await room.rest()).values()) == [list(range(COUNT))]
+    await asyncio.to_thread(run, room.config, tmp_path)
+    assert numbers_by_sender(await room.rest()) == {"closed": list(range(COUNT))}
 
 
 # As the first process of a container: the kernel keeps it from signals that it does not handle.

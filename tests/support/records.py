@@ -33,13 +33,16 @@ def create_topic(
     topic = NewTopic(name, partitions, replication_factor)
     admin.create_topics([topic])[name].result(_TIMEOUT)
     for partition in range(partitions):
-        led = functools.partial(leader_of, servers, name, partition)
+        led = functools.partial(_leader_of, admin, name, partition)
         wait_until(led, f"a leader of {name}[{partition}]", _TIMEOUT)
 
 
 def leader_of(servers: str, topic: str, partition: int = 0) -> int | None:
     """Return the id of the broker that leads a partition, or None where nobody does yet."""
-    admin = AdminClient({"bootstrap.servers": servers, **_CLIENT})
+    return _leader_of(AdminClient({"bootstrap.servers": servers, **_CLIENT}), topic, partition)
+
+
+def _leader_of(admin: AdminClient, topic: str, partition: int) -> int | None:
     found = admin.list_topics(topic, timeout=_TIMEOUT).topics[topic].partitions.get(partition)
     return None if found is None or found.leader < 0 else found.leader
 

@@ -31,6 +31,8 @@ _UVICORN = ["uvicorn", "--port", "{port}"]
 _GUNICORN = ["gunicorn", "-b", _ADDRESS]
 _RUNSERVER = ["django", "runserver", _ADDRESS]
 _DEADLINE = 60.0
+# Seconds between two requests: each costs more than a look at something in memory.
+_PAUSE = 0.05
 # More than the second between two looks of Django's reloader.
 _CHANGE_SECONDS = 1.5
 
@@ -129,7 +131,7 @@ class Serving:
             # Both may answer for a while.
             return answering not in (0, before) and not old.is_running()
 
-        wait_until(reloaded, "another process", _DEADLINE)
+        wait_until(reloaded, "another process", _DEADLINE, pause=_PAUSE)
 
     def end(self, number: int = signal.SIGTERM, to: int | None = None) -> int:
         """Send a signal, to the process that was started if no other is named; wait for its end.
@@ -175,7 +177,7 @@ def serving(server: str, ending: str, config: Mapping[str, Any], folder: Path) -
         ):
             watches = "reloading" in server or "runserver" in server
             served = Serving(process, port, folder, log, watches)
-            wait_until(served.answers, f"{server} to answer", _DEADLINE)
+            wait_until(served.answers, f"{server} to answer", _DEADLINE, pause=_PAUSE)
             yield served
 
 

@@ -52,7 +52,9 @@ class ForeignTopic:
             admin = self._admin()
             topic = NewTopic(self.name, partitions, 1, config=config)
             admin.create_topics([topic])[self.name].result(_TIMEOUT)
-            wait_until(lambda: self._leaders() == partitions, f"leaders of {self.name}", _TIMEOUT)
+            wait_until(
+                lambda: self._leaders(admin) == partitions, f"leaders of {self.name}", _TIMEOUT
+            )
         return self
 
     def add_partitions(self, partitions: int) -> None:
@@ -60,13 +62,13 @@ class ForeignTopic:
         new = NewPartitions(self.name, partitions)
         admin = self._admin()
         admin.create_partitions([new])[self.name].result(_TIMEOUT)
-        wait_until(lambda: self._leaders() == partitions, f"leaders of {self.name}", _TIMEOUT)
+        wait_until(lambda: self._leaders(admin) == partitions, f"leaders of {self.name}", _TIMEOUT)
 
     def delete(self) -> None:
         """Delete the topic; returns when no broker shows it."""
         admin = self._admin()
         admin.delete_topics([self.name])[self.name].result(_TIMEOUT)
-        wait_until(lambda: not self._leaders(), f"{self.name} to be gone", _TIMEOUT)
+        wait_until(lambda: not self._leaders(admin), f"{self.name} to be gone", _TIMEOUT)
         # The client of the deleted topic knows its leader epoch.
         self._producer = None
 
@@ -123,8 +125,8 @@ class ForeignTopic:
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
-    def _leaders(self) -> int:
-        told = self._admin().list_topics(timeout=_TIMEOUT).topics.get(self.name)
+    def _leaders(self, admin: AdminClient) -> int:
+        told = admin.list_topics(timeout=_TIMEOUT).topics.get(self.name)
         partitions = {} if told is None else told.partitions
         return sum(each.leader >= 0 for each in partitions.values())
 

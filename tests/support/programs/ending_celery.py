@@ -8,7 +8,7 @@ from pathlib import Path
 from celery import Celery
 from celery.signals import worker_process_shutdown
 
-from tests.support.programs.ending_tasks import CLOSES, layer, send_all
+from tests.support.programs.ending_tasks import closed, send_all
 
 _FOLDER = Path(os.environ["LAYER_FOLDER"])
 
@@ -25,12 +25,11 @@ app = Celery(
 
 @app.task(name="send")
 def send() -> None:
-    # Whoever started the worker waits for this file.
-    (_FOLDER / "sent").write_text(str(send_all()))
+    send_all()
+    # The test that started the worker waits for this file.
+    (_FOLDER / "sent").touch()
 
 
-if CLOSES:
-
-    @worker_process_shutdown.connect
-    def close_layer(**kwargs: object) -> None:
-        layer.close_sync()
+@worker_process_shutdown.connect
+def close_layer(**kwargs: object) -> None:
+    closed.close_sync()

@@ -1,7 +1,8 @@
-"""Tasks of Celery and RQ that send 300 messages, in a process that ends by ``os._exit``.
+"""Tasks of Celery and RQ that send 300 messages by each of two layers.
 
-``LAYER_CONFIG`` is the layer's CONFIG as JSON. ``LAYER_ENDING`` is "closing" where the layer is
-closed as docs/deployment.md says.
+Their process ends by ``os._exit``.
+``LAYER_CONFIG`` is the layers' CONFIG as JSON. One is closed as docs/deployment.md says; the other
+is not. Each message says which of them sent it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,17 @@ import os
 from tests.support.patience import PatientLayer
 
 COUNT = 300
-CLOSES = os.environ["LAYER_ENDING"] == "closing"
 
-layer = PatientLayer(**json.loads(os.environ["LAYER_CONFIG"]))
+closed, bare = (PatientLayer(**json.loads(os.environ["LAYER_CONFIG"])) for _ in range(2))
 
 
-def send_all() -> int:
-    for number in range(COUNT):
-        layer.group_send_sync("room", {"type": "sent", "by": os.getpid(), "n": number})
-    return os.getpid()
+def send_all() -> None:
+    for by, layer in (("bare", bare), ("closed", closed)):
+        for number in range(COUNT):
+            layer.group_send_sync("room", {"type": "sent", "by": by, "n": number})
 
 
 def job() -> None:
     """What RQ calls."""
     send_all()
-    if CLOSES:
-        layer.close_sync()
+    closed.close_sync()
