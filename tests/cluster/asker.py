@@ -1,6 +1,7 @@
-"""A process that only ever asks: it changes groups and users of another process's channel.
+"""A process that only ever asks: it changes groups and users of another process's channels.
 
-Arguments: the layer's CONFIG as JSON, the channel, and ``sync`` or ``async``.
+Arguments: the CONFIG of its layers as JSON, and two channels: for one of them it asks by the
+synchronous methods, for the other in an event loop, each by a layer of its own.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ def ask_sync(layer: KafkaChannelLayer, channel: str) -> None:
 
 
 if __name__ == "__main__":
-    layer, channel = PatientLayer(**json.loads(sys.argv[1])), sys.argv[2]
-    if sys.argv[3] == "sync":
-        ask_sync(layer, channel)
-    else:
-        asyncio.run(ask(layer, channel))
+    by_sync, by_async = (PatientLayer(**json.loads(sys.argv[1])) for _ in range(2))
+    ask_sync(by_sync, sys.argv[2])
+    asyncio.run(ask(by_async, sys.argv[3]))
     print("acknowledged")  # noqa: T201

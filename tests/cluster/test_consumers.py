@@ -17,8 +17,8 @@ from tests.support.inspect import server_of
 from tests.support.layers import Layers, begin_receive, is_empty_after_sweep
 from tests.support.waiting import wait_until_async
 
-CONSUMERS = 3_000
-AT_ONCE = 250
+CONSUMERS = 1_200
+AT_ONCE = 150
 
 
 class Room(AsyncConsumer):

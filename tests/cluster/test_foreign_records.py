@@ -172,27 +172,27 @@ async def test_commands_that_make_no_sense_harm_nobody(make_layer: Layers, topic
 
 async def test_partitions_raised_while_servers_run(make_layer: Layers, prefix: str) -> None:
     make_layer.timings = Timings(refresh=0.5)
-    here, there = (make_layer(prefix=prefix, default_partitions=4) for _ in range(2))
+    here, there = (make_layer(prefix) for _ in range(2))
     channel = await there.new_channel()
-    groups = [f"room-{number}" for number in range(60)]
+    groups = [f"room-{number}" for number in range(30)]
     for group in groups:
         await there.group_add(group, channel)
     for group in groups:
         await here.group_send(group, {"group": group, "n": -1})
-    await next_messages(there, channel, 60)
-    receiving = asyncio.create_task(next_messages(there, channel, 600, 2 * PATIENCE))
-    await asyncio.to_thread(raise_partitions, here, 12)
+    await next_messages(there, channel, 30)
+    receiving = asyncio.create_task(next_messages(there, channel, 300, 2 * PATIENCE))
+    await asyncio.to_thread(raise_partitions, here, 8)
     fresh = make_layer(prefix=prefix)  # a sender that sees the new partitions at once
     for number in range(10):
         for group in groups:
             sender = fresh if number % 2 else here
             await sender.group_send(group, {"group": group, "n": number})
     await wait_until_async(
-        lambda: len(partitions_read(there, Topic.SEND_GROUP)) == 12,
-        "the server to read all 12 partitions",
+        lambda: len(partitions_read(there, Topic.SEND_GROUP)) == 8,
+        "the server to read all 8 partitions",
     )
     received = await receiving
-    assert len({(each["group"], each["n"]) for each in received}) == 600
+    assert len({(each["group"], each["n"]) for each in received}) == 300
     # and its own inbox is where it was
     await fresh.send(channel, {"n": "direct"})
     assert await next_message(there, channel) == {"n": "direct"}
@@ -209,7 +209,7 @@ async def test_messages_and_commands_to_a_server_in_a_new_partition(
     await asker.new_channel()
     await asker.group_add("room", channel)
     assert await next_message(old, channel) == {"n": 0}
-    await asyncio.to_thread(raise_partitions, old, 40)
+    await asyncio.to_thread(raise_partitions, old, 16)
     while True:
         new = make_layer(prefix)
         channel = await new.new_channel()

@@ -217,7 +217,7 @@ class TestEnd:
 
 
 class Hasty(KafkaChannelLayer):
-    timings = Timings(start=1.0, close=1.0)
+    timings = Timings(start=0.5, close=0.5)
 
 
 async def test_ports_that_never_answer_and_that_refuse(silent_port: int) -> None:

@@ -19,18 +19,19 @@ from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, stats_of
 
 DEADLINE = 60.0
+ROUNDS = 40
 
 
-@pytest.mark.parametrize("how", ["sync", "async"])
-async def test_a_process_that_only_asks_gets_its_acknowledgements(
-    make_layer: Layers, how: str
-) -> None:
+async def test_a_process_that_only_asks_gets_its_acknowledgements(make_layer: Layers) -> None:
     cluster = Cluster([make_layer() for _ in range(2)])
-    client = await cluster.connect(0)
+    clients = [await cluster.connect(0) for _ in range(2)]
     config = {**make_layer.backend.config, "prefix": make_layer.prefix}
     asker = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tests.cluster.asker", json.dumps(config), client.channel, how],
+        [
+            *(sys.executable, "-m", "tests.cluster.asker", json.dumps(config)),
+            *(client.channel for client in clients),
+        ],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -41,35 +42,26 @@ async def test_a_process_that_only_asks_gets_its_acknowledgements(
     await cluster[1].group_send("room", {"to": "room"})
     await cluster[1].user_send("ann", {"to": "ann"})
     await cluster.settle(cluster[1], groups=["left", "room"], users=["ann"])
-    assert sorted(each["to"] for each in await client.inbox()) == ["ann", "room"]
+    for client in clients:
+        assert sorted(each["to"] for each in await client.inbox()) == ["ann", "room"]
 
 
-async def test_a_hundred_rounds_among_three_processes(
-    make_layer: Layers, make_remote: MakeRemote
-) -> None:
-    owner, asker, sender = make_layer(), await make_remote(), await make_remote()
-    await sender.call("new_channel")
-    channels = []
-    for number in range(100):
-        channel = await owner.new_channel()
+async def test_three_processes(make_layer: Layers, make_remote: MakeRemote) -> None:
+    here = make_layer()
+    asker, sender = remotes = [await make_remote(), await make_remote()]
+    theirs = [await remote.call("new_channel") for remote in remotes]
+    # What one adds, another one sends to, again and again.
+    mine = [await here.new_channel() for _ in range(ROUNDS)]
+    for number, channel in enumerate(mine):
         await asker.call("group_add", f"room-{number}", channel)
         await sender.call("group_send", f"room-{number}", {"round": number})
-        channels.append(channel)
-    received = [await next_message(owner, channel) for channel in channels]
-    assert received == [{"round": number} for number in range(100)]
-
-
-async def test_who_gets_what_among_three_processes(
-    make_layer: Layers, make_remote: MakeRemote
-) -> None:
-    here = make_layer()
-    remotes = [await make_remote(), await make_remote()]
-    mine = await here.new_channel()
-    theirs = [await remote.call("new_channel") for remote in remotes]
-    for channel in (mine, *theirs):
+    received = [await next_message(here, channel) for channel in mine]
+    assert received == [{"round": number} for number in range(ROUNDS)]
+    # Who gets what.
+    for channel in (mine[0], *theirs):
         await here.user_add("ann", channel)
         await here.group_add("room", channel)
-    await here.group_send("room", {"to": "others"}, exclude=[mine])
+    await here.group_send("room", {"to": "others"}, exclude=[mine[0]])
     await here.send_many(theirs, {"to": "each"})
     await here.user_send("ann", {"to": "ann"}, exclude=[theirs[0]])
     await here.all_send({"to": "all"})
@@ -78,25 +70,36 @@ async def test_who_gets_what_among_three_processes(
     ):
         received = [await remote.call("receive", channel) for _ in expected]
         assert sorted(each["to"] for each in received) == expected
-    received = [await next_message(here, mine) for _ in range(2)]
+    received = [await next_message(here, mine[0]) for _ in range(2)]
     assert sorted(each["to"] for each in received) == ["all", "ann"]
 
 
-async def test_a_killed_process_does_not_acknowledge(
+async def test_a_killed_process_acknowledges_nothing_and_harms_no_other(
     make_layer: Layers, make_remote: MakeRemote
 ) -> None:
     asker, remote = make_layer(ack_timeout=0.8), await make_remote()
-    channel = await remote.call("new_channel")
-    await make_layer(ack_timeout=DEADLINE).group_add("room", channel)
-    await asker.new_channel()
+    cluster = Cluster([asker, make_layer(ack_timeout=DEADLINE)])
+    gone = await remote.call("new_channel")
+    await cluster[1].group_add("room", gone)
+    await remote.call("user_add", "ann", gone)
+    clients = await cluster.connect_each(group="room", user="ann")
     await remote.kill()
-    server = re.escape(str(owner_of(channel)))
+    server = re.escape(str(owner_of(gone)))
     with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
-        await asker.group_add("room", channel)
+        await asker.group_add("room", gone)
     with pytest.raises(GroupAckTimeout, match=f"{server} did not acknowledge .* 0.8 s"):
-        await asyncio.to_thread(asker.user_add_sync, "ann", channel)
+        await asyncio.to_thread(asker.user_add_sync, "ann", gone)
     # Its memberships ended with it.
-    await asyncio.to_thread(asker.group_discard_sync, "room", channel)
+    await asyncio.to_thread(asker.group_discard_sync, "room", gone)
+    for number in range(ROUNDS):
+        await asker.group_send("room", {"n": number})
+        for client in clients:
+            assert await client.next() == {"n": number}
+    await asker.user_send("ann", MESSAGE)
+    await asker.send(gone, MESSAGE)
+    await asker.all_send(MESSAGE)
+    await cluster.settle(asker, groups=["room"], users=["ann"])
+    assert await inboxes(*clients) == [[MESSAGE] * 2, [MESSAGE] * 2]
 
 
 async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
@@ -131,20 +134,3 @@ async def test_a_frozen_process_does_not_carry_out_what_was_given_up(
     assert {"n": 3} not in received
     assert server_of(asker).commands.pending == 0
     assert not [name for name in stats_of(asker) if name.startswith(("errors", "dropped"))]
-
-
-async def test_a_server_beside_a_killed_one_goes_on(
-    make_layer: Layers, make_remote: MakeRemote
-) -> None:
-    cluster, remote = Cluster([make_layer() for _ in range(2)]), await make_remote()
-    clients = await cluster.connect_each(group="room", user="ann")
-    gone = await remote.call("new_channel")
-    await remote.call("group_add", "room", gone)
-    await remote.call("user_add", "ann", gone)
-    await remote.kill()
-    await cluster[0].group_send("room", MESSAGE)
-    await cluster[0].user_send("ann", MESSAGE)
-    await cluster[0].send(gone, MESSAGE)
-    await cluster[0].all_send(MESSAGE)
-    await cluster.settle(cluster[0], groups=["room"], users=["ann"])
-    assert await inboxes(*clients) == [[MESSAGE] * 3, [MESSAGE] * 3]
