@@ -348,18 +348,16 @@ class TestAddresses:
         assert numbers(found) == [1, 2]
         assert found.complete
 
-    async def test_a_user_hears_of_everybody_since_its_position(
-        self, make_layer: Layers, prefix: str
-    ) -> None:
-        layer = make_layer(prefix)
+    async def test_a_user_hears_of_everybody_since_its_position(self, servers: Servers) -> None:
+        layer, user = servers[0], secrets.randbelow(2**40)
         await layer.all_send({"n": 1})
         await settled(layer)
-        found = await layer.user_history(7)
+        found = await layer.user_history(user)
         await layer.all_send({"n": 2})
         await settled(layer)
-        await layer.user_send(7, {"n": 3})
+        await layer.user_send(user, {"n": 3})
         await settled(layer)
-        later = await layer.user_history(7, since=found.position)
+        later = await layer.user_history(user, since=found.position)
         assert numbers(later) == [3]
         # What the user was told of does not move the place of what everybody was.
         assert numbers(await layer.all_history(since=later.position)) == [2]
@@ -368,9 +366,9 @@ class TestAddresses:
 class TestFlush:
     @pytest.mark.parametrize("keys", [None, ["secret"]], ids=["plain", "encrypted"])
     async def test_what_was_flushed_is_not_told(
-        self, make_layer: Layers, prefix: str, group: str, keys: list[str] | None
+        self, make_layer: Layers, group: str, keys: list[str] | None
     ) -> None:
-        flusher, layer, late = (make_layer(prefix, symmetric_encryption_keys=keys) for _ in "123")
+        flusher, layer, late = (make_layer(symmetric_encryption_keys=keys) for _ in "123")
         position = await layer.group_position(group)
         await send(layer, group, 1)
         assert numbers(await layer.group_history(group)) == [1]
@@ -384,10 +382,10 @@ class TestFlush:
                 assert numbers(await each.group_history(group, since=since)) == [2]
 
     async def test_a_command_that_nobody_signed_flushes_nothing(
-        self, make_layer: Layers, prefix: str, group: str
+        self, make_layer: Layers, group: str
     ) -> None:
-        layer = make_layer(prefix, symmetric_encryption_keys=["secret"])
-        forger = make_layer(prefix)
+        layer = make_layer(symmetric_encryption_keys=["secret"])
+        forger = make_layer()
         await send(layer, group, 1)
         await forger.flush()
         assert numbers(await layer.group_history(group)) == [1]

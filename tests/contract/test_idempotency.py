@@ -20,6 +20,8 @@ from tests.support.waiting import wait_until_async
 DEADLINE = 30.0
 END = {"n": "end"}
 
+WAYS = ["group", "user", "all", "group sync", "user sync", "all sync", "group many", "user many"]
+
 Send = Callable[..., Awaitable[Any]]
 
 
@@ -60,35 +62,40 @@ def way_of(layer: KafkaChannelLayer, way: str, address: str) -> Send:
 
 
 class TestLive:
-    @pytest.mark.parametrize(
-        "way",
-        ["group", "user", "all", "group sync", "user sync", "all sync", "group many", "user many"],
-    )
     async def test_the_second_copy_is_dropped_by_every_server(
-        self, make_layer: Layers, prefix: str, group: str, way: str
+        self, make_layer: Layers, group: str
     ) -> None:
-        layers = [make_layer(prefix) for _ in range(2)]
-        channels = []
-        for layer in layers:
-            channels.append(await member(layer, group))
-            await layer.user_add(group, channels[-1])
-        for number, layer in enumerate(layers):
-            # The second one comes from another process, as a retry may.
-            await way_of(layer, way, group)({"n": number}, idempotency_key="order-17")
-            await settled(layer)
-        await way_of(layers[0], way, group)({"n": "other"}, idempotency_key="order-18")
-        await settled(layers[0])
-        await way_of(layers[0], way, group)(END)
-        for layer, channel in zip(layers, channels, strict=True):
-            first, *others = sorted(map(str, await received(layer, channel, 3)))
-            assert others == ["end", "other"]
-            # Two processes write to different partitions of the topic for everybody.
-            assert first == "0" or (way.startswith("all") and first == "1")
-            # In a partition of its own it may be read after the last message.
-            await wait_until_async(
-                lambda layer=layer: layer.stats().dropped == {"duplicate": 1},
-                "the copy to be dropped",
-            )
+        layers = [make_layer() for _ in range(2)]
+        # Held to the end: channels that nobody holds drop what is sent to everybody.
+        held = []
+        dropped = 0
+        for number, way in enumerate(WAYS, 1):
+            address = f"{group}-{number}"
+            channels = [await member(layer, address) for layer in layers]
+            held += channels
+            # A copy counts for each of its receivers.
+            dropped += number if way.startswith("all") else 1
+            for layer, channel in zip(layers, channels, strict=True):
+                await layer.user_add(address, channel)
+            for sender, layer in enumerate(layers):
+                # The second one comes from another process, as a retry may.
+                await way_of(layer, way, address)({"n": sender}, idempotency_key=f"{address}-17")
+                await settled(layer)
+            await way_of(layers[0], way, address)({"n": "other"}, idempotency_key=f"{address}-18")
+            await settled(layers[0])
+            await way_of(layers[0], way, address)(END)
+            for layer, channel in zip(layers, channels, strict=True):
+                first, *others = sorted(map(str, await received(layer, channel, 3)))
+                assert others == ["end", "other"]
+                # Two processes write to different partitions of the topic for everybody.
+                assert first == "0" or (way.startswith("all") and first == "1")
+                # In a partition of its own it may be read after the last message.
+                await wait_until_async(
+                    lambda layer=layer, dropped=dropped: (
+                        layer.stats().dropped == {"duplicate": dropped}
+                    ),
+                    f"the copy to be dropped ({way})",
+                )
 
     async def test_a_key_counts_for_one_group(self, servers: Servers, group: str) -> None:
         layer = servers[0]
@@ -114,35 +121,33 @@ class TestLive:
         assert await received(layer, channel, 1) == ["end"]
 
     async def test_a_server_that_starts_in_between_gets_none(
-        self, make_layer: Layers, prefix: str, group: str
+        self, make_layer: Layers, group: str
     ) -> None:
         """Every server drops the same record, whatever it has read."""
-        early = make_layer(prefix)
+        early = make_layer()
         for kind in ("group", "user", "all"):
-            await way_of(early, kind, group)({"n": 1}, idempotency_key="k")
+            await way_of(early, kind, group)({"n": 1}, idempotency_key=group)
         for number in range(150):  # more than one chunk
             await early.group_send(group, {"n": number})
         await settled(early)
-        late = make_layer(prefix)
+        late = make_layer()
         channel = await member(late, group)
         await late.user_add(group, channel)
         for kind in ("group", "user", "all"):
-            await way_of(early, kind, group)({"n": "copy"}, idempotency_key="k")
+            await way_of(early, kind, group)({"n": "copy"}, idempotency_key=group)
             await settled(early)
-            await way_of(early, kind, group)(END, idempotency_key="new")
+            await way_of(early, kind, group)(END, idempotency_key=f"{group} new")
             await settled(early)
         assert await received(late, channel, 3) == ["end"] * 3
         assert late.stats().dropped == {"duplicate": 3}
         assert not late.stats().errors
 
-    async def test_what_a_flush_dropped_is_sent_anew(
-        self, make_layer: Layers, prefix: str, group: str
-    ) -> None:
-        layer = make_layer(prefix)
+    async def test_what_a_flush_dropped_is_sent_anew(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
         await member(layer, group)
         await layer.group_send(group, {"n": 1}, idempotency_key="k")
         await layer.flush()
-        late = make_layer(prefix)
+        late = make_layer()
         receivers = [(each, await member(each, group)) for each in (layer, late)]
         await layer.group_send(group, {"n": 2}, idempotency_key="k")
         await layer.group_send(group, END)
@@ -169,9 +174,9 @@ class TestLive:
 
 
 class TestEncryption:
-    async def test_while_the_keys_change(self, make_layer: Layers, prefix: str, group: str) -> None:
+    async def test_while_the_keys_change(self, make_layer: Layers, group: str) -> None:
         stages = [["old"], ["old", "new"], ["new", "old"], ["new"]]
-        layers = [make_layer(prefix, symmetric_encryption_keys=keys) for keys in stages]
+        layers = [make_layer(symmetric_encryption_keys=keys) for keys in stages]
         # Those in the middle read what all others write.
         receivers = [(layer, await member(layer, group)) for layer in layers[1:3]]
         for number, layer in enumerate(layers):
@@ -183,10 +188,10 @@ class TestEncryption:
             assert layer.stats().dropped == {"duplicate": 3}
 
     async def test_who_has_no_key_cannot_hold_a_message_back(
-        self, make_layer: Layers, prefix: str, group: str
+        self, make_layer: Layers, group: str
     ) -> None:
-        layer = make_layer(prefix, symmetric_encryption_keys=["secret"])
-        forger = make_layer(prefix)
+        layer = make_layer(symmetric_encryption_keys=["secret"])
+        forger = make_layer()
         channel = await member(layer, group)
         await forger.group_send(group, {"n": "forged"}, idempotency_key="k")
         await settled(forger)
@@ -246,13 +251,13 @@ class TestHistory:
             position = found.position
         assert pages == [[0], [1], [2]]
 
-    async def test_after_a_flush(self, make_layer: Layers, prefix: str, group: str) -> None:
-        layer = make_layer(prefix)
+    async def test_after_a_flush(self, make_layer: Layers, group: str) -> None:
+        layer = make_layer()
         await layer.group_send(group, {"n": 1}, idempotency_key="k")
         await layer.flush()
         await layer.group_send(group, {"n": 2}, idempotency_key="k")
         await settled(layer)
-        for each in (layer, make_layer(prefix)):
+        for each in (layer, make_layer()):
             found = await each.group_history(group)
             assert [message["n"] for message in found.messages] == [2]
             assert found.complete
@@ -268,10 +273,8 @@ class TestHistory:
 
 
 class TestRecovery:
-    async def test_a_replay_has_each_message_once(
-        self, make_layer: Layers, prefix: str, group: str
-    ) -> None:
-        here = make_layer(prefix)
+    async def test_a_replay_has_each_message_once(self, make_layer: Layers, group: str) -> None:
+        here = make_layer()
         channel = await tracked(here, group)
         await here.group_send(group, {"n": 1}, idempotency_key="k1")
         (first,) = await next_messages(here, channel, 1)
@@ -279,7 +282,7 @@ class TestRecovery:
         for key in ("k1", "k2", "k2", "k3"):
             await here.group_send(group, {"n": int(key[1:])}, idempotency_key=key)
         await settled(here)
-        there = make_layer(prefix)
+        there = make_layer()
         channels = []
         for layer in (there, here):
             channels.append(await tracked(layer, group))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 
-from tests.support.layers import Layers, next_message, next_messages
+from tests.support.layers import Layers, Servers, next_message, next_messages
 
 Call = Callable[[], Any]
 
@@ -55,8 +55,8 @@ class TestEverywhere:
         await run(lambda: make_layer().group_send_sync("room", MESSAGE))
         assert await next_message(owner, channel) == MESSAGE
 
-    async def test_all_of_them(self, make_layer: Layers, run: Run) -> None:
-        sender, owner = make_layer(), make_layer()
+    async def test_all_of_them(self, servers: Servers, run: Run) -> None:
+        sender, owner, _ = servers
         channel, other = await owner.new_channel(), await owner.new_channel()
 
         def changes_and_sends() -> None:
@@ -90,8 +90,8 @@ class TestEverywhere:
         await owner.send(other, MESSAGE)
         assert await next_message(owner, other) == MESSAGE
 
-    async def test_a_channel_of_this_server(self, make_layer: Layers, run: Run) -> None:
-        layer = make_layer()
+    async def test_a_channel_of_this_server(self, servers: Servers, run: Run) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         await run(lambda: layer.group_add_sync("room", channel))
         await run(lambda: layer.send_sync(channel, {"n": 1}))
