@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -31,8 +31,10 @@ from tests.support.layers import (
     kafka_backend,
     memory_backend,
 )
-from tests.support.secure import SecureBroker
 from tests.support.shared import SharedBroker
+
+if TYPE_CHECKING:
+    from tests.support.secure import SecureBroker
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -150,8 +152,15 @@ def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[object, ..
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-xdist take the files in their order, not those with the most tests first."""
+    """Let pytest-xdist take the files in their order, not those with the most tests first.
+
+    And where no test needs a broker, leave out what takes the time of several tests.
+    """
     config.option.loadscopereorder = False
+    if config.getoption("markexpr") == "not broker":
+        # The certificates of all authorities, which each client of a schema registry would load;
+        # none of these tests leaves this machine.
+        os.environ.setdefault("SSL_CERT_DIR", str(TESTS))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -265,6 +274,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def secure(real_broker_tools: None, folder: Path) -> Iterator[SecureBroker]:
     """A real Kafka with a listener for each way in, and an authorizer."""
+    # Here, because its certificates load what no other test needs.
+    from tests.support.secure import SecureBroker
+
     with SecureBroker(folder) as broker:
         lanes.at_end(broker.stop)
         yield broker

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kafka_layer
-from tests.support.sources import parsed
+from tests.support.sources import parsed, statements
 
 PACKAGE = Path(kafka_layer.__file__).parent
 
@@ -177,7 +177,7 @@ def imports(module: str) -> set[str]:
     else:
         path, package = folder.with_suffix(".py"), package[:-1]
     found: set[str] = set()
-    for node in ast.walk(parsed(path)):
+    for node in statements(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

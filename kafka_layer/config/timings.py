@@ -77,6 +77,8 @@ class Timings:
             after a ``read_back`` that timed out.
         history: Time-out of a history query, with all that it waits for.
         history_answer: Time without an answer of a broker after which history is unavailable.
+        hand_over: Time that an answer about the past may take from the backplane's thread to the one
+            that waits for it, in addition to the time-out of the question.
         look_back: Time for which a server that has just started delays its messages, when one has
             an idempotency key, to learn which keys were used before its start.
         recovery: Time-out of the recovery of a channel.
@@ -152,6 +154,7 @@ class Timings:
     read_back_window: float = 10.0
     history: float = 5.0
     history_answer: float = 2.0
+    hand_over: float = 0.5
     look_back: float = 2.0
     history_idle: float = 10.0
     held_frame: float = 0.05

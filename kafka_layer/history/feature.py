@@ -42,8 +42,6 @@ Extents = Mapping[Where, Extent]
 
 # Seconds by which the time in a position may differ from the broker's.
 _CLOCK_ERROR = 60.0
-# Seconds that an answer may take from the backplane's thread to the thread that waits for it.
-_GRACE = 0.5
 
 
 class _Found(NamedTuple):
@@ -153,7 +151,7 @@ class Histories:
         found = {}
         for stream, ticket in zip(streams, tickets, strict=True):
             try:
-                position = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+                position = yield from wait(ticket, self._left(deadline))
             except (BrokerUnavailable, TopicError, TimeoutError):
                 # Another cluster may be away. A recovery from this position then fails, with the
                 # reason "unavailable".
@@ -170,7 +168,7 @@ class Histories:
     ) -> Steps[T]:
         ticket = self._server.transport.ask_past(key, ask, deadline, stream)
         try:
-            return (yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE))
+            return (yield from wait(ticket, self._left(deadline)))
         except (BrokerUnavailable, RegistryAway, TopicError) as error:
             raise HistoryUnavailable(f"The history cannot be read. {error}") from error
         except TimeoutError:
@@ -179,6 +177,10 @@ class Histories:
             ) from None
 
     # In the backplane's thread
+
+    def _left(self, deadline: float) -> float:
+        """Return how many seconds to wait for an answer whose deadline is given."""
+        return max(0.0, deadline - monotonic()) + self._server.config.timings.hand_over
 
     def _carry_out(self, question: Question, past: Past) -> Callable[[], History]:
         extents = past.extents(question.topics)

@@ -34,8 +34,6 @@ _MAX_RECORDS = 1_000_000
 _MAX_BYTES = 256 * 1024 * 1024
 # Seconds by which the known time of the server's start, on the broker's clock, may be wrong.
 _CLOCK_ERROR = 5.0
-# Seconds that an answer may take from the backplane's thread to the reading thread.
-_GRACE = 0.5
 
 
 class LookBack:
@@ -95,7 +93,8 @@ class LookBack:
 
     def _wait(self, ticket: Ticket[bool]) -> Steps[None]:
         with contextlib.suppress(KafkaLayerError, TimeoutError):
-            yield from wait(ticket, self._server.config.timings.look_back + _GRACE)
+            timings = self._server.config.timings
+            yield from wait(ticket, timings.look_back + timings.hand_over)
 
     def _report(self, topic: Topic, ticket: Ticket[bool]) -> None:
         error = ticket.error

@@ -58,8 +58,6 @@ MAX_BYTES = 1024 * 1024
 
 # Seconds to which the beginning of learning idempotency keys is rounded down.
 _STEP = 60.0
-# Seconds that an answer may take from the backplane's thread to the thread that waits for it.
-_GRACE = 0.5
 
 
 class _Reading(NamedTuple):
@@ -334,7 +332,7 @@ class Recoveries:
                 return
             ticket = stream.kept.past.read(missing, unknown, deadline)
             try:
-                extents = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+                extents = yield from wait(ticket, self._left(deadline))
             except (BrokerUnavailable, TimeoutError):
                 if missing or stream.is_ahead:
                     raise
@@ -370,8 +368,12 @@ class Recoveries:
             tickets.append(self._server.transport.ask_past(key, question, deadline))
         extents: Extents = {}
         for ticket in tickets:
-            extents = yield from wait(ticket, max(0.0, deadline - monotonic()) + _GRACE)
+            extents = yield from wait(ticket, self._left(deadline))
         return extents
+
+    def _left(self, deadline: float) -> float:
+        """Return how many seconds to wait for an answer whose deadline is given."""
+        return max(0.0, deadline - monotonic()) + self._server.config.timings.hand_over
 
     def _read_wanted(self, where: Where, past: Past) -> Callable[[], Extents]:
         """Read the wanted part of a partition; called in the backplane's thread."""

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 import kafka_layer
 from kafka_layer.config import threads
-from tests.support.sources import parsed
+from tests.support.sources import parsed, statements
 
 PACKAGE = Path(kafka_layer.__file__).parent
 # What gevent replaces, by the module that has it.
@@ -39,17 +39,27 @@ def calls(path: Path) -> Iterator[str]:
     tree = parsed(path)
     imported = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
+        for node in statements(tree)
         if isinstance(node, ast.ImportFrom) and not node.level
         for alias in node.names
     }
     known = {f"{module}.{name}" for module, names in REPLACED.items() for name in names}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
+            name = dotted(node.func)
             name = imported.get(name, name)
             if name in known:
                 yield f"{path.relative_to(PACKAGE)}:{node.lineno} {name}"
+
+
+def dotted(node: ast.expr) -> str:
+    """Return a name, also that of an attribute of a name; "" of what is neither."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name):
+            return f"{dotted(value)}.{name}"
+    return ""
 
 
 def test_the_package_takes_threads_and_locks_from_one_module() -> None:

@@ -322,8 +322,11 @@ class TestWaiting:
                 await mailbox.wait()
             return int(taken.payload)
 
+        async def receive_all() -> list[int]:
+            return [await receive() for _ in range(20_000)]
+
         putting = asyncio.create_task(asyncio.to_thread(put_all))
-        received = [await asyncio.wait_for(receive(), PATIENCE) for _ in range(20_000)]
+        received = await asyncio.wait_for(receive_all(), 2 * PATIENCE)
         await putting
         assert received == list(range(20_000))
         await wait_until_async(lambda: not len(mailbox), "the mailbox to be empty")

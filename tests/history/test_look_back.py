@@ -47,7 +47,7 @@ class Late:
         self.duplicates = Duplicates(encrypted=False)
         server = SimpleNamespace(
             reads_since=STARTED,
-            config=SimpleNamespace(timings=Timings(look_back=0.01)),
+            config=SimpleNamespace(timings=Timings(look_back=0.01, hand_over=0.05)),
             transport=self,
             stats=self.stats,
             router=SimpleNamespace(duplicates=self.duplicates),

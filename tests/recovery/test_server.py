@@ -48,7 +48,7 @@ class HastyLayer(Layer):
 
 
 class HastyRecoveries(Layer):
-    timings = replace(Layer.timings, recovery=0.05)
+    timings = replace(Layer.timings, recovery=0.05, hand_over=0.05)
 
 
 @pytest.fixture
