@@ -77,8 +77,8 @@ class Timings:
             after a ``read_back`` that timed out.
         history: Time-out of a history query, with all that it waits for.
         history_answer: Time without an answer of a broker after which history is unavailable.
-        hand_over: Time that an answer about the past may take from the backplane's thread to the one
-            that waits for it, in addition to the time-out of the question.
+        hand_over: Time that an answer about the past may take, beyond its question's time-out, from
+            the backplane's thread to the one that waits for it.
         look_back: Time for which a server that has just started delays its messages, when one has
             an idempotency key, to learn which keys were used before its start.
         recovery: Time-out of the recovery of a channel.

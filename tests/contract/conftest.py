@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.layers import Backend, backend_named, unhurried
+from tests.support.layers import Backend, backend_named, backends, unhurried
 
 
-@pytest.fixture(scope="module", params=["memory", "embedded", "kafka"])
+@pytest.fixture(scope="module", params=backends("memory", "embedded", "kafka"))
 def backend(request: pytest.FixtureRequest) -> Backend:
     return unhurried(backend_named(request.param, request))

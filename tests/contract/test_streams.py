@@ -16,6 +16,7 @@ from tests.support.layers import (
     Backend,
     Layers,
     backend_named,
+    backends,
     next_message,
     next_messages,
     unhurried,
@@ -23,7 +24,7 @@ from tests.support.layers import (
 from tests.support.streams import SOON, ForeignTopic, state_of, wait_for_state
 
 
-@pytest.fixture(scope="module", params=["memory", "kafka"])
+@pytest.fixture(scope="module", params=backends("memory", "kafka"))
 def backend(request: pytest.FixtureRequest) -> Backend:
     # Librdkafka's own broker creates no topics on request.
     return unhurried(backend_named(request.param, request))

@@ -21,6 +21,7 @@ from tests.support.layers import (
     Backend,
     Layers,
     backend_named,
+    backends,
     begin_receive,
     next_message,
     next_messages,
@@ -30,7 +31,7 @@ from tests.support.layers import (
 from tests.support.streams import SOON, ForeignTopic, wait_for_state, wait_until_covered
 
 
-@pytest.fixture(scope="module", params=["memory", "kafka"])
+@pytest.fixture(scope="module", params=backends("memory", "kafka"))
 def backend(request: pytest.FixtureRequest) -> Backend:
     # Librdkafka's own broker creates no topics on request.
     return unhurried(backend_named(request.param, request))

@@ -28,6 +28,7 @@ from tests.support.layers import (
     Backend,
     Layers,
     backend_named,
+    backends,
     is_empty_after_sweep,
     memory_backend,
 )
@@ -172,7 +173,7 @@ def users_of(server: KafkaChannelLayer) -> int:
 
 
 class TestRegistration:
-    @pytest.fixture(params=["memory", "kafka"])
+    @pytest.fixture(params=backends("memory", "kafka"))
     def backend(self, request: pytest.FixtureRequest) -> Backend:
         return backend_named(request.param, request)
 

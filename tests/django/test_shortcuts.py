@@ -24,7 +24,14 @@ from kafka_layer.shortcuts import (
     user_send_on_commit,
 )
 from kafka_layer.testing import InMemoryKafkaChannelLayer
-from tests.support.layers import Backend, Layers, backend_named, memory_backend, next_message
+from tests.support.layers import (
+    Backend,
+    Layers,
+    backend_named,
+    backends,
+    memory_backend,
+    next_message,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -104,7 +111,7 @@ def rolled_back() -> Iterator[None]:
 
 
 class TestTransactions:
-    @pytest.fixture(params=["memory", "kafka"])
+    @pytest.fixture(params=backends("memory", "kafka"))
     def backend(self, request: pytest.FixtureRequest) -> Backend:
         return backend_named(request.param, request)
 

@@ -32,12 +32,14 @@ __all__ = [
     "Backend",
     "Layers",
     "backend_named",
+    "backends",
     "begin_receive",
     "decoded",
     "embedded_backend",
     "is_empty_after_sweep",
     "kafka_backend",
     "layer_threads",
+    "left_out",
     "let_pass",
     "memory_backend",
     "next_message",
@@ -89,6 +91,10 @@ class Backend:
         return prefix
 
 
+left_out: set[str] = set()
+"""The backends on which this run of pytest has no tests."""
+
+
 def memory_backend() -> Backend:
     """Layers inside this process."""
     return Backend("memory", InMemoryKafkaChannelLayer)
@@ -109,6 +115,14 @@ def embedded_backend(broker: EmbeddedBroker) -> Backend:
 def kafka_backend(servers: str) -> Backend:
     """Layers on a real broker."""
     return Backend("kafka", KafkaChannelLayer, {"bootstrap_servers": servers})
+
+
+def backends(*names: str) -> list[str]:
+    """Return those of some backends on which this run has tests, for the parameters of a fixture.
+
+    What a run leaves out is then not even collected.
+    """
+    return [name for name in names if name not in left_out]
 
 
 def backend_named(name: str, request: pytest.FixtureRequest) -> Backend:

@@ -20,7 +20,7 @@ from kafka_layer.consumers import (
 )
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
-from tests.support.layers import Backend, Layers, backend_named, next_message, unhurried
+from tests.support.layers import Backend, Layers, backend_named, backends, next_message, unhurried
 from tests.support.waiting import PATIENCE
 
 # These tests do use a Kafka.
@@ -185,7 +185,7 @@ class Browser:
         self._token = frame.get("t", self._token)
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(params=backends("memory", "kafka"))
 def backend(request: pytest.FixtureRequest) -> Backend:
     return unhurried(backend_named(request.param, request))
 
