@@ -273,6 +273,12 @@ class TrackedChannel:
         taken = [] if mailbox.in_hand is None else [mailbox.in_hand]
         found = [*taken, *mailbox.waiting()]
         progress.begin(each for each in found if self._progress_of(each) is progress)
+        if self.state is _LIVE:
+            # Messages that came before the reader had reported its positions know no others.
+            progress.live_from = progress.start
+        elif progress.stream is not None:
+            # Until now the thread passed none by, even if the channel is behind.
+            progress.read = highest(progress.read, progress.log.routed)
 
     def position(self) -> LogPosition:
         """Return the position after the messages that were handed over."""
@@ -304,6 +310,9 @@ class TrackedChannel:
                 is_live = offset >= progress.live_from.get(where, 0)
                 live_from = progress.live_from if is_live else {}
                 vector: Vector = highest(progress.before(envelope), live_from, {where: offset + 1})
+                if envelope.before is None and elsewhere is not None:
+                    # It came before the stream was kept, as those before it did.
+                    vector = highest(vector, elsewhere[progress]())
             else:
                 in_log = None if elsewhere is None else elsewhere.get(progress)
                 vector = self._reached(progress) if in_log is None else in_log()
@@ -335,15 +344,23 @@ class TrackedChannel:
         mailbox = self._mailbox
         put = progress.log.routed if self.state is _LIVE else progress.read
         waiting, last = self._waiting(progress), mailbox.in_hand
+        first = waiting[0] if waiting else None
         if last is not None and self._progress_of(last) is progress:
-            return highest(progress.before(last), progress.live_from)
-        if waiting:
-            return highest(progress.before(waiting[0]), progress.live_from)
+            first = last
+        if first is not None:
+            reached = highest(progress.before(first), progress.live_from)
+            return reached if first.before is not None else highest(reached, progress.handed_over)
         # The channel may have got the first messages of the batch that is being routed.
-        handed = mailbox.handed_over
-        is_known = handed is not None and self._progress_of(handed) is progress
-        got = progress.behind(handed) if is_known and handed is not None else {}
-        return highest(put, progress.live_from, got, progress.handed_over)
+        got = [self._reached_with(progress, each) for each in (last, mailbox.handed_over)]
+        return highest(put, progress.live_from, progress.handed_over, *got)
+
+    def _reached_with(self, progress: Progress, put: Envelope | None) -> Vector:
+        """Return the place in a log up to which all was put before a message, and with it."""
+        of = None if put is None else self._progress_of(put)
+        if put is None or (of is not None and of is not progress):
+            return {}
+        # A message to this channel alone knows what was routed before it.
+        return put.before or {} if of is None else progress.behind(put)
 
     def _position(
         self, parts: Sequence[LogPart], time: float, keys: Sequence[Key] | None = None
@@ -480,6 +497,8 @@ class TrackedChannel:
                     # A flush has emptied the mailbox, and a receive may wait.
                     self._wake()
                 return False
+            # Between messages that are read later than they were routed it marks no place.
+            envelope.before = None
             mailbox.refill([envelope])
             mailbox.note()
             return True
@@ -516,14 +535,9 @@ class TrackedChannel:
             if routed is not None and progress in routed:
                 put_until = routed[progress]
             # In this order, as in _reached(). All these messages were put into the mailbox.
-            waiting, taken = self._waiting(progress), (mailbox.in_hand, mailbox.handed_over)
-            put = [*waiting]
-            put += [
-                each for each in taken if each is not None and self._progress_of(each) is progress
-            ]
-            progress.read = highest(
-                put_until, progress.live_from, progress.handed_over, *map(progress.behind, put)
-            )
+            put = [*mailbox.waiting(), mailbox.in_hand, mailbox.handed_over]
+            got = [self._reached_with(progress, each) for each in put]
+            progress.read = highest(put_until, progress.live_from, progress.handed_over, *got)
         self._behind_since = monotonic()
         self._capacity, mailbox.capacity = mailbox.capacity, 0
         self.state, mailbox.attentive = _BEHIND, True
@@ -603,7 +617,13 @@ class TrackedChannel:
         last = self._mailbox.in_hand
         if last is None:
             last = self._mailbox.handed_over
-        if last is not None and (progress := self._progress_of(last)) is not None:
+        if last is None:
+            return
+        own, progress = self._own, self._progress_of(last)
+        if own.last is None and progress in (None, own):
+            # Those before it were not noted while the messages of one log filled the mailbox.
+            own.handed_over = highest(own.handed_over, self._reached_with(own, last))
+        if progress is not None:
             where, offset = place_of(last)
             progress.handed_over[where] = max(offset + 1, progress.handed_over.get(where, 0))
             progress.last = last

@@ -110,7 +110,7 @@ class Progress:
         since: By address: the position from which it reaches the channel; the channel's beginning
             if there is no entry.
         start: The position before the messages that were routed before the channel was tracked.
-        live_from: The position at which the channel became LIVE again.
+        live_from: The position at which the channel began, or became LIVE again.
         overlap: The position up to which the reader may bring messages a second time; empty if it
             does not.
         read: The position up to which the channel has read, while it is not LIVE.
@@ -210,8 +210,9 @@ class Progress:
     def behind_last(self) -> Callable[[], Vector]:
         """Return a function that returns the position after the last message that was taken."""
         last, start, live_from = self.last, self.start, self.live_from
-        if last is None:
-            return lambda: highest(start, live_from)
+        if last is None or last.before is None:
+            handed_over = dict(self.handed_over)
+            return lambda: highest(start, live_from, handed_over)
         where, offset = place_of(last)
         before = self.before(last)
         return lambda: highest(before, live_from, {where: offset + 1})

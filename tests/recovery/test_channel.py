@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
@@ -32,9 +38,11 @@ from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic, Where
 from tests.support.waiting import PATIENCE
 
-GROUP, ALL = Topic.SEND_GROUP, Topic.SEND_ALL
-WHERES: list[Where] = [(GROUP, 0), (GROUP, 1), (ALL, 0)]
+GROUP, ALL, ONE = Topic.SEND_GROUP, Topic.SEND_ALL, Topic.SEND_CONN
+WHERES: list[Where] = [(GROUP, 0), (GROUP, 1), (ALL, 0), (ALL, 1)]
 GROUPS = ["a", "b", "c", "d"]
+ALL_PARTITIONS: list[Key] = [EVERYBODY, (ALL, "1")]
+ONE_NAME = "c"
 CAPACITY = 4
 NOW = 1_000_000.0
 WINDOW = 300.0
@@ -109,7 +117,7 @@ class Scene:
         self.mailbox = Mailbox("specific.0-a!b", CAPACITY, self.wakeups)
         self.tracked = TrackedChannel(self.mailbox, self.context)
         self.log: list[Record] = []
-        self.ends = dict.fromkeys(WHERES, 0)
+        self.ends: dict[Where, int] = dict.fromkeys([*WHERES, (ONE, 0)], 0)
         # Read and not routed yet, of the present batch.
         self.unrouted: deque[Record] = deque()
         self.received: list[Message] = []
@@ -125,10 +133,10 @@ class Scene:
         self.loop.close()
 
     def read(self, keys: Sequence[Key], value: bytes | None = None) -> None:
-        """Read a batch; it is to be routed."""
+        """Read a batch; it is to be routed. A name of everybody is the number of a partition."""
         assert not self.unrouted
         for topic, name in keys:
-            where = topic, partition_of(name, 2) if topic is GROUP else 0
+            where = topic, partition_of(name, 2) if topic is GROUP else int(name or 0)
             offset = self.ends[where]
             self.ends[where] += 1
             text = value or f"{topic.value[5]}{where[1]}.{offset}".encode()
@@ -149,12 +157,33 @@ class Scene:
         """Put the next records into the mailbox, without waking a receive."""
         for _ in range(min(number, len(self.unrouted))):
             record = self.unrouted.popleft()
-            if record[0] is ALL or self.mailbox in self.membership.members(groups_of(record)):
+            if record[0] is not GROUP or self.mailbox in self.membership.members(groups_of(record)):
                 envelope = envelope_of(record, before=self.recent.before(record))
                 if not self.mailbox.put(envelope):
                     self.tracked.pass_by(envelope)
         if not self.unrouted:
             self.recent.note_routed()
+
+    def begin(self, early: Sequence[Key], receives: int) -> None:
+        """Begin again in a log with older records; the reader reports late where it is."""
+        for where in WHERES:
+            self.ends[where] = 3
+            key = None if where[0] is ALL else b"abcd"[where[1] : where[1] + 1]
+            for offset in range(3):
+                value = f"{where[0].value[5]}{where[1]}.{offset}".encode()
+                self.log.append((where[0], key, value, (), NOW, where[1], offset))
+        self.recent.clear()
+        self.tracked.begin(self.recent)
+        begun = {where: self.ends[where] for where in WHERES}
+        for key in early:
+            self.read([key])
+            self.route()
+        for _ in range(receives):
+            if self.receive is None:
+                self.begin_receive()
+        assert all(self.ends[where] >= begun[where] for where in WHERES)
+        self.recent.move({where: ReadFrom(self.ends[where], None) for where in WHERES})
+        self.tracked.begin(self.recent)
 
     def lose(self, positions: dict[Where, ReadFrom]) -> None:
         """Do what the server does where the reader goes on elsewhere."""
@@ -252,7 +281,8 @@ class Channel(RuleBasedStateMachine):
         # which it may get some: it was sent before.
         self.addressed: set[str] = set()
         self.doubtful: set[str] = set()
-        # How many messages came before it joined a group last: their positions are signed.
+        # How many messages came before the reader had reported its positions, or before it joined a
+        # group last: their positions are signed.
         self.signed = 0
 
     def make_site(self) -> Scene:
@@ -272,10 +302,21 @@ class Channel(RuleBasedStateMachine):
             text(each) for each in records if each[0] is ALL or groups.intersection(groups_of(each))
         }
 
+    @initialize(
+        early=st.lists(st.sampled_from([*ALL_PARTITIONS, (GROUP, "a")]), max_size=CAPACITY),
+        receives=st.integers(0, CAPACITY),
+    )
+    def begin(self, early: list[Key], receives: int) -> None:
+        log = len(self.site.log)
+        self.site.begin(early, receives)
+        self.note(self.site.log[log + 3 * len(WHERES) :])
+        self.signed = len(self.site.received)
+
     @precondition(lambda self: not self.site.unrouted)
     @rule(
         keys=st.lists(
-            st.sampled_from([*((GROUP, group) for group in GROUPS), EVERYBODY]), max_size=8
+            st.sampled_from([*((GROUP, group) for group in GROUPS), *ALL_PARTITIONS, (ONE, "")]),
+            max_size=8,
         )
     )
     def read(self, keys: list[Key]) -> None:
@@ -314,7 +355,7 @@ class Channel(RuleBasedStateMachine):
             where, _, offset = message["n"].partition(".")
             assert int(offset) > reached.get(where, -1), self.site.received
             reached[where] = int(offset)
-        got = {message["n"] for message in self.site.received}
+        got = {name for each in self.site.received if not (name := each["n"]).startswith(ONE_NAME)}
         assert got <= self.addressed | self.doubtful
         if self.site.receive is not None and not self.site.is_routing:
             # A receive that waits has nothing to wait for.
@@ -594,6 +635,44 @@ class TestMessagesToOneChannel:
         assert (message["n"], message.place) == ("2", "")
         assert scene.context.late == 1
 
+    def test_the_position_stays_behind_what_was_handed_over_before(self, scene: Scene) -> None:
+        scene.begin_receive()
+        scene.read([EVERYBODY, (ONE, ""), (ONE, ""), (ALL, "1")])
+        for number in range(2):
+            scene.route(1)
+            scene.begin_receive()
+            assert scene.received[-1]["n"] == ["a0.0", "c0.0"][number]
+        assert scene.replayed(scene.tracked.position().sign()) == {"a1.0"}
+        scene.route(1)
+        assert scene.received[-1]["n"] == "c0.1"
+        assert scene.replayed(scene.tracked.position().sign()) == {"a1.0"}
+
+    def test_a_mailbox_full_of_them_brings_none_before_them_again(self, scene: Scene) -> None:
+        scene.begin_receive()
+        scene.read([EVERYBODY, *[(ONE, "")] * (CAPACITY + 2), EVERYBODY])
+        for _ in range(2):
+            scene.route(1)
+            scene.begin_receive()
+        scene.route(1)
+        assert [each["n"] for each in scene.received] == ["a0.0", "c0.0", "c0.1"]
+        scene.route()
+        assert scene.tracked.state is State.BEHIND
+        while scene.receive is None:
+            scene.begin_receive()
+        assert [each["n"] for each in scene.received].count("a0.0") == 1
+        assert scene.received[-1]["n"] == "a0.1"
+
+    def test_one_that_overtakes_others_leaves_them_to_be_replayed(self, scene: Scene) -> None:
+        names = filled(scene, 10)
+        receive(scene)
+        scene.read([(ONE, "")])
+        scene.route()
+        while receive(scene)["n"] != "c0.0":
+            pass
+        taken = [each["n"] for each in scene.received[:-1]]
+        assert len(taken) < len(names)
+        assert scene.replayed(scene.tracked.position().sign()) == {*names[len(taken) :]}
+
     def test_they_find_room_while_the_channel_is_behind(self, scene: Scene) -> None:
         filled(scene, 10)
         direct = Envelope(b"direct", monotonic() + 60)
@@ -633,6 +712,14 @@ def test_a_closed_mailbox_stays_closed(scene: Scene) -> None:
     assert not scene.mailbox.put(envelope_of(scene.log[0]))
 
 
+def test_a_message_before_the_reader_reported_its_positions_knows_the_other_partitions(
+    scene: Scene,
+) -> None:
+    scene.begin([EVERYBODY, (ALL, "1")], receives=2)
+    assert [each["n"] for each in scene.received] == ["a0.3", "a1.3"]
+    assert scene.replayed(scene.tracked.position().sign()) == {"a1.3"}
+
+
 def filled_texts(first: int, end: int) -> list[str]:
     return [f"a0.{offset}" for offset in range(first, end)]
 
@@ -642,4 +729,4 @@ def offset_of(position: str) -> int:
 
 
 def epochs_of(position: str) -> tuple[int, ...]:
-    return LogPosition.read(position, "channels").topics[ALL].epochs
+    return LogPosition.read(position, "channels").topics[ALL].epochs[:1]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.delivery.mailbox import Envelope
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import UnreadableRecord
-from kafka_layer.recovery.channel import SharedMailbox, State
+from kafka_layer.recovery.channel import SharedMailbox, State, TrackedChannel
 from kafka_layer.recovery.kept_stream import KeptStream
 from kafka_layer.recovery.recent import Key
-from kafka_layer.recovery.replay import missed_keys, missed_stream_parts
+from kafka_layer.recovery.replay import EVERYBODY, missed_keys, missed_stream_parts
 from kafka_layer.recovery.stream_log import Keeper
 from kafka_layer.streams.payload import StreamPayload
 from kafka_layer.transport import ReadFrom
@@ -26,7 +26,17 @@ from kafka_layer.wire.position_token import LogPosition
 from kafka_layer.wire.record_block import RECORD_BYTES
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import StreamTopic, Where
-from tests.recovery.test_channel import GROUP, NOW, Channel, Context, Scene, groups_of, text
+from tests.recovery.test_channel import (
+    ALL,
+    GROUP,
+    NOW,
+    Channel,
+    Context,
+    Scene,
+    filled,
+    groups_of,
+    text,
+)
 
 TOPIC = StreamTopic("orders", "shop.orders")
 PARTITIONS = 2
@@ -58,6 +68,8 @@ class Stream:
 
     def __init__(self) -> None:
         self.keeper: Keeper | None = None
+        self.is_late = False
+        self.tell: Callable[[Keeper], object] = lambda keeper: None
         self.errors = 0
 
     def concerns(self, key: Key) -> bool:
@@ -74,7 +86,8 @@ class Stream:
 
     def keep(self, keeper: Keeper) -> None:
         self.keeper = keeper
-        keeper.begun({(TOPIC, number): ReadFrom(0, None) for number in range(PARTITIONS)})
+        if not self.is_late:
+            self.tell(keeper)
 
 
 class ContextOfStreams(Context):
@@ -84,8 +97,13 @@ class ContextOfStreams(Context):
         super().__init__()
         self.stream = Stream()
         self.kept = KeptStream(
-            self.stream, most_bytes, 300.0, 60.0, 0.5, lambda *question: Ticket(), lambda *at: None
+            self.stream, most_bytes, 300.0, 60.0, 0.5, lambda *question: Ticket(), self.on_moved
         )
+        self.channels: list[TrackedChannel] = []
+
+    def on_moved(self, stream: KeptStream, *at: object) -> None:
+        for channel in self.channels:
+            channel.begin(stream.log)
 
     def streams_for(self, key: Key) -> list[KeptStream]:
         return [self.kept] if self.kept.concerns(key) else []
@@ -111,14 +129,25 @@ class StreamScene(Scene):
         self.most_bytes = most_bytes
         super().__init__()
         self.kept = self.context.kept
+        self.kept.stream.tell = self.tell
+        self.context.channels.append(self.tracked)
         self.stream_records: list[Record] = []
         self.stream_ends = [0] * PARTITIONS
         self.unrouted_stream: deque[Record] = deque()
+        # What the mailbox had no room for before the stream was kept.
+        self.dropped: set[str] = set()
 
     def make_context(self, most_bytes: int) -> ContextOfStreams:
         return ContextOfStreams(self.most_bytes)
 
     context: ContextOfStreams
+
+    def tell(self, keeper: Keeper) -> None:
+        """Do what the stream does when it begins to be kept."""
+        ends = dict(enumerate(self.stream_ends))
+        for record in self.unrouted_stream:
+            ends[record[5]] = min(ends[record[5]], record[6])
+        keeper.begun({(TOPIC, number): ReadFrom(end, None) for number, end in ends.items()})
 
     def write(self, records: Sequence[tuple[str, int]], value: bytes | None = None) -> None:
         """Have the thread read a batch; each record is for some groups, in a partition."""
@@ -152,7 +181,9 @@ class StreamScene(Scene):
                     envelope.place = record[0], record[5], record[6], record[4]
                     envelope.key, envelope.before = addresses, log.before(record)
                 if not self.mailbox.put(envelope):
-                    self.tracked.pass_by(envelope)
+                    is_put = self.tracked.pass_by(envelope)
+                    if not is_put and not self.kept.is_begun:
+                        self.dropped.add(text(record))
         if not self.unrouted_stream and self.kept.is_begun:
             log.note_routed()
         self.wakeups.flush()
@@ -172,13 +203,15 @@ class StreamScene(Scene):
 
     @property
     def unkept(self) -> Iterable[Record]:
-        return self.unrouted_stream
+        stream = self.kept.stream
+        is_late = stream.keeper is not None and not self.kept.is_begun
+        return self.stream_records if is_late else self.unrouted_stream
 
     def replayed(self, position: str) -> set[str]:
         found = super().replayed(position)
         read = LogPosition.read(position, "channels")
         stream = read.streams.get(self.kept.mark)
-        if stream is None:
+        if stream is None or stream.topics is None:
             return found
         keys = missed_keys(read, self.membership.names(self.mailbox), (), True)
         keys = [key for key in keys if self.kept.concerns(key)]
@@ -201,6 +234,23 @@ class ChannelOfStreams(Channel):
     def make_site(self) -> StreamScene:
         return StreamScene()
 
+    @initialize(is_late=st.booleans())
+    def begin_stream(self, is_late: bool) -> None:
+        self.site.kept.stream.is_late = is_late
+
+    @precondition(
+        lambda self: (
+            self.site.kept.stream.keeper is not None
+            and not self.site.kept.is_begun
+            and not self.site.unrouted_stream
+        )
+    )
+    @rule()
+    def tell(self) -> None:
+        self.site.tell(self.site.kept)
+        # The positions of messages from before it have no place in the stream.
+        self.signed = len(self.site.received)
+
     @precondition(lambda self: not self.site.unrouted_stream)
     @rule(
         records=st.lists(
@@ -217,6 +267,7 @@ class ChannelOfStreams(Channel):
     @rule(number=st.integers(1, 6))
     def deliver(self, number: int) -> None:
         self.site.deliver(number)
+        self.doubtful |= self.site.dropped
 
 
 TestChannelOfStreams = ChannelOfStreams.TestCase
@@ -252,6 +303,24 @@ def test_that_of_a_message_stays_when_others_were_taken_since(scene: StreamScene
     names = [each["n"] for each in scene.received]
     for number, message in enumerate(scene.received):
         assert scene.replayed(message.position) == {*names[number + 1 :]}
+
+
+def test_what_was_handed_over_before_it_followed_a_stream(scene: StreamScene) -> None:
+    """In the batch that is being routed, so that its end is not reached."""
+    scene.join("d")
+    scene.read([(GROUP, "d"), EVERYBODY, (ALL, "1")])
+    for _ in range(2):
+        scene.begin_receive()
+        scene.route(1)
+    scene.begin_receive()
+    scene.join("a")
+    scene.write([("a", 0)])
+    scene.deliver()
+    message = scene.received[-1]
+    assert (len(scene.received), message["n"]) == (3, "s0.0")
+    assert scene.replayed(message.position) == {"a1.0"}
+    scene.begin_receive()
+    assert scene.replayed(scene.tracked.position().sign()) == {"a1.0"}
 
 
 def test_what_a_stream_lost_is_told(scene: StreamScene) -> None:
@@ -326,17 +395,38 @@ def test_what_came_before_the_stream_was_kept_has_its_place_afterwards(
     scene: StreamScene,
 ) -> None:
     """A join that did not wait until the stream had told where it is."""
-    told: list[Keeper] = []
-    scene.context.stream.keep = told.append  # type: ignore[method-assign]
+    scene.context.stream.is_late = True
     scene.join("a")
-    scene.write([("a", 0)] * 3)
+    scene.write([("a", 0), ("a", 0), ("a", 1)])
     scene.deliver()
     scene.begin_receive()
     assert [each.topics for each in scene.tracked.position().streams.values()] == [None]
-    told[0].begun({(TOPIC, number): ReadFrom(3 * (1 - number), None) for number in range(2)})
-    scene.tracked.begin(scene.kept.log)
+    scene.tell(scene.kept)
     # The first is in hand, the others wait.
-    assert scene.replayed(scene.tracked.position().sign()) == {"s0.0", "s0.1", "s0.2"}
-    for _ in range(2):
-        scene.begin_receive()
+    left = ["s0.0", "s0.1", "s1.0"]
+    for number in range(3):
+        if number:
+            scene.begin_receive()
+        assert scene.received[-1]["n"] == left[number]
+        assert scene.replayed(scene.tracked.position().sign()) == {*left[number:]}
+        assert scene.replayed(scene.received[-1].position) == {*left[number + 1 :]}
+    scene.read([EVERYBODY])
+    scene.route()
+    scene.begin_receive()
+    assert scene.received[-1]["n"] == "a0.0"
     assert scene.replayed(scene.received[-1].position) == set()
+
+
+def test_a_channel_that_is_behind_when_the_stream_is_kept_reads_on(scene: StreamScene) -> None:
+    scene.context.stream.is_late = True
+    scene.join("a")
+    names = filled(scene, 10)
+    scene.write([("a", 0)] * 2)
+    scene.deliver()
+    assert scene.tracked.state is State.BEHIND
+    scene.tell(scene.kept)
+    scene.write([("a", 0)])
+    scene.deliver()
+    while scene.receive is None:
+        scene.begin_receive()
+    assert {each.get("n") for each in scene.received} == {*names, "s0.2"}
