@@ -18,9 +18,6 @@ class Outage:
     Args:
         end: Makes the broker be away; blocks.
         mend: Makes it serve again; blocks.
-
-    Attributes:
-        turn: Held by a course that the others would slow down; of the run.
     """
 
     def __init__(self, end: Callable[[], None], mend: Callable[[], None]) -> None:
@@ -34,7 +31,6 @@ class Outage:
         """
         self._begins = _Meeting(len(courses), self._end)
         self._ends = _Meeting(len(courses), self._mend)
-        self.turn = asyncio.Lock()
         tasks = [asyncio.ensure_future(course(self)) for course in courses]
         try:
             await asyncio.gather(*tasks)

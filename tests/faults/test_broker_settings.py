@@ -31,7 +31,7 @@ LEFT_OUT = {"segment.ms": None}
 
 @pytest.fixture(scope="module")
 def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
-    """A broker that closes connections after a second, and whose segments hold 1 MiB.
+    """A broker that closes connections after half a second, and whose segments hold 1 MiB.
 
     It refuses a ``segment.ms`` for topics that begin with "refused", and knows the classic protocol
     of worker groups only.
@@ -39,7 +39,7 @@ def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
     properties = {
         **STEADY,
         "group.coordinator.rebalance.protocols": "classic",
-        "connections.max.idle.ms": 1_000,
+        "connections.max.idle.ms": 500,
         "log.segment.bytes": MIB,
         "create.topic.policy.class.name": "RefuseSegmentMs",
     }
@@ -76,7 +76,7 @@ async def test_connections_that_a_broker_closes_as_idle_are_no_outage(
     for number in range(3):
         await here.group_send("room", {"n": number})
         assert (await next_message(there, channel))["n"] == number
-        await asyncio.sleep(2.5)  # the connections are idle for longer than the broker allows
+        await asyncio.sleep(1.5)  # the connections are idle for longer than the broker allows
         assert there.stats().state == here.stats().state == "connected"
     assert not changes
     assert "No Kafka broker" not in caplog.text

@@ -7,15 +7,20 @@ import multiprocessing
 
 import pytest
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.testing import EmbeddedBroker
 from tests.faults.asking import DEADLINE, send, unavailable
 from tests.support.patience import PatientLayer
 
 
+class HastyLayer(KafkaChannelLayer):
+    timings = Timings(start=1.0)
+
+
 async def test_where_there_never_was_a_broker() -> None:
     config = {"bootstrap_servers": "127.0.0.1:1", "client_config": {"log_level": 0}}
-    layer = KafkaChannelLayer(**config)
+    layer = HastyLayer(**config)
     assert await unavailable(layer)
     await layer.close()
 

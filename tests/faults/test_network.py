@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.conftest import LayersOn
 from tests.faults.traffic import NO_BLOCKING, Inbox, Stream, Tally, figure
@@ -50,7 +52,7 @@ def assert_nothing_lost(stream: Stream, inboxes: list[Inbox]) -> None:
 
 
 async def test_cut_three_times(proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]) -> None:
-    stream, inboxes = await streaming(make_layer)
+    stream, inboxes = await streaming(partial(make_layer, timings=Timings(connection_doubt=0.3)))
     for _ in range(3):
         proxy.cut()
         await wait_until_async(
@@ -92,12 +94,14 @@ async def test_nothing_passes_for_3_s_and_nothing_is_closed(
 async def test_connections_that_die_in_silence(
     proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]
 ) -> None:
-    stream, inboxes = await streaming(make_layer)
+    # It is the time in which such a connection is found out.
+    timeout = {"socket.timeout.ms": 3_000}
+    stream, inboxes = await streaming(partial(make_layer, client_config=timeout))
     proxy.strand()
     stranded = time.monotonic()
     number = stream.accepted[-1] + 10
     for inbox in inboxes:
-        # Before librdkafka's own socket.timeout.ms, 60 s, would have told.
+        # Before librdkafka's own value, 60 s, would have told.
         await inbox.has("direct", number, 50)
     silence = time.monotonic() - stranded
     await stream.settled(inboxes)
@@ -108,7 +112,7 @@ async def test_connections_that_die_in_silence(
 async def test_slow(proxy: Proxy, make_layer: Callable[..., KafkaChannelLayer]) -> None:
     stream, inboxes = await streaming(make_layer)
     proxy.delay = 0.05
-    await stream.goes_on(150)
+    await stream.goes_on(75)
     await all_so_far_arrives(stream, inboxes)
     await stream.settled(inboxes)
     assert_nothing_lost(stream, inboxes)

@@ -30,7 +30,8 @@ from tests.support.patience import PATIENT
 from tests.support.streams import wait_for_state
 from tests.support.waiting import wait_until
 
-ROUNDS = 5
+FRESH = 5
+"""Prefixes that are used for the first time, side by side."""
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +49,21 @@ async def test_servers_start_on_fresh_topics_and_reach_each_other(
     cluster: RealCluster, make_layer: Layers
 ) -> None:
     """Some brokers learn of the topics later than the one that is asked."""
-    for _ in range(ROUNDS):
-        prefix = f"fresh-{secrets.token_hex(4)}"
-        layers = [make_layer(prefix=prefix, default_partitions=2) for _ in range(2)]
-        channels = await asyncio.gather(*(each.new_channel() for each in layers))
-        for layer, channel in zip(layers, channels, strict=True):
-            await layer.group_add("room", channel)
-        await layers[0].group_send("room", {"n": 1})
-        for layer, channel in zip(layers, channels, strict=True):
-            assert await next_message(layer, channel) == {"n": 1}
-        await asyncio.gather(*(each.close() for each in layers))
-        # Three brokers have much to do for each of them.
-        await asyncio.to_thread(delete_topics, cluster.bootstrap_servers)
+    await asyncio.gather(*(start_and_meet(make_layer) for _ in range(FRESH)))
+    # Three brokers have much to do for each of them.
+    await asyncio.to_thread(delete_topics, cluster.bootstrap_servers)
+
+
+async def start_and_meet(make_layer: Layers) -> None:
+    prefix = f"fresh-{secrets.token_hex(4)}"
+    layers = [make_layer(prefix=prefix, default_partitions=2) for _ in range(2)]
+    channels = await asyncio.gather(*(each.new_channel() for each in layers))
+    for layer, channel in zip(layers, channels, strict=True):
+        await layer.group_add("room", channel)
+    await layers[0].group_send("room", {"n": 1})
+    for layer, channel in zip(layers, channels, strict=True):
+        assert await next_message(layer, channel) == {"n": 1}
+    await asyncio.gather(*(each.close() for each in layers))
 
 
 async def test_what_lies_on_several_brokers_is_recovered(make_layer: Layers, prefix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import re
@@ -15,6 +16,7 @@ from django.core.management import CommandError, call_command
 
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable, ProduceFailed
+from kafka_layer.layer import KafkaChannelLayer
 from tests.support.certificates import Authority
 from tests.support.layers import PARTITIONS, Layers, next_message
 from tests.support.proxy import Proxy
@@ -112,10 +114,7 @@ def wrong(request: pytest.FixtureRequest, secure: SecureBroker, folder: Path) ->
     return make(secure, folder), said
 
 
-@pytest.mark.parametrize("name", WAYS)
-async def test_messages_go_and_come(secure: SecureBroker, make_layer: Layers, name: str) -> None:
-    config = WAYS[name](secure, everything(make_layer.prefix))
-    here, there = make_layer(**config), make_layer(**config)
+async def messages_go_and_come(here: KafkaChannelLayer, there: KafkaChannelLayer) -> None:
     channel = await there.new_channel()
 
     await here.send(channel, {"n": 1})
@@ -128,22 +127,40 @@ async def test_messages_go_and_come(secure: SecureBroker, make_layer: Layers, na
     assert not there.stats().errors
 
 
-@pytest.mark.parametrize("name", WAYS)
-def test_topics_are_set_up(secure: SecureBroker, prefix: str, settings: Any, name: str) -> None:
-    config = WAYS[name](secure, everything(prefix))
-    settings.CHANNEL_LAYERS = layers(config, prefix)
+async def topics_are_set_up() -> None:
     printed = io.StringIO()
 
-    call_command("kafka_setup_topics", stdout=printed)
+    await asyncio.to_thread(call_command, "kafka_setup_topics", stdout=printed)
 
     assert printed.getvalue().count("created") == 6
 
 
-async def test_a_first_use_says_that_nobody_is_let_in(
-    make_layer: Layers, wrong: tuple[Config, str]
+@pytest.mark.parametrize("name", WAYS)
+async def test_messages_go_and_come_and_topics_are_set_up(
+    secure: SecureBroker, make_layer: Layers, prefix: str, settings: Any, name: str
+) -> None:
+    rules = everything(make_layer.prefix) + everything(prefix)
+    config = WAYS[name](secure, rules)
+    settings.CHANNEL_LAYERS = layers(config, prefix)
+
+    courses = [topics_are_set_up()]
+    # With a token that takes its time they go and come below: each client waits for a second.
+    if name != "OAUTHBEARER":
+        courses.append(messages_go_and_come(make_layer(**config), make_layer(**config)))
+    await asyncio.gather(*courses)
+
+
+async def test_a_first_use_and_the_command_say_that_nobody_is_let_in(
+    make_layer: Layers, prefix: str, settings: Any, wrong: tuple[Config, str]
 ) -> None:
     config, said = wrong
-    layer = make_layer(**config)
+    settings.CHANNEL_LAYERS = layers(config, prefix)
+    await asyncio.gather(
+        a_first_use_says_so(make_layer(**config), said), setting_up_topics_says_so(said)
+    )
+
+
+async def a_first_use_says_so(layer: KafkaChannelLayer, said: str) -> None:
     started = time.monotonic()
 
     with pytest.raises(BrokerUnavailable) as caught:
@@ -151,10 +168,23 @@ async def test_a_first_use_says_that_nobody_is_let_in(
 
     assert time.monotonic() - started < IN_TIME
     error = str(caught.value)
-    assert error.startswith(f"The Kafka brokers {config['bootstrap_servers']} do not let this")
+    servers = layer.config.bootstrap_servers
+    assert error.startswith(f"The Kafka brokers {servers} do not let this")
     assert said in error
     assert MEND in error
     assert "hunter2" not in error
+
+
+async def setting_up_topics_says_so(said: str) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(CommandError) as caught:
+        await asyncio.to_thread(call_command, "kafka_setup_topics", "--timeout", "30")
+
+    assert time.monotonic() - started < IN_TIME
+    assert "do not let this client in" in str(caught.value)
+    assert said in str(caught.value)
+    assert MEND in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["no certificate", "no such user"], indirect=True)
@@ -172,20 +202,6 @@ async def test_who_only_sends_reads_it_in_the_log(
     warnings = [each.getMessage() for each in caplog.records if each.name == "kafka_layer"]
     assert any(MEND in each and said in each for each in warnings)
     assert not any("No Kafka broker" in each for each in warnings)
-
-
-def test_setting_up_topics_says_so(prefix: str, settings: Any, wrong: tuple[Config, str]) -> None:
-    config, said = wrong
-    settings.CHANNEL_LAYERS = layers(config, prefix)
-    started = time.monotonic()
-
-    with pytest.raises(CommandError) as caught:
-        call_command("kafka_setup_topics", "--timeout", "30")
-
-    assert time.monotonic() - started < IN_TIME
-    assert "do not let this client in" in str(caught.value)
-    assert said in str(caught.value)
-    assert MEND in str(caught.value)
 
 
 async def test_a_connection_that_breaks_is_no_refusal(
@@ -239,14 +255,9 @@ async def test_a_token_that_takes_its_time_is_fetched_once_for_all_clients(
     make_layer.timings = Timings(start=Timings.start + 0.001)  # that of users, not of slow machines
     here, there = (make_layer(**secure.by_token(slow)) for _ in range(2))
     began = time.monotonic()
-    channel = await there.new_channel()
+    await there.new_channel()
     took = time.monotonic() - began
-    await here.group_add("room", channel)
-    await here.group_send("room", {"n": 1})
-    await here.send("jobs", {"n": 2})
-
-    assert await next_message(there, channel) == {"n": 1}
-    assert await next_message(there, "jobs") == {"n": 2}
+    await messages_go_and_come(here, there)
     assert len(calls) == 1
     assert 2.3 <= took < IN_TIME
 

@@ -31,10 +31,17 @@ from typing import Any  # noqa: E402
 import gevent  # noqa: E402
 from asgiref.sync import async_to_sync  # noqa: E402
 
+from kafka_layer.config.timings import Timings  # noqa: E402
 from kafka_layer.layer import KafkaChannelLayer  # noqa: E402
 from tests.support.patience import PatientLayer  # noqa: E402
 
 TICK = 0.005
+
+
+class SoonClosed(KafkaChannelLayer):
+    """A layer that gives up soon what no broker takes."""
+
+    timings = Timings(close=2.0)
 
 
 class Ticker:
@@ -108,11 +115,11 @@ def receives() -> dict[str, Any]:
 
 def no_broker() -> dict[str, Any]:
     """Send, wait for outcomes, ask and close while no broker answers."""
-    plain, awaited = layer(), layer(await_produce=True, expiry=3)
+    plain, awaited = layer(SoonClosed), layer(SoonClosed, await_produce=True, expiry=3)
     waiting = gevent.spawn(outcome, lambda: awaited.group_send_sync("room", {"n": 1}))
     asking = gevent.spawn(outcome, lambda: plain.round_trip_sync(timeout=1))
     sent = 0
-    end = time.monotonic() + 6
+    end = time.monotonic() + 4
     while time.monotonic() < end or sent < 30:
         plain.group_send_sync("room", {"n": sent})
         sent += 1
