@@ -471,7 +471,7 @@ def layer_of(user: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def test_no_right_to_see_topics(secure: SecureBroker, prefix: str, settings: Any) -> None:
-    settings.CHANNEL_LAYERS = {"default": layer_of(secure.new_user(), prefix)}
+    settings.CHANNEL_LAYERS = {"default": layer_of(secure.user(0, []), prefix)}
 
     error = failing()
 
@@ -481,7 +481,7 @@ def test_no_right_to_see_topics(secure: SecureBroker, prefix: str, settings: Any
 
 
 def test_no_right_to_create_topics(secure: SecureBroker, prefix: str, settings: Any) -> None:
-    reader = secure.new_user([("topic", f"{prefix}*", "DESCRIBE")])
+    reader = secure.user(0, [("topic", f"{prefix}*", "DESCRIBE")])
     settings.CHANNEL_LAYERS = {"default": layer_of(reader, prefix)}
 
     for options in ([], ["--dry-run"]):
@@ -493,7 +493,7 @@ def test_no_right_to_create_topics(secure: SecureBroker, prefix: str, settings: 
 def test_no_right_to_see_configs(secure: SecureBroker, prefix: str, settings: Any) -> None:
     settings.CHANNEL_LAYERS = {"default": layer_of(secure.plain, prefix)}
     run()
-    maker = secure.new_user([("topic", f"{prefix}*", each) for each in ("DESCRIBE", "CREATE")])
+    maker = secure.user(0, [("topic", f"{prefix}*", each) for each in ("DESCRIBE", "CREATE")])
     settings.CHANNEL_LAYERS = {"default": layer_of(maker, prefix)}
 
     printed = run("--check")
@@ -509,7 +509,7 @@ def test_no_right_to_alter(secure: SecureBroker, prefix: str, settings: Any) -> 
     settings.CHANNEL_LAYERS = {"default": layer_of(secure.plain, prefix)}
     run()
     rights = ("DESCRIBE", "DESCRIBE_CONFIGS")
-    maker = secure.new_user([("topic", f"{prefix}*", each) for each in rights])
+    maker = secure.user(0, [("topic", f"{prefix}*", each) for each in rights])
     mine = layer_of(maker, prefix)
     mine["CONFIG"].update(default_partitions=3, expiry=900)
     settings.CHANNEL_LAYERS = {"default": mine}

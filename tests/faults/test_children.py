@@ -21,7 +21,7 @@ from tests.support.layers import next_messages
 from tests.support.patience import PatientLayer
 
 METHODS = multiprocessing.get_all_start_methods()
-CHILDREN = 3
+CHILDREN = 2
 SENDS = 200
 DEADLINE = 60.0
 

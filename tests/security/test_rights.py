@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import re
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.management import CommandError, call_command
 
 from kafka_layer.exceptions import HistoryUnavailable, KafkaLayerError, ProduceFailed, TopicError
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.kafka import run_kafka_tool
-from tests.support.layers import PARTITIONS, Layers, next_message, next_messages
+from tests.support.layers import PARTITIONS, Backend, Layers, next_message, next_messages
 from tests.support.patience import START
 from tests.support.secure import Rule, SecureBroker
 from tests.support.waiting import wait_until, wait_until_async
@@ -28,6 +30,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
 FIXED = ("send-group", "send-user", "send-all", "send-conn", "group-mgmt", "ack")
 CHANNEL = "thumbnails"
+
+Login = Callable[[Sequence[Rule]], dict[str, Any]]
 
 
 def rules_of(role: str, prefix: str) -> list[Rule]:
@@ -82,26 +86,44 @@ def test_kafkas_own_tool_takes_a_command_of_the_page(secure: SecureBroker) -> No
 
 
 @pytest.fixture
-def make_role(secure: SecureBroker, make_layer: Layers) -> Callable[..., KafkaChannelLayer]:
+def login(secure: SecureBroker) -> Login:
+    """Returns the login of a user with some rights, of another user at each call in a test."""
+    numbers = itertools.count()
+    return lambda rules: secure.user(next(numbers), rules)
+
+
+@pytest.fixture
+def make_role(login: Login, make_layer: Layers) -> Callable[..., KafkaChannelLayer]:
     """Makes a layer with the rights of roles, on topics that are there; ``without`` takes some."""
 
     def make(*roles: str, without: tuple[Rule, ...] = (), **config: Any) -> KafkaChannelLayer:
         rules = [rule for role in roles for rule in rules_of(role, make_layer.prefix)]
         assert set(without) <= set(rules)
-        user = secure.new_user([rule for rule in rules if rule not in without])
+        user = login([rule for rule in rules if rule not in without])
         return make_layer(**user, auto_create_topics=False, await_produce=True, **config)
 
     return make
 
 
+@pytest.fixture(scope="module")
+def other(backend: Backend) -> Iterator[KafkaChannelLayer]:
+    """Another server, which may do everything; the topics are there once it runs.
+
+    It takes no jobs, and runs on from test to test.
+    """
+    layers = Layers(backend)
+    layer = layers()
+    layer.send_sync(CHANNEL, {})
+    async_to_sync(layer.new_channel)()
+    layer.flush_sync()
+    yield layer
+    layers.close()
+
+
 @pytest.fixture
-async def other(make_layer: Layers) -> KafkaChannelLayer:
-    """Another server, which may do everything; the topics are there once it runs."""
-    layer = make_layer()
-    await layer.new_channel()
-    await layer.send(CHANNEL, {})
-    await layer.flush()
-    return layer
+def boss(make_layer: Layers) -> KafkaChannelLayer:
+    """A server of the test, which may do everything."""
+    return make_layer()
 
 
 async def serve(mine: KafkaChannelLayer, other: KafkaChannelLayer) -> None:
@@ -182,14 +204,14 @@ class TestWebServer:
         self,
         make_role: Callable[..., KafkaChannelLayer],
         make_layer: Layers,
-        secure: SecureBroker,
+        login: Login,
         other: KafkaChannelLayer,
     ) -> None:
         mine = make_role("web server")
         for attempt in (mine.receive(CHANNEL), mine.send(CHANNEL, {})):
             with pytest.raises(TopicError, match=f"may not see them.*-work.{CHANNEL}"):
                 await attempt
-        creating = make_layer(**secure.new_user(rules_of("web server", make_layer.prefix)))
+        creating = make_layer(**login(rules_of("web server", make_layer.prefix)))
         with pytest.raises(TopicError, match=r"Cannot create .*-work.new.* grant it an ACL"):
             await creating.send("new", {})
 
@@ -212,7 +234,7 @@ class TestWebServer:
         assert await next_message(mine, channel) == {"n": 1}
 
     async def test_with_the_right_to_delete_a_flush_clears_the_jobs(
-        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+        self, make_role: Callable[..., KafkaChannelLayer], boss: KafkaChannelLayer
     ) -> None:
         seeing = make_role("web server", "sender of jobs")
         with pytest.raises(TopicError, match=r"Cannot delete the records of .*-work"):
@@ -221,7 +243,7 @@ class TestWebServer:
         await mine.send(CHANNEL, {"n": 1})
         await mine.flush()
         await mine.send(CHANNEL, {"n": 2})
-        assert await next_message(other, CHANNEL) == {"n": 2}
+        assert await next_message(boss, CHANNEL) == {"n": 2}
 
 
 class TestSender:
@@ -236,13 +258,13 @@ class TestSender:
         self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
     ) -> None:
         mine = make_role("sender")
-        await mine.group_send("room", {"n": 1})
+        await mine.group_send("past", {"n": 1})
         with pytest.raises(
             HistoryUnavailable, match=r"send-group\[\d\].* grant it an ACL for READ"
         ):
-            await mine.group_history("room")
+            await mine.group_history("past")
         mine = make_role("sender", "history")
-        assert (await mine.group_history("room")).messages == [{"n": 1}]
+        assert (await mine.group_history("past")).messages == [{"n": 1}]
 
     @pytest.mark.parametrize("topic", FIXED[:4])
     async def test_each_right_to_write_is_missed_and_named(
@@ -284,12 +306,12 @@ class TestSender:
                 await attempt
 
     async def test_jobs_want_one_more_right(
-        self, make_role: Callable[..., KafkaChannelLayer], other: KafkaChannelLayer
+        self, make_role: Callable[..., KafkaChannelLayer], boss: KafkaChannelLayer
     ) -> None:
         with pytest.raises(TopicError, match=f"may not see them.*-work.{CHANNEL}"):
             await make_role("sender").send(CHANNEL, {"n": 1})
         await make_role("sender", "sender of jobs").send(CHANNEL, {"n": 2})
-        assert await next_message(other, CHANNEL) == {"n": 2}
+        assert await next_message(boss, CHANNEL) == {"n": 2}
 
 
 class TestWorker:
@@ -347,9 +369,9 @@ class TestOperator:
         return run
 
     def test_provisioning_has_all_rights_it_needs(
-        self, secure: SecureBroker, prefix: str, manage: Callable[..., str]
+        self, login: Login, prefix: str, manage: Callable[..., str]
     ) -> None:
-        user = secure.new_user(rules_of("provisioning", prefix))
+        user = login(rules_of("provisioning", prefix))
         command = "kafka_setup_topics"
         assert manage(user, command, "--worker-channel", "jobs").count("created") == 7
         assert manage(user, command, "--check").count("as wanted") == 6
@@ -372,6 +394,7 @@ class TestOperator:
     def test_each_right_is_missed_and_named(
         self,
         secure: SecureBroker,
+        login: Login,
         prefix: str,
         manage: Callable[..., str],
         operation: str,
@@ -381,7 +404,7 @@ class TestOperator:
         if operation != "CREATE":
             manage(secure.plain, command)
         rules = rules_of("provisioning", prefix)
-        user = secure.new_user([rule for rule in rules if rule[2] != operation])
+        user = login([rule for rule in rules if rule[2] != operation])
         with pytest.raises(CommandError, match=f"{said}{prefix}-.*grant it an ACL"):
             manage(
                 user,
@@ -391,9 +414,9 @@ class TestOperator:
             )
 
     async def test_provisioning_reads_and_writes_nothing(
-        self, secure: SecureBroker, make_layer: Layers, other: KafkaChannelLayer
+        self, login: Login, make_layer: Layers, other: KafkaChannelLayer
     ) -> None:
-        user = secure.new_user(rules_of("provisioning", make_layer.prefix))
+        user = login(rules_of("provisioning", make_layer.prefix))
         layer = make_layer(**user, await_produce=True)
         with pytest.raises(ProduceFailed, match="grant it an ACL for WRITE"):
             await layer.group_send("room", {})
@@ -401,30 +424,30 @@ class TestOperator:
             await layer.new_channel()
 
     def test_a_server_may_provision_with_another_login(
-        self, secure: SecureBroker, prefix: str, manage: Callable[..., str]
+        self, login: Login, prefix: str, manage: Callable[..., str]
     ) -> None:
-        web = secure.new_user(rules_of("web server", prefix))
-        setup = secure.new_user(rules_of("provisioning", prefix))
+        web = login(rules_of("web server", prefix))
+        setup = login(rules_of("provisioning", prefix))
         printed = manage(web, "kafka_setup_topics", admin_config=setup["client_config"])
         assert printed.count("created") == 6
 
     def test_monitoring(
-        self, secure: SecureBroker, prefix: str, manage: Callable[..., str]
+        self, secure: SecureBroker, login: Login, prefix: str, manage: Callable[..., str]
     ) -> None:
         manage(secure.plain, "kafka_setup_topics", "--worker-channel", CHANNEL)
         rules = rules_of("web server", prefix) + rules_of("monitoring", prefix)
-        printed = manage(secure.new_user(rules), "kafka_status", "--wait", "0.1")
+        printed = manage(login(rules), "kafka_status", "--wait", "0.1")
         assert "Round trip: " in printed
         assert f"{prefix}-work.{CHANNEL}" in printed
         seeing = [rule for rule in rules if rule[0] == "topic"]
         with pytest.raises(CommandError, match=f"{prefix}-work.{CHANNEL}.*consumer group"):
-            manage(secure.new_user(seeing), "kafka_status", "--wait", "0.1")
+            manage(login(seeing), "kafka_status", "--wait", "0.1")
 
 
 def test_who_has_no_right_at_all_is_told_so(
-    secure: SecureBroker, make_layer: Layers, other: KafkaChannelLayer
+    login: Login, make_layer: Layers, other: KafkaChannelLayer
 ) -> None:
-    layer = make_layer(**secure.new_user())
+    layer = make_layer(**login([]))
     with pytest.raises(KafkaLayerError, match=f"{make_layer.prefix}-.* no right to do that"):
         layer.group_send_sync("room", {})
 
@@ -433,14 +456,9 @@ class TestGuest:
     """Who may only see the topics is told what is missing, by worker channels, too."""
 
     @pytest.fixture
-    def boss(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
-        """Who may do everything."""
-        return make_layer(**secure.plain)
-
-    @pytest.fixture
-    def guest(self, secure: SecureBroker, make_layer: Layers) -> KafkaChannelLayer:
+    def guest(self, login: Login, make_layer: Layers) -> KafkaChannelLayer:
         """Who may see the topics, and do no more."""
-        user = secure.new_user(
+        user = login(
             [
                 ("topic", f"{make_layer.prefix}-*", "DESCRIBE"),
                 ("topic", f"{make_layer.prefix}-ack", "WRITE"),

@@ -101,8 +101,8 @@ async def test_of_a_layer_at_work(
     secure: SecureBroker, make_layer: Layers, said: Said, none_in: Callable[..., None]
 ) -> None:
     prefix = make_layer.prefix
-    user = secure.new_user(
-        [("topic", f"{prefix}-*", each) for each in ("READ", "WRITE", "CREATE", "DELETE")]
+    user = secure.user(
+        0, [("topic", f"{prefix}-*", each) for each in ("READ", "WRITE", "CREATE", "DELETE")]
     )
     layer = make_layer(**user, symmetric_encryption_keys=[KEY])
     describe(said, layer)
@@ -126,7 +126,7 @@ async def test_of_a_layer_at_work(
 async def test_of_one_that_is_not_let_in(
     secure: SecureBroker, make_layer: Layers, said: Said, none_in: Callable[..., None]
 ) -> None:
-    config = with_password(secure.new_user(), WRONG)
+    config = with_password(secure.user(0, []), WRONG)
     layer = make_layer(**config, symmetric_encryption_keys=[KEY], expiry=0.5, await_produce=True)
     for attempt in (layer.new_channel(), layer.group_send("room", {"n": 1})):
         with pytest.raises(KafkaLayerError) as refused:
@@ -145,8 +145,8 @@ def test_of_commands(
     none_in: Callable[..., None],
     command: str,
 ) -> None:
-    user = secure.new_user(
-        [("topic", f"{prefix}-*", each) for each in ("READ", "WRITE", "CREATE", "DESCRIBE")]
+    user = secure.user(
+        0, [("topic", f"{prefix}-*", each) for each in ("READ", "WRITE", "CREATE", "DESCRIBE")]
     )
     for config in (user, with_password(user, WRONG)):
         own = {**config, "prefix": prefix, "symmetric_encryption_keys": [KEY]}

@@ -208,7 +208,7 @@ async def test_a_connection_that_breaks_is_no_refusal(
     secure: SecureBroker, make_layer: Layers
 ) -> None:
     make_layer.timings = Timings(start=1.0)
-    config = secure.new_user()
+    config = secure.user(0, [])
     with Proxy() as proxy:
         proxy.target = int(config["bootstrap_servers"].rpartition(":")[2])
         proxy.cut()

@@ -42,6 +42,7 @@ A name that ends in ``*`` means all that begin with what stands before it.
 _TIMEOUT: Final = 30.0
 _ITERATIONS: Final = 4096
 _PLAIN_USER: Final = "plain"
+_KNOWN: Final = 3
 _KINDS: Final = {
     "topic": ResourceType.TOPIC,
     "group": ResourceType.GROUP,
@@ -54,6 +55,7 @@ _LISTENERS: Final = {
     "PASSWORD": "SASL_PLAINTEXT",
 }
 _BY_PASSWORD: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512")
+_WITHOUT_TLS: Final = ("PLAIN", *_BY_PASSWORD)
 
 
 class SecureBroker:
@@ -72,6 +74,8 @@ class SecureBroker:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder, "authority")
         self._password = secrets.token_urlsafe(12)
+        self._known = {f"known-{n}": secrets.token_urlsafe(12) for n in range(_KNOWN)}
+        known = " ".join(f'user_{name}="{word}"' for name, word in self._known.items())
         own = self.authority.issue("broker", "127.0.0.1")
         jaas = "org.apache.kafka.common.security"
         self._broker = RealBroker(
@@ -95,7 +99,10 @@ class SecureBroker:
                     f"{jaas}.oauthbearer.OAuthBearerLoginModule required "
                     'unsecuredLoginStringClaim_sub="broker";'
                 ),
-                "listener.name.password.sasl.enabled.mechanisms": ",".join(_BY_PASSWORD),
+                "listener.name.password.sasl.enabled.mechanisms": ",".join(_WITHOUT_TLS),
+                "listener.name.password.plain.sasl.jaas.config": (
+                    f"{jaas}.plain.PlainLoginModule required {known};"
+                ),
                 **{
                     f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config": (
                         f"{jaas}.scram.ScramLoginModule required;"
@@ -196,6 +203,21 @@ class SecureBroker:
             return self.password(user, password)
         return self.login(user, password, mechanism)
 
+    def user(self, number: int, rules: Sequence[Rule]) -> dict[str, Any]:
+        """Return the login of a user with these rights and no others, by PLAIN without TLS.
+
+        Each connection of one with SCRAM takes longer than all else that a test does.
+
+        Args:
+            number: Which one of those that the broker knows from its start, from 0 on.
+            rules: The rights.
+        """
+        name, password = list(self._known.items())[number]
+        before = self.rules(name)
+        self.forbid(name, *before.difference(rules))
+        self.allow(name, list(set(rules) - before))
+        return self.password(name, password, "PLAIN")
+
     def allow(self, user: str, rules: Sequence[Rule]) -> None:
         """Give a user rights; returns once the broker knows them."""
         wanted = [_binding(user, rule) for rule in rules]
@@ -211,20 +233,16 @@ class SecureBroker:
         """Return the rights of a user."""
         return set(map(_rule, self._acls(user)))
 
-    def forbid(self, user: str, rule: Rule) -> None:
-        """Take a right away; returns once the broker knows it."""
-        gone = _binding(user, rule)
-        named = AclBindingFilter(
-            gone.restype,
-            gone.name,
-            gone.resource_pattern_type,
-            gone.principal,
-            gone.host,
-            gone.operation,
-            gone.permission_type,
+    def forbid(self, user: str, *rules: Rule) -> None:
+        """Take rights away; returns once the broker knows it."""
+        if not rules:
+            return
+        named = [_filter(_binding(user, rule)) for rule in rules]
+        for future in self.admin.delete_acls(named).values():
+            future.result(_TIMEOUT)
+        wait_until(
+            lambda: self.rules(user).isdisjoint(rules), f"the broker to forget rights of {user}"
         )
-        self.admin.delete_acls([named])[named].result(_TIMEOUT)
-        wait_until(lambda: rule not in self.rules(user), f"the broker to forget a right of {user}")
 
     def _acls(self, user: str) -> list[AclBinding]:
         mine = AclBindingFilter(
@@ -284,6 +302,18 @@ def _binding(user: str, rule: Rule) -> AclBinding:
         "*",
         AclOperation[operation],
         AclPermissionType.ALLOW,
+    )
+
+
+def _filter(acl: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        acl.restype,
+        acl.name,
+        acl.resource_pattern_type,
+        acl.principal,
+        acl.host,
+        acl.operation,
+        acl.permission_type,
     )
 
 
