@@ -38,7 +38,7 @@ def kafka() -> Iterator[Server]:
     from tests.support.kafka import KAFKA_VERSION, RealBroker, missing_tools
 
     if tools := missing_tools():
-        raise Skipped(f"{' and '.join(tools)} not found; install it or set KAFKA_BOOTSTRAP_SERVERS")
+        raise Skipped(f"It needs {' and '.join(tools)}: install it or set KAFKA_BOOTSTRAP_SERVERS")
     properties = {"log.retention.check.interval.ms": 60_000}
     with RealBroker(properties, jvm_fast_start=False, heap_mb=1024) as broker:
         yield Server(broker.bootstrap_servers, f"Kafka {KAFKA_VERSION}", broker.pid)

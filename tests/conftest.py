@@ -351,8 +351,8 @@ def require_real_broker() -> None:
     if not missing:
         return
     reason = (
-        f"A real Kafka needs {' and '.join(missing)}, not found on PATH: install Java 17+ and "
-        "Maven, or set KAFKA_BOOTSTRAP_SERVERS to a running broker"
+        f"A real Kafka needs {' and '.join(missing)}: install it, or set KAFKA_BOOTSTRAP_SERVERS "
+        "to a running broker"
     )
     if os.environ.get("KAFKA_LAYER_REQUIRE_BROKER") == "1":
         pytest.fail(f"{reason} (KAFKA_LAYER_REQUIRE_BROKER=1)", pytrace=False)

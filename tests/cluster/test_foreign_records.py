@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.support.inspect import partitions_read, server_of
-from tests.support.kafka import fetch_jars
+from tests.support.kafka import fetch_jars, missing_tools
 from tests.support.layers import PARTITIONS, Layers, next_message, next_messages, stats_of
 from tests.support.records import console_produce
 from tests.support.waiting import PATIENCE, wait_until_async
@@ -76,7 +75,7 @@ async def test_json_of_a_console_producer_reaches_groups_users_all_and_channels(
 
 
 async def test_kafkas_own_console_producer(make_layer: Layers) -> None:
-    if shutil.which("java") is None or not any(fetch_jars().glob("kafka-tools-[0-9]*.jar")):
+    if missing_tools() or not any(fetch_jars().glob("kafka-tools-[0-9]*.jar")):
         pytest.skip("Kafka's console producer is not among the jars")
     layer = make_layer()
     channel = await listener(layer)

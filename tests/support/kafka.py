@@ -1,6 +1,7 @@
 """Real Apache Kafka brokers, from Maven's jars, for tests and benchmarks.
 
-No container engine is needed: Java 17 or newer, Maven for the first run, a POSIX system.
+No container engine is needed: Java 17 to 25 (the newest that is found, or the one that
+``JAVA_HOME`` names), Maven for the first run, a POSIX system.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import atexit
 import base64
 import contextlib
 import fcntl
-import functools
 import hashlib
 import os
 import shutil
@@ -28,6 +28,8 @@ from xml.etree import ElementTree
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.support.java import Java, missing_java, newest_java
+from tests.support.rehearsal import rehearse
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ __all__ = [
     "RealCluster",
     "fetch_jars",
     "missing_tools",
+    "prepare",
     "run_kafka_tool",
 ]
 
@@ -50,18 +53,15 @@ _HOST: Final = "127.0.0.1"
 _FETCH_TIMEOUT: Final = 600.0
 _START_TIMEOUT: Final = 90.0
 _STOP_TIMEOUT: Final = 30.0
+_CACHE_TIMEOUT: Final = 180.0
 _START_ATTEMPTS: Final = 3
 _LOG_TAIL_LINES: Final = 40
 _PORT_TAKEN: Final = "Address already in use"
 _CHECKPOINT: Final = "bootstrap.checkpoint"
-_ARCHIVE: Final = "classes.jsa"
 
 # A file system in memory, for data of tests: a broker that makes a partition waits 5 ms for a disk.
 _MEMORY: Final = Path("/dev/shm")
 _LEAST_MEMORY: Final = 2 << 30
-
-# Half the start-up time; the code is slower once it is warm.
-_FAST_START: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData")
 
 # Warnings and errors only: the end of the log, which errors show, then has the cause.
 _LOGGING: Final = (
@@ -109,12 +109,16 @@ def _kafka_version() -> str:
 # The version that the tests are for; ``KAFKA_LAYER_KAFKA_VERSION`` asks for another one.
 DEFAULT_KAFKA_VERSION: Final = _kafka_version()
 KAFKA_VERSION: Final = os.environ.get("KAFKA_LAYER_KAFKA_VERSION") or DEFAULT_KAFKA_VERSION
+_KAFKA_3: Final = KAFKA_VERSION.startswith("3.")
+_JAVA_VERSIONS: Final = range(17, 24 if _KAFKA_3 else 26)
 
 
 def missing_tools() -> list[str]:
-    """Return which programs a real broker needs here and does not find."""
-    needed = ["java"] if _jars_folder().is_dir() else ["java", "mvn"]
-    return [name for name in needed if shutil.which(name) is None]
+    """Return what a real broker needs here and does not find: a Java, and ``mvn``."""
+    missing = [] if newest_java(_JAVA_VERSIONS) else [missing_java(_JAVA_VERSIONS)]
+    if not _jars_folder().is_dir() and shutil.which("mvn") is None:
+        missing.append("mvn")
+    return missing
 
 
 def fetch_jars() -> Path:
@@ -127,6 +131,20 @@ def fetch_jars() -> Path:
         RuntimeError: Maven failed; the message has what it said.
     """
     return _made_once(_jars_folder(), _copy_dependencies)
+
+
+def prepare() -> Path:
+    """Return the folder with what makes starts short: the first call with this Java makes it.
+
+    That is what the storage tool writes for all nodes alike, and the classes of a broker in the
+    form that the JVM has in its memory. It takes ten to twenty seconds.
+
+    Raises:
+        RuntimeError: There is no Java, no jars, or the broker did not start.
+    """
+    java, jars = _newest_java(), fetch_jars()
+    java_id = hashlib.sha256(java.identity().encode()).hexdigest()[:8]
+    return _made_once(jars.with_name(f"{jars.name}-start-{java_id}"), _make_start)
 
 
 def run_kafka_tool(main: str, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
@@ -277,23 +295,25 @@ class Node:
             self._process.wait()
             self._process_ended()
 
-    def halt(self) -> None:
+    def halt(self, timeout: float = _STOP_TIMEOUT) -> None:
         """Let it shut down cleanly (SIGTERM); port and data stay.
 
+        Args:
+            timeout: Seconds.
+
         Raises:
-            RuntimeError: It took more than 30 s and was killed; with the end of its log.
+            RuntimeError: It took longer and was killed; with the end of its log.
         """
         if self._process is None:
             return
         self._process.terminate()
         self.thaw()  # a frozen process would take the signal only later
         try:
-            self._process.wait(_STOP_TIMEOUT)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             raise RuntimeError(
-                f"{self} did not shut down in {_STOP_TIMEOUT:g} s and was killed.\n"
-                f"{self._log_tail()}"
+                f"{self} did not shut down in {timeout:g} s and was killed.\n{self._log_tail()}"
             ) from None
         self._process_ended()
 
@@ -335,7 +355,7 @@ class Node:
         data = self._data_folder() / "data"
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir()
-        shutil.copy(_prepared() / _CHECKPOINT, data)
+        shutil.copy(prepare() / _CHECKPOINT, data)
         properties = {
             "version": "1",
             "cluster.id": cluster_id or _new_id(),
@@ -602,39 +622,36 @@ def _java(
     main: str, *arguments: str, options: Sequence[str] = (), more_classes: Path | None = None
 ) -> list[str]:
     own = "" if more_classes is None else f":{more_classes}"
-    return ["java", *options, "-cp", f"{fetch_jars()}/*{own}", main, *arguments]
+    return [
+        str(_newest_java().program),
+        *options,
+        "-cp",
+        f"{fetch_jars()}/*{own}",
+        main,
+        *arguments,
+    ]
+
+
+def _newest_java() -> Java:
+    java = newest_java(_JAVA_VERSIONS)
+    if java is None:
+        raise RuntimeError(f"Kafka {KAFKA_VERSION} needs {missing_java(_JAVA_VERSIONS)}")
+    return java
 
 
 def _fast_start() -> tuple[str, ...]:
-    # Where the archive does not fit, the JVM loads the classes from their jars.
-    archive = _prepared() / _ARCHIVE
-    return (*_FAST_START, f"-XX:SharedArchiveFile={archive}", "-Xshare:auto")
+    return _newest_java().cached(prepare())
 
 
-@functools.cache
-def _prepared() -> Path:
-    """Return the folder with what makes starts short: the first start of this Java makes it.
-
-    That is what the storage tool writes for all nodes alike, and the classes of a broker in the
-    form that the JVM has in its memory.
-    """
-    found = shutil.which("java")
-    assert found is not None, "no java on PATH"
-    java = Path(found).resolve()
-    identity = f"{java} {java.stat().st_mtime_ns} {_FAST_START}"
-    java_id = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    jars = fetch_jars()
-    return _made_once(jars.with_name(f"{jars.name}-start-{java_id}"), _prepare)
-
-
-def _prepare(folder: Path) -> None:
+def _make_start(folder: Path) -> None:
+    """Make what :func:`prepare` returns."""
     folder.mkdir()
-    archive = f"-XX:ArchiveClassesAtExit={folder / _ARCHIVE}"
-    node = Node(jvm_fast_start=False, jvm_options=(*_FAST_START, archive))
+    node = Node(jvm_fast_start=False, jvm_options=_newest_java().caching(folder))
     try:
         _start_fresh((node,), _format_by_tool)
         shutil.copy(node._data_folder() / "data" / _CHECKPOINT, folder)
-        node.halt()
+        rehearse(node.bootstrap_servers, ("classic",) if _KAFKA_3 else ("classic", "consumer"))
+        node.halt(_CACHE_TIMEOUT)
     finally:
         node.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import java as java_support
 from tests.support import kafka as support
+from tests.support.java import Java, missing_java, newest_java
 from tests.support.kafka import RealBroker, fetch_jars
 from tests.support.records import consume, create_topic, produce
 from tests.support.waiting import wait_until, wait_until_async
@@ -125,7 +128,49 @@ class TestJars:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        assert support.missing_tools() == ["java", "mvn"]
+        monkeypatch.setenv("JAVA_HOME", str(installed_java(tmp_path / "old", "11.0.2")))
+        newest = 23 if support.KAFKA_VERSION.startswith("3.") else 25
+        wanted = f"Java 17 to {newest} (found 11 in {tmp_path / 'old'})"
+        assert support.missing_tools() == [wanted, "mvn"]
+        with pytest.raises(RuntimeError, match=re.escape(f"needs {wanted}")):
+            support.prepare()
+
+
+class TestJava:
+    def test_the_newest_that_fits_is_taken_wherever_it_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+        monkeypatch.setattr(java_support, "_HOMES", (f"{tmp_path.relative_to('/')}/*",))
+        on_path = installed_java(tmp_path / "elsewhere" / "seventeen", "17.0.15")
+        monkeypatch.setenv("PATH", str(on_path / "bin"))
+        installed_java(tmp_path / "old", "1.8.0_402")
+        installed_java(tmp_path / "next", "26")
+        (tmp_path / "no-java").mkdir()
+        assert newest_java(range(17, 26)) == Java(17, on_path)
+        best = installed_java(tmp_path / "twenty-five", "25.0.1")
+        (tmp_path / "same").symlink_to(best)
+        assert newest_java(range(17, 26)) == Java(25, best)
+        assert newest_java(range(17, 24)) == Java(17, on_path)
+        monkeypatch.setenv("JAVA_HOME", str(on_path))
+        assert newest_java(range(17, 26)) == Java(17, on_path)
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path / "no-java"))
+        assert newest_java(range(17, 26)) is None
+        assert missing_java(range(17, 26)) == "Java 17 to 25"
+
+    def test_the_cache_has_classes_of_kafka(self, real_broker_tools: None) -> None:
+        loaded = new_id(support.prepare(), "-Xlog:class+load")
+        assert re.search(r"org\.apache\.kafka\.common\.Uuid source: shared objects file", loaded)
+
+    @pytest.mark.parametrize("fault", ["it is missing", "it is something else"])
+    def test_a_start_without_its_cache_is_but_slower(
+        self, real_broker_tools: None, tmp_path: Path, fault: str
+    ) -> None:
+        for path in support.prepare().glob("classes.*"):
+            if fault != "it is missing":
+                (tmp_path / path.name).write_bytes(bytes(path.stat().st_size))
+        loaded = new_id(tmp_path, "-Xlog:class+load")
+        assert re.search(r"org\.apache\.kafka\.common\.Uuid source: (jar|file):", loaded)
 
 
 class TestWaiting:
@@ -174,6 +219,26 @@ def stand_in(path: Path, copies: Path | None = None, says: str = "", code: int =
     path.parent.mkdir()
     path.write_text("\n".join([*lines, f"exit {code}", ""]))
     path.chmod(0o755)
+
+
+def installed_java(home: Path, version: str) -> Path:
+    """Make what looks like a Java's folder, and return it."""
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "java").touch(mode=0o755)
+    (home / "release").write_text(f'IMPLEMENTOR="Somebody"\nJAVA_VERSION="{version}"\n')
+    return home
+
+
+def new_id(cache: Path, *options: str) -> str:
+    """Have Kafka's storage tool make an id, with a cache, and return what is printed."""
+    java = newest_java(support._JAVA_VERSIONS)
+    assert java is not None
+    tool = [*options, "-cp", f"{fetch_jars()}/*", "kafka.tools.StorageTool", "random-uuid"]
+    done = subprocess.run(
+        [java.program, *java.cached(cache), *tool], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def start_python(program: str, environment: dict[str, str]) -> subprocess.Popen[str]:
