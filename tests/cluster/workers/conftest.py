@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.cluster.workers.processes import Nursery
 from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.records import create_topic
@@ -63,6 +65,14 @@ def config(
         "default_partitions": request.module.PARTITIONS,
         **protocol,
     }
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Starts ``runworker`` processes, for tests that are not about the command itself."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,13 +18,73 @@ from typing import Any
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.waiting import wait_until
 
-__all__ = ["CHANNELS_OWN", "OURS", "Crew", "Diary", "RunWorker", "send_until_all_take_part"]
+__all__ = [
+    "CHANNELS_OWN",
+    "OURS",
+    "Crew",
+    "Diary",
+    "Nursery",
+    "RunWorker",
+    "send_until_all_take_part",
+]
 
 OURS = "kafka_layer,channels"
 CHANNELS_OWN = "channels,kafka_layer"
 """INSTALLED_APPS, in which the first one that has a runworker wins."""
 
 _REPOSITORY = Path(__file__).parents[3]
+
+
+class Nursery:
+    """Starts workers within milliseconds, as forks of one process; ends when it is closed."""
+
+    def __init__(self) -> None:
+        self._asking = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.workers.nursery"],
+            cwd=_REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, *request: object) -> Any:
+        """Make one of the requests that ``nursery.py`` lists."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with self._asking:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        assert answer, f"the nursery ended instead of answering {request[0]}"
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process; its workers go on."""
+        self._process.communicate()
+
+
+class _Fork:
+    """A worker that a nursery has started; the part of ``subprocess.Popen`` that tests use."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self.pid = pid
+        self._nursery = nursery
+
+    def send_signal(self, number: int) -> None:
+        self._nursery.ask("signal", self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 60.0) -> int:
+        def status() -> tuple[int, ...]:
+            found = self._nursery.ask("status", self.pid)
+            return () if found is None else (found,)
+
+        (found,) = wait_until(status, f"the end of worker {self.pid}", timeout)
+        return found
 
 
 @dataclass(frozen=True)
@@ -42,7 +103,7 @@ class Diary:
 class RunWorker:
     """One runworker process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | _Fork, folder: Path) -> None:
         self.process = process
         self._diary = folder / f"{process.pid}.diary"
         self._log = folder / f"{process.pid}.log"
@@ -81,12 +142,20 @@ class Crew:
         channels: The worker channels that they listen on.
         config: CONFIG keywords of their layers.
         apps: INSTALLED_APPS.
+        nursery: Starts them; None for tests that are about the command: it is started anew.
     """
 
     def __init__(
-        self, folder: Path, channels: list[str], config: Mapping[str, Any], apps: str = OURS
+        self,
+        folder: Path,
+        channels: list[str],
+        config: Mapping[str, Any],
+        apps: str = OURS,
+        *,
+        nursery: Nursery | None = None,
     ) -> None:
         self.workers: list[RunWorker] = []
+        self._nursery = nursery
         self._folder = folder
         self._channels = channels
         self._environment = {
@@ -108,14 +177,20 @@ class Crew:
     def add(self) -> RunWorker:
         """Start one more."""
         log = self._folder / "starting.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "django", "runworker", *self._channels],
-                cwd=_REPOSITORY,
-                env=self._environment,
-                stdout=file,
-                stderr=file,
-            )
+        process: subprocess.Popen[bytes] | _Fork
+        arguments = ["runworker", *self._channels]
+        if self._nursery is not None:
+            pid = self._nursery.ask("start", self._environment, arguments, str(log))
+            process = _Fork(self._nursery, pid)
+        else:
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "django", *arguments],
+                    cwd=_REPOSITORY,
+                    env=self._environment,
+                    stdout=file,
+                    stderr=file,
+                )
         log.rename(self._folder / f"{process.pid}.log")
         self.workers.append(RunWorker(process, self._folder))
         return self.workers[-1]

@@ -16,7 +16,7 @@ from kafka_layer.config.timings import Timings
 from tests.cluster.workers.clients import use_commits
 from tests.cluster.workers.conftest import SESSION_MS, working
 from tests.cluster.workers.groups import handed_out
-from tests.cluster.workers.processes import Crew, send_until_all_take_part
+from tests.cluster.workers.processes import Crew, Nursery, send_until_all_take_part
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -49,7 +49,7 @@ async def test_a_receive_on_a_blocked_loop_is_given_a_job_once_at_most(
     for number in range(PARTITIONS):
         await sender.send(channel, {"n": number})
     # It was committed and uncommitted ten times a second.
-    until = time.monotonic() + 3
+    until = time.monotonic() + 1.5
     await wait_until_async(lambda: time.monotonic() > until, "time to pass")
     assert len(consumers.committed_positions) <= 4
     assert handed_out(sender, channel) == 0
@@ -59,13 +59,17 @@ async def test_a_receive_on_a_blocked_loop_is_given_a_job_once_at_most(
 
 
 async def test_jobs_go_to_an_idle_process_while_another_one_is_blocked(
-    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    make_layer: Layers,
+    config: dict[str, Any],
+    channel: str,
+    tmp_path: Path,
+    nursery: Nursery,
 ) -> None:
     # One process serves two channels: the handler of one blocks the receive of the other.
     slow = f"slow.{channel}"
     config["worker_channels"] = {slow: {"partitions": 1}}
     sender = make_layer(**config)
-    with Crew(tmp_path, [slow, channel], config) as crew:
+    with Crew(tmp_path, [slow, channel], config, nursery=nursery) as crew:
         crew.add(), crew.add()
         await send_until_all_take_part(sender, channel, crew)
         await sender.send(slow, {"type": "blocking", "n": -1, "seconds": 100})
@@ -82,21 +86,25 @@ async def test_jobs_go_to_an_idle_process_while_another_one_is_blocked(
 
 
 async def test_processes_that_are_blocked_at_any_moment_do_every_job_once(
-    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    make_layer: Layers,
+    config: dict[str, Any],
+    channel: str,
+    tmp_path: Path,
+    nursery: Nursery,
 ) -> None:
     chance = random.Random(13)
     slow = f"slow.{channel}"
     sender = make_layer(**config)
-    with Crew(tmp_path, [slow, channel], config) as crew:
+    with Crew(tmp_path, [slow, channel], config, nursery=nursery) as crew:
         crew.add(), crew.add()
-        for number in range(1_000):
+        for number in range(500):
             await sender.send(channel, {"type": "job", "n": number})
-            if number % 50 == 0:
+            if number % 25 == 0:
                 seconds = chance.choice([0.05, 0.15, 0.4, 1.2, 2.5])
                 await sender.send(
                     slow, {"type": "blocking", "n": 10_000 + number, "seconds": seconds}
                 )
                 await asyncio.sleep(0.3)
-        jobs = {*range(1_000), *range(10_000, 11_000, 50)}
+        jobs = {*range(500), *range(10_000, 10_500, 25)}
         diary = crew.wait_done(jobs, 90)
         assert set(diary.ended.values()) == {1}

@@ -17,6 +17,7 @@ from tests.cluster.workers.groups import handed_out
 from tests.cluster.workers.processes import (
     CHANNELS_OWN,
     Crew,
+    Nursery,
     RunWorker,
     send_until_all_take_part,
 )
@@ -43,9 +44,13 @@ def begun(worker: RunWorker, jobs: int = 1) -> None:
 
 
 async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
-    make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+    make_layer: Layers,
+    config: dict[str, Any],
+    channel: str,
+    tmp_path: Path,
+    nursery: Nursery,
 ) -> None:
-    with Crew(tmp_path, [channel], config) as crew:
+    with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
         # Half of them wait for the workers, half come while they work.
         sent = JOBS // 2
         await send(make_layer, config, channel, range(sent))
@@ -86,11 +91,12 @@ async def test_a_killed_worker_costs_what_it_has_taken_and_a_stopped_one_none(
     config: dict[str, Any],
     channel: str,
     tmp_path: Path,
+    nursery: Nursery,
     prefetch: int,
     jobs: int,
 ) -> None:
     config["worker_channels"] = {channel: {"prefetch_count": prefetch}}
-    with Crew(tmp_path, [channel], config) as crew:
+    with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
         killed, stopped, _ = crew.add(), crew.add(), crew.add()
         # The first ones may be done before all have started.
         shared = await send_until_all_take_part(make_layer(**config), channel, crew)
@@ -142,7 +148,9 @@ class TestOneWorker:
             for number in range(1, 20):
                 await layer.send(channel, {"type": "job", "n": number})
             wait_until(lambda: worker.diary.began, "the job to begin")
-            wait_until(lambda: handed_out(layer, channel) == 1, "the rest to be given back")
+            wait_until(
+                lambda: handed_out(layer, channel) == 1, "the rest to be given back", pause=0.1
+            )
             worker.end(signal.SIGKILL)
             crew.add()
             assert crew.wait_done(range(1, 20)).ended == Counter(range(1, 20))
