@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -276,6 +276,4 @@ TestGroup = GroupMachine.TestCase
 TestGroup.settings = settings(
     # What goes wrong takes several steps in their order.
     max_examples=2 * settings().max_examples,
-    # Without the phase that explains a failure: it takes minutes.
-    phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )
