@@ -33,8 +33,6 @@ from tests.support.layers import (
     next_message,
 )
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
 MESSAGE = {"type": "chat.message", "text": "committed"}
 SMALL = {"max.message.bytes": 2048}
 NOW: dict[str, Any] = {"type": "sent at once"}
@@ -43,6 +41,13 @@ NOW: dict[str, Any] = {"type": "sent at once"}
 @pytest.fixture(scope="module")
 def backend() -> Backend:
     return memory_backend()
+
+
+@pytest.fixture(autouse=True)
+def database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """A database with real transactions; nothing is written to it that would have to be undone."""
+    with django_db_blocker.unblock():
+        yield
 
 
 class Receiver:
