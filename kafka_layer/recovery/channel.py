@@ -273,12 +273,12 @@ class TrackedChannel:
         taken = [] if mailbox.in_hand is None else [mailbox.in_hand]
         found = [*taken, *mailbox.waiting()]
         progress.begin(each for each in found if self._progress_of(each) is progress)
-        if self.state is _LIVE:
-            # Messages that came before the reader had reported its positions know no others.
-            progress.live_from = progress.start
-        elif progress.stream is not None:
+        if progress.stream is not None:
             # Until now the thread passed none by, even if the channel is behind.
             progress.read = highest(progress.read, progress.log.routed)
+        elif self.state is _LIVE:
+            # Messages that came before the reader had reported its positions know no others.
+            progress.live_from = progress.start
 
     def position(self) -> LogPosition:
         """Return the position after the messages that were handed over."""
