@@ -264,7 +264,8 @@ class KafkaChannelLayer(SyncTwins):
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is None:
-            if isinstance(self._require_address(channel), WorkTopic):
+            is_open_for_jobs = server.jobs.mailbox(channel) is not None
+            if is_open_for_jobs or isinstance(self._require_address(channel), WorkTopic):
                 message, _ = await self.receive_job(channel)
                 return message
             opened = await run_in_loop(self._mailbox_to_receive(channel))
@@ -303,9 +304,9 @@ class KafkaChannelLayer(SyncTwins):
             TopicError: If its topic or consumer group is refused.
             LayerClosed: If the layer is closed meanwhile.
         """
-        self.require_worker_channel_name(channel)
         server = self._server
         if server.jobs.mailbox(channel) is None:
+            self.require_worker_channel_name(channel)
             server, _ = await run_in_loop(self._mailbox_to_receive(channel))
         return await server.jobs.receive(channel)
 

@@ -44,7 +44,7 @@ class _JobMailbox(Mailbox):
 
     def take(self) -> Job | None:
         """Take the oldest job for a receive; None if there is none."""
-        job = self.remove()
+        job = self.remove() if self._messages else None
         if job is not None:
             self._policy.taken(job)
         return job
@@ -177,7 +177,8 @@ class WorkChannel:
         A closed channel drops and counts them.
         """
         # A flush may have come since they were accepted.
-        wanted = [job for job in jobs if job.timestamp > self._expiry.flushed_until]
+        flushed_until = self._expiry.flushed_until
+        wanted = [job for job in jobs if job.place[3] > flushed_until]
         if len(wanted) < len(jobs):
             self._stats.count("dropped.flushed", len(jobs) - len(wanted))
         # Count first: a receive may take a job before the last one is put.
@@ -227,10 +228,13 @@ class WorkChannel:
 
     def _put(self, jobs: Sequence[Job]) -> int:
         """Put jobs into the mailbox; return how many were dropped because it is closed."""
-        dropped = sum(not self.mailbox.put(job) for job in jobs)
-        if self.mailbox.closed:
+        mailbox, dropped = self.mailbox, 0
+        for job in jobs:
+            if not mailbox.put(job):
+                dropped += 1
+        if mailbox.closed:
             # close() may have run before the last jobs were put.
-            dropped += self.mailbox.clear()
+            dropped += mailbox.clear()
         self._wakeups.flush()
         if dropped:
             self._stats.count("dropped.closed", dropped)

@@ -156,15 +156,19 @@ class Commits:
             partition: Its partition.
             timestamp: Its timestamp, in milliseconds since the epoch.
         """
-        self._read_until[partition] = max(timestamp, self._read_until.get(partition, 0))
+        if timestamp > self._read_until.get(partition, -1):
+            self._read_until[partition] = timestamp
 
     def commit_batch(self, batch: Batch[Any]) -> KafkaError | None:
         """Commit the positions of a batch; return the error, or None."""
         began = monotonic()
         errors = self.commit(batch.positions)
-        if not errors:
-            self._note_cost(self._cost.add(began, monotonic()))
-        return next(iter(errors.values()), None)
+        if errors:
+            return next(iter(errors.values()))
+        mean = self._cost.add(began, monotonic())
+        if mean is not None:
+            self._warn_of_cost(mean)
+        return None
 
     def commit(self, positions: Positions) -> dict[int, KafkaError]:
         """Commit positions; return the errors by partition. Without an entry it succeeded."""
@@ -179,8 +183,9 @@ class Commits:
                     errors[answer.partition] = answer.error
         except KafkaException as exception:
             errors = dict.fromkeys(positions, kafka_error(exception))
-        for name in {error.name() for error in errors.values()}:
-            self._stats.count(f"errors.{name}")
+        if errors:
+            for name in {error.name() for error in errors.values()}:
+                self._stats.count(f"errors.{name}")
         for each in offsets:
             if each.partition not in errors:
                 self.marks[each.partition] = each.offset, each.metadata or ""
@@ -218,14 +223,13 @@ class Commits:
         until = self._read_until.get(partition)
         return "" if until is None else f"read-until={until}"
 
-    def _note_cost(self, mean: float | None) -> None:
-        if mean is not None:
-            logger.warning(
-                "Each commit of worker channel %s takes %.1f ms, so one receive gets at most %d "
-                "jobs a second. Kafka 4.0 and 4.1 hold each commit back by themselves, unless the "
-                "brokers' group.coordinator.append.linger.ms is 0; other brokers are busy or far "
-                "away. Several receives at once, or a larger prefetch_count, get more jobs.",
-                self._topic,
-                mean * 1000,
-                1 / mean,
-            )
+    def _warn_of_cost(self, mean: float) -> None:
+        logger.warning(
+            "Each commit of worker channel %s takes %.1f ms, so one receive gets at most %d jobs a "
+            "second. Kafka 4.0 and 4.1 hold each commit back by themselves, unless the brokers' "
+            "group.coordinator.append.linger.ms is 0; other brokers are busy or far away. Several "
+            "receives at once, or a larger prefetch_count, get more jobs.",
+            self._topic,
+            mean * 1000,
+            1 / mean,
+        )

@@ -209,7 +209,6 @@ class Membership:
                 return Ending.REFUSED
             if self._outdated:
                 return Ending.OUTDATED
-            self._recent.forget(now)
             if self._replacement.is_called_for(self._look):
                 return Ending.DEAD
             seen = sink.last_seen
@@ -218,8 +217,7 @@ class Membership:
             demand = pacing.demand(sink.demand, seen, now)
             if demand:
                 self._resume()
-                self._fetch(demand)
-                self._assign()
+                self._assign(self._fetch(demand))
                 if self.halted_by is not None and not (self._positions.jobs or sink.unclaimed):
                     # All jobs before that record are done.
                     return Ending.HALTED
@@ -273,19 +271,38 @@ class Membership:
 
     # Jobs
 
-    def _fetch(self, demand: int) -> None:
+    def _fetch(self, demand: int) -> int:
+        """Fetch as many jobs as receives wait for, but wait for the first one alone.
+
+        Returns:
+            How many jobs receives wait for afterwards.
+        """
         jobs = self._positions.jobs
-        self._rewound.clear()
         if not jobs:
             message = self._poll(_POLL)
             if message is None:
                 self._evidence.note_nothing()
             jobs += self._accept(message)
+            # A receive may have been cancelled meanwhile.
+            demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
+        elif self._rewound:
+            self._rewound.clear()
         while jobs < demand and self._positions.messages < _SKIP and not self._holds:
             messages = self._consumer.consume(demand - jobs, 0)
             if not messages:
                 break
             jobs += sum(map(self._accept, messages))
+        return demand
+
+    def _fetch_ahead(self) -> None:
+        """Fetch the next job, without waiting, while the event loop wakes for the last ones.
+
+        It stays uncommitted until a receive waits. A record of a stream may need the answer of a
+        registry, which would delay the jobs of receives that wait meanwhile.
+        """
+        if self._came is None and not self._positions.messages:
+            for message in self._consumer.consume(1, 0):
+                self._accept(message)
 
     @property
     def _holds(self) -> bool:
@@ -293,7 +310,8 @@ class Membership:
         return bool(self._rewound) or self.halted_by is not None
 
     def _poll(self, timeout: float) -> Message | None:
-        self._rewound.clear()
+        if self._rewound:
+            self._rewound.clear()
         return self._consumer.poll(timeout)
 
     def _accept(self, message: Message | None) -> bool:
@@ -369,10 +387,8 @@ class Membership:
         self._consumer.seek(TopicPartition(self._topic, partition, offset))
         self._rewound.add(partition)
 
-    def _assign(self) -> None:
+    def _assign(self, demand: int) -> None:
         """Commit as many jobs as receives wait for, and assign them."""
-        # Ask again: a receive may have been cancelled while poll() waited.
-        demand = self._pacing.demand(self._sink.demand, self._sink.last_seen, monotonic())
         with self._lock:
             if self.deserted or self._outdated:
                 return
@@ -386,12 +402,14 @@ class Membership:
             if error is None:
                 jobs = self._positions.commit_succeeded(batch)
                 self._recent.take(batch.messages)
-                self._note_progress(batch.positions)
+                if self._handover:
+                    self._note_progress(batch.positions)
             else:
                 self._positions.commit_failed(batch)
         if error is None:
             self._sink.assign(jobs)
             self._pacing.assign(monotonic())
+            self._fetch_ahead()
         else:
             if error.code() not in TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
@@ -400,7 +418,7 @@ class Membership:
 
     def _note_progress(self, partitions: Collection[int]) -> None:
         """Note that partitions of a topic that was created again have committed offsets in it."""
-        for partition in partitions if self._handover else ():
+        for partition in partitions:
             if partition in self._handover:
                 self._handover[partition].mark = None
 
@@ -527,6 +545,7 @@ class Membership:
             self._consumer.resume(self._consumer.assignment())
 
     def _look(self) -> Evidence:
+        self._recent.forget(monotonic())
         evidence = self._evidence.look()
         if evidence is UNANSWERED:
             # After a first check without an answer the second one follows soon.

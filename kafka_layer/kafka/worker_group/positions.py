@@ -23,30 +23,24 @@ Doubts = dict[int, set[int]]
 
 
 class Batch(Generic[J]):
-    """The messages of one commit.
+    """The messages of one commit; it does not change.
 
     Attributes:
         messages: The partition, the offset, the token of the assignment and the job of each; the
             job is None if the message expired or cannot be read.
+        jobs: Its jobs, in order.
+        positions: The positions to commit: the offset behind the last message of each partition.
     """
 
-    __slots__ = ("messages",)
+    __slots__ = ("jobs", "messages", "positions")
 
     def __init__(self, messages: list[tuple[int, int, object, J | None]]) -> None:
         self.messages = messages
+        self.jobs: list[J] = [job for _, _, _, job in messages if job is not None]
+        self.positions: Positions = {each[0]: each[1] + 1 for each in messages}
 
     def __bool__(self) -> bool:
         return bool(self.messages)
-
-    @property
-    def jobs(self) -> list[J]:
-        """Its jobs, in order."""
-        return [job for _, _, _, job in self.messages if job is not None]
-
-    @property
-    def positions(self) -> Positions:
-        """The positions to commit: the offset behind the last message of each partition."""
-        return {partition: offset + 1 for partition, offset, _, _ in self.messages}
 
 
 class JobPositions(Generic[J]):
@@ -123,10 +117,10 @@ class JobPositions(Generic[J]):
         while self._fetched and demand > 0:
             message = self._fetched.popleft()
             messages.append(message)
-            demand -= message[3] is not None
-        batch = Batch(messages)
-        self._doubt(batch.jobs)
-        return batch
+            if message[3] is not None:
+                demand -= 1
+                self._in_doubt.setdefault(message[0], set()).add(message[1])
+        return Batch(messages)
 
     def commit_succeeded(self, batch: Batch[J]) -> list[J]:
         """Note that a batch is committed; return its jobs, for the receives."""
@@ -141,7 +135,8 @@ class JobPositions(Generic[J]):
         """Note that no receive took these jobs, in order; ``to_give_back`` is to be committed."""
         messages = [(job.partition, job.offset, job.assignment, job) for job in jobs]
         self._fetched.extendleft(reversed(messages))
-        self._doubt(jobs)
+        for job in jobs:
+            self._in_doubt.setdefault(job.partition, set()).add(job.offset)
 
     def settle(self, partitions: Iterable[int]) -> None:
         """Note that a commit of these partitions succeeded: they are in doubt no more."""
@@ -170,7 +165,3 @@ class JobPositions(Generic[J]):
             each for each in self._fetched if self._assignments.get(each[0]) is each[2]
         )
         return left_in_doubt
-
-    def _doubt(self, jobs: Iterable[J]) -> None:
-        for job in jobs:
-            self._in_doubt.setdefault(job.partition, set()).add(job.offset)
