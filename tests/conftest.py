@@ -48,6 +48,8 @@ _BROKER_PATHS = {
     TESTS / each
     for each in ("cluster", "faults", "security", "e2e", "testing", "docs/test_docs_pages.py")
 }
+# Where no test waits for anything.
+_SHORT = {TESTS / "config", TESTS / "wire"}
 _BROKER_FIXTURES = {
     "built_site",
     "embedded",
@@ -143,9 +145,9 @@ def _lies_in_broker_path(path: Path) -> bool:
 def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[object, ...]]:
     """Return the key that orders files for several processes.
 
-    Long lanes come first, and the short files without a broker last, so that no process works alone
-    for long. The others of one folder are far apart: no two browsers, and no two brokers that fail,
-    at once if possible.
+    Long lanes come first, and the short files without a broker last, of them those whose tests wait
+    for nothing, so that no process works alone for long. The others of one folder are far apart: no
+    two browsers, and no two brokers that fail, at once if possible.
     """
     needs_broker: dict[Path, bool] = {}
     for item in items:
@@ -156,7 +158,8 @@ def _turns(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[object, ..
         inside = [path for path in needs_broker if path.parent == folder]
         for number, path in enumerate(inside):
             turn = lanes.turn_of(str(path.relative_to(ROOT)))
-            key[path] = not needs_broker[path], turn, number / len(inside), str(path)
+            is_short = folder in _SHORT
+            key[path] = not needs_broker[path], turn, is_short, number / len(inside), str(path)
     return lambda item: key[item.path]
 
 

@@ -62,6 +62,9 @@ class Waiting(Protocol):
     def give_back(self, records: Iterable[JobRecord]) -> None:
         """Take records back that no receive of a server took."""
 
+    def wake(self) -> None:
+        """Let each ``take`` that waits return at once."""
+
 
 class WaitingJobs:
     """The jobs of one worker channel that no server holds, the oldest first; any thread."""
@@ -91,8 +94,14 @@ class WaitingJobs:
     def take(self, timeout: float) -> JobRecord | None:
         """Remove and return the oldest job; None if there is none within ``timeout`` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._records, timeout)
+            if not self._records:
+                self._changed.wait(timeout)
             return self._records.popleft() if self._records else None
+
+    def wake(self) -> None:
+        """Let each ``take`` that waits return at once."""
+        with self._changed:
+            self._changed.notify_all()
 
     def clear(self) -> None:
         """Drop them all."""
@@ -128,6 +137,7 @@ class JobServer:
         """Ask the thread to give back what no receive took, and to end."""
         self._stopped.set()
         self._sink.changed.set()
+        self._jobs.wake()
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, at most ``timeout`` seconds."""

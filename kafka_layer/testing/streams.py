@@ -202,6 +202,11 @@ class StreamGroup:
             self._given_back = deque(sorted([*records, *self._given_back]))
             self._changed.notify_all()
 
+    def wake(self) -> None:
+        """Let each ``take`` that waits return at once."""
+        with self._changed:
+            self._changed.notify_all()
+
     def _next(self) -> JobRecord | None:
         if self._given_back:
             return self._given_back.popleft()

@@ -34,7 +34,7 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 
 
 class Layer(InMemoryKafkaChannelLayer):
-    timings = replace(Timings(), ask_servers=0.05, looking=0.3, gone=0.5)
+    timings = replace(Timings(), ask_servers=0.02, looking=0.3, gone=0.5)
 
 
 def allowed(request: HttpRequest) -> bool:

@@ -15,7 +15,8 @@ from kafka_layer.kafka.properties import consumer_properties, producer_propertie
 
 # One client: a server has three or more, each with a connection per broker.
 MOST_A_SECOND = 26
-WATCHED = 2.0
+LEAST_A_SECOND = 2
+WATCHED = 1.0
 
 
 class Away:
@@ -63,12 +64,17 @@ def test_clients_do_not_storm_brokers_that_are_away(make_away: Callable[[], Away
         config = LayerConfig.from_keywords(bootstrap_servers=away.address)
         own = {**properties(config), "log_level": 0, "error_cb": lambda error: None}
         watched.append((away, kind(own)))
-    began = time.monotonic()
-    while time.monotonic() < began + WATCHED:
-        for _, client in watched:
-            client.poll(0.05)
-    made = [len(away.made) for away, _ in watched]
-    took = time.monotonic() - began
-    for count, (_, client) in zip(made, watched, strict=True):
-        assert count / took <= MOST_A_SECOND, client
-        assert count / took >= 2, f"{client}: an outage would last longer than it must"
+    # A machine that stands still makes them slower, and never faster.
+    for _ in range(10):
+        before = [len(away.made) for away, _ in watched]
+        began = time.monotonic()
+        while time.monotonic() < began + WATCHED:
+            for _, client in watched:
+                client.poll(0.05)
+        made = [len(away.made) for away, _ in watched]
+        took = time.monotonic() - began
+        rates = [(now - then) / took for now, then in zip(made, before, strict=True)]
+        assert max(rates) <= MOST_A_SECOND, watched
+        if min(rates) >= LEAST_A_SECOND:
+            return
+    pytest.fail(f"an outage would last longer than it must: {rates} attempts a second")

@@ -173,19 +173,7 @@ def at_once(*calls: Callable[[], object]) -> None:
 
 
 class TestClients:
-    def test_all_clients_get_one_token(self, callback: Callback) -> None:
-        def make(kind: Any, **own: Any) -> object:
-            return new_client(kind, Properties({**OAUTH, **own, "oauth_cb": callback}), "x")
-
-        def make_later() -> object:
-            wait_until(lambda: callback.calls, "the first call")
-            return make(Producer)
-
-        consumer = {"group.id": "g"}
-        at_once(partial(make, Producer), partial(make, Consumer, **consumer), make_later)
-        assert len(callback.calls) == 1
-
-    def test_the_callback_gets_the_config_that_librdkafka_would_pass(
+    def test_all_clients_get_one_token_from_the_config_that_librdkafka_would_pass(
         self, callback: Callback
     ) -> None:
         asked: list[Any] = []
@@ -194,13 +182,23 @@ class TestClients:
             asked.append(config)
             return TOKEN, time.time() + 600
 
-        calls: list[Callable[[], object]] = []
-        for config in ({}, {"sasl.oauthbearer.config": "scope=kafka"}):
-            ours = Properties({**OAUTH, **config, "oauth_cb": callback})
-            calls.append(partial(Producer, {**OAUTH, **config, "oauth_cb": direct}))
-            calls.append(partial(new_client, Producer, ours, "x"))
-        at_once(*calls)
+        def make(kind: Any, **own: Any) -> object:
+            return new_client(kind, Properties({**OAUTH, **own, "oauth_cb": callback}), "x")
+
+        def make_later() -> object:
+            wait_until(lambda: callback.calls, "the first call")
+            return make(Producer)
+
+        scope = {"sasl.oauthbearer.config": "scope=kafka"}
+        at_once(
+            partial(make, Producer),
+            partial(make, Consumer, **{"group.id": "g"}),
+            make_later,
+            partial(make, Producer, **scope),
+            *(partial(Producer, {**OAUTH, **config, "oauth_cb": direct}) for config in ({}, scope)),
+        )
         assert len(asked) == 2
+        # One call for each config, however many clients have it.
         assert Counter(callback.calls) == Counter(asked)
 
     def test_a_callback_that_raises_is_no_wrong_property(self, callback: Callback) -> None:
