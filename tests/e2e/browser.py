@@ -30,6 +30,33 @@ _FAILED_CONNECTION = re.compile(
     r"WebSocket connection to '[^']+' failed: |Failed to load resource: net::ERR_(CONN|EMPTY)"
 )
 
+_CONNECTED = re.compile(r"through worker-\d")
+
+# By the page's own button, which takes less than half of what a reload takes.
+_CONNECT_TO = """
+([worker, most, timeout]) => new Promise((done, failed) => {
+  const connection = document.getElementById("connection");
+  const fail = () => failed(new Error(`no connection led to ${worker}`));
+  const look = () => {
+    if (connection.dataset.state !== "open") {
+      return;
+    }
+    if (connection.querySelector(".badge").textContent === worker) {
+      watcher.disconnect();
+      done();
+    } else if (most-- > 0) {
+      document.getElementById("reconnect").click();
+    } else {
+      fail();
+    }
+  };
+  const watcher = new MutationObserver(look);
+  watcher.observe(connection, { attributes: true, childList: true, subtree: true });
+  setTimeout(fail, timeout);
+  look();
+})
+"""
+
 
 class People:
     """Makes browsers, each of its own, and notes what they complain about.
@@ -87,8 +114,12 @@ class People:
         """Open the board of prices, with these rows besides those of the market."""
         page = self._page(size)
         query = urlencode({"add": added}, doseq=True)
-        page.goto(f"{self._demo.address}/board/?{query}")
-        return self.on(page, on)
+        for _ in range(MOST_CONNECTIONS):
+            page.goto(f"{self._demo.address}/board/?{query}")
+            expect(page.locator("#connection")).to_have_text(_CONNECTED)
+            if on in (None, worker_of(page)):
+                return page
+        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {on}")
 
     def look(self, size: ViewportSize = DESKTOP) -> Page:
         """Open the page for staff, which shows the servers; the test may change it for good."""
@@ -119,13 +150,11 @@ class People:
         return self.on(tab, on)
 
     def on(self, page: Page, worker: str | None) -> Page:
-        """Reload a page until it is connected to this worker; to any if it is None."""
-        for _ in range(MOST_CONNECTIONS):
-            expect(page.locator("#connection")).to_have_text(re.compile(r"through worker-\d"))
-            if worker is None or worker_of(page) == worker:
-                return page
-            page.reload()
-        raise TimeoutError(f"{MOST_CONNECTIONS} connections, and none led to {worker}")
+        """Have a chat connect anew until it is connected to this worker; to any if it is None."""
+        expect(page.locator("#connection")).to_have_text(_CONNECTED)
+        if worker is not None:
+            page.evaluate(_CONNECT_TO, [worker, MOST_CONNECTIONS, TIMEOUT])
+        return page
 
     def kill(self, worker: str) -> int:
         """Kill a worker of the demo; return its process id."""
@@ -179,6 +208,11 @@ def worker_of(page: Page) -> str:
     return page.locator("#connection .badge").inner_text()
 
 
+def connected_again(page: Page) -> Locator:
+    """What a chat says each time that it is connected again."""
+    return page.get_by_role("log").get_by_text("Connected again")
+
+
 def say(page: Page, text: str) -> None:
     box = page.get_by_role("textbox")
     box.fill(text)
@@ -191,6 +225,20 @@ def message(page: Page, text: str) -> Locator:
 
 def here(page: Page) -> Locator:
     return page.get_by_role("complementary", name="Details").locator("#here li")
+
+
+def texts(page: Page) -> list[str]:
+    """What the page shows of the conversation, in its order."""
+    return page.locator("#messages .message-text").all_inner_texts()
+
+
+def row_of(page: Page, worker: str) -> Locator:
+    """What the details show about a worker."""
+    return page.locator("#workers li").filter(has=page.get_by_text(worker, exact=True))
+
+
+def kafka_away(page: Page) -> Locator:
+    return page.get_by_role("status").filter(has_text="Kafka cannot be reached")
 
 
 def take(page: Page, path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ from .demo import Demo
 def running_chromium() -> Browser:
     expect.set_options(timeout=TIMEOUT)
     return chromium()
+
+
+@pytest.fixture(scope="module")
+def painter() -> Browser:
+    """One of which pictures can be taken."""
+    expect.set_options(timeout=TIMEOUT)
+    return chromium(paints=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +57,18 @@ def demo(kafka: str) -> Iterator[Demo]:
 
 
 @pytest.fixture(scope="session")
-def everybody(demo: Demo) -> People:
-    """Their browsers live as long as the demo: both end with the lane."""
-    return People(chromium(), demo)
+def everybody(demo: Demo) -> Callable[[bool], People]:
+    """By whether their browser paints; their pages live as long as the demo: the lane."""
+    return cache(lambda paints: People(chromium(paints=paints), demo))
 
 
 @pytest.fixture
-def people(chromium: Browser, everybody: People) -> Iterator[People]:
-    """Opens pages; fails at the end if one of them complained."""
-    yield everybody
-    complaints = [*everybody.complaints]
-    everybody.leave()
+def people(
+    request: pytest.FixtureRequest, chromium: Browser, everybody: Callable[[bool], People]
+) -> Iterator[People]:
+    """Opens pages; fails at the end if one of them complained. For screenshots they are painted."""
+    people = everybody("screenshots" in request.fixturenames)
+    yield people
+    complaints = [*people.complaints]
+    people.leave()
     assert complaints == []

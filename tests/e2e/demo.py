@@ -285,6 +285,8 @@ class Client:
             proxy=None,
             # A client that nobody reads from for a while is no dead one.
             ping_interval=None,
+            # Nor does it stop reading, or it would not see the end of its connection.
+            max_queue=None,
             open_timeout=PATIENCE,
             close_timeout=PATIENCE,
         )

@@ -7,15 +7,21 @@ import os
 import re
 import signal
 from collections import Counter
-from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
+from playwright.sync_api import WebSocketRoute, expect
 
-from tests.support.kafka import RealBroker
 from tests.support.waiting import wait_until
 
-from .browser import PHONE, People, message, say, take, worker_of
+from .browser import (
+    People,
+    connected_again,
+    kafka_away,
+    message,
+    row_of,
+    say,
+    texts,
+    worker_of,
+)
 from .demo import Demo
 
 SAY_TWICE = """
@@ -38,15 +44,6 @@ async ([text, id]) => {
     websocket.close();
 }
 """
-
-
-def row_of(page: Page, worker: str) -> Locator:
-    """What the details show about a worker."""
-    return page.locator("#workers li").filter(has=page.get_by_text(worker, exact=True))
-
-
-def kafka_away(page: Page) -> Locator:
-    return page.get_by_role("status").filter(has_text="Kafka cannot be reached")
 
 
 def test_the_panel_shows_figures_and_workers(people: People, room: str) -> None:
@@ -85,10 +82,11 @@ def test_the_button_kills_a_worker_and_its_pages_go_on(
     ada = people.join("Ada", room, on="worker-1")
     bob = people.join("Bob", room, on="worker-2")
     pid = demo.worker_pids("worker-1")[-1]
+    connections = connected_again(ada).count()
 
     people.connections_fail = True
     ada.get_by_role("button", name="Kill worker-1").press("Enter")
-    expect(ada.get_by_role("log")).to_contain_text("Connected again")
+    expect(connected_again(ada)).not_to_have_count(connections)
     wait_until(
         lambda: "worker-1 | was ended by SIGKILL; starting it again" in demo.lines,
         "the supervisor to report the killed worker",
@@ -145,11 +143,6 @@ window.WebSocket = class extends WebSocket {
 """
 
 
-def texts(page: Page) -> list[str]:
-    """What the page shows of the conversation, in its order."""
-    return page.locator("#messages .message-text").all_inner_texts()
-
-
 def test_pages_whose_worker_is_killed_miss_nothing(people: People, demo: Demo, room: str) -> None:
     """Nor does one that sleeps meanwhile."""
     ada = people.join("Ada", room, on="worker-1")
@@ -160,6 +153,7 @@ def test_pages_whose_worker_is_killed_miss_nothing(people: People, demo: Demo, r
     say(ada, "Before their worker died")
     for page in (ada, bob):
         expect(message(page, "Before their worker died")).to_be_visible()
+    connections = connected_again(bob).count()
     pid = people.kill("worker-2")
     said = [f"Line {number}" for number in range(6)]
     for line in said:
@@ -170,7 +164,7 @@ def test_pages_whose_worker_is_killed_miss_nothing(people: People, demo: Demo, r
     expect(message(carol, said[-1])).to_be_visible()
     for page in (ada, bob, carol):
         assert texts(page) == ["Before their worker died", *said]
-    expect(bob.get_by_role("log")).to_contain_text("Connected again")
+    expect(connected_again(bob)).not_to_have_count(connections)
     demo.wait_until_back("worker-2", pid)
 
 
@@ -222,67 +216,3 @@ def test_what_a_worker_had_to_give_up_is_sent_again(people: People, room: str) -
     for page in (ada, bob):
         expect(message(page, "Older than expiry")).to_be_visible()
     expect(bob.locator("#waiting li")).to_have_count(0)
-
-
-@pytest.mark.usefixtures("real_broker_tools")
-def test_a_broker_that_restarts_costs_no_message(
-    chromium: Browser, room: str, screenshots: Path
-) -> None:
-    with (
-        RealBroker() as broker,
-        Demo("--job-workers", "0", workers=2, kafka=broker.bootstrap_servers) as demo,
-    ):
-        people = People(chromium, demo)
-        ada = people.join("Ada", room, on="worker-1", own=True)
-        bob = people.join("Bob", room, on="worker-2", own=True)
-        say(bob, "Before")
-        expect(message(ada, "Before")).to_be_visible()
-        servers = people.look()
-        expect(servers.get_by_role("table", name="Servers").locator("tbody tr")).to_have_count(2)
-
-        broker.kill()
-        expect(servers.locator("#note")).to_contain_text("Kafka cannot be reached")
-        for page in (ada, bob):
-            expect(kafka_away(page)).to_be_visible()
-        say(ada, "Typed while Kafka was away")
-        expect(ada.locator("#waiting")).to_contain_text("Typed while Kafka was away")
-        show(ada, screenshots)
-        expect(ada.get_by_role("button", name="Kill worker-1")).to_be_disabled()
-        late = people.second_tab(bob)
-        expect(kafka_away(late)).to_be_visible()
-        # Its own server still tells of itself, also to a page that comes only now.
-        servers.reload()
-        expect(servers.locator("#note")).to_contain_text("Kafka cannot be reached")
-        expect(servers.get_by_role("row").filter(has_text="disconnected")).not_to_have_count(0)
-        take(servers, screenshots / "servers-kafka-away.png")
-
-        broker.start()
-        expect(servers.locator("#note")).to_be_empty()
-        expect(servers.locator(".state").filter(has_text="disconnected")).to_have_count(0)
-        for page in (ada, bob, late):
-            expect(page.get_by_role("log")).to_contain_text("Kafka is back after")
-            expect(kafka_away(page)).to_have_count(0)
-            expect(message(page, "Typed while Kafka was away")).to_be_visible()
-        expect(ada.locator("#waiting li")).to_have_count(0)
-        expect(ada.get_by_role("button", name="Kill worker-1")).to_be_enabled()
-        say(bob, "Welcome back")
-        for page in (ada, bob):
-            expect(message(page, "Welcome back")).to_be_visible()
-            assert texts(page) == ["Before", "Typed while Kafka was away", "Welcome back"]
-            expect(row_of(page, "worker-1")).to_contain_text("page")
-            expect(row_of(page, "worker-2")).to_contain_text("page")
-            expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
-        assert people.complaints == []
-        people.leave()
-
-
-def show(page: Page, screenshots: Path) -> None:
-    """Take pictures of a page that cannot reach Kafka."""
-    desktop = page.viewport_size
-    assert desktop is not None
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        take(page, screenshots / f"kafka-away-desktop-{scheme}.png")
-    page.set_viewport_size(PHONE)
-    take(page, screenshots / "kafka-away-phone-dark.png")
-    page.set_viewport_size(desktop)

@@ -30,6 +30,7 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
     ),
     "pages": (
         "tests/e2e/test_recovery.py",
+        "tests/e2e/test_kafka_away.py",
         "tests/e2e/test_socket.py",
         "tests/docs/test_docs_pages.py",
         "tests/e2e/test_streams_tutorial.py",
