@@ -10,6 +10,7 @@ import atexit
 import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -283,8 +284,9 @@ class Node:
             RuntimeError: It ended, or was not ready in time; with the end of its log.
         """
         what = f"{self} to answer an admin request and be unfenced"
+        admin = functools.cache(self._admin)  # one for the whole wait, as soon as the port answers
         try:
-            wait_until(self._is_ready, what, timeout, pause=0.05)
+            wait_until(lambda: self._is_ready(admin), what, timeout, pause=0.05)
         except TimeoutError as error:
             raise RuntimeError(f"{error}\n{self._log_tail()}") from None
 
@@ -417,16 +419,19 @@ class Node:
             return False
         return _PORT_TAKEN in self.log.read_text(errors="replace")
 
-    def _is_ready(self) -> bool:
+    def _admin(self) -> AdminClient:
+        own = {"bootstrap.servers": self.bootstrap_servers, "log_level": 0}
+        return AdminClient(own | {"reconnect.backoff.max.ms": 100} | self._client_config)
+
+    def _is_ready(self, admin: Callable[[], AdminClient]) -> bool:
         if not self.running:
             code = self._process.returncode if self._process else None
             raise RuntimeError(f"{self} ended with {code} as it started.\n{self._log_tail()}")
         if not self._both_ports()[0].answers():
             return False
-        config: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers, "log_level": 0}
         try:
             # A broker is in the metadata only once the controller has unfenced it.
-            metadata = AdminClient(config | self._client_config).list_topics(timeout=1)
+            metadata = admin().list_topics(timeout=1)
         except KafkaException:
             return False
         return self.node_id in metadata.brokers
