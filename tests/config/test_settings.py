@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.wire.topics import Topic, WorkTopic
+from tests.support.tables import for_each
 
 SERVERS = {"bootstrap_servers": "localhost:9092"}
 
@@ -76,7 +77,7 @@ def test_what_every_server_reads_has_few_partitions_unless_told_otherwise() -> N
     assert {told.topic_settings(topic).partitions for topic in everything} == {4}
 
 
-@pytest.mark.parametrize(("expiry", "retention"), [(1, 600_000), (60, 600_000), (3600, 7_200_000)])
+@for_each(("expiry", "retention"), [(1, 600_000), (60, 600_000), (3600, 7_200_000)])
 def test_retention_is_twice_expiry_and_never_under_ten_minutes(expiry: int, retention: int) -> None:
     config = make(expiry=expiry, group_expiry=max(expiry, 86400)).topics[Topic.ACK].config
 
@@ -97,7 +98,7 @@ LEFT_TO_THE_BROKER = dict.fromkeys(
 )
 
 
-@pytest.mark.parametrize("name", sorted(LEFT_TO_THE_BROKER))
+@for_each("name", sorted(LEFT_TO_THE_BROKER))
 def test_a_topic_config_of_none_is_left_to_the_broker(name: str) -> None:
     wanted = dict(make().topics[Topic.ACK].config)
     wanted.pop(name, None)
@@ -139,7 +140,7 @@ def test_the_default_topic_config_is_for_all_topics_and_theirs_stand_over_it() -
     assert not config.names_worker_channel("x")
 
 
-@pytest.mark.parametrize(("given", "limit"), [({}, 2_097_152), (5000, 5000), (None, 1_048_588)])
+@for_each(("given", "limit"), [({}, 2_097_152), (5000, 5000), (None, 1_048_588)])
 def test_the_largest_message_of_a_topic(given: Any, limit: int) -> None:
     config = {} if given == {} else {"max.message.bytes": given}
 
@@ -159,10 +160,9 @@ class OwnSerializer:
         return {}
 
 
-@pytest.mark.parametrize(
+@for_each(
     "given",
     [OwnSerializer, OwnSerializer(), f"{__name__}.OwnSerializer"],
-    ids=["class", "object", "path"],
 )
 def test_a_serializer_is_an_object_a_class_or_a_path(given: Any) -> None:
     assert isinstance(make(serializer=given).serializer, OwnSerializer)
@@ -378,9 +378,7 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
 
 
 # Without the address of a function: the ids are the same in all processes of a run.
-@pytest.mark.parametrize(
-    ("keywords", "sentence"), SENTENCES, ids=lambda each: re.sub(r" at 0x\w+", "", str(each))
-)
+@for_each(("keywords", "sentence"), SENTENCES)
 def test_a_value_that_cannot_work_is_refused(keywords: dict[str, Any], sentence: str) -> None:
     assert sentence in refused(**keywords)
 
@@ -390,7 +388,7 @@ def test_brokers_must_be_named() -> None:
         LayerConfig.from_keywords()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("keyword", "prop", "reason"),
     [
         ("client_config", "bootstrap.servers", "use the keyword bootstrap_servers"),
@@ -448,7 +446,7 @@ def test_secrets_are_not_in_the_repr() -> None:
     assert "localhost:9092" in repr(config)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "keywords",
     [
         {"symmetric_encryption_keys": SECRET},
@@ -461,13 +459,12 @@ def test_secrets_are_not_in_the_repr() -> None:
         {"bootstrap_servers": f"user:{SECRET}@kafka:9092"},
         {"client_confg": {"sasl.password": SECRET}},
     ],
-    ids=str,
 )
 def test_secrets_are_not_in_a_refusal(keywords: dict[str, Any]) -> None:
     assert SECRET not in refused(**keywords)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "retention"),
     [
         ({}, 600_000),
@@ -481,7 +478,7 @@ def test_the_topics_keep_what_may_be_recovered(settings: dict[str, Any], retenti
     assert int(topics[Topic.ACK].config["retention.ms"]) <= retention
 
 
-@pytest.mark.parametrize("value", [0, 1000, "1 MiB", True, 2.0e6])
+@for_each("value", [0, 1000, "1 MiB", True, 2.0e6])
 def test_recent_bytes_hold_at_least_a_message(value: object) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"recent_bytes is .* 1048576 \(1 MiB\) or more"):
         make(recent_bytes=value)

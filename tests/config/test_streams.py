@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.streams import StreamSettings, place_at
 from kafka_layer.streams.codecs import CODECS, CodecContext
+from tests.support.tables import for_each
 
 UTC = datetime.timezone.utc
 SERVERS = {"bootstrap_servers": "localhost:9092"}
@@ -75,7 +76,7 @@ def test_a_worker_channel_alone_is_a_receiver_that_no_server_reads_for() -> None
     assert not found.is_read
 
 
-@pytest.mark.parametrize("given", [owners, f"{__name__}.owners", ["{key}", owners]])
+@for_each("given", [owners, f"{__name__}.owners", ["{key}", owners]])
 def test_groups_and_users_are_templates_functions_paths_or_lists(given: Any) -> None:
     found = stream(group=given, user=given)
 
@@ -90,7 +91,7 @@ def test_a_filter_is_a_function_or_its_path(given: Any) -> None:
     assert where(None) is True  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "start",
     [
         "latest",
@@ -184,7 +185,7 @@ def test_an_unknown_setting_suggests_the_similar_one() -> None:
     assert "known are bootstrap_servers, client_config, group" in refused({"orders": {"zzz": 1}})
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "said"),
     [
         # topics
@@ -283,7 +284,7 @@ def test_refusals(settings: dict[str, Any], said: str) -> None:
     assert "streams['orders']" in problem
 
 
-@pytest.mark.parametrize(
+@for_each(
     "setting",
     [
         {"type": "order.changed"},
@@ -328,7 +329,7 @@ def test_a_registry_without_its_extra(
     assert "pip install 'kafka-layer[schema-registry]'" in problem
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("start", "place"),
     [
         ("latest", "latest"),

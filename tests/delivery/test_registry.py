@@ -15,6 +15,7 @@ from kafka_layer.config.settings import LayerConfig
 from kafka_layer.delivery.mailbox import Envelope, Mailbox
 from kafka_layer.delivery.registry import ChannelForgotten, Registry
 from kafka_layer.wire.names import ChannelName, ServerName
+from tests.support.tables import for_each
 from tests.support.waiting import PATIENCE, wait_until
 
 SERVER = ServerName(0, "abcdef01")
@@ -89,7 +90,7 @@ class TestChanges:
         registry.change("group_add", "room", "specific.0-abcdef01!gone")
         assert len(registry.groups) == 0
 
-    @pytest.mark.parametrize("command", ["", "group", "group_send", "flush", "user_remove", "_add"])
+    @for_each("command", ["", "group", "group_send", "flush", "user_remove", "_add"])
     def test_unknown_commands(self, registry: Registry, command: str) -> None:
         with pytest.raises(ValueError, match="does not know"):
             registry.change(command, "room", new(registry))
@@ -108,12 +109,17 @@ class TestChanges:
 
     @pytest.mark.parametrize("kind", ["group", "user"])
     def test_a_channel_that_is_forgotten_in_that_very_moment_leaves_nothing(
-        self, registry: Registry, monkeypatch: pytest.MonkeyPatch, kind: str
+        self,
+        registry: Registry,
+        later: Callable[[float], None],
+        monkeypatch: pytest.MonkeyPatch,
+        kind: str,
     ) -> None:
         members = registry.groups if kind == "group" else registry.users
         add = members.add
 
         def add_to_a_forgotten_one(name: str, mailbox: Mailbox) -> None:
+            later(1)
             wait_until(lambda: swept(registry), "it to be forgotten")
             add(name, mailbox)
 
@@ -126,14 +132,20 @@ class TestChanges:
 
 
 class TestForgetting:
-    def test_who_holds_the_name_keeps_the_channel(self, registry: Registry) -> None:
+    def test_who_holds_the_name_keeps_the_channel(
+        self, registry: Registry, later: Callable[[float], None]
+    ) -> None:
         name = new(registry)
         registry.change("group_add", "room", name)
-        passes(registry, 0.3)
+        for _ in range(30):
+            later(0.01)
+            registry.sweep()
         assert registry.is_open(mailbox_of(registry, name))
         assert len(registry.groups.members("room")) == 1
 
-    def test_a_collected_name_ends_it_with_all_it_had(self, registry: Registry) -> None:
+    def test_a_collected_name_ends_it_with_all_it_had(
+        self, registry: Registry, later: Callable[[float], None]
+    ) -> None:
         name = new(registry)
         registry.change("group_add", "room", name)
         registry.change("user_add", "me", name)
@@ -141,6 +153,7 @@ class TestForgetting:
         del name
         gc.collect()
         assert not registry.is_open(mailbox)
+        later(1)
         wait_until(lambda: swept(registry), "it to be forgotten")
         assert len(registry.groups) == len(registry.users) == 0
 
@@ -196,33 +209,43 @@ class TestForgetting:
         await asyncio.wait([waiting])
         await asyncio.to_thread(wait_until, lambda: swept(registry), "it to be forgotten")
 
-    def test_it_counts_what_was_left(self, registry: Registry) -> None:
+    def test_it_counts_what_was_left(
+        self, registry: Registry, later: Callable[[float], None]
+    ) -> None:
         name = "".join(new(registry))
         for _ in range(3):
             mailbox_of(registry, name).put(envelope())
         gc.collect()
+        later(1)
         left: list[int] = []
         wait_until(lambda: (left.append(registry.sweep()), not len(registry))[1], "the end")
         assert sum(left) == 3
 
-    def test_group_expiry_ends_a_silent_one_whoever_holds_it(self) -> None:
+    def test_group_expiry_ends_a_silent_one_whoever_holds_it(
+        self, later: Callable[[float], None]
+    ) -> None:
         registry = make_registry(expiry=0.1, group_expiry=0.3)
         name = new(registry)
         registry.change("group_add", "room", name)
+        later(1)
         wait_until(lambda: swept(registry), "it to be forgotten")
         assert len(registry.groups) == 0
         assert name
 
-    def test_a_reborn_channel_is_forgotten_as_well(self, registry: Registry) -> None:
+    def test_a_reborn_channel_is_forgotten_as_well(
+        self, registry: Registry, later: Callable[[float], None]
+    ) -> None:
         registry.open_mailbox("specific.0-abcdef01!gone")
+        later(1)
         wait_until(lambda: swept(registry), "it to be forgotten")
 
     async def test_a_receive_that_found_its_mailbox_just_before_ends_and_may_open_it_anew(
-        self, registry: Registry
+        self, registry: Registry, later: Callable[[float], None]
     ) -> None:
         name = "".join(new(registry))
         mailbox = mailbox_of(registry, name)
         gc.collect()
+        later(1)
         await asyncio.to_thread(wait_until, lambda: swept(registry), "it to be forgotten")
         with pytest.raises(ChannelForgotten):
             await asyncio.wait_for(mailbox.wait(), PATIENCE)

@@ -35,6 +35,7 @@ from kafka_layer.streams.codecs import CODECS
 from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.encryption import Encryption
 from kafka_layer.wire.topics import Topic
+from tests.support.tables import for_each
 
 NOON = datetime.datetime(2026, 11, 28, 12, tzinfo=datetime.timezone.utc)
 STREAMS = {
@@ -56,7 +57,7 @@ def plain(role: str, text: str) -> str:
 
 
 class TestStarts:
-    @pytest.mark.parametrize(
+    @for_each(
         ("text", "start"),
         [
             ("latest", "latest"),
@@ -83,7 +84,7 @@ class TestStarts:
 
 
 class TestLines:
-    @pytest.mark.parametrize(
+    @for_each(
         ("text", "line"),
         [
             ('7: {"a": 1}', Line("7", '{"a": 1}')),
@@ -359,7 +360,7 @@ class TestSending:
             console("notes", "--send", lines="refused\n7: a\n")
         assert FakeLayer.produced == []
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("arguments", "said"),
         [
             ((), "Name a stream or a topic"),

@@ -31,6 +31,7 @@ from kafka_layer.kafka.specs import (
 from kafka_layer.testing.embedded import EmbeddedBroker
 from kafka_layer.wire.topics import Topic
 from tests.support.secure import SecureBroker
+from tests.support.tables import for_each
 from tests.support.waiting import PATIENCE, wait_until
 
 BACKEND = "kafka_layer.layer.KafkaChannelLayer"
@@ -539,7 +540,7 @@ def test_a_wrong_password_is_refused_at_once(
 # The parts that no broker is needed for
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("wanted", "found", "same"),
     [
         ("600000", "600000", True),

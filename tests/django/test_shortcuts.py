@@ -32,6 +32,7 @@ from tests.support.layers import (
     memory_backend,
     next_message,
 )
+from tests.support.tables import for_each
 
 MESSAGE = {"type": "chat.message", "text": "committed"}
 SMALL = {"max.message.bytes": 2048}
@@ -268,9 +269,7 @@ class TestTheMessage:
             image[:] = bytes(len(image))
         assert receiver.next() == {"image": b"as PostgreSQL returns a BinaryField"}
 
-    @pytest.mark.parametrize(
-        "message", ["text", None, [1], {"at": {1}}, {1: "a key that is no str"}], ids=repr
-    )
+    @for_each("message", ["text", None, [1], {"at": {1}}, {1: "a key that is no str"}])
     def test_a_wrong_message_raises_at_the_call(
         self, way: Way, receiver: Receiver, message: Any
     ) -> None:

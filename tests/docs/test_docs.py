@@ -22,6 +22,7 @@ from kafka_layer.kafka.properties import (
     work_properties,
 )
 from kafka_layer.wire.topics import Topic
+from tests.support.tables import for_each
 
 SETTINGS = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVERS = {"bootstrap_servers": "localhost:9092"}
@@ -60,7 +61,7 @@ def test_every_keyword_is_documented_and_no_other() -> None:
     assert set(names) == KEYWORDS
 
 
-@pytest.mark.parametrize("keyword", sorted(KEYWORDS))
+@for_each("keyword", sorted(KEYWORDS))
 def test_the_documented_default_is_the_default(keyword: str) -> None:
     documented = documented_defaults()[keyword]
     if documented == "required":

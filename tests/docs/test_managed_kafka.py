@@ -16,6 +16,7 @@ from kafka_layer.kafka.tokens import TokenSource
 from kafka_layer.wire.topics import WorkTopic
 from tests.support.certificates import Authority
 from tests.support.pages import files_of
+from tests.support.tables import for_each
 
 PAGE = Path(__file__).parents[2] / "docs" / "managed-kafka.md"
 FILES = files_of(PAGE.read_text())
@@ -88,7 +89,7 @@ def test_a_project_with_the_settings_of_a_service_passes_all_checks(
     assert [each.id for each in found] == WARNINGS.get(service, []), found
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@for_each("service", SERVICES)
 def test_topics_get_no_config_that_a_service_refuses(
     service: str, configs: dict[str, dict[str, Any]]
 ) -> None:

@@ -11,6 +11,7 @@ from benchmarks import plots, tables
 from benchmarks.report import Entry, Report
 from benchmarks.subjects import DOCUMENTED
 from tests.support.counting import Tally
+from tests.support.tables import for_each
 
 PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
 
@@ -19,7 +20,7 @@ def test_each_subject_has_a_place_on_the_page() -> None:
     assert sorted(tables.places(PAGE)) == sorted(["about", "targets", *DOCUMENTED])
 
 
-@pytest.mark.parametrize("name", DOCUMENTED)
+@for_each("name", DOCUMENTED)
 def test_the_page_shows_all_figures_of_a_subject(name: str) -> None:
     subject = DOCUMENTED[name]
     [shown] = re.findall(rf"^<!-- benchmark: {name} -->\n(.*?)^<!-- end -->$", PAGE, re.M | re.S)

@@ -133,8 +133,8 @@ def test_the_bounds_cut_a_scan(reads: object, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_large_records_are_read_in_small_parts() -> None:
-    past = FakePast([(0, False)] * 500, 1)
-    past.logs[0] = [(*each[:2], b"x" * 1_000_000, *each[3:]) for each in past.logs[0]]  # type: ignore[misc]
+    past, large = FakePast([(0, False)] * 500, 1), b"x" * 1_000_000
+    past.logs[0] = [(*each[:2], large, *each[3:]) for each in past.logs[0]]  # type: ignore[misc]
     assert not read_back(Budget(past), past.cursors(), is_wanted, 10)
     assert past.read_records <= 120
 

@@ -18,6 +18,7 @@ from kafka_layer.kafka.liveness import (
     Liveness,
     Verdict,
 )
+from tests.support.tables import for_each
 
 ALIVE, SUSPECTED = Verdict.ALIVE, Verdict.SUSPECTED
 OUTAGE, REPLACE = Verdict.OUTAGE, Verdict.REPLACE
@@ -33,7 +34,7 @@ def verdicts(judge: Liveness, looks: Sequence[Evidence], elsewhere: bool = True)
 class TestTable:
     """The states and transitions of the class's docstring, one test for each line."""
 
-    @pytest.mark.parametrize("good", [PROGRESSED, ANSWERED, NOTHING_LEFT])
+    @for_each("good", [PROGRESSED, ANSWERED, NOTHING_LEFT])
     def test_trusted_stays_trusted_on_good_evidence(self, good: Evidence) -> None:
         assert verdicts(Liveness(2, 1.0), [good] * 5) == [ALIVE] * 5
 
@@ -41,8 +42,8 @@ class TestTable:
     def test_bad_evidence_makes_suspected_and_patience_times_replaces(self, bad: Evidence) -> None:
         assert verdicts(Liveness(3, 1.0), [bad] * 3) == [SUSPECTED, SUSPECTED, REPLACE]
 
-    @pytest.mark.parametrize("good", [PROGRESSED, ANSWERED, NOTHING_LEFT])
-    @pytest.mark.parametrize("bad", [UNANSWERED, STUCK])
+    @for_each("good", [PROGRESSED, ANSWERED, NOTHING_LEFT])
+    @for_each("bad", [UNANSWERED, STUCK])
     def test_suspected_becomes_trusted_on_good_evidence(
         self, bad: Evidence, good: Evidence
     ) -> None:

@@ -17,6 +17,7 @@ from kafka_layer.kafka.read_positions import (
     Since,
     Start,
 )
+from tests.support.tables import for_each
 
 BEGINNING, OLDEST, END = From.BEGINNING, From.OLDEST, From.END
 STARTING, ANEW = PartitionState.STARTING, PartitionState.ANEW
@@ -50,7 +51,7 @@ class TestTable:
         assert positions.unsettled
         assert not positions.changed
 
-    @pytest.mark.parametrize(("at", "offset"), [(BEGINNING, 0), (7, 7), (0, 0)])
+    @for_each(("at", "offset"), [(BEGINNING, 0), (7, 7), (0, 0)])
     def test_wanted_from_the_beginning_or_an_offset_it_is_read_from_there(
         self, at: From | int, offset: int
     ) -> None:
@@ -115,7 +116,7 @@ class TestTable:
         assert positions.want({P: Start(BEGINNING, "three")}) == {"group": 0}
         assert positions.state(P) is ANEW
 
-    @pytest.mark.parametrize("state", list(PartitionState))
+    @for_each("state", list(PartitionState))
     def test_what_is_not_wanted_any_more_is_forgotten_in_every_state(
         self, state: PartitionState
     ) -> None:
@@ -294,7 +295,7 @@ class TestLooks:
         positions.want({P: Start(0, "one"), Q: Start(0, "one")})
         assert positions.behind({Q: 0}) == {P: 10}
 
-    @pytest.mark.parametrize(("end", "lag"), [(10, 0), (14, 4), (6, 6)])
+    @for_each(("end", "lag"), [(10, 0), (14, 4), (6, 6)])
     def test_the_lag_counts_what_is_not_read_of_a_log_that_was_made_anew_too(
         self, end: int, lag: int
     ) -> None:

@@ -21,6 +21,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import BrokerUnavailable
 from kafka_layer.kafka.clients import new_client
 from kafka_layer.kafka.tokens import TokenSource, token_source
+from tests.support.tables import for_each
 from tests.support.waiting import wait_until
 
 TOKEN = "e30.eyJzdWIiOiJ4In0."
@@ -144,7 +145,7 @@ class TestPrefetch:
         wait_until(has_it, "the token that the slow call returned")
         assert callback.calls == ["a"]
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("answer", "said"),
         [
             (TOKEN, "a str instead of a tuple"),
@@ -154,7 +155,6 @@ class TestPrefetch:
             ((TOKEN.encode(), 2e9), "a tuple of a bytes and a float"),
             ((TOKEN, 1_000_000_000), r"a token that expired \d+ s ago"),
         ],
-        ids=["text", "None", "short", "no time", "bytes", "expired"],
     )
     def test_an_answer_that_is_no_token_is_told_at_once(self, answer: Any, said: str) -> None:
         with pytest.raises(BrokerUnavailable, match=f"oauth_cb returned {said}; it must") as raised:
@@ -210,8 +210,8 @@ class TestClients:
         assert time.monotonic() - began < 9, "the client waits ten seconds for a token"
 
 
-@pytest.mark.parametrize("keyword", ["client_config", "producer_config"])
-@pytest.mark.parametrize(
+@for_each("keyword", ["client_config", "producer_config"])
+@for_each(
     ("properties", "extra"),
     [
         ({}, 0.0),
@@ -219,7 +219,6 @@ class TestClients:
         ({"sasl.oauthbearer.method": "OIDC"}, Timings.token),
         ({"sasl.oauthbearer.method": "default"}, 0.0),
     ],
-    ids=["none", "oauth_cb", "the clients themselves", "another"],
 )
 def test_a_start_gets_more_time_where_a_token_is_fetched(
     keyword: str, properties: dict[str, Any], extra: float

@@ -30,13 +30,14 @@ from kafka_layer.kafka.topics import (
 )
 from kafka_layer.observe.counters import Stats
 from kafka_layer.wire.topics import Topic, WorkTopic, topic_name
+from tests.support.tables import for_each
 from tests.support.waiting import wait_until
 
 NO_BROKER = "127.0.0.1:1"
 
 
 class TestKnownTopics:
-    @pytest.mark.parametrize(
+    @for_each(
         ("told", "known"),
         [
             ([KnownTopic(4)], KnownTopic(4)),
@@ -44,7 +45,6 @@ class TestKnownTopics:
             ([KnownTopic(4, "one"), KnownTopic(8)], KnownTopic(8, "one")),
             ([KnownTopic(4, "one"), KnownTopic(8, "one")], KnownTopic(8, "one")),
         ],
-        ids=["first", "id later", "more, by a client that tells no id", "more"],
     )
     def test_what_is_told_later_completes_it(
         self, told: list[KnownTopic], known: KnownTopic
@@ -72,7 +72,7 @@ class TestKnownTopics:
             topics.learn({"t": KnownTopic(2, topic_id)})
         assert topics.topics == {"t": KnownTopic(2, "three")}
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("told", "moved"),
         [
             ([KnownTopic(2, "one", (1, 2)), KnownTopic(2, "two", (1, 3))], {"t"}),
@@ -80,7 +80,6 @@ class TestKnownTopics:
             ([KnownTopic(2, "one", (1, 2)), KnownTopic(3, "two", (1, 2, 3))], set()),
             ([KnownTopic(2, "one", (1, 2)), KnownTopic(2, "one", (3, 3))], set()),
         ],
-        ids=["on another broker", "on the same", "more partitions", "an election"],
     )
     def test_only_a_topic_made_anew_on_other_brokers_has_moved(
         self, told: list[KnownTopic], moved: set[str]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kafka_layer.config.realtime import monotonic
 from kafka_layer.messages import Position, SelfTimedPosition
 from kafka_layer.server.clock import BrokerClock
+from tests.support.tables import for_each
 
 EPOCH = 1_800_000_000.0
 """Where the broker's clock of these tests begins, in seconds since the epoch."""
@@ -53,7 +54,7 @@ def test_before_anything_is_known_it_is_this_machines() -> None:
     assert before - 1 <= BrokerClock().now() <= time.time() + 1
 
 
-@pytest.mark.parametrize("offset", [-3600.0, -0.5, 0.0, 0.5, 3600.0])
+@for_each("offset", [-3600.0, -0.5, 0.0, 0.5, 3600.0])
 def test_one_record_sets_it(offset: float) -> None:
     world = World()
     world.broker = offset
@@ -61,8 +62,8 @@ def test_one_record_sets_it(offset: float) -> None:
     assert world.wrong_by == pytest.approx(0, abs=0.001)
 
 
-@pytest.mark.parametrize("step", [-3600.0, -120.0, 120.0, 3600.0])
-@pytest.mark.parametrize("measured", [False, True])
+@for_each("step", [-3600.0, -120.0, 120.0, 3600.0])
+@for_each("measured", [False, True])
 def test_a_step_of_this_machines_clock_changes_nothing(step: float, measured: bool) -> None:
     world = World()
     if measured:
@@ -73,7 +74,7 @@ def test_a_step_of_this_machines_clock_changes_nothing(step: float, measured: bo
     assert world.wrong_by == pytest.approx(0, abs=0.001)
 
 
-@pytest.mark.parametrize("step", [-3600.0, -120.0, 120.0, 3600.0])
+@for_each("step", [-3600.0, -120.0, 120.0, 3600.0])
 def test_a_slow_record_tells_of_a_step_of_the_brokers_clock(step: float) -> None:
     """As where this machine slept: its own clock stood still meanwhile."""
     world = World()

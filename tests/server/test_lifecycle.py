@@ -11,6 +11,7 @@ from hypothesis.strategies import sampled_from
 
 from kafka_layer.exceptions import KafkaLayerError, LayerClosed
 from kafka_layer.server.lifecycle import TRANSITIONS, Lifecycle, State
+from tests.support.tables import for_each
 from tests.support.waiting import PATIENCE
 
 DEADLINE = PATIENCE
@@ -45,8 +46,8 @@ class TestTable:
         for state, following in TRANSITIONS.items():
             assert all(order.index(each) > order.index(state) for each in following)
 
-    @pytest.mark.parametrize("state", State)
-    @pytest.mark.parametrize("to", State)
+    @for_each("state", State)
+    @for_each("to", State)
     def test_each_transition(self, state: State, to: State) -> None:
         lifecycle, told = lifecycle_in(state)
         allowed = to in TRANSITIONS[state]

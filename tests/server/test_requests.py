@@ -7,6 +7,7 @@ import pytest
 from kafka_layer.exceptions import CommandFailed, LayerClosed
 from kafka_layer.server.requests import Requests
 from kafka_layer.wire.names import ServerName
+from tests.support.tables import for_each
 
 OWNER, OTHER = ServerName(0, "abcdef01"), ServerName(1, "abcdef02")
 
@@ -28,7 +29,7 @@ def test_an_error_fails_the_request() -> None:
         request.answer.result(0)
 
 
-@pytest.mark.parametrize("number", [None, "1", 1.0, [], 99])
+@for_each("number", [None, "1", 1.0, [], 99])
 def test_an_answer_to_nothing_is_ignored(number: object) -> None:
     requests = Requests()
     request = requests.open(5, OWNER)

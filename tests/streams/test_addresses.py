@@ -20,6 +20,7 @@ from kafka_layer.streams.addresses import (
 )
 from kafka_layer.streams.codecs import CODECS
 from kafka_layer.streams.record import StreamRecord
+from tests.support.tables import for_each
 
 from .records import CountingCodec, record
 
@@ -65,7 +66,7 @@ def names_by_generator(it: StreamRecord) -> Iterator[str]:
     yield "b"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("function", "groups"),
     [
         (lambda it: "one", ["one"]),
@@ -106,7 +107,7 @@ async def asynchronous_generator(it: Any) -> AsyncIterator[str]:
     yield "a"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("addresser", "cause", "said"),
     [
         (GroupFunction(lambda it: 1 / 0), "function", "raised ZeroDivisionError"),
@@ -148,8 +149,8 @@ class AsynchronousCall:
         return "a"
 
 
-@pytest.mark.parametrize("kind", [GroupFunction, UserFunction, Filter])
-@pytest.mark.parametrize(
+@for_each("kind", [GroupFunction, UserFunction, Filter])
+@for_each(
     ("function", "said"),
     [
         (coroutine, "a coroutine function"),
@@ -172,7 +173,7 @@ class TestFilter:
         assert public(record(b'{"public":true}')) is True
         assert public(record(b'{"public":false}')) is False
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("function", "said"),
         [
             (lambda it: it.value["gone"], "raised KeyError"),
@@ -199,7 +200,7 @@ class AwayCodec:
         raise NotImplementedError
 
 
-@pytest.mark.parametrize(
+@for_each(
     "ask",
     [
         GroupNames("{value.a}").names,

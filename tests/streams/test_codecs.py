@@ -12,11 +12,12 @@ import pytest
 
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.streams.codecs import CODECS, CodecContext, OwnCodec
+from tests.support.tables import for_each
 
 VALUE = CodecContext("shop.orders", "value")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("codec", "obj", "data"),
     [
         ("json", {"a": [1, 2.5, None, True, "ü"]}, '{"a":[1,2.5,null,true,"ü"]}'.encode()),
@@ -53,7 +54,7 @@ def test_json_takes_what_djangos_encoder_takes() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("codec", "data"),
     [
         ("json", b"poison"),
@@ -74,7 +75,7 @@ def test_poison_is_undecodable_and_says_which_part(codec: str, data: bytes) -> N
     assert caught.value.cause == "undecodable"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("codec", "obj"),
     [
         ("json", object()),
@@ -109,7 +110,7 @@ class Both:
     encode = staticmethod(lower)
 
 
-@pytest.mark.parametrize("given", [(upper, lower), [upper, lower], Both, Both()])
+@for_each("given", [(upper, lower), [upper, lower], Both, Both()])
 def test_a_projects_own_codec_is_a_pair_or_an_object(given: Any) -> None:
     codec = OwnCodec(given)
 
@@ -134,7 +135,7 @@ async def coroutine(data: bytes) -> str:
     return "a"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("given", "said"),
     [
         (None, "a function of bytes"),

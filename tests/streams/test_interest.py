@@ -16,6 +16,7 @@ from kafka_layer.streams.interest import Interest, interest
 from kafka_layer.streams.names import is_hashed
 from kafka_layer.wire.names import ServerName
 from kafka_layer.wire.topics import StreamTopic
+from tests.support.tables import for_each
 
 from .records import record
 
@@ -117,7 +118,7 @@ def test_other_keys_are_known_once_they_were_read(
     assert concerned(found, *keys) == keys[:1]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "settings",
     [
         {"group": "order-{value.id}"},

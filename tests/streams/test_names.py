@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
 from channels.layers import InMemoryChannelLayer
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from kafka_layer.streams import group_name
 from kafka_layer.streams.names import quote, unquote
 from kafka_layer.wire.names import is_group_name
+from tests.support.tables import for_each
 
 # Mostly the characters that the quoting itself uses.
 TEXTS = st.text(st.sampled_from("_xh5Fé 7-.") | st.characters(exclude_categories=["Cs"]))
@@ -40,7 +40,7 @@ def test_channels_and_the_layer_take_every_name(text: str) -> None:
     assert InMemoryChannelLayer().require_valid_group_name(name)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "quoted"),
     [
         ("abc-1.2", "abc-1.2"),

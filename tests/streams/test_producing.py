@@ -26,6 +26,7 @@ from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.records import StreamProducerRecord
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, memory_backend, next_message, next_messages
+from tests.support.tables import for_each
 from tests.support.waiting import PATIENCE, wait_until_async
 
 STREAMS = {
@@ -69,7 +70,7 @@ class TestArguments:
         with pytest.raises(TopicError, match=said):
             record(stream)
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("given", "error", "said"),
         [
             ({"partition": -1}, ValueError, "0 or more, not -1"),

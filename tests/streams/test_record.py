@@ -11,6 +11,7 @@ from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.streams.codecs import CODECS
 from kafka_layer.streams.payload import StreamPayload, message_of
 from kafka_layer.wire.topics import StreamTopic
+from tests.support.tables import for_each
 
 from .records import CountingCodec, record
 
@@ -86,10 +87,10 @@ def test_a_receiver_on_an_event_loop_asks_no_registry_again() -> None:
     assert values.decoded == 1
 
 
-@pytest.mark.parametrize("value", [b'{"a":[1]}', None])
-@pytest.mark.parametrize("key", [b"7", None])
-@pytest.mark.parametrize("headers", [(), [("h", b"x"), ("h", b"\xff"), ("n", None)]])
-@pytest.mark.parametrize("tombstone", ["order.deleted", None])
+@for_each("value", [b'{"a":[1]}', None])
+@for_each("key", [b"7", None])
+@for_each("headers", [(), [("h", b"x"), ("h", b"\xff"), ("n", None)]])
+@for_each("tombstone", ["order.deleted", None])
 def test_the_message_of_an_only_receiver_is_that_of_each(
     value: bytes | None, key: bytes | None, headers: Any, tombstone: str | None
 ) -> None:

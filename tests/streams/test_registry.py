@@ -14,6 +14,7 @@ from kafka_layer.exceptions import RegistryAway, TopicError, UnreadableRecord
 from kafka_layer.streams.codecs import CodecContext
 from kafka_layer.streams.registry import Registry, RegistryCodec
 from tests.support.registry import SchemaRegistry, running_registry
+from tests.support.tables import for_each
 from tests.support.waiting import PATIENCE, wait_until
 
 from .records import record
@@ -136,8 +137,8 @@ def test_a_protobuf_message_can_be_sent_as_it_is(registry: SchemaRegistry) -> No
     assert proto.encode(message, context) == proto.encode({"owner_id": "a", "total": 7}, context)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
+@for_each("kind", KINDS)
+@for_each(
     "data",
     [b"", b"\0", b"poison that is long enough", b"\0\0\0\0", b'{"owner_id":"a"}'],
 )
@@ -236,7 +237,7 @@ class TestUnknown:
         assert self.decode(asking, b"\0\0\0\0\x01\x02a\0\0")["owner_id"] == "a"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("kind", "obj"),
     [
         ("avro", {"owner_id": 5}),
@@ -323,7 +324,7 @@ class TestAway:
 
         assert 0.15 < time.monotonic() - started < PATIENCE
 
-    @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+    @for_each("status", [401, 403, 404, 429, 500, 503])
     def test_an_answer_that_is_none_drops_nothing(
         self, registry: SchemaRegistry, status: int
     ) -> None:

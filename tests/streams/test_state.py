@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import pytest
-
 from kafka_layer.streams.state import Situation, StreamState
+from tests.support.tables import for_each
 
 # In the order of the table: what makes the state, where none of those above it holds.
 ROWS: list[tuple[StreamState, dict[str, Any]]] = [
@@ -30,15 +29,13 @@ def test_the_table_names_every_state_in_the_order_in_which_they_count() -> None:
     assert set(names) == {state.name for state in StreamState}
 
 
-@pytest.mark.parametrize(
-    ("row", "below"), list(itertools.combinations_with_replacement(range(8), 2))
-)
+@for_each(("row", "below"), list(itertools.combinations_with_replacement(range(8), 2)))
 def test_the_first_row_that_holds_is_the_state(row: int, below: int) -> None:
     state, facts = ROWS[row]
     assert Situation(**{**QUIET, **ROWS[below][1], **facts}).state is state
 
 
-@pytest.mark.parametrize(("state", "facts"), ROWS)
+@for_each(("state", "facts"), ROWS)
 def test_records_are_read_in_the_last_four_states_alone(
     state: StreamState, facts: dict[str, Any]
 ) -> None:

@@ -18,6 +18,7 @@ from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.streams import group_name
 from kafka_layer.streams.codecs import CODECS
 from kafka_layer.streams.template import GroupTemplate, Template
+from tests.support.tables import for_each
 
 from .records import CountingCodec, record
 
@@ -41,7 +42,7 @@ def filled(text: str, **parts: Any) -> str:
     return Template(text).fill(SimpleNamespace(**{**PARTS, **parts}))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "wanted"),
     [
         ("order-{key}", "order-k"),
@@ -61,7 +62,7 @@ def test_forms(text: str, wanted: str) -> None:
     assert filled(text) == wanted
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "wanted"),
     [
         (7, "7"),
@@ -81,13 +82,12 @@ def test_forms(text: str, wanted: str) -> None:
             "2026-11-28T07:00:00+00:00",
         ),
     ],
-    ids=repr,
 )
 def test_values(value: object, wanted: str) -> None:
     assert filled("{value}", value=value) == wanted
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "parts", "said"),
     [
         ("{key}", {"key": None}, "no {key}"),
@@ -117,7 +117,7 @@ def test_a_template_that_finds_nothing(text: str, parts: dict[str, Any], said: s
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "said"),
     [
         ("order-{key", "expected '}'"),
@@ -159,7 +159,7 @@ def test_of_a_header_that_is_there_twice_the_last_one_counts() -> None:
     assert twice.headers == {"trace": "two", "raw": b"\xff"}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "needs", "decoded"),
     [
         ("all", set(), (0, 0)),
@@ -184,7 +184,7 @@ class TestGroups:
     def test_values_are_quoted_and_the_templates_text_is_not(self) -> None:
         assert group_name("a_b-{key}", key="c d") == "a_b-c_x20d"
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("text", "said"),
         [("", "empty"), ("order {key}", "'order '"), ("{{{key}", "'{'"), ("ü", "'ü'")],
     )

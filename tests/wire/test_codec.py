@@ -12,6 +12,7 @@ import pytest
 
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.wire.codec import Codec
+from tests.support.tables import for_each
 
 MESSAGE: dict[str, Any] = {
     "type": "chat.message",
@@ -43,8 +44,8 @@ class TestGolden:
     def test_json(self) -> None:
         assert Codec("json").encode(MESSAGE) == JSON
 
-    @pytest.mark.parametrize("serializer_format", ["msgpack", "json"])
-    @pytest.mark.parametrize("payload", [MSGPACK, JSON], ids=["msgpack", "json"])
+    @for_each("serializer_format", ["msgpack", "json"])
+    @for_each("payload", [MSGPACK, JSON])
     def test_both_are_read_whatever_is_sent(self, serializer_format: Any, payload: bytes) -> None:
         assert Codec(serializer_format).decode(payload) == MESSAGE
 
@@ -83,17 +84,17 @@ class TestMessages:
         with pytest.raises(TypeError, match="cannot be sent"):
             Codec(serializer_format).encode({"value": value})
 
-    @pytest.mark.parametrize("value", [b"bytes", math.nan, math.inf])
+    @for_each("value", [b"bytes", math.nan, math.inf])
     def test_what_json_cannot_send(self, value: object) -> None:
         with pytest.raises(TypeError, match="serializer_format='msgpack'"):
             Codec("json").encode({"value": value})
 
-    @pytest.mark.parametrize("message", [None, [], "text", b"", 1, (("a", 1),)])
+    @for_each("message", [None, [], "text", b"", 1, (("a", 1),)])
     def test_what_is_no_message(self, message: Any) -> None:
         with pytest.raises(TypeError, match="must be a dict"):
             Codec("msgpack").encode(message)
 
-    @pytest.mark.parametrize(
+    @for_each(
         "payload",
         [
             *(b"", b"\xc1", b"\x81", b"\x01", b"\xa1a", b"\x90", b"null", b"[1]", b'"a"', b"{"),
@@ -101,7 +102,6 @@ class TestMessages:
             *(b'{"a":', b'{"a": "\xff"}', b"\x81\x01\x02", b"\xff\xfe{\x00", b"{" * 100_000),
             *(b"\x91" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, MSGPACK[:-1], JSON[:-1]),
         ],
-        ids=lambda payload: repr(payload[:12]),
     )
     def test_what_cannot_be_read(self, payload: bytes) -> None:
         with pytest.raises(UnreadableRecord) as caught:
@@ -144,7 +144,7 @@ class TestASerializerOfOnesOwn:
             Codec("msgpack").decode(Codec("msgpack", Own()).encode({}))
         assert caught.value.cause == "undecodable"
 
-    @pytest.mark.parametrize("data", [b"{'a': 'no number'}", b"nothing", b"", b"1"])
+    @for_each("data", [b"{'a': 'no number'}", b"nothing", b"", b"1"])
     def test_what_it_cannot_read_is_undecodable(self, data: bytes) -> None:
         with pytest.raises(UnreadableRecord) as caught:
             Codec("msgpack", Own()).decode(b"\xc1" + data)

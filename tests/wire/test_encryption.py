@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.wire.encryption import CLOCK_ERROR, Encryption, ReplayGuard
 from kafka_layer.wire.topics import Topic, WorkTopic
+from tests.support.tables import for_each
 
 EXPIRY = 60.0
 KEY = b"secret"
@@ -39,8 +40,8 @@ class TestEncryption:
     def test_a_token_is_known_by_its_first_byte(self) -> None:
         assert Encryption([b"k"]).encrypt(Topic.ACK, "", b"").startswith(b"g")
 
-    @pytest.mark.parametrize("topic", list(Topic))
-    @pytest.mark.parametrize("key", ["room-1", "", None, "ü"])
+    @for_each("topic", list(Topic))
+    @for_each("key", ["room-1", "", None, "ü"])
     def test_round_trip(self, topic: Topic, key: str | None) -> None:
         encryption = Encryption([b"secret"])
         assert encryption.decrypt(topic, key, encryption.encrypt(topic, key, PAYLOAD)) == PAYLOAD
@@ -67,7 +68,7 @@ class TestEncryption:
             with pytest.raises(UnreadableRecord, match="symmetric_encryption_keys"):
                 encryption.decrypt(Topic.ACK, "a", token)
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("topic", "key"),
         [
             (Topic.SEND_GROUP, "room-2"),
@@ -103,8 +104,8 @@ class TestEncryption:
             with pytest.raises(UnreadableRecord, match="not encrypted"):
                 Encryption([b"secret"]).decrypt(Topic.SEND_GROUP, "room-1", value)
 
-    @pytest.mark.parametrize("keys", [[], [b"secret"]])
-    @pytest.mark.parametrize("value", [None, b""])
+    @for_each("keys", [[], [b"secret"]])
+    @for_each("value", [None, b""])
     def test_nothing_is_no_value(self, keys: list[bytes], value: bytes | None) -> None:
         with pytest.raises(UnreadableRecord, match="it has no value"):
             Encryption(keys).decrypt(Topic.SEND_GROUP, "room-1", value)

@@ -19,6 +19,7 @@ from kafka_layer.wire.idempotency import (
 )
 from kafka_layer.wire.records import Record
 from kafka_layer.wire.topics import Topic
+from tests.support.tables import for_each
 
 GROUP = Topic.SEND_GROUP
 PLAIN = Encryption()
@@ -67,7 +68,7 @@ class TestHeader:
         assert len(headers) == len(ways)
         assert not any(b"order" in each for each in headers)
 
-    @pytest.mark.parametrize(
+    @for_each(
         ("key", "error", "told"),
         [
             (7, TypeError, r"a str, not int; give str\(key\)"),

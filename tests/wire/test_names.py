@@ -21,6 +21,7 @@ from kafka_layer.wire.names import (
     user_key,
 )
 from kafka_layer.wire.topics import BROADCAST_TOPICS, INBOX_TOPICS, Topic, WorkTopic, topic_name
+from tests.support.tables import for_each
 
 SERVER = ServerName(3, "k2f9q0v1")
 
@@ -70,7 +71,7 @@ class TestServerNames:
         assert {name.partition for name in names} == {7}
         assert all(parse_server_name(str(name)) == name for name in names)
 
-    @pytest.mark.parametrize(
+    @for_each(
         "name", ["", "3", "3-", "-a", "x-a", "3-a-b", "3-a!b", " 3-a", "3-a\n", "-3-a", "1234567-a"]
     )
     def test_what_is_no_server_name(self, name: str) -> None:
@@ -84,7 +85,7 @@ class TestChannelNames:
     def test_it_carries_the_server(self) -> None:
         assert owner_of(new_channel_name("specific", SERVER)) == SERVER
 
-    @pytest.mark.parametrize("prefix", ["specific", "specific.", "a.b", "a-b_c", "7-7"])
+    @for_each("prefix", ["specific", "specific.", "a.b", "a-b_c", "7-7"])
     def test_any_legal_prefix(self, prefix: str) -> None:
         name = new_channel_name(prefix, SERVER)
         assert name.startswith(prefix.rstrip(".") + ".")
@@ -104,7 +105,7 @@ class TestChannelNames:
         assert reference() is None
         assert len(collected) == 1
 
-    @pytest.mark.parametrize("name", ["specific!abc", "!abc", "specific.x!abc", "a.3!b", "3-a.b!c"])
+    @for_each("name", ["specific!abc", "!abc", "specific.x!abc", "a.3!b", "3-a.b!c"])
     def test_a_name_without_a_server(self, name: str) -> None:
         assert owner_of(name) is None
         assert parse_address(name) is None
@@ -113,23 +114,23 @@ class TestChannelNames:
         assert parse_address("specific.3-k2f9q0v1!hJ7x") == ServerName(3, "k2f9q0v1")
         assert parse_address("thumbnails") == WorkTopic("thumbnails")
 
-    @pytest.mark.parametrize("name", ["", "a b", "jobs\n", "j" * 100, "specific.3-a!b c"])
+    @for_each("name", ["", "a b", "jobs\n", "j" * 100, "specific.3-a!b c"])
     def test_an_illegal_name_means_nobody(self, name: str) -> None:
         assert parse_address(name) is None
 
 
 class TestLegalNames:
-    @pytest.mark.parametrize("name", ["a", "room-1", "a.b_c-D9", ".", "-"])
+    @for_each("name", ["a", "room-1", "a.b_c-D9", ".", "-"])
     def test_both(self, name: str) -> None:
         assert GROUP_NAME.match(name)
         assert CHANNEL_NAME.match(name)
 
-    @pytest.mark.parametrize("name", ["a!", "a!b", "specific.3-k2f9q0v1!hJ7_x-."])
+    @for_each("name", ["a!", "a!b", "specific.3-k2f9q0v1!hJ7_x-."])
     def test_channels_only(self, name: str) -> None:
         assert CHANNEL_NAME.match(name)
         assert not GROUP_NAME.match(name)
 
-    @pytest.mark.parametrize(
+    @for_each(
         "name",
         [
             *("", " ", "a b", "a/b", "a:b", "a,b", "!", "!a", "a!b!c", "ü", "a!ü", "a\0", "a!\0"),
@@ -158,7 +159,7 @@ class TestUserKeys:
         assert user_key(-1) == "-1"
         assert user_key("Jörg") == "Jörg"
 
-    @pytest.mark.parametrize("user_id", [Name.ANN, Spelled("ann"), SafeString("ann")])
+    @for_each("user_id", [Name.ANN, Spelled("ann"), SafeString("ann")])
     def test_a_text_of_a_subclass_is_the_same_user(self, user_id: str) -> None:
         assert user_key(user_id) == "ann"
         assert type(user_key(user_id)) is str
@@ -203,17 +204,17 @@ class TestUserKeys:
         with pytest.raises(TypeError, match="UTF-8"):
             user_key("7\ud800")
 
-    @pytest.mark.parametrize("user_id", ["", None, True, 1.0, b"7", ["7"], ("7",), object(), str])
+    @for_each("user_id", ["", None, True, 1.0, b"7", ["7"], ("7",), object(), str])
     def test_what_is_no_user_id(self, user_id: object) -> None:
         with pytest.raises(TypeError, match="user id"):
             user_key(user_id)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("channel", ["jobs", "a-b", "a_b", "a--u_-b", "a.b-u", "-", "_u"])
+@for_each("channel", ["jobs", "a-b", "a_b", "a--u_-b", "a.b-u", "-", "_u"])
 def test_a_work_topic_tells_its_channel(channel: str) -> None:
     assert WorkTopic.parse(WorkTopic(channel).value) == WorkTopic(channel)
 
 
-@pytest.mark.parametrize("value", ["ack", "work.a_b", "work." + "x" * 200, "work." + "x-h" * 40])
+@for_each("value", ["ack", "work.a_b", "work." + "x" * 200, "work." + "x-h" * 40])
 def test_a_topic_that_tells_no_channel(value: str) -> None:
     assert WorkTopic.parse(value) is None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_layer.wire.partitions import murmur2, partition_of
+from tests.support.tables import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("key", "value", "partition"),
     [
         ("room-1", 0xFFE54CE7, 3),

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from kafka_layer.wire.codec import Codec
 from kafka_layer.wire.names import ChannelName
 from kafka_layer.wire.plain import MAX_DEPTH
+from tests.support.tables import for_each
 
 CODECS = {name: Codec(name) for name in ("msgpack", "json")}  # type: ignore[arg-type]
 
@@ -151,15 +152,13 @@ def codec(request: pytest.FixtureRequest) -> Codec:
     return CODECS[request.param]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{type(value).__name__}-{value!r:.20}")
+@for_each("value", VALUES)
 def test_what_json_dumps_takes_arrives_as_json_loads_gives_it(codec: Codec, value: Any) -> None:
     for message in ({"v": value}, {"v": [value, {"w": (value,)}]}):
         assert exactly(sent(codec, message)) == exactly(json.loads(json.dumps(message)))
 
 
-@pytest.mark.parametrize(
-    "message", [QueryDict("a=1&a=2"), moved(), Mapping(a=1), Renamed(a=1), Counter("ab")]
-)
+@for_each("message", [QueryDict("a=1&a=2"), moved(), Mapping(a=1), Renamed(a=1), Counter("ab")])
 def test_the_message_itself_may_be_of_a_subclass(codec: Codec, message: dict[str, Any]) -> None:
     assert exactly(sent(codec, message)) == exactly(json.loads(json.dumps(message)))
 
@@ -197,7 +196,7 @@ def test_any_message_that_json_dumps_takes_arrives_the_same_in_both_formats(
         assert exactly(sent(codec, message)) == expected
 
 
-@pytest.mark.parametrize("value", REFUSED, ids=lambda value: type(value).__name__)
+@for_each("value", REFUSED)
 def test_what_json_dumps_refuses_is_refused_with_its_path(codec: Codec, value: object) -> None:
     with pytest.raises(TypeError):
         json.dumps(value)
@@ -212,7 +211,7 @@ def test_what_json_dumps_refuses_is_refused_with_its_path(codec: Codec, value: o
         codec.encode({"v": value})
 
 
-@pytest.mark.parametrize("key", KEYS, ids=repr)
+@for_each("key", KEYS)
 def test_keys_that_are_no_text_are_refused_with_their_path(codec: Codec, key: object) -> None:
     with pytest.raises(TypeError, match=r"data\.rows\[1\] has the key .*, and dict keys must be"):
         codec.encode({"data": {"rows": [{}, {"a": 1, key: 2}]}})
@@ -220,22 +219,20 @@ def test_keys_that_are_no_text_are_refused_with_their_path(codec: Codec, key: ob
         codec.encode({key: 2})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize(
-    "message", [{"a": {"b": "\ud800"}}, {"a": {"\ud800": 1}}, {"a": {"b": Text("\ud800")}}]
-)
+@for_each("message", [{"a": {"b": "\ud800"}}, {"a": {"\ud800": 1}}, {"a": {"b": Text("\ud800")}}])
 def test_text_that_utf_8_cannot_carry_is_refused(codec: Codec, message: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"cannot be sent: a(\.b)? has"):
         codec.encode(message)
 
 
-@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**100])
+@for_each("value", [2**64, -(2**63) - 1, 10**100])
 def test_integers_of_more_than_64_bits(value: int) -> None:
     with pytest.raises(TypeError, match=r"a\[0\] is an integer of more than 64 bits"):
         CODECS["msgpack"].encode({"a": [value]})
     assert sent(CODECS["json"], {"a": [value]}) == {"a": [value]}
 
 
-@pytest.mark.parametrize("value", [b"\xff", bytearray(b"\xff"), memoryview(b"\xff")])
+@for_each("value", [b"\xff", bytearray(b"\xff"), memoryview(b"\xff")])
 def test_bytes(value: Any) -> None:
     for message in ({"a": value}, {"a": value, Text("b"): 1}):
         assert sent(CODECS["msgpack"], message)["a"] == b"\xff"
@@ -243,7 +240,7 @@ def test_bytes(value: Any) -> None:
             CODECS["json"].encode(message)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), Ratio("-inf")])
+@for_each("value", [float("nan"), float("inf"), Ratio("-inf")])
 def test_numbers_that_json_has_no_words_for(value: float) -> None:
     assert repr(sent(CODECS["msgpack"], {"a": value})["a"]) == float.__repr__(value)
     with pytest.raises(TypeError, match=r"a is .*serializer_format='msgpack'"):
@@ -280,8 +277,8 @@ def test_a_message_that_contains_itself_is_refused(codec: Codec) -> None:
         codec.encode(message)
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 5_000, 50_000])
-@pytest.mark.parametrize("bracket", ["[]", "{}"])
+@for_each("depth", [MAX_DEPTH + 1, 900, 5_000, 50_000])
+@for_each("bracket", ["[]", "{}"])
 def test_deep_json_is_refused_by_every_python(depth: int, bracket: str) -> None:
     opening, closing = ("[", "]") if bracket == "[]" else ('{"a":', "}")
     for levels, readable in ((MAX_DEPTH - 1, True), (depth - 1, False)):

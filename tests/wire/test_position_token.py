@@ -24,6 +24,7 @@ from kafka_layer.wire.position_token import (
     short_hash,
 )
 from kafka_layer.wire.topics import BROADCAST_TOPICS, StreamTopic, Topic
+from tests.support.tables import for_each
 
 OFFSETS = st.integers(0, 2**63 - 1)
 PLACES = st.builds(
@@ -126,7 +127,7 @@ def test_a_stream_adds_few_characters_for_each_partition() -> None:
     assert len(of_orders(1000).sign()) < 8192
 
 
-@pytest.mark.parametrize(
+@for_each(
     "stream",
     [
         ["short", None, []],
@@ -192,7 +193,7 @@ FIELDS = [1, "channels", 1000, [[0, "id", [1]]], [b"12345678"], None]
 OF_A_CHANNEL = [2, *FIELDS[1:3], [[0, b"1234567890123456", [1], [0]]], *FIELDS[4:], [], []]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("at", "value", "told"),
     [
         (0, 4, "version"),
@@ -215,7 +216,7 @@ def test_each_field_is_checked(at: int, value: Any, told: str) -> None:
         LogPosition.read(signed([*FIELDS[:at], value, *FIELDS[at + 1 :]]), "channels")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("at", "value"),
     [
         (3, [[0, b"short", [1], [0]]]),
@@ -302,7 +303,7 @@ def test_a_place_in_a_topic_that_it_does_not_cover_changes_nothing() -> None:
     assert LogPosition.read(f"{USUAL.sign()}~u1.5~g0.1", USUAL.prefix) == USUAL
 
 
-@pytest.mark.parametrize("place", ["", "g", "g1.", "x1.5", "g-1.5", "g1.-5", "g99999.1", "g1.٣"])
+@for_each("place", ["", "g", "g1.", "x1.5", "g-1.5", "g1.-5", "g99999.1", "g1.٣"])
 def test_what_is_no_place_is_refused(place: str) -> None:
     with pytest.raises(InvalidPosition, match="no place"):
         LogPosition.read(f"{USUAL.sign()}~{place}", USUAL.prefix)

@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaExcep
 from kafka_layer.kafka.worker_group.commits import Commits
 from kafka_layer.kafka.worker_group.pacing import CommitCost
 from kafka_layer.observe.counters import Stats
+from tests.support.tables import for_each
 
 TOPIC = "channels-work.jobs"
 
@@ -61,8 +62,8 @@ def do(group: Group, position: int) -> None:
     assert not member.commit({0: position})
 
 
-@pytest.mark.parametrize("times", [(1, 2, 3, 4), (1, 1, 1, 1), (9, 2, 8, 1)])
-@pytest.mark.parametrize("position", [1, 2, 4])
+@for_each("times", [(1, 2, 3, 4), (1, 1, 1, 1), (9, 2, 8, 1)])
+@for_each("position", [1, 2, 4])
 def test_a_position_of_the_log_is_kept(times: tuple[int, ...], position: int) -> None:
     group = Group(*times)
     do(group, position)
@@ -71,8 +72,8 @@ def test_a_position_of_the_log_is_kept(times: tuple[int, ...], position: int) ->
     assert not member_of(group).begin([0])
 
 
-@pytest.mark.parametrize("position", [1, 2, 4])
-@pytest.mark.parametrize("new", [(10,), (10, 11, 12, 13, 14), (10, 10)])
+@for_each("position", [1, 2, 4])
+@for_each("new", [(10,), (10, 11, 12, 13, 14), (10, 10)])
 def test_a_position_of_another_log_is_found(position: int, new: tuple[int, ...]) -> None:
     group = Group(1, 2, 3, 4)
     do(group, position)

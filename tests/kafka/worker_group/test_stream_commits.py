@@ -13,6 +13,7 @@ from kafka_layer.config.streams import Start
 from kafka_layer.kafka.worker_group.pacing import CommitCost
 from kafka_layer.kafka.worker_group.stream_commits import StreamCommits
 from kafka_layer.observe.counters import Stats
+from tests.support.tables import for_each
 
 TOPIC = "shop.orders"
 NO_POSITION = -1001
@@ -86,7 +87,7 @@ def member_of(
     return StreamCommits(group, TOPIC, stats, cost, start, timeout, had_positions=had_positions)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("start", "places"),
     [
         ("latest", {0: 10, 1: 20}),
@@ -124,7 +125,7 @@ def test_a_partition_that_was_added_is_read_from_its_oldest_record() -> None:
     assert group.committed_as[1] == (2, "began-with=1")
 
 
-@pytest.mark.parametrize("noticed_by", ["the member that began", "a later one", "its process"])
+@for_each("noticed_by", ["the member that began", "a later one", "its process"])
 def test_a_topic_that_was_made_anew_is_read_from_its_oldest_record(noticed_by: str) -> None:
     """Its group has no positions, as a new one; and begins at its end, as a new one may."""
     group = Group((0, 10), (0, 20))
