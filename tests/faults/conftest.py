@@ -14,6 +14,8 @@ from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, kafka_backend
 from tests.support.proxy import Proxy
 
+pytest.register_assert_rewrite("tests.faults.courses")
+
 LayersOn = Callable[[str], Layers]
 
 _TIMEOUT = 30.0

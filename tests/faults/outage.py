@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-__all__ = ["Outage"]
+__all__ = ["Course", "Outage"]
 
 
 class Outage:
@@ -23,7 +23,7 @@ class Outage:
     def __init__(self, end: Callable[[], None], mend: Callable[[], None]) -> None:
         self._end, self._mend = end, mend
 
-    async def run(self, *courses: Callable[[Outage], Awaitable[None]]) -> None:
+    async def run(self, *courses: Course) -> None:
         """Return when all courses have come to their ends.
 
         Raises:
@@ -50,6 +50,10 @@ class Outage:
     async def ends(self) -> None:
         """Return when the broker serves again, which it does once all courses have asked for it."""
         await self._ends.reached()
+
+
+Course = Callable[[Outage], Awaitable[None]]
+"""What one of several does through an outage."""
 
 
 class _Meeting:

@@ -20,8 +20,8 @@ from kafka_layer.wire.topics import Topic, topic_name
 from tests.contract import test_recovery as contract
 from tests.faults.asking import DEADLINE, IN_TIME
 from tests.faults.conftest import LayersOn, delete_topics
+from tests.faults.courses.messages import assert_nothing_lost, streaming
 from tests.faults.outage import Outage
-from tests.faults.test_outages import assert_nothing_lost, streaming
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support import records
 from tests.support.kafka import Node, RealCluster
@@ -30,7 +30,7 @@ from tests.support.patience import PATIENT
 from tests.support.streams import wait_for_state
 from tests.support.waiting import wait_until
 
-FRESH = 5
+FRESH = 3
 """Prefixes that are used for the first time, side by side."""
 
 
@@ -253,12 +253,14 @@ def group_led_by(cluster: RealCluster, layer: KafkaChannelLayer, leader: Node) -
 def await_other_leaders(cluster: RealCluster, topic: str, killed: Node) -> None:
     """Wait until each partition of a topic is led, and not by a broker that was killed."""
     servers = next(node for node in cluster.nodes if node.running).bootstrap_servers
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
 
     def led() -> bool:
-        leaders = [records.leader_of(servers, topic, number) for number in range(PARTITIONS)]
-        return None not in leaders and killed.node_id not in leaders
+        partitions = admin.list_topics(topic, timeout=DEADLINE).topics[topic].partitions.values()
+        leaders = {each.leader for each in partitions}
+        return len(partitions) == PARTITIONS and not leaders & {-1, killed.node_id}
 
-    wait_until(led, f"leaders of {topic} but {killed}", DEADLINE)
+    wait_until(led, f"leaders of {topic} but {killed}", DEADLINE, pause=0.1)
 
 
 def in_sync(cluster: RealCluster) -> None:

@@ -25,8 +25,8 @@ from kafka_layer.kafka.specs import topic_specs
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.wire.topics import INBOX_TOPICS, Topic, WorkTopic, topic_name
+from tests.faults.courses.messages import RECOVERED, assert_nothing_lost, first_after, streaming
 from tests.faults.outage import Outage
-from tests.faults.test_outages import RECOVERED, assert_nothing_lost, first_after, streaming
 from tests.faults.traffic import answers_at, figure
 from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker

@@ -46,7 +46,6 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
         "tests/faults/test_workers.py",
     ),
     "more faults": (
-        "tests/faults/test_away.py",
         "tests/faults/test_topics_made_anew.py",
         "tests/faults/test_overload.py",
         "tests/faults/test_recovery.py",

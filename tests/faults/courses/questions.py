@@ -1,4 +1,4 @@
-"""The history, recoveries and worker channels while Kafka is away, and what a broker keeps."""
+"""Courses: the history, recoveries and worker channels, and what a broker keeps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.faults.asking import (
     unavailable,
     until_decided,
 )
-from tests.faults.outage import Outage
+from tests.faults.outage import Course, Outage
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
 from tests.support.layers import PARTITIONS, Layers, next_messages, stats_of
@@ -50,31 +50,34 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:The tests use the Kafka")
-@pytest.mark.parametrize("how", ["kill", "freeze"])
-async def test_each_goes_on_or_says_that_it_is_away(
-    broker: RealBroker, make_layer: Layers, prefix: str, how: str
-) -> None:
-    ends = {"kill": (broker.kill, broker.start), "freeze": (broker.freeze, broker.thaw)}
-    courses = [
+def while_killed(broker: RealBroker, make_layer: Layers, prefix: str) -> list[Course]:
+    """Return the courses of a broker that is killed, and comes back after some seconds."""
+    return [
+        *_whatever_happens(make_layer, prefix),
+        *(
+            partial(two_workers_go_on, make_layer, f"jobs-{name}", protocol)
+            for name, protocol in PROTOCOLS.items()
+        ),
+        partial(a_position_at_an_end_that_was_lost, broker, make_layer, f"{prefix}-lost"),
+        partial(port_and_data_outlive_it, broker, f"{prefix}-kept"),
+    ]
+
+
+def while_frozen(broker: RealBroker, make_layer: Layers, prefix: str) -> list[Course]:
+    """Return the courses of a broker that stands still."""
+    return [
+        *_whatever_happens(make_layer, prefix),
+        partial(it_goes_on_with_what_it_got, broker, f"{prefix}-got"),
+    ]
+
+
+def _whatever_happens(make_layer: Layers, prefix: str) -> list[Course]:
+    probed = make_layer(f"{prefix}-probed", timings=replace(Timings(), ready=0.5))
+    return [
         partial(the_history_says_so_and_comes_back, make_layer(f"{prefix}-asked")),
         partial(a_recovery_has_its_verdict_in_time, make_layer, prefix),
-        partial(
-            a_probe_tells_it, make_layer(f"{prefix}-probed", timings=replace(Timings(), ready=0.5))
-        ),
+        partial(a_probe_tells_it, probed),
     ]
-    if how == "kill":
-        courses += [
-            *(
-                partial(two_workers_go_on, make_layer, f"jobs-{name}", protocol)
-                for name, protocol in PROTOCOLS.items()
-            ),
-            partial(a_position_at_an_end_that_was_lost, broker, make_layer, f"{prefix}-lost"),
-            partial(port_and_data_outlive_it, broker, f"{prefix}-kept"),
-        ]
-    else:
-        courses.append(partial(it_goes_on_with_what_it_got, broker, f"{prefix}-got"))
-    await Outage(*ends[how]).run(*courses)
 
 
 async def the_history_says_so_and_comes_back(layer: KafkaChannelLayer, outage: Outage) -> None:
