@@ -7,13 +7,15 @@ from collections.abc import Awaitable, Callable
 
 __all__ = ["Course", "Outage"]
 
+_ABREAST = 3
+
 
 class Outage:
     """A broker is away once, while several courses run side by side.
 
     A course is a coroutine function that gets the outage. It makes what it needs, awaits
     :meth:`begins`, does without a broker what it is about, awaits :meth:`ends`, and looks at what
-    became of it.
+    became of it. Only a few make what they need at a time, or each would wait for the others'.
 
     Args:
         end: Makes the broker be away; blocks.
@@ -31,7 +33,9 @@ class Outage:
         """
         self._begins = _Meeting(len(courses), self._end)
         self._ends = _Meeting(len(courses), self._mend)
-        tasks = [asyncio.ensure_future(course(self)) for course in courses]
+        self._turns = asyncio.Semaphore(_ABREAST)
+        self._beginners: set[object] = set()
+        tasks = [asyncio.ensure_future(self._in_turn(course)) for course in courses]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -45,11 +49,25 @@ class Outage:
         Args:
             just_before: Called in the event loop when all have asked, and the broker goes.
         """
+        self._end_turn()
         await self._begins.reached(just_before)
 
     async def ends(self) -> None:
         """Return when the broker serves again, which it does once all courses have asked for it."""
         await self._ends.reached()
+
+    async def _in_turn(self, course: Course) -> None:
+        await self._turns.acquire()
+        self._beginners.add(asyncio.current_task())
+        try:
+            await course(self)
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if asyncio.current_task() in self._beginners:
+            self._beginners.discard(asyncio.current_task())
+            self._turns.release()
 
 
 Course = Callable[[Outage], Awaitable[None]]

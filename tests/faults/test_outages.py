@@ -19,9 +19,9 @@ async def test_killed_and_restarted_after_some_seconds(
 ) -> None:
     elsewhere = layers_on(kafka)
     await Outage(broker.kill, broker.start).run(
-        *messages.while_killed(broker, make_layer, f"{prefix}-expiring"),
         *questions.while_killed(broker, make_layer, prefix),
         *await streams.while_killed(make_layer, elsewhere, prefix),
+        *messages.while_killed(broker, make_layer, f"{prefix}-expiring"),
     )
     make_layer.close()
     elsewhere.close()
@@ -32,5 +32,5 @@ async def test_it_stands_still_until_its_session_ends(
     broker: RealBroker, make_layer: Layers, prefix: str
 ) -> None:
     await Outage(broker.freeze, broker.thaw).run(
-        *messages.while_frozen(make_layer), *questions.while_frozen(broker, make_layer, prefix)
+        *questions.while_frozen(broker, make_layer, prefix), *messages.while_frozen(make_layer)
     )

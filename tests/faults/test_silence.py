@@ -5,6 +5,7 @@ What decides that is tested in tests/kafka/test_liveness.py; here is one real ca
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -29,10 +30,14 @@ def muted_consumers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("muted_consumers")
-async def test_a_reader_is_replaced_and_nothing_is_lost_or_comes_twice(
-    make_layer: Layers,
-) -> None:
+async def test_readers_of_messages_and_of_commands_are_replaced(make_layer: Layers) -> None:
     make_layer.timings = Timings(look=0.15)
+    await asyncio.gather(
+        nothing_is_lost_or_comes_twice(make_layer), commands_are_carried_out(make_layer)
+    )
+
+
+async def nothing_is_lost_or_comes_twice(make_layer: Layers) -> None:
     receiver = make_layer()
     inbox = await Inbox.opened(receiver, "room")
     stream = Stream(make_layer(), "room", [inbox])
@@ -52,11 +57,7 @@ async def test_a_reader_is_replaced_and_nothing_is_lost_or_comes_twice(
     assert not stats_of(receiver)["errors.consumer"]
 
 
-@pytest.mark.usefixtures("muted_consumers")
-async def test_a_reader_of_commands_is_replaced_and_they_are_carried_out(
-    make_layer: Layers,
-) -> None:
-    make_layer.timings = Timings(look=0.15)
+async def commands_are_carried_out(make_layer: Layers) -> None:
     receiver, asker = make_layer(), make_layer(ack_timeout=60)
     channel = await receiver.new_channel()
     await asker.new_channel()

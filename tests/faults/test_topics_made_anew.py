@@ -159,7 +159,7 @@ async def messages_wait_for_5_s(broker: RealBroker, make_layer: Layers, restart:
 async def every_server_reads_every_topic(
     make_layer: Layers, prefix: str, by_operator: bool, restart: Outage
 ) -> None:
-    config = {"auto_create_topics": not by_operator}
+    config = {"auto_create_topics": not by_operator, "default_partitions": 2}
     here = make_layer(prefix, await_produce=True, ack_timeout=1, **config)
     receivers = [Receiver(make_layer(prefix, **config)) for _ in range(2)]
     if by_operator:
@@ -188,7 +188,12 @@ async def every_server_reads_every_topic(
 async def a_worker_channel_goes_on(
     make_layer: Layers, prefix: str, protocol: str, restart: Outage
 ) -> None:
-    config = {"worker_channels": {"jobs": {}}, "await_produce": True, "auto_create_topics": False}
+    config = {
+        "worker_channels": {"jobs": {}},
+        "await_produce": True,
+        "auto_create_topics": False,
+        "default_partitions": 2,
+    }
     here = make_layer(prefix, **config)
     there = make_layer(prefix, worker_group_protocol=protocol, **config)
     await asyncio.to_thread(make, here)
@@ -224,10 +229,10 @@ async def a_worker_channel_goes_on(
 async def a_worker_of_a_stream_goes_on(make_layer: Layers, prefix: str, restart: Outage) -> None:
     """It gets all records of the new topic, though its group begins at the end of a topic."""
     channel = f"{prefix}-jobs"
-    topic = ForeignTopic(make_layer(prefix), prefix)
+    topic = ForeignTopic(make_layer(prefix, default_partitions=2), prefix)
     await asyncio.to_thread(topic.create)
     stream = {"topic": topic.name, "type": "order", "worker_channel": channel, "start": "latest"}
-    layer = make_layer(prefix, streams={"orders": stream})
+    layer = make_layer(prefix, default_partitions=2, streams={"orders": stream})
     numbers: list[int] = []
 
     async def receive() -> None:

@@ -47,13 +47,14 @@ that is busy, and no longer than the outage lasts for other reasons."""
 def while_killed(broker: RealBroker, make_layer: Layers, prefix: str) -> list[Course]:
     """Return the courses of a broker that is killed, and comes back after some seconds."""
     return [
-        partial(all_that_was_accepted_arrives, broker, make_layer),
         partial(what_expired_is_reported_and_the_rest_arrives, make_layer),
         partial(a_producer_is_not_replaced, make_layer),
         partial(what_waits_for_a_full_client_expires, make_layer),
         partial(calls_fail_once_their_message_expired, make_layer, prefix),
         partial(a_close_takes_no_longer_than_it_may, make_layer),
         partial(what_a_close_gives_up_is_reported, make_layer),
+        # The last one, whose messages flow all the time.
+        partial(all_that_was_accepted_arrives, broker, make_layer),
     ]
 
 

@@ -20,7 +20,6 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.consumers import AsyncRecoveryConsumerMixin
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Message
-from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.topics import Topic, topic_name
 from tests.faults.asking import (
     DEADLINE,
@@ -37,7 +36,7 @@ from tests.faults.asking import (
 from tests.faults.outage import Course, Outage
 from tests.faults.traffic import Inbox, Stream, figure
 from tests.support.kafka import RealBroker
-from tests.support.layers import PARTITIONS, Layers, next_messages, stats_of
+from tests.support.layers import Layers, next_messages, stats_of
 from tests.support.records import consume, create_topic, produce
 from tests.support.waiting import wait_until_async
 
@@ -72,9 +71,10 @@ def while_frozen(broker: RealBroker, make_layer: Layers, prefix: str) -> list[Co
 
 
 def _whatever_happens(make_layer: Layers, prefix: str) -> list[Course]:
-    probed = make_layer(f"{prefix}-probed", timings=replace(Timings(), ready=0.5))
+    asked = make_layer(f"{prefix}-asked", default_partitions=1)
+    probed = make_layer(timings=replace(Timings(), ready=0.5))
     return [
-        partial(the_history_says_so_and_comes_back, make_layer(f"{prefix}-asked")),
+        partial(the_history_says_so_and_comes_back, asked),
         partial(a_recovery_has_its_verdict_in_time, make_layer, prefix),
         partial(a_probe_tells_it, probed),
     ]
@@ -94,14 +94,14 @@ async def the_history_says_so_and_comes_back(layer: KafkaChannelLayer, outage: O
 async def a_recovery_has_its_verdict_in_time(
     make_layer: Layers, prefix: str, outage: Outage
 ) -> None:
-    here = make_layer(prefix)
+    here = make_layer(prefix, default_partitions=1)
     channel = await tracked(here)
     position = await here.group_position(GROUP)
     await send(here, 1, 2)
     # It has read them.
     await next_messages(here, channel, 2)
     # One that kept what was missed needs no broker; one that started since has to ask.
-    late = make_layer(prefix)
+    late = make_layer(prefix, default_partitions=1)
     await late.new_channel()
     await outage.begins()
     began = time.monotonic()
@@ -220,11 +220,10 @@ async def a_position_at_an_end_that_was_lost(
     broker: RealBroker, make_layer: Layers, prefix: str, outage: Outage
 ) -> None:
     """As after a power failure: other records stand where the position ends."""
-    here = make_layer(prefix)
+    here = make_layer(prefix, default_partitions=1)
     channel = await tracked(here)
     await send(here, 1)
-    topic = topic_name(prefix, Topic.SEND_GROUP)
-    segment = broker.segment(topic, partition_of(GROUP, PARTITIONS))
+    segment = broker.segment(topic_name(prefix, Topic.SEND_GROUP), 0)
     size = segment.stat().st_size
     await send(here, 2, 3)
     *_, last = await next_messages(here, channel, 3)
@@ -234,7 +233,7 @@ async def a_position_at_an_end_that_was_lost(
     await outage.begins()
     os.truncate(segment, size)
     await outage.ends()
-    late = make_layer(prefix)
+    late = make_layer(prefix, default_partitions=1)
     await send(late, 4, 5, 6)
     found = await until_decided(late, position)
     assert (found.reason, found.messages) == ("epoch", [])
