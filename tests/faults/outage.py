@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-__all__ = ["Course", "Outage"]
+from tests.support.layers import Layers
+
+__all__ = ["Course", "Outage", "calm"]
 
 _ABREAST = 3
+
+
+def calm(layers: Layers) -> Layers:
+    """Have the layers made from now on look for a broker once a second, and return what makes them.
+
+    At each attempt a client ends threads and starts others. With the layer's own values, five times
+    a second, the clients of such a test take most of the time that the broker's start needs.
+    """
+    pauses = dict.fromkeys(("reconnect.backoff.ms", "reconnect.backoff.max.ms"), 1_000)
+    config = {**layers.backend.config, "client_config": pauses}
+    layers.backend = replace(layers.backend, config=config)
+    return layers
 
 
 class Outage:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.conftest import LayersOn
 from tests.faults.courses import messages, questions, streams
-from tests.faults.outage import Outage
+from tests.faults.outage import Outage, calm
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers, layer_threads
 from tests.support.waiting import wait_until_async
@@ -18,6 +18,7 @@ async def test_killed_and_restarted_after_some_seconds(
     broker: RealBroker, make_layer: Layers, layers_on: LayersOn, kafka: str, prefix: str
 ) -> None:
     elsewhere = layers_on(kafka)
+    calm(make_layer)
     await Outage(broker.kill, broker.start).run(
         *questions.while_killed(broker, make_layer, prefix),
         *await streams.while_killed(make_layer, elsewhere, prefix),

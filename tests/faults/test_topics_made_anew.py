@@ -26,7 +26,7 @@ from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Position
 from kafka_layer.wire.topics import INBOX_TOPICS, Topic, WorkTopic, topic_name
 from tests.faults.courses.messages import RECOVERED, assert_nothing_lost, first_after, streaming
-from tests.faults.outage import Outage
+from tests.faults.outage import Outage, calm
 from tests.faults.traffic import answers_at, figure
 from tests.support.inspect import server_of
 from tests.support.kafka import RealBroker
@@ -116,6 +116,7 @@ async def test_servers_and_workers_go_on_with_every_topic_that_was_made_anew(
 ) -> None:
     # One restart for all of them: it is what takes time.
     between = Outage(broker.halt, broker.start) if restarted else Outage(nothing, nothing)
+    calm(make_layer)
     make_layer.timings = Timings(topics=0.5)
     await between.run(
         *(
@@ -195,7 +196,9 @@ async def a_worker_channel_goes_on(
         "default_partitions": 2,
     }
     here = make_layer(prefix, **config)
-    there = make_layer(prefix, worker_group_protocol=protocol, **config)
+    # The broker waits for the members that it remembers until their sessions end.
+    session = {"session.timeout.ms": 3_000} if protocol == "classic" else {}
+    there = make_layer(prefix, worker_group_protocol=protocol, consumer_config=session, **config)
     await asyncio.to_thread(make, here)
     numbers: list[int] = []
 

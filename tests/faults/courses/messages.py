@@ -53,8 +53,8 @@ def while_killed(broker: RealBroker, make_layer: Layers, prefix: str) -> list[Co
         partial(calls_fail_once_their_message_expired, make_layer, prefix),
         partial(a_close_takes_no_longer_than_it_may, make_layer),
         partial(what_a_close_gives_up_is_reported, make_layer),
-        # The last one, whose messages flow all the time.
-        partial(all_that_was_accepted_arrives, broker, make_layer),
+        # The last one, whose messages flow all the time, and with the layer's own pauses.
+        partial(all_that_was_accepted_arrives, broker, partial(make_layer, client_config={})),
     ]
 
 

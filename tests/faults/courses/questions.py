@@ -71,12 +71,12 @@ def while_frozen(broker: RealBroker, make_layer: Layers, prefix: str) -> list[Co
 
 
 def _whatever_happens(make_layer: Layers, prefix: str) -> list[Course]:
-    asked = make_layer(f"{prefix}-asked", default_partitions=1)
-    probed = make_layer(timings=replace(Timings(), ready=0.5))
+    ready = replace(Timings(), ready=0.5)
+    asked = make_layer(f"{prefix}-asked", default_partitions=1, timings=ready)
     return [
         partial(the_history_says_so_and_comes_back, asked),
         partial(a_recovery_has_its_verdict_in_time, make_layer, prefix),
-        partial(a_probe_tells_it, probed),
+        partial(a_probe_tells_it, asked),
     ]
 
 
