@@ -99,7 +99,7 @@ class Flow:
                 "log_level": 0,
             }
         )
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.02):
             for partition in range(self.partitions):
                 self._write(producer, partition)
             producer.poll(0)

@@ -30,6 +30,9 @@ from tests.support.patience import PATIENT
 from tests.support.streams import wait_for_state
 from tests.support.waiting import wait_until
 
+RATE = 20
+"""Turns a second: all six servers read all messages, and three brokers keep them."""
+
 FRESH = 3
 """Prefixes that are used for the first time, side by side."""
 
@@ -92,7 +95,7 @@ async def test_leaders_killed_one_after_another(
     cluster: RealCluster, make_layer: Layers, prefix: str
 ) -> None:
     """The first one leads what all courses are about; the second one is killed once it is back."""
-    stream, inboxes = await streaming(make_layer)
+    stream, inboxes = await streaming(make_layer, RATE)
     topic = topic_name(make_layer.prefix, Topic.SEND_GROUP)
     first = await asyncio.to_thread(leader_of, cluster, topic)
 

@@ -55,7 +55,7 @@ async def records_of_two_partitions(
     await outage.begins()
     await flow.piles_up(100)
     await outage.ends()
-    await flow.goes_on(200)
+    await flow.goes_on(100)
     await flow.stop()
     await viewer.has_each_once_in_order(flow.written)
     await wait_for_state(layer, "orders", "reading", errors={}, delivered=flow.count)
@@ -121,7 +121,7 @@ async def of_another_cluster(near: Layers, topic: ForeignTopic, outage: Outage) 
     for each in (layer, late):
         assert (each.stats().state, each.stats().reconnects) == ("connected", 0)
     await outage.ends()
-    await flow.goes_on(200)
+    await flow.goes_on(100)
     await flow.stop()
     for each in (viewer, late_viewer):
         await each.has_each_once_in_order(flow.written, {"django": [0, 1]})
