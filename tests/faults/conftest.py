@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from kafka_layer.layer import KafkaChannelLayer
+from kafka_layer.wire.topics import Topic
 from tests.faults.traffic import Stream
 from tests.support import lanes
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers, kafka_backend
+from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.proxy import Proxy
 
 pytest.register_assert_rewrite("tests.faults.courses")
@@ -19,6 +21,7 @@ pytest.register_assert_rewrite("tests.faults.courses")
 LayersOn = Callable[[str], Layers]
 
 _TIMEOUT = 30.0
+_SHARED = tuple(f"-{topic.value}" for topic in Topic)
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +60,25 @@ def broker(one_broker: RealBroker) -> RealBroker:
 
 
 def delete_topics(servers: str) -> None:
-    """Delete what tests before made: a broker that is started again opens every log it has."""
+    """Delete what tests before made: a broker that is started again opens every log it has.
+
+    The topics of tests that need none of their own stay.
+    """
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
     topics = admin.list_topics(timeout=_TIMEOUT).topics
-    if names := [name for name in topics if not name.startswith("__")]:
+    if names := [name for name in topics if not name.startswith("__") and not _is_shared(name)]:
         for deleted in admin.delete_topics(names).values():
             deleted.result(_TIMEOUT)
+
+
+def _is_shared(name: str) -> bool:
+    return name.startswith("test-shared-") and name.endswith(_SHARED)
+
+
+@functools.cache
+def backend_on(servers: str) -> Backend:
+    """Return the backend of brokers: one for all tests, which so share a prefix."""
+    return kafka_backend(servers)
 
 
 @pytest.fixture
@@ -71,7 +87,7 @@ def layers_on() -> Iterator[LayersOn]:
     made: list[Layers] = []
 
     def layers(servers: str) -> Layers:
-        made.append(Layers(kafka_backend(servers)))
+        made.append(Layers(backend_on(servers)))
         return made[-1]
 
     yield layers

@@ -69,8 +69,8 @@ async def start_and_meet(make_layer: Layers) -> None:
     await asyncio.gather(*(each.close() for each in layers))
 
 
-async def test_what_lies_on_several_brokers_is_recovered(make_layer: Layers, prefix: str) -> None:
-    here, late = make_layer(prefix), make_layer(prefix, timings=PATIENT)
+async def test_what_lies_on_several_brokers_is_recovered(make_layer: Layers) -> None:
+    here, late = make_layer(), make_layer(timings=PATIENT)
     groups = [f"room-{number}" for number in range(2 * PARTITIONS)]
     channel = await contract.tracked(here, *groups, user=7)
     position = here.position(channel)
@@ -105,7 +105,7 @@ async def test_leaders_killed_one_after_another(
 
     await Outage(first.kill, come_back).run(
         partial(others_lead, cluster, topic, first, stream),
-        partial(channels_recover, cluster, make_layer, prefix, first),
+        partial(channels_recover, cluster, make_layer, first),
         partial(a_stream_goes_on, cluster, make_layer, f"{prefix}-orders", first),
     )
     second = await asyncio.to_thread(leader_of, cluster, topic)
@@ -129,10 +129,10 @@ async def others_lead(
 
 
 async def channels_recover(
-    cluster: RealCluster, make_layer: Layers, prefix: str, leader: Node, outage: Outage
+    cluster: RealCluster, make_layer: Layers, leader: Node, outage: Outage
 ) -> None:
     """Some begin when the leader of their group's partition is killed, others while it is away."""
-    here, late = make_layer(prefix), make_layer(prefix)
+    here, late = make_layer(), make_layer()
     await here.new_channel()
     group = await asyncio.to_thread(group_led_by, cluster, here, leader)
     channel = await contract.tracked(here, group)
