@@ -13,6 +13,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer
 
 from kafka_layer.layer import KafkaChannelLayer
+from tests.faults.outage import PAUSES
 from tests.faults.traffic import Tally, tally
 from tests.support.layers import stats_of
 from tests.support.streams import ForeignTopic
@@ -94,7 +95,7 @@ class Flow:
                 # Or the first records of a new partition may overtake each other.
                 "max.in.flight.requests.per.connection": 1,
                 "linger.ms": 0,
-                "reconnect.backoff.max.ms": 500,
+                **PAUSES,
                 "topic.metadata.refresh.interval.ms": 200,
                 "log_level": 0,
             }

@@ -8,21 +8,22 @@ from dataclasses import replace
 
 from tests.support.layers import Layers
 
-__all__ = ["Course", "Outage", "calm"]
+__all__ = ["PAUSES", "Course", "Outage", "calm"]
+
+PAUSES = dict.fromkeys(("reconnect.backoff.ms", "reconnect.backoff.max.ms"), 1_000)
+"""librdkafka properties of clients that look for a broker once a second.
+
+At each attempt a client ends threads and starts others. With the layer's own values, five times a
+second, the clients of an outage take most of the time that the broker's start needs.
+"""
 
 _ABREAST = 3
 
 
-def calm(layers: Layers) -> Layers:
-    """Have the layers made from now on look for a broker once a second, and return what makes them.
-
-    At each attempt a client ends threads and starts others. With the layer's own values, five times
-    a second, the clients of such a test take most of the time that the broker's start needs.
-    """
-    pauses = dict.fromkeys(("reconnect.backoff.ms", "reconnect.backoff.max.ms"), 1_000)
-    config = {**layers.backend.config, "client_config": pauses}
+def calm(layers: Layers) -> None:
+    """Have the layers made from now on look for a broker once a second."""
+    config = {**layers.backend.config, "client_config": PAUSES}
     layers.backend = replace(layers.backend, config=config)
-    return layers
 
 
 class Outage:

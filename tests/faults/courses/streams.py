@@ -8,7 +8,7 @@ from functools import partial
 
 from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.flows import LIMIT, Flow, Viewer, stream
-from tests.faults.outage import Course, Outage
+from tests.faults.outage import PAUSES, Course, Outage
 from tests.faults.traffic import NO_BLOCKING, Inbox, Stream, Tally, tally
 from tests.support.layers import Layers, stats_of
 from tests.support.streams import SOON, ForeignTopic, state_of, wait_for_state
@@ -101,7 +101,8 @@ async def of_a_topic_that_is_made_anew(
 
 
 async def of_another_cluster(near: Layers, topic: ForeignTopic, outage: Outage) -> None:
-    streams = {"far": stream(topic.name, "all", bootstrap_servers=topic.servers)}
+    far = stream(topic.name, "all", bootstrap_servers=topic.servers, client_config=PAUSES)
+    streams = {"far": far}
     layer = near(streams=streams)
     viewer = await Viewer.opened(layer, "all")
     inbox = await Inbox.opened(layer, "room")
