@@ -105,7 +105,7 @@ async def test_leaders_killed_one_after_another(
 
     await Outage(first.kill, come_back).run(
         partial(others_lead, cluster, topic, first, stream),
-        partial(channels_recover, cluster, make_layer, first),
+        partial(channels_recover, cluster, inboxes[0].layer, make_layer(), first),
         partial(a_stream_goes_on, cluster, make_layer, f"{prefix}-orders", first),
     )
     second = await asyncio.to_thread(leader_of, cluster, topic)
@@ -129,11 +129,13 @@ async def others_lead(
 
 
 async def channels_recover(
-    cluster: RealCluster, make_layer: Layers, leader: Node, outage: Outage
+    cluster: RealCluster,
+    here: KafkaChannelLayer,
+    late: KafkaChannelLayer,
+    leader: Node,
+    outage: Outage,
 ) -> None:
     """Some begin when the leader of their group's partition is killed, others while it is away."""
-    here, late = make_layer(), make_layer()
-    await here.new_channel()
     group = await asyncio.to_thread(group_led_by, cluster, here, leader)
     channel = await contract.tracked(here, group)
     position = here.position(channel)

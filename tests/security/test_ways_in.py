@@ -111,7 +111,10 @@ MEND = "correct the credentials or certificates in client_config"
 def wrong(request: pytest.FixtureRequest, secure: SecureBroker, folder: Path) -> tuple[Config, str]:
     """CONFIG keywords that no broker lets in, and what is said of them."""
     make, said = WRONG[request.param]
-    return make(secure, folder), said
+    config = make(secure, folder)
+    # Each attempt is a handshake, and five a second tell no more than one.
+    pauses = dict.fromkeys(("reconnect.backoff.ms", "reconnect.backoff.max.ms"), 1_000)
+    return {**config, "client_config": {**config["client_config"], **pauses}}, said
 
 
 async def messages_go_and_come(here: KafkaChannelLayer, there: KafkaChannelLayer) -> None:
