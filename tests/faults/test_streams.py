@@ -11,7 +11,6 @@ from kafka_layer.layer import KafkaChannelLayer
 from tests.faults.flows import Flow, Viewer, as_json, stream
 from tests.support.kafka import RealBroker
 from tests.support.layers import Layers
-from tests.support.records import console_produce
 from tests.support.registry import SchemaRegistry, running_registry
 from tests.support.streams import SOON, ForeignTopic, wait_for_state
 
@@ -71,17 +70,17 @@ class TestRecordsAndTopics:
         assert f"{topic.name}[1] at offset" in told["detail"]
         await asyncio.to_thread(topic.add_partitions, 3)
         flow.partitions = 3
-        lines = b'7:{"p": "console", "n": 0, "room": "all"}\n'
-        await asyncio.to_thread(console_produce, topic.servers, topic.name, lines)
+        other = b'{"p": "other", "n": 0, "room": "all"}'
+        await asyncio.to_thread(topic.write, other, partition=2)
         await flow.goes_on(100)
         codec.knows = True
         await layer.resume_stream("stops")
         await flow.goes_on(50)
         await flow.stop()
-        await viewer.has_each_once_in_order(flow.written, {"console": [0]})
+        await viewer.has_each_once_in_order(flow.written, {"other": [0]})
         errors = {"undecodable": 1, "template": 1, "name": 1}
         await wait_for_state(layer, "skips", "reading", errors=errors, partitions=3)
-        await strict.has_each_once_in_order(flow.written, {"console": [0]})
+        await strict.has_each_once_in_order(flow.written, {"other": [0]})
         assert strict.others == ["mended", {"none": 1}, {"room": ""}]
         await wait_for_state(layer, "stops", "reading", errors={"undecodable": 1})
         for each in (viewer, strict):
