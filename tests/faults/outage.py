@@ -21,8 +21,11 @@ _ABREAST = 3
 
 
 def calm(layers: Layers) -> None:
-    """Have the layers made from now on look for a broker once a second."""
-    config = {**layers.backend.config, "client_config": PAUSES}
+    """Have the layers made from now on look for a broker once a second.
+
+    Their messages live for five minutes: an outage lasts for long where the machine is slow.
+    """
+    config = {**layers.backend.config, "client_config": PAUSES, "expiry": 300}
     layers.backend = replace(layers.backend, config=config)
 
 
