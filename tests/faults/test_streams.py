@@ -71,7 +71,7 @@ class TestRecordsAndTopics:
         await asyncio.to_thread(topic.add_partitions, 3)
         flow.partitions = 3
         other = b'{"p": "other", "n": 0, "room": "all"}'
-        await asyncio.to_thread(topic.write, other, partition=2)
+        await asyncio.to_thread(topic.write, other)
         await flow.goes_on(100)
         codec.knows = True
         await layer.resume_stream("stops")

@@ -173,18 +173,18 @@ async def two_workers_go_on(
     workers = [Inbox(layer, channel) for layer in layers]
     for worker in workers:
         worker.begin()
-    stream = Stream(make_layer(), "nobody", workers[:1], rate=25)
+    stream = Stream(make_layer(), "nobody", workers[:1], rate=10)
     stream.start()
     await wait_until_async(
-        lambda: all(len(worker.arrived) >= 10 for worker in workers),
+        lambda: all(len(worker.arrived) >= 5 for worker in workers),
         "both to have a share of the work",
         DEADLINE,
     )
     await outage.begins()
-    await stream.goes_on(25)
+    await stream.goes_on(10)
     await outage.ends()
     before = [len(worker.arrived) for worker in workers]
-    await stream.goes_on(25)
+    await stream.goes_on(10)
     await wait_until_async(
         lambda: all(
             len(worker.arrived) > number for worker, number in zip(workers, before, strict=True)
