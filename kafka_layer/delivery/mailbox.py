@@ -76,7 +76,7 @@ class Mailbox(Receives):
             it is none. All of them share it, so a receive need not touch ``tracked``.
         in_hand: Of a tracked channel: the message that was taken last; None once a receive came
             after it and found no other.
-        handed_over: Of a tracked channel: the message that was in hand before that.
+        handed_over: Of a tracked channel: the last message with a place that was in hand before.
         attentive: Of a tracked channel: whether ``take`` has more to do than to take the next
             message.
     """
@@ -201,7 +201,8 @@ class Mailbox(Receives):
         """Note that a receive of a tracked channel found nothing but what is in hand; its loop."""
         if self.in_hand is not None:
             # In this order: who looks at the channel looks at what is in hand first.
-            self.handed_over = self.in_hand
+            if self.in_hand.place is not None:
+                self.handed_over = self.in_hand
             self.in_hand = None
 
     def refill(self, envelopes: Sequence[Envelope]) -> None:

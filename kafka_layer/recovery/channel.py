@@ -140,14 +140,20 @@ class TrackedMailbox(Mailbox):
         if not messages:
             self._congestion = None
             # hand_over(), in place.
-            if self.in_hand is not None:
-                self.handed_over = self.in_hand
+            last = self.in_hand
+            if last is not None:
+                if last.place is not None:
+                    self.handed_over = last
                 self.in_hand = None
             return None
         try:
+            first = messages[0]
+            if first.place is None:
+                # Unlike others it does not tell what was routed before it.
+                self.hand_over()
             # First, because other threads read the waiting messages before the one in hand: it is
             # always in one of the two.
-            self.in_hand = first = messages[0]
+            self.in_hand = first
             envelope = messages.popleft()
         except IndexError:  # a flush or a close was faster
             return None
@@ -319,9 +325,17 @@ class TrackedChannel:
             parts.append(LogPart(progress, vector, progress.since, progress.identity))
         return self._position(parts, time).sign()
 
-    def elsewhere(self) -> Mapping[Progress, Callable[[], Vector]]:
-        """Return the channel's progress in each log, for a message that was just taken."""
-        return {each: each.behind_last() for each in self._logs}
+    def elsewhere(self, taken: Envelope) -> Mapping[Progress, Callable[[], Vector]]:
+        """Return the channel's progress in each log before a message that was just taken."""
+        own, before, live_from = self._own, taken.before, self._own.live_from
+        found = {each: each.behind_last() for each in self._logs}
+        if before is not None and not is_of_log(taken):
+            found[own] = lambda: highest(before, live_from)
+        elif not self._streams:
+            with self.lock:
+                reached = self._reached(own)
+            found[own] = lambda: reached
+        return found
 
     def signer_within(self, since: Mapping[Key, Vector]) -> Callable[[Vector], str]:
         """Return a function that signs positions within a replay, for the replayed addresses.
@@ -614,15 +628,15 @@ class TrackedChannel:
 
     def _note_handed_over(self) -> None:
         """Note the message in hand in its log, because the next message may be of another log."""
-        last = self._mailbox.in_hand
-        if last is None:
-            last = self._mailbox.handed_over
+        taken = self._mailbox.in_hand, self._mailbox.handed_over
+        last = taken[1] if taken[0] is None else taken[0]
         if last is None:
             return
         own, progress = self._own, self._progress_of(last)
         if own.last is None and progress in (None, own):
             # Those before it were not noted while the messages of one log filled the mailbox.
-            own.handed_over = highest(own.handed_over, self._reached_with(own, last))
+            got = [self._reached_with(own, each) for each in taken]
+            own.handed_over = highest(own.handed_over, *got)
         if progress is not None:
             where, offset = place_of(last)
             progress.handed_over[where] = max(offset + 1, progress.handed_over.get(where, 0))
@@ -647,8 +661,10 @@ class TrackedChannel:
             return offset < progress.replayed.get(key, {}).get(where, 0)
         # It may have several addresses of the channel, and is new if it is new for one of them.
         ours = set(self._keys()).intersection(envelope.key)
-        replayed = progress.replayed
-        return bool(ours) and all(offset < replayed.get(each, {}).get(where, 0) for each in ours)
+        replayed, since = progress.replayed, progress.since
+        return any(offset < replayed.get(each, {}).get(where, 0) for each in ours) and all(
+            offset < since.get(each, {}).get(where, 0) for each in ours
+        )
 
     def _is_known_answer(self, envelope: Envelope) -> bool:
         """Tell whether the channel has a last record, which a join brought, already."""
@@ -803,7 +819,7 @@ class TrackedChannel:
 
     def message(self, envelope: Envelope, content: dict[str, Any]) -> Message:
         """Return the message of an envelope, if several logs fill the mailbox."""
-        now, elsewhere, place = self._context.now(), self.elsewhere(), envelope.place
+        now, elsewhere, place = self._context.now(), self.elsewhere(envelope), envelope.place
 
         def sign() -> str:
             return self.sign_behind(envelope, now, elsewhere)

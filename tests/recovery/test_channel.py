@@ -29,7 +29,7 @@ from kafka_layer.recovery.channel import State, TrackedChannel
 from kafka_layer.recovery.kept_stream import KeptStream
 from kafka_layer.recovery.opening import Opening
 from kafka_layer.recovery.recent import Key, RecentLog
-from kafka_layer.recovery.replay import EVERYBODY, missed_keys, missed_parts
+from kafka_layer.recovery.replay import EVERYBODY, Part, missed_keys, missed_parts
 from kafka_layer.transport import ReadFrom
 from kafka_layer.wire.partitions import partition_of
 from kafka_layer.wire.position_token import LogPosition
@@ -42,7 +42,8 @@ GROUP, ALL, ONE = Topic.SEND_GROUP, Topic.SEND_ALL, Topic.SEND_CONN
 WHERES: list[Where] = [(GROUP, 0), (GROUP, 1), (ALL, 0), (ALL, 1)]
 GROUPS = ["a", "b", "c", "d"]
 ALL_PARTITIONS: list[Key] = [EVERYBODY, (ALL, "1")]
-ONE_NAME = "c"
+# How the names of messages to one channel begin.
+ONE_NAMES = "c", "l"
 CAPACITY = 4
 NOW = 1_000_000.0
 WINDOW = 300.0
@@ -122,6 +123,8 @@ class Scene:
         self.unrouted: deque[Record] = deque()
         self.received: list[Message] = []
         self.receive: asyncio.Task[Any] | None = None
+        # How many messages were sent to it within its process.
+        self.sent = 0
 
     def make_context(self, most_bytes: int) -> Context:
         return Context(most_bytes)
@@ -185,6 +188,15 @@ class Scene:
         self.recent.move({where: ReadFrom(self.ends[where], None) for where in WHERES})
         self.tracked.begin(self.recent)
 
+    def send_locally(self) -> None:
+        """Do what a send to the channel within its process does."""
+        self.sent += 1
+        envelope = Envelope(f"l0.{self.sent}".encode(), monotonic() + 60)
+        if not self.mailbox.put(envelope):
+            self.tracked.pass_by(envelope)
+        self.wakeups.flush()
+        self.turn()
+
     def lose(self, positions: dict[Where, ReadFrom]) -> None:
         """Do what the server does where the reader goes on elsewhere."""
         routed = self.recent.routed
@@ -199,6 +211,11 @@ class Scene:
     def routed(self) -> Mapping[Where, int]:
         """Up to where that was routed, as the channel can know."""
         return self.recent.routed
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether all logs have a position."""
+        return True
 
     @property
     def is_routing(self) -> bool:
@@ -246,20 +263,35 @@ class Scene:
 
     def replayed(self, position: str) -> set[str]:
         """Return which messages a recovery from a position would bring."""
+        return self.messages_in(self.missed(position))
+
+    def missed(self, position: str) -> list[Part]:
+        """Return the parts of the logs that a recovery from a position would replay."""
         read = LogPosition.read(position, "channels")
         keys = missed_keys(read, self.membership.names(self.mailbox), (), True)
-        parts = missed_parts(read, keys, self.recent.ends)
-        found = set()
-        for part in parts:
-            key = None if part.key == EVERYBODY else part.key[1].encode()
-            found |= {
-                text(record)
-                for record in self.log
-                if (record[0], record[5]) == part.where
-                and part.first <= record[6] < part.end
-                and record[1] == key
-            }
-        return found
+        return missed_parts(read, keys, self.recent.ends)
+
+    def messages_in(self, parts: Iterable[Part]) -> set[str]:
+        """Return the messages that a recovery finds in some parts of the logs."""
+        return {
+            text(record)
+            for key, where, first, end in parts
+            for record in self.records
+            if (record[0], record[5]) == where
+            and first <= record[6] < end
+            and key in self.addresses(record)
+        }
+
+    def addresses(self, record: Record) -> Sequence[Key]:
+        """Return the addresses of a record."""
+        return (EVERYBODY,) if record[0] is ALL else ((record[0], groups_of(record)),)
+
+    def recovered(self, parts: Iterable[Part]) -> None:
+        """Do what a recovery does with the parts that it replayed."""
+        floors: dict[Key, dict[Where, int]] = {}
+        for key, where, first, end in parts:
+            floors.setdefault(key, {})[where] = max(first, end)
+        self.tracked.recovered(self.tracked.position(), floors)
 
 
 def text(record: Record) -> str:
@@ -284,6 +316,13 @@ class Channel(RuleBasedStateMachine):
         # How many messages came before the reader had reported its positions, or before it joined a
         # group last: their positions are signed.
         self.signed = 0
+        # Whether it asks for the position of a message after later ones, too.
+        self.asks_late = False
+        # Whether it is to be recovered before it receives; what the recovery replays, once it has
+        # begun; and what it replayed.
+        self.recovers = False
+        self.parts: list[Part] | None = None
+        self.replayed: set[str] = set()
 
     def make_site(self) -> Scene:
         return Scene()
@@ -305,8 +344,12 @@ class Channel(RuleBasedStateMachine):
     @initialize(
         early=st.lists(st.sampled_from([*ALL_PARTITIONS, (GROUP, "a")]), max_size=CAPACITY),
         receives=st.integers(0, CAPACITY),
+        recovers=st.booleans(),
+        asks_late=st.booleans(),
     )
-    def begin(self, early: list[Key], receives: int) -> None:
+    def begin(self, early: list[Key], receives: int, recovers: bool, asks_late: bool) -> None:
+        self.recovers, receives = recovers, 0 if recovers else receives
+        self.asks_late = asks_late
         log = len(self.site.log)
         self.site.begin(early, receives)
         self.note(self.site.log[log + 3 * len(WHERES) :])
@@ -330,6 +373,10 @@ class Channel(RuleBasedStateMachine):
     def route(self, number: int) -> None:
         self.site.route(number)
 
+    @rule()
+    def send_locally(self) -> None:
+        self.site.send_locally()
+
     @rule(group=st.sampled_from(GROUPS))
     def join(self, group: str) -> None:
         if group not in self.groups:
@@ -342,7 +389,21 @@ class Channel(RuleBasedStateMachine):
             self.signed = len(self.site.received)
         self.site.join(group)
 
-    @precondition(lambda self: self.site.receive is None)
+    @precondition(lambda self: self.recovers and self.parts is None and self.site.is_begun)
+    @rule()
+    def begin_recovery(self) -> None:
+        """Of what it missed since its own position: the rest is a matter of the recovery."""
+        self.parts = self.site.missed(self.site.tracked.position().sign())
+
+    @precondition(lambda self: self.recovers and self.parts is not None)
+    @rule()
+    def end_recovery(self) -> None:
+        assert self.parts is not None
+        self.replayed = self.site.messages_in(self.parts)
+        self.site.recovered(self.parts)
+        self.recovers = False
+
+    @precondition(lambda self: self.site.receive is None and not self.recovers)
     @rule()
     def receive(self) -> None:
         self.site.begin_receive()
@@ -355,15 +416,15 @@ class Channel(RuleBasedStateMachine):
             where, _, offset = message["n"].partition(".")
             assert int(offset) > reached.get(where, -1), self.site.received
             reached[where] = int(offset)
-        got = {name for each in self.site.received if not (name := each["n"]).startswith(ONE_NAME)}
-        assert got <= self.addressed | self.doubtful
+        got = {name for each in self.site.received if not (name := each["n"]).startswith(ONE_NAMES)}
+        assert got <= (self.addressed | self.doubtful) - self.replayed
         if self.site.receive is not None and not self.site.is_routing:
             # A receive that waits has nothing to wait for.
-            assert self.addressed <= got | self.doubtful
+            assert self.addressed <= got | self.doubtful | self.replayed
 
     @invariant()
     def the_position_is_exact(self) -> None:
-        handed_over = {message["n"] for message in self.site.handed_over}
+        handed_over = {message["n"] for message in self.site.handed_over} | self.replayed
         replayed = self.site.replayed(self.site.tracked.position().sign())
         unsure = self.doubtful.union(map(text, self.site.unkept))
         assert replayed - unsure == self.addressed - handed_over - unsure
@@ -371,11 +432,20 @@ class Channel(RuleBasedStateMachine):
 
     @invariant()
     def the_position_of_the_last_message_is_exact(self) -> None:
-        if len(self.site.received) > self.signed:
-            received = {message["n"] for message in self.site.received}
-            replayed = self.site.replayed(self.site.received[-1].position)
-            unsure = self.doubtful.union(map(text, self.site.unkept))
-            assert replayed - unsure == self.addressed - received - unsure
+        if len(self.site.received) > self.signed and not self.asks_late:
+            self.position_is_behind(len(self.site.received))
+
+    @precondition(lambda self: self.asks_late and len(self.site.received) > self.signed)
+    @rule(back=st.integers(0, 6))
+    def ask_for_the_position_of_a_message(self, back: int) -> None:
+        self.position_is_behind(max(self.signed + 1, len(self.site.received) - back))
+
+    def position_is_behind(self, number: int) -> None:
+        """Check the position of the last of the first so many messages."""
+        received = {message["n"] for message in self.site.received[:number]} | self.replayed
+        replayed = self.site.replayed(self.site.received[number - 1].position)
+        unsure = self.doubtful.union(map(text, self.site.unkept))
+        assert replayed - unsure == self.addressed - received - unsure
 
     @invariant()
     def it_stays_within_its_capacity(self) -> None:
@@ -646,6 +716,24 @@ class TestMessagesToOneChannel:
         scene.route(1)
         assert scene.received[-1]["n"] == "c0.1"
         assert scene.replayed(scene.tracked.position().sign()) == {"a1.0"}
+
+    @pytest.mark.parametrize("kind", ["c0", "l0"])
+    def test_the_position_of_one_is_asked_for_later(self, scene: Scene, kind: str) -> None:
+        scene.begin_receive()
+        scene.read([EVERYBODY, *([(ONE, "")] if kind == "c0" else []), EVERYBODY, EVERYBODY])
+        scene.route(1)
+        scene.begin_receive()
+        if kind == "c0":
+            scene.route(1)
+        else:
+            scene.send_locally()
+        assert scene.received[-1]["n"].startswith(kind)
+        scene.begin_receive()
+        assert scene.replayed(scene.tracked.position().sign()) == {"a0.1", "a0.2"}
+        scene.route()
+        scene.begin_receive()
+        assert scene.received[-1]["n"] == "a0.2"
+        assert scene.replayed(scene.received[1].position) == {"a0.1", "a0.2"}
 
     def test_a_mailbox_full_of_them_brings_none_before_them_again(self, scene: Scene) -> None:
         scene.begin_receive()

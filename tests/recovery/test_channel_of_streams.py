@@ -18,7 +18,7 @@ from kafka_layer.exceptions import UnreadableRecord
 from kafka_layer.recovery.channel import SharedMailbox, State, TrackedChannel
 from kafka_layer.recovery.kept_stream import KeptStream
 from kafka_layer.recovery.recent import Key
-from kafka_layer.recovery.replay import EVERYBODY, missed_keys, missed_stream_parts
+from kafka_layer.recovery.replay import EVERYBODY, Part, missed_keys, missed_stream_parts
 from kafka_layer.recovery.stream_log import Keeper
 from kafka_layer.streams.payload import StreamPayload
 from kafka_layer.transport import ReadFrom
@@ -198,32 +198,31 @@ class StreamScene(Scene):
         return {**self.recent.routed, **self.kept.log.routed}
 
     @property
+    def is_begun(self) -> bool:
+        return self.kept.is_begun or self.kept.stream.keeper is None
+
+    @property
     def is_routing(self) -> bool:
         return bool(self.unrouted or self.unrouted_stream)
 
     @property
     def unkept(self) -> Iterable[Record]:
-        stream = self.kept.stream
-        is_late = stream.keeper is not None and not self.kept.is_begun
-        return self.stream_records if is_late else self.unrouted_stream
+        return self.unrouted_stream if self.is_begun else self.stream_records
 
-    def replayed(self, position: str) -> set[str]:
-        found = super().replayed(position)
+    def missed(self, position: str) -> list[Part]:
+        parts = super().missed(position)
         read = LogPosition.read(position, "channels")
         stream = read.streams.get(self.kept.mark)
         if stream is None or stream.topics is None:
-            return found
+            return parts
         keys = missed_keys(read, self.membership.names(self.mailbox), (), True)
         keys = [key for key in keys if self.kept.concerns(key)]
-        for part in missed_stream_parts(stream, keys, self.kept.log.ends):
-            found |= {
-                text(record)
-                for record in self.stream_records
-                if record[5] == part.where[1]
-                and part.first <= record[6] < part.end
-                and part.key in self.kept.stream.addresses(record)
-            }
-        return found
+        return [*parts, *missed_stream_parts(stream, keys, self.kept.log.ends)]
+
+    def addresses(self, record: Record) -> Sequence[Key]:
+        if isinstance(record[0], StreamTopic):
+            return self.kept.stream.addresses(record)
+        return super().addresses(record)
 
 
 class ChannelOfStreams(Channel):
@@ -238,13 +237,7 @@ class ChannelOfStreams(Channel):
     def begin_stream(self, is_late: bool) -> None:
         self.site.kept.stream.is_late = is_late
 
-    @precondition(
-        lambda self: (
-            self.site.kept.stream.keeper is not None
-            and not self.site.kept.is_begun
-            and not self.site.unrouted_stream
-        )
-    )
+    @precondition(lambda self: not self.site.is_begun and not self.site.unrouted_stream)
     @rule()
     def tell(self) -> None:
         self.site.tell(self.site.kept)
@@ -305,7 +298,10 @@ def test_that_of_a_message_stays_when_others_were_taken_since(scene: StreamScene
         assert scene.replayed(message.position) == {*names[number + 1 :]}
 
 
-def test_what_was_handed_over_before_it_followed_a_stream(scene: StreamScene) -> None:
+@pytest.mark.parametrize("is_sent_locally", [False, True])
+def test_what_was_handed_over_before_it_followed_a_stream(
+    scene: StreamScene, is_sent_locally: bool
+) -> None:
     """In the batch that is being routed, so that its end is not reached."""
     scene.join("d")
     scene.read([(GROUP, "d"), EVERYBODY, (ALL, "1")])
@@ -313,14 +309,35 @@ def test_what_was_handed_over_before_it_followed_a_stream(scene: StreamScene) ->
         scene.begin_receive()
         scene.route(1)
     scene.begin_receive()
+    if is_sent_locally:
+        scene.send_locally()
     scene.join("a")
     scene.write([("a", 0)])
     scene.deliver()
+    if is_sent_locally:
+        scene.begin_receive()
     message = scene.received[-1]
-    assert (len(scene.received), message["n"]) == (3, "s0.0")
+    assert message["n"] == "s0.0"
     assert scene.replayed(message.position) == {"a1.0"}
     scene.begin_receive()
     assert scene.replayed(scene.tracked.position().sign()) == {"a1.0"}
+
+
+def test_what_was_replayed_does_not_come_for_a_group_that_was_joined_since(
+    scene: StreamScene,
+) -> None:
+    scene.join("b")
+    scene.write([("bc", 0)])
+    scene.deliver()
+    missed = scene.missed(scene.tracked.position().sign())
+    assert scene.messages_in(missed) == {"s0.0"}
+    scene.recovered(missed)
+    scene.join("c")
+    scene.begin_receive()
+    assert scene.received == []
+    scene.write([("bc", 0)])
+    scene.deliver()
+    assert [each["n"] for each in scene.received] == ["s0.1"]
 
 
 def test_what_a_stream_lost_is_told(scene: StreamScene) -> None:
