@@ -138,10 +138,15 @@ class TestOneWorker:
             assert set(crew.wait_done(range(20)).ended.values()) == {1}
 
     async def test_who_is_killed_in_a_long_job_loses_that_one_alone_whatever_was_prefetched(
-        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+        self,
+        make_layer: Layers,
+        config: dict[str, Any],
+        channel: str,
+        tmp_path: Path,
+        nursery: Nursery,
     ) -> None:
         config["worker_channels"] = {channel: {"partitions": 1, "prefetch_count": 10}}
-        with Crew(tmp_path, [channel], config) as crew:
+        with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
             worker = crew.add()
             layer = make_layer(**config)
             await layer.send(channel, {"type": "job", "n": 0, "gate": str(tmp_path / "never")})
@@ -167,7 +172,12 @@ class TestOneWorker:
             assert worker.end(signal.SIGTERM) == -signal.SIGTERM
 
     async def test_a_job_that_fails_costs_no_other_and_a_message_without_type_either(
-        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+        self,
+        make_layer: Layers,
+        config: dict[str, Any],
+        channel: str,
+        tmp_path: Path,
+        nursery: Nursery,
     ) -> None:
         layer = make_layer(**config)
         for number in range(100):
@@ -177,7 +187,7 @@ class TestOneWorker:
                 await layer.send(channel, {"n": number})
         await layer.close()
         good = [number for number in range(100) if number % 3]
-        with Crew(tmp_path, [channel], config) as crew:
+        with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
             worker = crew.add()
             diary = crew.wait_done(good)
             assert set(diary.ended) == set(good)
@@ -191,9 +201,14 @@ class TestOneWorker:
             assert worker.end(signal.SIGTERM) == 0
 
     async def test_one_worker_serves_several_channels_and_synchronous_consumers(
-        self, make_layer: Layers, config: dict[str, Any], channel: str, tmp_path: Path
+        self,
+        make_layer: Layers,
+        config: dict[str, Any],
+        channel: str,
+        tmp_path: Path,
+        nursery: Nursery,
     ) -> None:
-        with Crew(tmp_path, [channel, f"sync.{channel}"], config) as crew:
+        with Crew(tmp_path, [channel, f"sync.{channel}"], config, nursery=nursery) as crew:
             worker = crew.add()
             await send(make_layer, config, channel, range(50))
             await send(make_layer, config, f"sync.{channel}", range(50, 100))
