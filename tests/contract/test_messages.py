@@ -122,8 +122,8 @@ class TestCopies:
             received["list"].append(2)
             received["mine"] = True
 
-    async def test_sending_does_not_change_the_message(self, make_layer: Layers) -> None:
-        layer = make_layer()
+    async def test_sending_does_not_change_the_message(self, servers: Servers) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         message = {"pair": (1, 2), "type": "a"}
         await layer.send(channel, message)
@@ -146,8 +146,8 @@ class TestSizes:
             await here.group_send("room", message)
         assert await next_messages(there, channel, 3) == messages
 
-    async def test_what_is_too_large_raises_at_once(self, make_layer: Layers) -> None:
-        here, there = make_layer(), make_layer()
+    async def test_what_is_too_large_raises_at_once(self, servers: Servers) -> None:
+        here, there, _ = servers
         channel = await there.new_channel()
         await there.group_add("room", channel)
         too_large = {"data": b"x" * 2 * 1024 * 1024}
@@ -174,9 +174,9 @@ class TestSizes:
         assert await next_message(there, channel) == {"n": 1}
 
     async def test_the_largest_that_passes_the_check_passes_the_broker(
-        self, make_layer: Layers
+        self, servers: Servers
     ) -> None:
-        here, there = make_layer(), make_layer()
+        here, there, _ = servers
         channel = await there.new_channel()
         await there.group_add("room", channel)
         largest = server_of(there).sender.limit_of(Topic.SEND_GROUP) - len(b"\x81\xa1d\xc6....")

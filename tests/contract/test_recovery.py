@@ -296,8 +296,8 @@ class TestRecovery:
         await send(layer, new, 4)
         assert [*numbers(found), *numbers(await rest(layer, again, 4))] == [1, 2, 3, 4]
 
-    async def test_a_replay_that_is_interrupted(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_replay_that_is_interrupted(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         channel = await tracked(layer, group)
         position = layer.position(channel)
         await send(layer, group, *range(6))
@@ -307,8 +307,8 @@ class TestRecovery:
             again = await layer.recover(await tracked(layer, group), message.position)
             assert numbers(again) == list(range(message["n"] + 1, 6))
 
-    async def test_places_raise_a_position(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_places_raise_a_position(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         channel = await tracked(layer, group)
         position = layer.position(channel)
         await send(layer, group, 1, 2, 3)
@@ -316,8 +316,8 @@ class TestRecovery:
         again = await tracked(layer, group)
         assert numbers(await layer.recover(again, "~".join([position, *places]))) == [3]
 
-    async def test_two_tabs_with_one_position(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_two_tabs_with_one_position(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         position = layer.position(await tracked(layer, group))
         await send(layer, group, 1, 2)
         for _ in range(2):
@@ -367,8 +367,8 @@ class TestRecovery:
 
 
 class TestReasons:
-    async def test_expired(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_expired(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         position = await layer.group_position(group)
         channel = await tracked(layer, group)
         await asyncio.sleep(0.02)
@@ -501,8 +501,8 @@ class TestReasons:
         assert (figures["recovered"], figures["not_recovered"], figures["behind"]) == (1, 1, 0)
         assert "recovered" not in told[other.stats().server or ""]
 
-    async def test_wrong_arguments_are_refused(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_wrong_arguments_are_refused(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         channel = await layer.new_channel()
         with pytest.raises(ValueError, match="not tracked"):
             layer.position(channel)
