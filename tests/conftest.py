@@ -42,6 +42,10 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
 _SHARED = pytest.StashKey[SharedBroker | None]()
+# How many modules were loaded when the garbage collector was last told that they stay, and how many
+# more are worth telling it: httpx, twisted and the like.
+_LOADED = pytest.StashKey[int]()
+_MANY = 20
 
 # Where every test needs a real Kafka, a broker in the process, or processes of its own.
 _BROKER_PATHS = {
@@ -217,10 +221,16 @@ def _first_alone(config: pytest.Config) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """End with the last test of a lane what only this lane uses."""
+    """End with the last test of a lane what only this lane uses.
+
+    And let the garbage collector leave alone what modules this test loaded; so do all later ones.
+    """
     yield
     if nextitem is None or lanes.lane_of(nextitem.nodeid) != lanes.lane_of(item.nodeid):
         lanes.end()
+    if len(sys.modules) > item.config.stash.get(_LOADED, 0) + _MANY:
+        item.config.stash[_LOADED] = len(sys.modules)
+        gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
