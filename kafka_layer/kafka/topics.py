@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -81,12 +80,16 @@ class KnownTopics:
 
     topics: dict[str, KnownTopic] = field(default_factory=dict)
     _earlier_ids: set[str] = field(default_factory=set)
+    # All leaders that a topic has had, each with the number of its partition. A client may know
+    # another one of them than the last answer told.
+    _led_by: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
 
     def learn(self, told: Mapping[str, KnownTopic]) -> frozenset[str]:
         """Take a broker's answer.
 
         Returns:
-            Kafka's names of topics that were created again, with partitions on other brokers now.
+            Kafka's names of topics that were created again, with a partition on another broker now
+            than on one that led it before.
         """
         moved = set()
         for name, new in told.items():
@@ -102,14 +105,18 @@ class KnownTopics:
             else:
                 self._earlier_ids.add(known.topic_id or "")
                 self.topics[name] = new
-                if any(map(operator.ne, known.leaders, new.leaders)):
+                led = [each for each in self._led_by.pop(name, ()) if each[0] < len(new.leaders)]
+                if any(leader != new.leaders[partition] for partition, leader in led):
                     moved.add(name)
+            seen = {each for each in enumerate(new.leaders) if each[1] >= 0}
+            self._led_by.setdefault(name, set()).update(seen)
         return frozenset(moved)
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget topics that do not exist any more; if they come again, they are new topics."""
         for name in names:
             self.topics.pop(name, None)
+            self._led_by.pop(name, None)
 
 
 class TopicWatch:

@@ -87,12 +87,26 @@ class TestKnownTopics:
         topics = KnownTopics()
         assert [topics.learn({"t": each}) for each in told] == [set(), moved]
 
-    def test_leaders_are_those_that_were_told_last(self) -> None:
+    @for_each(
+        ("leaders", "moved"),
+        [
+            ([(1,), (2,)], {"t"}),
+            ([(1,), (-1,), (2,)], {"t"}),
+            ([(2,), (1,), (2,)], {"t"}),
+            ([(2,), (-1,), (2,)], set()),
+            ([(2,), (2, 1)], set()),
+        ],
+    )
+    def test_a_client_may_know_any_leader_that_the_earlier_topic_had(
+        self, leaders: list[tuple[int, ...]], moved: set[str]
+    ) -> None:
         topics = KnownTopics()
-        topics.learn({"t": KnownTopic(1, "one", (1,))})
-        topics.learn({"t": KnownTopic(1, "one", (2,))})
+        for each in leaders:
+            topics.learn({"t": KnownTopic(len(each), "one", each)})
         topics.learn({"t": KnownTopic(1)})
-        assert topics.learn({"t": KnownTopic(1, "two", (2,))}) == set()
+        assert topics.learn({"t": KnownTopic(1, "two", (2,))}) == moved
+        # Those of the topic before it do not count any more.
+        assert topics.learn({"t": KnownTopic(1, "three", (2,))}) == set()
 
     def test_a_topic_that_is_not_told_of_stays_known(self) -> None:
         topics = KnownTopics()
