@@ -73,9 +73,9 @@ async def tracked(
 
 class TestMessages:
     async def test_a_message_equals_what_was_sent_and_knows_its_place(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         channel = await tracked(layer, group)
         sent = {"type": "chat.message", "text": "Grüße", "n": 1}
         await layer.group_send(group, sent)
@@ -91,9 +91,9 @@ class TestMessages:
         assert (direct, direct.place) == ({"n": 2}, "")
 
     async def test_a_channel_that_is_not_tracked_gets_plain_dicts(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         await tracked(layer, group)
         channel = await layer.new_channel()
         await layer.group_add(group, channel)
@@ -129,8 +129,8 @@ class TestRecovery:
         again = await tracked(there, group)
         assert numbers(await there.recover(again, position)) == [1]
 
-    async def test_nothing_was_missed(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_nothing_was_missed(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         await send(layer, group, 1)
         channel = await tracked(layer, group)
         again = await tracked(layer, group)
@@ -148,22 +148,23 @@ class TestRecovery:
         channel = await tracked(layer, group)
         assert numbers(await layer.recover(channel, position)) == [1]
 
-    async def test_a_user_and_everybody(self, make_layer: Layers, prefix: str) -> None:
-        here, there = make_layer(prefix), make_layer(prefix)
-        channel = await tracked(here, user=7)
+    async def test_a_user_and_everybody(self, make_layer: Layers) -> None:
+        here, there = make_layer(), make_layer()
+        user = secrets.randbelow(2**40)
+        channel = await tracked(here, user=user)
         position = here.position(channel)
-        await here.user_send(7, {"n": 1})
+        await here.user_send(user, {"n": 1})
         await settled(here)
         await here.all_send({"n": 2})
-        await here.user_send(8, {"n": "another's"})
+        await here.user_send(f"{user}0", {"n": "another's"})
         await settled(here)
         await asyncio.to_thread(there.servers_sync, 0.1)
-        again = await tracked(there, user="7")
+        again = await tracked(there, user=str(user))
         # Their partitions are merged by the broker's time, which may be the same.
         assert sorted(numbers(await there.recover(again, position))) == [1, 2]
 
-    async def test_a_channel_of_two_users(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_a_channel_of_two_users(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         one, other = f"{group}-one", f"{group}-other"
         position = layer.position(await tracked(layer, users=[one, other]))
         for value, user in enumerate((one, other, one)):
@@ -177,9 +178,9 @@ class TestRecovery:
             assert (await layer.recover(again, position)).reason == "user"
 
     async def test_in_hand_and_waiting_is_not_handed_over(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         channel = await tracked(layer, group)
         await send(layer, group, 1, 2, 3)
         await next_message(layer, channel)
@@ -191,9 +192,9 @@ class TestRecovery:
         assert numbers(await layer.recover(third, taken.position)) == [3]
 
     async def test_a_position_moves_while_the_channel_is_quiet(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         channel = await tracked(layer, group)
         waits = asyncio.create_task(layer.receive(channel))
         before = layer.position(channel)
@@ -205,10 +206,8 @@ class TestRecovery:
         assert offsets(layer, after) >= offsets(layer, before)
         assert sum(offsets(layer, after)) >= sum(offsets(layer, before)) + 20
 
-    async def test_a_message_that_excluded_the_channel(
-        self, make_layer: Layers, group: str
-    ) -> None:
-        layer = make_layer()
+    async def test_a_message_that_excluded_the_channel(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         first = await tracked(layer, group)
         position = layer.position(first)
         await send(layer, group, 1, exclude=[first])
@@ -222,8 +221,8 @@ class TestRecovery:
         third = await tracked(layer, group)
         assert numbers(await layer.recover(third, position)) == [4]
 
-    async def test_nothing_from_before_it_joined(self, make_layer: Layers, group: str) -> None:
-        layer = make_layer()
+    async def test_nothing_from_before_it_joined(self, servers: Servers, group: str) -> None:
+        layer = servers[0]
         channel = await tracked(layer, group)
         for number in range(3):
             await send(layer, f"{group}-late", f"before {number}")
@@ -234,9 +233,9 @@ class TestRecovery:
         assert numbers(await layer.recover(again, position)) == [1]
 
     async def test_groups_that_it_was_not_in_or_is_not_in(
-        self, make_layer: Layers, group: str
+        self, servers: Servers, group: str
     ) -> None:
-        layer = make_layer()
+        layer = servers[0]
         channel = await tracked(layer, group, f"{group}-left")
         position = layer.position(channel)
         for each in (group, f"{group}-left", f"{group}-new"):
@@ -377,8 +376,8 @@ class TestReasons:
         assert found.seconds_away >= 0.01
 
     @pytest.mark.parametrize("text", ["", "no position", "a.b", "~g0.1"])
-    async def test_invalid(self, make_layer: Layers, group: str, text: str) -> None:
-        layer = make_layer()
+    async def test_invalid(self, servers: Servers, group: str, text: str) -> None:
+        layer = servers[0]
         channel = await tracked(layer, group)
         assert await layer.recover(channel, text) == (False, "invalid", [], 0.0)
 
@@ -394,8 +393,8 @@ class TestReasons:
         assert (await other.recover(await tracked(other), position)).reason == "invalid"
 
     @pytest.mark.parametrize("now", [None, 8])
-    async def test_another_user(self, make_layer: Layers, group: str, now: int | None) -> None:
-        layer = make_layer()
+    async def test_another_user(self, servers: Servers, group: str, now: int | None) -> None:
+        layer = servers[0]
         position = layer.position(await tracked(layer, group, user=7))
         await send(layer, group, 1)
         again = await tracked(layer, group, user=now)
@@ -450,7 +449,7 @@ class TestReasons:
         layer = make_layer()
         await send(layer, group, 1)
         position = layer.position(await tracked(layer, group))
-        ahead = "~".join([position, *(f"g{number}.999999" for number in range(4))])
+        ahead = "~".join([position, *(f"g{number}.999999" for number in range(PARTITIONS))])
         assert (await layer.recover(await tracked(layer, group), ahead)).reason == "future"
 
     async def test_truncated(self, make_layer: Layers, prefix: str, group: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.faults.traffic import Inbox, Tally, tally
 from tests.support.kafka import RealBroker
-from tests.support.layers import Layers
+from tests.support.layers import PARTITIONS, Layers
 from tests.support.serving import serving
 from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
@@ -26,7 +26,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def config_of(make_layer: Layers) -> dict[str, Any]:
-    return {**make_layer.backend.config, "prefix": make_layer.prefix, "default_partitions": 4}
+    return {
+        **make_layer.backend.config,
+        "prefix": make_layer.prefix,
+        "default_partitions": PARTITIONS,
+    }
 
 
 class Daphne:

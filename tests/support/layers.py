@@ -48,7 +48,7 @@ __all__ = [
     "unhurried",
 ]
 
-PARTITIONS = 4
+PARTITIONS = 3
 """Of each topic: enough for a key to have a choice, and soon created."""
 
 _LIMITS = (
