@@ -264,8 +264,11 @@ class KafkaChannelLayer(SyncTwins):
         server = self._server
         mailbox = server.registry.mailbox(channel)
         if mailbox is None:
-            is_open_for_jobs = server.jobs.mailbox(channel) is not None
-            if is_open_for_jobs or isinstance(self._require_address(channel), WorkTopic):
+            worker_channel = server.worker_channel(channel)
+            if worker_channel is not None:
+                message, _ = await worker_channel.receive(server.decode_for_receive)
+                return message
+            if isinstance(self._require_address(channel), WorkTopic):
                 message, _ = await self.receive_job(channel)
                 return message
             opened = await run_in_loop(self._mailbox_to_receive(channel))
@@ -305,9 +308,11 @@ class KafkaChannelLayer(SyncTwins):
             LayerClosed: If the layer is closed meanwhile.
         """
         server = self._server
-        if server.jobs.mailbox(channel) is None:
-            self.require_worker_channel_name(channel)
-            server, _ = await run_in_loop(self._mailbox_to_receive(channel))
+        opened = server.worker_channel(channel)
+        if opened is not None:
+            return await opened.receive(server.decode_for_receive)
+        self.require_worker_channel_name(channel)
+        server, _ = await run_in_loop(self._mailbox_to_receive(channel))
         return await server.jobs.receive(channel)
 
     def leave_audience(self) -> None:

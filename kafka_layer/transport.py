@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import datetime
-import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
+from .config.threads import Nudge
 from .delivery.tickets import Ticket
 from .exceptions import UnreadableRecord
 from .messages import Position
@@ -118,7 +118,7 @@ class JobSink(Protocol[J]):
         topic: The channel's topic.
         source: The topic of a stream, which the channel shares in place of its own; its consumer
             group is named like the channel. None: it has its own topic.
-        changed: Set when ``demand`` may have risen; the thread that serves the sink clears it.
+        changed: Set when ``demand`` may have risen; the thread that serves the sink waits for it.
         on_demand: Called in an event loop when ``demand`` may have risen; must not block. A
             backplane sets it while no thread serves the sink; otherwise None.
         measured: Whether the thread that serves the sink updates ``backlog``, which costs requests.
@@ -128,7 +128,7 @@ class JobSink(Protocol[J]):
 
     topic: WorkTopic
     source: StreamTopic | None
-    changed: threading.Event
+    changed: Nudge
     on_demand: Callable[[], None] | None
     measured: bool
     backlog: int | None

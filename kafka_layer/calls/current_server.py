@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..dashboard.report import Reporter
     from ..dashboard.watch import Watch
     from ..history.feature import Histories
+    from ..jobs.channel import WorkChannel
     from ..jobs.feature import Jobs
     from ..recovery.feature import Recoveries
     from ..stats import LayerStats
@@ -72,6 +73,10 @@ class LayerServer(Server):
                     if self.stats.ages is not None:
                         self._jobs.measure()
         return self._jobs
+
+    def worker_channel(self, channel: str) -> WorkChannel | None:
+        """Return an open worker channel; None if it is not open here."""
+        return None if self._jobs is None else self._jobs.channel(channel)
 
     def _jobs_class(self) -> Callable[[Server], Jobs]:
         # Imported by the first use of a worker channel: most processes use none.

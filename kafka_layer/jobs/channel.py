@@ -7,10 +7,10 @@ process, and assigns them; other jobs stay for other processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..config.realtime import monotonic
-from ..config.threads import new_event
+from ..config.threads import Nudge
 from ..config.topics import WorkerSettings
 from ..delivery.mailbox import Mailbox, Read
 from ..delivery.wakeups import Wakeups
@@ -44,10 +44,10 @@ class _JobMailbox(Mailbox):
 
     def take(self) -> Job | None:
         """Take the oldest job for a receive; None if there is none."""
-        job = self.remove() if self._messages else None
+        job: Any = super().take()
         if job is not None:
             self._policy.taken(job)
-        return job
+        return cast("Job | None", job)
 
     def remove(self) -> Job | None:
         """Take the oldest job, not for a receive; None if there is none."""
@@ -77,7 +77,7 @@ class WorkChannel:
     Attributes:
         source: As in ``JobSink``.
         mailbox: The mailbox on which the receives wait.
-        changed: Set when a receive begins to wait; the thread that serves the channel clears it.
+        changed: Set when a receive begins to wait; the thread that serves the channel waits for it.
         on_demand: Called at the same time; None while a thread serves the channel.
         measured: As in ``JobSink``.
         backlog: As in ``JobSink``.
@@ -96,7 +96,7 @@ class WorkChannel:
         self.topic = topic
         self.source: StreamTopic | None = None
         self.policy = policy
-        self.changed = new_event()
+        self.changed = Nudge()
         self.on_demand: Callable[[], None] | None = None
         self.measured = False
         self.backlog: int | None = None
@@ -177,10 +177,12 @@ class WorkChannel:
         A closed channel drops and counts them.
         """
         # A flush may have come since they were accepted.
-        flushed_until = self._expiry.flushed_until
-        wanted = [job for job in jobs if job.place[3] > flushed_until]
-        if len(wanted) < len(jobs):
-            self._stats.count("dropped.flushed", len(jobs) - len(wanted))
+        wanted = []
+        for job in jobs:
+            if job.place[3] > self._expiry.flushed_until:
+                wanted.append(job)
+            else:
+                self._stats.count("dropped.flushed")
         # Count first: a receive may take a job before the last one is put.
         self._stats.count("delivered.job", len(wanted))
         dropped = self._put(wanted)

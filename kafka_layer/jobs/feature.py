@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +37,7 @@ class Jobs:
 
     Attributes:
         channel_class: The class of the worker channels that are not of streams.
+        channel: Returns the worker channel of a name; None if it is not open here.
     """
 
     channel_class: ClassVar[type[WorkChannel]] = WorkChannel
@@ -43,6 +45,8 @@ class Jobs:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._channels: dict[str, WorkChannel] = {}
+        # The same without a call of Python's: each receive asks.
+        self.channel: Callable[[str], WorkChannel | None] = self._channels.get
         self._error: LayerClosed | None = None
         self._measured = False
 
@@ -64,7 +68,7 @@ class Jobs:
 
     def mailbox(self, channel: str) -> Mailbox | None:
         """Return the mailbox of a worker channel; None if the channel is not open here."""
-        opened = self._channels.get(channel)
+        opened = self.channel(channel)
         return None if opened is None else opened.mailbox
 
     async def receive(self, channel: str) -> tuple[dict[str, Any], JobInHand]:
@@ -107,7 +111,7 @@ class Jobs:
     def abandon(self) -> None:
         """Forget the parent's channels, in a forked child."""
         self._error = closed_meanwhile()
-        self._channels = {}
+        self._channels.clear()
 
     def _open_sender(self, topic: WorkTopic) -> None:
         stream = self._server.config.stream_of_worker_channel(topic.channel)

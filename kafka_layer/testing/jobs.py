@@ -154,7 +154,6 @@ class JobServer:
                 self._assign_next()
                 continue
             sink.changed.wait(_POLL)
-            sink.changed.clear()
         # A layer that closes gives back the jobs that no receive took.
         self._give_back()
         if self._stopped_by is not None:

@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 import kafka_layer
 from kafka_layer.config import threads
 from tests.support.sources import parsed, statements
+from tests.support.waiting import PATIENCE
 
 PACKAGE = Path(kafka_layer.__file__).parent
 # What gevent replaces, by the module that has it.
@@ -79,6 +80,29 @@ def test_without_gevent_they_are_those_of_the_standard_library() -> None:
     assert type(threads.new_thread(print, "kafka-layer-test")) is threading.Thread
     assert type(threads.new_future()) is Future
     assert threads.call_natively(threading.get_ident) == threading.get_ident()
+
+
+class TestNudge:
+    def test_a_wait_takes_it_however_often_it_was_set(self) -> None:
+        nudge = threads.Nudge()
+        nudge.set()
+        nudge.set()
+        assert nudge.wait(0)
+        assert not nudge.wait(0)
+
+    def test_it_wakes_a_thread_that_waits(self) -> None:
+        nudge, woken = threads.Nudge(), threading.Event()
+        waiting = threading.Thread(target=lambda: nudge.wait(PATIENCE) and woken.set(), daemon=True)
+        waiting.start()
+        nudge.set()
+        assert woken.wait(PATIENCE)
+
+    def test_what_is_cleared_wakes_nothing(self) -> None:
+        nudge = threads.Nudge()
+        nudge.clear()
+        nudge.set()
+        nudge.clear()
+        assert not nudge.wait(0)
 
 
 def test_eventlet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

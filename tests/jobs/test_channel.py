@@ -71,7 +71,7 @@ async def test_there_is_demand_for_each_receive_that_waits(receives: Receives) -
     tasks = [asyncio.create_task(receives.channel.receive(read)) for _ in range(3)]
     await asyncio.sleep(0)
     assert receives.channel.demand == 3
-    assert receives.channel.changed.is_set()
+    assert receives.channel.changed.wait(0)
     receives.assign(1, 2, 3)
     assert sorted(message["n"] for message, _ in await asyncio.gather(*tasks)) == [1, 2, 3]
 

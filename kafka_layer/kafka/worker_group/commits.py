@@ -172,10 +172,10 @@ class Commits:
 
     def commit(self, positions: Positions) -> dict[int, KafkaError]:
         """Commit positions; return the errors by partition. Without an entry it succeeded."""
-        offsets = [
-            TopicPartition(self._topic, partition, offset, self._metadata(partition))
-            for partition, offset in positions.items()
-        ]
+        offsets = []
+        for partition, offset in positions.items():
+            metadata = self._metadata(partition)
+            offsets.append(TopicPartition(self._topic, partition, offset, metadata))
         errors = {}
         try:
             for answer in self._consumer.commit(offsets=offsets, asynchronous=False) or ():

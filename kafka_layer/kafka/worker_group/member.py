@@ -341,7 +341,6 @@ class GroupMember:
             if left <= 0:
                 return self._park()
             self._sink.changed.wait(left)
-            self._sink.changed.clear()
         return True
 
     def _park(self) -> bool:

@@ -148,6 +148,9 @@ class Membership:
                 client, topic, stats, cost, start, timeout, had_positions=source.made_anew
             )
         self._evidence = GroupEvidence(client, self._positions)
+        # When to ask next whether a check is due: not in each of a thousand rounds a second.
+        self._look_at = 0.0
+        self._look_pause = min(_POLL, config.timings.worker_look / 30)
         self._paused = False
         self._partitions = 0
         self._count_again = 0.0
@@ -209,10 +212,10 @@ class Membership:
                 return Ending.REFUSED
             if self._outdated:
                 return Ending.OUTDATED
-            if self._replacement.is_called_for(self._look):
+            if now >= self._look_at and self._is_dead(now):
                 return Ending.DEAD
             seen = sink.last_seen
-            if pacing.has_unclaimed(sink.unclaimed, seen, now):
+            if sink.unclaimed and pacing.has_unclaimed(sink.unclaimed, seen, now):
                 self._take_back(now)
             demand = pacing.demand(sink.demand, seen, now)
             if demand:
@@ -231,9 +234,12 @@ class Membership:
 
     def _goes_on(self) -> bool:
         """Begin a round; return False after a stop."""
+        if self.deserted:
+            # The nudges are for the thread of the next membership.
+            return False
         # First: what is set from here on ends the wait at the end of this round.
         self._sink.changed.clear()
-        return not (self._stop.is_set() or self.deserted)
+        return not self._stop.is_set()
 
     def _stays_idle(self, idle: float) -> bool:
         """Wait briefly for demand; return False if the membership has to end without it.
@@ -250,7 +256,8 @@ class Membership:
             self._pause()
         if idle >= _POLL:
             self._accept(self._poll(0))
-        self._sink.changed.wait(_POLL)
+        if not self.deserted:
+            self._sink.changed.wait(_POLL)
         return True
 
     def _leave(self) -> None:
@@ -332,7 +339,7 @@ class Membership:
         if assignment is None:
             # Fetched before a rebalance in the same call: the partition has another member now.
             return False
-        if self._holds:
+        if self._rewound or self.halted_by is not None:
             self._hold_back(partition, offset)
             return False
         timestamp = message.timestamp()[1]
@@ -393,7 +400,7 @@ class Membership:
             if self.deserted or self._outdated:
                 return
             batch = self._positions.next_batch(demand)
-        if not batch:
+        if not batch.messages:
             return
         error = self._commits.commit_batch(batch)
         with self._lock:
@@ -401,15 +408,19 @@ class Membership:
                 return
             if error is None:
                 jobs = self._positions.commit_succeeded(batch)
-                self._recent.take(batch.messages)
                 if self._handover:
                     self._note_progress(batch.positions)
             else:
                 self._positions.commit_failed(batch)
         if error is None:
             self._sink.assign(jobs)
+            # What follows is done while the event loop wakes.
+            self._recent.take(batch.messages)
             self._pacing.assign(monotonic())
             self._fetch_ahead()
+            if len(jobs) >= demand and not self.deserted:
+                # There is nothing more to do before another receive waits.
+                self._sink.changed.wait(_POLL)
         else:
             if error.code() not in TRY_AGAIN:
                 client_logger.warning("COMMIT %s: %s", self._topic, error.str())
@@ -543,6 +554,11 @@ class Membership:
         if self._paused:
             self._paused = False
             self._consumer.resume(self._consumer.assignment())
+
+    def _is_dead(self, now: float) -> bool:
+        """Check the client, if that is due; return whether another one has to replace it."""
+        self._look_at = now + self._look_pause
+        return self._replacement.is_called_for(self._look)
 
     def _look(self) -> Evidence:
         self._recent.forget(monotonic())

@@ -36,8 +36,12 @@ class Batch(Generic[J]):
 
     def __init__(self, messages: list[tuple[int, int, object, J | None]]) -> None:
         self.messages = messages
-        self.jobs: list[J] = [job for _, _, _, job in messages if job is not None]
-        self.positions: Positions = {each[0]: each[1] + 1 for each in messages}
+        self.jobs: list[J] = []
+        self.positions: Positions = {}
+        for partition, offset, _, job in messages:
+            self.positions[partition] = offset + 1
+            if job is not None:
+                self.jobs.append(job)
 
     def __bool__(self) -> bool:
         return bool(self.messages)
@@ -65,9 +69,13 @@ class JobPositions(Generic[J]):
     succeeds. A commit that fails does not end the doubt: its error may belong to a repetition by
     librdkafka, while the first attempt took effect. If the member loses the partition then, it is
     not known whether the next member gets the job.
+
+    Attributes:
+        jobs: How many of the fetched messages are jobs, and not expired or unreadable.
     """
 
     def __init__(self) -> None:
+        self.jobs = 0
         self._assignments: dict[int, object] = {}
         self._fetched: deque[tuple[int, int, object, J | None]] = deque()
         self._in_doubt: Doubts = {}
@@ -81,11 +89,6 @@ class JobPositions(Generic[J]):
     def messages(self) -> int:
         """How many fetched messages are not committed."""
         return len(self._fetched)
-
-    @property
-    def jobs(self) -> int:
-        """How many of these are jobs, and not expired or unreadable."""
-        return sum(job is not None for _, _, _, job in self._fetched)
 
     def assign(self, partitions: Iterable[int]) -> None:
         """Note that the group assigned partitions to this member."""
@@ -106,6 +109,8 @@ class JobPositions(Generic[J]):
                 commits its position.
         """
         self._fetched.append((partition, offset, self._assignments[partition], job))
+        if job is not None:
+            self.jobs += 1
 
     def next_batch(self, demand: int) -> Batch[J]:
         """Return the oldest messages to commit, with as many jobs as receives wait for.
@@ -119,6 +124,7 @@ class JobPositions(Generic[J]):
             messages.append(message)
             if message[3] is not None:
                 demand -= 1
+                self.jobs -= 1
                 self._in_doubt.setdefault(message[0], set()).add(message[1])
         return Batch(messages)
 
@@ -130,11 +136,13 @@ class JobPositions(Generic[J]):
     def commit_failed(self, batch: Batch[J]) -> None:
         """Note that a batch's commit has an error; its messages count as fetched again."""
         self._fetched.extendleft(reversed(batch.messages))
+        self.jobs += len(batch.jobs)
 
     def take_back(self, jobs: Sequence[J]) -> None:
         """Note that no receive took these jobs, in order; ``to_give_back`` is to be committed."""
         messages = [(job.partition, job.offset, job.assignment, job) for job in jobs]
         self._fetched.extendleft(reversed(messages))
+        self.jobs += len(messages)
         for job in jobs:
             self._in_doubt.setdefault(job.partition, set()).add(job.offset)
 
@@ -164,4 +172,5 @@ class JobPositions(Generic[J]):
         self._fetched = deque(
             each for each in self._fetched if self._assignments.get(each[0]) is each[2]
         )
+        self.jobs = sum(job is not None for _, _, _, job in self._fetched)
         return left_in_doubt

@@ -18,6 +18,7 @@ from confluent_kafka import (
 )
 
 from kafka_layer.config.settings import LayerConfig
+from kafka_layer.config.threads import Nudge
 from kafka_layer.config.timings import Timings
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import RegistryAway, UnreadableRecord
@@ -132,7 +133,7 @@ class Sink:
 
     def __init__(self, demand: int) -> None:
         self.topic = WorkTopic("jobs")
-        self.changed = threading.Event()
+        self.changed = Nudge()
         self.on_demand: Any = None
         self.measured = False
         self.backlog: int | None = None
@@ -156,6 +157,8 @@ class Sink:
 
     def assign(self, jobs: list[FakeJob]) -> None:
         self.assigned += [job.offset for job in jobs]
+        # The demand stays: another receive waits.
+        self.changed.set()
         if not self.takes:
             self.jobs += jobs
 
@@ -289,6 +292,57 @@ def test_each_job_of_a_batch_that_is_lost_in_doubt_is_counted(
     assert case.stats.snapshot()["dropped.doubtful"] == 3
 
 
+class TestFetchingAhead:
+    """While a receive has a job, the next one is fetched."""
+
+    def case(self, monkeypatch: pytest.MonkeyPatch, source: GroupSource = SOURCE) -> Case:
+        """Return the case of a receive that gets one job, and waits again where the test says."""
+        case = Case(monkeypatch, demand=1, source=source, job_unclaimed=1e9)
+        ahead = [[record(8)]]
+
+        def consume(*_: object) -> list[FakeMessage]:
+            return ahead.pop() if ahead and case.sink.assigned else []
+
+        def assign(jobs: list[FakeJob]) -> None:
+            case.sink.assigned += [job.offset for job in jobs]
+            case.sink.demand = 0
+
+        monkeypatch.setattr(case.consumer, "consume", consume)
+        monkeypatch.setattr(case.sink, "assign", assign)
+        return case
+
+    def test_it_is_not_committed_before_a_receive_waits(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = self.case(monkeypatch)
+        case.run(case.assigns, record(7))
+        assert case.sink.accepted == 2
+        assert case.consumer.committed_positions == [{0: 8}]
+
+    def test_the_receive_that_waits_next_gets_it_without_another_poll(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = self.case(monkeypatch)
+        assigned: list[list[int]] = []
+
+        def a_receive_waits() -> None:
+            case.sink.demand = 1
+
+        def poll() -> None:
+            assigned.append(case.sink.assigned.copy())
+
+        case.run(case.assigns, record(7), a_receive_waits, poll)
+        assert assigned == [[7, 8]]
+        assert case.consumer.committed_positions == [{0: 8}, {0: 9}]
+
+    def test_no_record_of_a_stream_is_because_it_may_wait_for_a_registry(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        case = self.case(monkeypatch, stream_source())
+        case.run(case.assigns, record(7))
+        assert case.sink.accepted == 1
+
+
 class TestGivingBack:
     """Before a partition is revoked, the jobs that no receive took are given back."""
 
@@ -364,6 +418,19 @@ class TestDesertion:
         case.run(case.assigns, record(7), case.loses)
         assert case.sink.assigned == []
         assert case.stats.snapshot()["dropped.doubtful"] == 1
+
+    @pytest.mark.parametrize("demand", [0, 1])
+    def test_the_nudges_are_left_to_the_next_membership(
+        self, monkeypatch: pytest.MonkeyPatch, demand: int
+    ) -> None:
+        case = Case(monkeypatch, demand=demand)
+
+        def is_deserted() -> None:
+            case.membership.desert()
+            case.sink.changed.set()
+
+        assert case.run(case.assigns, is_deserted) is Ending.STOPPED
+        assert case.sink.changed.wait(0)
 
     @pytest.mark.parametrize("revoked", [False, True])
     def test_jobs_whose_giving_back_hangs_are_counted_once(

@@ -258,6 +258,11 @@ class GroupMachine(RuleBasedStateMachine):
         }
 
     @invariant()
+    def all_fetched_messages_count_as_jobs(self) -> None:
+        for member in self.members:
+            assert member.book.jobs == member.book.messages
+
+    @invariant()
     def no_job_is_taken_twice(self) -> None:
         assert len(self.taken) == len(set(self.taken))
 
