@@ -126,7 +126,7 @@ class ForeignTopic:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     def _leaders(self, admin: AdminClient) -> int:
-        told = admin.list_topics(timeout=_TIMEOUT).topics.get(self.name)
+        told = admin.list_topics(self.name, _TIMEOUT).topics.get(self.name)
         partitions = {} if told is None else told.partitions
         return sum(each.leader >= 0 for each in partitions.values())
 
