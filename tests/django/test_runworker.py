@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from kafka_layer.config.timings import Timings
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.management.commands.runworker import Command
 from kafka_layer.management.probe import Address, Health, HealthProbe
@@ -57,7 +58,10 @@ def run(*arguments: str) -> str:
 
 class TestRefusals:
     @pytest.mark.slow
-    def test_a_broker_that_is_away_is_named_with_the_mend(self, nowhere: str) -> None:
+    def test_a_broker_that_is_away_is_named_with_the_mend(
+        self, nowhere: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(KafkaChannelLayer, "timings", Timings(start=0.5))
         said = run("jobs")
         assert f"No Kafka broker of {nowhere} answered" in said
         assert "correct bootstrap_servers" in said

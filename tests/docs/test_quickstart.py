@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.request import urlopen
@@ -40,6 +40,24 @@ def project(tmp_path: Path) -> Path:
     for name, text in files_of(PAGE).items():
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def without_a_broker() -> Iterator[subprocess.Popen[str]]:
+    """The page's script, which gives up after seconds, while other tests go on."""
+    with subprocess.Popen(
+        [sys.executable, "-c", files_of(PAGE)["send.py"]],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
 
 
 @asynccontextmanager
@@ -113,7 +131,7 @@ def test_the_page_has_three_files_and_a_script() -> None:
 
 
 async def test_a_message_comes_to_everybody_on_both_servers(
-    project: Path, kafka: str, prefix: str
+    project: Path, kafka: str, prefix: str, without_a_broker: subprocess.Popen[str]
 ) -> None:
     environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka, "KAFKA_PREFIX": prefix}
     one, other = commands_of(PAGE)
@@ -142,28 +160,12 @@ async def test_a_message_comes_to_everybody_on_both_servers(
 
 
 @pytest.mark.slow
-def test_the_script_fails_where_there_is_no_broker(project: Path) -> None:
-    nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
-
-    done = subprocess.run(
-        [sys.executable, "send.py"],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **nowhere},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=START_TIMEOUT,
-    )
-
-    assert done.returncode == 1
-    assert "ProduceFailed: The broker did not take a record" in done.stderr
-
-
-@pytest.mark.slow
-async def test_without_a_broker_it_works_in_one_process(project: Path) -> None:
+async def test_without_a_broker_it_works_in_one_process(
+    project: Path, without_a_broker: subprocess.Popen[str]
+) -> None:
     settings = (project / "project.py").read_text()
     assert BACKEND in settings
-    in_memory = re.search(r"Write `([\w.]+)` as `BACKEND`", PAGE)
+    in_memory = re.search(r"Set `BACKEND` to `([\w.]+)`\.", PAGE)
     assert in_memory
     (project / "project.py").write_text(settings.replace(BACKEND, in_memory[1]))
 
@@ -172,24 +174,23 @@ async def test_without_a_broker_it_works_in_one_process(project: Path) -> None:
         websocket(port) as alice,
         websocket(port) as bob,
     ):
-        await alice.send("hi")
-
-        assert await heard_by(bob) == "hi"
-
-
-@pytest.mark.slow
-async def test_the_page_that_is_served_talks_to_the_websocket(project: Path) -> None:
-    settings = (project / "project.py").read_text()
-    (project / "project.py").write_text(
-        settings.replace(BACKEND, "kafka_layer.testing.InMemoryKafkaChannelLayer")
-    )
-
-    async with daphne(project, commands_of(PAGE)[0]) as port:
         answer = await asyncio.to_thread(
             urlopen, f"http://127.0.0.1:{port}/", timeout=MESSAGE_TIMEOUT
         )
         with answer:
             page = answer.read().decode()
+        await alice.send("hi")
 
+        assert await heard_by(bob) == "hi"
+
+    # The page talks to the websocket.
     assert page.rstrip("\n") == files_of(PAGE)["chat.html"].rstrip("\n")
     assert "/chat/" in page
+
+
+@pytest.mark.slow
+def test_the_script_fails_where_there_is_no_broker(without_a_broker: subprocess.Popen[str]) -> None:
+    _, said = without_a_broker.communicate(timeout=START_TIMEOUT)
+
+    assert without_a_broker.returncode == 1
+    assert "ProduceFailed: The broker did not take a record" in said

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Coroutine, Mapping
@@ -121,6 +122,13 @@ class Demo:
         return "\n".join(self.lines)
 
     @property
+    def own_broker(self) -> str:
+        """The address of the broker that it started."""
+        match = re.search(r"^Started a broker of its own at (\S+),", self.output, re.MULTILINE)
+        assert match is not None, "the demo started no broker"
+        return match[1]
+
+    @property
     def staff_token(self) -> str:
         """What it printed for those who may announce and post."""
         match = re.search(r"/announce/\?token=(\S+)$", self.output, re.MULTILINE)
@@ -154,9 +162,9 @@ class Demo:
         )
 
     def stop(self) -> None:
-        """End it, if it runs still."""
+        """End it by Ctrl-C, if it runs still."""
         if self._process.poll() is None:
-            self.end(signal.SIGTERM)
+            assert self.end(signal.SIGINT) < STOP_SECONDS
 
     def end(self, signum: signal.Signals, timeout: float = PATIENCE) -> float:
         """Send the signal, and return after how many seconds all of its processes were gone."""
@@ -370,6 +378,33 @@ class Client:
         opened, cls._opened[:] = list(cls._opened), []
         # Those of a test whose loop has ended end with it.
         await asyncio.gather(*(client.close() for client in opened), return_exceptions=True)
+
+
+def post(address: str, cookies: str, **fields: str) -> int:
+    """Return the status that an answered form gets."""
+    data = urllib.parse.urlencode(fields).encode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        request = urllib.request.Request(address, data, {"Cookie": cookies})
+        with opener.open(request, timeout=PATIENCE) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def csrf_token(cookies: str) -> str:
+    token = re.search(r"demo_csrf=(\w+)", cookies)
+    assert token is not None
+    return token[1]
+
+
+async def stays_connected(client: Client) -> bool:
+    """Return whether the connection lives for longer than an order takes to end its worker."""
+    try:
+        await asyncio.wait_for(client.websocket.wait_closed(), 1.0)
+    except asyncio.TimeoutError:
+        return True
+    return False
 
 
 def play(scenario: Coroutine[Any, Any, None]) -> None:

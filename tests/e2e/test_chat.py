@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import re
-import signal
 import urllib.error
 import urllib.parse
 import urllib.request
 
 import pytest
-from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.waiting import PATIENCE, wait_until
 
-from .demo import STOP_SECONDS, Client, Demo, join, within
+from .demo import Client, Demo, csrf_token, join, post, stays_connected, within
 
 
 def get(address: str) -> tuple[int, str]:
@@ -140,33 +137,6 @@ def test_a_stranger_is_refused_with_a_reason(demo: Demo, room: str) -> None:
     asyncio.run(scenario())
 
 
-def post(address: str, cookies: str, **fields: str) -> int:
-    """Return the status that a form's answers get."""
-    data = urllib.parse.urlencode(fields).encode()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        request = urllib.request.Request(address, data, {"Cookie": cookies})
-        with opener.open(request, timeout=PATIENCE) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def csrf_token(cookies: str) -> str:
-    token = re.search(r"demo_csrf=(\w+)", cookies)
-    assert token is not None
-    return token[1]
-
-
-async def stays_connected(client: Client) -> bool:
-    """Return whether the connection lives for longer than an order takes to end its worker."""
-    try:
-        await asyncio.wait_for(client.websocket.wait_closed(), 1.0)
-    except asyncio.TimeoutError:
-        return True
-    return False
-
-
 def test_nobody_else_s_post_ends_a_worker(demo: Demo, room: str) -> None:
     async def scenario() -> None:
         ticket = await asyncio.to_thread(join, demo.address, "Ada", room)
@@ -184,33 +154,6 @@ def test_nobody_else_s_post_ends_a_worker(demo: Demo, room: str) -> None:
         await client.close()
 
     asyncio.run(scenario())
-
-
-def test_without_debug_no_order_ends_a_worker(
-    kafka: str, room: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario(demo: Demo) -> None:
-        ticket = await asyncio.to_thread(join, demo.address, "Ada", room)
-        client = await Client.open(ticket, "Ada")
-        process = (await client.receive("welcome"))["process"]
-        fields = {"process": process, "csrfmiddlewaretoken": csrf_token(ticket.cookies)}
-        button = f"{demo.address}/end-worker/"
-        assert await asyncio.to_thread(post, button, ticket.cookies, **fields) == 404
-
-        # Nor does one that somebody wrote to Kafka, where no view is asked.
-        order = json.dumps({"type": "worker.end", "process": process})
-        producer = Producer({"bootstrap.servers": kafka, "log_level": 0})
-        producer.produce(f"{demo.prefix}-send-group", order, key="workers")
-        assert await asyncio.to_thread(producer.flush, PATIENCE) == 0
-        assert await stays_connected(client)
-        await client.close()
-
-    monkeypatch.setenv("DJANGO_DEBUG", "0")
-    with Demo("--job-workers", "0", workers=1, kafka=kafka) as demo:
-        asyncio.run(scenario(demo))
-        # Ctrl-C.
-        assert demo.end(signal.SIGINT) < STOP_SECONDS
-        assert demo.exit_code == 0
 
 
 def test_another_site_cannot_open_a_websocket(demo: Demo, room: str) -> None:

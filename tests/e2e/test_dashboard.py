@@ -165,9 +165,9 @@ def test_it_keeps_its_course_and_is_used_by_keys_and_stands_still(people: People
     page = people.look()
     frames: list[object] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda one: frames.append(one)))
-    wait_until(lambda: begins_at(page) < 597, "the line to grow")
+    wait_until(lambda: begins_at(page) < 597, "the line to grow", pause=0.2)
     page.reload()
-    wait_until(lambda: begins_at(page) < 600, "the line to be there again")
+    wait_until(lambda: begins_at(page) < 600, "the line to be there again", pause=0.2)
     assert begins_at(page) < 597
 
     page.keyboard.press("Tab")
@@ -185,7 +185,7 @@ def test_it_keeps_its_course_and_is_used_by_keys_and_stands_still(people: People
     wait_until(lambda: page.wait_for_timeout(50) or len(frames) > seen + 1, "two more pictures")
     assert begins_at(page) == stands
     pause.press("Enter")
-    wait_until(lambda: begins_at(page) != stands, "the line to go on")
+    wait_until(lambda: begins_at(page) != stands, "the line to go on", pause=0.2)
     # Figures that change all the time are not read out.
     expect(page.locator("main [role=status]")).to_have_count(2)
     expect(page.locator("section [role=status], section [aria-live]")).to_have_count(0)

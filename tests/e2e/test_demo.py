@@ -12,9 +12,11 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from websockets.exceptions import ConnectionClosedError
 
 from demo_project.market import PRICES
+from tests.support.waiting import PATIENCE
 
 from .demo import (
     MOST_CONNECTIONS,
@@ -23,18 +25,25 @@ from .demo import (
     Client,
     Demo,
     Ticket,
+    csrf_token,
     join,
     play,
+    post,
+    stays_connected,
     within,
 )
 
 V1 = "kafka-layer.v1"
 
 
-def test_it_brings_its_own_broker_and_a_killed_worker_back_and_no_process_outlives_it() -> None:
+def test_it_brings_its_own_broker_and_a_killed_worker_back_and_no_process_outlives_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DJANGO_DEBUG", "0")
     with Demo(workers=3) as demo:
         play(everyone_hears_the_same(demo, people=9, rooms=2))
         play(prices_come_on_each_worker(demo))
+        play(without_debug_no_order_ends_a_worker(demo))
         play(survive_a_kill(demo))
         assert demo.end(signal.SIGKILL) < STOP_SECONDS
 
@@ -76,6 +85,22 @@ async def prices_come_on_each_worker(demo: Demo) -> None:
         if workers == demo.workers:
             return
     raise TimeoutError(f"{MOST_CONNECTIONS} connections led to {workers} alone")
+
+
+async def without_debug_no_order_ends_a_worker(demo: Demo) -> None:
+    ticket = await asyncio.to_thread(join, demo.address, "Ada", f"room-{secrets.token_hex(3)}")
+    client = await Client.open(ticket, "Ada")
+    process = (await client.receive("welcome"))["process"]
+    fields = {"process": process, "csrfmiddlewaretoken": csrf_token(ticket.cookies)}
+    button = f"{demo.address}/end-worker/"
+    assert await asyncio.to_thread(post, button, ticket.cookies, **fields) == 404
+
+    # Nor does one that somebody wrote to Kafka, where no view is asked.
+    order = json.dumps({"type": "worker.end", "process": process})
+    producer = Producer({"bootstrap.servers": demo.own_broker, "log_level": 0})
+    producer.produce(f"{demo.prefix}-send-group", order, key="workers")
+    assert await asyncio.to_thread(producer.flush, PATIENCE) == 0
+    assert await stays_connected(client)
 
 
 def workers_of(members: dict[str, list[Client]]) -> set[str]:

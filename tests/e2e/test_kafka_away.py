@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support.kafka import RealBroker
 
 from .browser import PHONE, People, kafka_away, message, row_of, say, take, texts
-from .demo import Demo
+from .demo import STOP_SECONDS, Demo
 
 
 @pytest.mark.usefixtures("real_broker_tools")
@@ -64,6 +65,8 @@ def test_a_broker_that_restarts_costs_no_message(
             expect(page.locator("#latency")).to_have_text(re.compile(r"^\d[\d.,]* m?s$"))
         assert people.complaints == []
         people.leave()
+        assert demo.end(signal.SIGTERM) < STOP_SECONDS
+        assert demo.exit_code == 0
 
 
 def show(page: Page, screenshots: Path) -> None:

@@ -152,4 +152,4 @@ def test_the_chart_has_a_scale_and_tells_its_time(people: People, room: str) -> 
         say(ada, "A message")
         return chart.locator("#chart-most").inner_text() != "2"
 
-    wait_until(has_grown, "the scale to grow with the messages")
+    wait_until(has_grown, "the scale to grow with the messages", pause=0.2)
