@@ -25,13 +25,13 @@ def nowhere() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
-TIMINGS = Timings(start=0.5, start_step=0.1)
+TIMINGS = Timings(start=0.5, start_step=0.1, close=0.2)
 
 
 class TestBrokerThatIsAway:
     @pytest.fixture(autouse=True)
     def quick_starts(self, make_layer: Layers) -> None:
-        """A start waits for the broker; here it is known that none will answer."""
+        """A start and a close wait for the broker; here it is known that none will answer."""
         make_layer.timings = TIMINGS
 
     async def test_a_message_that_no_broker_takes_is_counted(
