@@ -620,6 +620,9 @@ class TrackedChannel:
         return True
 
     def _take_into_hand(self, envelope: Envelope) -> Envelope | None:
+        if envelope.place is None:
+            # As in TrackedMailbox.take.
+            self._mailbox.hand_over()
         # First, because other threads read the waiting messages before the one in hand.
         self._mailbox.in_hand = envelope
         if self._in_gap and not self.is_late(envelope):

@@ -735,6 +735,17 @@ class TestMessagesToOneChannel:
         assert scene.received[-1]["n"] == "a0.2"
         assert scene.replayed(scene.received[1].position) == {"a0.1", "a0.2"}
 
+    def test_one_within_the_process_hides_no_other_after_a_recovery(self, scene: Scene) -> None:
+        scene.join("a")
+        recovered(scene, "a", 100)
+        scene.begin_receive()
+        scene.read([EVERYBODY, EVERYBODY])
+        scene.route(1)
+        scene.send_locally()
+        scene.begin_receive()
+        assert [each["n"] for each in scene.received] == ["a0.0", "l0.1"]
+        assert scene.replayed(scene.tracked.position().sign()) == {"a0.1"}
+
     def test_a_mailbox_full_of_them_brings_none_before_them_again(self, scene: Scene) -> None:
         scene.begin_receive()
         scene.read([EVERYBODY, *[(ONE, "")] * (CAPACITY + 2), EVERYBODY])
