@@ -327,15 +327,30 @@ class TrackedChannel:
 
     def elsewhere(self, taken: Envelope) -> Mapping[Progress, Callable[[], Vector]]:
         """Return the channel's progress in each log before a message that was just taken."""
-        own, before, live_from = self._own, taken.before, self._own.live_from
-        found = {each: each.behind_last() for each in self._logs}
-        if before is not None and not is_of_log(taken):
-            found[own] = lambda: highest(before, live_from)
-        elif not self._streams:
-            with self.lock:
-                reached = self._reached(own)
-            found[own] = lambda: reached
-        return found
+        own, before = self._own, taken.before
+        if is_of_log(taken) or (before is None and self._streams):
+            return {each: each.behind_last() for each in self._logs}
+        found = {each: each.behind_last() for each in self._streams.values()}
+        # Nothing is computed before it is asked for; all of this is replaced, never changed.
+        start, live_from, mailbox = own.start, own.live_from, self._mailbox
+        put = own.log.routed if self.state is _LIVE else own.read
+        waiting, handed = mailbox.waiting() if len(mailbox) else (), mailbox.handed_over
+
+        def reached() -> Vector:
+            if before is not None:
+                return highest(before, live_from)
+            first = next(filter(is_of_log, waiting), None)
+            if first is not None:
+                return highest(start if first.before is None else first.before, live_from)
+            got: list[Vector] = []
+            if handed is not None:
+                got.append(handed.before or {})
+                if is_of_log(handed):
+                    where, offset = place_of(handed)
+                    got.append({where: offset + 1})
+            return highest(put, live_from, *got)
+
+        return {**found, own: reached}
 
     def signer_within(self, since: Mapping[Key, Vector]) -> Callable[[Vector], str]:
         """Return a function that signs positions within a replay, for the replayed addresses.
