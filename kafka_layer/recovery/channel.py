@@ -284,7 +284,7 @@ class TrackedChannel:
             progress.read = highest(progress.read, progress.log.routed)
         elif self.state is _LIVE:
             # Messages that came before the reader had reported its positions know no others.
-            progress.live_from = progress.start
+            progress.begun = progress.live_from = progress.start
 
     def position(self) -> LogPosition:
         """Return the position after the messages that were handed over."""
@@ -315,7 +315,9 @@ class TrackedChannel:
                 # A message that was taken before the channel became LIVE again is before live_from.
                 is_live = offset >= progress.live_from.get(where, 0)
                 live_from = progress.live_from if is_live else {}
-                vector: Vector = highest(progress.before(envelope), live_from, {where: offset + 1})
+                begun = progress.begun if offset >= progress.begun.get(where, 0) else {}
+                before = progress.before(envelope)
+                vector: Vector = highest(before, begun, live_from, {where: offset + 1})
                 if envelope.before is None and elsewhere is not None:
                     # It came before the stream was kept, as those before it did.
                     vector = highest(vector, elsewhere[progress]())

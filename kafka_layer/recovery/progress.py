@@ -110,7 +110,8 @@ class Progress:
         since: By address: the position from which it reaches the channel; the channel's beginning
             if there is no entry.
         start: The position before the messages that were routed before the channel was tracked.
-        live_from: The position at which the channel began, or became LIVE again.
+        begun: The position at which the channel began.
+        live_from: The same, or the position at which the channel became LIVE again.
         overlap: The position up to which the reader may bring messages a second time; empty if it
             does not.
         read: The position up to which the channel has read, while it is not LIVE.
@@ -123,6 +124,7 @@ class Progress:
     """
 
     __slots__ = (
+        "begun",
         "handed_over",
         "identity",
         "last",
@@ -143,6 +145,7 @@ class Progress:
         self.stream = stream
         self.since: dict[Key, Vector] = {}
         self.start: Vector = {}
+        self.begun: Vector = {}
         self.live_from: Vector = {}
         self.overlap: Vector = {}
         self.read: Vector = {}
