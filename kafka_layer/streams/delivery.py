@@ -104,9 +104,10 @@ class Delivery:
         # Whether to keep last records decoded: a join may run in an event loop, which must not wait
         # for a schema registry.
         self._keeps_decoded = settings.asks_registry
+        self._stops = settings.on_error == "stop"
         # Other last records are decoded when a channel gets them, unless an error has to stop the
         # stream.
-        self._decodes_at_once = self._keeps_decoded or settings.on_error == "stop"
+        self._decodes_at_once = self._keeps_decoded or self._stops
         self._interest = interest(settings, registry)
         self._by_key = by_key(settings, registry)
         # Most streams have one setting of one kind.
@@ -257,6 +258,9 @@ class Delivery:
         else:
             groups, users = settings.names(payload)
         if log is not None and self._unread is None:
+            if self._stops and self._members(groups, users):
+                # Not even for a moment may a recovery find a record that stops the stream.
+                payload.decode()
             log.append(record, addresses(groups, users))
         members = self._members(groups, users)
         if len(members) == 1 and log is None and members[0].tracked is None:
@@ -295,6 +299,9 @@ class Delivery:
             self.filtered += 1
             return
         groups, users = settings.names(payload)
+        if self._stops:
+            # As in _route.
+            payload.decode()
         if log is not None:
             log.append(record, addresses(groups, users) if delivers else ())
         if self._decodes_at_once:

@@ -224,9 +224,11 @@ def test_a_signal_handler_that_interrupts_a_close_gets_an_error(make_layer: Laye
 
     def interrupt(**kwargs: Any) -> None:
         if kwargs["number"] == 2:
-            # The close, in the main thread, tells of these two and waits for this receiver.
-            signal.pthread_kill(main, signal.SIGUSR1)
-            assert handled.wait(PATIENCE)
+            # The close, in the main thread, tells of these two and waits for this receiver. A signal
+            # that comes just before a wait does not interrupt it; the next one does.
+            deadline = time.monotonic() + PATIENCE
+            while not handled.wait(0.05) and time.monotonic() < deadline:
+                signal.pthread_kill(main, signal.SIGUSR1)
 
     main = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, send)
@@ -238,7 +240,7 @@ def test_a_signal_handler_that_interrupts_a_close_gets_an_error(make_layer: Laye
             layer.close_sync()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert told == ["closed"]
+    assert set(told) == {"closed"}
 
 
 def test_close_takes_no_longer_for_a_receiver_that_stands_still(make_layer: Layers) -> None:
