@@ -140,6 +140,7 @@ async def test_a_receiver_that_calls_the_layer_gets_its_answers(make_layer: Laye
         await send_expired(layer, channel)
         receive = asyncio.create_task(next_message(layer, channel, 5))
         assert await receive == {"type": "told", "cause": "expired"}
+        await wait_until_async(lambda: told, "the receiver's second answer")
     assert told == [{"expired": 1}]
 
 
@@ -224,8 +225,8 @@ def test_a_signal_handler_that_interrupts_a_close_gets_an_error(make_layer: Laye
 
     def interrupt(**kwargs: Any) -> None:
         if kwargs["number"] == 2:
-            # The close, in the main thread, tells of these two and waits for this receiver. A signal
-            # that comes just before a wait does not interrupt it; the next one does.
+            # The close, in the main thread, tells of these two and waits for this receiver. One
+            # signal may come just before the wait, and does not interrupt it; the next one does.
             deadline = time.monotonic() + PATIENCE
             while not handled.wait(0.05) and time.monotonic() < deadline:
                 signal.pthread_kill(main, signal.SIGUSR1)

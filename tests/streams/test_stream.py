@@ -740,7 +740,7 @@ class TestKept:
         site.stream.keep(keeper)
         site.source.listener(POSITIONS, True)
         site.stream.deliver([site.record(b"1"), site.record(b"no json"), site.record(b"2")])
-        # The one that stopped it is not there: it will be read again, and a recovery may come before.
+        # The one that stopped it is not there: it will be read again, perhaps after a recovery.
         assert keeper.log.ends == keeper.log.routed == {(TOPIC, 0): 1}
 
     def test_nor_one_that_stops_a_stream_with_last_values(self) -> None:
