@@ -65,7 +65,6 @@ _FIRST = (
     "tests/cluster/workers/test_runworker.py",
     "tests/cluster/workers/test_errors.py",
     "tests/faults/test_three_brokers.py",
-    "tests/observe/test_signals.py",
     "tests/e2e/test_demo.py",
     "tests/testing/test_support_kafka.py",
     "pages",
