@@ -31,7 +31,7 @@ class Timings:
             partition: shorter than ``ack_timeout``, so that commands fail with the cause.
         partition_question: Interval of asking for such a partition.
         topics: Interval at which servers that receive look for topics that were created again, and
-            for new partitions.
+            for new partitions; also for members of the groups of worker channels.
         look: Interval of checking that a reader gets what the log holds.
         look_in_trouble: The same, for ``trouble`` after an error of the client.
         trouble: Time after an error of a client in which the checks are frequent.

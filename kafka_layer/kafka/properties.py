@@ -126,6 +126,10 @@ def work_properties(config: LayerConfig, group: str, *, of_stream: bool = False)
                 "session.timeout.ms": 10_000,
                 # Partitions move to a new worker with the heartbeats: in 6 s at the default of 3 s.
                 "heartbeat.interval.ms": 1_000,
+                # The members look for new partitions, whose jobs wait until one notices.
+                "topic.metadata.refresh.interval.ms": round(config.timings.topics * 1000),
+                # librdkafka's default, which is otherwise lowered to three times that interval.
+                "metadata.max.age.ms": 900_000,
             }
         )
     if of_stream:

@@ -310,7 +310,8 @@ def _broken_with_jobs(
     counts: Counts, dropped: Mapping[str, Counter[str]], killed: Sequence[str]
 ) -> list[str]:
     workers_killed = sum(name.startswith("w") for name in killed)
-    causes = ("doubtful", "in_doubt", "closed", "produce", "expired")
+    # No fault lasts for as long as jobs live: none may expire.
+    causes = ("doubtful", "in_doubt", "closed", "produce")
     counted = sum(each[cause] for each in dropped.values() for cause in causes)
     lost = counts.lost.total()
     if lost <= workers_killed + counted:

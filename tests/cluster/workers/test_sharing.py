@@ -593,24 +593,26 @@ class TestFlush:
 
 
 class TestNewPartitions:
-    async def test_a_process_that_only_sends_uses_them(
-        self, make_layer: Layers, channel: str
+    async def test_senders_use_them_and_the_workers_that_run_read_them(
+        self, make_layer: Layers, channel: str, protocol: dict[str, Any]
     ) -> None:
-        make_layer.timings = Timings(refresh=0.1)
+        make_layer.timings = Timings(refresh=0.1, topics=0.1)
         settings = {"worker_channels": {channel: {"partitions": 1}}, "await_produce": True}
-        sender = make_layer(**settings)
+        sender, worker = make_layer(**settings), make_layer(**settings, **protocol)
         first = await sender.send(channel, {})
         assert first is not None
+        await next_message(worker, channel)
         admin = AdminClient({"bootstrap.servers": sender.config.bootstrap_servers})
         for raised in admin.create_partitions([NewPartitions(first.topic, 4)]).values():
             raised.result(60)
-        used = {first.partition}
+        waiting: Counter[int] = Counter()
         deadline = time.monotonic() + 60
-        while len(used) < 4 and time.monotonic() < deadline:
+        while len(waiting) < 4 and time.monotonic() < deadline:
             position = await sender.send(channel, {})
             assert position is not None
-            used.add(position.partition)
-        assert used == {0, 1, 2, 3}
+            waiting[position.partition] += 1
+        assert waiting.keys() == {0, 1, 2, 3}
+        await next_messages(worker, channel, waiting.total())
 
 
 class TestPrefetch:
