@@ -290,7 +290,8 @@ class TrackedChannel:
         """Return the position after the messages that were handed over."""
         with self.lock:
             parts = [
-                LogPart(each, self._reached(each), each.since, each.identity) for each in self._logs
+                LogPart(each, self._reached(each)(), each.since, each.identity)
+                for each in self._logs
             ]
         return self._position(parts, self._context.now())
 
@@ -305,7 +306,8 @@ class TrackedChannel:
         Args:
             envelope: The message.
             time: When it was written, in seconds of the broker's clock.
-            elsewhere: The result of ``elsewhere``; None: the present position in other logs.
+            elsewhere: By log: returns the position in it, for logs that the message is not of.
+                None, or no entry: the present position.
         """
         parts = []
         for progress in self._logs:
@@ -323,36 +325,13 @@ class TrackedChannel:
                     vector = highest(vector, elsewhere[progress]())
             else:
                 in_log = None if elsewhere is None else elsewhere.get(progress)
-                vector = self._reached(progress) if in_log is None else in_log()
+                vector = (in_log or self._reached(progress))()
             parts.append(LogPart(progress, vector, progress.since, progress.identity))
         return self._position(parts, time).sign()
 
-    def elsewhere(self, taken: Envelope) -> Mapping[Progress, Callable[[], Vector]]:
-        """Return the channel's progress in each log before a message that was just taken."""
-        own, before = self._own, taken.before
-        if is_of_log(taken) or (before is None and self._streams):
-            return {each: each.behind_last() for each in self._logs}
-        found = {each: each.behind_last() for each in self._streams.values()}
-        # Nothing is computed before it is asked for; all of this is replaced, never changed.
-        start, live_from, mailbox = own.start, own.live_from, self._mailbox
-        put = own.log.routed if self.state is _LIVE else own.read
-        waiting, handed = mailbox.waiting() if len(mailbox) else (), mailbox.handed_over
-
-        def reached() -> Vector:
-            if before is not None:
-                return highest(before, live_from)
-            first = next(filter(is_of_log, waiting), None)
-            if first is not None:
-                return highest(start if first.before is None else first.before, live_from)
-            got: list[Vector] = []
-            if handed is not None:
-                got.append(handed.before or {})
-                if is_of_log(handed):
-                    where, offset = place_of(handed)
-                    got.append({where: offset + 1})
-            return highest(put, live_from, *got)
-
-        return {**found, own: reached}
+    def elsewhere(self) -> Mapping[Progress, Callable[[], Vector]]:
+        """Return the channel's progress in each log, for a message of no log that is in hand."""
+        return {each: self._reached(each) for each in self._logs}
 
     def signer_within(self, since: Mapping[Key, Vector]) -> Callable[[Vector], str]:
         """Return a function that signs positions within a replay, for the replayed addresses.
@@ -369,29 +348,45 @@ class TrackedChannel:
 
         return sign
 
-    def _reached(self, progress: Progress) -> Vector:
-        """Return the place in a log before the first message that was not handed over."""
-        # In this order: a message that is routed and does not wait was taken.
-        mailbox = self._mailbox
-        put = progress.log.routed if self.state is _LIVE else progress.read
-        waiting, last = self._waiting(progress), mailbox.in_hand
-        first = waiting[0] if waiting else None
-        if last is not None and self._progress_of(last) is progress:
-            first = last
-        if first is not None:
-            reached = highest(progress.before(first), progress.live_from)
-            return reached if first.before is not None else highest(reached, progress.handed_over)
-        # The channel may have got the first messages of the batch that is being routed.
-        got = [self._reached_with(progress, each) for each in (last, mailbox.handed_over)]
-        return highest(put, progress.live_from, progress.handed_over, *got)
+    def _reached(self, progress: Progress) -> Callable[[], Vector]:
+        """Return the place in a log before the first message that is not handed over now.
+
+        Returns:
+            A function that computes the place, because most places are not asked for.
+        """
+        # In this order. What was routed while the channel was LIVE was put into the mailbox; and a
+        # message that was put and does not wait was taken.
+        mailbox, routed = self._mailbox, progress.log.routed
+        put = routed if self.state is _LIVE else progress.read
+        waiting = mailbox.waiting() if mailbox else ()
+        taken = mailbox.in_hand, mailbox.handed_over
+        # None of these changes later: the first two are replaced, the last is a copy.
+        start, live_from = progress.start, progress.live_from
+        handed_over = progress.handed_over.copy()
+
+        def reached() -> Vector:
+            for each in (taken[0], *waiting):
+                if each is not None and self._progress_of(each) is progress:
+                    if each.before is None:
+                        return highest(start, live_from, handed_over)
+                    return highest(each.before, live_from)
+            # The channel may have got the first messages of the batch that is being routed.
+            got = [self._reached_with(progress, each) for each in taken]
+            return highest(put, live_from, handed_over, *got)
+
+        return reached
 
     def _reached_with(self, progress: Progress, put: Envelope | None) -> Vector:
         """Return the place in a log up to which all was put before a message, and with it."""
         of = None if put is None else self._progress_of(put)
-        if put is None or (of is not None and of is not progress):
+        # A message to this channel alone knows what was routed before it in the layer's own log.
+        if put is None or (of or self._own) is not progress:
             return {}
-        # A message to this channel alone knows what was routed before it.
-        return put.before or {} if of is None else progress.behind(put)
+        before = put.before or {}
+        if of is None:
+            return before
+        where, offset = place_of(put)
+        return {**before, where: offset + 1}
 
     def _position(
         self, parts: Sequence[LogPart], time: float, keys: Sequence[Key] | None = None
@@ -435,13 +430,6 @@ class TrackedChannel:
             return None
         topic = place[0]
         return self._streams.get(topic.stream) if type(topic) is StreamTopic else self._own
-
-    def _waiting(self, progress: Progress) -> list[Envelope]:
-        """Return the messages of a log that wait in the mailbox."""
-        waiting = self._mailbox.waiting()
-        if not self._streams:
-            return list(filter(is_of_log, waiting))
-        return [envelope for envelope in waiting if self._progress_of(envelope) is progress]
 
     # Memberships
 
@@ -826,7 +814,7 @@ class TrackedChannel:
                 if of_log:
                     vector: Vector = highest(progress.before(envelope), progress.live_from)
                 else:
-                    vector = self._reached(progress)
+                    vector = self._reached(progress)()
                 parts.append(LogPart(progress, vector, progress.since, progress.identity))
         self._context.count_gap(self._mailbox, reason)
         now = self._context.now()
@@ -838,8 +826,9 @@ class TrackedChannel:
         )
 
     def message(self, envelope: Envelope, content: dict[str, Any]) -> Message:
-        """Return the message of an envelope, if several logs fill the mailbox."""
-        now, elsewhere, place = self._context.now(), self.elsewhere(envelope), envelope.place
+        """Return the message of an envelope of a log, if several logs fill the mailbox."""
+        now, place = self._context.now(), envelope.place
+        elsewhere = {each: each.behind_last() for each in self._logs}
 
         def sign() -> str:
             return self.sign_behind(envelope, now, elsewhere)

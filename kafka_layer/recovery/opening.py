@@ -82,7 +82,7 @@ class Opening:
             self._count_late(mailbox)
             return None
         now = self._now()
-        sign = partial(channel.sign_behind, envelope, now, channel.elsewhere(envelope))
+        sign = partial(channel.sign_behind, envelope, now, channel.elsewhere())
         return Message(self._decode(envelope.payload), sign, now, False)
 
 

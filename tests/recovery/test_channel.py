@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -292,6 +292,23 @@ class Scene:
         for key, where, first, end in parts:
             floors.setdefault(key, {})[where] = max(first, end)
         self.tracked.recovered(self.tracked.position(), floors)
+
+
+class InterruptedLog(RecentLog):
+    """Gives another thread a turn when it is asked up to where it is routed."""
+
+    turn: Callable[[], object] | None = None
+
+    @property
+    def routed(self) -> Mapping[Where, int]:
+        if self.turn is not None:
+            turn, self.turn = self.turn, None
+            turn()
+        return self.__dict__["routed"]
+
+    @routed.setter
+    def routed(self, vector: Mapping[Where, int]) -> None:
+        self.__dict__["routed"] = vector
 
 
 def text(record: Record) -> str:
@@ -745,6 +762,25 @@ class TestMessagesToOneChannel:
         scene.begin_receive()
         assert [each["n"] for each in scene.received] == ["a0.0", "l0.1"]
         assert scene.replayed(scene.tracked.position().sign()) == {"a0.1"}
+
+    def test_the_channel_falls_behind_while_one_is_opened(self, scene: Scene) -> None:
+        """Its position is before what the reading thread passes by at that moment."""
+        for _ in range(CAPACITY):
+            scene.send_locally()
+        envelope = scene.mailbox.take()
+        assert envelope is not None
+
+        def turn() -> None:
+            scene.send_locally()
+            scene.read([EVERYBODY])
+            scene.route()
+
+        log: Any = scene.recent
+        log.__class__, log.turn = InterruptedLog, turn
+        message = scene.context.open(scene.mailbox, envelope)
+        assert message is not None
+        assert scene.tracked.state is State.BEHIND
+        assert scene.replayed(message.position) == {"a0.0"}
 
     def test_a_mailbox_full_of_them_brings_none_before_them_again(self, scene: Scene) -> None:
         scene.begin_receive()
