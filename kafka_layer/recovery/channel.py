@@ -19,7 +19,7 @@ from ..messages import Message
 from ..streams.payload import StreamPayload
 from ..wire.places import place_text
 from ..wire.position_token import LogPosition, short_hash
-from ..wire.records import Record, offset_of
+from ..wire.records import Record
 from ..wire.topics import StreamTopic, Topic, Where
 from .kept_stream import KeptStream
 from .progress import LogPart, Progress, Vector, highest, is_of_log, place_of
@@ -748,44 +748,16 @@ class TrackedChannel:
         Returns:
             At least ``most`` records, if there are as many; None if some are not kept any more.
         """
+        keys = self._keys()
         found: list[list[Record]] = []
         read: list[dict[Where, int]] = []
         for progress, end in zip(self._logs, ends, strict=True):
-            records_of, until = self._find(progress, end, most)
+            records_of, until = progress.find_next(keys, end, most)
             if until is None:
                 return None
             found += records_of.values()
             read.append(until)
         return list(in_order(found)), read
-
-    def _find(
-        self, progress: Progress, ends: Vector, most: int
-    ) -> tuple[dict[Where, list[Record]], dict[Where, int] | None]:
-        """Return the next records of each partition: at least ``most``, if there are as many.
-
-        Returns:
-            The records, and the position up to which they are complete; None for the position if
-            some records are not kept any more.
-        """
-        found: dict[Where, list[Record]] = {}
-        until = dict(ends)
-        for key in self._keys():
-            since = progress.since.get(key, {})
-            for where in progress.partitions(key, ends):
-                first = max(progress.read.get(where, 0), since.get(where, 0))
-                end = ends.get(where, 0)
-                records = progress.find(key, where, first, end, most)
-                if records is None:
-                    return {}, None
-                if len(records) == most:
-                    # The key may have more, and records of other keys may be after those.
-                    until[where] = min(until[where], records[-1][6] + 1)
-                if records:
-                    found.setdefault(where, []).extend(records)
-        return {
-            where: sorted(_once(records, until[where]), key=offset_of)
-            for where, records in found.items()
-        }, until
 
     def _go_live(self, ends: Sequence[Vector]) -> None:
         mailbox = self._mailbox
@@ -834,11 +806,6 @@ class TrackedChannel:
             return self.sign_behind(envelope, now, elsewhere)
 
         return Message(content, sign, place[3] if place else now, False, place_text(place))
-
-
-def _once(records: Iterable[Record], end: int) -> Iterable[Record]:
-    """Return the records before an offset, each once, even if it has several addresses."""
-    return {record[6]: record for record in records if record[6] < end}.values()
 
 
 def _place(envelope: Envelope | None, stream: KeptStream) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..delivery.mailbox import Envelope
 from ..wire.places import lane_of
 from ..wire.position_token import StreamPosition, TopicPosition, short_hash
+from ..wire.records import Record, offset_of
 from ..wire.topics import StreamTopic, Topic, Where
 from .epochs import UNKNOWN, LeaderEpochs
 from .kept_stream import KeptStream
@@ -189,6 +190,39 @@ class Progress:
         name = None if key == EVERYBODY else key[1].encode()
         return self.log.find(where, name, first, end, most)
 
+    def find_next(
+        self, keys: Collection[Key], ends: Vector, most: int
+    ) -> tuple[dict[Where, list[Record]], dict[Where, int] | None]:
+        """Return the records to read next, of each partition.
+
+        Args:
+            keys: The addresses that reach the channel.
+            ends: For each partition the offset after its last record.
+            most: The number of records of a partition that are enough.
+
+        Returns:
+            At least ``most`` records of each partition, if there are as many, and the position up
+            to which they are complete; None for the position if some are not kept any more.
+        """
+        found: dict[Where, list[Record]] = {}
+        until = dict(ends)
+        for key in keys:
+            since = self.since.get(key, {})
+            for where in self.partitions(key, ends):
+                first = max(self.read.get(where, 0), since.get(where, 0))
+                records = self.find(key, where, first, ends.get(where, 0), most)
+                if records is None:
+                    return {}, None
+                if len(records) == most:
+                    # The key may have more, and records of other keys may be after those.
+                    until[where] = min(until[where], records[-1][6] + 1)
+                if records:
+                    found.setdefault(where, []).extend(records)
+        return {
+            where: sorted(_once(records, until[where]), key=offset_of)
+            for where, records in found.items()
+        }, until
+
     def join(self, key: Key) -> None:
         """Note that an address reaches the channel from now on."""
         self.since[key] = highest(self.log.routed, self.replayed.get(key, {}))
@@ -260,6 +294,11 @@ def highest(*vectors: Vector) -> dict[Where, int]:
             if offset > found.get(where, 0):
                 found[where] = offset
     return found
+
+
+def _once(records: Iterable[Record], end: int) -> Iterable[Record]:
+    """Return the records before an offset, each once, even if it has several addresses."""
+    return {record[6]: record for record in records if record[6] < end}.values()
 
 
 def _without(wheres: Collection[Where], vector: Vector) -> Vector:
