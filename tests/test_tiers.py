@@ -88,7 +88,7 @@ TIERS: list[set[str]] = [
     {"kafka.worker_group.positions", "kafka.worker_group.recent"},
     {"recovery.opening"},
     {"recovery.channel"},
-    {"recovery.progress"},
+    {"recovery.mailbox", "recovery.progress"},
     {"recovery.stream_replay"},
     {"recovery.kept_stream", "recovery.log_replay"},
     {"recovery.read_through"},

@@ -1,14 +1,9 @@
-"""A tracked channel: its position, and its reading from the recent records after a full mailbox.
-
-Hot path: every message of a tracked channel passes ``TrackedMailbox.take``. It reads no object but
-the mailbox: with a thousand channels, each further object is a cache miss.
-"""
+"""A tracked channel: its position, and its reading from the recent records after a full mailbox."""
 
 from __future__ import annotations
 
-import asyncio
 import enum
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config.realtime import monotonic
@@ -22,6 +17,7 @@ from ..wire.position_token import LogPosition, short_hash
 from ..wire.records import Record
 from ..wire.topics import StreamTopic, Topic, Where
 from .kept_stream import KeptStream
+from .mailbox import SharedMailbox, TrackedMailbox
 from .progress import LogPart, Progress, Vector, highest, is_of_log, place_of
 from .recent import Key, Loss, RecentLog
 from .replay import (
@@ -37,10 +33,8 @@ __all__ = [
     "READ_ON",
     "Gap",
     "RecoveryContext",
-    "SharedMailbox",
     "State",
     "TrackedChannel",
-    "TrackedMailbox",
     "Vector",
 ]
 
@@ -125,76 +119,11 @@ class Gap(Envelope):
         self.reason = reason
 
 
-class TrackedMailbox(Mailbox):
-    """The mailbox of a tracked channel: it keeps the message that was taken last."""
-
-    __slots__ = ()
-
-    tracked: TrackedChannel
-
-    def take(self) -> Envelope | None:
-        """Return the next message, or None; the receiving loop."""
-        if self.attentive:
-            return self.tracked.take()
-        messages = self._messages
-        if not messages:
-            self._congestion = None
-            # hand_over(), in place.
-            last = self.in_hand
-            if last is not None:
-                if last.place is not None:
-                    self.handed_over = last
-                self.in_hand = None
-            return None
-        try:
-            first = messages[0]
-            if first.place is None:
-                # Unlike others it does not tell what was routed before it.
-                self.hand_over()
-            # First, because other threads read the waiting messages before the one in hand: it is
-            # always in one of the two.
-            self.in_hand = first
-            envelope = messages.popleft()
-        except IndexError:  # a flush or a close was faster
-            return None
-        if envelope is not first:
-            self.in_hand = envelope
-        self.taken += 1
-        congestion = self._congestion
-        if congestion is not None and len(messages) <= congestion.tells_at:
-            self._relieve(congestion)
-        return envelope
-
-    def wait(self) -> Coroutine[Any, Any, None]:
-        """Do what ``Mailbox.wait`` does; or return after a pause, if the channel is behind."""
-        if self.attentive and self.tracked.pauses():
-            return asyncio.sleep(self.tracked.pause)
-        return Mailbox.wait(self)
-
-
-class SharedMailbox(TrackedMailbox):
-    """The mailbox of a tracked channel that follows streams: several threads put messages into it.
-
-    So a lock makes it atomic to read its messages and the positions of these threads.
-    """
-
-    __slots__ = ()
-
-    def put(self, envelope: Envelope) -> bool:
-        """Append a message, as ``Mailbox.put`` does; any thread."""
-        with self.tracked.lock:
-            return super().put(envelope)
-
-    def take(self) -> Envelope | None:
-        """Return the next message, or None; the receiving loop."""
-        return self.tracked.take()
-
-
 class TrackedChannel:
     """Keeps the position of one channel.
 
-    The channel's loop calls ``take`` and ``open``, the reading threads call ``begin``, ``pass_by``
-    and ``lose``; any thread calls the rest.
+    The channel's loop calls ``take``, ``pauses``, ``elsewhere``, ``message`` and ``gap``; the reading
+    threads call ``begin``, ``pass_by`` and ``lose``; any thread calls the rest.
 
     The position is a vector of offsets: all messages to the channel below it were handed over. A
     mailbox has the messages of one log (the layer's own, or a stream's) in the order in which they

@@ -14,7 +14,8 @@ from ..delivery.mailbox import Envelope, Mailbox
 from ..exceptions import UnreadableRecord
 from ..messages import Message, TakenMessage
 from ..wire.topics import Topic
-from .channel import READ_ON, Gap, SharedMailbox, TrackedChannel
+from .channel import READ_ON, Gap, TrackedChannel
+from .mailbox import SharedMailbox
 
 __all__ = ["Opening"]
 

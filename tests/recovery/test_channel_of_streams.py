@@ -15,8 +15,9 @@ from kafka_layer.config.realtime import monotonic
 from kafka_layer.delivery.mailbox import Envelope
 from kafka_layer.delivery.tickets import Ticket
 from kafka_layer.exceptions import UnreadableRecord
-from kafka_layer.recovery.channel import SharedMailbox, State, TrackedChannel
+from kafka_layer.recovery.channel import State, TrackedChannel
 from kafka_layer.recovery.kept_stream import KeptStream
+from kafka_layer.recovery.mailbox import SharedMailbox
 from kafka_layer.recovery.recent import Key
 from kafka_layer.recovery.replay import EVERYBODY, Part, missed_keys, missed_stream_parts
 from kafka_layer.recovery.stream_log import Keeper
