@@ -122,8 +122,8 @@ class Gap(Envelope):
 class TrackedChannel:
     """Keeps the position of one channel.
 
-    The channel's loop calls ``take``, ``pauses``, ``elsewhere``, ``message`` and ``gap``; the reading
-    threads call ``begin``, ``pass_by`` and ``lose``; any thread calls the rest.
+    The channel's loop calls ``take``, ``pauses``, ``elsewhere``, ``message`` and ``gap``. The
+    reading threads call ``begin``, ``pass_by`` and ``lose``. Any thread calls the rest.
 
     The position is a vector of offsets: all messages to the channel below it were handed over. A
     mailbox has the messages of one log (the layer's own, or a stream's) in the order in which they
