@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .past import PastReader
     from .stream_producers import StreamProducers
     from .streams import StreamReader
-    from .topic_ids import OnTold, TopicIds
+    from .topic_ids import TopicIds
     from .worker_group.member import GroupMember
 
 __all__ = ["KafkaBackplane"]
@@ -157,7 +157,8 @@ class KafkaBackplane:
                 del self._workers[topic]
             raise
         if channel.source is not None:
-            self._follow(channel.source, lambda told, _: worker.learn_id(told.topic_id))
+            topic_ids = self._topic_ids_of(channel.source)
+            topic_ids.follow(channel.source.name, lambda told, _: worker.learn_id(told.topic_id))
 
     def open_stream_writer(self, topic: StreamTopic, timeout: float) -> RecordProducer:
         # Imported by the first record for a stream: most processes send none.
@@ -171,9 +172,11 @@ class KafkaBackplane:
                     self._config, self._producer, self._connection, self._stats
                 )
             producers = self._stream_producers
+        topic_ids = self._topic_ids_of(topic)
+        topic_ids.ask([topic.name])
         producer = producers.open(topic, timeout)
-        self._follow(
-            topic, lambda _, moved: producer.leave_leaders([topic.name]) if moved else None
+        topic_ids.follow(
+            topic.name, lambda _, moved: producer.leave_leaders([topic.name]) if moved else None
         )
         return producer
 
@@ -347,15 +350,15 @@ class KafkaBackplane:
                 self._stream_watches[stream.name] = TopicWatch(config)
             return self._stream_watches[stream.name]
 
-    def _follow(self, topic: StreamTopic, listener: OnTold) -> None:
-        """Tell a listener of the topic of a stream; see ``TopicIds.follow``."""
+    def _topic_ids_of(self, topic: StreamTopic) -> TopicIds:
+        """Return what tells of the topic of a stream; the first call makes it."""
         from .topic_ids import TopicIds
 
         watch = self._watch_of(self._config.streams[topic.stream])
         with self._lock:
             if topic.stream not in self._topic_ids:
                 self._topic_ids[topic.stream] = TopicIds(watch, self._config.timings)
-            self._topic_ids[topic.stream].follow(topic.name, listener)
+            return self._topic_ids[topic.stream]
 
     def _connection_of(self, config: LayerConfig, stats: Stats) -> Connection:
         """Return the connection of clients with these settings."""

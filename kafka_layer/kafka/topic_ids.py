@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -36,9 +38,22 @@ class TopicIds:
         self._timeout = timings.request
         self._known = KnownTopics()
         self._followers: list[tuple[str, OnTold]] = []
-        # The answers to the last question, until they are taken.
-        self._answers: Mapping[str, Future[Any]] = {}
+        # The answers to questions, in the order of these, until they are taken.
+        self._answers: deque[Mapping[str, Future[Any]]] = deque()
         self._next_question = 0.0
+
+    def ask(self, names: Collection[str]) -> None:
+        """Ask for topics now, for ``look`` to take the answers; any thread, never blocks.
+
+        A topic was created again if its id differs from the first one that was told. So a listener
+        whose client may know the topic asks before that client learns of it.
+
+        Args:
+            names: Kafka's names of the topics.
+        """
+        # Fails if the client itself refuses the question, for example without a token.
+        with contextlib.suppress(KafkaException):
+            self._answers.append(self._watch.ask(names, self._timeout))
 
     def follow(self, name: str, listener: OnTold) -> None:
         """Pass the facts of a topic to a listener after each answer; any thread.
@@ -52,25 +67,30 @@ class TopicIds:
     def look(self) -> None:
         """Take the answers that came, and ask again if that is due; one thread, never blocks.
 
-        Without an answer no listener is called.
+        Without an answer no listener is called. Topics of which nothing is known yet are asked for
+        at each call.
         """
         now = monotonic()
         due = now >= self._next_question
-        if self._answers and (due or all(each.done() for each in self._answers.values())):
-            self._take_answers()
-        if due and self._followers:
+        while self._answers and (due or _all_done(self._answers[0])):
+            self._take(self._answers.popleft())
+        names = {name for name, _ in tuple(self._followers)}
+        if due:
             self._next_question = now + self._interval
-            try:
-                names = {name for name, _ in tuple(self._followers)}
-                self._answers = self._watch.ask(names, self._timeout)
-            except KafkaException:
-                # The client itself refuses the question, for example without a token.
-                return
+        elif self._answers:
+            return
+        else:
+            names -= self._known.topics.keys()
+        if names:
+            self.ask(names)
 
-    def _take_answers(self) -> None:
-        told, _ = read_answers(self._answers, 0.0)
-        self._answers = {}
+    def _take(self, answers: Mapping[str, Future[Any]]) -> None:
+        told, _ = read_answers(answers, 0.0)
         moved = self._known.learn(told)
         for name, listener in tuple(self._followers):
             if name in told:
                 listener(self._known.topics[name], name in moved)
+
+
+def _all_done(answers: Mapping[str, Future[Any]]) -> bool:
+    return all(each.done() for each in answers.values())

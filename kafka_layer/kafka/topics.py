@@ -302,7 +302,11 @@ class LayerTopics:
         recently = monotonic() - _FRESH
         stale = [each for each in topics if self._read_at.get(self.name(each), 0.0) < recently]
         if stale:
+            # Before the producer's client learns of them: later they may be others of that name.
+            answers = self._ask_for_ids(stale)
             self._ensure(stale, timeout)
+            if answers:
+                self.learn(answers, 0.0)
 
     def ensure_or_later(self, topics: Sequence[Topic | WorkTopic], timeout: float) -> None:
         """Do what ``ensure`` does; in the background if no broker answers."""
@@ -350,6 +354,15 @@ class LayerTopics:
         with contextlib.suppress(KafkaException):
             self._missing = self.learn(watch.ask(names, timeout), timeout)
             self._given_up &= self._missing
+
+    def _ask_for_ids(self, topics: Iterable[Topic | WorkTopic]) -> Mapping[str, Future[Any]]:
+        """Ask the watch, if it is open; returns at once."""
+        with self._lock:
+            watch = self._watch
+        if watch is not None and not self._closed.is_set():
+            with contextlib.suppress(KafkaException):
+                return watch.ask(map(self.name, topics), self._config.timings.request)
+        return {}
 
     def learn(self, answers: Mapping[str, Future[Any]], timeout: float) -> frozenset[str]:
         """Take the answers of the watch.
