@@ -15,7 +15,7 @@ from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
 from ..config.threads import sleep
 from .connection import Connection
-from .errors import configuration_error, kafka_error, topic_error
+from .errors import UNANSWERED, configuration_error, kafka_error, topic_error
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
@@ -41,7 +41,6 @@ _RETRY = 0.02
 # Time-outs of the first two metadata requests: an authentication error arrives within them.
 _FIRST_TIMEOUTS = (0.5, 1.0)
 
-_UNANSWERED = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT})
 _MISSING = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -246,7 +245,7 @@ def partition_counts(
                 topic = client.list_topics(name, timeout=min(left, patience)).topics[name]
             except KafkaException as exception:
                 error = kafka_error(exception)
-                if error.code() not in _UNANSWERED:
+                if error.code() not in UNANSWERED:
                     raise topic_error(f"look at {name}", error, connection.servers) from None
                 refused = connection.refused and connection.refusal is not earlier
                 if refused or monotonic() >= deadline:

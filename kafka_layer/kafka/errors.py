@@ -15,6 +15,7 @@ from ..exceptions import BrokerUnavailable, KafkaLayerError, ProduceFailed, Topi
 from ..wire.topics import StreamTopic
 
 __all__ = [
+    "UNANSWERED",
     "UNKNOWN_TOPIC",
     "are_all_fenced",
     "configuration_error",
@@ -28,6 +29,9 @@ __all__ = [
     "unavailable",
     "with_hint",
 ]
+
+UNANSWERED = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT})
+"""No broker answered a request in time."""
 
 UNKNOWN_TOPIC = frozenset(
     {

@@ -26,7 +26,7 @@ from ..exceptions import BrokerUnavailable, KafkaLayerError, TopicError
 from ..wire.topics import Topic, WorkTopic, topic_name
 from .clients import new_client, partition_counts
 from .connection import Connection
-from .errors import kafka_error
+from .errors import UNANSWERED, kafka_error
 from .log import client_logger
 from .producer import RecordProducer
 from .properties import rights_properties
@@ -139,6 +139,8 @@ class TopicWatch:
         self._client = new_client(AdminClient, properties, "consumer_config")
         # The answers to come. Each operation is one step.
         self._awaited: set[Future[Any]] = set()
+        # Whether the broker that was asked last did not answer.
+        self._unanswered = False
 
     def ask(
         self, names: Iterable[str], timeout: float, *, rights: bool = False
@@ -160,8 +162,27 @@ class TopicWatch:
         )
         self._awaited.update(answers.values())
         for answer in answers.values():
-            answer.add_done_callback(self._awaited.discard)
+            answer.add_done_callback(self._on_answer)
+        if self._unanswered and answers:
+            self._ask_another_broker(next(iter(answers)))
         return answers
+
+    def _on_answer(self, answer: Future[Any]) -> None:
+        self._awaited.discard(answer)
+        error = answer.exception()
+        self._unanswered = (
+            isinstance(error, KafkaException) and kafka_error(error).code() in UNANSWERED
+        )
+
+    def _ask_another_broker(self, name: str) -> None:
+        """Have the client learn which broker to ask; returns at once.
+
+        librdkafka asks one broker, which it takes for the controller, and waits for it while it is
+        away. It learns of another one from any metadata. (KRaft brokers name any live broker.)
+        """
+        # The request leaves all the same, and the question goes on with its answer.
+        with contextlib.suppress(KafkaException):
+            self._client.list_topics(name, timeout=0)
 
     def names(self, timeout: float) -> list[str]:
         """Return Kafka's names of all topics that this client may see; blocks.

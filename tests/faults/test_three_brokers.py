@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from kafka_layer.exceptions import ProduceFailed
+from kafka_layer.kafka.topics import TopicWatch, read_answers
 from kafka_layer.layer import KafkaChannelLayer
 from kafka_layer.messages import Recovery
 from kafka_layer.wire.partitions import partition_of
@@ -33,6 +34,9 @@ from tests.support.waiting import wait_until
 
 RATE = 20
 """Turns a second: all six servers read all messages, and three brokers keep them."""
+
+WATCHES = 8
+"""Each asks one of three brokers: it is unlikely that none asks the one that is killed."""
 
 FRESH = 3
 """Prefixes that are used for the first time, side by side."""
@@ -110,14 +114,35 @@ async def test_leaders_killed_one_after_another(
         partial(a_stream_goes_on, cluster, make_layer, f"{prefix}-orders", first),
     )
     second = await asyncio.to_thread(leader_of, cluster, topic)
+    watches = await asyncio.to_thread(watching, inboxes[0].layer, topic)
     second.kill()
     await asyncio.to_thread(await_other_leaders, cluster, topic, second)
+    await asyncio.to_thread(await_answers, watches, topic)
     await stream.goes_on(25)
     await stream.settled(inboxes)
     assert_nothing_lost(stream, inboxes)
     gaps = [b - a for inbox in inboxes for (a, _), (b, _) in pairs(inbox)]
     killed = [first.node_id, second.node_id]
     figure(f"killed {killed}: {len(stream.accepted)} turns, silence <= {max(gaps):.2f} s")
+
+
+def watching(layer: KafkaChannelLayer, topic: str) -> list[TopicWatch]:
+    """Return watches, each with an answer, so that each has a broker to ask: any one; blocks."""
+    watches = [TopicWatch(layer.config) for _ in range(WATCHES)]
+    await_answers(watches, topic, close=False)
+    return watches
+
+
+def await_answers(watches: Sequence[TopicWatch], topic: str, *, close: bool = True) -> None:
+    """Ask until each watch is answered, also one that asked the broker that is away; blocks."""
+
+    def told(watch: TopicWatch) -> bool:
+        return topic in read_answers(watch.ask([topic], 1.0), 2.0)[0]
+
+    for watch in watches:
+        wait_until(partial(told, watch), f"an answer about {topic}", DEADLINE)
+        if close:
+            watch.close()
 
 
 async def others_lead(

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, call
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -176,6 +176,25 @@ def test_answers_that_have_not_come_fail_where_the_watch_is_closed(
     assert (told.keys(), missing) == ({"told"}, set())
     with pytest.raises(KafkaException):
         answers["on its way"].result(0)
+
+
+def test_another_broker_is_looked_for_while_the_one_that_is_asked_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """librdkafka waits for the broker that it takes for the controller, however long it is away."""
+    client = MagicMock()
+    monkeypatch.setattr(topics_module, "new_client", lambda *_: client)
+    watch = TopicWatch(LayerConfig.from_keywords(bootstrap_servers=NO_BROKER))
+    looked_for = []
+    for error in (None, KafkaError._TIMED_OUT, KafkaError.UNKNOWN_TOPIC_OR_PART, None):
+        client.list_topics.reset_mock()
+        asked: Future[Any] = answer(1) if error is None else Future()
+        client.describe_topics.return_value = {"orders": asked}
+        watch.ask(["orders"], 60)
+        looked_for.append(client.list_topics.mock_calls == [call("orders", timeout=0)])
+        if error is not None:
+            asked.set_exception(KafkaException(KafkaError(error)))
+    assert looked_for == [False, False, True, False]
 
 
 def test_new_partitions_are_used_once_the_producers_client_knows_them(
