@@ -72,7 +72,7 @@ class KnownTopics:
     """The topics, put together from brokers' answers; not thread-safe. Pure.
 
     A broker may lag behind another one. So a topic never gets fewer partitions, and never an
-    earlier id again.
+    earlier id again. A client that was made since may have learned the earlier topic from it.
 
     Attributes:
         topics: The known facts, by Kafka's names of the topics.
@@ -83,18 +83,23 @@ class KnownTopics:
     # All leaders that a topic has had, each with the number of its partition. A client may know
     # another one of them than the last answer told.
     _led_by: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    # Topics that have moved: True where a broker has told the earlier id since.
+    _moved: dict[str, bool] = field(default_factory=dict)
 
     def learn(self, told: Mapping[str, KnownTopic]) -> frozenset[str]:
         """Take a broker's answer.
 
         Returns:
-            Kafka's names of topics that were created again, with a partition on another broker now
-            than on one that led it before.
+            Kafka's names of topics that have moved: they were created again, with a partition on
+            another broker now than on one that led it before. Once more where a broker that told
+            the earlier topic meanwhile was behind.
         """
         moved = set()
         for name, new in told.items():
             known = self.topics.get(name)
             if new.topic_id in self._earlier_ids:
+                if name in self._moved:
+                    self._moved[name] = True
                 continue
             if known is None:
                 self.topics[name] = new
@@ -102,11 +107,16 @@ class KnownTopics:
                 partitions = max(known.partitions, new.partitions)
                 topic_id, leaders = new.topic_id or known.topic_id, new.leaders or known.leaders
                 self.topics[name] = KnownTopic(partitions, topic_id, leaders)
+                if new.topic_id is not None and self._moved.get(name):
+                    self._moved[name] = False
+                    moved.add(name)
             else:
                 self._earlier_ids.add(known.topic_id or "")
                 self.topics[name] = new
+                self._moved.pop(name, None)
                 led = [each for each in self._led_by.pop(name, ()) if each[0] < len(new.leaders)]
                 if any(leader != new.leaders[partition] for partition, leader in led):
+                    self._moved[name] = False
                     moved.add(name)
             seen = {each for each in enumerate(new.leaders) if each[1] >= 0}
             self._led_by.setdefault(name, set()).update(seen)
@@ -117,6 +127,7 @@ class KnownTopics:
         for name in names:
             self.topics.pop(name, None)
             self._led_by.pop(name, None)
+            self._moved.pop(name, None)
 
 
 class TopicWatch:

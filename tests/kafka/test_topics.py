@@ -108,6 +108,23 @@ class TestKnownTopics:
         # Those of the topic before it do not count any more.
         assert topics.learn({"t": KnownTopic(1, "three", (2,))}) == set()
 
+    @for_each(
+        ("leaders", "told", "moved"),
+        [
+            ((1, 2), ["one", "two", "one", "one", "two", "two"], [1, 4]),
+            ((1, 2), ["one", "one", "two", "two", "three", "two", "three"], [2, 4, 6]),
+            ((1, 2, 2), ["one", "two", "three", "two", "three"], [1]),
+            ((2, 2), ["one", "two", "one", "two"], []),
+        ],
+    )
+    def test_a_broker_that_was_behind_may_have_told_a_new_client_of_the_earlier_topic(
+        self, leaders: tuple[int, ...], told: list[str], moved: list[int]
+    ) -> None:
+        ids, topics = sorted(set(told), key=told.index), KnownTopics()
+        led_by = {each: leaders[n % len(leaders)] for n, each in enumerate(ids)}
+        answers = [{"t": KnownTopic(1, each, (led_by[each],))} for each in told]
+        assert [n for n, each in enumerate(answers) if topics.learn(each)] == moved
+
     def test_a_topic_that_is_not_told_of_stays_known(self) -> None:
         topics = KnownTopics()
         topics.learn({"t": KnownTopic(2, "one")})
