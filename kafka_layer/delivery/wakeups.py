@@ -190,8 +190,7 @@ class Loop:
         age = time.monotonic() - self.seen_running
         if age > self._patience / 4:
             self.ask()
-        event_loop = self.get()
-        return age <= self._patience and event_loop is not None and not event_loop.is_closed()
+        return age <= self._patience and not self.is_closed
 
     def ask(self) -> None:
         """Ask the loop for an echo, which sets ``seen_running``; any thread."""

@@ -77,7 +77,7 @@ class Jobs:
         Raises:
             LayerClosed: If the server closes, or has closed.
         """
-        opened = self._channels.get(channel)
+        opened = self.channel(channel)
         if opened is None:
             raise closed_meanwhile()
         return await opened.receive(self._server.decode_for_receive)

@@ -339,7 +339,7 @@ class Membership:
         if assignment is None:
             # Fetched before a rebalance in the same call: the partition has another member now.
             return False
-        if self._rewound or self.halted_by is not None:
+        if self._holds:
             self._hold_back(partition, offset)
             return False
         timestamp = message.timestamp()[1]

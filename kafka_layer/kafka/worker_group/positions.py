@@ -43,9 +43,6 @@ class Batch(Generic[J]):
             if job is not None:
                 self.jobs.append(job)
 
-    def __bool__(self) -> bool:
-        return bool(self.messages)
-
 
 class JobPositions(Generic[J]):
     """The messages and positions of one member of a worker group; one thread at a time.

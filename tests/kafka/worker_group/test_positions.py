@@ -60,7 +60,7 @@ class TestBatches:
     def test_without_demand_there_is_nothing_to_commit(self, book: JobPositions[FakeJob]) -> None:
         book.assign([0])
         fetch(book, 0, 1)
-        assert not book.next_batch(0)
+        assert not book.next_batch(0).messages
 
     def test_a_batch_whose_commit_failed_comes_again_and_leaves_its_partition_in_doubt(
         self, book: JobPositions[FakeJob]
