@@ -10,7 +10,9 @@ import datetime
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
+from .config.realtime import monotonic
 from .config.threads import Nudge
+from .config.timings import Timings
 from .delivery.tickets import Ticket
 from .exceptions import UnreadableRecord
 from .messages import Position
@@ -51,6 +53,7 @@ __all__ = [
     "Streams",
     "Topics",
     "WorkQueue",
+    "answer_time",
 ]
 
 
@@ -458,6 +461,16 @@ class Log(Protocol):
             ``BrokerUnavailable`` if the query was not begun in time, and with ``LayerClosed`` if
             the backplane is closed.
         """
+
+
+def answer_time(deadline: float, timings: Timings) -> float:
+    """Return how many seconds to wait for the answer to a query of the past.
+
+    Args:
+        deadline: When the query gives up, on ``monotonic()``.
+        timings: The server's times.
+    """
+    return max(0.0, deadline - monotonic()) + timings.hand_over
 
 
 StreamStart = Literal["latest", "earliest"] | datetime.datetime

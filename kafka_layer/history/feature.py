@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from ..config.realtime import monotonic
 from ..delivery.tickets import Steps, wait
 from ..exceptions import (
     BrokerUnavailable,
@@ -19,7 +18,7 @@ from ..exceptions import (
 )
 from ..messages import History, Message
 from ..server.server import Server
-from ..transport import Extent, Past
+from ..transport import Extent, Past, answer_time
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.headers import has_command
@@ -146,12 +145,12 @@ class Histories:
             for each in self._server.config.streams.values()
             if each.is_read and each.may_reach(question.topic, question.key)
         ]
-        ask = self._server.transport.ask_past
+        ask, timings = self._server.transport.ask_past, self._server.config.timings
         tickets = [ask("ends", ends_of_stream, deadline, each.name) for each in streams]
         found = {}
         for stream, ticket in zip(streams, tickets, strict=True):
             try:
-                position = yield from wait(ticket, self._left(deadline))
+                position = yield from wait(ticket, answer_time(deadline, timings))
             except (BrokerUnavailable, TopicError, TimeoutError):
                 # Another cluster may be away. A recovery from this position then fails, with the
                 # reason "unavailable".
@@ -168,7 +167,7 @@ class Histories:
     ) -> Steps[T]:
         ticket = self._server.transport.ask_past(key, ask, deadline, stream)
         try:
-            return (yield from wait(ticket, self._left(deadline)))
+            return (yield from wait(ticket, answer_time(deadline, self._server.config.timings)))
         except (BrokerUnavailable, RegistryAway, TopicError) as error:
             raise HistoryUnavailable(f"The history cannot be read. {error}") from error
         except TimeoutError:
@@ -177,10 +176,6 @@ class Histories:
             ) from None
 
     # In the backplane's thread
-
-    def _left(self, deadline: float) -> float:
-        """Return how many seconds to wait for an answer whose deadline is given."""
-        return max(0.0, deadline - monotonic()) + self._server.config.timings.hand_over
 
     def _carry_out(self, question: Question, past: Past) -> Callable[[], History]:
         extents = past.extents(question.topics)

@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from ..messages import Message, Recovery, ReplayedMessage
 from ..server.server import Server
-from ..transport import Past, ReadFrom
+from ..transport import Past, ReadFrom, answer_time
 from ..wire.codec import Codec
 from ..wire.encryption import ReplayGuard
 from ..wire.idempotency import WINDOW, has_key
@@ -326,13 +326,14 @@ class Recoveries:
 
     def _read_stream(self, stream: StreamReplay, deadline: float) -> Steps[None]:
         """Read the topics of a stream, as far as a recovery needs them."""
+        timings = self._server.config.timings
         for _ in range(ROUNDS):
             missing, unknown = stream.missing(), stream.unknown_epochs()
             if not missing and not unknown and not stream.is_ahead:
                 return
             ticket = stream.kept.past.read(missing, unknown, deadline)
             try:
-                extents = yield from wait(ticket, self._left(deadline))
+                extents = yield from wait(ticket, answer_time(deadline, timings))
             except (BrokerUnavailable, TimeoutError):
                 if missing or stream.is_ahead:
                     raise
@@ -368,12 +369,8 @@ class Recoveries:
             tickets.append(self._server.transport.ask_past(key, question, deadline))
         extents: Extents = {}
         for ticket in tickets:
-            extents = yield from wait(ticket, self._left(deadline))
+            extents = yield from wait(ticket, answer_time(deadline, self._server.config.timings))
         return extents
-
-    def _left(self, deadline: float) -> float:
-        """Return how many seconds to wait for an answer whose deadline is given."""
-        return max(0.0, deadline - monotonic()) + self._server.config.timings.hand_over
 
     def _read_wanted(self, where: Where, past: Past) -> Callable[[], Extents]:
         """Read the wanted part of a partition; called in the backplane's thread."""
