@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
 
 from kafka_layer.layer import KafkaChannelLayer
-from tests.cluster.workers.processes import Nursery
+from tests.cluster.workers.processes import Crew, CrewOf, Nursery
 from tests.support.inspect import server_of
 from tests.support.layers import Backend, Layers, kafka_backend
 from tests.support.records import create_topic
@@ -69,10 +70,16 @@ def config(
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
-    """Starts ``runworker`` processes, for tests that are not about the command itself."""
+    """Starts ``runworker`` processes, as forks of one that has imported all."""
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture
+def forked(tmp_path: Path, config: dict[str, Any], nursery: Nursery) -> CrewOf:
+    """Makes the crew of a test that is not about the command itself: of forks, on some channels."""
+    return lambda *channels: Crew(tmp_path, channels, config, nursery=nursery)
 
 
 @pytest.fixture

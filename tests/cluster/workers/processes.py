@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ class Crew:
     def __init__(
         self,
         folder: Path,
-        channels: list[str],
+        channels: Sequence[str],
         config: Mapping[str, Any],
         apps: str = OURS,
         *,
@@ -230,6 +230,10 @@ class Crew:
             raise AssertionError(f"{error}; done by worker: {each}\n{logs}") from None
         assert found is not None
         return found
+
+
+CrewOf = Callable[..., Crew]
+"""Makes the workers of one test, given the names of their channels."""
 
 
 async def send_until_all_take_part(layer: KafkaChannelLayer, channel: str, crew: Crew) -> int:

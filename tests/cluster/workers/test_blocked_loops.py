@@ -7,7 +7,6 @@ import asyncio
 import random
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from kafka_layer.config.timings import Timings
 from tests.cluster.workers.clients import use_commits
 from tests.cluster.workers.conftest import SESSION_MS, working
 from tests.cluster.workers.groups import handed_out
-from tests.cluster.workers.processes import Crew, Nursery, send_until_all_take_part
+from tests.cluster.workers.processes import CrewOf, send_until_all_take_part
 from tests.support.layers import Layers
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -59,17 +58,13 @@ async def test_a_receive_on_a_blocked_loop_is_given_a_job_once_at_most(
 
 
 async def test_jobs_go_to_an_idle_process_while_another_one_is_blocked(
-    make_layer: Layers,
-    config: dict[str, Any],
-    channel: str,
-    tmp_path: Path,
-    nursery: Nursery,
+    make_layer: Layers, config: dict[str, Any], channel: str, forked: CrewOf
 ) -> None:
     # One process serves two channels: the handler of one blocks the receive of the other.
     slow = f"slow.{channel}"
     config["worker_channels"] = {slow: {"partitions": 1}}
     sender = make_layer(**config)
-    with Crew(tmp_path, [slow, channel], config, nursery=nursery) as crew:
+    with forked(slow, channel) as crew:
         crew.add(), crew.add()
         await send_until_all_take_part(sender, channel, crew)
         await sender.send(slow, {"type": "blocking", "n": -1, "seconds": 100})
@@ -86,16 +81,12 @@ async def test_jobs_go_to_an_idle_process_while_another_one_is_blocked(
 
 
 async def test_processes_that_are_blocked_at_any_moment_do_every_job_once(
-    make_layer: Layers,
-    config: dict[str, Any],
-    channel: str,
-    tmp_path: Path,
-    nursery: Nursery,
+    make_layer: Layers, config: dict[str, Any], channel: str, forked: CrewOf
 ) -> None:
     chance = random.Random(13)
     slow = f"slow.{channel}"
     sender = make_layer(**config)
-    with Crew(tmp_path, [slow, channel], config, nursery=nursery) as crew:
+    with forked(slow, channel) as crew:
         crew.add(), crew.add()
         for number in range(300):
             await sender.send(channel, {"type": "job", "n": number})

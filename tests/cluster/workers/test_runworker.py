@@ -17,7 +17,7 @@ from tests.cluster.workers.groups import handed_out
 from tests.cluster.workers.processes import (
     CHANNELS_OWN,
     Crew,
-    Nursery,
+    CrewOf,
     RunWorker,
     send_until_all_take_part,
 )
@@ -43,14 +43,17 @@ def begun(worker: RunWorker, jobs: int = 1) -> None:
     wait_until(lambda: worker.done >= jobs, f"worker {worker.process.pid} to do {jobs} job(s)", 60)
 
 
+def stop_in_a_job(worker: RunWorker) -> None:
+    """Send the first signal to a worker within a job; return when it waits for that job alone."""
+    wait_until(lambda: worker.diary.began, "a job to begin")
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "finishing" in worker.log(), "the worker to stop")
+
+
 async def test_workers_that_come_on_the_way_share_the_jobs_and_do_each_once(
-    make_layer: Layers,
-    config: dict[str, Any],
-    channel: str,
-    tmp_path: Path,
-    nursery: Nursery,
+    make_layer: Layers, config: dict[str, Any], channel: str, forked: CrewOf
 ) -> None:
-    with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
+    with forked(channel) as crew:
         # Half of them wait for the workers, half come while they work.
         sent = JOBS // 2
         await send(make_layer, config, channel, range(sent))
@@ -90,13 +93,12 @@ async def test_a_killed_worker_costs_what_it_has_taken_and_a_stopped_one_none(
     make_layer: Layers,
     config: dict[str, Any],
     channel: str,
-    tmp_path: Path,
-    nursery: Nursery,
+    forked: CrewOf,
     prefetch: int,
     jobs: int,
 ) -> None:
     config["worker_channels"] = {channel: {"prefetch_count": prefetch}}
-    with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
+    with forked(channel) as crew:
         killed, stopped, _ = crew.add(), crew.add(), crew.add()
         # The first ones may be done before all have started.
         shared = await send_until_all_take_part(make_layer(**config), channel, crew)
@@ -127,9 +129,7 @@ class TestOneWorker:
         with Crew(tmp_path, [channel], config) as crew:
             worker = crew.add()
             await send(make_layer, config, channel, range(20), gate=str(gate))
-            wait_until(lambda: worker.diary.began, "a job to begin")
-            worker.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: "finishing" in worker.log(), "the worker to stop")
+            stop_in_a_job(worker)
             gate.touch()
             assert worker.process.wait(60) == 0
             assert worker.diary.ended == worker.diary.began
@@ -142,11 +142,11 @@ class TestOneWorker:
         make_layer: Layers,
         config: dict[str, Any],
         channel: str,
+        forked: CrewOf,
         tmp_path: Path,
-        nursery: Nursery,
     ) -> None:
         config["worker_channels"] = {channel: {"partitions": 1, "prefetch_count": 10}}
-        with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
+        with forked(channel) as crew:
             worker = crew.add()
             layer = make_layer(**config)
             await layer.send(channel, {"type": "job", "n": 0, "gate": str(tmp_path / "never")})
@@ -166,18 +166,11 @@ class TestOneWorker:
         with Crew(tmp_path, [channel], config) as crew:
             worker = crew.add()
             await send(make_layer, config, channel, range(1), gate=str(tmp_path / "never"))
-            wait_until(lambda: worker.diary.began, "the job to begin")
-            worker.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: "finishing" in worker.log(), "the worker to stop")
+            stop_in_a_job(worker)
             assert worker.end(signal.SIGTERM) == -signal.SIGTERM
 
     async def test_a_job_that_fails_costs_no_other_and_a_message_without_type_either(
-        self,
-        make_layer: Layers,
-        config: dict[str, Any],
-        channel: str,
-        tmp_path: Path,
-        nursery: Nursery,
+        self, make_layer: Layers, config: dict[str, Any], channel: str, forked: CrewOf
     ) -> None:
         layer = make_layer(**config)
         for number in range(100):
@@ -187,7 +180,7 @@ class TestOneWorker:
                 await layer.send(channel, {"n": number})
         await layer.close()
         good = [number for number in range(100) if number % 3]
-        with Crew(tmp_path, [channel], config, nursery=nursery) as crew:
+        with forked(channel) as crew:
             worker = crew.add()
             diary = crew.wait_done(good)
             assert set(diary.ended) == set(good)
@@ -201,14 +194,9 @@ class TestOneWorker:
             assert worker.end(signal.SIGTERM) == 0
 
     async def test_one_worker_serves_several_channels_and_synchronous_consumers(
-        self,
-        make_layer: Layers,
-        config: dict[str, Any],
-        channel: str,
-        tmp_path: Path,
-        nursery: Nursery,
+        self, make_layer: Layers, config: dict[str, Any], channel: str, forked: CrewOf
     ) -> None:
-        with Crew(tmp_path, [channel, f"sync.{channel}"], config, nursery=nursery) as crew:
+        with forked(channel, f"sync.{channel}") as crew:
             worker = crew.add()
             await send(make_layer, config, channel, range(50))
             await send(make_layer, config, f"sync.{channel}", range(50, 100))
