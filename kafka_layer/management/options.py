@@ -12,7 +12,15 @@ from django.core.management.base import CommandError, CommandParser
 from ..config.settings import LayerConfig
 from . import installed
 
-__all__ = ["Skipped", "add_layer_option", "notes", "seconds", "select", "table"]
+__all__ = [
+    "Skipped",
+    "add_layer_option",
+    "add_timeout_option",
+    "notes",
+    "seconds",
+    "select",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,17 @@ def add_layer_option(parser: CommandParser) -> None:
         dest="aliases",
         metavar="ALIAS",
         help="Only this alias of CHANNEL_LAYERS; may be repeated. Default: all.",
+    )
+
+
+def add_timeout_option(parser: CommandParser, default: float) -> None:
+    """Declare the option that limits the time of a request, in seconds."""
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=default,
+        metavar="SECONDS",
+        help=f"How long brokers may take to answer each request. Default: {default:g}.",
     )
 
 

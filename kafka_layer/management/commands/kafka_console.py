@@ -44,7 +44,7 @@ from ..console import (
     show_group,
     show_stream,
 )
-from ..options import seconds, select
+from ..options import add_timeout_option, select
 
 __all__ = ["Command"]
 
@@ -127,13 +127,7 @@ class Command(BaseCommand):
             metavar="ALIAS",
             help=f"The alias in CHANNEL_LAYERS. Default: {DEFAULT_CHANNEL_LAYER}.",
         )
-        parser.add_argument(
-            "--timeout",
-            type=seconds,
-            default=5.0,
-            metavar="SECONDS",
-            help="How long brokers may take to answer each request. Default: 5.",
-        )
+        add_timeout_option(parser, 5.0)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print or send until all is done, or until Ctrl-C or a closed pipe ends it.

@@ -25,14 +25,13 @@ from ...kafka.specs import (
 )
 from ...wire.names import CHANNEL_NAME
 from ...wire.topics import WorkTopic
-from ..options import Skipped, add_layer_option, notes, seconds, select, table
+from ..options import Skipped, add_layer_option, add_timeout_option, notes, select, table
 
 __all__ = ["Command"]
 
 DRIFT_CODE = 3
 """Exit code of ``--check`` when topics are missing or differ; an error has 1, a wrong option 2."""
 
-_TIMEOUT = 10.0
 # Kinds of differences other than topic configs.
 _NOT_CONFIGS = frozenset({"partitions", "replication_factor", "leaders"})
 # Seconds until all brokers know a topic that one of them has created.
@@ -89,13 +88,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--json", action="store_true", dest="as_json", help="Print the result as JSON."
         )
-        parser.add_argument(
-            "--timeout",
-            type=seconds,
-            default=_TIMEOUT,
-            metavar="SECONDS",
-            help=f"How long brokers may take to answer each request. Default: {_TIMEOUT:g}.",
-        )
+        add_timeout_option(parser, 10.0)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Carry out the options for each layer, and print the result.

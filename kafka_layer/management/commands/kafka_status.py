@@ -16,7 +16,7 @@ from ...exceptions import KafkaLayerError
 from ...kafka.admin import GroupLag, TopicAdmin, WorkLag
 from ...kafka.specs import TopicState, differences, topic_specs
 from ...layer import KafkaChannelLayer
-from ..options import add_layer_option, notes, seconds, select, table
+from ..options import add_layer_option, add_timeout_option, notes, seconds, select, table
 
 __all__ = ["Command"]
 
@@ -54,13 +54,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add_layer_option(parser)
-        parser.add_argument(
-            "--timeout",
-            type=seconds,
-            default=5.0,
-            metavar="SECONDS",
-            help="How long brokers may take to answer each request. Default: 5.",
-        )
+        add_timeout_option(parser, 5.0)
         parser.add_argument(
             "--wait",
             type=seconds,
