@@ -110,7 +110,8 @@ class Progress:
         identity: The log of the position.
         since: By address: the position from which it reaches the channel; the channel's beginning
             if there is no entry.
-        start: The position before the messages that were routed before the channel was tracked.
+        start: Stands for ``Envelope.before`` in messages that have none: before those that were
+            routed before the channel was tracked, or its stream kept; later as ``live_from``.
         begun: The position at which the channel began.
         live_from: The same, or the position at which the channel became LIVE again.
         overlap: The position up to which the reader may bring messages a second time; empty if it
