@@ -108,7 +108,7 @@ class TakenMessage(Message):
     @property
     def timestamp(self) -> float:
         """The broker's time."""
-        written: float = self.envelope.place[3]
+        written: float = self.envelope.timestamp
         return written
 
     @property

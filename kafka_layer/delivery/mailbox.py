@@ -201,7 +201,7 @@ class Mailbox(Receives):
         """Note that a receive of a tracked channel found nothing but what is in hand; its loop."""
         if self.in_hand is not None:
             # In this order: who looks at the channel looks at what is in hand first.
-            if self.in_hand.place is not None:
+            if self.in_hand.topic is not None:
                 self.handed_over = self.in_hand
             self.in_hand = None
 

@@ -23,7 +23,7 @@ from ..config import realtime as time
 from ..config.threads import RLock
 from ..config.timings import Timings
 from ..wire.records import Place
-from ..wire.topics import Topic
+from ..wire.topics import AnyTopic, Topic
 
 __all__ = ["Envelope", "Loop", "Openable", "Receives", "Waiter", "Wakeups"]
 
@@ -42,14 +42,22 @@ class Openable(Protocol):
 class Envelope:
     """A message on its way to receivers; one object is shared by all mailboxes that hold it.
 
+    The thread that reads makes it, and the receiving loop frees it, mostly on another core: each
+    further object that a waiting message holds costs both of them. So the place is in its own
+    attributes, and not a tuple.
+
     Attributes:
         payload: The serialized message; each receiver decodes its own copy. Of a stream's record an
             ``Openable``, or the message itself if it has one receiver.
         deadline: When the message expires, on ``time.monotonic()``.
-        place: Where its record stands in the log: topic, partition, offset and the broker's
-            timestamp in seconds. None for a message that stayed within the process.
-        key: Its record's key: a group, a user, or "" for everybody. Of a stream's record its
-            addresses, where a tracked channel follows the stream or a join brought it.
+        topic: The topic of its record; None if its place is unknown: it stayed within the process,
+            or is of a stream that was not kept for tracked channels.
+        partition: The partition of its record.
+        offset: The offset of its record.
+        timestamp: When the broker wrote its record, in seconds since the epoch.
+        key: Its record's key: a group, a user, or "" for everybody and for one channel. Of a
+            stream's record its addresses, where a tracked channel follows the stream or a join
+            brought it.
         before: For each partition the offset behind the last record that was routed before it; None
             while no channel is tracked.
         unreadable: Whether decoding it failed, so that only the first failure is reported.
@@ -57,7 +65,18 @@ class Envelope:
             which put what they found there in their place.
     """
 
-    __slots__ = ("before", "deadline", "key", "payload", "place", "trace", "unreadable")
+    __slots__ = (
+        "before",
+        "deadline",
+        "key",
+        "offset",
+        "partition",
+        "payload",
+        "timestamp",
+        "topic",
+        "trace",
+        "unreadable",
+    )
 
     trace: Any
 
@@ -65,16 +84,35 @@ class Envelope:
         self,
         payload: bytes | Openable | dict[str, Any],
         deadline: float,
-        place: Place | None = None,
+        topic: AnyTopic | None = None,
+        partition: int = 0,
+        offset: int = 0,
+        timestamp: float = 0.0,
         key: str | Sequence[tuple[Topic, str]] = "",
         before: Mapping[tuple[Any, int], int] | None = None,
     ) -> None:
         self.payload = payload
         self.deadline = deadline
-        self.place = place
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.timestamp = timestamp
         self.key = key
         self.before = before
         self.unreadable = False
+
+    @property
+    def place(self) -> Place | None:
+        """Where its record stands in the log; None if that is unknown."""
+        if self.topic is None:
+            return None
+        return self.topic, self.partition, self.offset, self.timestamp
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        # The topic last: a receive that sees it sees the rest.
+        topic, self.partition, self.offset, self.timestamp = place
+        self.topic = topic
 
 
 class Wakeups:

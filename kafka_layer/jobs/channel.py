@@ -179,7 +179,7 @@ class WorkChannel:
         # A flush may have come since they were accepted.
         wanted = []
         for job in jobs:
-            if job.place[3] > self._expiry.flushed_until:
+            if job.timestamp > self._expiry.flushed_until:
                 wanted.append(job)
             else:
                 self._stats.count("dropped.flushed")

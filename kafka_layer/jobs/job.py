@@ -12,30 +12,12 @@ class Job(Envelope):
     """A message of a worker channel, with its place in the channel's topic.
 
     Attributes:
-        place: As in ``Envelope``; never None.
         assignment: Token of the partition's assignment; a worker cannot give back a job of an
             earlier assignment.
     """
 
     __slots__ = ("assignment",)
 
-    place: Place
-
     def __init__(self, payload: bytes, deadline: float, place: Place, assignment: object) -> None:
-        super().__init__(payload, deadline, place)
+        super().__init__(payload, deadline, *place)
         self.assignment = assignment
-
-    @property
-    def partition(self) -> int:
-        """The record's partition."""
-        return self.place[1]
-
-    @property
-    def offset(self) -> int:
-        """The record's offset."""
-        return self.place[2]
-
-    @property
-    def timestamp(self) -> float:
-        """When it was written, by the broker's clock, in seconds since the epoch."""
-        return self.place[3]

@@ -131,8 +131,8 @@ class Tracing:
                 raise
 
     def _source(self, envelope: Any, message: Mapping[str, Any]) -> _Source:
-        place, record = envelope.place, envelope.payload
-        topic, at = (None, None) if place is None else (place[0], place[1:3])
+        topic, record = envelope.topic, envelope.payload
+        at = None if topic is None else (envelope.partition, envelope.offset)
         if type(record) is dict or hasattr(envelope, "message"):
             # A record of a stream with one receiver: its envelope has the decoded message.
             stream = self._streams[message["stream"]]

@@ -354,10 +354,9 @@ class TrackedChannel:
 
     def _progress_of(self, envelope: Envelope) -> Progress | None:
         """Return the progress in the log of a message; None if the message is not of a log."""
-        place = envelope.place
-        if place is None or place[0] is _SEND_CONN:
+        topic = envelope.topic
+        if topic is None or topic is _SEND_CONN:
             return None
-        topic = place[0]
         return self._streams.get(topic.stream) if type(topic) is StreamTopic else self._own
 
     # Memberships
@@ -554,7 +553,7 @@ class TrackedChannel:
         return True
 
     def _take_into_hand(self, envelope: Envelope) -> Envelope | None:
-        if envelope.place is None:
+        if envelope.topic is None:
             # As in TrackedMailbox.take.
             self._mailbox.hand_over()
         # First, because other threads read the waiting messages before the one in hand.
@@ -739,7 +738,7 @@ class TrackedChannel:
 
 def _place(envelope: Envelope | None, stream: KeptStream) -> None:
     """Set the place of a stream's message, if it has none and was not put there by a join."""
-    if envelope is None or envelope.place is not None or envelope.key:
+    if envelope is None or envelope.topic is not None or envelope.key:
         return
     payload = envelope.payload
     if isinstance(payload, StreamPayload):

@@ -468,9 +468,8 @@ class Recoveries:
             except UnreadableRecord as error:
                 self._stats.dropped(error.cause, f"a record of {topic.value}: {error}")
                 continue
-            place = topic, partition, offset, written
             deadline = latest - max(0.0, now - written)
-            envelope = Envelope(payload, deadline, place, name)
+            envelope = Envelope(payload, deadline, topic, partition, offset, written, name)
             if headers:
                 envelope.trace = headers
             envelopes.append(envelope)
@@ -723,7 +722,7 @@ class _Replay(LogReplay):
 
 
 def _kind_of(envelope: Envelope) -> str:
-    return "stream" if envelope.place is None else kind_of(envelope.place[0])
+    return "stream" if envelope.topic is None else kind_of(envelope.topic)
 
 
 def _first_keyed(records: Iterable[Record]) -> list[Record]:

@@ -137,7 +137,7 @@ class KeptStream:
             self.stream.count_error(read, error)
             return None
         place = topic, partition, offset, written
-        return Envelope(payload, monotonic() + self._expiry, place, addresses)
+        return Envelope(payload, monotonic() + self._expiry, *place, addresses)
 
     def _topics(self) -> tuple[StreamTopic, ...]:
         return tuple(self.log.topic_ids)

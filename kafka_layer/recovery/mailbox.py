@@ -50,13 +50,13 @@ class TrackedMailbox(Mailbox):
             # hand_over(), in place.
             last = self.in_hand
             if last is not None:
-                if last.place is not None:
+                if last.topic is not None:
                     self.handed_over = last
                 self.in_hand = None
             return None
         try:
             first = messages[0]
-            if first.place is None:
+            if first.topic is None:
                 # Unlike others it does not tell what was routed before it.
                 self.hand_over()
             # First, because other threads read the waiting messages before the one in hand: it is

@@ -54,9 +54,9 @@ class Opening:
             The message; None if it expired or cannot be decoded, which is counted.
         """
         mailbox.last_seen = now = monotonic()
-        place = envelope.place
+        topic = envelope.topic
         try:
-            if place is None or place[0] is _SEND_CONN:
+            if topic is None or topic is _SEND_CONN:
                 return self._open_other(mailbox, envelope)
             if envelope.deadline + self._patience < now:
                 return _channel(mailbox).gap(envelope)

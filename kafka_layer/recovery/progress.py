@@ -278,13 +278,13 @@ class Progress:
 
 def place_of(envelope: Envelope) -> tuple[Where, int]:
     """Return the partition and the offset of a message of the log."""
-    place: Any = envelope.place
-    return place[:2], place[2]
+    topic: Any = envelope.topic
+    return (topic, envelope.partition), envelope.offset
 
 
 def is_of_log(envelope: Envelope) -> bool:
     """Tell whether a message can be read from a log again."""
-    return envelope.place is not None and envelope.place[0] is not _SEND_CONN
+    return envelope.topic is not None and envelope.topic is not _SEND_CONN
 
 
 def highest(*vectors: Vector) -> dict[Where, int]:

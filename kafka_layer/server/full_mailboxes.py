@@ -62,9 +62,9 @@ class FullMailboxes:
         if tracked is not None:
             if tracked.pass_by(envelope):
                 return True
-            if envelope.place is not None:
+            if envelope.topic is not None:
                 # The channel cannot read this message from the log later.
-                if envelope.place[0] is Topic.SEND_CONN:
+                if envelope.topic is Topic.SEND_CONN:
                     self._count_full(mailbox)
                 return False
         return self._put_later(mailbox, tracked, envelope)

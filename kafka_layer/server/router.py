@@ -32,6 +32,11 @@ __all__ = ["OnCommand", "Resolve", "Router", "channels_by_name"]
 
 logger = logging.getLogger("kafka_layer")
 
+# In Python 3.11 each access to a member of an enumeration costs as much as a call.
+_SEND_CONN = Topic.SEND_CONN
+
+_new_envelope = Envelope.__new__
+
 Resolve = Callable[[str], Sequence[Mailbox]]
 """Returns the mailboxes that a record's key addresses."""
 
@@ -159,8 +164,18 @@ class Router:
             return
         place = topic, partition, offset, timestamp
         payload = self._decrypt(topic, key, value, timestamp, place)
-        before = None if self._recent is None else self._recent.before(record)
-        envelope = Envelope(payload, deadline, place, key, before)
+        # The constructor, in place, which takes half the time.
+        envelope = _new_envelope(Envelope)
+        envelope.payload = payload
+        envelope.deadline = deadline
+        envelope.topic = topic
+        envelope.partition = partition
+        envelope.offset = offset
+        envelope.timestamp = timestamp
+        # The mailbox of a single channel has its name: a text less for each message that waits.
+        envelope.key = "" if topic is _SEND_CONN else key
+        envelope.before = None if self._recent is None else self._recent.before(record)
+        envelope.unreadable = False
         if headers:
             envelope.trace = headers
         delivered = 0

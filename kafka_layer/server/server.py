@@ -329,8 +329,7 @@ class Server:
 
         def read_and_note(mailbox: Mailbox, envelope: Envelope) -> dict[str, Any] | None:
             message = read(mailbox, envelope)
-            place = envelope.place
-            if message is not None and place is not None and type(place[0]) is Topic:
+            if message is not None and type(envelope.topic) is Topic:
                 # It expires ``expiry`` seconds after the broker took it.
                 note(mailbox.last_seen - envelope.deadline)
             return message

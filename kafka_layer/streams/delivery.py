@@ -205,7 +205,7 @@ class Delivery:
         # Beyond its capacity if need be: a consumer may join many groups before its first receive,
         # and an event loop cannot wait.
         key = ((_SEND_GROUP, group),)
-        mailbox.refill([Envelope(payload, monotonic() + self._lifetime, None, key)])
+        mailbox.refill([Envelope(payload, monotonic() + self._lifetime, key=key)])
         mailbox.note()
         self._server_stats.count("delivered.stream")
 
@@ -361,9 +361,10 @@ class Delivery:
         log = self._following.log
         if log is None:
             return Envelope(payload, self._deadline)
-        place = record[0], record[5], record[6], record[4]
+        topic, _, _, _, timestamp, partition, offset = record
         before = log.before(record) if self._unread is None else log.before_in_batch(message)
-        return Envelope(payload, self._deadline, place, addresses(groups, users), before)
+        place = topic, partition, offset, timestamp
+        return Envelope(payload, self._deadline, *place, addresses(groups, users), before)
 
     def _put(self, members: Sequence[Mailbox], envelope: Envelope) -> None:
         delivered = 0

@@ -104,7 +104,7 @@ class Context:
 def envelope_of(record: Record, seconds: float = 60.0, before: Any = None) -> Envelope:
     topic, key, value, _, written, partition, offset = record
     place = topic, partition, offset, written
-    return Envelope(value or b"", monotonic() + seconds, place, (key or b"").decode(), before)
+    return Envelope(value or b"", monotonic() + seconds, *place, (key or b"").decode(), before)
 
 
 class Scene:

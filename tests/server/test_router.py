@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import time
 from collections.abc import Callable
@@ -139,6 +140,43 @@ class TestAddresses:
         assert site.taken(other) == [4, 5]
         assert site.counted("delivered") == 7
         assert not site.commands
+
+    @pytest.mark.parametrize("topic", [t for t in Topic if t.value.startswith("send-")])
+    def test_a_message_that_waits_is_one_object_to_the_garbage_collector(
+        self, topic: Topic
+    ) -> None:
+        site = Site()
+        name = site.channel(group="g", user="u")
+        mailbox = site.registry.mailbox(name)
+        assert mailbox is not None
+        keys = {Topic.SEND_GROUP: "g", Topic.SEND_USER: "u", Topic.SEND_CONN: name}
+        site.deliver(topic, keys.get(topic), 1)
+        (envelope,) = mailbox.waiting()
+        held = [each for each in gc.get_referents(envelope) if each is not topic]
+        assert [each for each in held if gc.is_tracked(each)] == [Envelope]
+        # Nor does each message to a channel keep the channel's name.
+        assert name not in held
+
+    def test_an_envelope_has_what_its_constructor_sets(self) -> None:
+        site = Site()
+        name = site.channel(group="g")
+        mailbox = site.registry.mailbox(name)
+        assert mailbox is not None
+        record = site.record(Topic.SEND_GROUP, "g")
+        site.router.deliver([record])
+        (envelope,) = mailbox.waiting()
+        topic, _, value, _, timestamp, partition, offset = record
+        place = topic, partition, offset, timestamp
+        made = Envelope(value or b"", envelope.deadline, *place, "g")
+        slots = [each for each in Envelope.__slots__ if each != "trace"]
+        assert [getattr(envelope, each) for each in slots] == [
+            getattr(made, each) for each in slots
+        ]
+        assert envelope.place == made.place == place
+        made = Envelope(value or b"", envelope.deadline)
+        assert made.place is None
+        made.place = place
+        assert made.place == place
 
     def test_nobody_is_addressed(self) -> None:
         site = Site()
