@@ -16,7 +16,8 @@ class Timings:
         start_step: Least time-out of each step of a start.
         close: Time-out of a close.
         upkeep: Interval of the server's upkeep.
-        refresh: Interval of reading the partition counts, which brokers do not announce.
+        refresh: Interval of reading the partition counts, which brokers do not announce. Servers
+            that only send then also look for topics that were created again.
         token: Time that a start gets in addition where oauth_cb or librdkafka fetches a token; each
             client waits for the token, in whole seconds.
         connection_doubt: Time without an answer to any client, after a client reported that it
@@ -36,7 +37,8 @@ class Timings:
         look_in_trouble: The same, for ``trouble`` after an error of the client.
         trouble: Time after an error of a client in which the checks are frequent.
         request: Time-out of a small request that can be repeated.
-        repair: Time-out of one attempt to create missing topics.
+        repair: Time-out of one attempt to create missing topics, or to ask for topics with a new
+            client.
         repair_pause: Time between two such attempts, in which the first one takes effect.
         drop_summary: Least time between two log lines about drops of one cause.
         signals_linger: Time for which the thread that sends signals waits for another one.

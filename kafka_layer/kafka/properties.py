@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..config.settings import LayerConfig
 
 __all__ = [
+    "Identity",
     "admin_properties",
     "consumer_properties",
     "history_properties",
@@ -16,6 +17,9 @@ __all__ = [
     "stream_properties",
     "work_properties",
 ]
+
+Identity = Literal["consumer_config", "producer_config"]
+"""The CONFIG keyword with the credentials of a kind of clients."""
 
 
 def producer_properties(config: LayerConfig) -> dict[str, Any]:
@@ -163,9 +167,14 @@ def admin_properties(config: LayerConfig) -> dict[str, Any]:
     return {**_COMMON, **_given(config, config.admin_config)}
 
 
-def rights_properties(config: LayerConfig) -> dict[str, Any]:
-    """Return the properties of an admin client with the consumers' credentials."""
-    own = config.consumer_config
+def rights_properties(config: LayerConfig, setting: Identity) -> dict[str, Any]:
+    """Return the properties of an admin client with the credentials of other clients.
+
+    Args:
+        config: The layer's settings.
+        setting: The CONFIG keyword of those clients.
+    """
+    own = getattr(config, setting)
     return {
         **_COMMON,
         **_given(config, {name: own[name] for name in own if name.startswith(_IDENTITY)}),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
+from django.core.exceptions import ImproperlyConfigured
 
 from ..config.librdkafka import Properties
 from ..config.realtime import monotonic
@@ -29,7 +30,7 @@ from .connection import Connection
 from .errors import UNANSWERED, kafka_error
 from .log import client_logger
 from .producer import RecordProducer
-from .properties import rights_properties
+from .properties import Identity, rights_properties
 
 if TYPE_CHECKING:
     from .admin import TopicAdmin
@@ -131,23 +132,25 @@ class KnownTopics:
 
 
 class TopicWatch:
-    """A client that checks topics with the consumers' credentials; any thread.
+    """A client that checks topics; any thread.
 
-    It stays open, because a connection takes longer than an answer.
+    It stays open where topics are checked often, because a connection takes longer than an answer.
 
     Args:
         config: The layer's settings.
+        setting: The CONFIG keyword of the clients whose credentials it has.
 
     Raises:
         ImproperlyConfigured: If librdkafka refuses a property.
+        BrokerUnavailable: If ``oauth_cb`` returns no token.
     """
 
-    def __init__(self, config: LayerConfig) -> None:
+    def __init__(self, config: LayerConfig, setting: Identity = "consumer_config") -> None:
         # Without logs, and with slow reconnects in an outage: the other clients do both.
         own = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
         unhurried = {"reconnect.backoff.max.ms": 2_000}
-        properties = Properties({**rights_properties(config), **own, **unhurried})
-        self._client = new_client(AdminClient, properties, "consumer_config")
+        properties = Properties({**rights_properties(config, setting), **own, **unhurried})
+        self._client = new_client(AdminClient, properties, setting)
         # The answers to come. Each operation is one step.
         self._awaited: set[Future[Any]] = set()
         # Whether the broker that was asked last did not answer.
@@ -252,6 +255,12 @@ def read_answers(
     return told, frozenset(missing)
 
 
+def _is_answered(answer: Future[Any]) -> bool:
+    """Tell whether a broker answered; a refusal is an answer, too."""
+    error = answer.exception() if answer.done() else TimeoutError()
+    return error is None or (isinstance(error, KafkaException) and kafka_error(error).code() > 0)
+
+
 class LayerTopics:
     """Knows and provides the topics of one server; any thread, its methods block.
 
@@ -292,6 +301,8 @@ class LayerTopics:
         self._repairing = Lock()
         # Whether another repair was requested since the present one began.
         self._repair_again = False
+        # When a watch is opened for a moment, where none is open, on monotonic().
+        self._next_brief_look = 0.0
 
     @property
     def known(self) -> Mapping[str, KnownTopic]:
@@ -363,7 +374,10 @@ class LayerTopics:
             self.repair()
 
     def look(self, timeout: float) -> None:
-        """Learn counts and ids from the watch, if it is open; does nothing without an answer.
+        """Learn counts and ids from the watch; does nothing without an answer.
+
+        A server that only sends has no watch. It opens one for a moment, until one is answered, and
+        then every ``timings.refresh`` seconds.
 
         Repairs missing topics in the background, at each check until they are there: a repair may
         have asked a broker that still showed them. Topics that a repair could not create are left
@@ -372,20 +386,47 @@ class LayerTopics:
         Args:
             timeout: Seconds that this may block.
         """
-        self._look(timeout)
+        if self._watch is not None:
+            self._look(timeout)
+        elif monotonic() >= self._next_brief_look:
+            self._look_briefly()
+        else:
+            return
         if self._missing - self._given_up:
             self.repair()
 
     def _look(self, timeout: float) -> None:
-        """Do what ``look`` does, and repair nothing."""
+        """Look with the watch, if it is open, and repair nothing."""
         with self._lock:
             watch = self._watch
-        if watch is None or self._closed.is_set():
-            return
+        if watch is not None:
+            self._look_with(watch, timeout)
+
+    def _look_briefly(self) -> None:
+        self._next_brief_look = monotonic() + self._config.timings.refresh
+        # With the credentials of the producer: this process may have no others.
+        with contextlib.suppress(ImproperlyConfigured, BrokerUnavailable):
+            watch = TopicWatch(self._config, "producer_config")
+            try:
+                # A new client has to connect first.
+                if not self._look_with(watch, self._config.timings.repair):
+                    self._next_brief_look = 0.0
+            finally:
+                watch.close()
+
+    def _look_with(self, watch: TopicWatch, timeout: float) -> bool:
+        """Return whether a broker answered."""
         names = [self.name(topic) for topic in tuple(self._topics)]
-        with contextlib.suppress(KafkaException):
-            self._missing = self.learn(watch.ask(names, timeout), timeout)
-            self._given_up &= self._missing
+        if self._closed.is_set():
+            return False
+        try:
+            answers = watch.ask(names, timeout)
+        except KafkaException:
+            # The client itself refuses the question, for example without a token.
+            return False
+        self._missing = self.learn(answers, timeout)
+        self._given_up &= self._missing
+        return any(map(_is_answered, answers.values()))
 
     def _ask_for_ids(self, topics: Iterable[Topic | WorkTopic]) -> Mapping[str, Future[Any]]:
         """Ask the watch, if it is open; returns at once."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -112,6 +112,7 @@ async def test_leaders_killed_one_after_another(
         partial(others_lead, cluster, topic, first, stream),
         partial(channels_recover, cluster, inboxes[0].layer, make_layer(), first),
         partial(a_stream_goes_on, cluster, make_layer, f"{prefix}-orders", first),
+        partial(a_sender_goes_on, cluster, make_layer, prefix, first),
     )
     second = await asyncio.to_thread(leader_of, cluster, topic)
     watches = await asyncio.to_thread(watching, inboxes[0].layer, topic)
@@ -226,10 +227,34 @@ async def a_stream_goes_on(
     await late.produce("orders", "old")
     assert (await next_message(layer, channel))["value"] == "old"
     await asyncio.to_thread(make_anew, servers, topic, ids)
-    writers = (until_produced(each, "new") for each in (layer, late))
+    writers = (until_taken(partial(each.produce, "orders", "new")) for each in (layer, late))
     await asyncio.wait_for(asyncio.gather(*writers), DEADLINE)
     for message in await next_messages(layer, channel, 2, DEADLINE):
         assert message["value"] == "new"
+
+
+async def a_sender_goes_on(
+    cluster: RealCluster, make_layer: Layers, prefix: str, leader: Node, outage: Outage
+) -> None:
+    """It has no client that looks at topics all the time."""
+    servers, topic = cluster.bootstrap_servers, topic_name(prefix, Topic.SEND_GROUP)
+    ids = [node.node_id for node in cluster.nodes]
+    ids.sort(key=lambda each: each != leader.node_id)
+    await asyncio.to_thread(make_led_by, servers, topic, ids)
+    first = make_layer(prefix=prefix, default_partitions=1)
+    await first.group_send("room", {"n": 0})
+    await first.close()
+    often = replace(PATIENT, upkeep=0.5, topics=0.5, refresh=0.5)
+    # It creates no topic itself: if it is quicker, its topic may have the same leader.
+    layer = make_layer(prefix=prefix, auto_create_topics=False, await_produce=True, timings=often)
+    await layer.group_send("room", {"n": 1})
+    await outage.begins()
+    await outage.ends()
+    await layer.group_send("room", {"n": 2})
+    led_by = await asyncio.to_thread(leader_of, cluster, topic)
+    ids.sort(key=lambda each: each in (leader.node_id, led_by.node_id))
+    await asyncio.to_thread(make_anew, servers, topic, ids)
+    await asyncio.wait_for(until_taken(partial(layer.group_send, "room", {"n": 3})), DEADLINE)
 
 
 def make_anew(servers: str, topic: str, brokers: list[int]) -> None:
@@ -251,11 +276,11 @@ def make_led_by(servers: str, topic: str, brokers: list[int]) -> None:
     wait_until(is_created, f"{topic} to be created", DEADLINE, pause=0.1)
 
 
-async def until_produced(layer: KafkaChannelLayer, value: str) -> None:
+async def until_taken(send: Callable[[], Awaitable[object]]) -> None:
     """Write a record; what the producer's old client holds is reported as failed."""
     while True:
         with contextlib.suppress(ProduceFailed):
-            await layer.produce("orders", value)
+            await send()
             return
 
 

@@ -169,13 +169,18 @@ class TestUnseen:
             self.ensure(Timings(request=0.02))
 
 
-def answer(partitions: int) -> Future[Any]:
+def answer(partitions: int, topic_id: str = "one", leader: int | None = None) -> Future[Any]:
     """What the watch tells of a topic."""
     told: Future[Any] = Future()
-    told.set_result(
-        SimpleNamespace(topic_id="one", partitions=[SimpleNamespace(leader=None)] * partitions)
-    )
+    partition = SimpleNamespace(leader=leader and SimpleNamespace(id=leader))
+    told.set_result(SimpleNamespace(topic_id=topic_id, partitions=[partition] * partitions))
     return told
+
+
+def no_answer() -> Future[Any]:
+    asked: Future[Any] = Future()
+    asked.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
+    return asked
 
 
 def test_answers_that_have_not_come_fail_where_the_watch_is_closed(
@@ -212,6 +217,54 @@ def test_another_broker_is_looked_for_while_the_one_that_is_asked_does_not_answe
         if error is not None:
             asked.set_exception(KafkaException(KafkaError(error)))
     assert looked_for == [False, False, True, False]
+
+
+class TestASenderLooks:
+    """A server that only sends has no watch; it opens one for a moment, now and then."""
+
+    answers: Sequence[Future[Any]] = (answer(1, "one", 1), answer(1, "two", 2))
+
+    @pytest.fixture(autouse=True)
+    def watches(self, monkeypatch: pytest.MonkeyPatch) -> list[MagicMock]:
+        made: list[MagicMock] = []
+
+        def watch(config: LayerConfig, setting: str) -> MagicMock:
+            assert setting == "producer_config"
+            told = {"test-send-all": self.answers[len(made)]}
+            made.append(MagicMock(ask=lambda names, timeout: told))
+            return made[-1]
+
+        monkeypatch.setattr(topics_module, "TopicWatch", watch)
+        return made
+
+    def sender(self, times: Timings) -> tuple[LayerTopics, MagicMock]:
+        config = LayerConfig.from_keywords(prefix="test", bootstrap_servers=NO_BROKER)
+        object.__setattr__(config, "timings", times)
+        connection, producer = Connection(NO_BROKER, Stats("test")), MagicMock()
+        return LayerTopics(config, producer, connection, lambda known: None), producer
+
+    def test_and_leaves_the_leaders_of_a_topic_that_was_created_again(
+        self, watches: list[MagicMock]
+    ) -> None:
+        topics, producer = self.sender(Timings(refresh=0.0))
+        for _ in self.answers:
+            topics.look(1.0)
+        producer.leave_leaders.assert_called_once_with({"test-send-all"})
+        for each in watches:
+            each.close.assert_called_once_with()
+
+    def test_once_between_two_refreshes(self, watches: list[MagicMock]) -> None:
+        topics, _ = self.sender(Timings())
+        for _ in self.answers:
+            topics.look(1.0)
+        assert len(watches) == 1
+
+    def test_until_it_is_answered(self, watches: list[MagicMock]) -> None:
+        self.answers = no_answer(), no_answer(), answer(1)
+        topics, _ = self.sender(Timings())
+        for _ in (*self.answers, "one more"):
+            topics.look(1.0)
+        assert len(watches) == len(self.answers)
 
 
 def test_new_partitions_are_used_once_the_producers_client_knows_them(

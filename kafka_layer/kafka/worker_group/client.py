@@ -191,7 +191,8 @@ def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
     Raises:
         KafkaException: If the coordinator does not answer, or refuses.
     """
-    properties = Properties({**rights_properties(config), "logger": client_logger})
+    rights = rights_properties(config, "consumer_config")
+    properties = Properties({**rights, "logger": client_logger})
     # Closed here: a forked child that frees one left to the garbage collector hangs.
     with new_client(AdminClient, properties, "consumer_config") as client:
         answer: Any = client.describe_consumer_groups([group], request_timeout=timeout)[group]
