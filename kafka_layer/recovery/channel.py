@@ -450,13 +450,12 @@ class TrackedChannel:
             mailbox.note()
             return True
 
-    def lose(self, log: object, lost: Mapping[Where, Loss], routed: Vector) -> None:
+    def lose(self, log: object, lost: Mapping[Where, Loss]) -> None:
         """Note that a log lost records; called by its reading thread, between two batches.
 
         Args:
-            log: The log.
+            log: The log, whose ``routed`` is still before the loss.
             lost: The partitions, and how they lost records.
-            routed: The position up to which this server had routed before.
         """
         with self.lock:
             progress = next((each for each in self._logs if each.log is log), None)
@@ -473,15 +472,13 @@ class TrackedChannel:
             progress.lost = found[0]
             progress.forget({where for where, loss in lost.items() if loss == "epoch"})
             if self.state is _LIVE:
-                self._fall_behind(wake=True, routed={progress: routed})
+                self._fall_behind(wake=True)
 
-    def _fall_behind(self, *, wake: bool, routed: Mapping[Progress, Vector] | None = None) -> None:
+    def _fall_behind(self, *, wake: bool) -> None:
         mailbox = self._mailbox
         for progress in self._logs:
-            put_until = progress.log.routed
-            if routed is not None and progress in routed:
-                put_until = routed[progress]
             # In this order, as in _reached(). All these messages were put into the mailbox.
+            put_until = progress.log.routed
             put = [*mailbox.waiting(), mailbox.in_hand, mailbox.handed_over]
             got = [self._reached_with(progress, each) for each in put]
             progress.read = highest(put_until, progress.live_from, progress.handed_over, *got)

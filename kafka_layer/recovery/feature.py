@@ -194,27 +194,26 @@ class Recoveries:
 
     def _on_positions(self, positions: Mapping[Where, ReadFrom]) -> None:
         """Take the positions of the reader; called in its thread."""
-        routed = self.recent.routed
         lost = self.recent.move(positions)
         begins = self._begun is not None and not self._begun.done
         for tracked in self._channels() if begins or lost else ():
             if begins:
                 tracked.begin(self.recent)
             if lost:
-                tracked.lose(self.recent, lost, routed)
+                tracked.lose(self.recent, lost)
+        if lost:
+            self.recent.note_routed()
         self._server.registry.wakeups.flush()
         if begins and self._begun is not None:
             self._begun.resolve(None)
 
-    def _on_moved(
-        self, stream: KeptStream, lost: Mapping[Where, Loss] | None, routed: Mapping[Where, int]
-    ) -> None:
+    def _on_moved(self, stream: KeptStream, lost: Mapping[Where, Loss] | None) -> None:
         """Take the positions of a stream; called in its thread. See ``Moved``."""
         for tracked in self._channels():
             if lost is None:
                 tracked.begin(stream.log)
             else:
-                tracked.lose(stream.log, lost, routed)
+                tracked.lose(stream.log, lost)
         self._server.registry.wakeups.flush()
 
     def _channels(self) -> list[TrackedChannel]:

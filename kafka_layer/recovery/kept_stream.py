@@ -20,9 +20,9 @@ from .stream_log import UNREADABLE, Followed, StreamLog
 
 __all__ = ["KeptStream", "Moved"]
 
-Moved = Callable[["KeptStream", "Mapping[Where, Loss] | None", Mapping[Where, int]], object]
+Moved = Callable[["KeptStream", "Mapping[Where, Loss] | None"], object]
 """Called by the reading thread when partitions of a stream are read from other offsets on. Gets the
-stream, the losses (None if keeping has just begun), and up to where it was routed before."""
+stream, and the losses (None if keeping has just begun)."""
 
 
 class KeptStream:
@@ -104,17 +104,17 @@ class KeptStream:
         """See ``Keeper``."""
         self.log.clear()
         self.log.move(positions)
-        self._on_moved(self, None, {})
+        self._on_moved(self, None)
         begun = self._begun
         if begun is not None:
             begun.resolve(None)
 
     def moved(self, positions: Mapping[Where, ReadFrom]) -> None:
         """See ``Keeper``."""
-        routed = self.log.routed
         lost = self.log.move(positions)
         if lost:
-            self._on_moved(self, lost, routed)
+            self._on_moved(self, lost)
+            self.log.note_routed()
 
     def ended(self) -> None:
         """See ``Keeper``."""

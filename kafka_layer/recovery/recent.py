@@ -6,7 +6,7 @@ Hot path: while a channel is tracked, ``append`` gets every record that the serv
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from ..transport import ReadFrom
@@ -16,7 +16,7 @@ from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
 from .epochs import LeaderEpochs
 from .tails import Run, Tail, Tails
 
-__all__ = ["Key", "Loss", "RecentLog"]
+__all__ = ["Key", "Loss", "RecentLog", "until_told"]
 
 Key = tuple[Topic, str]
 """An address: ``SEND_GROUP`` and a group, ``SEND_USER`` and a user, or that of everybody."""
@@ -26,6 +26,19 @@ Loss = Literal["truncated", "epoch"]
 """How a partition lost records that were not read."""
 
 _SEND_ALL, _SEND_CONN = Topic.SEND_ALL, Topic.SEND_CONN
+
+
+def until_told(
+    ends: Mapping[Where, int], lost: Collection[Where], routed: Mapping[Where, int]
+) -> dict[Where, int]:
+    """Return up to where records count as routed until the channels are told of a loss.
+
+    Args:
+        ends: From where the partitions are read now.
+        lost: Those that lost records.
+        routed: Up to where records were routed before.
+    """
+    return {**ends, **{each: min(ends[each], routed.get(each, ends[each])) for each in lost}}
 
 
 class RecentLog(Tails[bytes | None]):
@@ -120,6 +133,9 @@ class RecentLog(Tails[bytes | None]):
     def move(self, positions: Mapping[Where, ReadFrom]) -> dict[Where, Loss]:
         """Note the offsets from which partitions are read; the reading thread, between batches.
 
+        Until ``note_routed``, ``routed`` stays before what was lost: the position of a channel
+        that was not told of the loss yet must not be behind it.
+
         Args:
             positions: The next offset of each partition that is read.
 
@@ -142,7 +158,7 @@ class RecentLog(Tails[bytes | None]):
             if lost:
                 former, self.epochs = self.epochs, self.epochs.without(lost)
                 former.end(self.ends)
-            self.ends = self.routed = ends
+            self.ends, self.routed = ends, until_told(ends, lost, self.routed)
             self.topic_ids = ids
         return lost
 

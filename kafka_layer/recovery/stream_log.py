@@ -19,7 +19,7 @@ from ..wire.record_block import RECORD_BYTES
 from ..wire.records import Record, offset_of, written_at
 from ..wire.topics import StreamTopic, Topic, Where, topic_ids_differ
 from .epochs import LeaderEpochs
-from .recent import Key, Loss
+from .recent import Key, Loss, until_told
 from .tails import Run, Tail, Tails, size_of
 
 __all__ = ["UNREADABLE", "Followed", "Keeper", "StreamLog", "Unread"]
@@ -352,7 +352,7 @@ class StreamLog(Tails[Key]):
         """Note the offsets from which partitions are read; the reading thread, between batches.
 
         A partition may continue at another offset without a loss: after markers of transactions,
-        before records that were left, or after a seek.
+        before records that were left, or after a seek. ``routed`` is as in ``RecentLog.move``.
 
         Args:
             positions: The next offset of each partition that is read.
@@ -380,7 +380,7 @@ class StreamLog(Tails[Key]):
             if lost:
                 former, self.epochs = self.epochs, self.epochs.without(lost)
                 former.end(reached)
-            self.routed = dict(reached)
+            self.routed = until_told(reached, lost, self.routed)
             self.topic_ids = ids
         return lost
 

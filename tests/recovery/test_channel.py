@@ -197,10 +197,20 @@ class Scene:
         self.wakeups.flush()
         self.turn()
 
-    def lose(self, positions: dict[Where, ReadFrom]) -> None:
-        """Do what the server does where the reader goes on elsewhere."""
-        routed = self.recent.routed
-        self.tracked.lose(self.recent, self.recent.move(positions), routed)
+    def lose(
+        self, positions: dict[Where, ReadFrom], untold: Callable[[], None] | None = None
+    ) -> None:
+        """Do what the server does where the reader goes on elsewhere.
+
+        Args:
+            positions: Where.
+            untold: Called before the channel is told.
+        """
+        lost = self.recent.move(positions)
+        if untold is not None:
+            untold()
+        self.tracked.lose(self.recent, lost)
+        self.recent.note_routed()
 
     @property
     def records(self) -> list[Record]:
@@ -569,6 +579,21 @@ class TestGaps:
         position = scene.tracked.position().sign()
         scene.read([(GROUP, "a")])
         assert scene.replayed(position) == {text(scene.log[-1])}
+
+    @pytest.mark.parametrize("at", [7, 1])
+    def test_a_position_from_before_it_is_told_is_not_behind_the_loss(
+        self, scene: Scene, at: int
+    ) -> None:
+        positions: list[str] = []
+        scene.read([EVERYBODY] * 2)
+        scene.route()
+        receive(scene), receive(scene)
+        scene.begin_receive()
+        scene.lose(
+            {(ALL, 0): ReadFrom(at, None)},
+            lambda: positions.append(scene.tracked.position().sign()),
+        )
+        assert [offset_of(each) for each in positions] == [2]
 
     def test_one_that_waits_is_woken(self, scene: Scene) -> None:
         scene.begin_receive()

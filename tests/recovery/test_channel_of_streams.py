@@ -347,8 +347,10 @@ def test_what_a_stream_lost_is_told(scene: StreamScene) -> None:
     scene.deliver()
     log = scene.kept.log
     log.lose((TOPIC, 0), "truncated")
-    routed = log.routed
-    scene.tracked.lose(log, log.move({(TOPIC, 0): ReadFrom(9, None)}), routed)
+    lost = log.move({(TOPIC, 0): ReadFrom(9, None)})
+    assert log.routed[TOPIC, 0] == 3
+    scene.tracked.lose(log, lost)
+    log.note_routed()
     got = []
     for _ in range(4):
         scene.begin_receive()

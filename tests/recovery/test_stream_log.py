@@ -298,9 +298,10 @@ def test_it_is_off_then_beginning_then_on_and_off_again(monkeypatch: pytest.Monk
     def ask(question: Any, deadline: float) -> Ticket[Any]:
         return Ticket()
 
-    kept = KeptStream(
-        stream, 1 << 20, 300.0, 60.0, 0.5, ask, lambda _, lost, routed: moved.append((lost, routed))
-    )
+    def on_moved(kept: KeptStream, lost: Any) -> None:
+        moved.append((lost, dict(kept.log.routed)))
+
+    kept = KeptStream(stream, 1 << 20, 300.0, 60.0, 0.5, ask, on_moved)
     assert (kept.is_begun, stream.keepers) == (False, [])
     waits = kept.before_join()
     assert waits is not None
@@ -310,11 +311,16 @@ def test_it_is_off_then_beginning_then_on_and_off_again(monkeypatch: pytest.Monk
     # Its brokers take too long: no further join waits.
     assert kept.before_join() is None
     kept.begun({WHERES[0]: ReadFrom(5, "id")})
-    assert (kept.is_begun, waits.done, moved) == (True, True, [(None, {})])
+    assert (kept.is_begun, waits.done, moved) == (True, True, [(None, {WHERES[0]: 5})])
     kept.moved({WHERES[0]: ReadFrom(7, "id")})
     assert len(moved) == 1
+    kept.log.lose(WHERES[0], "truncated")
+    kept.moved({WHERES[0]: ReadFrom(9, "id")})
+    # Routed until before the loss, as long as no channel knows of it.
+    assert moved[1] == ({WHERES[0]: "truncated"}, {WHERES[0]: 7})
+    assert kept.log.routed == {WHERES[0]: 9}
     kept.moved({WHERES[0]: ReadFrom(0, "another")})
-    assert moved[1] == ({WHERES[0]: "epoch"}, {WHERES[0]: 7})
+    assert moved[2] == ({WHERES[0]: "epoch"}, {WHERES[0]: 0})
     kept.ended()
     assert (kept.is_begun, kept.log.ends) == (False, {})
     assert kept.before_join() is not None
