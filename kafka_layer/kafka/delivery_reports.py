@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Message
 
@@ -21,9 +22,12 @@ from ..wire.topics import Topic, topic_name
 from .connection import Connection
 from .errors import UNKNOWN_TOPIC, produce_error
 
-__all__ = ["DeliveryReports"]
+__all__ = ["RAISE_PENDING", "DeliveryReports"]
 
 logger = logging.getLogger("kafka_layer")
+
+RAISE_PENDING = partial(bool)
+"""A call into C, after which CPython raises a pending exception."""
 
 # Seconds since the epoch (2001). The embedded broker reports a constant from 1970 for every record.
 _EARLIEST = 1_000_000_000.0
@@ -38,8 +42,8 @@ class DeliveryReports:
         stats: Counts failed records.
         connection: Gets answers.
         on_unknown_topic: Called when a topic or partition is missing.
-        clear_pending_exception: Called first, with the number of the record's client: a fatal error
-            of the client may be pending as an exception.
+        on_pending: Called with the number of the record's client and what ``RAISE_PENDING`` raised:
+            a fatal error of the client may be pending as an exception.
 
     Attributes:
         forbidden: The error with which a broker refuses the idempotent producer; None since a
@@ -52,7 +56,7 @@ class DeliveryReports:
         stats: Stats,
         connection: Connection,
         on_unknown_topic: Callable[[], None],
-        clear_pending_exception: Callable[[int], None],
+        on_pending: Callable[[int, SystemError], None],
     ) -> None:
         self.forbidden: KafkaError | None = None
         # Kafka's names of the topics that carry no messages.
@@ -60,15 +64,15 @@ class DeliveryReports:
         self._stats = stats
         self._connection = connection
         self._on_unknown_topic = on_unknown_topic
-        self._clear_pending_exception = clear_pending_exception
+        self._on_pending = on_pending
 
     def settle(
         self,
         generation: int,
         error: KafkaError | None,
         message: Message,
-        headers: Sequence[tuple[str, bytes]],
-        ticket: Ticket[Position] | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        ticket: Ticket[Position] | None = None,
     ) -> None:
         """Report the outcome of a record to its ticket, the counters and the receivers of signals.
 
@@ -83,9 +87,16 @@ class DeliveryReports:
         """
         failure: Exception | None = None
         try:
-            self._clear_pending_exception(generation)
+            # Few calls, because most reports only say that a record was written.
+            try:
+                RAISE_PENDING()
+            except SystemError as raised:
+                self._on_pending(generation, raised)
             if error is None:
-                self._note_written(message)
+                self._connection.on_answer()
+                self.forbidden = None
+                if (message.offset() or 0) < 0:
+                    self._note_doubtful(message)
             else:
                 produced = headers.produced if isinstance(headers, ProducedHeaders) else None
                 failure = self._failure(error, message, produced and produced.stream)
@@ -104,14 +115,11 @@ class DeliveryReports:
             else:
                 ticket.fail(failure or ProduceFailed(error.str()))
 
-    def _note_written(self, message: Message) -> None:
-        self._connection.on_answer()
-        self.forbidden = None
-        if (message.offset() or 0) < 0:
-            # The broker took the record for a duplicate of one whose acknowledgement was lost. It
-            # may also do so with a first record, which it then never wrote.
-            where = f"{message.topic()} {message.key()!r}"
-            self._stats.dropped("doubtful", f"{where} was taken for a duplicate")
+    def _note_doubtful(self, message: Message) -> None:
+        # The broker took the record for a duplicate of one whose acknowledgement was lost. It may
+        # also do so with a first record, which it then never wrote.
+        where = f"{message.topic()} {message.key()!r}"
+        self._stats.dropped("doubtful", f"{where} was taken for a duplicate")
 
     def _failure(self, error: KafkaError, message: Message, stream: str | None) -> Exception:
         if error.code() in UNKNOWN_TOPIC and stream is None:

@@ -34,7 +34,7 @@ from ..observe.counters import Stats
 from ..transport_values import QueueFull
 from .clients import new_client
 from .connection import Connection
-from .delivery_reports import DeliveryReports
+from .delivery_reports import RAISE_PENDING, DeliveryReports
 from .errors import kafka_error
 from .log import client_logger
 from .pending import NumberedProducer, Pending, UnknownPartition
@@ -47,8 +47,6 @@ logger = logging.getLogger("kafka_layer")
 _QUEUE_LIMIT = 100_000  # librdkafka's default
 # Seconds of one round of reports on purged records: a report takes some 20 µs.
 _REPORT_TIME = 0.05
-# A call into C, after which CPython raises a pending exception.
-_RAISE_PENDING = partial(bool)
 
 
 class ClientState(enum.Enum):
@@ -108,7 +106,7 @@ class ProducerClient:
         self._stats = stats
         self._connection = connection
         self._reports = DeliveryReports(
-            config.prefix, stats, connection, on_unknown_topic, self._clear_pending_exception
+            config.prefix, stats, connection, on_unknown_topic, self._note_pending
         )
         self._settle = self._reports.settle
         self._roused = roused
@@ -374,12 +372,15 @@ class ProducerClient:
         The first call in such a callback would raise a SystemError.
         """
         try:
-            _RAISE_PENDING()
+            RAISE_PENDING()
         except SystemError as raised:
-            cause = raised.__cause__
-            if not isinstance(cause, KafkaException):
-                raise
-            self._note_fatal(generation, kafka_error(cause))
+            self._note_pending(generation, raised)
+
+    def _note_pending(self, generation: int, raised: SystemError) -> None:
+        cause = raised.__cause__
+        if not isinstance(cause, KafkaException):
+            raise raised
+        self._note_fatal(generation, kafka_error(cause))
 
     def _on_error(self, generation: int, error: KafkaError) -> None:
         self._clear_pending_exception(generation)
@@ -389,7 +390,7 @@ class ProducerClient:
 
     def _on_delivery(self, generation: int, error: KafkaError | None, message: Message) -> None:
         if error is None or not self._keeps(generation, error, message, (), None):
-            self._settle(generation, error, message, (), None)
+            self._settle(generation, error, message)
 
     def _on_delivery_with(
         self,

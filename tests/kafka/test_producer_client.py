@@ -133,12 +133,15 @@ class TestStates:
         client.replace()
         assert (client.state, client.current) == (FAILED, young)
 
+    @pytest.mark.parametrize("error", [None, KafkaError(KafkaError._PURGE_QUEUE)])
     @pytest.mark.parametrize("ticket", [None, Ticket[Position]()])
     def test_a_report_to_a_sender_that_held_the_old_client_does_not_fail_the_new_one(
         self,
         make_client: MakeClient,
         monkeypatch: pytest.MonkeyPatch,
         ticket: Ticket[Position] | None,
+        error: KafkaError | None,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         reports: list[Callable[..., None]] = []
 
@@ -156,11 +159,13 @@ class TestStates:
         client.replace()
         client.enqueue(taken, pending(ticket))
         # librdkafka's callbacks run with the fatal error of their client pending.
-        monkeypatch.setattr("kafka_layer.kafka.producer_client._RAISE_PENDING", raise_pending)
+        for module in ("producer_client", "delivery_reports"):
+            monkeypatch.setattr(f"kafka_layer.kafka.{module}.RAISE_PENDING", raise_pending)
         [report] = reports
-        report(KafkaError(KafkaError._PURGE_QUEUE), Message("topic"))
+        report(error, Message("topic"))
         monkeypatch.undo()
         assert client.state is LIVE
+        assert "could not be handled" not in caplog.text
 
     def test_a_client_that_cannot_be_made_leaves_the_failed_one(
         self, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
