@@ -352,19 +352,21 @@ class Reader:
 
     def _read_waiting(self, client: Consumer, messages: list[Message]) -> None:
         """Hand messages on, and at most a batch that wait in the client."""
+        full = len(messages) + _BATCH
         try:
-            waiting = client.consume(_BATCH, 0)
-            if len(waiting) < _BATCH:
+            messages += client.consume(_BATCH, 0)
+            if len(messages) < full:
                 self._emptied = True
-            messages += waiting
         finally:
             self._hand_on(messages)
 
-    def _hand_on(self, messages: Sequence[Message]) -> None:
+    def _hand_on(self, messages: list[Message]) -> None:
         failed: list[Message] = []
         records = self._read_records(messages, failed)
         if self._on_epoch is not None:
             self._tell_epochs(messages, self._on_epoch)
+        # The garbage collector looks at each object that lives while others are made.
+        messages.clear()
         try:
             if records:
                 self._sink.deliver(records)

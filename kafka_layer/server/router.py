@@ -235,9 +235,10 @@ def channels_by_name(registry: Registry, stats: Stats, is_mine: Callable[[str], 
         stats: Counts drops because a channel is closed.
         is_mine: Tells whether a channel is of this server; servers may share the partition.
     """
+    mailbox_of = registry.mailbox
 
     def resolve(key: str) -> Sequence[Mailbox]:
-        mailbox = registry.mailbox(key)
+        mailbox = mailbox_of(key)
         if mailbox is not None:
             return (mailbox,)
         if is_mine(key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -200,6 +201,21 @@ class TestOnePartitionIsSilent:
         reader.start(self.wish, PATIENCE).result(PATIENCE)
         wait_until(lambda: client.looks > 20, "20 looks")
         assert "consumer.replaced" not in stats.snapshot()
+
+
+def test_the_messages_of_a_batch_are_gone_when_its_records_are_delivered(
+    reader: Reader, client: type[FakeConsumer], sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.batch = messages(range(100))
+    alive = [weakref.ref(each) for each in client.batch]
+    found: list[int] = []
+    monkeypatch.setattr(
+        sink, "deliver", lambda records: found.append(sum(each() is not None for each in alive))
+    )
+    reader.start(WISH, PATIENCE).result(PATIENCE)
+    wait_until(lambda: found, "the batch")
+    # The first one is still in the hand of the method that polled it.
+    assert found[0] <= 1
 
 
 def test_an_error_about_a_partition_costs_none_of_the_records_beside_it(
