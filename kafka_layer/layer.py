@@ -273,8 +273,8 @@ class KafkaChannelLayer(SyncTwins):
                 return message
             opened = await run_in_loop(self._mailbox_to_receive(channel))
             server, mailbox = opened
-        if mailbox.received_by is not type(channel) and mailbox.received_by is not str:
-            mailbox.received_by = type(channel)
+        if mailbox.received_by is not channel.__class__ and mailbox.received_by is not str:
+            mailbox.received_by = channel.__class__
         while True:
             # No await between taking a message and returning it.
             envelope = mailbox.take()

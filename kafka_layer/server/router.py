@@ -118,18 +118,19 @@ class Router:
             recent.append(records)
         self._expiry.read_clocks()
         try:
-            for number, record in enumerate(records, 1):
-                try:
-                    route(record)
-                except UnreadableRecord as error:
-                    self._stats.dropped(error.cause, f"a record of {record[0].value}: {error}")
-                except Exception:
-                    self._stats.count("errors.routing")
-                    logger.exception("A record of %s was skipped", record[0].value)
+            for begin in range(0, len(records), size):
                 # Receivers start on the first half while this thread delivers the second.
-                if not number % size:
+                if begin:
                     self._wake()
                     self._expiry.read_clocks()
+                for record in records[begin : begin + size]:
+                    try:
+                        route(record)
+                    except UnreadableRecord as error:
+                        self._stats.dropped(error.cause, f"a record of {record[0].value}: {error}")
+                    except Exception:
+                        self._stats.count("errors.routing")
+                        logger.exception("A record of %s was skipped", record[0].value)
         finally:
             if recent is not None:
                 recent.note_routed()
