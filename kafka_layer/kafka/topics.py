@@ -146,10 +146,16 @@ class TopicWatch:
     """
 
     def __init__(self, config: LayerConfig, setting: Identity = "consumer_config") -> None:
-        # Without logs, and with slow reconnects in an outage: the other clients do both.
-        own = {"log_level": 0, "logger": client_logger, "error_cb": lambda error: None}
-        unhurried = {"reconnect.backoff.max.ms": 2_000}
-        properties = Properties({**rights_properties(config, setting), **own, **unhurried})
+        own = {
+            # Without logs, and with slow reconnects in an outage: the other clients do both.
+            "log_level": 0,
+            "logger": client_logger,
+            "error_cb": lambda error: None,
+            "reconnect.backoff.max.ms": 2_000,
+            # No question about a missing topic creates it.
+            "allow.auto.create.topics": False,
+        }
+        properties = Properties({**rights_properties(config, setting), **own})
         self._client = new_client(AdminClient, properties, setting)
         # The answers to come. Each operation is one step.
         self._awaited: set[Future[Any]] = set()

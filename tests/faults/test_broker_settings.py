@@ -13,15 +13,20 @@ from typing import Any
 
 import pytest
 from channels.exceptions import MessageTooLarge
+from confluent_kafka.admin import AdminClient
 from django.core.management import CommandError, call_command
 
+from kafka_layer.config.settings import LayerConfig
 from kafka_layer.config.timings import Timings
 from kafka_layer.exceptions import TopicError
+from kafka_layer.kafka.topics import TopicWatch, read_answers
 from kafka_layer.signals import connection_changed
 from tests.faults.conftest import LayersOn
+from tests.support import records
 from tests.support.kafka import STEADY, RealBroker
 from tests.support.layers import Layers, next_message, stats_of
 from tests.support.patience import START
+from tests.support.waiting import wait_until
 
 MIB = 1 << 20
 POLICY = Path(__file__).parents[1] / "support" / "policy"
@@ -33,13 +38,15 @@ LEFT_OUT = {"segment.ms": None}
 def hasty(real_broker_tools: None) -> Iterator[RealBroker]:
     """A broker that closes connections after half a second, and whose segments hold 1 MiB.
 
-    It refuses a ``segment.ms`` for topics that begin with "refused", and knows the classic protocol
-    of worker groups only.
+    It creates each topic that a client asks for, if the client does not forbid that, but refuses a
+    ``segment.ms`` for topics that begin with "refused". It knows the classic protocol of worker
+    groups only.
     """
     properties = {
         **STEADY,
         "group.coordinator.rebalance.protocols": "classic",
         "connections.max.idle.ms": 500,
+        "auto.create.topics.enable": "true",
         "log.segment.bytes": MIB,
         "create.topic.policy.class.name": "RefuseSegmentMs",
     }
@@ -63,6 +70,26 @@ def changes() -> Iterator[list[bool]]:
     connection_changed.connect(note)
     yield told
     connection_changed.disconnect(note)
+
+
+def test_no_question_about_a_missing_topic_creates_it(hasty: RealBroker) -> None:
+    servers = hasty.bootstrap_servers
+    watch = TopicWatch(LayerConfig.from_keywords(bootstrap_servers=servers))
+
+    def ask() -> bool:
+        return "missing" in read_answers(watch.ask(["missing"], 0.3), 2.0)[1]
+
+    wait_until(ask, "an answer", START)
+    hasty.freeze()
+    # One that is not answered makes the next one look for another broker, with a request more.
+    assert not ask()
+    hasty.thaw()
+    wait_until(ask, "an answer", START)
+    watch.close()
+    # The controller has done before what it was asked before.
+    records.create_topic(servers, "made")
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+    assert "missing" not in admin.list_topics(timeout=START).topics
 
 
 async def test_connections_that_a_broker_closes_as_idle_are_no_outage(
