@@ -383,7 +383,7 @@ class LayerTopics:
         """Learn counts and ids from the watch; does nothing without an answer.
 
         A server that only sends has no watch. It opens one for a moment, until one is answered, and
-        then every ``timings.refresh`` seconds.
+        then every ``timings.refresh`` seconds; none while the producer finds no broker.
 
         Repairs missing topics in the background, at each check until they are there: a repair may
         have asked a broker that still showed them. Topics that a repair could not create are left
@@ -394,7 +394,7 @@ class LayerTopics:
         """
         if self._watch is not None:
             self._look(timeout)
-        elif monotonic() >= self._next_brief_look:
+        elif monotonic() >= self._next_brief_look and not self._connection.doubtful:
             self._look_briefly()
         else:
             return

@@ -240,8 +240,8 @@ class TestASenderLooks:
     def sender(self, times: Timings) -> tuple[LayerTopics, MagicMock]:
         config = LayerConfig.from_keywords(prefix="test", bootstrap_servers=NO_BROKER)
         object.__setattr__(config, "timings", times)
-        connection, producer = Connection(NO_BROKER, Stats("test")), MagicMock()
-        return LayerTopics(config, producer, connection, lambda known: None), producer
+        self.connection, producer = Connection(NO_BROKER, Stats("test")), MagicMock()
+        return LayerTopics(config, producer, self.connection, lambda known: None), producer
 
     def test_and_leaves_the_leaders_of_a_topic_that_was_created_again(
         self, watches: list[MagicMock]
@@ -265,6 +265,16 @@ class TestASenderLooks:
         for _ in (*self.answers, "one more"):
             topics.look(1.0)
         assert len(watches) == len(self.answers)
+
+    def test_not_while_the_producer_finds_no_broker(self, watches: list[MagicMock]) -> None:
+        """Each question would last for as long as it may."""
+        topics, _ = self.sender(Timings())
+        self.connection.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+        topics.look(1.0)
+        assert not watches
+        self.connection.on_answer()
+        topics.look(1.0)
+        assert watches
 
 
 def test_new_partitions_are_used_once_the_producers_client_knows_them(
