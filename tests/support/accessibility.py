@@ -6,19 +6,18 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.cache import cached, made_once
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 __all__ = ["serious_findings"]
-
-_AXE = "axe-core@4.10"
 
 _FINDINGS = """
 async () => {
@@ -35,7 +34,8 @@ async () => {
 def serious_findings(page: Page) -> list[Any]:
     """Return what axe-core calls serious or critical on a page, with what it is about.
 
-    Without npm the test is skipped, or fails where KAFKA_LAYER_REQUIRE_BROWSER=1 asks for it.
+    The first run has npm fetch axe-core. Without npm the test is skipped then, or fails where
+    KAFKA_LAYER_REQUIRE_BROWSER=1 asks for it.
     """
     page.evaluate(_script())
     found: list[Any] = page.evaluate(_FINDINGS)
@@ -44,18 +44,24 @@ def serious_findings(page: Page) -> list[Any]:
 
 @cache
 def _script() -> str:
+    return (made_once(cached("axe-core-4.10"), _fetch) / "axe.min.js").read_text()
+
+
+def _fetch(folder: Path) -> None:
+    """Have npm fetch axe-core."""
     npm = shutil.which("npm")
     if npm is None:
         if os.environ.get("KAFKA_LAYER_REQUIRE_BROWSER") == "1":
             pytest.fail("No npm on PATH (KAFKA_LAYER_REQUIRE_BROWSER=1)", pytrace=False)
         pytest.skip("No npm on PATH, to get axe-core from")
-    with tempfile.TemporaryDirectory() as folder:
-        for attempt in range(3):
-            done = subprocess.run([npm, "pack", "--silent", _AXE], cwd=folder, check=attempt == 2)
-            if done.returncode == 0:
-                break
-        [archive] = Path(folder).glob("*.tgz")
-        with tarfile.open(archive) as opened:
-            script = opened.extractfile("package/axe.min.js")
-            assert script is not None
-            return script.read().decode()
+    command = [npm, "pack", "--silent", "axe-core@4.10"]
+    for attempt in range(3):
+        done = subprocess.run(command, cwd=folder.parent, check=attempt == 2)
+        if done.returncode == 0:
+            break
+    [archive] = folder.parent.glob("*.tgz")
+    with tarfile.open(archive) as opened:
+        script = opened.extractfile("package/axe.min.js")
+        assert script is not None
+        folder.mkdir()
+        (folder / "axe.min.js").write_bytes(script.read())

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import atexit
 import base64
-import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -21,7 +19,7 @@ import sys
 import tempfile
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
@@ -29,6 +27,7 @@ from xml.etree import ElementTree
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.support.cache import cached, made_once
 from tests.support.java import Java, missing_java, newest_java
 from tests.support.rehearsal import rehearse
 from tests.support.waiting import wait_until
@@ -131,7 +130,7 @@ def fetch_jars() -> Path:
     Raises:
         RuntimeError: Maven failed; the message has what it said.
     """
-    return _made_once(_jars_folder(), _copy_dependencies)
+    return made_once(_jars_folder(), _copy_dependencies)
 
 
 def prepare() -> Path:
@@ -145,7 +144,7 @@ def prepare() -> Path:
     """
     java, jars = _newest_java(), fetch_jars()
     java_id = hashlib.sha256(java.identity().encode()).hexdigest()[:8]
-    return _made_once(jars.with_name(f"{jars.name}-start-{java_id}"), _make_start)
+    return made_once(jars.with_name(f"{jars.name}-start-{java_id}"), _make_start)
 
 
 def run_kafka_tool(main: str, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
@@ -685,35 +684,8 @@ def _write_properties(path: Path, properties: Mapping[str, str]) -> None:
 
 
 def _jars_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     content = hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]
-    return Path(cache) / "kafka-layer" / f"kafka-{KAFKA_VERSION}-{content}"
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time in; the kernel frees the lock of one that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Return a folder that one process makes while the others wait; it is there once it is whole.
-
-    Args:
-        folder: It; beside it there is a lock.
-        make: Makes it under the path it gets, in a folder where it may leave other things.
-    """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(folder.with_name(f"{folder.name}.lock")):
-            if not folder.is_dir():
-                with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as draft:
-                    made = Path(draft) / "made"
-                    make(made)
-                    made.rename(folder)
-    return folder
+    return cached(f"kafka-{KAFKA_VERSION}-{content}")
 
 
 def _copy_dependencies(jars: Path) -> None:
