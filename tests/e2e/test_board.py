@@ -121,10 +121,10 @@ def test_the_last_price_comes_first_and_then_each_change(
         expect(
             page.locator("#prices .change").filter(has_text=re.compile("[▲▼]"))
         ).not_to_have_count(0)
-    write(kafka, topic_of(demo), name, 3.5)
+    # From another program, whose records of this name are in the same partition.
+    sell(name, 3.5)
     for page in (first, second):
         expect(row(page, label).locator(".change")).to_have_text("▲ +0.30")
-    # From another program, whose records of this name are in the same partition.
     sell(name, 3.1)
     for page in (first, second):
         expect(row(page, label).locator(".change")).to_have_text("▼ -0.40")

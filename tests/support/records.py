@@ -11,7 +11,15 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from tests.support.kafka import run_kafka_tool
 from tests.support.waiting import wait_until
 
-__all__ = ["console_produce", "consume", "create_topic", "kafka_tool", "leader_of", "produce"]
+__all__ = [
+    "console_produce",
+    "consume",
+    "create_topic",
+    "kafka_tool",
+    "leader_of",
+    "produce",
+    "produce_keyed",
+]
 
 _TIMEOUT = 30.0
 
@@ -62,6 +70,22 @@ def produce(
     Raises:
         AssertionError: One was not delivered in 30 s.
     """
+    return _produce(servers, topic, [(key, value) for value in values], partition)
+
+
+def produce_keyed(
+    servers: str, topic: str, records: Sequence[tuple[bytes, bytes]]
+) -> list[Message]:
+    """Produce keys with values to the partitions of the keys, as Kafka's console producer does.
+
+    That one takes a second to start. Otherwise like :func:`produce`.
+    """
+    return _produce(servers, topic, records, -1)
+
+
+def _produce(
+    servers: str, topic: str, records: Sequence[tuple[bytes | None, bytes]], partition: int
+) -> list[Message]:
     reports: list[Message] = []
     failures: list[object] = []
 
@@ -70,10 +94,10 @@ def produce(
 
     config = {"partitioner": "murmur2_random", "acks": "all", "linger.ms": 0, **_CLIENT}
     producer = Producer({"bootstrap.servers": servers, **config})
-    for value in values:
+    for key, value in records:
         producer.produce(topic, value, key, partition, on_delivery)
     left = producer.flush(_TIMEOUT)
-    assert len(reports) == len(values), f"{left} left for {topic}, failed: {failures}"
+    assert len(reports) == len(records), f"{left} left for {topic}, failed: {failures}"
     return reports
 
 

@@ -1,4 +1,4 @@
-"""``manage.py kafka_console`` on a real broker, beside Kafka's own console producer."""
+"""``manage.py kafka_console`` on a real broker, beside other programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kafka_layer.config.timings import Timings
 from kafka_layer.kafka.tail import Tail
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.layers import Layers
-from tests.support.records import console_produce, create_topic, produce
+from tests.support.records import create_topic, produce, produce_keyed
 from tests.support.waiting import wait_until
 
 KEY = "a key of sixteen bytes or more"
@@ -57,10 +57,11 @@ def console(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_it_shows_what_a_console_producer_wrote(
+def test_it_shows_what_another_program_wrote(
     config: dict[str, Any], kafka: str, topic: str
 ) -> None:
-    console_produce(kafka, topic, b'7:{"n": 1}\n8:{"n": 2}\n7:no JSON\n7:{"n": 3}\n')
+    written = [(b"7", b'{"n": 1}'), (b"8", b'{"n": 2}'), (b"7", b"no JSON"), (b"7", b'{"n": 3}')]
+    produce_keyed(kafka, topic, written)
     lines = console("orders", "--from", "earliest", "--key", "7", "--limit", "3")
     assert [line["key"] for line in lines] == ["7"] * 3
     assert [line.get("to") for line in lines] == [["order-7"], None, ["order-7"]]

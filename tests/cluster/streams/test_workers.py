@@ -23,7 +23,7 @@ from kafka_layer.exceptions import RegistryAway, TopicError, UnreadableRecord
 from kafka_layer.layer import KafkaChannelLayer
 from tests.support.inspect import server_of
 from tests.support.layers import Layers, next_message, next_messages
-from tests.support.records import console_produce, create_topic, leader_of, produce
+from tests.support.records import create_topic, leader_of, produce, produce_keyed
 from tests.support.waiting import wait_until, wait_until_async
 
 PARTITIONS = 4
@@ -58,13 +58,13 @@ async def takes_part(layer: KafkaChannelLayer, channel: str) -> asyncio.Task[dic
     return task
 
 
-async def test_two_workers_get_each_record_of_a_console_producer_once(
+async def test_two_workers_get_each_record_once(
     make_layer: Layers, kafka: str, topic: str, channel: str
 ) -> None:
     one, other = (make_layer(streams=streams(topic, channel)) for _ in range(2))
     first = [await takes_part(layer, channel) for layer in (one, other)]
-    lines = "".join(f'{n}:{{"n": {n}}}\n' for n in range(400)).encode()
-    await asyncio.to_thread(console_produce, kafka, topic, lines)
+    written = [(b"%d" % n, b'{"n": %d}' % n) for n in range(400)]
+    await asyncio.to_thread(produce_keyed, kafka, topic, written)
     received: list[dict[str, Any]] = []
 
     async def work(layer: KafkaChannelLayer, task: asyncio.Task[dict[str, Any]]) -> None:
