@@ -318,7 +318,8 @@ class ReceivesHere:
         loop: The loop.
         waiters: Those that wait, in order.
         noted: Whether ``wake`` is to come. Set after the message was put and before the note is
-            left, and cleared before ``wake`` looks for messages: so it sees each that left no note.
+            left, and cleared before ``wake`` looks for messages. So ``wake`` sees each message for
+            which no further note was left.
     """
 
     __slots__ = ("loop", "noted", "waiters")

@@ -188,7 +188,7 @@ class Reader:
 
         Args:
             wish: Each partition with its start. A partition that is read already goes on, unless
-                its topic has another id, or the start another turn: then it starts again.
+                its topic has another id, or the start another ``turn``: then it starts again.
         """
         self._wishes.append(wish)
 

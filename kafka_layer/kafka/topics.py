@@ -92,8 +92,8 @@ class KnownTopics:
 
         Returns:
             Kafka's names of topics that have moved: they were created again, with a partition on
-            another broker now than on one that led it before. Once more where a broker that told
-            the earlier topic meanwhile was behind.
+            another broker now than on one that led it before. A topic that has moved is returned
+            a second time if a broker that was behind has told the earlier topic meanwhile.
         """
         moved = set()
         for name, new in told.items():

@@ -209,10 +209,10 @@ class TrackedChannel:
         found = [*taken, *mailbox.waiting()]
         progress.begin(each for each in found if self._progress_of(each) is progress)
         if progress.stream is not None:
-            # Until now the thread passed none by, even if the channel is behind.
+            # Until now the stream's thread passed by no message, even if the channel is behind.
             progress.read = highest(progress.read, progress.log.routed)
         elif self.state is _LIVE:
-            # Messages that came before the reader had reported its positions know no others.
+            # Messages from before the reader reported its positions know no earlier position.
             progress.begun = progress.live_from = progress.start
 
     def position(self) -> LogPosition:

@@ -1,10 +1,10 @@
-"""When a message is too old: the one place that judges its age, and the time of a flush.
+"""Until when a message is of use, and the time of a flush.
 
-A message expires ``expiry`` seconds after the broker appended its record. ``Expiry`` judges it by
-the broker's time when the record is read. From then on it has a deadline on this machine's
-monotonic clock, by which ``make_room`` judges it in a full mailbox, and
-``Server.decode_for_receive`` (in place, because every receive passes there) when a receive takes
-it.
+A message expires ``expiry`` seconds after the broker appended its record. ``Expiry`` judges its age
+by the broker's time when the record is read, and gives it a deadline on this machine's monotonic
+clock. Whatever holds the message later compares that deadline: ``make_room`` in a full mailbox,
+``Server.decode_for_receive`` when a receive takes it, and ``recovery/opening.py`` when a receive
+of a tracked channel does.
 
 Hot path: ``Expiry.deadline`` is called for each record that is read for a channel of this process.
 """

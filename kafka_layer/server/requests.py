@@ -123,7 +123,7 @@ class BroadcastCommand:
     def take(self, answer: Answer, written: float) -> bool:
         """Note the answer of one server; the reading thread."""
         name = str(answer.get("server"))
-        # Answers of one server come in order, but it may be done before it is asked to wait.
+        # What a server said when it was done stays.
         if not answer.get("taken") or name not in self.servers:
             self.servers[name] = answer
         self._look()

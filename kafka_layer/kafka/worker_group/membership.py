@@ -220,7 +220,7 @@ class Membership:
             demand = pacing.demand(sink.demand, seen, now)
             if demand:
                 self._resume()
-                self._assign(self._fetch(demand))
+                self._commit_and_assign(self._fetch(demand))
                 if self.halted_by is not None and not (self._positions.jobs or sink.unclaimed):
                     # All jobs before that record are done.
                     return Ending.HALTED
@@ -394,7 +394,7 @@ class Membership:
         self._consumer.seek(TopicPartition(self._topic, partition, offset))
         self._rewound.add(partition)
 
-    def _assign(self, demand: int) -> None:
+    def _commit_and_assign(self, demand: int) -> None:
         """Commit as many jobs as receives wait for, and assign them."""
         with self._lock:
             if self.deserted or self._outdated:
