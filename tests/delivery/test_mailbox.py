@@ -402,6 +402,8 @@ class TestLoops:
         timer = threading.Timer(0.01, put, (mailbox, wakeups, 1))
         timer.start()
         loop = asyncio.run(weak_loop())
+        # Its thread holds the loop until its call returns.
+        timer.join()
         gc.collect()
         assert loop() is None
 
