@@ -220,7 +220,8 @@ def say(page: Page, text: str) -> None:
 
 
 def message(page: Page, text: str) -> Locator:
-    return page.locator(".message").filter(has=page.get_by_text(text, exact=True))
+    """A message of the conversation; not one that waits until the server has it."""
+    return page.locator("#messages .message").filter(has=page.get_by_text(text, exact=True))
 
 
 def here(page: Page) -> Locator:
