@@ -193,6 +193,8 @@ def describe_group(config: LayerConfig, group: str, timeout: float) -> Any:
     """
     rights = rights_properties(config, "consumer_config")
     properties = Properties({**rights, "logger": client_logger})
+    # A new client each time: librdkafka aborts the process if the connection breaks of one that
+    # knows the group's coordinator already (https://github.com/confluentinc/librdkafka/pull/5397).
     # Closed here: a forked child that frees one left to the garbage collector hangs.
     with new_client(AdminClient, properties, "consumer_config") as client:
         answer: Any = client.describe_consumer_groups([group], request_timeout=timeout)[group]
