@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .site import TOPICS, Site
 
-__all__ = ["KINDS", "LOSING", "MOVING", "QUIET", "Fault", "Kind", "plan"]
+__all__ = ["DELETING", "KINDS", "LOSING", "MOVING", "QUIET", "Fault", "Kind", "plan"]
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,10 @@ KINDS = {
 LOSING = ("loop blocked", "topic deleted")
 """Faults during which messages may be lost, if they are counted."""
 
-MOVING = ("partition added", "all topics grown", "topic deleted")
+DELETING = ("topic deleted",)
+"""Faults after which a message that was on its way may arrive out of order, once each."""
+
+MOVING = ("partition added", "all topics grown", *DELETING)
 """Faults that may move a key to another partition: once each, it may arrive out of order."""
 
 QUIET = (
