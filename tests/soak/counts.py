@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.counting import Inbox
 
-from .faults import DELETING, LOSING, MOVING, QUIET
+from .faults import LOSING, MOVING, QUIET
 from .server import ALL, GROUP, JOBS, USER
 from .site import PARTITIONS
 
@@ -70,7 +70,7 @@ class Counts:
         cut_off: Those that did not happen since the sender was killed: its last ones.
         twice: Repetitions, by fault.
         disordered: Messages that arrived behind a later one of the same stream, by fault.
-        unexcused: Those of them that no new partition or deleted topic explains.
+        unexcused: Those of them that no new partition explains.
     """
 
     accepted: int = 0
@@ -131,8 +131,6 @@ class _Counting:
         self._begins = [episode.began for episode in episodes]
         self._killed = killed
         self._moves = sum(each.kind in MOVING for each in episodes)
-        # A channel's inbox is one partition, and does not move.
-        self._deletions = sum(each.kind in DELETING for each in episodes)
         kinds = (GROUP, USER, ALL, CHANNEL, JOBS)
         self._result = Result({kind: Counts() for kind in kinds})
 
@@ -205,7 +203,7 @@ class _Counting:
             for (before, _), (after, at) in itertools.pairwise(arrivals)
             if after < before
         ]
-        if len(breaks) > (self._moves if to in (GROUP, USER, ALL) else self._deletions):
+        if to not in (GROUP, USER, ALL) or len(breaks) > self._moves:
             counts.unexcused.update(breaks)
 
     def _count_jobs(self, sender: str, numbers: Mapping[int, float], arrivals: Arrivals) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .site import TOPICS, Site
 
-__all__ = ["DELETING", "KINDS", "LOSING", "MOVING", "QUIET", "Fault", "Kind", "plan"]
+__all__ = ["KINDS", "LOSING", "MOVING", "QUIET", "Fault", "Kind", "plan"]
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,7 @@ KINDS = {
 LOSING = ("loop blocked", "topic deleted")
 """Faults during which messages may be lost, if they are counted."""
 
-DELETING = ("topic deleted",)
-"""Faults after which a message that was on its way may arrive out of order, once each."""
-
-MOVING = ("partition added", "all topics grown", *DELETING)
+MOVING = ("partition added", "all topics grown", "topic deleted")
 """Faults that may move a key to another partition: once each, it may arrive out of order."""
 
 QUIET = (
